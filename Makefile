@@ -1,0 +1,50 @@
+# Every target makes what it needs. PYTHON=python3.12 make train takes another Python for .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-fast check format wheel clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+install: .venv/installed  ## make .venv with the pinned packages
+
+train: .venv/installed  ## train on the built-in data; make train ARGS="encoder=resnet34 neck=fpn"
+	$(BIN)/python -m segkit.train $(ARGS)
+
+test: .venv/installed-dev  ## run the tests, slow ones included; make test ARGS="-k unet"
+	$(BIN)/python -m pytest -m "not peers" $(ARGS)
+
+test-fast: .venv/installed-dev  ## run the unit tests only
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed-dev  ## ruff, format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev  ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv/installed-dev  ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove .venv, builds and caches; runs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "segkit needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,12 @@
+"""What the label of a pixel can mean: the words that heads, losses, metrics and data share."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Mode = Literal["binary", "multiclass", "multilabel"]
+"""One foreground against the background; one of N classes; N classes that may overlap."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+IGNORE_INDEX = 255
+"""The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""

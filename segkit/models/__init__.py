@@ -1,0 +1,1 @@
+"""The networks, in pure PyTorch: encoders, necks, heads and their composition."""

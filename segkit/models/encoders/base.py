@@ -1,0 +1,144 @@
+"""The encoder contract: an image in, a pyramid of feature maps out, finest first."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from segkit.errors import SegkitError
+from segkit.models.conv import Norm, Padding
+from segkit.models.encoders.freezing import parameters_of, parts_without_gradient
+from segkit.models.sizes import valid_input
+from segkit.registry import Registrable
+
+Pretrained = bool | Literal["auto"] | Path
+Freeze = Literal["none", "all"] | int
+
+
+class Encoder(nn.Module, Registrable, ABC, family="encoder"):
+    """Turns an image (B, in_channels, H, W) into ``len(channels)`` feature maps, finest first.
+
+    Map i has the shape (B, channels[i], H / strides[i], W / strides[i]) for every H and W that are
+    multiples of ``multiple`` and at least twice as large; the strides grow, each divides the next.
+
+    A member takes at least the options ``in_channels``, ``depth`` (number of maps, the coarser ones
+    are left out) and ``pretrained``, and sets:
+
+    Attributes:
+        channels: Channels of each map.
+        strides: Stride of each map, in pixels of the input.
+        in_channels: Channels of the image; build() sets it.
+        multiple: What height and width of the input must be multiples of; None: the last stride.
+        norm: The normalisation that the neck takes unless it is told otherwise.
+        padding: "valid" for an unpadded network, whose maps are smaller than H / stride.
+        fixed_size: The one input size (H, W) that a backbone takes, None for any.
+        pretrained_from: Where the weights came from, None for random ones.
+        input_stats: Mean and standard deviation, per channel on a scale of 0 to 1, of the inputs
+            that the pretrained weights expect; None without such weights.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    in_channels: int = 3
+    multiple: int | None = None
+    norm: Norm = "batch"
+    padding: Padding = "same"
+    fixed_size: tuple[int, int] | None = None
+    pretrained_from: str | None = None
+    input_stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    # Options that build() takes for every member, over and above those of its __init__.
+    build_options: ClassVar[dict[str, Any]] = {"freeze": Freeze}
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
+
+    @classmethod
+    def build(cls, name: str, /, **options: Any) -> Encoder:
+        """Build an encoder by name; every timm model name is one. ``freeze``: see :meth:`freeze`.
+
+        Raises:
+            SegkitError: The name or an option is unknown or wrong, or it cannot be built.
+        """
+        member, options = cls.checked(name, options)
+        freeze = options.pop("freeze", "none")
+        encoder = member(**options)
+        encoder.in_channels = options.get("in_channels", encoder.in_channels)
+        encoder.freeze(freeze)
+        return encoder
+
+    @classmethod
+    def resolve(cls, name: str, options: dict[str, Any]) -> tuple[type[Any], dict[str, Any]]:
+        """The class behind a name: a member, or the timm encoder for the name of a timm model.
+
+        Raises:
+            SegkitError: The name is unknown, or the option ``model`` names another timm model.
+        """
+        if name in cls._members or str(name).partition(".")[0] not in _timm_names():
+            return super().resolve(name, options)
+        if options.get("model", name) != name:
+            raise SegkitError(
+                f"encoder '{name}' is itself a timm model: leave out the option model="
+                f"{options['model']}, or use the encoder 'timm' with it."
+            )
+        return cls._members["timm"], {**options, "model": name}
+
+    @classmethod
+    def _known_names(cls) -> list[str]:
+        return list({**cls._members, **dict.fromkeys(_timm_names())})
+
+    def freeze(self, stages: Freeze) -> None:
+        """Keep the first stages as they are: no gradient, batch norm and dropout in eval mode.
+
+        They stay so through every later ``train()`` and ``eval()``. What belongs to a stage is
+        measured: all parameters that the first maps depend on, but for those of
+        :meth:`backbone_parameters` that pretrained weights never fill.
+
+        Args:
+            stages: "none", "all", or the number of maps, finest first, whose parameters are frozen.
+        """
+        if isinstance(stages, int) and not 0 <= stages <= len(self.channels):
+            raise SegkitError(
+                f"encoder.freeze is {stages}, but the encoder '{self.name}' has"
+                f" {len(self.channels)} stages: use none, all or 0 to {len(self.channels)}."
+            )
+        self.requires_grad_(True)
+        self._frozen: list[nn.Module] = []
+        if stages not in ("none", 0):
+            x = torch.zeros(1, self.in_channels, *self._example_size())
+            frozen = self.backbone_parameters()
+            if isinstance(stages, int):
+                frozen = parameters_of(self, x, frozen, stages)
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            self._frozen = parts_without_gradient(self, x)
+        self.train(self.training)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters that :meth:`freeze` may freeze: all but freshly made adapters."""
+        return list(self.parameters())
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set the training mode of all modules but the frozen ones, which stay in eval mode."""
+        super().train(mode)
+        for module in getattr(self, "_frozen", []):
+            module.training = False
+        return self
+
+    def _example_size(self) -> tuple[int, int]:
+        """An input size that is as small as the encoder takes it."""
+        if self.padding == "valid":
+            side = valid_input(1, len(self.strides))
+            return side, side
+        side = 2 * (self.multiple or self.strides[-1])
+        return self.fixed_size or (side, side)
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()

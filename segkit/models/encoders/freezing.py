@@ -1,0 +1,69 @@
+"""Which parameters and modules belong to the first stages of a network, found by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def parameters_of(
+    encoder: nn.Module, x: Tensor, among: list[nn.Parameter], stages: int
+) -> list[nn.Parameter]:
+    """Those of the parameters that the first ``stages`` maps of ``encoder(x)`` depend on.
+
+    Args:
+        encoder: Gives a list of maps (B, c_i, h_i, w_i) for x.
+        x: An input (B, C, H, W).
+        among: Parameters of the encoder, all of them with a gradient.
+        stages: Number of maps, the first ones.
+    """
+    with torch.enable_grad(), in_eval_mode(encoder):
+        maps = encoder(x)
+        total = torch.stack([m.float().sum() for m in maps[:stages]]).sum()
+        gradients = torch.autograd.grad(total, among, allow_unused=True)
+    return [p for p, gradient in zip(among, gradients, strict=True) if gradient is not None]
+
+
+def parts_without_gradient(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
+    """The modules of which nothing is trained, those without parameters among them.
+
+    A dropout or a batch norm without parameters belongs to the frozen stages if no output of it
+    carries a gradient, so that what comes before it is frozen as well.
+    """
+    carries: dict[nn.Module, bool] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        trained = not isinstance(output, Tensor) or output.requires_grad
+        carries[module] = carries.get(module, False) or trained
+
+    leaves = [m for m in encoder.modules() if not [*m.children()]]
+    hooks = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        with torch.enable_grad(), in_eval_mode(encoder):
+            encoder(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = [m for m, trained in carries.items() if not trained]
+    for module in encoder.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            found += module.modules()
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode of every part, and back to the mode in which each part was."""
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,41 @@
+"""The head contract: a feature map in, logits out, and what the logits mean."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from segkit.registry import Registrable
+from segkit.targets import Mode
+
+
+class Head(nn.Module, Registrable, ABC, family="head"):
+    """Turns a feature map into logits (B, num_logits, h, w) and owns what they mean.
+
+    A member takes ``in_channels`` and ``num_classes``, in this order, and its own options.
+    Training, metrics, prediction and export all decide through :meth:`activate` and :meth:`decide`.
+
+    Attributes:
+        mode: What the logits mean to losses and metrics.
+        num_classes: Classes that the labels can take, background included; those of a multilabel
+            head are independent of each other.
+        num_logits: Channels of the logits.
+    """
+
+    mode: ClassVar[Mode]
+    num_classes: int
+    num_logits: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, num_logits, h, w)."""
+
+    @abstractmethod
+    def activate(self, logits: Tensor) -> Tensor:
+        """Logits to probabilities, (B, num_logits, H, W) both."""
+
+    @abstractmethod
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """(B, num_logits, H, W) -> int64 labels (B, H, W), of a multilabel head (B, N, H, W)."""

@@ -1,0 +1,185 @@
+"""Encoder, neck and head as one network, and its construction by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segkit.errors import SegkitError
+from segkit.models.conv import crop_to
+from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
+from segkit.models.sizes import check_valid
+
+Part = str | Mapping[str, Any]
+
+
+class Segmenter(nn.Module):
+    """Logits (B, num_logits, H, W) for an image (B, in_channels, H, W), for every H, W >= 1.
+
+    The image is padded at its lower and right border to what the encoder needs, and the logits are
+    cropped back. An unpadded network (``padding="valid"``) gives the smaller map that it computes,
+    see :meth:`output_size`.
+
+    Args:
+        encoder: The encoder.
+        neck: A neck that was built for the encoder's channels and strides.
+        head: A head that was built for the neck's channels.
+        auxiliary: Heads for the coarser levels of the neck, the finest of them first. Only
+            :meth:`all_logits` runs them.
+    """
+
+    def __init__(
+        self, encoder: Encoder, neck: Neck, head: Head, auxiliary: list[Head] | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.neck, self.head = encoder, neck, head
+        self.auxiliary = nn.ModuleList(auxiliary or [])
+        self._multiple = encoder.multiple or encoder.strides[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_logits, H, W)."""
+        feature = self.neck(self.encoder(self._pad(x)))  # (B, out_channels, H' / s, W' / s)
+        return self._restore(self.head(feature), self.neck.out_stride, x)
+
+    def all_logits(self, x: Tensor) -> list[Tensor]:
+        """The logits of :meth:`forward`, then those of each auxiliary head in the same size."""
+        levels = self.neck.levels(self.encoder(self._pad(x)))
+        heads = [self.head, *self.auxiliary]
+        return [
+            self._restore(head(level), stride, x)
+            for head, level, stride in zip(heads, levels, self.neck.level_strides, strict=False)
+        ]
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the logits for an image of that size.
+
+        Raises:
+            SegkitError: The network cannot take that size: it is unpadded, or of one size.
+        """
+        if self.encoder.padding == "valid":
+            return check_valid(height, width, len(self.encoder.strides))
+        fixed = self.encoder.fixed_size
+        if fixed is not None and (height > fixed[0] or width > fixed[1]):
+            raise SegkitError(
+                f"the encoder was built for {fixed[0]} x {fixed[1]} pixels and cannot take {height}"
+                f" x {width}. Build it with encoder.img_size={max(height, width)}, or predict in"
+                " tiles: segkit.load(...)(image) does."
+            )
+        return height, width
+
+    def _pad(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        self.output_size(height, width)
+        if self.encoder.padding == "valid":
+            return x
+        if self.encoder.fixed_size is not None:
+            down, right = self.encoder.fixed_size[0] - height, self.encoder.fixed_size[1] - width
+        else:
+            # At least 2 x 2 pixels on the coarsest level: batch and instance norm need several.
+            m = self._multiple
+            down = max(-height % m, 2 * m - height)
+            right = max(-width % m, 2 * m - width)
+        if down == 0 and right == 0:
+            return x
+        return F.pad(x, (0, right, 0, down), mode="replicate")
+
+    def _restore(self, logits: Tensor, stride: int, x: Tensor) -> Tensor:
+        if stride > 1:
+            logits = F.interpolate(
+                logits, scale_factor=float(stride), mode="bilinear", align_corners=False
+            )
+        if self.encoder.padding == "valid":
+            # Coarser levels of an unpadded network reach beyond the logits on every side.
+            return crop_to(logits, self.output_size(*x.shape[-2:]))
+        return logits[..., : x.shape[-2], : x.shape[-1]]
+
+
+def create_model(
+    encoder: Part = "resnet34",
+    neck: Part = "unet",
+    head: Part = "binary",
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    auxiliary: int = 0,
+    img_size: int | None = None,
+) -> Segmenter:
+    """Build a network from the names of its parts.
+
+    Args:
+        encoder: Name of an encoder or of any timm model, or a mapping of ``name`` and options.
+        neck: Name of a neck, or a mapping of ``name`` and options.
+        head: Name of a head, or a mapping of ``name`` and options.
+        num_classes: Number of classes, background included; a binary head needs none.
+        in_channels: Channels of the image.
+        auxiliary: Number of auxiliary heads on coarser levels, for deep supervision.
+        img_size: Size in pixels of the training images, for backbones that take one size only
+            (unless the encoder's own option says another).
+
+    Raises:
+        SegkitError: A name or an option is unknown, or the parts do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> resnet = {"name": "resnet18", "pretrained": False}
+        >>> model = create_model(encoder=resnet, neck="fpn", head="multiclass", num_classes=5)
+        >>> model(torch.rand(2, 3, 211, 317)).shape
+        torch.Size([2, 5, 211, 317])
+    """
+    encoder_name, encoder_options = _split(encoder, "encoder")
+    neck_name, neck_options = _split(neck, "neck")
+    head_name, head_options = _split(head, "head")
+    # unknown names are said before weights are fetched
+    encoder_takes = inspect.signature(Encoder.resolve(encoder_name, {})[0]).parameters
+    neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
+    Head.resolve(head_name, {})
+
+    if "img_size" in encoder_takes and encoder_options.get("img_size") is None:
+        encoder_options["img_size"] = img_size
+    built_encoder = Encoder.build(encoder_name, **{"in_channels": in_channels, **encoder_options})
+
+    if "norm" in neck_takes and neck_options.get("norm") is None:
+        neck_options["norm"] = built_encoder.norm
+    if "padding" in neck_takes:
+        neck_options.setdefault("padding", built_encoder.padding)
+    padding = neck_options.get("padding", "same")
+    if padding != built_encoder.padding:
+        raise SegkitError(
+            f"encoder.padding is {built_encoder.padding}, but the neck '{neck_name}' is padded"
+            f" '{padding}': use neck=unet, which follows the encoder."
+        )
+    built_neck = Neck.build(
+        neck_name, channels=built_encoder.channels, strides=built_encoder.strides, **neck_options
+    )
+
+    if head_options.get("num_classes") is None:
+        head_options.pop("num_classes", None)
+        if num_classes is not None:
+            head_options["num_classes"] = num_classes
+    widths = _level_channels(built_neck, auxiliary)
+    built = [Head.build(head_name, in_channels=width, **head_options) for width in widths]
+    return Segmenter(built_encoder, built_neck, built[0], built[1:])
+
+
+def _level_channels(neck: Neck, auxiliary: int) -> tuple[int, ...]:
+    if not 0 <= auxiliary < len(neck.level_channels):
+        raise SegkitError(
+            f"{auxiliary} auxiliary heads were asked for, but the neck '{neck.name}' has"
+            f" {len(neck.level_channels) - 1} coarser levels for them."
+        )
+    return neck.level_channels[: auxiliary + 1]
+
+
+def _split(part: Part, family: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(part, str):
+        return part, {}
+    options = dict(part)
+    if "name" not in options:
+        raise SegkitError(f"{family}: a mapping needs the key 'name', got {sorted(options)}.")
+    return str(options.pop("name")), options

@@ -1,0 +1,137 @@
+"""Building by name: what is wired, what is an error, and the examples of the docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import time
+from itertools import count
+
+import pytest
+import torch
+
+import segkit
+import segkit.models
+from segkit.errors import SegkitError
+from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
+
+SMALL = {"name": "test_resnet", "pretrained": False}
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(segkit.models.__path__, "segkit.models.")
+    if name.partition("segkit.models.")[2]
+]
+
+
+@pytest.mark.parametrize("name", [*MODULES, "segkit.registry", "segkit.errors", "segkit.plugins"])
+def test_the_examples_run(name):
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.failed == 0
+
+
+def test_the_parts_are_wired():
+    model = segkit.create_model(SMALL, {"name": "fpn", "width": 32}, "multilabel", num_classes=4)
+    assert model.encoder.in_channels == 3
+    assert model.head.conv.in_channels == model.neck.out_channels == 128
+    assert model(torch.rand(2, 3, 21, 31)).shape == (2, 4, 21, 31)
+
+
+def test_nulls_of_a_config_mean_that_it_is_wired():
+    head = {"name": "multiclass", "num_classes": None, "dropout": 0.0}
+    neck = {"name": "unet", "norm": None, "width": None}
+    model = segkit.create_model(
+        {**SMALL, "depth": None, "img_size": None}, neck, head, num_classes=3, in_channels=2
+    )
+    assert model(torch.rand(1, 2, 9, 9)).shape == (1, 3, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": {"pretrained": False}}, "encoder: a mapping needs the key 'name'"),
+        ({"neck": "unnet"}, r"neck 'unnet' is not known\. Did you mean 'unet'"),
+        ({"neck": {"name": "unet", "upsampel": 1}}, r"Did you mean 'upsample'"),
+        ({"neck": {"name": "unet", "upsample": "near"}}, r"option 'upsample' is 'near'"),
+        ({"head": "multiclass"}, "option 'num_classes' is missing"),
+        ({"head": {"name": "binary", "threshold": 1.5}}, "option 'threshold' is 1.5"),
+        ({"auxiliary": 9}, "9 auxiliary heads were asked for"),
+        ({"auxiliary": -1}, "-1 auxiliary heads were asked for"),
+        ({"neck": "fcn", "auxiliary": 1}, "the neck 'fcn' has 0 coarser levels"),
+        ({"in_channels": 0}, "option 'in_channels' is 0"),
+        ({"in_channels": True}, "not a boolean"),
+    ],
+)
+def test_what_does_not_fit_is_said(options, message):
+    with pytest.raises(SegkitError, match=message):
+        segkit.create_model(**{"encoder": SMALL, **options})
+
+
+def test_the_signature_in_an_error_is_readable_and_has_no_name_in_it_twice():
+    with pytest.raises(SegkitError) as caught:
+        Encoder.build("resnet18", depht=3)
+    text = str(caught.value)
+    assert "Did you mean 'depth'?" in text
+    assert "its signature is resnet18(in_channels: int = 3, depth: int | None = None," in text
+    assert "freeze: 'none' | 'all' | int" in text
+    assert "Annotated" not in text
+
+
+def test_unknown_names_are_said_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(Encoder, "build", lambda *_, **__: pytest.fail("built an encoder"))
+    with pytest.raises(SegkitError, match="neck 'unnet'"):
+        segkit.create_model(SMALL, "unnet")
+    with pytest.raises(SegkitError, match="head 'binry'"):
+        segkit.create_model(SMALL, "unet", "binry")
+
+
+def test_binary_takes_one_class_or_two():
+    for num_classes in (None, 1, 2):
+        model = segkit.create_model(SMALL, head="binary", num_classes=num_classes)
+        assert model(torch.rand(1, 3, 8, 8)).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_padding_repeats_the_border(layout):
+    torch.manual_seed(0)
+    model = segkit.create_model(SMALL, "fpn").eval()
+    x = torch.rand(1, 3, 50, 40).to(memory_format=layout)
+    by_hand = torch.nn.functional.pad(x, (0, 24, 0, 14), mode="replicate")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), model(by_hand)[..., :50, :40])
+
+
+def test_a_third_party_encoder_neck_and_head_meet_the_same_contract():
+    seen = count()
+
+    class Half(Encoder, name="half_for_this_test"):
+        def __init__(self, in_channels: int = 3, depth: int = 1, pretrained: bool = False) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(in_channels, 6, 2, stride=2)
+            self.channels, self.strides = (6,), (2,)
+
+        def forward(self, x):
+            next(seen)
+            return [self.conv(x)]
+
+    try:
+        for neck in ("unet", "fpn", "fcn"):
+            model = segkit.create_model("half_for_this_test", neck, in_channels=5)
+            assert model(torch.rand(1, 5, 7, 9)).shape == (1, 1, 7, 9)
+        assert next(seen) == 3
+    finally:
+        del Encoder._members["half_for_this_test"]
+
+
+def test_building_is_quick():
+    start = time.perf_counter()
+    segkit.create_model({"name": "resnet18", "pretrained": False})
+    assert time.perf_counter() - start < 10
+
+
+def test_families_are_complete():
+    assert {"unet", "timm"} <= set(Encoder.names())
+    assert Neck.names("*n*") == ["fcn", "fpn", "unet"]
+    assert Head.names() == ["binary", "multiclass", "multilabel"]

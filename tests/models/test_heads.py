@@ -1,0 +1,66 @@
+"""What the heads mean: probabilities, labels and thresholds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segkit.errors import SegkitError
+from segkit.models.heads import Head
+
+
+def test_binary_decides_above_its_threshold():
+    head = Head.build("binary", in_channels=4, threshold=0.7)
+    logits = torch.tensor([[[[-1.0, 0.5, 2.0]]]])
+    probabilities = head.activate(logits)
+    torch.testing.assert_close(probabilities, 1 / (1 + torch.exp(-logits)))
+    assert head.decide(probabilities).tolist() == [[[0, 0, 1]]]
+    assert (head.mode, head.num_classes, head.num_logits) == ("binary", 2, 1)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_binary_counts_with_or_without_the_background(num_classes):
+    assert Head.build("binary", in_channels=4, num_classes=num_classes).num_classes == 2
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_binary_is_not_for_more_classes(num_classes):
+    with pytest.raises(SegkitError, match="use head=multiclass"):
+        Head.build("binary", in_channels=4, num_classes=num_classes)
+
+
+def test_multiclass_takes_the_most_probable_class():
+    head = Head.build("multiclass", in_channels=4, num_classes=3)
+    logits = torch.randn(2, 3, 5, 6)
+    probabilities = head.activate(logits)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, 5, 6))
+    assert torch.equal(head.decide(probabilities), logits.argmax(1))
+    assert (head.mode, head.num_classes, head.num_logits) == ("multiclass", 3, 3)
+
+
+def test_multilabel_decides_each_class_for_itself():
+    head = Head.build("multilabel", in_channels=4, num_classes=3, threshold=0.25)
+    logits = torch.randn(2, 3, 5, 6)
+    probabilities = head.activate(logits)
+    torch.testing.assert_close(probabilities, torch.sigmoid(logits))
+    assert torch.equal(head.decide(probabilities), (probabilities > 0.25).long())
+    assert (head.mode, head.num_classes, head.num_logits) == ("multilabel", 3, 3)
+
+
+@pytest.mark.parametrize("name", Head.names())
+def test_labels_are_integers_and_dropout_is_of_training_alone(name):
+    head = Head.build(name, in_channels=4, num_classes=2, dropout=0.5)
+    x = torch.ones(1, 4, 3, 3)
+    assert torch.equal(head.eval()(x), head(x))
+    labels = head.decide(head.activate(head(x)))
+    assert labels.dtype == torch.int64
+    torch.manual_seed(0)
+    head.train()
+    assert len({float(head(x).detach().sum()) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("name", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("num_classes", [0, 256, True, "many"])
+def test_wrong_numbers_of_classes(name, num_classes):
+    with pytest.raises(SegkitError, match="num_classes"):
+        Head.build(name, in_channels=4, num_classes=num_classes)

@@ -1,0 +1,239 @@
+"""Backbones of every kind that timm has: what can be an encoder is one, the rest says why not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import timm
+import torch
+
+from segkit.errors import SegkitError
+from segkit.models.encoders import Encoder
+from segkit.models.segmenter import create_model
+
+ANY_SIZE = [
+    "swin_tiny_patch4_window7_224",
+    "swinv2_cr_tiny_ns_224",
+    "vit_tiny_patch16_224",
+    "vit_small_patch32_224",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch16_dinov3",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "eva02_tiny_patch14_224",
+    "naflexvit_base_patch16_gap",
+    "pvt_v2_b0",
+    "mobilevit_xxs",
+    "mobilevitv2_050",
+    "hrnet_w18_small",
+    "densenet121",
+    "inception_v3",
+    "inception_v4",
+    "dla34",
+    "edgenext_xx_small",
+    "repvgg_a0",
+    "focalnet_tiny_srf",
+    "mambaout_femto",
+    "xcit_nano_12_p16_224",
+    "regnetx_002",
+    "regnety_002",
+    "convnextv2_atto",
+    "dm_nfnet_f0",
+    "ese_vovnet19b_dw",
+    "ghostnet_100",
+    "mobilenetv4_conv_small",
+    "efficientvit_b0",
+    "efficientvit_m0",
+    "fastvit_t8",
+    "tiny_vit_5m_224",
+    "poolformer_s12",
+    "convformer_s18",
+    "cspresnet50",
+    "legacy_xception",
+    "rexnet_100",
+    "tf_efficientnetv2_b0",
+    "res2net50_26w_4s",
+    "selecsls42b",
+    "nextvit_small",
+    "inception_next_atto",
+    "repvit_m0_9",
+    "starnet_s1",
+    "hgnetv2_b0",
+    "davit_tiny",
+    "twins_svt_small",
+    "sequencer2d_s",
+    "convmixer_768_32",
+    "crossvit_9_240",
+    "shvit_s1",
+    "rdnet_tiny",
+    "xception41",
+    "lcnet_050",
+]
+ONE_SIZE = [
+    "beit_base_patch16_224",
+    "maxvit_pico_rw_256",
+    "coatnet_pico_rw_224",
+    "efficientformer_l1",
+    "efficientformerv2_s0",
+    "levit_128s",
+    "hiera_tiny_224",
+    "mvitv2_tiny",
+    "cait_xxs24_224",
+    "pit_ti_224",
+    "nest_tiny",
+    "gcvit_xxtiny",
+    "volo_d1_224",
+    "mixer_s16_224",
+    "coat_tiny",
+    "convit_tiny",
+    "visformer_tiny",
+    "botnet26t_256",
+]
+NOT_PYRAMIDS = {"crossvit_9_240": r"strides \(12, 17\)"}
+KNOWN = set(timm.list_models())
+
+
+def build(name: str, neck: str, **options):
+    torch.manual_seed(0)
+    return create_model(
+        {"name": name, "pretrained": False, **options}, {"name": neck}, "multiclass", num_classes=3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in ANY_SIZE if n in KNOWN])
+def test_backbones_of_any_size(name):
+    if name in NOT_PYRAMIDS:
+        with pytest.raises(SegkitError, match=NOT_PYRAMIDS[name]):
+            build(name, "fpn")
+        return
+    model = build(name, "unet").eval()
+    assert model.encoder.fixed_size is None
+    fpn = build(name, "fpn").eval()
+    fpn.encoder = model.encoder
+    for size in ((50, 70), (129, 96)):
+        for net in (model, fpn):
+            with torch.no_grad():
+                assert net(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in ONE_SIZE if n in KNOWN])
+def test_backbones_of_one_size(name):
+    model = build(name, "fpn").eval()
+    size = model.encoder.fixed_size
+    assert size is not None
+    with torch.no_grad():
+        for height, width in (size, (50, 70)):  # smaller images are padded
+            assert model(torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
+    with pytest.raises(SegkitError, match=rf"built for {size[0]} x {size[1]} pixels"):
+        model(torch.rand(1, 3, size[0] + 1, size[1]))
+
+
+def test_a_backbone_of_one_size_is_built_for_the_training_size():
+    model = create_model(
+        {"name": "test_vit_relpos", "pretrained": False, "img_size": None}, "unet", img_size=90
+    )
+    assert model.encoder.fixed_size == (96, 96)  # the next multiple of its last stride
+    assert model.eval()(torch.rand(1, 3, 90, 90)).shape == (1, 1, 90, 90)
+    with pytest.raises(SegkitError, match=r"encoder\.img_size=100, or predict in tiles"):
+        model(torch.rand(1, 3, 97, 100))
+
+
+def test_the_encoders_own_size_comes_before_that_of_the_training():
+    model = create_model(
+        {"name": "test_vit_relpos", "pretrained": False, "img_size": 64}, "unet", img_size=96
+    )
+    assert model.encoder.fixed_size == (64, 64)
+
+
+@pytest.mark.parametrize("blocks", ["several", "last"])
+@pytest.mark.parametrize("depth", [None, 1, 2, 3])
+def test_plain_transformers_become_pyramids(blocks, depth):
+    encoder = Encoder.build("test_vit2", pretrained=False, blocks=blocks, depth=depth)
+    assert encoder.strides == (4, 8, 16, 32)[:depth]
+    maps = encoder(torch.rand(2, 3, 64, 96))
+    assert [m.shape[2:] for m in maps] == [(64 // s, 96 // s) for s in encoder.strides]
+    torch.stack([m.mean() for m in maps]).sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+
+
+def test_freezing_a_plain_transformer_leaves_its_new_pyramid_to_learn():
+    encoder = Encoder.build("test_vit2", pretrained=False, freeze="all")
+    assert not any(p.requires_grad for p in encoder.backbone.parameters())
+    assert all(p.requires_grad for p in encoder.pyramid.parameters())
+    assert not any(m.training for m in encoder.train().backbone.modules())
+
+
+def test_maps_that_share_a_stride_are_one_level():
+    encoder = Encoder.build("test_resnet", pretrained=False, timm_args={"output_stride": 8})
+    assert encoder.strides == (2, 4, 8)
+    assert encoder.channels[-1] == max(encoder.channels)
+
+
+def test_timm_arguments_reach_timm():
+    encoder = Encoder.build("test_resnet", pretrained=False, timm_args={"drop_path_rate": 0.25})
+    assert any(getattr(m, "drop_prob", 0) == 0.25 for m in encoder.modules())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("in_chans", 5, "in_channels"),
+        ("features_only", False, "an encoder always gives its maps"),
+        ("out_indices", [0, 1], "encoder.depth"),
+        ("img_size", 64, "encoder.img_size"),
+        ("checkpoint_path", "file.pth", "encoder.pretrained=PATH"),
+        ("pretrained", True, "encoder.pretrained"),
+    ],
+)
+def test_timm_arguments_that_are_options_of_the_encoder_are_errors(key, value, instead):
+    with pytest.raises(SegkitError, match=f"timm_args: '{key}' .*{re.escape(instead)}"):
+        Encoder.build("test_resnet", pretrained=False, timm_args={key: value})
+
+
+def test_unknown_timm_arguments_are_errors_that_name_them():
+    with pytest.raises(
+        SegkitError, match=r"timm_args=\{'colour': 1\} cannot be an encoder.*colour"
+    ):
+        Encoder.build("test_resnet", pretrained=False, timm_args={"colour": 1})
+
+
+def test_too_much_depth_is_an_error():
+    with pytest.raises(SegkitError, match=r"depth is 6, but 'test_resnet' has 5 levels"):
+        Encoder.build("test_resnet", pretrained=False, depth=6)
+
+
+def test_every_timm_model_is_an_encoder_name():
+    names = Encoder.names()
+    assert set(names) >= KNOWN
+    assert len(names) == len(set(names))
+    assert Encoder.names("resnet1*")[:3] == ["resnet10t", "resnet14t", "resnet18"]
+
+
+def test_a_name_may_carry_the_tag_of_its_weights():
+    assert Encoder.build("test_resnet.r160_in1k", pretrained=False).channels
+    with pytest.raises(SegkitError, match=r"no weights 'nope' of the model 'test_resnet'.*r160"):
+        Encoder.build("test_resnet.nope", pretrained=False)
+
+
+def test_the_model_of_a_name_is_not_to_be_changed():
+    with pytest.raises(SegkitError, match="leave out the option model=resnet50"):
+        Encoder.build("resnet18", model="resnet50")
+
+
+def test_unknown_models_have_near_names():
+    with pytest.raises(SegkitError, match=r"'resnt34' is not known\. Did you mean .*'resnet34'"):
+        Encoder.build("resnt34")
+    with pytest.raises(SegkitError, match=r"no model 'resnt34'\. Did you mean .*'resnet34'"):
+        Encoder.build("timm", model="resnt34")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_the_same_seed_gives_the_same_network(name):
+    def weights() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        return list(create_model({"name": name, "pretrained": False}).parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(), weights(), strict=True))

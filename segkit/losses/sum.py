@@ -1,0 +1,84 @@
+"""A weighted sum of other losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from segkit.errors import SegkitError, all_at_once
+from segkit.losses.base import Loss
+from segkit.targets import Mode
+
+
+class WeightedSum(Loss, name="sum"):
+    """Sum of losses, each times its weight::
+
+        loss = sum_i w_i loss_i
+
+    Dice + cross-entropy is the usual pair: Isensee et al., "nnU-Net", 2021.
+
+    Args:
+        mode: What the channels of the logits mean; passed on to every term.
+        ignore_index: The label of pixels that do not count; passed on likewise.
+        terms: The options of each term. The key is the name of a loss, or any key where the options
+            hold a ``name``. ``weight``, above 0, is 1 where it is not given.
+
+    Raises:
+        SegkitError: There is no term, or terms have an unknown name, wrong options or a weight that
+            is not above 0; all of them are named.
+
+    Example:
+        >>> loss = Loss.build(
+        ...     "sum",
+        ...     mode="multiclass",
+        ...     terms={"dice": {}, "cross_entropy": {"weight": 0.5, "label_smoothing": 0.1}},
+        ... )
+        >>> loss.weights
+        (1.0, 0.5)
+    """
+
+    def __init__(
+        self, mode: Mode, terms: dict[str, dict[str, Any]], ignore_index: int = 255
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        if not terms:
+            raise SegkitError(
+                "loss 'sum' has no terms: give at least one, such as terms={'dice': {}}."
+            )
+        losses, weights, problems = [], [], []
+        for key, options in terms.items():
+            try:
+                loss, weight = _term(key, dict(options), mode, ignore_index)
+            except SegkitError as error:
+                problems.append(f"term '{key}': {error}")
+            else:
+                losses.append(loss)
+                weights.append(weight)
+        if problems:
+            raise all_at_once("loss 'sum' cannot be built with these terms:", problems)
+        # A list, not a dictionary of modules: a key may hold dots, or be a name that a module uses.
+        self.terms = nn.ModuleList(losses)
+        self.weights = tuple(weights)
+
+    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        losses = [cast("Loss", term).compute(logits, truth, valid) for term in self.terms]
+        return torch.stack([w * loss for w, loss in zip(self.weights, losses, strict=True)]).sum()
+
+
+def _term(key: str, options: dict[str, Any], mode: Mode, ignore_index: int) -> tuple[Loss, float]:
+    weight = options.pop("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise SegkitError(f"the weight is {weight!r}: give a number above 0.")
+    if not (math.isfinite(weight) and weight > 0):
+        raise SegkitError(f"the weight is {weight}: give a number above 0, or remove the term.")
+    own = {"mode", "ignore_index"} & options.keys()
+    if own:
+        raise SegkitError(
+            f"{' and '.join(sorted(own))}: all terms share those of the sum. Remove them here."
+        )
+    name = options.pop("name", key)
+    return Loss.build(name, mode=mode, ignore_index=ignore_index, **options), float(weight)

@@ -1,0 +1,109 @@
+"""What a target is: integer label maps, one ignore value, and how losses and metrics read them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segkit.errors import SegkitError
+from segkit.targets import Mode
+
+
+def check_target(target: Tensor, mode: Mode, shape: torch.Size) -> None:
+    """Check the shape and the dtype of a target, not its values.
+
+    Args:
+        target: The target as the caller gave it.
+        mode: What the C channels mean.
+        shape: The (B, C, H, W) that the target is to go with.
+
+    Raises:
+        SegkitError: The shape is not (B, H, W), nor (B, C, H, W) where the mode is multilabel; or
+            the values are not integers.
+    """
+    if target.is_floating_point() or target.is_complex():
+        raise SegkitError(
+            f"the target holds {target.dtype} values, but class labels are integers:"
+            " convert it with target.long()."
+        )
+    B, C, H, W = shape
+    if tuple(target.shape) == (B, H, W) or (mode == "multilabel" and target.shape == shape):
+        return
+    wanted = f"{(B, H, W)}" + (f" or {(B, C, H, W)}" if mode == "multilabel" else "")
+    remedy = (
+        " Remove its channel with target.squeeze(1)."
+        if tuple(target.shape) == (B, 1, H, W)
+        else " Give one integer label per pixel, at the size of the image."
+    )
+    raise SegkitError(
+        f"the target has the shape {tuple(target.shape)}; mode '{mode}' with {C} channel(s) needs"
+        f" {wanted}.{remedy}"
+    )
+
+
+def split_target(
+    target: Tensor, mode: Mode, channels: int, ignore_index: int, check_values: bool
+) -> tuple[Tensor, Tensor]:
+    """Split a target that :func:`check_target` has passed into the truth and the pixels that count.
+
+    Args:
+        target: Labels (B, H, W), or 0/1 per class (B, C, H, W) for multilabel; any integer dtype.
+        mode: What the C channels mean.
+        channels: C.
+        ignore_index: The label of pixels that do not count.
+        check_values: Whether to look for labels that are no class. It waits for the device.
+
+    Returns:
+        The truth and the mask of what counts, both of one shape. Multiclass: int64 labels and bool,
+        (B, H, W). Binary and multilabel: both bool, (B, C, H, W). The truth of a pixel that does
+        not count is a legal one (class 0 or False), but means nothing.
+
+    Raises:
+        SegkitError: ``check_values`` is set and a label is neither a class nor ``ignore_index``.
+    """
+    per_channel = target.ndim == 4
+    classes = 2 if mode == "binary" or per_channel else channels
+    target = target.long()  # first of all: torch cannot compare every unsigned dtype
+    valid = target != ignore_index
+    if check_values:
+        require_classes(
+            "the target", target, valid, classes, f" or the ignore_index {ignore_index}"
+        )
+    target = torch.where(valid, target, 0)
+    if mode == "multiclass":
+        return target, valid  # (B, H, W)
+    if per_channel:
+        return target == 1, valid  # (B, C, H, W)
+    if mode == "binary":
+        return (target == 1).unsqueeze(1), valid.unsqueeze(1)  # (B, 1, H, W)
+    truth = one_hot(target, channels)  # (B, C, H, W)
+    return truth, valid.unsqueeze(1).expand_as(truth)  # (B, C, H, W)
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Labels (B, H, W) as one bool channel per class (B, C, H, W)."""
+    # By comparison: torch's one_hot takes 8 bytes per entry, and scatters.
+    numbers = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
+    return labels.unsqueeze(1) == numbers
+
+
+def require_classes(
+    what: str, labels: Tensor, valid: Tensor, classes: int, besides: str = ""
+) -> None:
+    """Raise SegkitError where a label that counts is not one of 0 ... classes - 1.
+
+    Args:
+        what: What holds the labels, for the message.
+        labels: int64 labels of any shape.
+        valid: Which of them count, of the same shape.
+        classes: The number of classes.
+        besides: What else is allowed, for the message.
+    """
+    wrong = valid & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        values = torch.unique(labels[wrong]).tolist()
+        listed = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        raise SegkitError(
+            f"{what} holds the label(s) {listed}, but the {classes} classes are 0 to {classes - 1}"
+            f"{besides}. Map the labels to the classes, or raise the number of classes."
+        )

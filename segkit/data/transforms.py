@@ -1,0 +1,181 @@
+"""Cropping and augmentation: the one place that knows albumentations."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network when imported
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import did_you_mean
+from segkit.targets import IGNORE_INDEX
+
+cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would fight with them
+
+_TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
+"""Transforms that may exchange height and width."""
+
+
+class TrainTransform:
+    """Random crop and augmentation of an image and its labels.
+
+    What padding and warping bring in from outside the crop is IGNORE_INDEX in the labels.
+
+    Args:
+        crop: Height and width of the result; smaller images are padded.
+        augment: Transforms of albumentations, each a mapping of ``name`` and options.
+        context: Mirrored pixels at each border, for unpadded networks: the image of the result is
+            larger by them, its labels are not.
+    """
+
+    def __init__(
+        self, crop: tuple[int, int], augment: list[dict[str, Any]], context: int = 0
+    ) -> None:
+        self.context, self._augment = context, augment
+        size = crop[0] + 2 * context, crop[1] + 2 * context
+        # a crop that is turned must be as wide as it is high, to lose nothing
+        turns = any(options["name"] in _TURNS for options in augment)
+        self._cut = (max(size), max(size)) if turns else size
+        self._steps = [*_fit(A.RandomCrop, self._cut), *(_build(options) for options in augment)]
+        if augment:  # a transform may have changed the size
+            self._steps += _fit(A.CenterCrop, size)
+        self._compose = A.Compose(self._steps)
+
+    def __call__(
+        self, image: NDArray[Any], labels: NDArray[np.uint8], seed: int
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(H, W, C) and (H, W) or (H, W, N) to the crop's size, of the same types.
+
+        The same seed gives the same result, in whichever process.
+        """
+        c = self.context
+        if c:
+            image = mirror(image, c)
+            around = [(c, c), (c, c)] + [(0, 0)] * (labels.ndim - 2)
+            labels = np.pad(labels, around, constant_values=IGNORE_INDEX)
+        # Each step gets a seed of its own. Compose would give all of them the same, so that their
+        # draws are the same and those with one probability happen together or not at all.
+        for step, own in zip(self._steps, _seeds(seed, len(self._steps)), strict=True):
+            step.set_random_seed(own)
+        with _without_warnings():
+            if labels.ndim == 2:
+                result = self._compose(image=image, mask=labels)
+                image, labels = result["image"], result["mask"]
+            else:  # one by one: several at once would be filled in their first layer only
+                layers = np.ascontiguousarray(labels.transpose(2, 0, 1))
+                result = self._compose(image=image, masks=layers)
+                image, labels = result["image"], np.stack(list(result["masks"]), axis=2)
+        return image, labels[c : labels.shape[0] - c, c : labels.shape[1] - c]
+
+    def unfit(self, channels: int, dtype: Any) -> list[str]:
+        """Which transforms cannot be applied to images of that many channels and that type."""
+        rng = np.random.default_rng(0)
+        image = (255 * rng.random((*self._cut, channels), np.float32)).astype(np.uint8)
+        image = image if dtype == np.uint8 else (image / 255).astype(dtype)
+        labels = np.zeros(self._cut, np.uint8)
+        problems = []
+        for number, options in enumerate(self._augment):
+            step = _build({**options, "p": 1.0})
+            step.set_random_seed(0)
+            try:
+                with _without_warnings():
+                    result = step(image=image, mask=labels)["image"]
+            except Exception as error:  # whatever the transform raises
+                reason = str(error) or type(error).__name__
+            else:
+                if (result.dtype, result.shape[2:]) == (image.dtype, image.shape[2:]):
+                    continue
+                reason = f"it turns them into {result.dtype} of the shape {result.shape}"
+            problems.append(
+                f"augment.transforms[{number}]: {options['name']} cannot be applied to images of"
+                f" {channels} channels, {image.dtype}: {reason.rstrip('.')}. Leave it out"
+            )
+        return problems
+
+
+def mirror(image: NDArray[Any], context: int) -> NDArray[Any]:
+    """(H, W, C) with mirrored borders, (H + 2 context, W + 2 context, C), for any H and W."""
+    return np.pad(image, ((context, context), (context, context), (0, 0)), mode="symmetric")
+
+
+def check_augment(augment: list[dict[str, Any]]) -> list[str]:
+    """Problems with a list of transforms: unknown names and options, values that are refused."""
+    problems = []
+    for number, options in enumerate(augment):
+        where = f"augment.transforms[{number}]"
+        name = str(options.get("name", ""))
+        transform = _transforms().get(name)
+        if transform is None:
+            problems.append(
+                f"{where}: '{name}' is no transform of albumentations."
+                f"{did_you_mean(name, _transforms())}"
+            )
+            continue
+        known = list(inspect.signature(transform).parameters)
+        unknown = [key for key in options if key not in known and key != "name"]
+        problems += [
+            f"{where}: {name} has no option '{key}'.{did_you_mean(key, known)}"
+            f" Known: {', '.join(known)}."
+            for key in unknown
+        ]
+        if not unknown:
+            try:
+                _build(options)
+            except Exception as error:  # pydantic's, and the transforms' own
+                problems.append(f"{where}: {name} refuses its options. {error}")
+    return problems
+
+
+@lru_cache(maxsize=1)
+def _transforms() -> dict[str, type[Any]]:
+    bases = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform)
+    return {
+        name: member
+        for name, member in vars(A).items()
+        if inspect.isclass(member)
+        and issubclass(member, A.BasicTransform)
+        and member not in bases
+        and not issubclass(member, A.Transform3D)
+    }
+
+
+def _build(options: dict[str, Any]) -> A.BasicTransform:
+    options = dict(options)
+    transform = _transforms()[options.pop("name")]
+    known = inspect.signature(transform).parameters
+    # None: it drops pixels of the image and leaves the labels
+    if "fill_mask" in known and known["fill_mask"].default is not None:
+        options.setdefault("fill_mask", IGNORE_INDEX)
+    if "border_mode" in known:
+        options.setdefault("border_mode", cv2.BORDER_CONSTANT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations only warns of what it does not know
+        return transform(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def _fit(crop: type[Any], size: tuple[int, int]) -> list[A.BasicTransform]:
+    """Padding to at least that size, and a crop of exactly that size."""
+    constant = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE_INDEX}
+    return [A.PadIfNeeded(*size, **constant), crop(*size)]
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+    return [int(own) for own in np.random.SeedSequence(seed).generate_state(count)]
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Colour transforms warn at every grey image that they leave as it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="albu")
+        yield

@@ -1,0 +1,420 @@
+"""Folders and tables of images and masks: what pairs up, how it is divided, what is said if not."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.data.checking import check
+from segkit.data.folder import FolderSource
+from segkit.data.reading import write_image, write_mask
+from segkit.data.source import SPLITS, DataSource, Sample
+from segkit.data.splitting import by_lists, by_ratio, natural
+from segkit.errors import SegkitError
+
+PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)
+LABELS = (PIXELS > 16).astype(np.uint8)
+
+
+def put(root: Path, *names: str, masks: bool = True) -> None:
+    """Images, and their masks, by their names in the folders; a name may have a suffix."""
+    for name in names:
+        file = name if Path(name).suffix.lower() == ".png" else f"{name}.png"
+        write_image(root / "images" / file, PIXELS)
+        if masks:
+            write_mask(root / "masks" / file, LABELS)
+
+
+def source(root: Path, **options: Any) -> FolderSource:
+    return FolderSource("binary", root=root, **options)
+
+
+def names(source: DataSource) -> dict[str, list[str]]:
+    assert source.problems() == []
+    return {split: [s.name for s in samples] for split, samples in source.splits().items()}
+
+
+def everything(source: DataSource) -> list[str]:
+    return sorted(name for split in names(source).values() for name in split)
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def test_images_and_masks_pair_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b", "c", "a.b", "B.PNG", "deep/er/a", "with space")
+    found = source(tmp_path)
+    assert everything(found) == [
+        "images/B.PNG",
+        "images/a.b.png",
+        "images/a.png",
+        "images/b.png",
+        "images/c.png",
+        "images/deep/er/a.png",
+        "images/with space.png",
+    ]
+    for samples in found.splits().values():
+        for sample in samples:
+            assert sample.mask is not None
+            assert sample.mask.relative_to(tmp_path / "masks").as_posix() == sample.name[7:]
+            np.testing.assert_array_equal(found.read_image(sample), PIXELS[..., None])
+            np.testing.assert_array_equal(found.read_mask(sample), LABELS)
+
+
+def test_endings_may_differ(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.PNG", PIXELS)
+    write_mask(tmp_path / "masks" / "a.TIF", LABELS)
+    assert everything(source(tmp_path, val_fraction=0)) == ["images/a.PNG"]
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    for hidden in (".DS_Store", "._a.png", ".ipynb_checkpoints/a-checkpoint.png", "notes.txt"):
+        path = tmp_path / "images" / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    (tmp_path / "images" / "folder.png").mkdir()
+    assert everything(source(tmp_path)) == ["images/a.png", "images/b.png"]
+
+
+def test_one_folder_for_both(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", PIXELS)
+        write_mask(tmp_path / f"{name}_mask.png", LABELS)
+    found = source(tmp_path, images=".", masks=".", mask_suffix="_mask")
+    assert everything(found) == ["a.png", "b.png"]
+    with pytest.raises(SegkitError, match=r"data\.mask_suffix"):
+        source(tmp_path, images=".", masks=".")
+
+
+def test_masks_among_the_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", PIXELS)
+        write_mask(tmp_path / "masks" / f"{name}.png", LABELS)
+    assert everything(source(tmp_path, images=".")) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_split_folders(tmp_path: Path, with_test: bool) -> None:
+    put(tmp_path / "train", "a", "b")
+    put(tmp_path / "val", "c")
+    if with_test:
+        put(tmp_path / "test", "d")
+    assert names(source(tmp_path)) == {
+        "train": ["train/images/a.png", "train/images/b.png"],
+        "val": ["val/images/c.png"],
+        "test": ["test/images/d.png"] if with_test else [],
+    }
+
+
+def test_validation_is_taken_from_the_training_and_the_test_is_kept(tmp_path: Path) -> None:
+    put(tmp_path / "train", *"abcde")
+    put(tmp_path / "test", "t")
+    found = names(source(tmp_path, val_fraction=0.4, test_fraction=0.2))
+    assert found["test"] == ["test/images/t.png"]
+    assert len(found["val"]) == 2
+    assert len(found["train"]) == 3
+
+
+def test_a_folder_called_validation_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "train", *"abc")
+    put(tmp_path / "validation", "d")
+    assert source(tmp_path).problems() == [
+        "validation/images is not used: rename the folder to 'val'"
+    ]
+
+
+def test_what_belongs_to_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b", "c")
+    (tmp_path / "masks" / "b.png").unlink()
+    (tmp_path / "images" / "c.png").unlink()
+    write_mask(tmp_path / "masks" / "a.tif", LABELS)
+    problems = source(tmp_path).problems()
+    assert len(problems) == 3
+    assert problems[0].startswith("images/b.png has no mask: there is no masks/b.png")
+    assert problems[1] == "masks/c.png is a mask without an image"
+    assert "one name: masks/a.png, masks/a.tif" in problems[2]
+
+
+def test_a_suffix_is_suggested(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.png", PIXELS)
+        write_mask(tmp_path / "masks" / f"{name}_label.png", LABELS)
+    [problem] = source(tmp_path).problems()
+    assert "none of the 2 images" in problem
+    assert problem.endswith("Did you mean data.mask_suffix=_label?")
+    assert everything(source(tmp_path, mask_suffix="_label")) == ["images/a.png", "images/b.png"]
+
+
+def test_empty_folders(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    [problem] = source(tmp_path).problems()
+    assert "images holds no images" in problem
+    assert ".png" in problem
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ([], "neither a folder 'images' nor 'train/images'. It holds: nothing"),
+        (["pictures", "labels"], "It holds: labels, pictures"),
+        (["images"], "there is no folder .*masks.*data.masks=NAME"),
+        (["train/images"], "there is no folder .*masks"),
+    ],
+)
+def test_folders_that_are_not_there(tmp_path: Path, made: list[str], message: str) -> None:
+    for folder in made:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(SegkitError, match=message):
+        source(tmp_path).splits()
+    with pytest.raises(SegkitError, match=r"data\.root: there is no folder"):
+        source(tmp_path / "nowhere").splits()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data.root=DIR"),
+        ({"root": Path(), "pairs": Path("a.csv")}, "either"),
+        ({"root": Path(), "split": "lists"}, "data.val_list=FILE"),
+        ({"root": Path(), "val_list": Path("a.txt")}, "data.split=lists"),
+    ],
+)
+def test_options_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SegkitError, match=message):
+        FolderSource("binary", **options)
+
+
+def test_it_goes_to_another_process(tmp_path: Path) -> None:
+    put(tmp_path, *"abc")
+    found = source(tmp_path)
+    before = found.splits()
+    assert pickle.loads(pickle.dumps(found)).splits() == before
+
+
+# --- stacks and channels -------------------------------------------------------------------------
+
+
+def stack(path: Path, pages: int) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.stack([PIXELS + page for page in range(pages)])
+    tifffile.imwrite(path, values, photometric="minisblack", metadata=None)
+    return values
+
+
+def test_a_stack_is_a_sample_for_each_page(tmp_path: Path) -> None:
+    values = stack(tmp_path / "images" / "s.tif", 12)
+    write_mask(tmp_path / "masks" / "s.tif", (values % 2).astype(np.uint8))
+    found = source(tmp_path, split="blocks", val_fraction=0.25)
+    divided = found.splits()
+    assert [s.name for s in divided["val"]] == [f"images/s.tif#{p:04d}" for p in (9, 10, 11)]
+    for sample in divided["train"]:
+        assert sample.page is not None
+        np.testing.assert_array_equal(found.read_image(sample)[..., 0], values[sample.page])
+        np.testing.assert_array_equal(found.read_mask(sample), values[sample.page] % 2)
+
+
+@pytest.mark.parametrize(("pages", "mask_pages"), [(3, 2), (3, 1), (1, 2)])
+def test_pages_that_differ(tmp_path: Path, pages: int, mask_pages: int) -> None:
+    stack(tmp_path / "images" / "s.tif", pages)
+    stack(tmp_path / "masks" / "s.tif", mask_pages)
+    [problem] = source(tmp_path).problems()
+    assert f"images/s.tif has {pages} page(s)" in problem
+    assert problem.endswith(f"has {mask_pages}")
+
+
+def test_pages_of_a_mask_are_the_classes_of_a_multilabel_image(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "s.png", PIXELS)
+    values = stack(tmp_path / "masks" / "s.tif", 3)
+    found = FolderSource("multilabel", root=tmp_path, val_fraction=0)
+    [sample] = found.splits()["train"]
+    np.testing.assert_array_equal(found.read_mask(sample), values.transpose(1, 2, 0))
+
+
+def test_channels_that_are_asked_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png", np.dstack([PIXELS, PIXELS, PIXELS]))
+    write_image(tmp_path / "images" / "b.png", PIXELS)
+    for name in "ab":
+        write_mask(tmp_path / "masks" / f"{name}.png", LABELS)
+    for channels in (1, 3):
+        found = source(tmp_path, channels=channels, val_fraction=0)
+        for sample in found.splits()["train"]:
+            wanted = np.repeat(PIXELS[..., None], channels, axis=2)
+            np.testing.assert_array_equal(found.read_image(sample), wanted)
+
+
+def test_channels_that_cannot_be_had_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(
+        tmp_path / "images" / "a.tif", np.zeros((7, 5, 12), np.uint8), planarconfig="contig"
+    )
+    write_mask(tmp_path / "masks" / "a.png", LABELS)
+    found = source(tmp_path, channels=3, val_fraction=0)
+    with pytest.raises(SegkitError, match=r"a\.tif: an image of 12 channels"):
+        found.read_image(found.splits()["train"][0])
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table(root: Path, text: str, **options: Any) -> FolderSource:
+    (root / "pairs.csv").write_text(text, encoding="utf-8")
+    return FolderSource("binary", pairs=root / "pairs.csv", **options)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " , "])
+def test_a_table_of_pairs(tmp_path: Path, separator: str) -> None:
+    put(tmp_path, "a", "b", "c")
+    lines = ["\ufeffimage,mask,split"]
+    lines += [f"images/{n}.png,masks/{n}.png,{s}" for n, s in zip("abc", SPLITS, strict=True)]
+    text = "\n".join(lines).replace(",", separator) + "\n\n"
+    assert names(table(tmp_path, text)) == {
+        "train": ["images/a.png"],
+        "val": ["images/b.png"],
+        "test": ["images/c.png"],
+    }
+
+
+def test_a_table_without_splits_is_divided(tmp_path: Path) -> None:
+    put(tmp_path, *"abcd")
+    lines = [f"images/{n}.png,masks/{n}.png" for n in "abcd"]
+    found = names(table(tmp_path, "image,mask\n" + "\n".join(lines), val_fraction=0.5))
+    assert [len(found[split]) for split in SPLITS] == [2, 2, 0]
+
+
+def test_absolute_paths_in_a_table(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    text = f"image,mask\n{tmp_path}/images/a.png,{tmp_path}/masks/a.png\n"
+    assert len(everything(table(tmp_path, text, val_fraction=0))) == 1
+
+
+def test_every_bad_line_of_a_table_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    text = """image,mask,split
+images/a.png,masks/a.png,train
+images/x.png,masks/y.png,train
+images/b.png
+images/a.png,masks/b.png,val
+images/b.png,masks/b.png,training
+,masks/b.png,val
+"""
+    problems = table(tmp_path, text).problems()
+    assert [p.split(":")[0] for p in problems] == [f"pairs.csv, line {n}" for n in range(3, 8)]
+    for problem, words in zip(
+        problems,
+        ["x.png and no file", "names no mask", "line 2 already", "not one of train", "no image"],
+        strict=True,
+    ):
+        assert words in problem
+
+
+def test_splits_for_all_lines_or_for_none(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    text = "image,mask,split\nimages/a.png,masks/a.png,train\nimages/b.png,masks/b.png,\n"
+    assert "for all or none" in table(tmp_path, text).problems()[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"picture,mask\na,b\n", r"no column image.*'picture,mask'"),
+        (b"", "no column image and no column mask"),
+        (b"image,mask\n", "no lines"),
+        ("image,mask\nZellgröße.png,a".encode("latin-1"), "UTF-8"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(SegkitError, match=message):
+        FolderSource("binary", pairs=tmp_path / "pairs.csv").splits()
+    with pytest.raises(SegkitError, match="there is no file"):
+        FolderSource("binary", pairs=tmp_path / "other.csv").splits()
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+FRACTIONS = st.floats(0, 0.999)
+
+
+def samples(count: int) -> list[Sample]:
+    return [Sample(f"slice {i}.png", Path(f"slice {i}.png")) for i in range(count)]
+
+
+@given(st.integers(0, 60), FRACTIONS, FRACTIONS, st.none() | st.integers(0, 5))
+def test_a_division_is_disjoint_complete_and_always_the_same(
+    count: int, val: float, test: float, seed: int | None
+) -> None:
+    divided = by_ratio(samples(count), val, test, seed)
+    told = sorted((s for part in divided.values() for s in part), key=natural)
+    assert told == samples(count)
+    assert list(divided) == list(SPLITS)
+    assert by_ratio(samples(count)[::-1], val, test, seed) == divided
+    assert bool(divided["train"]) == (count > 0)
+    wanted = [max(1, round(count * share)) for share in (val, test) if share]
+    if count > sum(wanted):
+        for split, share in (("val", val), ("test", test)):
+            assert bool(divided[split]) == (share > 0)
+            assert abs(len(divided[split]) - share * count) <= 1
+
+
+def test_blocks_are_the_last_as_people_count() -> None:
+    divided = by_ratio(samples(12)[::-1], 0.2, 0.1, None)
+    assert [s.name for s in divided["val"]] == ["slice 9.png", "slice 10.png"]
+    assert [s.name for s in divided["test"]] == ["slice 11.png"]
+
+
+def test_a_seed_draws_other_samples() -> None:
+    drawn = [by_ratio(samples(30), 0.2, 0, seed)["val"] for seed in range(5)]
+    assert len({tuple(sample.name for sample in val) for val in drawn}) == 5
+
+
+def test_too_few_samples_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    assert source(tmp_path).problems() == []
+    with pytest.raises(SegkitError, match="'val' has no samples, of 1 in all: add images"):
+        check(source(tmp_path), "binary")
+    assert check(source(tmp_path), "binary", needed=()).splits["val"] == []
+
+
+@pytest.mark.parametrize(
+    "listed", ["images/x/1.png", "images/x/1", "x/1.png", "x/1", "b.png", "b", "images/b"]
+)
+def test_lists_name_samples_by_any_end_of_their_path(tmp_path: Path, listed: str) -> None:
+    put(tmp_path, "x/1", "y/1", "b", "c")
+    (tmp_path / "val.txt").write_text(f"\ufeff\n  {listed}  \n\n", encoding="utf-8")
+    found = names(source(tmp_path, split="lists", val_list=tmp_path / "val.txt"))
+    assert found["val"] == ["images/x/1.png" if "1" in listed else "images/b.png"]
+    assert len(found["train"]) == 3
+
+
+def test_lists_that_do_not_fit(tmp_path: Path) -> None:
+    put(tmp_path, "x/1", "y/1", "b")
+    (tmp_path / "val.txt").write_text("1\nb\nnowhere\n")
+    (tmp_path / "test.txt").write_text("b.png\n")
+    lists = {"val_list": tmp_path / "val.txt", "test_list": tmp_path / "test.txt"}
+    problems = source(tmp_path, split="lists", **lists).problems()
+    assert len(problems) == 3
+    assert "'1' in val.txt is the name of 2 images" in problems[0]
+    assert problems[1] == "'nowhere' is in val.txt, but no sample has that name"
+    assert "two splits" in problems[2]
+    lists["test_list"] = tmp_path / "none.txt"
+    with pytest.raises(SegkitError, match=r"data\.test_list: there is no file .*none\.txt"):
+        source(tmp_path, split="lists", **lists).splits()
+
+
+@pytest.mark.parametrize(
+    ("line", "count"), [("s#1.tif", 3), ("s#1", 3), ("s#1.tif#0002", 1), ("t#0001", 1)]
+)
+def test_lists_name_stacks_and_their_pages(tmp_path: Path, line: str, count: int) -> None:
+    pages = [Sample(f"s#1.tif#{p:04d}", Path("s#1.tif"), None, p) for p in range(3)]
+    pages += [Sample(f"t.tif#{p:04d}", Path("t.tif"), None, p) for p in range(2)]
+    (tmp_path / "val.txt").write_text(line)
+    divided, problems = by_lists(pages, {"val": tmp_path / "val.txt"})
+    assert problems == []
+    assert len(divided["val"]) == count

@@ -1,0 +1,205 @@
+"""Labels painted over an image, and the panel that compares a prediction with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.errors import SegkitError
+from segkit.report.colors import Color
+from segkit.report.colors import palette as palette
+from segkit.report.display import to_display as to_display
+
+FALSE_POSITIVE: Color = (239, 71, 84)
+FALSE_NEGATIVE: Color = (56, 152, 255)
+WRONG_CLASS: Color = (255, 209, 38)
+IGNORED: Color = (150, 150, 150)
+_GAP: Color = (255, 255, 255)
+
+
+def overlay(
+    image: NDArray[Any],
+    labels: NDArray[Any],
+    colors: Sequence[Color],
+    *,
+    alpha: float = 0.45,
+    ignore_index: int = 255,
+    background: int | None = 0,
+) -> NDArray[np.uint8]:
+    """Paint each class translucently over an image, with a one-pixel contour around each region.
+
+    Args:
+        image: (H, W) or (H, W, C) of any type; see `to_display`.
+        labels: (H, W) integers, indices into `colors`.
+        colors: one colour a class.
+        alpha: opacity of the paint, 0 ... 1; the contour is opaque.
+        ignore_index: the label of pixels that stay unpainted because nobody knows their class.
+        background: the class that stays unpainted; None paints every class, as in street scenes.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        SegkitError: sizes differ, or a label has no colour.
+    """
+    canvas = to_display(image)
+    _check_labels(labels, canvas.shape[:2])
+    painted = labels != ignore_index
+    if background is not None:
+        painted &= labels != background
+    paint = _flat(labels, painted, colors)
+    mixed = cv2.addWeighted(canvas, 1 - alpha, paint, alpha, 0)
+    np.copyto(canvas, mixed, where=painted[..., None])
+    np.copyto(canvas, paint, where=_contour(labels, painted)[..., None])
+    return canvas
+
+
+def label_image(
+    labels: NDArray[Any], colors: Sequence[Color], *, ignore_index: int = 255
+) -> NDArray[np.uint8]:
+    """A flat picture of a label map.
+
+    Args:
+        labels: (H, W) integers, indices into `colors`.
+        colors: one colour a class, the background's too.
+        ignore_index: the label of pixels that become grey.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        SegkitError: a label has no colour.
+    """
+    _check_labels(labels, labels.shape[:2])
+    known = labels != ignore_index
+    picture = _flat(labels, known, colors)
+    picture[~known] = IGNORED
+    return picture
+
+
+def comparison(
+    image: NDArray[Any],
+    truth: NDArray[Any],
+    labels: NDArray[Any],
+    colors: Sequence[Color],
+    *,
+    alpha: float = 0.45,
+    ignore_index: int = 255,
+    background: int | None = 0,
+) -> NDArray[np.uint8]:
+    """The panel image | truth | prediction | errors, side by side.
+
+    The errors lie on the dimmed image in the colours of `error_legend`.
+
+    Args:
+        image: (H, W) or (H, W, C) of any type; see `to_display`.
+        truth: (H, W) integers; `ignore_index` where nobody knows.
+        labels: (H, W) integers, the prediction.
+        colors: one colour a class.
+        alpha: opacity of the paint, 0 ... 1.
+        ignore_index: the label of pixels that do not count.
+        background: the class that is not an object; None where every class is one.
+
+    Returns:
+        (H, 4 W + 3 gap, 3) uint8 with a gap of 1 pixel, and of more on wide images.
+
+    Raises:
+        SegkitError: sizes differ, or a label has no colour.
+    """
+
+    def painted(map_: NDArray[Any]) -> NDArray[np.uint8]:
+        return overlay(
+            image, map_, colors, alpha=alpha, ignore_index=ignore_index, background=background
+        )
+
+    shown = to_display(image)
+    panels = [
+        shown,
+        painted(truth),
+        painted(labels),
+        _errors(shown, truth, labels, ignore_index, background),
+    ]
+    height, width = shown.shape[:2]
+    gap = np.full((height, max(1, width // 64), 3), _GAP, dtype=np.uint8)
+    parts = [panels[0]]
+    for panel in panels[1:]:
+        parts += [gap, panel]
+    return np.concatenate(parts, axis=1)
+
+
+def error_legend(num_classes: int, background: int | None = 0) -> list[tuple[str, Color]]:
+    """What the colours in the last part of `comparison` mean, as far as they can occur.
+
+    Example:
+        >>> [name for name, _ in error_legend(2)]
+        ['false positive', 'false negative', 'ignored']
+    """
+    legend: list[tuple[str, Color]] = []
+    if background is not None:
+        legend += [("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE)]
+    if background is None or num_classes > 2:
+        legend.append(("wrong class", WRONG_CLASS))
+    return [*legend, ("ignored", IGNORED)]
+
+
+def _errors(
+    shown: NDArray[np.uint8],
+    truth: NDArray[Any],
+    labels: NDArray[Any],
+    ignore_index: int,
+    background: int | None,
+) -> NDArray[np.uint8]:
+    """The image dimmed and grey, each error in its colour: (H, W, 3)."""
+    grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
+    # At most 102, so that ignored pixels stand out even from a white sky.
+    dimmed = (grey * 0.4).astype(np.uint8)
+    canvas = np.repeat(dimmed[..., None], 3, axis=2)
+    wrong = truth != labels
+    canvas[wrong] = WRONG_CLASS
+    if background is not None:
+        canvas[wrong & (truth == background)] = FALSE_POSITIVE
+        canvas[wrong & (labels == background)] = FALSE_NEGATIVE
+    canvas[truth == ignore_index] = IGNORED
+    return canvas
+
+
+def _flat(
+    labels: NDArray[Any], painted: NDArray[np.bool_], colors: Sequence[Color]
+) -> NDArray[np.uint8]:
+    """The colour of each painted pixel, the first colour elsewhere: (H, W, 3)."""
+    used = labels[painted]
+    if used.size and (used.min() < 0 or used.max() >= len(colors)):
+        stray = used.max() if used.max() >= len(colors) else used.min()
+        raise SegkitError(
+            f"label {stray} has no colour: {len(colors)} are given, for the labels 0 to "
+            f"{len(colors) - 1}. Give one colour for each class, or mark the pixels as ignored."
+        )
+    table = np.array(colors or [IGNORED], dtype=np.uint8)
+    return table[np.where(painted, labels, 0).astype(np.intp)]
+
+
+def _contour(labels: NDArray[Any], painted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a painted region meets another: (H, W).
+
+    Only the pixel with the larger label of two neighbours is marked, and unpainted pixels count as
+    the smallest: so the line is one pixel wide and always lies on paint.
+    """
+    rank = np.where(painted, labels.astype(np.int64) + 1, 0)
+    around = np.pad(rank, 1, mode="edge")
+    lowest = np.minimum.reduce(
+        [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
+    )
+    edge: NDArray[np.bool_] = rank > lowest
+    return edge
+
+
+def _check_labels(labels: NDArray[Any], size: tuple[int, ...]) -> None:
+    if labels.shape != size or len(size) != 2 or labels.dtype.kind not in "bui":
+        raise SegkitError(
+            f"labels of shape {labels.shape} and type {labels.dtype} do not fit an image of "
+            f"{' x '.join(map(str, size))} pixels: give one integer for each pixel."
+        )

@@ -1,0 +1,139 @@
+"""Score tables: in the terminal and as CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.box import ROUNDED
+from rich.table import Table
+from rich.text import Text
+
+from segkit.errors import SegkitError
+from segkit.files import write_whole
+
+Row = Mapping[str, object]
+"""One line of a table: column to value; a number that could not be computed is NaN or None."""
+
+
+def score_table(rows: Sequence[Row], title: str) -> Table:
+    """Per-class scores for the terminal; a last row of the class `mean` is set apart.
+
+    Args:
+        rows: one a class, for example `{"class": "cell", "iou": 0.91, "support": 1200}`.
+        title: the line above the table.
+    """
+    table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
+    columns = column_names(rows)
+    for column in columns:
+        numeric = is_numeric(rows, column)
+        table.add_column(
+            Text(heading(column)),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+    for row in rows:
+        mean = is_mean(row, rows)
+        if mean:
+            table.add_section()
+        # Text, because a class may be called "[red]", which rich would read as markup.
+        cells = [Text(cell_text(row.get(column), missing="-")) for column in columns]
+        table.add_row(*cells, style="bold" if mean else None)
+    return table
+
+
+def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
+    """Write rows with their columns in the order of first appearance; NaN and None become empty.
+
+    The file is written whole or not at all; see `write_whole`.
+    """
+    columns = column_names(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (row.get(column) for column in columns)
+        writer.writerow(["" if is_missing(value) else value for value in values])
+    write_whole(path, text.getvalue())
+
+
+def read_csv(path: Path | str) -> list[dict[str, object]]:
+    """Read what `write_csv` wrote: numbers as int or float, empty cells as NaN.
+
+    The column `class` stays text, for there are classes called "7".
+
+    Raises:
+        SegkitError: the file cannot be read, or a line has another number of cells than the header.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegkitError(f"cannot read the table '{path}': {error}.") from error
+    if not lines:
+        return []
+    columns = lines[0]
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(columns):
+            raise SegkitError(
+                f"row {number} of '{path}' has {len(line)} cells, but the header has "
+                f"{len(columns)}: mend the row, or write the table anew."
+            )
+    return [
+        {
+            column: cell if column == "class" else _value(cell)
+            for column, cell in zip(columns, line, strict=True)
+        }
+        for line in lines[1:]
+    ]
+
+
+def column_names(rows: Sequence[Row]) -> list[str]:
+    """The columns of all rows, in the order of first appearance."""
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def heading(column: str) -> str:
+    """A column's name as a heading: `IoU`, `Precision`."""
+    return "IoU" if column == "iou" else column.replace("_", " ").capitalize()
+
+
+def cell_text(value: object, *, missing: str) -> str:
+    """A value to read: four decimals, thousands set apart, `missing` for NaN and None."""
+    if is_missing(value):
+        return missing
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return str(value)
+    return f"{int(value):,}" if isinstance(value, numbers.Integral) else f"{float(value):.4f}"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or (isinstance(value, numbers.Real) and math.isnan(value))
+
+
+def is_numeric(rows: Sequence[Row], column: str) -> bool:
+    """Whether a column holds nothing but numbers, and so is aligned to the right."""
+    values = (row.get(column) for row in rows)
+    return all(is_missing(value) or isinstance(value, numbers.Real) for value in values)
+
+
+def is_mean(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether a row is the mean at the end of a table, not a class that is called so."""
+    return row is rows[-1] and row.get("class") == "mean"
+
+
+def _value(cell: str) -> object:
+    if cell == "":
+        return math.nan
+    for number in (int, float):
+        try:
+            return number(cell)
+        except ValueError:
+            continue
+    return cell

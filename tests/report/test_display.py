@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from segkit.errors import SegkitError
+from segkit.report.display import to_display
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int32, np.float16, np.float64])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 1), (7, 5, 2), (7, 5, 3), (7, 5, 4), (1, 1, 12)])
+def test_every_type_and_channel_count_becomes_rgb(dtype: type, shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    shown = to_display(image)
+    assert shown.dtype == np.uint8
+    assert shown.shape == (*shape[:2], 3)
+
+
+def test_8_bit_rgb_is_copied_unchanged() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    shown = to_display(image)
+    np.testing.assert_array_equal(shown, image)
+    assert not np.shares_memory(shown, image)
+
+
+def test_dark_8_bit_images_are_stretched() -> None:
+    shown = to_display(np.linspace(3, 40, 100).astype(np.uint8).reshape(10, 10))
+    assert shown.min() == 0
+    assert shown.max() == 255
+
+
+def test_one_channel_is_grey() -> None:
+    shown = to_display(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    assert shown[3, 4].tolist() == [52, 52, 52]
+
+
+def test_bool_is_black_and_white() -> None:
+    assert to_display(np.array([[True, False]]))[0].tolist() == [[255] * 3, [0] * 3]
+
+
+def test_two_channels_are_green_and_magenta() -> None:
+    image = np.zeros((1, 2, 2), dtype=np.uint8)
+    image[0, 0, 0] = image[0, 1, 1] = 255
+    assert to_display(image)[0].tolist() == [[0, 255, 0], [255, 0, 255]]
+
+
+def test_of_four_8_bit_channels_the_first_three_are_shown() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 8, 4), dtype=np.uint8)
+    np.testing.assert_array_equal(to_display(image), image[..., :3])
+
+
+def test_16_bit_is_stretched_between_the_percentiles() -> None:
+    values = np.full(1000, 1000, dtype=np.uint16)
+    values[:500] = 200
+    values[0], values[-1] = 0, 65535  # one dead and one hot pixel do not darken the image
+    shown = to_display(values.reshape(25, 40)).reshape(-1, 3)
+    assert shown[1:500].max() == 0
+    assert shown[500:].min() == 255
+
+
+def test_rgb_is_stretched_as_one_and_bands_are_stretched_one_by_one() -> None:
+    ramp = np.linspace(0, 1, 50)[None, :, None]
+    image = np.concatenate([ramp, ramp / 2, ramp / 4, ramp, ramp], axis=2)
+    assert to_display(image[..., :3])[0, -1].tolist()[1] < 140
+    assert to_display(image)[0, -1].tolist() == [255, 255, 255]
+
+
+def test_a_few_bright_pixels_on_a_flat_ground_show() -> None:
+    image = np.zeros((40, 40), dtype=np.float32)
+    image[7, 7] = 3.5
+    shown = to_display(image)
+    assert shown[7, 7, 0] == 255
+    assert shown[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 7.5, np.nan, np.inf])
+def test_constant_float_images_are_black(value: float) -> None:
+    assert to_display(np.full((4, 4), value)).max() == 0
+
+
+def test_constant_8_bit_images_stay() -> None:
+    assert (to_display(np.full((4, 4), 77, dtype=np.uint8)) == 77).all()
+
+
+def test_nan_is_black_and_infinity_is_white() -> None:
+    image = np.linspace(1, 2, 100).reshape(10, 10)
+    image[5, 5], image[5, 6] = np.nan, np.inf
+    shown = to_display(image)
+    assert shown[5, 5].tolist() == [0, 0, 0]
+    assert shown[5, 6].tolist() == [255, 255, 255]
+    assert 100 < shown[5, 4, 0] < 160
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros(5), np.zeros((2, 3, 4, 5)), np.zeros((0, 4)), np.zeros((2, 2), dtype=complex)],
+)
+def test_what_is_no_image_is_an_error(image: np.ndarray) -> None:
+    with pytest.raises(SegkitError, match="cannot be shown"):
+        to_display(image)

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+
+from segkit.errors import SegkitError
+from segkit.report.overlay import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    IGNORED,
+    WRONG_CLASS,
+    comparison,
+    error_legend,
+    label_image,
+    overlay,
+)
+
+COLORS = [(10, 20, 30), (250, 100, 0), (0, 200, 50)]
+GREY = np.full((9, 11), 100, dtype=np.uint8)
+
+
+def square(value: int = 1) -> np.ndarray:
+    labels = np.zeros((9, 11), dtype=np.int64)
+    labels[2:7, 3:8] = value
+    return labels
+
+
+def test_overlay_mixes_inside_and_is_opaque_on_the_contour() -> None:
+    painted = overlay(GREY, square(), COLORS, alpha=0.5)
+    assert painted.dtype == np.uint8
+    assert painted.shape == (9, 11, 3)
+    assert painted[0, 0].tolist() == [100, 100, 100]
+    assert painted[4, 5].tolist() == [175, 100, 50]
+    assert painted[2, 3].tolist() == [250, 100, 0]
+
+
+def test_the_contour_is_one_pixel_wide_and_inside() -> None:
+    painted = overlay(GREY, square(), COLORS)
+    opaque = (painted == COLORS[1]).all(axis=-1)
+    ring = square().astype(bool)
+    ring[3:6, 4:7] = False
+    np.testing.assert_array_equal(opaque, ring)
+
+
+def test_between_two_classes_only_one_side_is_marked() -> None:
+    labels = np.ones((4, 6), dtype=np.uint8)
+    labels[:, 3:] = 2
+    painted = overlay(np.zeros((4, 6)), labels, COLORS, alpha=0.5)
+    opaque = [(painted[0, x] == COLORS[labels[0, x]]).all() for x in range(6)]
+    assert opaque == [False, False, False, True, False, False]
+
+
+def test_without_background_every_class_is_painted() -> None:
+    painted = overlay(GREY, square(), COLORS, alpha=1.0, background=None)
+    assert painted[0, 0].tolist() == [10, 20, 30]
+
+
+def test_another_class_can_be_the_background() -> None:
+    painted = overlay(GREY, square(), COLORS, alpha=1.0, background=1)
+    assert painted[4, 5].tolist() == [100, 100, 100]
+    assert painted[0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("ignore_index", [255, -1])
+def test_ignored_pixels_stay_unpainted(ignore_index: int) -> None:
+    labels = square()
+    labels[4, 5] = ignore_index
+    painted = overlay(GREY, labels, COLORS, ignore_index=ignore_index, background=None)
+    assert painted[4, 5].tolist() == [100, 100, 100]
+    assert painted[4, 6].tolist() == [250, 100, 0]  # a contour around what is not known
+
+
+def test_the_image_is_not_changed() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    before = image.copy()
+    overlay(image, square(), COLORS)
+    comparison(image, square(), square(), COLORS)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_label_image_is_flat_and_grey_where_ignored() -> None:
+    labels = square(2)
+    labels[0, 0] = 255
+    picture = label_image(labels, COLORS)
+    assert picture[0, 0].tolist() == list(IGNORED)
+    assert picture[0, 1].tolist() == [10, 20, 30]
+    assert picture[4, 5].tolist() == [0, 200, 50]
+
+
+def test_label_image_of_bool_masks_and_of_ignored_pixels_only() -> None:
+    assert label_image(np.array([[True]]), COLORS)[0, 0].tolist() == [250, 100, 0]
+    assert label_image(np.array([[255]]), [])[0, 0].tolist() == list(IGNORED)
+
+
+@pytest.mark.parametrize("stray", [3, 70, -1])
+def test_a_label_without_color_is_named(stray: int) -> None:
+    with pytest.raises(SegkitError, match=f"label {stray} has no colour: 3 are given"):
+        overlay(GREY, square(stray), COLORS)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((9, 12), int), np.zeros((9, 11, 1), int), np.zeros((9, 11))]
+)
+def test_labels_that_do_not_fit_are_named(labels: np.ndarray) -> None:
+    with pytest.raises(SegkitError, match="do not fit an image of 9 x 11 pixels"):
+        overlay(GREY, labels, COLORS)
+    with pytest.raises(SegkitError, match="do not fit"):
+        comparison(GREY, square(), labels, COLORS)
+
+
+@pytest.mark.parametrize(("size", "gap"), [((7, 5), 1), ((1, 1), 1), ((3, 640), 10)])
+def test_comparison_has_four_parts_and_three_white_gaps(size: tuple[int, int], gap: int) -> None:
+    labels = np.zeros(size, dtype=np.uint8)
+    panel = comparison(np.zeros(size, dtype=np.uint16), labels, labels, COLORS)
+    height, width = size
+    assert panel.shape == (height, 4 * width + 3 * gap, 3)
+    for part in range(1, 4):
+        start = part * (width + gap) - gap
+        assert (panel[:, start : start + gap] == 255).all()
+
+
+def test_comparison_shows_the_kinds_of_errors() -> None:
+    truth = np.array([[0, 1, 1, 2, 255, 0]])
+    found = np.array([[1, 0, 1, 1, 1, 0]])
+    panel = comparison(np.full((1, 6), 200, dtype=np.uint8), truth, found, COLORS)
+    errors = [tuple(pixel) for pixel in panel[0, -6:].tolist()]
+    right = (80, 80, 80)
+    assert errors == [FALSE_POSITIVE, FALSE_NEGATIVE, right, WRONG_CLASS, IGNORED, right]
+
+
+def test_without_background_every_error_is_a_wrong_class() -> None:
+    truth, found = np.array([[0, 1, 1]]), np.array([[1, 0, 1]])
+    panel = comparison(np.zeros((1, 3)), truth, found, COLORS, background=None)
+    assert [tuple(p) for p in panel[0, -3:].tolist()] == [WRONG_CLASS, WRONG_CLASS, (0, 0, 0)]
+
+
+def test_the_legend_names_the_errors_that_can_occur() -> None:
+    assert [name for name, _ in error_legend(2, background=None)] == ["wrong class", "ignored"]
+    assert len(error_legend(3)) == 4

@@ -1,0 +1,225 @@
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit.errors import SegkitError
+from segkit.report.page import Example, Report, write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and remembers what a test asks for."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.words.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def picture(width: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, width, 3), dtype=np.uint8)
+
+
+def full_report(name: str = "cell") -> Report:
+    return Report(
+        title=f"Run of {name}",
+        subtitle="resnet34 + fpn",
+        facts={"Mean IoU": "0.91", name: "31 M"},
+        notes=["trained from scratch", name],
+        history=[
+            {"epoch": 0, "lr": 1e-3, "train/loss": 0.9, "val/loss": 0.8, "val/iou": 0.2},
+            {"epoch": 1, "lr": 5e-4, "train/loss": 0.5, "val/loss": None, "val/iou": math.nan},
+            {"epoch": 2, "lr": 1e-4, "train/loss": 0.4, "val/loss": 0.5, "val/iou": 0.7},
+        ],
+        table=[
+            {"class": "background", "iou": 0.98765, "support": 1200},
+            {"class": name, "iou": math.nan, "support": 34},
+            {"class": "mean", "iou": 0.98765, "support": 1234},
+        ],
+        confusion=(["background", name], [[90, 10], [0, 0]]),
+        examples=[
+            Example("best.tif", 0.9, picture(), "best"),
+            Example(f"a/b/{name}/worst image.png", math.nan, picture(4000), "worst"),
+        ],
+        classes=[("background", (0, 0, 0)), (name, (255, 128, 0))],
+        config=f"data:\n  name: {name}\n",
+        environment={"torch": "2.8", name: name},
+    )
+
+
+def written(tmp_path: Path, report: Report) -> str:
+    write_report(tmp_path / "run" / "report.html", report)
+    return (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_section_is_there_and_in_order(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, full_report()))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert ids == ["curves", "scores", "confusion", "worst", "best", "config", "environment"]
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert links == [f"#{name}" for name in ids]
+    assert {"Run of cell", "resnet34 + fpn", "trained from scratch", "31 M"} <= set(page.words)
+    assert {"Loss", "Validation scores", "Learning rate"} <= set(page.words)
+    assert {"0.9877", "1,234", "–", "90.0", "10.0", "false positive", "2.8"} <= set(page.words)
+    assert any("name: cell" in words for words in page.words)
+
+
+def test_an_empty_report_is_a_page_without_sections(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, Report(title="Nothing")))
+    assert "Nothing" in page.words
+    assert page.all("section") == page.all("details") == []
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    html = written(tmp_path, full_report())
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    page = Page(html)
+    assert page.all("script") == page.all("link") == []
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    html = written(tmp_path, full_report(name=HOSTILE))
+    page = Page(html)
+    assert page.all("script") == []
+    assert page.words.count(HOSTILE) >= 8
+    assert any(HOSTILE in (image["alt"] or "") for image in page.all("img"))
+
+
+def test_examples_are_in_the_page_and_in_files(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, full_report()))
+    worst, best = page.all("img")
+    assert worst["alt"] == "Worst prediction 1: a/b/cell/worst image.png, IoU –"
+    assert best["alt"] == "Best prediction 1: best.tif, IoU 0.9000"
+    embedded = Image.open(io.BytesIO(base64.b64decode(worst["src"].split(",")[1])))
+    assert embedded.width == 1600
+    folder = tmp_path / "run" / "report"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "best-01-best.png",
+        "worst-01-worst_image.png",
+    ]
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(folder / "worst-01-worst_image.png")), picture(4000)
+    )
+
+
+def test_the_folder_of_the_pictures_can_be_chosen(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", full_report(), pictures=tmp_path / "shots")
+    assert len(list((tmp_path / "shots").iterdir())) == 2
+    assert "shots/" in Page((tmp_path / "report.html").read_text()).words
+
+
+def test_the_confusion_is_normalised_by_rows(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, full_report()))
+    cells = {c["title"]: c for c in page.all("td") if "title" in c}
+    assert set(cells) == {
+        "background predicted as background: 90 pixels, 90.00%",
+        "background predicted as cell: 10 pixels, 10.00%",
+    }
+    right, wrong = cells.values()
+    assert right["class"] == "right deep"
+    assert wrong["class"] == "wrong"
+
+
+def test_each_row_of_the_confusion_has_its_own_total(tmp_path: Path) -> None:
+    report = Report(title="x", confusion=(["a", "b"], [[3, 1], [900, 100]]))
+    assert {"75.0", "25.0", "90.0", "10.0"} <= set(Page(written(tmp_path, report)).words)
+
+
+@pytest.mark.parametrize("matrix", [[[1, 2]], [[1]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
+def test_a_confusion_that_does_not_fit_is_an_error(tmp_path: Path, matrix: list) -> None:
+    report = Report(title="x", confusion=(["a", "b"], matrix))
+    with pytest.raises(SegkitError, match="does not fit 2 class names"):
+        write_report(tmp_path / "report.html", report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_iou_has_a_bar_as_long_as_it_is(tmp_path: Path) -> None:
+    bars = [c["style"] for c in Page(written(tmp_path, full_report())).all("td") if "style" in c]
+    assert "--fill: 0.9877" in bars
+
+
+def test_curves_leave_out_single_classes(tmp_path: Path) -> None:
+    history = [{"epoch": e, "val/iou": 0.5, "val/iou/road": 0.1} for e in range(2)]
+    html = written(tmp_path, Report(title="x", history=history))
+    svgs = re.findall(r"<svg.*?</svg>", html, flags=re.S)
+    assert len(svgs) == 1
+    assert "val/iou" in svgs[0]
+    assert "val/iou/road" not in svgs[0]
+    assert "val/iou/road" in html
+
+
+def test_the_history_is_there_as_numbers(tmp_path: Path) -> None:
+    words = Page(written(tmp_path, full_report())).words
+    start = words.index("train/loss", words.index("All epochs as numbers"))
+    assert words[start - 2 : start + 13] == [
+        *("epoch", "lr", "train/loss", "val/loss", "val/iou"),
+        *("0", "0.001000", "0.9000", "0.8000", "0.2000"),
+        *("1", "0.0005000", "0.5000", "–", "–"),
+    ]
+
+
+def test_a_hundred_classes_and_the_painted_background(tmp_path: Path) -> None:
+    names = [f"class {index}" for index in range(100)]
+    report = Report(
+        title="x",
+        table=[{"class": name, "iou": 0.5} for name in names],
+        confusion=(names, np.eye(100, dtype=int).tolist()),
+        examples=[Example("a", 0.5, picture(), "worst")],
+        classes=[(name, (1, 2, 3)) for name in names],
+        background=None,
+    )
+    page = Page(written(tmp_path, report))
+    assert "false positive" not in page.words
+    assert page.words.count("class 0") == 4  # scores, two sides of the confusion, the colour key
+
+
+def test_a_failing_write_leaves_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written(tmp_path, full_report())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("segkit.files.os.fsync", full)
+    with pytest.raises(SegkitError, match="No space left"):
+        write_report(tmp_path / "run" / "report.html", Report(title="new"))
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == before

@@ -1,0 +1,38 @@
+"""segkit <command> ...: the same as python -m segkit.<command> ..."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from segkit.errors import did_you_mean
+
+COMMANDS = {
+    "train": "train a model",
+    "evaluate": "score a checkpoint on a data set",
+    "predict": "write the masks of images",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: segkit COMMAND [KEY=VALUE ...]\n")
+        for command, purpose in COMMANDS.items():
+            print(f"  {command:<10} {purpose}")
+        print("\nsegkit COMMAND --help lists what it takes.")
+        return
+    if name not in COMMANDS:
+        print(
+            f"error: there is no command '{name}'.{did_you_mean(name, COMMANDS)}"
+            f" Known: {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    del sys.argv[1]
+    importlib.import_module(f"segkit.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

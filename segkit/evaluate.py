@@ -1,0 +1,12 @@
+"""python -m segkit.evaluate: see conf/evaluate.yaml, or --help."""
+
+from segkit.launch import launch
+
+
+def main() -> None:
+    """Run the command."""
+    launch("evaluate", "segkit.inference.commands:evaluate")
+
+
+if __name__ == "__main__":
+    main()

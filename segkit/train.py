@@ -1,0 +1,12 @@
+"""python -m segkit.train: see conf/train.yaml, or --help."""
+
+from segkit.launch import launch
+
+
+def main() -> None:
+    """Run the command."""
+    launch("train", "segkit.training.run:train")
+
+
+if __name__ == "__main__":
+    main()

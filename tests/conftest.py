@@ -1,0 +1,54 @@
+"""What all tests share: no network, and small runs that several tests look at."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
+
+
+def train_quick(folder: Path, *overrides: str):
+    """A training of seconds into a folder."""
+    from segkit.config import compose
+    from segkit.training.run import train
+
+    with warnings.catch_warnings():
+        # the filters that a training sets must not leak into other tests
+        return train(compose([*QUICK, *overrides]), folder)
+
+
+@pytest.fixture(scope="session")
+def binary_run(tmp_path_factory):
+    """A finished binary run."""
+    return train_quick(tmp_path_factory.mktemp("binary"))
+
+
+@pytest.fixture(scope="session")
+def multiclass_run(tmp_path_factory):
+    """A finished run of three classes on colour images."""
+    return train_quick(
+        tmp_path_factory.mktemp("multiclass"), "head=multiclass", "data.channels=3", "neck=fpn"
+    )
+
+
+@pytest.fixture(scope="session")
+def multilabel_run(tmp_path_factory):
+    """A finished run with overlapping classes."""
+    return train_quick(tmp_path_factory.mktemp("multilabel"), "head=multilabel")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data sets; tests that need it are skipped where it is not."""
+    root = Path(os.environ.get("SEGKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"the real data sets are not there: {root}")
+    return root

@@ -1,0 +1,125 @@
+"""The report of a run or of an evaluation, put together from its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.checkpoint import ModelCard
+from segkit.data.dataset import WholeDataset
+from segkit.inference.evaluation import Evaluation, predict_item
+from segkit.inference.predictor import Predictor
+from segkit.report.colors import Color
+from segkit.report.overlay import comparison
+from segkit.report.page import Example, Report, write_report
+from segkit.targets import IGNORE_INDEX
+
+SHOWN = 4
+"""Predictions that a report shows of the worst and of the best."""
+
+
+def write_evaluation_report(
+    folder: Path,
+    title: str,
+    predictor: Predictor,
+    dataset: WholeDataset,
+    evaluation: Evaluation,
+    *,
+    history: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write ``report.html`` with its pictures into a folder.
+
+    Args:
+        folder: Where to; ``config.yaml`` and ``environment.json`` in it are shown too.
+        title: Heading of the page.
+        predictor: The model that was evaluated.
+        dataset: The images that it was evaluated on.
+        evaluation: Its scores.
+        history: Rows of metrics.csv.
+        facts: What to show at the top besides the scores.
+        notes: Warnings to show.
+    """
+    card = predictor.card
+    mean = evaluation.scores.mean
+    names, colors = legend(card, predictor.model.head.mode)
+    write_report(
+        folder / "report.html",
+        Report(
+            title=title,
+            subtitle=f"{card.encoder['name']} + {card.neck['name']} + {card.head['name']},"
+            f" scored on {len(dataset)} images",
+            facts={"IoU": f"{mean['iou']:.4f}", "Dice": f"{mean['dice']:.4f}", **(facts or {})},
+            notes=notes,
+            history=[
+                {k: v for k, v in row.items() if k not in ("step", "seconds")} for row in history
+            ],
+            table=evaluation.scores.rows(),
+            confusion=(card.class_names, evaluation.confusion.tolist())
+            if evaluation.confusion.ndim == 2
+            else None,
+            examples=_examples(predictor, dataset, evaluation, colors),
+            classes=list(zip(names, colors, strict=True)),
+            background=card.background,
+            config=_text(folder / "config.yaml"),
+            environment={
+                key: str(value)
+                for key, value in json.loads(_text(folder / "environment.json") or "{}").items()
+                if key != "notes"
+            },
+        ),
+    )
+
+
+def legend(card: ModelCard, mode: str) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Names and colours by the labels of :func:`flat`: overlapping classes come after "none"."""
+    if mode == "multilabel":
+        return ("none", *card.class_names), ((0, 0, 0), *card.class_colors)
+    return card.class_names, card.class_colors
+
+
+def flat(labels: NDArray[Any], mode: str) -> NDArray[Any]:
+    """Labels (H, W) to be shown; of overlapping classes (N, H, W) each pixel's last, from 1."""
+    if mode != "multilabel" or labels.ndim == 2:
+        return labels + 1 if mode == "multilabel" else labels
+    number = np.arange(1, len(labels) + 1)[:, None, None]
+    shown = np.where(labels == 1, number, 0).max(axis=0)
+    shown[(labels == IGNORE_INDEX).all(axis=0)] = IGNORE_INDEX
+    return shown
+
+
+def _examples(
+    predictor: Predictor,
+    dataset: WholeDataset,
+    evaluation: Evaluation,
+    colors: Sequence[Color],
+) -> list[Example]:
+    """The worst and the best predictions; an image is shown once."""
+    scored = [item for item in evaluation.images if not np.isnan(item[1])] or evaluation.images
+    worst = scored[:SHOWN]
+    best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
+    mode = predictor.model.head.mode
+    examples = []
+    for kind, chosen in (("worst", worst), ("best", best)):
+        for index, score in chosen:
+            _, labels, truth = predict_item(predictor, dataset, index)
+            sample = dataset.samples[index]
+            picture = comparison(
+                dataset.source.read_image(sample),
+                flat(truth, mode),
+                flat(labels, mode),
+                colors,
+                background=predictor.card.background,
+            )
+            examples.append(Example(sample.name, score, picture, kind))  # type: ignore[arg-type]
+    return examples
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,150 @@
+"""What happens around the steps: averaged weights, checkpoints, the table of metrics."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor
+
+from segkit.report.table import read_csv, write_csv
+
+METRICS_FILE = "metrics.csv"
+
+
+class ExponentialAverage(WeightAveraging):
+    """An exponential moving average of the weights, which validation and checkpoints take.
+
+    Its decay rises with the number of updates n to its value, as min(decay, (1 + n) / (10 + n)),
+    so that a short training is not judged by its first weights (Tarvainen and Valpola 2017, Mean
+    Teacher).
+
+    Args:
+        decay: What an update keeps of the average.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(mean: Tensor, current: Tensor, count: Tensor) -> Tensor:
+            kept = torch.clamp((1 + count) / (10 + count), max=decay)
+            return mean + (1 - kept.to(mean.device)) * (current - mean)
+
+        super().__init__(avg_fn=average)
+        self._swapped = False
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate the average."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train on."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave no exchanged weights to a checkpoint written after Ctrl-C in a validation."""
+        if self._swapped and self._average_model is not None:
+            self._swap_models(pl_module)
+            self._swapped = False
+
+
+class StopAfterBatch(L.Callback):
+    """Makes Ctrl-C end the training after the batch that is under way.
+
+    An exception out of nowhere could fall into the writing of a checkpoint, or into code that
+    swallows it. A second Ctrl-C does not wait.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, *_: Any) -> None:
+        """The handler of the signal."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop if it was asked for."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Stop if it was asked for."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+class History(L.Callback):
+    """Writes metrics.csv: a row for each epoch with the learning rate and all that was logged.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS_FILE
+        self.rows: list[dict[str, Any]] = []
+        self._validated = False
+        self._began = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on with the rows of a resumed run, up to where its checkpoint was written."""
+        self._began = time.monotonic()
+        if trainer.ckpt_path and self.path.is_file():
+            self.rows = [
+                row
+                for row in read_csv(self.path)
+                if float(str(row["epoch"])) < trainer.current_epoch
+            ]
+            if self.rows:  # the time that was spent before counts on
+                self._began -= float(str(self.rows[-1]["seconds"]))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember that this epoch has values of its own."""
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the row; validation, if it is due, has run by then."""
+        wanted = ("train/", "val/") if self._validated else ("train/",)
+        self._validated = False
+        values = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith(wanted)
+        }
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "seconds": round(time.monotonic() - self._began, 2),
+                "lr": max(rates),
+                **dict(sorted(values.items())),
+            }
+        )
+        if trainer.is_global_zero:
+            write_csv(self.path, self.rows)
+
+
+def checkpoints(folder: Path, monitor: str, mode: str) -> list[L.Callback]:
+    """best.ckpt after every better validation; last.ckpt after every epoch and when stopped."""
+    common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
+    return [
+        ModelCheckpoint(
+            filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
+        ),
+        ModelCheckpoint(
+            filename="last",
+            monitor=None,
+            save_on_exception=True,
+            save_on_train_epoch_end=True,
+            **common,
+        ),
+    ]

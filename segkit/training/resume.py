@@ -1,0 +1,97 @@
+"""Going on with a run that was stopped: its config, with what the command line changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segkit import checkpoint
+from segkit.errors import SegkitError, all_at_once
+from segkit.schema import Trainer
+
+FIXED = ("encoder", "neck", "head", "auxiliary", "data", "seed", "optimizer", "experiment")
+"""What the weights, the draws and the optimizer's state hang on."""
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The config of the run that ``config.resume`` names, with the overrides of the command line.
+
+    Outside a command there are no overrides: the config is then taken as it is, if it is that of
+    the run in all that must not change.
+
+    Raises:
+        SegkitError: It is no run folder, it has no last checkpoint, or the model would change.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    folder = Path(config.resume)
+    if not (folder / "config.yaml").is_file() or not last_checkpoint(folder).is_file():
+        raise SegkitError(
+            f"resume: {folder.resolve()} is no run folder that can be resumed:"
+            " it needs config.yaml and checkpoints/last.ckpt."
+        )
+    stored = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(stored, DictConfig)
+    problems = []
+    if not HydraConfig.initialized():
+        problems = [
+            f"{key} is {config.get(key)}, the run has {stored.get(key)}"
+            for key in FIXED
+            if config.get(key) != stored.get(key)
+        ]
+        stored = config
+    else:
+        for override in OverridesParser.create().parse_overrides(
+            list(HydraConfig.get().overrides.task)
+        ):
+            key = override.key_or_group
+            if key in ("resume", "plugins"):
+                continue
+            if key.partition(".")[0] in FIXED or OmegaConf.is_dict(stored.get(key)):
+                problems.append(f"{override.input_line}: it cannot change in a resumed run")
+            else:
+                OmegaConf.update(stored, key, override.value())
+        stored.resume = str(folder)
+        stored.plugins = config.plugins  # named anew: a stored config imports nothing
+    if problems:
+        raise all_at_once(f"resume={folder} goes on with the run's own model and data:", problems)
+    return stored
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Where the last checkpoint of a run is, if it has one."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def require_rest(folder: Path, trainer: Trainer) -> None:
+    """Make sure that something is left to train of a run that is to go on.
+
+    Raises:
+        SegkitError: It has all the epochs or steps that it is to have.
+    """
+    stored = checkpoint.read_raw(last_checkpoint(folder))
+    epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for done, limit, key in (
+        (epochs, trainer.max_epochs, "max_epochs"),
+        (stored["global_step"], trainer.max_steps, "max_steps"),
+    ):
+        if limit != -1 and done >= limit:
+            raise SegkitError(
+                f"resume={folder}: the run has finished, {done} of {limit} {key[4:]} are done."
+                f" To train on, give trainer.{key} above {done}."
+            )
+
+
+def require_new(folder: Path) -> None:
+    """Make sure that no other run is in a folder.
+
+    Raises:
+        SegkitError: There is one.
+    """
+    if last_checkpoint(folder).is_file():
+        raise SegkitError(
+            f"{folder} holds a run already. Go on with it by resume={folder}, or name another"
+            " folder."
+        )

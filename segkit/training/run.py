@@ -1,0 +1,254 @@
+"""The main job: from a config to a run folder with checkpoints, metrics and a report."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from segkit import checkpoint, plugins
+from segkit.data.checking import DataSummary, check
+from segkit.data.source import DataSource
+from segkit.data.transforms import TrainTransform
+from segkit.errors import all_at_once
+from segkit.files import write_whole
+from segkit.inference.evaluation import Evaluation, evaluate
+from segkit.inference.predictor import Predictor
+from segkit.inference.summary import write_evaluation_report
+from segkit.losses.base import Loss
+from segkit.models.encoders.weights import PretrainedWarning
+from segkit.models.heads import Head
+from segkit.models.segmenter import Segmenter, create_model
+from segkit.models.sizes import valid_input, valid_output
+from segkit.report.table import read_csv, score_table
+from segkit.schema import TrainConfig, validate
+from segkit.training import callbacks
+from segkit.training.datamodule import SegmentationData
+from segkit.training.module import SegmentationModule
+from segkit.training.optimizers import Optimizer
+from segkit.training.record import make_card, overrides, write_environment
+from segkit.training.resume import require_new, require_rest, resumed
+from segkit.training.schedules import Schedule
+from segkit.training.trainer import fit, make_trainer, quiet
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: The run folder.
+        checkpoint: The best checkpoint.
+        evaluation: Its scores on the validation images.
+    """
+
+    folder: Path
+    checkpoint: Path
+    evaluation: Evaluation
+
+
+def train(config: DictConfig, folder: Path | str | None = None) -> Run:
+    """Train as the config says.
+
+    Args:
+        config: What :func:`segkit.compose` or the command line composed.
+        folder: The run folder; None: that of the command, or a new one below ``runs/``.
+
+    Raises:
+        SegkitError: The config or the data cannot be used; every problem is named.
+    """
+    # paths must stay whole, to be copied, and names with brackets are no markup
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    plugins.load_named(plugins.listed(config.get("plugins")))
+    if config.get("resume"):
+        config = resumed(config)
+    settings = validate(config)
+    folder = _folder(settings, folder)
+    if settings.resume is None:
+        require_new(folder)
+    else:
+        require_rest(folder, settings.trainer)
+    quiet()
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+
+    mode = Head.resolve(settings.head.name, {})[0].mode
+    source = DataSource.build(settings.data.name, mode=mode, **settings.data.options)
+    num_classes = settings.head.options.get("num_classes")
+    summary = check(source, mode, num_classes)
+    _show_data(console, settings, summary)
+
+    model, notes = _model(settings, summary)
+    for note in notes:
+        console.print(f"warning: {note}", style="yellow")
+    card = make_card(settings, summary, source, model)
+    module = SegmentationModule(
+        model,
+        card,
+        Loss.build(settings.loss.name, mode=mode, **settings.loss.options),
+        Optimizer.build(settings.optimizer.name, **settings.optimizer.options),
+        Schedule.build(settings.scheduler.name, **settings.scheduler.options),
+        settings.auxiliary,
+        settings.monitor,
+        settings.trainer.channels_last,
+        settings.trainer.compile,
+    )
+    transform = _transform(settings, model)
+    unfit = transform.unfit(
+        summary.in_channels, np.uint8 if card.normalization.dtype == "uint8" else np.float32
+    )
+    if unfit:
+        raise all_at_once("the augmentation does not fit the images:", unfit)
+    data = SegmentationData(
+        source,
+        summary,
+        card.normalization,
+        transform,
+        settings.data,
+        settings.seed,
+    )
+    trainer = make_trainer(settings, folder)
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
+        f" {parameters / 1e6:.1f} M parameters, on {trainer.strategy.root_device}, to {folder}"
+    )
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config))
+    write_environment(folder, card, settings, str(trainer.strategy.root_device), notes)
+    fit(trainer, module, data, folder, console, resume=settings.resume is not None)
+
+    return _conclude(settings, folder, data, parameters, notes, console)
+
+
+def _conclude(
+    settings: TrainConfig,
+    folder: Path,
+    data: SegmentationData,
+    parameters: int,
+    notes: list[str],
+    console: Console,
+) -> Run:
+    """Score the best checkpoint on the whole validation images; write the report and the result."""
+    best = _best(folder)
+    predictor = Predictor(*checkpoint.read(best))
+    whole = data.whole("val")
+    evaluation = evaluate(predictor, whole, range(len(whole)))
+    history = read_csv(folder / callbacks.METRICS_FILE)
+    seconds = float(str(history[-1]["seconds"])) if history else 0.0
+    write_evaluation_report(
+        folder,
+        settings.name,
+        predictor,
+        whole,
+        evaluation,
+        history=history,
+        facts={
+            "Parameters": f"{parameters / 1e6:.1f} M",
+            "Epochs": str(len(history)),
+            "Training": f"{seconds / 60:.1f} min",
+        },
+        notes=notes,
+    )
+    reached = {f"val/{name}": value for name, value in evaluation.scores.mean.items()}
+    reached["val/loss"] = _loss_of_best(history, settings)
+    result = {
+        "overrides": overrides(),
+        "monitor": settings.monitor,
+        # JSON knows no NaN
+        **{key: None if math.isnan(value) else value for key, value in reached.items()},
+        "parameters": parameters,
+        "epochs": len(history),
+        "seconds": round(seconds, 1),
+    }
+    write_whole(folder / "result.json", json.dumps(result, indent=2))
+    rows = evaluation.scores.rows()
+    console.print(score_table(rows, f"validation, {len(whole)} images, {best.name}"))
+    console.print(f"run folder: {folder}")
+    console.print(f"report:     {folder / 'report.html'}")
+    return Run(folder, best, evaluation)
+
+
+def _loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> float:
+    """The validation loss of the epoch of the best checkpoint; NaN if none was validated."""
+    sign = 1 if settings.monitor_mode == "max" else -1
+    scored = [(float(str(row.get(settings.monitor, "nan"))), row) for row in history]
+    valid = [(sign * score, row) for score, row in scored if not math.isnan(score)]
+    if not valid:
+        return math.nan
+    best = max(valid, key=lambda item: item[0])[1]
+    return float(str(best.get("val/loss", "nan")))
+
+
+def _folder(settings: TrainConfig, folder: Path | str | None) -> Path:
+    from hydra.core.hydra_config import HydraConfig
+
+    if folder is not None:
+        return Path(folder)
+    if settings.resume is not None:
+        return settings.resume
+    if HydraConfig.initialized():
+        output = Path(HydraConfig.get().runtime.output_dir)
+        return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
+    return Path("runs") / settings.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _show_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in summary.splits.items())
+    shares = ", ".join(
+        f"{name} {share:.1%}"
+        for name, share in zip(summary.class_names, summary.class_share, strict=False)
+    )
+    channels = "1 channel" if summary.in_channels == 1 else f"{summary.in_channels} channels"
+    console.print(
+        f"{settings.data.name}: {counts}; {channels}, {summary.normalization.dtype}; {shares}"
+    )
+    for note in summary.notes:
+        console.print(f"  note: {note}")
+
+
+def _model(settings: TrainConfig, summary: DataSummary) -> tuple[Segmenter, list[str]]:
+    """The network, and what a user must know about its weights."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PretrainedWarning)
+        model = create_model(
+            settings.encoder.as_dict(),
+            settings.neck.as_dict(),
+            {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
+            num_classes=summary.num_classes,
+            in_channels=summary.in_channels,
+            auxiliary=len(settings.auxiliary),
+            img_size=max(settings.data.crop_size),
+        )
+    notes = []
+    for w in caught:
+        if issubclass(w.category, PretrainedWarning):
+            notes.append(str(w.message))
+        else:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    return model, notes
+
+
+def _transform(settings: TrainConfig, model: Segmenter) -> TrainTransform:
+    crop, context = settings.data.crop_size, 0
+    if model.encoder.padding == "valid":
+        depth = len(model.encoder.strides)
+        inputs = [valid_input(side, depth) for side in crop]
+        outputs = [valid_output(side, depth) or 0 for side in inputs]
+        crop, context = (outputs[0], outputs[1]), (inputs[0] - outputs[0]) // 2
+    return TrainTransform(crop, settings.augment.transforms, context)
+
+
+def _best(folder: Path) -> Path:
+    """The best checkpoint, without what only resuming needs; the last one if there is none."""
+    best = folder / "checkpoints" / "best.ckpt"
+    if not best.is_file():
+        return folder / "checkpoints" / "last.ckpt"
+    checkpoint.slim(best)
+    return best

@@ -1,0 +1,129 @@
+"""The Lightning trainer of a run, and how a training starts and is stopped."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from rich.console import Console
+
+from segkit.errors import SegkitError
+from segkit.launch import INTERRUPTED
+from segkit.schema import TrainConfig
+from segkit.training import callbacks
+from segkit.training.datamodule import SegmentationData
+from segkit.training.loggers import make_logger
+from segkit.training.module import SegmentationModule
+from segkit.training.resume import last_checkpoint
+
+
+def quiet() -> None:
+    """Leave the screen to what a user needs; real warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it tells of the classifier that we drop
+    for noise in (
+        ".*does not have many workers.*",  # data.num_workers is our choice
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*dataloader is not resumable.*",  # a run resumed in the middle of an epoch
+        ".*in eval mode at the start of training.*",  # frozen stages
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning's own, on new versions of torch
+    ):
+        warnings.filterwarnings("ignore", noise)
+
+
+def make_trainer(settings: TrainConfig, folder: Path) -> L.Trainer:
+    """The Lightning trainer of a run, with its callbacks and its logger."""
+    t = settings.trainer
+    listed: list[L.Callback] = [callbacks.History(folder), callbacks.StopAfterBatch()]
+    listed += callbacks.checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
+    if t.ema is not None:
+        listed.append(callbacks.ExponentialAverage(t.ema))
+    if t.early_stopping is not None:
+        listed.append(
+            EarlyStopping(
+                settings.monitor,
+                check_finite=False,  # a precision has no value while nothing is predicted
+                patience=t.early_stopping,
+                mode=settings.monitor_mode,
+            )
+        )
+    if t.progress_bar:
+        listed.append(RichProgressBar(leave=False))
+    on_cpu = t.accelerator == "cpu" or (
+        t.accelerator == "auto" and not torch.cuda.is_available() and platform.machine() != "arm64"
+    )
+    arguments: dict[str, Any] = {
+        "default_root_dir": folder,
+        "max_epochs": t.max_epochs,
+        "max_steps": t.max_steps,
+        "max_time": t.time,
+        "accelerator": t.accelerator,
+        "devices": t.devices,
+        "precision": t.precision,
+        "accumulate_grad_batches": t.accumulate_grad_batches,
+        "gradient_clip_val": t.gradient_clip_val,
+        "check_val_every_n_epoch": t.check_val_every_n_epoch,
+        "deterministic": on_cpu if t.deterministic == "auto" else t.deterministic,
+        "callbacks": listed,
+        "logger": make_logger(settings.logger, folder, settings.name),
+        "enable_progress_bar": t.progress_bar,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+    }
+    try:
+        return L.Trainer(**arguments)
+    except (ValueError, MisconfigurationException) as error:
+        raise SegkitError(
+            f"trainer: accelerator={t.accelerator}, devices={t.devices}, precision={t.precision}"
+            f" cannot be had here. {error}"
+        ) from error
+
+
+def fit(
+    trainer: L.Trainer,
+    module: SegmentationModule,
+    data: SegmentationData,
+    folder: Path,
+    console: Console,
+    resume: bool,
+) -> None:
+    """Train, from the start or from the last checkpoint.
+
+    Ctrl-C ends it after the batch: it says where the checkpoint is and leaves with status 130.
+    """
+    last = last_checkpoint(folder)
+    # Lightning declares the attribute nowhere
+    held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterBatch))
+    in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
+    before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except SegkitError as error:
+        # one of a worker process brings the trace along as its text
+        raise SegkitError(str(error).rpartition("segkit.errors.SegkitError: ")[2]) from error
+    except SystemExit:  # Lightning's end after Ctrl-C
+        if not trainer.interrupted:
+            raise
+        if last.is_file():
+            console.print(
+                f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go on:"
+                f"\n  python -m segkit.train resume={folder}",
+            )
+        else:
+            console.print("stopped before the first step: there is nothing to keep.")
+        sys.exit(INTERRUPTED)
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)

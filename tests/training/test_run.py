@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import train_quick
+from omegaconf import OmegaConf
+
+from segkit import checkpoint
+from segkit.errors import SegkitError
+from segkit.report.table import read_csv
+
+
+def test_a_run_folder_holds_what_is_promised(binary_run):
+    folder = binary_run.folder
+    assert {p.name for p in folder.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "report",
+        "report.html",
+        "result.json",
+    }
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert OmegaConf.load(folder / "config.yaml").encoder.name == "resnet18"
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["torch"] == str(torch.__version__)
+    assert environment["pretrained"] == "from scratch"
+    rows = read_csv(folder / "metrics.csv")
+    assert len(rows) == 1
+    assert {"epoch", "step", "lr", "train/loss", "val/loss", "val/iou"} <= set(rows[0])
+
+
+def test_the_last_validation_is_the_evaluation_of_the_checkpoint(binary_run):
+    """Training, evaluation and prediction decide in the same way."""
+    logged = read_csv(binary_run.folder / "metrics.csv")[-1]
+    assert logged["val/accuracy"] == pytest.approx(binary_run.evaluation.scores.accuracy, abs=1e-6)
+    result = json.loads((binary_run.folder / "result.json").read_text())
+    assert result["val/accuracy"] == binary_run.evaluation.scores.accuracy
+
+
+def test_two_runs_with_one_seed_give_the_same_numbers_to_the_bit(tmp_path):
+    options = ["data.num_workers=2", "augment=microscopy", "trainer.max_epochs=2"]
+    first = train_quick(tmp_path / "a", *options)
+    second = train_quick(tmp_path / "b", *options[1:], "data.num_workers=0")
+    weights = [checkpoint.read_raw(run.folder / "checkpoints/last.ckpt") for run in (first, second)]
+    for key, value in weights[0]["state_dict"].items():
+        assert torch.equal(value, weights[1]["state_dict"][key]), key
+    keys = ("train/loss", "val/loss", "val/iou")
+    rows = [read_csv(run.folder / "metrics.csv") for run in (first, second)]
+    assert [[r[k] for k in keys] for r in rows[0]] == [[r[k] for k in keys] for r in rows[1]]
+    other = train_quick(tmp_path / "c", *options, "seed=2")
+    assert read_csv(other.folder / "metrics.csv")[0]["train/loss"] != rows[0][0]["train/loss"]
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
+    whole = train_quick(tmp_path / "whole", "trainer.max_epochs=3", "scheduler=constant")
+    train_quick(tmp_path / "part", "trainer.max_epochs=1", "scheduler=constant")
+    again = f"resume={tmp_path / 'part'}"
+    resumed = train_quick(tmp_path / "part", "trainer.max_epochs=3", "scheduler=constant", again)
+    ends = [checkpoint.read_raw(r.folder / "checkpoints/last.ckpt") for r in (whole, resumed)]
+    for key, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][key]), key
+    rows = [read_csv(r.folder / "metrics.csv") for r in (whole, resumed)]
+    assert [r["epoch"] for r in rows[1]] == [0, 1, 2]
+    assert [r["val/loss"] for r in rows[0]] == [r["val/loss"] for r in rows[1]]
+    assert [r["seconds"] for r in rows[1]] == sorted(r["seconds"] for r in rows[1])
+    environment = json.loads((tmp_path / "part" / "environment.json").read_text())
+    assert len(environment["resumed"]) == 1
+
+
+def test_a_run_is_neither_overwritten_nor_falsified(binary_run):
+    """Training into a run's folder, and going on with one that has finished, are refused."""
+    before = {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()}
+    with pytest.raises(SegkitError, match="holds a run already"):
+        train_quick(binary_run.folder, "neck=fcn")
+    with pytest.raises(SegkitError, match="has finished, 1 of 1 epochs"):
+        train_quick(binary_run.folder, f"resume={binary_run.folder}")
+    with pytest.raises(SegkitError, match=r"neck is .*fcn.*, the run has .*unet"):
+        train_quick(binary_run.folder, f"resume={binary_run.folder}", "neck=fcn")
+    assert {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()} == before
+
+
+def test_an_encoder_needs_no_option_for_weights(tmp_path):
+    """Its checkpoint is loaded like any other."""
+    from torch import nn
+
+    import segkit
+
+    class Plain(segkit.Encoder, name="plain_test"):
+        def __init__(self, in_channels: int = 3) -> None:
+            super().__init__()
+            self.channels, self.strides = (4, 8), (2, 4)
+            self.one = nn.Conv2d(in_channels, 4, 2, 2)
+            self.two = nn.Conv2d(4, 8, 2, 2)
+
+        def forward(self, x):
+            first = self.one(x).relu()
+            return [first, self.two(first).relu()]
+
+    try:
+        from segkit.config import compose
+        from segkit.training.run import train
+
+        config = compose(["experiment=quick", "trainer.progress_bar=false"])
+        config.encoder = {"name": "plain_test"}
+        run = train(config, tmp_path)
+        assert segkit.load(run.checkpoint, device="cpu").model.encoder.name == "plain_test"
+    finally:
+        del segkit.Encoder._members["plain_test"]
+
+
+def test_a_metric_without_a_value_does_not_end_the_training(tmp_path):
+    """Precision has none while nothing is predicted."""
+    train_quick(
+        tmp_path,
+        "monitor=val/precision",
+        "trainer.early_stopping=5",
+        "trainer.max_epochs=3",
+        "optimizer.lr=1e-9",
+    )
+    rows = read_csv(tmp_path / "metrics.csv")
+    assert len(rows) == 3
+    assert math.isnan(rows[0]["val/precision"])
+
+
+@pytest.mark.parametrize("wrong", ["accelerator=tpuu", "accelerator=cuda"])
+def test_an_accelerator_that_is_not_there_is_named(tmp_path, wrong):
+    if wrong == "accelerator=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SegkitError, match=rf"trainer: {wrong}"):
+        train_quick(tmp_path, f"trainer.{wrong}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["optimizer=sgd", "scheduler=poly", "optimizer.nesterov=true"],
+        ["scheduler=cosine", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null"],
+        ["trainer.precision=bf16-mixed", "trainer.channels_last=true", "loss=dice"],
+        ["auxiliary=[0.5,0.25]", "neck=fpn", "loss=focal", "encoder.freeze=2"],
+        ["encoder=unet", "encoder.width=4", "encoder.depth=3", "encoder.padding=valid"],
+        ["neck=fcn", "loss=bce", "monitor=val/loss", "optimizer.encoder_lr_factor=0.1"],
+        ["trainer.max_steps=1", "trainer.max_epochs=-1", "loss=dice_focal"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_of_the_training_train(tmp_path, options):
+    run = train_quick(tmp_path, *options)
+    assert math.isfinite(read_csv(run.folder / "metrics.csv")[-1]["train/loss"])
+    assert run.checkpoint.is_file()
+
+
+def test_the_schedule_ends_with_the_training(tmp_path):
+    train_quick(tmp_path, "scheduler=poly", "trainer.max_epochs=4", "optimizer.lr=0.01")
+    rates = [row["lr"] for row in read_csv(tmp_path / "metrics.csv")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_encoder_has_its_own_learning_rate_and_norms_do_not_decay():
+    from segkit.models.segmenter import create_model
+    from segkit.training.optimizers import Optimizer
+
+    model = create_model({"name": "resnet18", "pretrained": False, "freeze": 1}, "fpn")
+    optimizer = Optimizer.build("adamw", lr=0.1, weight_decay=0.5, encoder_lr_factor=0.01)
+    groups = optimizer.for_model(model).param_groups
+    encoder = {id(p) for p in model.encoder.parameters()}
+    seen = 0
+    for group in groups:
+        for parameter in group["params"]:
+            seen += 1
+            assert parameter.requires_grad
+            assert group["lr"] == pytest.approx(0.001 if id(parameter) in encoder else 0.1)
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0)
+    assert seen == sum(p.requires_grad for p in model.parameters()) < len(list(model.parameters()))
+
+
+def test_training_with_everything_frozen_is_an_error():
+    from segkit.models.segmenter import create_model
+    from segkit.training.optimizers import Optimizer
+
+    model = create_model({"name": "resnet18", "pretrained": False}, "fpn").requires_grad_(False)
+    with pytest.raises(SegkitError, match="nothing is left to train"):
+        Optimizer.build("adamw").for_model(model)
+
+
+def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
+    run = train_quick(tmp_path, "trainer.ema=0.9", "trainer.max_epochs=2")
+    last = checkpoint.read_raw(tmp_path / "checkpoints/last.ckpt")
+    best = checkpoint.read_raw(run.checkpoint)
+    averaged, current = last["state_dict"], last["current_model_state"]
+    name = "model.head.conv.weight"
+    assert not torch.equal(averaged[name], current[name])
+    assert "current_model_state" not in best
+    logged = max(read_csv(tmp_path / "metrics.csv"), key=lambda row: row["val/iou"])
+    assert run.evaluation.scores.mean["iou"] == pytest.approx(logged["val/iou"], abs=1e-6)
+
+
+def test_the_average_follows_its_formula():
+    from segkit.training.callbacks import ExponentialAverage
+
+    average = ExponentialAverage(0.5)._kwargs["avg_fn"]
+    mean, current = torch.tensor([0.0]), torch.tensor([1.0])
+    # decay min(0.5, (1 + n) / (10 + n)): 0.1 at first, 0.5 from n = 8 on
+    assert average(mean, current, torch.tensor(0)).item() == pytest.approx(0.9)
+    assert average(mean, current, torch.tensor(8)).item() == pytest.approx(0.5)
+    assert average(mean, current, torch.tensor(99)).item() == pytest.approx(0.5)
+
+
+def test_training_stops_early(tmp_path):
+    # with this rate nothing is learned, so the metric never gets better
+    train_quick(
+        tmp_path,
+        "optimizer.lr=1e-12",
+        "trainer.early_stopping=2",
+        "trainer.max_epochs=50",
+        "monitor=val/accuracy",
+    )
+    assert len(read_csv(tmp_path / "metrics.csv")) <= 4
+
+
+def test_training_stops_in_time(tmp_path):
+    options = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:02", "scheduler=constant"]
+    train_quick(tmp_path, *options)
+    assert read_csv(tmp_path / "metrics.csv")[-1]["seconds"] < 20
+
+
+def test_checkpoints_are_only_data_and_best_is_slim(binary_run):
+    folder = binary_run.folder / "checkpoints"
+    best, last = (torch.load(folder / f"{n}.ckpt", weights_only=True) for n in ("best", "last"))
+    assert "optimizer_states" in last
+    assert "optimizer_states" not in best
+    assert best["segkit"]["class_names"] == ("background", "cell")
+    assert best["segkit"]["config"]["encoder"]["name"] == "resnet18"
+
+
+def test_the_report_shows_what_was_reached(multiclass_run):
+    page = (multiclass_run.folder / "report.html").read_text()
+    assert "round cell" in page
+    assert "Worst predictions" in page
+    assert f"{multiclass_run.evaluation.scores.mean['iou']:.4f}" in page
+
+
+def test_a_wrong_number_of_classes_is_an_error_before_training(tmp_path):
+    with pytest.raises(SegkitError, match="num_classes is 2, but data"):
+        train_quick(tmp_path, "head=multiclass", "head.num_classes=2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_path):
+    from segkit.models.encoders.weights import PretrainedWarning
+
+    run = train_quick(tmp_path, "encoder.pretrained=auto")
+    notes = json.loads((run.folder / "environment.json").read_text())["notes"]
+    assert len(notes) == 1
+    assert "FROM SCRATCH" in notes[0]
+    assert "FROM SCRATCH" in (run.folder / "report.html").read_text()
+    assert issubclass(PretrainedWarning, UserWarning)
+
+
+def test_needed_weights_that_are_missing_are_an_error(tmp_path):
+    with pytest.raises(SegkitError, match=r"encoder\.pretrained=true, but there are no"):
+        train_quick(tmp_path, "encoder.pretrained=true")
+
+
+def test_normalization_is_that_of_the_training_images(binary_run):
+    from segkit.data.builtin import CellsSource
+
+    card = checkpoint.read(binary_run.checkpoint)[1]
+    source = CellsSource("binary", train=8, val=4, test=4, size=(64, 64))
+    images = [source.read_image(sample) / 255 for sample in source.splits()["train"]]
+    assert card.normalization.mean[0] == pytest.approx(np.mean(images), abs=1e-3)
+    assert card.normalization.std[0] == pytest.approx(np.std(images), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_main_job_learns_what_it_promises(tmp_path):
+    """`make train` as it is, but for the progress bar."""
+    from segkit.config import compose
+    from segkit.training.run import train
+
+    config = compose(["trainer.progress_bar=false", "trainer.accelerator=cpu"])
+    assert train(config, tmp_path).evaluation.scores.iou[0] >= 0.90

@@ -1,0 +1,109 @@
+"""Every command and every snippet of the README is run, made small and pointed at small data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit.data.cells import draw
+from segkit.data.reading import write_image, write_mask
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+SMALL = [
+    "trainer.max_steps=2",
+    "trainer.progress_bar=false",
+    "trainer.accelerator=cpu",
+    "data.num_workers=0",
+    "data.batch_size=2",
+    "data.crop_size=64",
+    "encoder.pretrained=false",
+]
+
+
+def write_set(folder: Path, masks, channels: int = 1, count: int = 6) -> None:
+    for i in range(count):
+        cells = draw(i, (64, 72), channels)
+        write_image(folder / f"images/{i}.png", cells.image)
+        write_mask(folder / f"masks/{i}.png", masks(cells))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, binary_run):
+    """A folder with data for each command, and what its placeholders mean."""
+    root = tmp_path_factory.mktemp("readme")
+    write_set(root / "plain", lambda c: c.binary * np.uint8(255))
+    write_set(root / "classes", lambda c: c.classes)
+    write_set(root / "dsb2018", lambda c: c.instances.astype(np.uint16))
+    write_set(root / "isbi2012_modern", lambda c: (1 - c.binary) * np.uint8(255))
+    for split in ("train", "val", "test"):
+        write_set(root / "camvid" / split, lambda c: c.classes + np.uint8(9), 3, 2)
+    return root
+
+
+def test_the_readme_has_what_it_promises():
+    assert len(COMMANDS) >= 15
+    assert "pip install segkit" not in README
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command, place, binary_run, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written beside it
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(binary_run.checkpoint.read_bytes())
+    words = shlex.split(command.replace("CKPT", str(checkpoint)))
+    experiment = re.search(r"experiment=(\w+)", command)
+    name = experiment[1] if experiment else ("classes" if "head=multiclass" in command else "plain")
+    words = [re.sub(r"\bDIR\b", str(place / name), word) for word in words]
+    words = [re.sub(r"^(\[?|plugins=\[)examples/", rf"\1{ROOT}/examples/", word) for word in words]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)])}
+    if words[0] == "make":
+        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return
+    if words[0] == "pip":
+        words = [sys.executable, "-m", *words, "--quiet", "--target", str(place / "site")]
+    else:
+        assert words[0] == "python"
+        words[0] = sys.executable
+        if "segkit.train" in words and "--help" not in words:
+            words += SMALL
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "segkit.train" in words and "--help" not in words:
+        assert list(tmp_path.glob("runs/**/report.html"))
+    if "segkit.predict" in words:
+        assert len(list((tmp_path / "masks").glob("*.png"))) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_snippets(number, place, binary_run):
+    code = blocks("python")[number]
+    code = code.replace("CKPT", str(binary_run.checkpoint))
+    code = code.replace("IMAGE", str(place / "plain/images/0.png"))
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    if "logits" in names:
+        assert names["logits"].shape == (2, 5, 211, 317)
+    if "result" in names:
+        assert names["result"].labels.shape == (64, 72)

@@ -43,12 +43,3 @@ def multiclass_run(tmp_path_factory):
 def multilabel_run(tmp_path_factory):
     """A finished run with overlapping classes."""
     return train_quick(tmp_path_factory.mktemp("multilabel"), "head=multilabel")
-
-
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder of the real data sets; tests that need it are skipped where it is not."""
-    root = Path(os.environ.get("SEGKIT_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not root.is_dir():
-        pytest.skip(f"the real data sets are not there: {root}")
-    return root

@@ -61,9 +61,7 @@ def test_presets_show_every_option_so_that_each_can_be_overridden(family):
         member, options = cls.resolve(part.pop("name"), {})
         known = set(inspect.signature(member).parameters) | set(member.build_options)
         wanted = known - FILLED_IN.get(family, set()) - set(options)
-        if family == "head" and path.stem == "binary":
-            wanted -= {"num_classes"}
-        assert set(part) | {"num_classes"} >= wanted, choice
+        assert set(part) >= wanted, choice
 
 
 def test_a_notebook_composes_what_the_command_line_would():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segkit.errors import SegkitError
 from segkit.losses.targets import check_target, split_target
+from segkit.losses.weights import check_pixel_weights, require_pixel_weights
 from segkit.registry import Registrable
 from segkit.targets import MODES, Mode
 
@@ -25,8 +26,11 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     - They compute in float32 whatever the logits' dtype and autocast say: sums over the pixels of
       an image overflow float16.
     - Finite logits give finite gradients.
+    - False positives cost something where a mask is empty or a class absent; each docstring says
+      how much.
 
-    A member implements :meth:`compute`, and narrows ``modes`` where it cannot serve them all.
+    A member implements :meth:`compute`, narrows ``modes`` where it cannot serve them all, and sets
+    ``takes_weight`` where it can weigh pixels.
 
     Args:
         mode: What the channels of the logits mean: ``binary`` (1 channel, sigmoid), ``multiclass``
@@ -47,6 +51,8 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     """
 
     modes: ClassVar[tuple[Mode, ...]] = MODES
+    takes_weight: bool = False
+    """Whether it takes a map of pixel weights; a sum knows only when its terms are built."""
 
     def __init__(self, mode: Mode, ignore_index: int = 255) -> None:
         super().__init__()
@@ -56,23 +62,36 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
         self.ignore_index = ignore_index
 
     @final  # type: ignore[misc]  # torch declares forward as a variable
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 
-        Labels that are no class raise an error on the CPU. On other devices, and in a compiled
-        graph, they are not looked for, since looking would wait for the device at every step.
+        Labels that are no class, and weights that are none, raise an error on the CPU. On other
+        devices, and in a compiled graph, they are not looked for, since looking would wait for the
+        device at every step.
+
+        With a weight map w the loss of a pixel l becomes w l, and the mean still divides by what it
+        divides by without the map::
+
+            loss = sum w l / number of pixels that count
+
+        This is the energy of Ronneberger et al., "U-Net", 2015, eq. 1, as a mean: a weight of 10
+        makes its pixel count 10 times, and leaves all others as they were. Divided by the sum of
+        the weights, it would make the others count less instead.
 
         Args:
             logits: Scores before the sigmoid or softmax, (B, C, H, W), of any float dtype.
             target: Labels (B, H, W) of any integer dtype: 0 ... C - 1 (binary: 0 and 1) or
                 ``ignore_index``. With mode multilabel (B, C, H, W) of 0, 1 and ``ignore_index`` as
                 well; a label map then means that each pixel has exactly one class.
+            weight: Pixel weights (B, H, W) of any float dtype, finite and 0 or more. Those of
+                ignored pixels mean nothing. None: each pixel weighs 1.
 
         Returns:
             A float32 scalar.
 
         Raises:
-            SegkitError: A shape, a dtype or a label is wrong.
+            SegkitError: A shape, a dtype, a label or a weight is wrong, or weights are given to a
+                loss that takes none.
         """
         self._check_logits(logits)
         check_target(target, self.mode, logits.shape)
@@ -80,11 +99,15 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
         truth, valid = split_target(
             target, self.mode, logits.shape[1], self.ignore_index, check_values
         )
+        if weight is not None:
+            weight = self._weight_map(weight, logits.shape, valid, check_values)
         with torch.autocast(logits.device.type, enabled=False):
-            return self.compute(logits.float(), truth, valid)
+            return self.compute(logits.float(), truth, valid, weight)
 
     @abstractmethod
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """The loss of checked inputs, to be implemented without waiting for the device.
 
         Args:
@@ -92,6 +115,8 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
             truth: Multiclass: int64 labels (B, H, W). Binary and multilabel: bool (B, C, H, W).
                 What it says where ``valid`` is False means nothing.
             valid: Which entries of the truth count, bool, of the same shape.
+            weight: Pixel weights that broadcast to the truth, (B, H, W) or (B, 1, H, W), float32, 0
+                where nothing counts; always None without ``takes_weight``.
 
         Returns:
             A scalar of the logits' dtype.
@@ -119,6 +144,20 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
                 f" {shape} have {logits.shape[1]}. Use mode 'binary', or a head with more channels."
             )
 
+    def _weight_map(
+        self, weight: Tensor, shape: torch.Size, valid: Tensor, check_values: bool
+    ) -> Tensor:
+        """The weights as :meth:`compute` takes them."""
+        if not self.takes_weight:
+            raise SegkitError(_weightless(self))
+        check_pixel_weights(weight, shape)
+        if valid.ndim == 4:
+            weight, valid = weight.unsqueeze(1), valid.any(1, keepdim=True)  # (B, 1, H, W)
+        if check_values:
+            require_pixel_weights(weight, valid)
+        # Not by multiplication: what stands at ignored pixels may be NaN.
+        return torch.where(valid, weight.float(), 0)
+
 
 def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the valid values over the sum of their weights, and 0 where that sum is 0.
@@ -131,6 +170,14 @@ def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) ->
     total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
     # Where nothing counts: 0 / 1, so that neither the value nor the gradient is NaN.
     return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)
+
+
+def _weightless(loss: Loss) -> str:
+    takers = [name for name in Loss.names() if Loss.resolve(name, {})[0].takes_weight]
+    return (
+        f"loss '{loss.name}' takes no pixel weights. These do: {', '.join(takers)}, and a sum with"
+        " one of them. Choose one, or leave the weight map out."
+    )
 
 
 def _unserved(loss: type[Loss], mode: str) -> str:

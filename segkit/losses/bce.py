@@ -20,8 +20,10 @@ class BinaryCrossEntropy(Loss, name="bce"):
         l = -(w y log p + (1 - y) log(1 - p))
 
     The mean divides by the number of pixels, not by their weights, as PyTorch's
-    ``BCEWithLogitsLoss`` does. Definition: Good, "Rational Decisions", 1952; Bishop, "Pattern
-    Recognition and Machine Learning", 2006, eq. 4.90.
+    ``BCEWithLogitsLoss`` does. An empty mask is as any other: each pixel costs -log(1 - p).
+
+    Definition: Good, "Rational Decisions", 1952; Bishop, "Pattern Recognition and Machine
+    Learning", 2006, eq. 4.90.
 
     Args:
         mode: ``binary`` or ``multilabel``.
@@ -34,6 +36,7 @@ class BinaryCrossEntropy(Loss, name="bce"):
     """
 
     modes: ClassVar[tuple[Mode, ...]] = ("binary", "multilabel")
+    takes_weight = True
     pos_weight: Tensor
 
     def __init__(
@@ -50,7 +53,9 @@ class BinaryCrossEntropy(Loss, name="bce"):
             "pos_weight", weight_tensor("pos_weight", pos_weight), persistent=False
         )
 
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Loss.compute`."""
         if self.pos_weight.numel() > 1:
             require_count("pos_weight", self.pos_weight, logits.shape[1], "channel of the logits")
@@ -58,6 +63,8 @@ class BinaryCrossEntropy(Loss, name="bce"):
         losses = sigmoid_cross_entropy(
             logits, truth.to(logits.dtype), positive, 1.0
         )  # (B, C, H, W)
+        if weight is not None:
+            losses = losses * weight
         return masked_mean(losses, valid)
 
 

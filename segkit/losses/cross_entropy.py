@@ -23,7 +23,9 @@ class CrossEntropy(Loss, name="cross_entropy"):
     Only pixels that are not ignored enter either sum. A sigmoid is a choice between two classes, so
     binary and multilabel logits follow the same formula with C = 2: binary has the two weights
     (background, foreground); multilabel has one weight per class, for its presence and absence
-    alike, and the sums run over the classes too. Definition: Bishop, "Pattern Recognition and
+    alike, and the sums run over the classes too. A map of pixel weights multiplies the upper sum
+    only. An absent class adds nothing to either sum; its false positives are errors of the classes
+    that are there. Definition: Bishop, "Pattern Recognition and
     Machine Learning", 2006, eq. 4.108; smoothing: Szegedy et al., "Rethinking the Inception
     Architecture", 2016.
 
@@ -39,6 +41,7 @@ class CrossEntropy(Loss, name="cross_entropy"):
             weights.
     """
 
+    takes_weight = True
     class_weights: Tensor | None
 
     def __init__(
@@ -58,7 +61,9 @@ class CrossEntropy(Loss, name="cross_entropy"):
         # Not persistent: they come from the config, not from training.
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Loss.compute`."""
         weights = self._weights(logits)  # (C,), binary (2,)
         if self.mode == "multiclass":
@@ -67,14 +72,18 @@ class CrossEntropy(Loss, name="cross_entropy"):
             losses = F.cross_entropy(
                 logits, truth, weights, reduction="none", label_smoothing=self.label_smoothing
             )  # (B, H, W)
-            return masked_mean(losses, valid, weights[truth])
-        if self.mode == "binary":
-            negative, positive = weights.unbind()
+            divisor = weights[truth]  # (B, H, W)
         else:
-            negative = positive = weights.view(-1, 1, 1)  # (C, 1, 1)
-        smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / 2  # (B, C, H, W)
-        losses = sigmoid_cross_entropy(logits, smooth.to(logits.dtype), positive, negative)
-        return masked_mean(losses, valid, truth * positive + ~truth * negative)
+            if self.mode == "binary":
+                negative, positive = weights.unbind()
+            else:
+                negative = positive = weights.view(-1, 1, 1)  # (C, 1, 1)
+            smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / 2  # (B, C, H, W)
+            losses = sigmoid_cross_entropy(logits, smooth.to(logits.dtype), positive, negative)
+            divisor = truth * positive + ~truth * negative  # (B, C, H, W)
+        if weight is not None:
+            losses = losses * weight
+        return masked_mean(losses, valid, divisor)
 
     def _weights(self, logits: Tensor) -> Tensor:
         if self.class_weights is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from segkit.errors import SegkitError
-from segkit.losses.base import Loss, masked_mean
-from segkit.losses.targets import one_hot
+from segkit.losses.base import Loss
+from segkit.losses.regions import (
+    region_dims,
+    region_mean,
+    regions,
+    require_positive,
+    tversky_distance,
+)
+from segkit.losses.weights import region_weights
 from segkit.targets import Mode
 
 
@@ -24,10 +29,10 @@ class Dice(Loss, name="dice"):
     own batch.
 
     A class that is absent from the truth has d = s / (sum p + s). So its loss is 0 where nothing of
-    it is predicted, and false positives of s pixels cost 1/2, of 9 s pixels 0.9. Every class weighs
-    the same in every batch, absent or not, the background of a multiclass model too: leaving absent
-    classes out of the mean would make their false positives free. Only a class (or image) whose
-    every pixel is ignored is left out.
+    it is predicted, and false positives of s pixels cost 1/2, of 9 s pixels 0.9. Without
+    ``class_weights`` every class weighs the same in every batch, absent or not, the background of a
+    multiclass model too: leaving absent classes out of the mean would make their false positives
+    free. Only a class (or image) whose every pixel is ignored is left out.
 
     Milletari et al., "V-Net", 2016, with the first power in the denominator as in Drozdzal et al.,
     "The Importance of Skip Connections in Biomedical Image Segmentation", 2016.
@@ -38,31 +43,37 @@ class Dice(Loss, name="dice"):
         smooth: s, in pixels, above 0. Far below 1 an absent class has hardly a gradient.
         per_image: Whether each image has its own sums. Small objects then weigh as much in a batch
             with large ones.
+        class_weights: Multiclass and multilabel: the weight of each class in the mean; a first one
+            of 0 leaves the background out.
 
     Raises:
-        SegkitError: ``smooth`` is not above 0.
+        SegkitError: ``smooth`` is not above 0, or the weights are out of range, or there are too
+            few or too many of them.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
-        self, mode: Mode, ignore_index: int = 255, smooth: float = 1.0, per_image: bool = False
+        self,
+        mode: Mode,
+        ignore_index: int = 255,
+        smooth: float = 1.0,
+        per_image: bool = False,
+        class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
-        if not smooth > 0:
-            raise SegkitError(f"smooth is {smooth}: give a number of pixels above 0, such as 1.0.")
+        require_positive("smooth", smooth, "a number of pixels above 0, such as 1.0")
         self.smooth = smooth
         self.per_image = per_image
+        # Not persistent: they come from the config, not from training.
+        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
 
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        if self.mode == "multiclass":
-            p = logits.softmax(1)  # (B, C, H, W)
-            truth, valid = one_hot(truth, logits.shape[1]), valid.unsqueeze(1)
-        else:
-            p = logits.sigmoid()  # (B, C, H, W)
-        valid = valid.expand_as(p)  # (B, C, H, W)
-        p, t = torch.where(valid, p, 0), truth & valid  # (B, C, H, W)
-        pixels = (2, 3) if self.per_image else (0, 2, 3)
-        overlap = torch.where(t, p, 0).sum(pixels)  # (C,) or (B, C)
-        mass = p.sum(pixels) + t.sum(pixels)  # (C,) or (B, C)
-        d = (2 * overlap + self.smooth) / (mass + self.smooth)  # (C,) or (B, C)
-        return masked_mean(1 - d, valid.any(pixels))
+        p, t, valid = regions(logits, truth, valid, self.mode)
+        dims = region_dims(self.per_image)
+        # Dice is Tversky's index with both weights 1/2; its ratio is that one's times 2.
+        losses = tversky_distance(p, t, 0.5, 0.5, self.smooth / 2, dims)  # (C,) or (B, C)
+        return region_mean(losses, valid.any(dims), self.class_weights)

@@ -23,7 +23,9 @@ class Focal(Loss, name="focal"):
         l = -alpha (1 - p)^gamma log p
 
     The mean divides by the number of pixels, not by the weights alpha. With gamma = 0 and no alpha
-    it is the cross-entropy. Lin et al., "Focal Loss for Dense Object Detection", 2017, eq. 5.
+    it is the cross-entropy. An empty mask is as any other: each pixel costs by its own p.
+
+    Lin et al., "Focal Loss for Dense Object Detection", 2017, eq. 5.
 
     Args:
         mode: What the channels of the logits mean.
@@ -37,6 +39,7 @@ class Focal(Loss, name="focal"):
             the mode takes.
     """
 
+    takes_weight = True
     alpha: Tensor | None
 
     def __init__(
@@ -53,7 +56,9 @@ class Focal(Loss, name="focal"):
         # Not persistent: it comes from the config, not from training.
         self.register_buffer("alpha", _alpha(mode, alpha), persistent=False)
 
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Loss.compute`."""
         if self.mode == "multiclass":
             # A softmax is a sigmoid of the margin: p_y = sigmoid(x_y - logsumexp of the others).
@@ -69,6 +74,8 @@ class Focal(Loss, name="focal"):
             if self.mode == "multiclass":
                 require_count("alpha", alpha, logits.shape[1], "class")
             losses = losses * alpha[truth.long()]
+        if weight is not None:
+            losses = losses * weight
         return masked_mean(losses, valid)
 
 

@@ -18,7 +18,8 @@ class WeightedSum(Loss, name="sum"):
 
         loss = sum_i w_i loss_i
 
-    Dice + cross-entropy is the usual pair: Isensee et al., "nnU-Net", 2021.
+    Dice + cross-entropy is the usual pair: Isensee et al., "nnU-Net", 2021. A map of pixel weights
+    goes to the terms that take one; at least one must.
 
     Args:
         mode: What the channels of the logits mean; passed on to every term.
@@ -62,11 +63,18 @@ class WeightedSum(Loss, name="sum"):
         # A list, not a dictionary of modules: a key may hold dots, or be a name that a module uses.
         self.terms = nn.ModuleList(losses)
         self.weights = tuple(weights)
+        self.takes_weight = any(loss.takes_weight for loss in losses)
 
-    def compute(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        losses = [cast("Loss", term).compute(logits, truth, valid) for term in self.terms]
-        return torch.stack([w * loss for w, loss in zip(self.weights, losses, strict=True)]).sum()
+        losses = []
+        for factor, module in zip(self.weights, self.terms, strict=True):
+            term = cast("Loss", module)
+            own = weight if term.takes_weight else None
+            losses.append(factor * term.compute(logits, truth, valid, own))
+        return torch.stack(losses).sum()
 
 
 def _term(key: str, options: dict[str, Any], mode: Mode, ignore_index: int) -> tuple[Loss, float]:

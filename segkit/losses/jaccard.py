@@ -1,0 +1,75 @@
+"""Soft Jaccard loss: intersection over union of regions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segkit.losses.base import Loss
+from segkit.losses.regions import (
+    region_dims,
+    region_mean,
+    regions,
+    require_positive,
+    tversky_distance,
+)
+from segkit.losses.weights import region_weights
+from segkit.targets import Mode
+
+
+class Jaccard(Loss, name="jaccard"):
+    """One minus the soft Jaccard index (intersection over union), averaged over the classes.
+
+    With p the softmax or sigmoid of the logits, t the truth of 0 or 1 and s the ``smooth``::
+
+        j_c  = (sum p_c t_c + s) / (sum p_c + sum t_c - sum p_c t_c + s)
+        loss = mean_c (1 - j_c)
+
+    The sums run over the pixels of the batch that are not ignored, or with ``per_image`` over those
+    of each image, and the mean then over images and classes.
+
+    A class that is absent from the truth has j = s / (sum p + s): its loss is 0 where nothing of it
+    is predicted, and false positives of s pixels cost 1/2. All classes are in the mean, absent or
+    not; only a class (or image) whose every pixel is ignored is left out.
+
+    Rahman and Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
+    Segmentation", 2016.
+
+    Args:
+        mode: What the channels of the logits mean.
+        ignore_index: The label of pixels that do not count.
+        smooth: s, in pixels, above 0. Far below 1 an absent class has hardly a gradient.
+        per_image: Whether each image has its own sums.
+        class_weights: Multiclass and multilabel: the weight of each class in the mean; a first one
+            of 0 leaves the background out.
+
+    Raises:
+        SegkitError: ``smooth`` is not above 0, or the weights are out of range, or there are too
+            few or too many of them.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        mode: Mode,
+        ignore_index: int = 255,
+        smooth: float = 1.0,
+        per_image: bool = False,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        require_positive("smooth", smooth, "a number of pixels above 0, such as 1.0")
+        self.smooth = smooth
+        self.per_image = per_image
+        # Not persistent: they come from the config, not from training.
+        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
+
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        p, t, valid = regions(logits, truth, valid, self.mode)
+        dims = region_dims(self.per_image)
+        # The union is TP + FP + FN: Tversky's index with both weights 1.
+        losses = tversky_distance(p, t, 1.0, 1.0, self.smooth, dims)  # (C,) or (B, C)
+        return region_mean(losses, valid.any(dims), self.class_weights)

@@ -1,0 +1,167 @@
+"""clDice against scipy's morphology in float64, and what it is for: lines that stay connected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from segkit.errors import SegkitError
+from segkit.losses import Loss
+from segkit.losses.cldice import soft_skeleton
+
+CROSS = ndimage.generate_binary_structure(2, 1)
+
+
+def thinned(image: np.ndarray, iterations: int) -> np.ndarray:
+    """The soft skeleton with scipy; outside of the image is neither thin nor thick."""
+    skeleton = np.zeros_like(image)
+    for _ in range(iterations):
+        eroded = ndimage.grey_erosion(image, footprint=CROSS, mode="constant", cval=np.inf)
+        opened = ndimage.grey_dilation(eroded, size=(3, 3), mode="constant", cval=-np.inf)
+        skeleton = 1 - (1 - skeleton) * (1 - np.maximum(image - opened, 0))
+        image = eroded
+    return 1 - (1 - skeleton) * (1 - image)
+
+
+def plain(p: np.ndarray, t: np.ndarray, iterations: int, smooth: float) -> float:
+    """One class over a batch, (B, H, W)."""
+    line_p, line_t = (np.stack([thinned(x, iterations) for x in batch]) for batch in (p, t))
+    precision = ((line_p * t).sum() + smooth) / (line_p.sum() + smooth)
+    sensitivity = ((line_t * p).sum() + smooth) / (line_t.sum() + smooth)
+    return 1 - 2 * precision * sensitivity / (precision + sensitivity)
+
+
+def logits_of(mask: torch.Tensor, scale: float = 50.0) -> torch.Tensor:
+    return torch.where(mask.bool(), scale, -scale).unsqueeze(-3)
+
+
+@pytest.fixture
+def line():
+    """A horizontal line of 3 pixels' width through an image of 21 x 40, (1, 21, 40)."""
+    mask = torch.zeros(1, 21, 40, dtype=torch.int64)
+    mask[:, 9:12] = 1
+    return mask
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize(("iterations", "smooth"), [(1, 1.0), (3, 0.2)])
+def test_follows_the_formula(mode, per_image, iterations, smooth):
+    generator = torch.Generator().manual_seed(0)
+    channels = 1 if mode == "binary" else 3
+    logits = 2 * torch.randn(2, channels, 12, 15, generator=generator)
+    labels = torch.randint(max(2, channels), (2, 12, 15), generator=generator)
+    labels[:, 3:9, 4:] = 1
+    p = (logits.double().softmax(1) if mode == "multiclass" else logits.double().sigmoid()).numpy()
+    first = 0 if mode == "multilabel" else 1  # without the background
+    groups = [slice(0, 1), slice(1, 2)] if per_image else [slice(None)]
+    expected = np.mean(
+        [
+            plain(
+                p[group, 0 if mode == "binary" else c],
+                (labels[group] == c).double().numpy(),
+                iterations,
+                smooth,
+            )
+            for group in groups
+            for c in range(first, max(2, channels))
+        ]
+    )
+    options = {"iterations": iterations, "smooth": smooth, "per_image": per_image}
+    value = Loss.build("cldice", mode=mode, **options)(logits, labels)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_skeleton_of_a_line_is_its_middle(line):
+    skeleton = soft_skeleton(line.float().unsqueeze(1), torch.ones(1, 1, 21, 40, dtype=bool), 5)
+    expected = torch.zeros(1, 1, 21, 40)
+    expected[..., 10, :] = 1
+    assert torch.equal(skeleton, expected)
+
+
+@pytest.mark.parametrize(("iterations", "left"), [(1, 7), (2, 5), (4, 1), (9, 1)])
+def test_what_is_thicker_than_the_iterations_stays(iterations, left):
+    """A square of 9 x 9 pixels loses one on each side in each thinning, down to its middle."""
+    mask, expected = torch.zeros(1, 1, 15, 15), torch.zeros(1, 1, 15, 15)
+    mask[..., 3:12, 3:12] = 1
+    kept = slice(7 - left // 2, 8 + left // 2)
+    expected[..., kept, kept] = 1
+    assert torch.equal(soft_skeleton(mask, torch.ones_like(mask, dtype=bool), iterations), expected)
+
+
+def test_a_line_that_leaves_the_image_keeps_its_skeleton_to_the_border(line):
+    skeleton = soft_skeleton(line.float().unsqueeze(1), torch.ones(1, 1, 21, 40, dtype=bool), 5)
+    assert skeleton[0, 0, 10, 0] == skeleton[0, 0, 10, 39] == 1
+
+
+def test_ignored_pixels_neither_thin_a_line_nor_carry_one_on(line):
+    """A line along an ignored strip, and one that crosses it."""
+    loss = Loss.build("cldice", mode="binary", smooth=1e-3)
+    target = line.clone()
+    target[:, :, 20:24] = 255
+    target[:, 12:14] = 255
+    assert loss(logits_of(line), target) == 0
+    broken = line.clone()
+    broken[:, :, 15:28] = 0  # 13 pixels of the centre line, 4 of them ignored
+    value = loss(logits_of(broken), target)
+    assert value.item() == pytest.approx(1 - 2 * 27 / 36 / (1 + 27 / 36), rel=1e-3)
+
+
+def test_a_gap_costs_by_its_length_and_the_width_next_to_nothing(line):
+    loss = Loss.build("cldice", mode="binary", smooth=1e-3)
+    dice = Loss.build("dice", mode="binary", smooth=1e-3)
+    broken = line.clone()
+    broken[:, :, 16:24] = 0
+    wide = line.clone()
+    wide[:, 8:13] = 1
+    thin = line.clone()
+    thin[:, [9, 11]] = 0
+    # 32 of the 40 pixels of the centre line are found.
+    assert loss(logits_of(broken), line).item() == pytest.approx(1 - 2 * 0.8 / 1.8, rel=1e-3)
+    assert loss(logits_of(wide), line) < 1e-6
+    assert loss(logits_of(thin), line) < 1e-6
+    assert dice(logits_of(wide), line) > dice(logits_of(broken), line)
+
+
+@pytest.mark.parametrize("rows", [21, 1])
+def test_false_positives_on_an_empty_mask_cost_by_the_length_of_their_skeleton(rows):
+    """A line of 40 pixels, and all of the image, of which the skeleton is all of it."""
+    decided = torch.zeros(1, 21, 40, dtype=torch.int64)
+    decided[:, :rows] = 1
+    loss = Loss.build("cldice", mode="binary", smooth=2.0)
+    precision = 2 / (rows * 40 + 2)
+    value = loss(logits_of(decided), torch.zeros_like(decided))
+    assert value.item() == pytest.approx(1 - 2 * precision / (1 + precision), rel=1e-5)
+
+
+def test_all_positive_is_not_a_right_answer(line):
+    """By the paper's skeleton it is: a constant image has none, and all of the line is found."""
+    value = Loss.build("cldice", mode="binary", smooth=1e-3)(logits_of(line * 0 + 1), line)
+    precision = 3 / 21
+    assert value.item() == pytest.approx(1 - 2 * precision / (precision + 1), rel=1e-3)
+
+
+def test_the_background_counts_where_the_weights_say_so():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 10, 10, generator=generator)
+    target = torch.randint(3, (1, 10, 10), generator=generator)
+    plain, background, all_ = (
+        Loss.build("cldice", mode="multiclass", class_weights=weights)(logits, target)
+        for weights in (None, [1.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    )
+    torch.testing.assert_close(all_, (2 * plain + background) / 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": 2.5}, "iterations"),
+        ({"smooth": 0.0}, "smooth"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(SegkitError, match=message):
+        Loss.build("cldice", mode="binary", **options)

@@ -1,0 +1,153 @@
+"""Lovasz losses against the definition of the extension, in float64 and with sets of pixels."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torchmetrics.functional.classification import multiclass_jaccard_index
+
+from segkit.losses import Loss
+from segkit.losses.lovasz import jaccard_steps
+
+
+def jaccard_of(wrong: set[int], truth: set[int]) -> float:
+    """The Jaccard loss of the region that is wrong exactly at these pixels."""
+    region = truth ^ wrong
+    union = truth | region
+    return 1 - len(truth & region) / len(union) if union else 0.0
+
+
+def extension(errors: list[float], truth: set[int]) -> float:
+    """Definition 1 of the paper: the errors from the worst on, times the steps of the set."""
+    order = sorted(range(len(errors)), key=lambda i: -errors[i])
+    total, wrong = 0.0, set()
+    for i in order:
+        before = jaccard_of(wrong, truth)
+        wrong = wrong | {i}
+        total += errors[i] * (jaccard_of(wrong, truth) - before)
+    return total
+
+
+def plain(logits, target, mode, per_image):
+    """The mean over the classes (and images) that count, by sets of pixels in float64."""
+    x = logits.double()
+    scores = (x.softmax(1) if mode == "multiclass" else x).tolist()
+    losses = []
+    groups = [[b] for b in range(len(x))] if per_image else [list(range(len(x)))]
+    for images in groups:
+        for c in range(x.shape[1]):
+            errors, truth = [], set()
+            for b in images:
+                for y, row in enumerate(target[b, c].tolist()):
+                    for column, label in enumerate(row):
+                        if label == 255:
+                            continue
+                        score = scores[b][c][y][column]
+                        if label == 1:
+                            truth.add(len(errors))
+                        if mode == "multiclass":
+                            errors.append(1 - score if label == 1 else score)
+                        else:
+                            errors.append(max(0.0, 1 - score if label == 1 else 1 + score))
+            if truth if mode == "multiclass" else errors:
+                losses.append(extension(errors, truth))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_is_the_extension_by_its_definition(mode, per_image, seed):
+    generator = torch.Generator().manual_seed(seed)
+    channels = 1 if mode == "binary" else 4
+    logits = torch.randn(2, channels, 5, 6, generator=generator)
+    labels = torch.randint(3, (2, 5, 6), generator=generator)  # class 3 is absent
+    stack = torch.stack([labels == c for c in range(channels)], 1).long()
+    if mode == "binary":
+        stack, labels = (labels == 1).long().unsqueeze(1), (labels == 1).long()
+    labels[1, 2:, :4] = 255
+    stack[1, :, 2:, :4] = 255
+    target = stack if mode == "multilabel" else labels
+    value = Loss.build("lovasz", mode=mode, per_image=per_image)(logits, target)
+    assert value.item() == pytest.approx(plain(logits, stack, mode, per_image), rel=1e-5)
+
+
+def test_by_hand():
+    # Truth (1, 1, 0), logits (2, -1, 0.5): errors 0, 2, 1.5. Wrong at the second pixel alone: the
+    # union stays 2, J = 1/2; the third too: left 1, union 3, J = 2/3.
+    logits = torch.tensor([2.0, -1.0, 0.5]).view(1, 1, 1, 3)
+    value = Loss.build("lovasz", mode="binary")(logits, torch.tensor([[[1, 1, 0]]]))
+    assert value.item() == pytest.approx(2 * 1 / 2 + 1.5 * (2 / 3 - 1 / 2), rel=1e-6)
+
+
+def test_sure_predictions_cost_one_minus_the_iou():
+    """With no smoothing at all, which no other loss of regions can say."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(3, (2, 9, 8), generator=generator)
+    decided = torch.randint(3, (2, 9, 8), generator=generator)
+    target[0, :2] = 255
+    logits = torch.stack([torch.where(decided == c, 100.0, -100.0) for c in range(3)], 1)
+    iou = multiclass_jaccard_index(decided, target, num_classes=3, average="none", ignore_index=255)
+    value = Loss.build("lovasz", mode="multiclass")(logits, target)
+    torch.testing.assert_close(value, (1 - iou).mean())
+
+
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_an_empty_mask_costs_the_worst_false_positive(mode):
+    channels = 1 if mode == "binary" else 2
+    logits = torch.full((1, channels, 4, 4), -3.0)
+    target = torch.zeros(1, channels, 4, 4, dtype=torch.int64)
+    target = target[:, 0] if mode == "binary" else target
+    loss = Loss.build("lovasz", mode=mode)
+    assert loss(logits, target) == 0
+    logits[0, 0, 1, 2], logits[0, 0, 3, 3] = 1.5, 0.5
+    logits.requires_grad_()
+    value = loss(logits, target)
+    value.backward()
+    assert value.item() == pytest.approx(2.5 / channels)
+    assert logits.grad.nonzero().tolist() == [[0, 0, 1, 2]]
+
+
+def test_false_positives_of_an_absent_class_cost_as_misses():
+    target = torch.zeros(1, 4, 4, dtype=torch.int64)
+    decided = target.clone()
+    decided[0, 0] = 2
+    logits = torch.stack([torch.where(decided == c, 100.0, -100.0) for c in range(3)], 1)
+    value = Loss.build("lovasz", mode="multiclass")(logits, target)
+    assert value.item() == pytest.approx(4 / 16)  # of the one class that is there
+
+
+def test_a_class_that_an_image_lacks_leaves_its_mean():
+    """Per image the mean is over the pairs of an image and a class that is in it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 4, generator=generator)
+    target = torch.randint(3, (2, 4, 4), generator=generator)
+    target[1] = 1
+    whole = Loss.build("lovasz", mode="multiclass")
+    first, second = (whole(logits[b : b + 1], target[b : b + 1]) for b in range(2))
+    value = Loss.build("lovasz", mode="multiclass", per_image=True)(logits, target)
+    torch.testing.assert_close(value, (3 * first + second) / 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=12))
+def test_the_steps_lead_from_nothing_wrong_to_all_wrong(pixels):
+    errors, truth, valid = (torch.tensor(column) for column in zip(*pixels, strict=True))
+    steps = jaccard_steps(errors, truth & valid, valid)
+    assert (steps >= 0).all()
+    assert (steps[~valid] == 0).all()
+    assert steps.sum().item() == pytest.approx(1.0 if valid.any() else 0.0, abs=1e-5)
+
+
+def test_the_steps_are_as_exact_in_float32_as_in_float64():
+    """Of a million pixels: each step is about 1e-6, which a difference of two J could not give."""
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.rand(1 << 20, generator=generator)
+    truth = torch.rand(1 << 20, generator=generator) < 0.3
+    valid = torch.ones_like(truth)
+    exact = jaccard_steps(errors.double(), truth, valid)
+    torch.testing.assert_close(
+        jaccard_steps(errors, truth, valid).double(), exact, rtol=1e-5, atol=0
+    )

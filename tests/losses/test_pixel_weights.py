@@ -1,0 +1,193 @@
+"""Maps of pixel weights: which losses take them, what they do, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkit.errors import SegkitError
+from segkit.losses import Loss
+
+CHANNELS = {"binary": 1, "multiclass": 3, "multilabel": 3}
+TERMS = {"dice": {"weight": 2.0}, "cross_entropy": {"weight": 0.5}}
+TAKERS = [
+    (name, mode)
+    for name in Loss.names()
+    if Loss.resolve(name, {})[0].takes_weight
+    for mode in Loss.resolve(name, {})[0].modes
+]
+every_taker = pytest.mark.parametrize(("name", "mode"), TAKERS)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def batch(mode, generator):
+    logits = torch.randn(2, CHANNELS[mode], 5, 7, generator=generator)
+    target = torch.randint(max(2, CHANNELS[mode]), (2, 5, 7), generator=generator)
+    target[0, 1:3, 2:6] = 255
+    return logits, target, torch.rand(2, 5, 7, generator=generator) * 10
+
+
+def test_the_losses_of_single_pixels_take_weights():
+    assert {name for name, _ in TAKERS} == {"bce", "cross_entropy", "focal"}
+
+
+@every_taker
+def test_ones_change_nothing_and_a_constant_is_a_factor(name, mode, generator):
+    logits, target, weight = batch(mode, generator)
+    loss = Loss.build(name, mode=mode)
+    plain = loss(logits, target)
+    assert loss(logits, target, torch.ones_like(weight)) == plain
+    torch.testing.assert_close(loss(logits, target, torch.full_like(weight, 3.0)), 3 * plain)
+
+
+@every_taker
+def test_is_the_weighted_sum_of_the_pixels_over_their_number(name, mode, generator):
+    """Pixel by pixel: the map multiplies the loss that the pixel would have alone."""
+    logits, target, weight = batch(mode, generator)
+    loss = Loss.build(name, mode=mode)
+    total, count = 0.0, 0
+    for b, y, x in (target != 255).nonzero().tolist():
+        pixel = (b, slice(None), slice(y, y + 1), slice(x, x + 1))
+        alone = loss(logits[pixel].unsqueeze(0), target[b, y, x].view(1, 1, 1))
+        total, count = total + weight[b, y, x].item() * alone.item(), count + 1
+    assert loss(logits, target, weight).item() == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_and_pixel_weights_together(generator, smoothing):
+    """The map is in the upper sum only, the class weights are in both."""
+    logits, target, weight = batch("multiclass", generator)
+    options = {"class_weights": [0.5, 1.0, 4.0], "label_smoothing": smoothing}
+    kept = target != 255
+    classes = torch.tensor(options["class_weights"])
+    own = target.where(kept, 0)
+    losses = F.cross_entropy(logits, own, classes, reduction="none", label_smoothing=smoothing)
+    expected = (losses * weight)[kept].sum() / classes[own][kept].sum()
+    loss = Loss.build("cross_entropy", mode="multiclass", **options)
+    torch.testing.assert_close(loss(logits, target, weight), expected)
+
+
+@every_taker
+def test_the_weights_of_ignored_pixels_mean_nothing(name, mode, generator):
+    logits, target, weight = batch(mode, generator)
+    loss = Loss.build(name, mode=mode)
+    expected = loss(logits, target, weight)
+    for nothing in (math.nan, math.inf, -1.0):
+        value = loss(logits.requires_grad_(), target, weight.masked_fill(target == 255, nothing))
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value == expected
+        assert gradient.isfinite().all()
+        assert (gradient.movedim(1, -1)[target == 255] == 0).all()
+
+
+def test_a_pixel_that_one_class_ignores_weighs_for_the_others(generator):
+    logits, _, weight = batch("multilabel", generator)
+    stack = torch.randint(2, logits.shape, generator=generator)
+    stack[0, 1, 2, 3] = 255
+    losses = F.binary_cross_entropy_with_logits(
+        logits, stack.clamp(max=1).float(), reduction="none"
+    )
+    kept = stack != 255
+    expected = (losses * weight.unsqueeze(1))[kept].mean()
+    loss = Loss.build("bce", mode="multilabel")
+    torch.testing.assert_close(loss(logits, stack, weight), expected)
+
+
+@every_taker
+def test_weights_of_zero_alone_cost_nothing(name, mode, generator):
+    logits, target, weight = batch(mode, generator)
+    value = Loss.build(name, mode=mode)(logits.requires_grad_(), target, torch.zeros_like(weight))
+    value.backward()
+    assert value == 0
+    assert (logits.grad == 0).all()
+
+
+@every_taker
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_dtype_are_computed_with_in_float32(name, mode, dtype, generator):
+    logits, target, weight = batch(mode, generator)
+    weight = weight.to(dtype)
+    loss = Loss.build(name, mode=mode)
+    value = loss(logits, target, weight)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits, target, weight.float()))
+
+
+@every_taker
+def test_compiles_into_one_graph_with_weights(name, mode, generator):
+    torch.compiler.reset()
+    loss = Loss.build(name, mode=mode)
+    inputs = batch(mode, generator)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*inputs), loss(*inputs))
+
+
+@every_taker
+def test_gradients_with_weights_are_right(name, mode, generator):
+    logits, target, weight = batch(mode, generator)
+    loss = Loss.build(name, mode=mode).double()
+    truth, valid, weight = target.clamp(max=2), target != 255, weight.double()
+    if mode != "multiclass":
+        truth = (truth.unsqueeze(1) == 1).expand_as(logits)
+        valid, weight = valid.unsqueeze(1).expand_as(logits), weight.unsqueeze(1)
+    inputs = logits.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss.compute(x, truth, valid, weight), inputs)
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+def test_a_sum_hands_the_weights_to_the_terms_that_take_them(mode, generator):
+    logits, target, weight = batch(mode, generator)
+    nested = {"name": "sum", "terms": {"focal": {}, "jaccard": {}}}
+    value = Loss.build("sum", mode=mode, terms=TERMS | {"inner": nested})(logits, target, weight)
+    expected = (
+        2 * Loss.build("dice", mode=mode)(logits, target)
+        + 0.5 * Loss.build("cross_entropy", mode=mode)(logits, target, weight)
+        + Loss.build("focal", mode=mode)(logits, target, weight)
+        + Loss.build("jaccard", mode=mode)(logits, target)
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_a_sum_takes_weights_where_one_of_its_terms_does():
+    build = Loss.build
+    assert build("sum", mode="binary", terms=TERMS).takes_weight
+    assert not build("sum", mode="binary", terms={"dice": {}, "lovasz": {}}).takes_weight
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in Loss.names() if name not in {n for n, _ in TAKERS} | {"sum"}),
+        ("sum", {"terms": {"dice": {}, "tversky": {}}}),
+    ],
+)
+def test_the_other_losses_name_those_that_take_weights(name, options, generator):
+    logits, target, weight = batch("binary", generator)
+    loss = Loss.build(name, mode="binary", **options)
+    with pytest.raises(
+        SegkitError, match=f"'{name}' takes no pixel weights.* bce, cross_entropy, focal, and a sum"
+    ):
+        loss(logits, target, weight)
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+def test_wrong_weights_are_told_with_a_remedy(mode, generator):
+    logits, target, weight = batch(mode, generator)
+    loss = Loss.build("focal", mode=mode)
+    with pytest.raises(SegkitError, match=r"\(2, 5, 6\), but \(2, 5, 7\) is needed"):
+        loss(logits, target, weight[..., :6])
+    with pytest.raises(SegkitError, match=r"\(2, 1, 5, 7\), but \(2, 5, 7\) is needed"):
+        loss(logits, target, weight.unsqueeze(1))
+    with pytest.raises(SegkitError, match=r"weight\.float\(\)"):
+        loss(logits, target, weight.long())
+    for value in (-0.5, math.nan, math.inf):
+        weight[1, 4, 6] = value
+        with pytest.raises(SegkitError, match=f"holds {value}: weights are finite"):
+            loss(logits, target, weight)

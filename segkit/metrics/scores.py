@@ -1,34 +1,45 @@
-"""The scores that a confusion matrix tells: IoU, Dice, precision, recall and accuracy."""
+"""The scores that a confusion matrix tells: IoU, Dice, precision, recall, specificity, accuracy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.errors import SegkitError
+from segkit.metrics.counts import ratio
 from segkit.targets import MODES, Mode
 
 UNDEFINED = "-"
 """How a score that has no value is shown in a table."""
 
+CLASS_SCORES = ("iou", "dice", "precision", "recall", "specificity")
+"""The scores that each class has, in the order of the table."""
+
+Counts = NDArray[Any]
+"""Each class against the rest, (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present."""
+
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of each reported class, and their means. Made by :func:`scores`.
+    """The scores of each reported class, and those of all together. Made by :func:`scores`.
 
-    With the pixels counted as true positives, false positives and false negatives of a class::
+    With the pixels counted as true and false positives and negatives of a class::
 
         iou = tp / (tp + fp + fn)            precision = tp / (tp + fp)
         dice = 2 tp / (2 tp + fp + fn)       recall = tp / (tp + fn)
+                                             specificity = tn / (tn + fp)
 
     A score whose denominator is 0 has no value: it is NaN here and "-" in a table, and it is left
     out of the mean. So a class without a true and without a predicted pixel has no IoU and no Dice;
     one that is predicted where it is nowhere true has an IoU and a Dice of 0, which count.
-    Precision has no value where nothing is predicted, recall where nothing is true. Where no class
-    has a value, neither has the mean.
+    Precision has no value where nothing is predicted, recall where nothing is true, specificity
+    where everything is. Where no class has a value, neither has the mean.
 
     Attributes:
         class_names: The reported classes: binary only the foreground, else all.
@@ -36,9 +47,14 @@ class Scores:
         dice: Dice coefficient (Dice 1945), the F1 score, per class.
         precision: Share of the predicted pixels that are true, per class.
         recall: Share of the true pixels that are predicted, per class.
+        specificity: Share of the pixels that are not of the class and are not predicted as it, per
+            class.
         support: The number of true pixels, per class.
         accuracy: Share of all pixels (multilabel: of all pixels and classes) that are decided
             rightly.
+        fw_iou: Frequency-weighted IoU (Long et al. 2015): the mean IoU, each class weighing as many
+            as it has true pixels. Binary has two classes here, background and foreground;
+            multilabel has no background.
     """
 
     class_names: tuple[str, ...]
@@ -46,38 +62,28 @@ class Scores:
     dice: tuple[float, ...]
     precision: tuple[float, ...]
     recall: tuple[float, ...]
+    specificity: tuple[float, ...]
     support: tuple[int, ...]
     accuracy: float
+    fw_iou: float
 
     @property
     def mean(self) -> dict[str, float]:
-        """What to monitor: the means over the classes that have a value, and the accuracy."""
-        return {
-            "iou": _mean(self.iou),
-            "dice": _mean(self.dice),
-            "precision": _mean(self.precision),
-            "recall": _mean(self.recall),
-            "accuracy": self.accuracy,
-        }
+        """What to monitor: means over the classes that have a value; accuracy and fw_iou."""
+        means = {key: float(defined_mean(np.array(getattr(self, key)))) for key in CLASS_SCORES}
+        return {**means, "accuracy": self.accuracy, "fw_iou": self.fw_iou}
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """A table: one row per class, then one of the means, whose support is the sum.
 
-        The keys are class, iou, dice, precision, recall and support. The values are not rounded;
-        one that is not defined is "-".
+        The keys are class, iou, dice, precision, recall, specificity and support. The values are
+        not rounded; one that is not defined is "-".
         """
-        columns = zip(
-            self.class_names,
-            self.iou,
-            self.dice,
-            self.precision,
-            self.recall,
-            self.support,
-            strict=True,
-        )
+        columns = [getattr(self, key) for key in CLASS_SCORES]
+        lines = list(zip(self.class_names, *columns, self.support, strict=True))
         mean = self.mean
-        total = ("mean", mean["iou"], mean["dice"], mean["precision"], mean["recall"])
-        return [_row(*values) for values in [*columns, (*total, sum(self.support))]]
+        lines.append(("mean", *(mean[key] for key in CLASS_SCORES), sum(self.support)))
+        return [_row(name, values, support) for name, *values, support in lines]
 
 
 def scores(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Scores:
@@ -99,30 +105,113 @@ def scores(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Scores:
         >>> result.iou, result.support, result.accuracy
         ((0.4,), (6,), 0.94)
     """
-    counts = _checked(matrix, mode, class_names).tolist()
-    names = tuple(class_names)
-    if mode == "multilabel":
-        cells = [(tp, fp, fn) for (_, fp), (fn, tp) in counts]
-        right = sum(tn + tp for (tn, _), (_, tp) in counts)
-    else:
-        predicted = [sum(column) for column in zip(*counts, strict=True)]
-        cells = [(row[c], predicted[c] - row[c], sum(row) - row[c]) for c, row in enumerate(counts)]
-        right = sum(row[c] for c, row in enumerate(counts))
-    if mode == "binary":
-        names, cells = names[1:], cells[1:]
-    # Integers until the one division: exact for any number of pixels.
+    _check(matrix, mode, class_names)
+    counts = class_counts(matrix, mode)
+    shown = reported(counts, mode)
     return Scores(
-        class_names=names,
-        iou=tuple(_ratio(tp, tp + fp + fn) for tp, fp, fn in cells),
-        dice=tuple(_ratio(2 * tp, 2 * tp + fp + fn) for tp, fp, fn in cells),
-        precision=tuple(_ratio(tp, tp + fp) for tp, fp, _ in cells),
-        recall=tuple(_ratio(tp, tp + fn) for tp, _, fn in cells),
-        support=tuple(tp + fn for tp, _, fn in cells),
-        accuracy=_ratio(right, int(matrix.sum())),
+        class_names=tuple(class_names)[-len(shown) :],
+        support=tuple(shown[:, 1, :].sum(-1).tolist()),
+        accuracy=float(_accuracy(counts, mode)),
+        fw_iou=float(_frequency_weighted_iou(counts)),
+        **{key: tuple(values.tolist()) for key, values in class_scores(shown).items()},
     )
 
 
-def _checked(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Tensor:
+def class_counts(matrix: Tensor, mode: Mode) -> NDArray[np.int64]:
+    """Each class of a confusion matrix against the rest, which is enough for every score.
+
+    They add up over images as the matrices do, and take 4 N numbers instead of N x N.
+
+    Args:
+        matrix: (..., N, N) int64, or (..., N, 2, 2) for multilabel, which is returned as it is.
+        mode: The mode in which it was counted.
+
+    Returns:
+        (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present. Binary has both classes.
+    """
+    counts: NDArray[np.int64] = matrix.numpy(force=True)
+    if mode == "multilabel":
+        return counts
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., N)
+    fn = counts.sum(-1) - tp  # (..., N)
+    fp = counts.sum(-2) - tp  # (..., N)
+    tn = counts.sum((-2, -1))[..., None] - tp - fn - fp  # (..., N)
+    return np.stack([np.stack([tn, fp], -1), np.stack([fn, tp], -1)], -2)
+
+
+def reported(counts: Counts, mode: Mode) -> Counts:
+    """The counts of the classes that are reported: binary only the foreground, else all."""
+    return counts[..., 1:, :, :] if mode == "binary" else counts
+
+
+def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
+    """The scores of each class, as :class:`Scores` defines them; NaN where there is no value.
+
+    Args:
+        counts: (..., 2, 2), for example those of many classes or of many resamples.
+
+    Returns:
+        For each of :data:`CLASS_SCORES` an array of the shape (...).
+    """
+    (tn, fp), (fn, tp) = _cells(counts)
+    return {
+        "iou": ratio(tp, tp + fp + fn),
+        "dice": ratio(2 * tp, 2 * tp + fp + fn),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+    }
+
+
+def mean_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
+    """What :attr:`Scores.mean` holds, for many sums of counts at once.
+
+    Args:
+        counts: (..., N, 2, 2), as :func:`class_counts` gives them.
+        mode: The mode in which they were counted.
+
+    Returns:
+        For each score an array of the shape (...).
+    """
+    means = {
+        key: defined_mean(values) for key, values in class_scores(reported(counts, mode)).items()
+    }
+    return {
+        **means,
+        "accuracy": _accuracy(counts, mode),
+        "fw_iou": _frequency_weighted_iou(counts),
+    }
+
+
+def defined_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over the last axis of what has a value; NaN where nothing has."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1))
+
+
+def _accuracy(counts: Counts, mode: Mode) -> NDArray[np.float64]:
+    (tn, _), (fn, tp) = _cells(counts)
+    if mode == "multilabel":
+        return ratio((tp + tn).sum(-1), counts.sum((-3, -2, -1)))
+    return ratio(tp.sum(-1), (tp + fn).sum(-1))  # a pixel is true of exactly one class
+
+
+def _frequency_weighted_iou(counts: Counts) -> NDArray[np.float64]:
+    support = counts[..., 1, :].sum(-1)  # (..., N)
+    # A class without a true pixel weighs nothing, whether or not it has an IoU.
+    weighted = np.where(support > 0, support * class_scores(counts)["iou"], 0)
+    return ratio(weighted.sum(-1), support.sum(-1))
+
+
+def _cells(counts: Counts) -> tuple[tuple[Counts, Counts], tuple[Counts, Counts]]:
+    """((tn, fp), (fn, tp)), each (...)."""
+    return (
+        (counts[..., 0, 0], counts[..., 0, 1]),
+        (counts[..., 1, 0], counts[..., 1, 1]),
+    )
+
+
+def _check(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> None:
     if mode not in MODES:
         raise SegkitError(f"mode '{mode}' is not known: use {', '.join(MODES)}.")
     N = len(class_names)
@@ -139,21 +228,11 @@ def _checked(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Tensor:
         raise SegkitError(
             f"the confusion matrix is {matrix.dtype}, but counts are integers: do not normalise it."
         )
-    return matrix
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _row(
-    name: str, iou: float, dice: float, precision: float, recall: float, support: int
-) -> dict[str, str | int | float]:
-    values = {"iou": iou, "dice": dice, "precision": precision, "recall": recall}
-    shown = {key: UNDEFINED if math.isnan(value) else value for key, value in values.items()}
+def _row(name: str, values: Sequence[float], support: int) -> dict[str, str | int | float]:
+    shown = {
+        key: UNDEFINED if math.isnan(value) else value
+        for key, value in zip(CLASS_SCORES, values, strict=True)
+    }
     return {"class": name, **shown, "support": support}

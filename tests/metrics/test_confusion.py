@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torchmetrics.functional.classification as peer
@@ -89,6 +93,44 @@ def test_processes_are_summed(mode):
     assert one.matrix.dtype == torch.int64
     one.unsync()
     assert torch.equal(one.matrix, matrix(mode, batch(mode, seed=1)))
+
+
+@pytest.mark.slow
+def test_two_real_processes_count_as_one(tmp_path):
+    """One of them has a batch more, as at the end of an epoch."""
+    code = """
+import sys
+import torch
+from segkit.metrics import ConfusionMatrix
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+metric = ConfusionMatrix("multiclass", 4)
+for number in [(0, 2, 4), (1, 3)][rank]:
+    metric.update(*torch.load(f"{folder}/{number}.pt"))
+total = metric.compute()
+torch.save((total, metric.matrix), f"{folder}/result-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+    batches = [batch("multiclass", count=2, seed=seed) for seed in range(5)]
+    for number, pair in enumerate(batches):
+        torch.save(pair, tmp_path / f"{number}.pt")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    expected = matrix("multiclass", *batches)
+    own = []
+    for rank in range(2):
+        total, before = torch.load(tmp_path / f"result-{rank}.pt")
+        assert torch.equal(total, expected)
+        assert total.dtype == torch.int64
+        own.append(before)
+    assert torch.equal(own[0], matrix("multiclass", *batches[::2]))  # goes on with its own counts
 
 
 @pytest.mark.parametrize("mode", MODES)

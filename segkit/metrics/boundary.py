@@ -1,0 +1,237 @@
+"""How well boundaries lie: boundary F1 and the 95 % Hausdorff distance, per class and image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from segkit.errors import SegkitError
+from segkit.metrics.counts import named, ratio
+from segkit.metrics.scores import defined_mean
+from segkit.targets import IGNORE_INDEX, MODES, Mode
+
+TOLERANCE = 0.0075
+"""The default tolerance as a share of the image's diagonal, as Csurka et al. have it."""
+
+BOUNDARY_COUNTS = ("near", "predicted", "found", "true", "distance", "finite", "missed")
+"""The names of the 7 entries of :func:`boundary_counts`."""
+
+_PERCENTILE = 95
+
+Map = NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BoundaryScores:
+    """Scores of the boundaries of each class, (..., C). Made by :func:`boundary_scores`.
+
+    With the boundary pixels of a class in the prediction and in the truth, those of all images
+    together, and t the tolerance::
+
+        precision = share of the predicted ones that are at most t away from a true one
+        recall = share of the true ones that are at most t away from a predicted one
+        f1 = 2 precision recall / (precision + recall)
+
+    ``hd95`` is the larger of two 95th percentiles, in pixels: of the distances from each predicted
+    boundary pixel to the nearest true one, and the other way round. It is computed in each image,
+    and its mean runs over the images that have it.
+
+    A class with no boundary in either has no value: NaN. Where only one of the two has a boundary,
+    f1 is 0, and there is no finite distance: such an image is counted in ``missed``, and its
+    distance is left out of the mean, for no number would be true of it. So a mean distance says
+    little without ``missed``. Where all images are such, the distance is infinite.
+
+    Attributes:
+        f1: Boundary F1 (Csurka et al., "What is a good evaluation measure for semantic
+            segmentation?", 2013; theirs is the mean of the values of single images).
+        precision: Of the predicted boundary; NaN where there is none.
+        recall: Of the true boundary; NaN where there is none.
+        hd95: 95 % Hausdorff distance in pixels (Huttenlocher et al. 1993).
+        missed: The number of images in which only one of the two has a boundary.
+    """
+
+    f1: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    hd95: NDArray[np.float64]
+    missed: NDArray[np.float64]
+
+    @property
+    def mean(self) -> dict[str, NDArray[np.float64]]:
+        """What to report, (...): ``boundary_f1``, ``hd95`` and ``hd95_missed``.
+
+        The first two are means over the classes that have a (finite) value; where some class is
+        missed and none has a finite distance, ``hd95`` is infinite. The last is the sum of
+        ``missed``: the distances that are not in the mean.
+        """
+        infinite = np.isinf(self.hd95)
+        distance = defined_mean(np.where(infinite, np.nan, self.hd95))
+        return {
+            "boundary_f1": defined_mean(self.f1),
+            "hd95": np.where(np.isnan(distance) & infinite.any(-1), np.inf, distance),
+            "hd95_missed": self.missed.sum(-1),
+        }
+
+
+def boundary_counts(
+    labels: Map,
+    truth: Map,
+    mode: Mode,
+    num_classes: int,
+    tolerance: float | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> NDArray[np.float64]:
+    """What is counted in one image; the counts of images are added, and the sums scored.
+
+    A pixel belongs to the boundary of its class where one of its four neighbours is of another
+    class. The border of the image is no boundary, and pixels of the label ``ignore_index`` do not
+    exist, in the prediction as in the truth: there is no boundary in them nor against them.
+
+    Args:
+        labels: The decided labels (H, W), or 0/1 per class (N, H, W) for multilabel.
+        truth: The true labels, of the same shape; for multilabel also (H, W), which means that each
+            pixel has exactly one class.
+        mode: The mode in which the labels were decided.
+        num_classes: N. Binary: 2 or 1, which mean the same.
+        tolerance: How far boundaries may lie apart, in pixels, at least 0; None: 0.75 % of the
+            image's diagonal.
+        ignore_index: The label of pixels that do not count.
+
+    Returns:
+        (C, 7), C the reported classes: N, or the foreground alone for binary. The last axis is that
+        of :data:`BOUNDARY_COUNTS`: predicted boundary pixels near enough to the truth, all
+        predicted ones, true ones near enough to the prediction, all true ones; the 95 % Hausdorff
+        distance, 0 where there is none; 1 where there is one; 1 where only one of the two has a
+        boundary.
+
+    Raises:
+        SegkitError: A shape, a dtype or a label is wrong, or the tolerance is negative.
+    """
+    labels, truth = _checked(labels, truth, mode, num_classes, ignore_index)
+    if tolerance is None:
+        tolerance = TOLERANCE * math.hypot(*truth.shape[-2:])
+    elif not tolerance >= 0:
+        raise SegkitError(f"tolerance is {tolerance}: give a number of pixels, 0 or more.")
+    rows = []
+    for predicted, true in zip(labels, truth, strict=True):  # (H, W) each
+        valid = true != ignore_index
+        ours, theirs = _boundary(predicted, valid), _boundary(true, valid)
+        classes = range(num_classes) if mode == "multiclass" else (1,)
+        rows += _compare(ours, theirs, classes, tolerance)
+    return np.array(rows, dtype=np.float64)
+
+
+def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
+    """The scores of an image's counts or, of their sums, of many images.
+
+    Args:
+        counts: (..., C, 7): of one image, the sums over many, or many such sums at once.
+
+    Example:
+        >>> truth = np.zeros((64, 64), int)
+        >>> truth[20:40, 20:40] = 1
+        >>> one = boundary_counts(np.roll(truth, 2, 0), truth, "binary", 2, tolerance=1)
+        >>> result = boundary_scores(one)
+        >>> result.f1.round(4), result.hd95
+        (array([0.5263]), array([2.]))
+    """
+    sums = named(BOUNDARY_COUNTS, counts)
+    near, predicted, found, true = (sums[name] for name in BOUNDARY_COUNTS[:4])
+    precision, recall = ratio(near, predicted), ratio(found, true)
+    # 2 P R / (P + R) without the division by 0: where one has no boundary, or nothing is near.
+    product = near * found
+    f1 = np.where(
+        product > 0,
+        ratio(2 * product, near * true + found * predicted),
+        np.where(predicted + true > 0, 0.0, np.nan),
+    )
+    lost = (sums["finite"] == 0) & (sums["missed"] > 0)
+    hd95 = np.where(lost, np.inf, ratio(sums["distance"], sums["finite"]))
+    return BoundaryScores(f1, precision, recall, hd95, sums["missed"])
+
+
+def _checked(
+    labels: Map, truth: Map, mode: Mode, num_classes: int, ignore_index: int
+) -> tuple[Map, Map]:
+    """The prediction and the truth, (1, H, W) or for multilabel (N, H, W)."""
+    if mode not in MODES:
+        raise SegkitError(f"mode '{mode}' is not known: use {', '.join(MODES)}.")
+    if mode == "multilabel" and truth.ndim == 2:
+        numbers = np.arange(num_classes).reshape(-1, 1, 1)
+        truth = np.where(truth == ignore_index, ignore_index, truth == numbers)  # (N, H, W)
+    shape = (num_classes,) if mode == "multilabel" else ()
+    if labels.shape != (*shape, *labels.shape[-2:]) or truth.shape != labels.shape:
+        form = f"({num_classes}, H, W)" if mode == "multilabel" else "(H, W)"
+        raise SegkitError(
+            f"the prediction has the shape {labels.shape} and the truth {truth.shape}; mode"
+            f" '{mode}' takes {form}, both of one size: give the labels of one image."
+        )
+    highest = num_classes - 1 if mode == "multiclass" else 1
+    valid = truth != ignore_index
+    for what, values in (("prediction", labels), ("truth", truth)):
+        if values.dtype.kind not in "iub":
+            raise SegkitError(f"the {what} holds {values.dtype} values: give the decided labels.")
+        wrong = values[valid & ((values < 0) | (values > highest))]
+        if wrong.size:
+            raise SegkitError(
+                f"the {what} holds the label {wrong[0]}, but the classes are 0 to {highest}: map"
+                " the labels to the classes."
+            )
+    return labels.reshape(-1, *labels.shape[-2:]), truth.reshape(-1, *truth.shape[-2:])
+
+
+def _boundary(labels: Map, valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Of boundary pixels the label plus 1, else 0, (H, W)."""
+    below = (labels[1:] != labels[:-1]) & valid[1:] & valid[:-1]  # (H - 1, W)
+    right = (labels[:, 1:] != labels[:, :-1]) & valid[:, 1:] & valid[:, :-1]  # (H, W - 1)
+    edge = np.zeros(labels.shape, dtype=bool)
+    edge[:-1] |= below
+    edge[1:] |= below
+    edge[:, :-1] |= right
+    edge[:, 1:] |= right
+    return np.where(edge, labels.astype(np.int64) + 1, 0)
+
+
+def _compare(
+    ours: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    classes: Iterable[int],
+    tolerance: float,
+) -> list[tuple[float, ...]]:
+    """The counts of each class, from the boundaries of the prediction and of the truth."""
+    sizes = [np.bincount(each.ravel()) for each in (ours, theirs)]
+    boxes = [ndimage.find_objects(each) for each in (ours, theirs)]
+    rows: list[tuple[float, ...]] = []
+    for number in (c + 1 for c in classes):
+        predicted, true = (int(n[number]) if number < len(n) else 0 for n in sizes)
+        if not predicted or not true:
+            missed = float(predicted + true > 0)
+            rows.append((0, predicted, 0, true, 0, 0, missed))
+            continue
+        a, b = (box[number - 1] for box in boxes)
+        crop = tuple(
+            slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True)
+        )
+        mine, yours = ours[crop] == number, theirs[crop] == number
+        to_true, to_predicted = _distance(yours)[mine], _distance(mine)[yours]
+        near = int(np.count_nonzero(to_true <= tolerance))
+        found = int(np.count_nonzero(to_predicted <= tolerance))
+        hd95 = max(np.percentile(to_true, _PERCENTILE), np.percentile(to_predicted, _PERCENTILE))
+        rows.append((near, predicted, found, true, float(hd95), 1, 0))
+    return rows
+
+
+def _distance(marked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Euclidean distance of each pixel to the nearest marked one; there must be one."""
+    distance = cv2.distanceTransform(
+        (~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    ).astype(np.float64)
+    # OpenCV is ten times as fast as SciPy, but in float32: the squares are whole numbers.
+    return np.sqrt(np.rint(np.square(distance)))

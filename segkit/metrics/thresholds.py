@@ -1,0 +1,202 @@
+"""What each threshold on the probabilities gives: a sweep, from counts of one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+from segkit.errors import SegkitError
+from segkit.losses.targets import check_target, split_target
+from segkit.metrics.scores import UNDEFINED, Counts, class_scores
+from segkit.targets import IGNORE_INDEX, Mode
+
+THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""0.05, 0.10 ... 0.95."""
+
+_COLUMNS = ("iou", "dice", "precision", "recall")
+
+
+class ThresholdCounts(Metric):
+    """Counts of (truth, decision) at each threshold, over all batches and processes.
+
+    They are exact: at each threshold the counts are those of the confusion matrix of a head that
+    has it, which decides for a class where its probability exceeds the threshold, in float32.
+
+    Args:
+        mode: ``binary`` or ``multilabel``. A multiclass head has no threshold: it takes the class
+            of the highest probability.
+        num_classes: The number of classes. Binary: 2 or 1, which mean the same.
+        thresholds: Between 0 and 1, each above the one before.
+        ignore_index: The label of pixels that do not count.
+
+    Raises:
+        SegkitError: The mode has no threshold, or the numbers do not go with it.
+    """
+
+    full_state_update = False
+    histogram: Tensor
+
+    def __init__(
+        self,
+        mode: Mode,
+        num_classes: int,
+        thresholds: Sequence[float] = THRESHOLDS,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__()
+        if mode not in ("binary", "multilabel"):
+            raise SegkitError(
+                f"a threshold sweep needs mode 'binary' or 'multilabel', not '{mode}': its classes"
+                " are not decided by a threshold."
+            )
+        if num_classes < 1 or (mode == "binary" and num_classes > 2):
+            allowed = "1 or 2" if mode == "binary" else "1 or more"
+            raise SegkitError(
+                f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
+            )
+        ends = (0.0, *thresholds, 1.0)
+        if not thresholds or not all(a < b for a, b in pairwise(ends)):
+            raise SegkitError(
+                f"the thresholds are {list(thresholds)}: give numbers between 0 and 1, each above"
+                " the one before."
+            )
+        self.mode: Mode = mode
+        self.channels = 1 if mode == "binary" else num_classes
+        self.thresholds = tuple(thresholds)
+        self.ignore_index = ignore_index
+        # Pixels of each class and truth by the number of thresholds that they exceed.
+        shape = (self.channels, 2, len(self.thresholds) + 1)
+        self.add_state("histogram", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            probabilities: (B, C, H, W), float; C is 1 for binary, else the number of classes. NaN
+                exceeds no threshold.
+            target: The true labels, as the losses take them: (B, H, W), or also (B, C, H, W) for
+                multilabel.
+
+        Raises:
+            SegkitError: A shape, a dtype or a label is wrong.
+        """
+        C = self.channels
+        if probabilities.ndim != 4 or probabilities.shape[1] != C:
+            raise SegkitError(
+                f"the probabilities have the shape {tuple(probabilities.shape)}; mode '{self.mode}'"
+                f" takes (B, {C}, H, W): those of the head's activate()."
+            )
+        if not probabilities.is_floating_point():
+            raise SegkitError(
+                f"the probabilities are {probabilities.dtype}: give those of the head's activate(),"
+                " not the decided labels."
+            )
+        check_target(target, self.mode, probabilities.shape)
+        truth, valid = split_target(target, self.mode, C, self.ignore_index, check_values=True)
+        thresholds = torch.tensor(self.thresholds, dtype=torch.float32, device=probabilities.device)
+        values = probabilities.float().nan_to_num(nan=-1.0).contiguous()
+        exceeded = torch.bucketize(values, thresholds)  # (B, C, H, W): how many are below the value
+        classes = torch.arange(C, device=values.device).view(-1, 1, 1)
+        cells = (classes * 2 + truth) * (len(thresholds) + 1) + exceeded  # (B, C, H, W)
+        counts = torch.bincount(cells[valid], minlength=self.histogram.numel())
+        # Not in place, which torch forbids after a reset in inference mode.
+        self.histogram = self.histogram + counts.view_as(self.histogram)
+
+    def compute(self) -> Tensor:
+        """The counts, int64: (C, T, 2, 2), ``[truth][decision]`` for each class and threshold."""
+        above = self.histogram.flip(-1).cumsum(-1).flip(-1)  # (C, 2, T + 1): k thresholds or more
+        present = above[..., 1:]  # (C, 2, T)
+        absent = above[..., :1] - present  # (C, 2, T)
+        return torch.stack([absent, present], -1).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class ThresholdSweep:
+    """The scores of each class at each threshold. Made by :func:`threshold_sweep`.
+
+    Choose a threshold on the validation images, never on those that the result is reported for.
+
+    Attributes:
+        class_names: The classes; binary only the foreground.
+        thresholds: T of them, ascending.
+        scores: iou, dice, precision and recall, each (C, T), with the policy of
+            :class:`segkit.metrics.Scores`: NaN where there is no value.
+    """
+
+    class_names: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    scores: dict[str, NDArray[np.float64]]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """For each class the threshold of the highest IoU; of equal ones that nearest to 0.5.
+
+        NaN where a class has no IoU at any threshold. Dice has its highest value there too.
+        """
+        return {
+            name: self._best(values)
+            for name, values in zip(self.class_names, self.scores["iou"], strict=True)
+        }
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """A table: one row for each class and threshold.
+
+        The keys are class, threshold, iou, dice, precision and recall. The values are not rounded;
+        one that is not defined is "-".
+        """
+        return [
+            {
+                "class": name,
+                "threshold": threshold,
+                **{key: _shown(float(self.scores[key][c, t])) for key in _COLUMNS},
+            }
+            for c, name in enumerate(self.class_names)
+            for t, threshold in enumerate(self.thresholds)
+        ]
+
+    def _best(self, iou: NDArray[np.float64]) -> float:
+        scored = [
+            (value, -abs(threshold - 0.5), threshold)
+            for value, threshold in zip(iou.tolist(), self.thresholds, strict=True)
+            if not math.isnan(value)
+        ]
+        return max(scored)[-1] if scored else math.nan
+
+
+def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
+    """The scores from what was counted.
+
+    Args:
+        counter: The counts of all images.
+        class_names: As many names as the mode has classes. Binary has two, background and
+            foreground, and reports the second only.
+
+    Raises:
+        SegkitError: The names do not go with the counts.
+    """
+    names = tuple(class_names)
+    wanted = 2 if counter.mode == "binary" else counter.channels
+    if len(names) != wanted:
+        raise SegkitError(
+            f"mode '{counter.mode}' was counted with {wanted} classes, but there are {len(names)}"
+            " names: give one name per class, the background's too."
+        )
+    counts: Counts = counter.compute().numpy(force=True)  # (C, T, 2, 2)
+    table = class_scores(counts)
+    return ThresholdSweep(
+        names[1:] if counter.mode == "binary" else names,
+        counter.thresholds,
+        {key: table[key] for key in _COLUMNS},
+    )
+
+
+def _shown(value: float) -> str | float:
+    return UNDEFINED if math.isnan(value) else value

@@ -1,0 +1,160 @@
+"""Bootstrap intervals: how often they hold the truth, against scipy, and where there are none."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import segkit.metrics.bootstrap
+from segkit.errors import SegkitError
+from segkit.metrics.bootstrap import Interval, interval, intervals, score_intervals
+from segkit.metrics.scores import class_counts, scores
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def images(count: int, generator: np.random.Generator) -> np.ndarray:
+    """(count, 2): right and all pixels of images of different size; 0.8 of them are right."""
+    pixels = generator.integers(50, 150, count)
+    return np.stack([generator.beta(8, 2, count) * pixels, pixels], 1)
+
+
+def test_the_example_runs():
+    result = doctest.testmod(segkit.metrics.bootstrap)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_interval_holds_the_truth_as_often_as_it_says(level):
+    generator = np.random.default_rng(1)
+    found = [
+        interval(images(100, generator), share, samples=300, level=level, seed=seed)
+        for seed in range(600)
+    ]
+    below = np.mean([each.high < 0.8 for each in found])
+    above = np.mean([each.low > 0.8 for each in found])
+    assert below + above == pytest.approx(1 - level, abs=0.04)  # the simulation's error is 0.016
+    assert min(below, above) > (1 - level) / 4  # on both sides
+
+
+def test_equals_scipy():
+    data = images(25, np.random.default_rng(2))
+    ours = interval(data, share, samples=20_000)
+    theirs = scipy.stats.bootstrap(
+        (data[:, 0], data[:, 1]),
+        lambda right, pixels, axis: right.sum(axis) / pixels.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        random_state=np.random.default_rng(3),
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
+
+
+def test_two_images_by_hand():
+    """Their four draws score 0, 1/2, 1/2 and 1: a quarter each end."""
+    data = np.array([[0, 1], [1, 1]])
+    assert interval(data, share, level=0.4) == Interval(0.5, 0.5)
+    assert interval(data, share, level=0.6) == Interval(0, 1)
+
+
+def test_the_seed_decides():
+    data = images(30, np.random.default_rng(0))
+    assert interval(data, share, seed=5) == interval(data, share, seed=5)
+    assert interval(data, share, seed=5) != interval(data, share, seed=6)
+
+
+def test_a_higher_level_is_wider():
+    data = images(30, np.random.default_rng(0))
+    wide, narrow = (interval(data, share, level=level) for level in (0.99, 0.5))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_one_image_has_no_interval():
+    one = interval(np.array([[3, 4]]), share)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+
+
+def test_samples_without_a_value_are_left_out():
+    """The third of three images alone has the class: 8 of 27 draws are without it."""
+    data = np.array([[0, 0], [0, 0], [3, 4]])
+
+    def iou(sums):
+        return np.where(sums[:, 1] > 0, sums[:, 0] / np.maximum(sums[:, 1], 1), np.nan)
+
+    assert interval(data, iou) == Interval(0.75, 0.75)
+    never = interval(np.zeros((3, 2)), iou)
+    assert math.isnan(never.low)
+    assert math.isnan(never.high)
+
+
+def test_infinite_scores_are_kept():
+    def distance(sums):
+        return np.where(sums[:, 0] > 2, np.inf, sums[:, 0])
+
+    assert interval(np.array([[0.0], [1.0], [1.0]]), distance).high == math.inf
+
+
+def test_all_scores_are_of_the_same_draws():
+    data = images(20, np.random.default_rng(0))
+    both = intervals(data, lambda sums: {"right": share(sums), "wrong": 1 - share(sums)}, 999)
+    assert both["right"].low < both["right"].high
+    mirrored = 1 - both["wrong"].high, 1 - both["wrong"].low
+    assert (both["right"].low, both["right"].high) == pytest.approx(mirrored, abs=1e-3)
+
+
+def test_many_images_are_drawn_in_parts(monkeypatch):
+    data = images(30, np.random.default_rng(0))
+    whole = interval(data, share, samples=101)
+    monkeypatch.setattr(segkit.metrics.bootstrap, "_WEIGHTS_AT_ONCE", 7 * 30)
+    assert interval(data, share, samples=101) == whole
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_scores_have_their_intervals(mode):
+    """Each holds the score of all images, and equals the one of matrices drawn one by one."""
+    names = ["background", "cell"] if mode == "binary" else ["a", "b", "c"]
+    shape = (40, 3, 2, 2) if mode == "multilabel" else (40, len(names), len(names))
+    matrices = torch.randint(20, shape, generator=torch.Generator().manual_seed(0))
+    if mode != "binary":
+        matrices[:, 1] //= 10  # less of one class
+    result = scores(matrices.sum(0), mode, names)
+    counts = np.stack([class_counts(matrix, mode) for matrix in matrices])
+    found = score_intervals(counts, mode, result.class_names)
+    assert set(result.mean) < set(found)
+    assert len(found) == len(result.mean) + 5 * len(result.class_names)
+    for key, value in result.mean.items():
+        assert found[key].low < value < found[key].high
+    for c, name in enumerate(result.class_names):
+        assert found[f"iou/{name}"].low < result.iou[c] < found[f"iou/{name}"].high
+        assert found[f"recall/{name}"].low < result.recall[c] < found[f"recall/{name}"].high
+
+    generator = np.random.default_rng(1)
+    drawn = [
+        scores(matrices[generator.integers(40, size=40)].sum(0), mode, names).mean["iou"]
+        for _ in range(2000)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found["iou"].low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found["iou"].high == pytest.approx(high, abs=0.1 * (high - low))
+
+
+def test_wrong_settings_are_refused():
+    data = images(5, np.random.default_rng(0))
+    with pytest.raises(SegkitError, match="samples is 0"):
+        interval(data, share, samples=0)
+    with pytest.raises(SegkitError, match="level is 95"):
+        interval(data, share, level=95)
+    with pytest.raises(SegkitError, match="no image"):
+        interval(np.zeros((0, 2)), share)

@@ -1,0 +1,210 @@
+"""The scores of membrane maps: thinned borders, the best threshold, means over slices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.metrics import adapted_rand_error
+
+from segkit.errors import SegkitError
+from segkit.metrics.borders import (
+    BORDER_COUNTS,
+    THRESHOLDS,
+    BorderScores,
+    border_counts,
+    border_scores,
+)
+
+
+def scores(truth, probability, **options) -> dict[str, float]:
+    found = border_scores(border_counts(truth, probability, **options))
+    return {name: float(value) for name, value in found.items()}
+
+
+def two_cells(width: int) -> np.ndarray:
+    """(12, 21) ids of two cells, a membrane of an odd width between them."""
+    truth = np.ones((12, 21), int)
+    truth[:, 11:] = 2
+    truth[:, 10 - width // 2 : 11 + width // 2] = 0
+    return truth
+
+
+def inside(truth: np.ndarray, cell: float = 0.95, membrane: float = 0.05) -> np.ndarray:
+    return np.where(truth > 0, cell, membrane)
+
+
+def noisy_cells(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(40, 50) ids, and probabilities with gaps in the membranes."""
+    rng = np.random.default_rng(seed)
+    seeds = np.zeros((40, 50), bool)
+    seeds[rng.integers(0, 40, 12), rng.integers(0, 50, 12)] = True
+    _, (y, x) = ndimage.distance_transform_edt(~seeds, return_indices=True)
+    nearest = y * 50 + x
+    edge = ndimage.maximum_filter(nearest, 3) != ndimage.minimum_filter(nearest, 3)
+    truth = np.where(edge, 0, nearest + 1)
+    noise = ndimage.gaussian_filter(rng.normal(0, 1.5, truth.shape), 1)
+    return truth, np.clip(inside(truth, 0.75, 0.3) + 0.3 * noise, 0, 1)
+
+
+def test_perfect():
+    truth = two_cells(1)
+    found = scores(truth, inside(truth))
+    assert [found[name] for name in ("v_rand", "v_info")] == [1, 1]
+    assert [found[name] for name in ("rand_error", "pixel_error")] == [0, 0]
+    assert found["v_rand_threshold"] == found["v_info_threshold"] == 0.1  # the first of the best
+
+
+def test_the_width_of_the_borders_does_not_matter_to_v():
+    """A membrane that is drawn too wide is thinned to its middle line."""
+    truth, wide = two_cells(1), two_cells(7)
+    found = scores(truth, inside(wide, membrane=0.0))
+    assert [found[name] for name in ("v_rand", "v_info")] == [1, 1]
+    outside = 6 * 12  # pixels of cells that are not inside
+    cells = 20 * 12
+    together = 2 * (7 * 12) ** 2 + outside
+    assert found["rand_error"] == pytest.approx(1 - 2 * together / (together + 2 * (10 * 12) ** 2))
+    assert found["pixel_error"] == pytest.approx(1 - 2 * (cells - outside) / (2 * cells - outside))
+
+
+def test_regions_touch_by_edges_not_by_corners():
+    truth = np.kron([[1, 0], [0, 2]], np.ones((3, 3), int))
+    found = scores(truth, inside(truth))
+    assert (found["v_rand"], found["rand_error"]) == (1, 0)
+
+
+def test_a_thinned_border_is_a_line_of_single_pixels():
+    """A band shrinks to the diagonal, whose 9 pixels belong to the first cell."""
+    y, x = np.mgrid[:9, :9]
+    truth = np.where(y <= x, 1, 2)
+    found = scores(truth, np.where(abs(y - x) <= 2, 0.0, 1.0))
+    together = 36**2 + 36**2 + 9
+    assert found["v_rand"] == pytest.approx(2 * together / (together + 36**2 + 45**2))
+
+
+def test_a_hole_in_the_membrane_merges_and_a_higher_threshold_mends_it():
+    truth = two_cells(1)
+    probability = inside(truth)
+    probability[5, 10] = 0.55
+    counts = border_counts(truth, probability)
+    v_rand = counts[:, BORDER_COUNTS.index("v_rand")]
+    merged = 2 * 2 * 120**2 / (2 * 120**2 + 240**2)
+    assert v_rand[:6] == pytest.approx([merged] * 6)
+    assert v_rand[6:10].tolist() == [1.0] * 4
+    found = scores(truth, probability)
+    assert (found["v_rand"], found["v_rand_threshold"]) == (1, 0.6)
+    assert (found["v_info"], found["v_info_threshold"]) == (1, 0.6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_thresholds_are_eleven_and_the_last_keeps_what_is_certain(dtype):
+    assert THRESHOLDS[:10] == tuple(k / 10 for k in range(10))
+    truth = two_cells(1)
+    found = scores(truth, np.where(truth > 0, 1.0, 0.999).astype(dtype))
+    assert (found["v_rand"], found["pixel_error"]) == (1, 0)
+    assert found["v_rand_threshold"] == pytest.approx(1)
+    assert border_counts(truth, np.full(truth.shape, 0.999))[-1, BORDER_COUNTS.index("tp")] == 0
+
+
+def test_nothing_inside_leaves_single_pixels():
+    truth = two_cells(1)
+    counts = border_counts(truth, np.zeros(truth.shape))
+    assert (counts == counts[0]).all()
+    found = border_scores(counts)
+    assert found["v_rand"] == pytest.approx(2 * 240 / (240 + 2 * 120**2))
+    assert found["pixel_error"] == 1
+
+
+def test_v_is_the_mean_over_slices_at_one_threshold_and_the_errors_are_pooled():
+    slices = [noisy_cells(seed) for seed in range(3)]
+    scales = (1.0, 0.8, 0.6)
+    pairs = [(truth, p * scale) for (truth, p), scale in zip(slices, scales, strict=True)]
+    counts = np.stack([border_counts(*pair) for pair in pairs])
+    found = border_scores(counts.sum(axis=0))
+    single = counts[..., BORDER_COUNTS.index("v_rand")]
+    assert found["v_rand"] == pytest.approx(single.mean(axis=0).max())
+    assert found["v_rand"] < single.max(axis=1).mean()  # each has its best threshold elsewhere
+    v_info = counts[..., BORDER_COUNTS.index("v_info")].mean(axis=0)
+    assert found["v_info"] == pytest.approx(v_info.max())
+    assert found["v_info_threshold"] == THRESHOLDS[v_info.argmax()]
+    best = []
+    for threshold in THRESHOLDS:
+        tp = sum(((p > threshold) & (t > 0)).sum() for t, p in pairs)
+        positives = sum((p > threshold).sum() + (t > 0).sum() for t, p in pairs)
+        best.append(2 * tp / positives)
+    assert found["pixel_error"] == pytest.approx(1 - max(best))
+
+
+def test_the_rand_error_is_the_adapted_one_with_single_background_pixels():
+    """Skimage takes n (n - 1) pairs where the challenge takes n^2, hence the tolerance."""
+    truth, probability = noisy_cells()
+    best = 1.0
+    for threshold in THRESHOLDS:
+        regions = ndimage.label(probability > threshold)[0]
+        own = regions.max() + 1 + np.arange(truth.size).reshape(truth.shape)
+        error = adapted_rand_error(truth, np.where(regions == 0, own, regions))[0]
+        best = min(best, error)
+    assert scores(truth, probability)["rand_error"] == pytest.approx(best, abs=0.01)
+
+
+def test_ignored_pixels_do_not_count():
+    truth, probability = noisy_cells()
+    truth = truth % 200  # no cell has the id 255
+    probability[:, 40:] = 0  # so that no region goes on there
+    part = border_counts(truth[:, :40], probability[:, :40])
+    ignoring = truth.copy()
+    ignoring[:, 40:] = 255
+    pixels = slice(BORDER_COUNTS.index("rand_together"), None)
+    assert np.array_equal(border_counts(ignoring, probability)[:, pixels], part[:, pixels])
+    assert (border_counts(truth, probability)[:, pixels] != part[:, pixels]).any()
+    thinned = border_counts(ignoring, probability)[:, :3]
+    assert thinned == pytest.approx(part[:, :3], abs=0.02)  # lines end elsewhere at the edge
+
+
+def test_a_slice_without_cells_has_no_value_and_leaves_the_mean():
+    empty = border_counts(np.zeros((12, 21), int), np.full((12, 21), 0.5))
+    assert all(math.isnan(value) for value in border_scores(empty).values())
+    truth = two_cells(1)
+    whole = border_counts(truth, inside(truth))
+    assert border_scores(whole + empty)["v_rand"] == 1
+
+
+def test_many_sums_are_scored_at_once():
+    counts = np.stack([border_counts(*noisy_cells(seed)) for seed in range(4)])
+    table = border_scores(counts.reshape(2, 2, *counts.shape[1:]))
+    for i in range(4):
+        one = border_scores(counts[i])
+        assert {name: table[name][i // 2, i % 2] for name in table} == one
+
+
+def test_the_metric_sums_slices():
+    metric = BorderScores()
+    counts = [border_counts(*noisy_cells(seed)) for seed in range(3)]
+    metric.update(counts[0])
+    metric.update(np.stack(counts[1:]))
+    expected = {name: float(value) for name, value in border_scores(sum(counts)).items()}
+    assert metric.compute() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("truth", "probability", "message"),
+    [
+        (np.zeros((2, 2), int), np.zeros((2, 3)), "the same image"),
+        (np.zeros((2, 2), int), np.zeros((2, 2), int), "probabilities is int"),
+        (np.zeros((2, 2), int), np.full((2, 2), 3.5), "not logits"),
+        (np.zeros((2, 2), int), np.full((2, 2), np.nan), "not logits"),
+        (np.zeros((2, 2)), np.zeros((2, 2)), "the truth is float64"),
+    ],
+)
+def test_what_is_no_membrane_map_is_refused(truth, probability, message):
+    with pytest.raises(SegkitError, match=message):
+        border_counts(truth, probability)
+
+
+def test_other_counts_are_refused():
+    with pytest.raises(SegkitError, match="11 thresholds"):
+        border_scores(np.zeros((3, len(BORDER_COUNTS))))
+    with pytest.raises(SegkitError, match="entries"):
+        border_scores(np.zeros((11, 2)))

@@ -1,0 +1,291 @@
+"""Boundary scores by hand, against every pair of pixels, and their policy for what is not there."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+from skimage.segmentation import find_boundaries
+
+import segkit.metrics.boundary
+from segkit.errors import SegkitError
+from segkit.metrics.boundary import BOUNDARY_COUNTS, boundary_counts, boundary_scores
+
+
+def square(top: int, left: int, side: int, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
+    image = np.zeros(shape, np.uint8)
+    image[top : top + side, left : left + side] = 1
+    return image
+
+
+def blobs(classes: int, seed: int, shape: tuple[int, int] = (40, 57)) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    smooth = ndimage.gaussian_filter(noise, 3)
+    ranks = smooth.ravel().argsort().argsort().reshape(shape)
+    return ranks * classes // smooth.size
+
+
+def binary(labels, truth, tolerance=1.0):
+    return boundary_scores(boundary_counts(labels, truth, "binary", 2, tolerance))
+
+
+def slow(labels, truth, valid, number, tolerance):
+    """One class by the definition: a loop over pixels, and the distances of all pairs."""
+
+    def boundary(values):
+        found = []
+        H, W = values.shape
+        for y, x in np.argwhere((values == number) & valid):
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                inside = 0 <= v < H and 0 <= u < W
+                if inside and valid[v, u] and values[v, u] != number:
+                    found.append((y, x))
+                    break
+        return np.array(found, float).reshape(-1, 2)
+
+    ours, theirs = boundary(labels), boundary(truth)
+    if not len(ours) or not len(theirs):
+        return [0, len(ours), 0, len(theirs), 0, 0, len(ours) + len(theirs) > 0]
+    pairs = cdist(ours, theirs)
+    there, back = pairs.min(1), pairs.min(0)
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    near, found = (there <= tolerance).sum(), (back <= tolerance).sum()
+    return [near, len(ours), found, len(theirs), hd95, 1, 0]
+
+
+def test_the_example_runs():
+    result = doctest.testmod(segkit.metrics.boundary)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_a_shifted_square_by_hand():
+    """Of 20 x 20 pixels with 76 on the boundary, moved down by 2, at a tolerance of 1.
+
+    Near enough are 19 pixels of each side (the last is one below the corner), and of the upper edge
+    the two beside the sides.
+    """
+    counts = boundary_counts(square(22, 20, 20), square(20, 20, 20), "binary", 2, tolerance=1)
+    assert dict(zip(BOUNDARY_COUNTS, counts[0], strict=True)) == {
+        "near": 40, "predicted": 76, "found": 40, "true": 76,
+        "distance": 2, "finite": 1, "missed": 0,
+    }  # fmt: skip
+    result = boundary_scores(counts)
+    assert result.f1 == result.precision == result.recall == 40 / 76
+    assert result.hd95 == 2
+    assert result.mean == {"boundary_f1": 40 / 76, "hd95": 2, "hd95_missed": 0}
+
+
+def test_precision_and_recall_are_not_exchanged():
+    truth = square(10, 10, 5)
+    labels = truth | square(40, 40, 9)  # 16 and 32 pixels of boundary
+    result = binary(labels, truth)
+    assert result.precision == 16 / 48
+    assert result.recall == 1
+    assert result.f1 == pytest.approx(2 * 16 / 48 / (16 / 48 + 1))
+    swapped = binary(truth, labels)
+    assert (swapped.precision, swapped.recall, swapped.f1) == (1, 16 / 48, result.f1)
+    assert swapped.hd95 == result.hd95  # the larger of both ways
+
+
+def test_one_pixel_far_off_is_what_the_percentile_forgives():
+    truth = square(4, 4, 30)  # 116 pixels
+    labels = truth.copy()
+    labels[60, 60] = 1
+    assert binary(labels, truth).hd95 == 0
+    labels[50:60, 60] = 1  # now 11 of 127
+    assert binary(labels, truth).hd95 > 20
+
+
+def test_a_perfect_prediction():
+    truth = blobs(4, seed=0)
+    result = boundary_scores(boundary_counts(truth, truth, "multiclass", 4, tolerance=0))
+    assert result.f1.tolist() == result.precision.tolist() == result.recall.tolist() == [1] * 4
+    assert result.hd95.tolist() == [0] * 4
+    assert result.missed.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 5**0.5, 5, 300])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_definition(seed, tolerance):
+    """Root of 5: distances are exact, though single precision lies above it."""
+    labels, truth = blobs(4, seed), blobs(4, seed + 10)
+    labels[:7] = truth[:7]
+    truth[10:14, 20:40] = 255
+    counts = boundary_counts(labels, truth, "multiclass", 4, tolerance)
+    expected = [slow(labels, truth, truth != 255, c, tolerance) for c in range(4)]
+    np.testing.assert_allclose(counts, expected, rtol=1e-12)
+
+
+def test_multilabel_equals_the_definition_in_each_layer():
+    labels = np.stack([blobs(2, seed) for seed in range(3)])
+    truth = np.stack([blobs(2, seed + 10) for seed in range(3)])
+    truth[1, :20] = 255  # ignored in one layer only
+    counts = boundary_counts(labels, truth, "multilabel", 3, 2)
+    expected = [slow(a, b, b != 255, 1, 2) for a, b in zip(labels, truth, strict=True)]
+    np.testing.assert_allclose(counts, expected, rtol=1e-12)
+
+
+def test_a_label_map_is_one_class_per_pixel_in_multilabel():
+    labels = np.stack([blobs(2, seed) for seed in range(3)])
+    truth = blobs(3, seed=5)
+    truth[5:9] = 255
+    stack = np.where(truth == 255, 255, truth == np.arange(3)[:, None, None])
+    np.testing.assert_array_equal(
+        boundary_counts(labels, truth, "multilabel", 3),
+        boundary_counts(labels, stack, "multilabel", 3),
+    )
+
+
+def test_boundaries_are_those_of_scikit_image():
+    truth = blobs(2, seed=1)
+    _, predicted, _, true = boundary_counts(1 - truth, truth, "binary", 2)[0, :4]
+    assert true == find_boundaries(truth, connectivity=1, mode="inner").sum()
+    assert predicted == find_boundaries(1 - truth, connectivity=1, mode="inner").sum()
+
+
+def test_the_border_of_the_image_is_no_boundary():
+    truth = square(0, 0, 10)
+    assert boundary_counts(truth, truth, "binary", 2)[0, 3] == 10 + 9
+    everywhere = np.ones((8, 8), int)
+    assert math.isnan(binary(everywhere, everywhere).f1[0])
+
+
+def test_there_is_no_boundary_against_ignored_pixels():
+    truth = square(10, 10, 20)
+    truth[10:30, 30:34] = 255  # right beside the object
+    labels = square(10, 10, 20)
+    labels[10:30, 30:32] = 1  # its end is not known
+    counts = dict(zip(BOUNDARY_COUNTS, boundary_counts(labels, truth, "binary", 2)[0], strict=True))
+    assert counts["predicted"] == counts["true"] == 20 + 19 + 19
+    assert counts["distance"] == 0
+    ignored = np.full_like(truth, 255)
+    assert boundary_counts(labels, ignored, "binary", 2).tolist() == [[0] * 7]
+
+
+def test_what_stands_in_ignored_pixels_does_not_matter():
+    truth = blobs(3, seed=2)
+    truth[:, 20:30] = 255
+    labels, other = blobs(3, seed=3), blobs(3, seed=3)
+    other[:, 20:30] = 77
+    np.testing.assert_array_equal(
+        boundary_counts(labels, truth, "multiclass", 3),
+        boundary_counts(other, truth, "multiclass", 3),
+    )
+
+
+def test_without_any_boundary_there_is_no_value():
+    nothing = np.zeros((9, 9), int)
+    result = binary(nothing, nothing)
+    mean = result.mean
+    for values in (result.f1, result.precision, result.recall, mean["boundary_f1"], mean["hd95"]):
+        assert np.isnan(values).all()
+    assert math.isnan(result.hd95[0])
+    assert result.missed == mean["hd95_missed"] == 0
+
+
+def test_one_empty_mask_has_an_f1_of_zero_and_no_finite_distance():
+    nothing, truth = np.zeros((64, 64), int), square(20, 20, 20)
+    missed, invented = binary(nothing, truth), binary(truth, nothing)
+    for result in (missed, invented):
+        assert result.f1 == 0
+        assert result.hd95 == result.mean["hd95"] == math.inf
+        assert result.missed == 1
+    assert math.isnan(missed.precision[0])
+    assert missed.recall == 0
+    assert invented.precision == 0
+    assert math.isnan(invented.recall[0])
+
+
+def test_images_are_added():
+    """Three images: 2 pixels off, missed, empty in both."""
+    truth, nothing = square(20, 20, 20), np.zeros((64, 64), int)
+    pairs = [(square(22, 20, 20), truth), (nothing, truth), (nothing, nothing)]
+    counts = sum(boundary_counts(a, b, "binary", 2, 1) for a, b in pairs)
+    result = boundary_scores(counts)
+    assert result.precision == 40 / 76
+    assert result.recall == 40 / 152
+    assert result.hd95 == 2  # of the one image that has it
+    assert result.missed == 1
+
+
+def test_means_leave_out_what_has_no_value():
+    counts = np.array(
+        [
+            [4, 4, 4, 4, 3, 1, 0],
+            [0, 0, 0, 0, 0, 0, 0],  # nowhere
+            [0, 5, 0, 0, 0, 0, 1],  # invented
+        ],
+        float,
+    )
+    assert boundary_scores(counts).mean == {
+        "boundary_f1": (1 + 0) / 2, "hd95": 3, "hd95_missed": 1,
+    }  # fmt: skip
+    many = boundary_scores(np.stack([counts, 2 * counts, 0 * counts])).mean
+    np.testing.assert_array_equal(many["boundary_f1"], [0.5, 0.5, math.nan])
+    np.testing.assert_array_equal(many["hd95"], [3, 3, math.nan])
+    np.testing.assert_array_equal(many["hd95_missed"], [1, 2, 0])
+
+
+def test_the_default_tolerance_is_a_share_of_the_diagonal():
+    """300 x 400: 0.75 % of 500 is 3.75 pixels."""
+    truth = square(50, 50, 100, (300, 400))
+    at = {
+        shift: boundary_scores(
+            boundary_counts(np.roll(truth, shift, (0, 1)), truth, "binary", 2)
+        ).f1
+        for shift in (2, 3)
+    }
+    assert at[2] == 1  # corners are 2 * sqrt(2) = 2.8 away
+    assert at[3] < 1  # 4.2
+    exact = boundary_counts(np.roll(truth, 3, (0, 1)), truth, "binary", 2, 3.75)
+    assert boundary_scores(exact).f1 == at[3]
+
+
+def test_the_background_of_binary_is_not_reported():
+    truth = square(20, 20, 20)
+    assert boundary_counts(truth, truth, "binary", 2).shape == (1, 7)
+    np.testing.assert_array_equal(
+        boundary_counts(truth, truth, "binary", 1), boundary_counts(truth, truth, "binary", 2)
+    )
+    both = boundary_counts(truth, truth, "multiclass", 2)
+    assert both[:, 3].tolist() == [80, 76]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+def test_lines_and_points(shape):
+    truth = np.arange(9).reshape(-1)[: shape[0] * shape[1]].reshape(shape) // 5
+    labels = np.roll(truth, 1)
+    counts = boundary_counts(labels, truth, "multiclass", 2, 1)
+    assert counts.tolist() == [slow(labels, truth, truth >= 0, c, 1) for c in range(2)]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_dtypes(dtype):
+    labels, truth = square(22, 20, 20), square(20, 20, 20)
+    np.testing.assert_array_equal(
+        boundary_counts(labels.astype(dtype), truth.astype(dtype), "binary", 2),
+        boundary_counts(labels, truth, "binary", 2),
+    )
+
+
+def test_what_is_wrong_is_refused():
+    truth = blobs(2, seed=0)
+    with pytest.raises(SegkitError, match=r"truth \(40, 56\).*give the labels of one image"):
+        boundary_counts(truth, truth[:, 1:], "binary", 2)
+    with pytest.raises(SegkitError, match=r"takes \(3, H, W\)"):
+        boundary_counts(truth, truth, "multilabel", 3)
+    with pytest.raises(SegkitError, match="float64 values: give the decided labels"):
+        boundary_counts(truth * 1.0, truth, "binary", 2)
+    with pytest.raises(SegkitError, match="prediction holds the label 2"):
+        boundary_counts(truth * 2, truth, "binary", 2)
+    with pytest.raises(SegkitError, match="truth holds the label 3"):
+        boundary_counts(truth, truth * 3, "multiclass", 2)
+    with pytest.raises(SegkitError, match="tolerance is -1"):
+        boundary_counts(truth, truth, "binary", 2, -1)
+    with pytest.raises(SegkitError, match="binary, multiclass, multilabel"):
+        boundary_counts(truth, truth, "multi", 2)

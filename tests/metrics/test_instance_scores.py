@@ -1,0 +1,334 @@
+"""The scores of objects: by hand, by brute force, and what they promise for any pair of maps."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from skimage.metrics import adapted_rand_error
+from torchmetrics.functional.detection import panoptic_quality
+
+import segkit.metrics.instances
+from segkit.errors import SegkitError
+from segkit.metrics.bootstrap import intervals
+from segkit.metrics.instances import OBJECT_COUNTS, instance_scores, object_counts
+
+NAN = math.nan
+SYMMETRIC = ("ap", "ap50", "ap75", "pq", "sq", "rq")
+maps = hnp.arrays(np.uint8, st.just((5, 6)), elements=st.sampled_from([0, 0, 1, 2, 3, 4]))
+ignoring_maps = hnp.arrays(np.uint8, st.just((5, 6)), elements=st.sampled_from([0, 1, 2, 3, 255]))
+
+
+def scores(truth, predicted, **options) -> dict[str, float]:
+    found = instance_scores(object_counts(truth, predicted, **options))
+    return {name: float(value) for name, value in found.items()}
+
+
+def row(ids: str) -> np.ndarray:
+    """A map of one row; x is ignored."""
+    return np.array([[255 if c == "x" else int(c) for c in ids]])
+
+
+def same(found: dict[str, float], expected: dict[str, float]) -> None:
+    assert {name: found[name] for name in expected} == pytest.approx(expected, nan_ok=True)
+
+
+def brute(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """All scores straight from their definitions, with sets of pixels; nothing is ignored."""
+    reference = [set(np.flatnonzero(truth == i)) for i in np.unique(truth) if i]
+    objects = [set(np.flatnonzero(predicted == i)) for i in np.unique(predicted) if i]
+    objects.sort(key=min)
+    seg, splits, missed, matched = 0.0, 0, 0, []
+    for r in reference:
+        covering = [k for k, s in enumerate(objects) if len(r & s) / len(r) > 0.5]
+        seg += sum(len(r & objects[k]) / len(r | objects[k]) for k in covering)
+        missed += not covering
+        splits += bool(covering and covering[0] in matched)
+        matched += covering
+    spurious = len(objects) - len(set(matched))
+    ious = np.array([[len(r & s) / len(r | s) for s in objects] for r in reference])
+    ious = ious.reshape(len(reference), len(objects))
+    ap = []
+    for t in [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]:
+        tp = int((ious > t).sum())
+        ap.append(divide(tp, len(objects) + len(reference) - tp))
+    good = ious[ious > 0.5]
+    shared = union = 0
+    taken = set()
+    for i, r in enumerate(reference):
+        best = max(
+            range(len(objects)), key=lambda k: (ious[i, k], len(r & objects[k]), -k), default=None
+        )
+        if best is None or ious[i, best] == 0:
+            union += len(r)
+        else:
+            taken.add(best)
+            shared += len(r & objects[best])
+            union += len(r | objects[best])
+    union += sum(len(s) for k, s in enumerate(objects) if k not in taken)
+    n = len(reference)
+    return {
+        "seg": divide(seg, n),
+        "det": 1 - divide(min(5 * splits + 10 * missed + spurious, 10 * n), 10 * n),
+        "ap": float(np.mean(ap)),
+        "ap50": ap[0],
+        "ap75": ap[5],
+        "pq": divide(good.sum(), (n + len(objects)) / 2),
+        "sq": divide(good.sum(), good.size),
+        "rq": divide(good.size, (n + len(objects)) / 2),
+        "aji": divide(shared, union),
+        "objects": n,
+        "predicted_objects": len(objects),
+    }
+
+
+def divide(part: float, whole: float) -> float:
+    return float(part / whole) if whole else NAN
+
+
+def test_the_examples_run():
+    result = doctest.testmod(segkit.metrics.instances)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_perfect():
+    truth = row("1102233")
+    found = scores(truth, truth)
+    assert found.pop("arand") == 0
+    assert found.pop("objects") == found.pop("predicted_objects") == 3
+    assert set(found.values()) == {1.0}
+
+
+def test_no_object_anywhere_has_no_value():
+    found = scores(row("0000"), row("0000"))
+    assert found.pop("objects") == found.pop("predicted_objects") == 0
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_predictions_where_there_is_nothing():
+    nothing = {"seg": NAN, "det": NAN, "sq": NAN, "arand": NAN, "predicted_objects": 2}
+    zero = dict.fromkeys(("ap", "ap50", "ap75", "pq", "rq", "aji"), 0.0)
+    same(scores(row("0000"), row("1022")), nothing | zero)
+
+
+def test_nothing_predicted():
+    zero = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq", "aji"), 0.0)
+    # The predicted background holds all 10 pairs, of which 3 + 1 are of one reference object.
+    arand = 1 - 2 * 4 / (4 + 10)
+    same(scores(row("11122"), row("00000")), zero | {"sq": NAN, "arand": arand})
+
+
+def test_one_object_in_two_halves():
+    """No half covers more than half, so the object is missed and both halves are wrong."""
+    expected = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq"), 0.0)
+    expected |= {"sq": NAN, "aji": 4 / (8 + 4), "arand": 1 - 2 * 24 / (56 + 24)}
+    same(scores(row("11111111"), row("11112222")), expected)
+
+
+def test_one_object_split_unevenly():
+    expected = {
+        "seg": 6 / 8,
+        "det": 1 - 1 / 10,  # the small piece is spurious
+        "ap": 0.25,  # 1 / 2 at 0.50 ... 0.70; an IoU of exactly 0.75 is not above 0.75
+        "ap50": 1 / 2,
+        "ap75": 0.0,
+        "pq": 0.75 * 2 / 3,
+        "sq": 0.75,
+        "rq": 2 / 3,
+        "aji": 6 / (8 + 2),
+        "arand": 1 - 2 * 32 / (56 + 32),
+    }
+    same(scores(row("11111111"), row("11111122")), expected)
+
+
+def test_two_objects_merged():
+    expected = {
+        "seg": (6 / 10 + 4 / 10) / 2,
+        "det": 1 - 5 / 20,  # one split mends it
+        "ap": 0.1,  # 1 / 2 at 0.50 and 0.55
+        "ap50": 1 / 2,
+        "pq": 0.6 * 2 / 3,
+        "sq": 0.6,
+        "rq": 2 / 3,
+        "aji": (6 + 4) / (10 + 10),  # it takes the same object twice
+        "arand": 1 - 2 * 42 / (42 + 90),
+    }
+    same(scores(row("1111112222"), row("3333333333")), expected)
+
+
+def test_three_objects_merged_need_two_splits():
+    same(scores(row("112233"), row("444444")), {"det": 1 - 10 / 30})
+
+
+def test_an_overlap_of_exactly_half_is_no_match():
+    same(
+        scores(row("111100"), row("220000")),
+        {"seg": 0.0, "det": 0.0, "ap50": 0.0, "pq": 0.0, "sq": NAN, "aji": 2 / 4},
+    )
+
+
+def test_covering_is_asked_of_the_reference_and_iou_of_both():
+    """2 of 3 pixels are covered, which SEG takes; an IoU of 2 / 7 matches nothing else."""
+    same(
+        scores(row("1110000"), row("0222222")),
+        {"seg": 2 / 7, "det": 1.0, "ap50": 0.0, "pq": 0.0, "aji": 2 / 7},
+    )
+
+
+def test_det_is_never_negative():
+    same(scores(row("110000"), row("002345")), {"det": 0.0})
+
+
+def test_markers_are_for_det_alone():
+    truth, predicted = row("1111000"), row("2222033")
+    same(scores(truth, predicted), {"seg": 1.0, "det": 1 - 1 / 10})
+    markers = row("0100040")
+    same(scores(truth, predicted, markers=markers), {"seg": 1.0, "det": 1.0, "ap50": 1 / 2})
+    same(scores(truth, predicted, markers=row("4500060")), {"det": 1 - 5 / 30})
+    same(scores(truth, predicted, markers=row("0000000")), {"seg": 1.0, "det": NAN})
+
+
+def test_markers_in_ignored_pixels_do_not_count():
+    same(scores(row("11xx"), row("2200"), markers=row("1003")), {"det": 1.0})
+    same(scores(row("1100"), row("2200"), markers=row("10xx")), {"det": 1.0})
+
+
+def test_aji_prefers_the_larger_overlap_among_equals():
+    """IoU 1 / 3 twice: 2 of 6 pixels, and 4 of 12."""
+    same(scores(row("111111000000"), row("224444444444")), {"aji": 4 / (12 + 2)})
+
+
+@pytest.mark.parametrize("ids", ["333444", "444333"])
+def test_aji_prefers_what_comes_first_in_the_image_among_equals(ids):
+    """Both share 2 of 5 pixels with the middle object, and one is also the only one of another."""
+    same(scores(row("011112"), row(ids)), {"aji": (2 + 1) / (5 + 3)})
+    same(scores(row("211110"), row(ids)), {"aji": (2 + 1) / (5 + 3 + 3)})
+
+
+def test_ignored_pixels_do_not_count():
+    counted = scores(row("110220"), row("110330"))
+    assert scores(row("110220xxx"), row("110330330")) == counted
+    assert scores(row("110220xxx"), row("110330444")) == counted  # wholly ignored: no false one
+    with_half = scores(row("1100xx"), row("110222"))  # 2 of 3 pixels ignored
+    same(with_half, {"ap50": 1.0, "pq": 1.0, "det": 1.0, "aji": 1.0, "predicted_objects": 1})
+    with_third = scores(row("11000x"), row("110222"))
+    same(with_third, {"ap50": 1 / 2, "pq": 2 / 3, "det": 0.9, "aji": 2 / 4})
+
+
+def test_an_object_mostly_in_ignored_pixels_can_match():
+    found = scores(row("11xxx"), row("22222"))
+    same(found, {"seg": 1.0, "det": 1.0, "ap": 1.0, "pq": 1.0, "aji": 1.0, "arand": 0.0})
+
+
+def test_all_ignored_is_as_nothing():
+    found = scores(row("xxx"), row("112"))
+    found.pop("objects"), found.pop("predicted_objects")
+    assert all(math.isnan(value) for value in found.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(maps, maps)
+def test_equals_brute_force(truth, predicted):
+    same(scores(truth, predicted), brute(truth, predicted))
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps, maps)
+def test_arand_equals_skimage(truth, predicted):
+    with np.errstate(invalid="ignore"):
+        expected = adapted_rand_error(truth, predicted)[0]
+    assert scores(truth, predicted)["arand"] == pytest.approx(expected, nan_ok=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ignoring_maps, maps)
+def test_pq_equals_torchmetrics(truth, predicted):
+    """Category 1 are the objects, 0 is the background and 9, which is not known, the void."""
+    category = np.where(truth == 255, 9, truth > 0)
+    target = torch.from_numpy(np.stack([category, truth], -1)).long()[None]
+    preds = torch.from_numpy(np.stack([predicted > 0, predicted], -1)).long()[None]
+    preds[..., 1] *= preds[..., 0]
+    per_class = panoptic_quality(
+        preds, target, {1}, {0}, return_sq_and_rq=True, return_per_class=True
+    )
+    pq, sq, rq = per_class.double().reshape(2, 3)[0].tolist()
+    found = scores(truth, predicted)
+    # It gives 0 for what has no value.
+    assert [np.nan_to_num(found[name]) for name in ("pq", "sq", "rq")] == pytest.approx(
+        [pq, sq, rq]
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(ignoring_maps, maps, st.permutations(range(1, 5)), st.permutations(range(1, 5)))
+def test_ids_mean_nothing(truth, predicted, first, second):
+    table = np.arange(256)
+    table[1:5] = first
+    assert np.array_equal(
+        object_counts(table[truth], np.array([0, *second])[predicted] * 1000),
+        object_counts(truth, predicted),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps, maps)
+def test_truth_and_prediction_change_places(truth, predicted):
+    one, other = scores(truth, predicted), scores(predicted, truth)
+    same({name: one[name] for name in SYMMETRIC}, {name: other[name] for name in SYMMETRIC})
+
+
+@settings(max_examples=50, deadline=None)
+@given(ignoring_maps)
+def test_the_truth_itself_is_perfect(truth):
+    found = scores(truth, np.where(truth == 255, 0, truth))
+    has_objects = bool(found["objects"])
+    assert not (found["arand"] > 0)
+    expected = dict.fromkeys(("seg", "det", "aji", *SYMMETRIC), 1.0 if has_objects else NAN)
+    same(found, expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(maps, maps, maps, maps)
+def test_two_images_count_as_one_with_both(truth, predicted, truth2, predicted2):
+    """But for arand, which counts pairs within images."""
+    both = object_counts(
+        np.hstack([truth, truth2 + 10 * (truth2 > 0)]),
+        np.hstack([predicted, predicted2 + 10 * (predicted2 > 0)]),
+    )
+    total = object_counts(truth, predicted) + object_counts(truth2, predicted2)
+    apart = [name[:4] not in ("rand", "imag", "aji_") for name in OBJECT_COUNTS]
+    assert total[apart] == pytest.approx(both[apart])
+
+
+def test_many_sums_are_scored_at_once():
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 5, (6, 2, 7, 8))
+    counts = np.stack([object_counts(truth, predicted) for truth, predicted in pairs])  # (6, K)
+    table = instance_scores(counts.reshape(2, 3, -1))
+    for i, (truth, predicted) in enumerate(pairs):
+        same({name: table[name][i // 3, i % 3] for name in table}, scores(truth, predicted))
+    found = intervals(counts, instance_scores, samples=50)
+    total = instance_scores(counts.sum(axis=0))
+    assert set(found) == set(total)
+    for name in ("seg", "aji", "arand"):
+        assert found[name].low <= total[name] <= found[name].high
+
+
+def test_what_is_no_markers_map_is_refused():
+    truth = row("110")
+    with pytest.raises(SegkitError, match=r"markers has the shape \(1, 2\)"):
+        object_counts(truth, truth, markers=row("11"))
+    with pytest.raises(SegkitError, match="the map of markers is float64"):
+        object_counts(truth, truth, markers=row("110").astype(float))
+
+
+def test_other_counts_are_refused():
+    with pytest.raises(SegkitError, match=f"has {len(OBJECT_COUNTS)} entries|{len(OBJECT_COUNTS)}"):
+        instance_scores(np.zeros((3, 4)))

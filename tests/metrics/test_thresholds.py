@@ -1,0 +1,194 @@
+"""The threshold sweep: by hand, against the head at each threshold, and against torchmetrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchmetrics.functional.classification as peer
+
+from segkit.errors import SegkitError
+from segkit.metrics import ConfusionMatrix
+from segkit.metrics.scores import scores
+from segkit.metrics.thresholds import THRESHOLDS, ThresholdCounts, threshold_sweep
+from segkit.models.heads import Head
+
+
+def batch(mode: str, count: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities, some of them on a threshold, and targets, a tenth of them ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 1 if mode == "binary" else 3, 6, 7)
+    probabilities = torch.rand(shape, generator=generator)
+    on = torch.rand(shape, generator=generator) < 0.2
+    probabilities[on] = (probabilities[on] * 20).round() / 20
+    target = torch.randint(2, shape, generator=generator)
+    target[torch.rand(shape, generator=generator) < 0.1] = 255
+    return probabilities, target.squeeze(1) if mode == "binary" else target
+
+
+def counted(mode: str, *batches, thresholds=THRESHOLDS) -> ThresholdCounts:
+    metric = ThresholdCounts(mode, 2 if mode == "binary" else 3, thresholds)
+    for each in batches:
+        metric.update(*each)
+    return metric
+
+
+def test_by_hand():
+    probabilities = torch.tensor([[[[0.1, 0.4, 0.6, 0.9, 0.7]]]])
+    target = torch.tensor([[[0, 1, 0, 1, 255]]])
+    metric = counted("binary", (probabilities, target), thresholds=[0.25, 0.5, 0.75])
+    assert metric.compute().tolist() == [[[[1, 1], [0, 2]], [[1, 1], [1, 1]], [[2, 0], [1, 1]]]]
+    sweep = threshold_sweep(metric, ["background", "cell"])
+    assert sweep.class_names == ("cell",)
+    assert sweep.scores["iou"].tolist() == [[2 / 3, 1 / 3, 1 / 2]]
+    assert sweep.best == {"cell": 0.25}
+    columns = ["class", "threshold", "iou", "dice", "precision", "recall"]
+    assert [list(row) for row in sweep.rows()] == [columns] * 3
+    assert [tuple(row.values()) for row in sweep.rows()] == [
+        ("cell", 0.25, 2 / 3, 4 / 5, 2 / 3, 1),
+        ("cell", 0.5, 1 / 3, 1 / 2, 1 / 2, 1 / 2),
+        ("cell", 0.75, 1 / 2, 2 / 3, 1, 1 / 2),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_equals_the_head_at_each_threshold(mode):
+    """Also for the probabilities that lie on a threshold: those do not exceed it."""
+    probabilities, target = batch(mode)
+    names = ["background", "cell"] if mode == "binary" else ["a", "b", "c"]
+    metric = counted(mode, (probabilities, target))
+    sweep = threshold_sweep(metric, names)
+    for t, threshold in enumerate(THRESHOLDS):
+        head = Head.build(mode, in_channels=1, num_classes=len(names), threshold=threshold)
+        confusion = ConfusionMatrix(mode, len(names))
+        confusion.update(head.decide(probabilities), target)
+        matrix = confusion.compute()
+        expected = matrix[None] if mode == "binary" else matrix
+        assert torch.equal(metric.compute()[:, t], expected)
+        result = scores(matrix, mode, names)
+        assert sweep.scores["iou"][:, t].tolist() == list(result.iou)
+        assert sweep.scores["precision"][:, t].tolist() == list(result.precision)
+
+
+def test_equals_torchmetrics():
+    generator = torch.Generator().manual_seed(3)
+    probabilities = torch.rand((2, 1, 30, 30), generator=generator)
+    target = (torch.rand((2, 30, 30), generator=generator) < probabilities[:, 0]).long()
+    target[0, :4] = 255
+    sweep = threshold_sweep(counted("binary", (probabilities, target)), ["background", "cell"])
+    precision, recall, _ = peer.binary_precision_recall_curve(
+        probabilities[:, 0], target, thresholds=list(THRESHOLDS), ignore_index=255
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(sweep.scores["precision"][0]).float(), precision[:-1]
+    )
+    torch.testing.assert_close(torch.from_numpy(sweep.scores["recall"][0]).float(), recall[:-1])
+
+
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_many_batches_and_processes_equal_one(mode):
+    first, second = batch(mode, seed=1), batch(mode, seed=2)
+    whole = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
+    expected = counted(mode, whole).compute()
+    assert torch.equal(counted(mode, first, second).compute(), expected)
+    one, two = counted(mode, first), counted(mode, second)
+    one.sync(
+        dist_sync_fn=lambda state, group=None: [state, two.histogram],
+        distributed_available=lambda: True,
+    )
+    assert torch.equal(one.histogram, counted(mode, whole).histogram)
+
+
+def test_every_pixel_that_counts_is_counted_at_each_threshold():
+    probabilities, target = batch("multilabel")
+    counts = counted("multilabel", (probabilities, target)).compute()  # (3, 19, 2, 2)
+    known = (target != 255).sum((0, 2, 3))
+    assert torch.equal(counts.sum((2, 3)), known[:, None].expand(3, 19))
+
+
+def test_a_label_map_is_one_class_per_pixel_in_multilabel():
+    probabilities, _ = batch("multilabel")
+    target = torch.randint(3, (4, 6, 7), generator=torch.Generator().manual_seed(5))
+    target[0] = 255
+    stack = torch.stack([torch.where(target == 255, 255, target == c) for c in range(3)], dim=1)
+    assert torch.equal(
+        counted("multilabel", (probabilities, target)).compute(),
+        counted("multilabel", (probabilities, stack)).compute(),
+    )
+
+
+def test_of_equal_thresholds_the_best_is_the_nearest_to_one_half():
+    sure = torch.tensor([[[[0.001, 0.999]]]])
+    sweep = threshold_sweep(counted("binary", (sure, torch.tensor([[[0, 1]]]))), ["no", "yes"])
+    assert sweep.best == {"yes": 0.5}
+    low = torch.tensor([[[[0.001, 0.22]]]])
+    sweep = threshold_sweep(counted("binary", (low, torch.tensor([[[0, 1]]]))), ["no", "yes"])
+    assert sweep.best == {"yes": 0.2}
+
+
+def test_what_has_no_value():
+    probabilities = torch.full((1, 1, 2, 2), 0.01)
+    sweep = threshold_sweep(
+        counted("binary", (probabilities, torch.zeros(1, 2, 2, dtype=torch.int64))), ["no", "yes"]
+    )
+    assert math.isnan(sweep.best["yes"])
+    assert {row["iou"] for row in sweep.rows()} == {"-"}
+
+
+def test_nan_exceeds_no_threshold():
+    probabilities = torch.tensor([[[[math.nan, 1.0]]]])
+    counts = counted("binary", (probabilities, torch.tensor([[[1, 1]]]))).compute()
+    assert torch.equal(counts, torch.tensor([[0, 0], [1, 1]]).expand(1, 19, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_floats_are_taken(dtype):
+    target = torch.tensor([[[0, 1]]])
+    probabilities = torch.tensor([[[[0.12, 0.88]]]])
+    assert torch.equal(
+        counted("binary", (probabilities.to(dtype), target)).compute(),
+        counted("binary", (probabilities, target)).compute(),
+    )
+
+
+def test_counting_goes_on_after_inference_mode():
+    metric = ThresholdCounts("binary", 2)
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(*batch("binary", seed=1))
+    metric.update(*batch("binary", seed=2))
+    expected = counted("binary", batch("binary", seed=1), batch("binary", seed=2)).compute()
+    assert torch.equal(metric.compute(), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("multiclass", 3), "needs mode 'binary' or 'multilabel'"),
+        (("binary", 3), "has 1 or 2"),
+        (("multilabel", 0), "has 1 or more"),
+        (("binary", 2, []), "between 0 and 1"),
+        (("binary", 2, [0.5, 0.5]), "each above"),
+        (("binary", 2, [0.0, 0.5]), "between 0 and 1"),
+        (("binary", 2, [math.nan]), "between 0 and 1"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message):
+    with pytest.raises(SegkitError, match=message):
+        ThresholdCounts(*arguments)
+
+
+def test_wrong_inputs_are_refused():
+    probabilities, target = batch("binary")
+    metric = ThresholdCounts("binary", 2)
+    with pytest.raises(SegkitError, match=r"takes \(B, 1, H, W\)"):
+        metric.update(probabilities[:, 0], target)
+    with pytest.raises(SegkitError, match="not the decided labels"):
+        metric.update(probabilities.long(), target)
+    with pytest.raises(SegkitError, match="needs"):
+        metric.update(probabilities, target[..., 1:])
+    with pytest.raises(SegkitError, match="holds the label"):
+        metric.update(probabilities, target + 1)
+    with pytest.raises(SegkitError, match="one name per class"):
+        threshold_sweep(metric, ["cell"])

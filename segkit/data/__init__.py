@@ -3,5 +3,6 @@
 from segkit.data.builtin import CellsSource
 from segkit.data.folder import FolderSource
 from segkit.data.source import DataSource
+from segkit.data.tracking_challenge import TrackingChallengeSource
 
-__all__ = ["CellsSource", "DataSource", "FolderSource"]
+__all__ = ["CellsSource", "DataSource", "FolderSource", "TrackingChallengeSource"]

@@ -31,6 +31,7 @@ class CellsSource(DataSource, name="cells"):
         size: Height and width in pixels.
         channels: 1 for a grey image, 3 for a stained one.
         seed: Another seed draws other images.
+        instances: Whether the masks hold ids of cells instead of their classes.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class CellsSource(DataSource, name="cells"):
         size: tuple[Side, Side] = (128, 128),
         channels: Literal[1, 3] = 1,
         seed: Annotated[int, Field(ge=0)] = 0,
+        instances: bool = False,
     ) -> None:
         self.mode, self.size, self.channels, self.seed = mode, size, channels, seed
+        self.instances = instances
         self.counts = dict(zip(SPLITS, (train, val, test), strict=True))
-        if mode == "binary":
+        if mode == "binary" or instances:
             self.class_names = ("background", "cell")
         else:
             self.class_names = ("background", "round cell", "long cell")
@@ -65,11 +68,15 @@ class CellsSource(DataSource, name="cells"):
         return self._draw(sample)[0].copy()
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
-        """(H, W), uint8: 0 and 1 with a binary head, else 0, 1 and 2."""
-        classes = self._draw(sample)[1]
+        """(H, W): ids of cells; or 0 and 1 with a binary head, else 0, 1 and 2."""
+        _, classes, ids = self._draw(sample)
+        if self.instances:
+            return ids.copy()
         return (classes > 0).astype(np.uint8) if self.mode == "binary" else classes.copy()
 
-    def _draw(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _draw(
+        self, sample: Sample
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
         return _drawn(self.seed * 10_000_000 + sample.index, self.size, self.channels)
 
 
@@ -78,6 +85,6 @@ class CellsSource(DataSource, name="cells"):
 @lru_cache(maxsize=256)
 def _drawn(
     seed: int, size: tuple[int, int], channels: Literal[1, 3]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
     cells = draw(seed, size, channels)
-    return cells.image, cells.classes
+    return cells.image, cells.classes, cells.instances

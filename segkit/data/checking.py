@@ -11,6 +11,7 @@ import numpy as np
 
 from segkit.data.classes import Classes, decide_classes, mixed_masks, wrong_values
 from segkit.data.coding import LabelCoding
+from segkit.data.measuring import Measures, measure
 from segkit.data.normalization import FULL_SCALE, Normalization
 from segkit.data.scanning import Facts, scan
 from segkit.data.source import SPLITS, DataSource, Sample, Split
@@ -33,6 +34,7 @@ class DataSummary:
         normalization: The intensities of the training images.
         one_size: Whether all images of a split have one size.
         class_share: Share of each class among the labelled pixels.
+        measures: How large images and objects are.
         notes: What the user should know.
     """
 
@@ -44,6 +46,7 @@ class DataSummary:
     normalization: Normalization
     one_size: dict[Split, bool]
     class_share: tuple[float, ...]
+    measures: Measures
     notes: list[str]
 
 
@@ -102,6 +105,7 @@ def check(
             split: len({f.shape for f in readable if f.split == split}) <= 1 for split in splits
         },
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
+        measures=measure(readable, classes),
         notes=notes + _remarks(readable, classes) + _neighbours(splits),
     )
 

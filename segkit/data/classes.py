@@ -124,7 +124,7 @@ def wrong_values(facts: list[Facts], classes: Classes) -> list[str]:
         remedies.append("head=multiclass is for several classes")
     else:
         remedies.append("head.num_classes is for more classes")
-    remedies.append("data.target=instances is for ids of objects")
+    remedies.append("data.instances=true is for ids of objects")
     remedies.append(f"the label {IGNORE_INDEX} means 'not labelled'")
     if len(all_wrong) > 3:
         remedies.append(
@@ -173,8 +173,8 @@ def _contradictions(
             )
         elif source.instances and number not in (None, 2):
             problems.append(
-                f"{key} means {number} classes, but data.target=instances knows 2, background and"
-                " object: use data.target=labels for more"
+                f"{key} means {number} classes, but data.instances=true knows 2, background and"
+                " object: use data.instances=false for more"
             )
     if colors is not None and not problems and len(colors) != count:
         problems.append(

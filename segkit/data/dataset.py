@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
+from typing_extensions import NotRequired, TypedDict
 
 from segkit.data.coding import LabelCoding
 from segkit.data.normalization import Normalization
+from segkit.data.objects import components_as_ids, object_ids
 from segkit.data.source import DataSource, Sample
+from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
 from segkit.errors import SegkitError, all_at_once
+from segkit.targets import IGNORE_INDEX
 
 Draw = tuple[int, int]
 """Index of a sample and the seed of its augmentation."""
@@ -25,12 +28,17 @@ class Item(TypedDict):
     """A batch, or one of its items.
 
     ``image`` (B, C, H, W) float32, ``target`` (B, H, W) int64 (or (B, N, H, W) of overlapping
-    classes), ``index`` (B,) the number of the sample in its split.
+    classes), ``index`` (B,) the number of the sample in its split. Where they were asked for:
+    ``weight`` (B, H, W) float32 of each pixel in the loss, ``ids`` and ``markers`` (B, H, W) int32
+    of objects.
     """
 
     image: Tensor
     target: Tensor
     index: Tensor
+    weight: NotRequired[Tensor]
+    ids: NotRequired[Tensor]
+    markers: NotRequired[Tensor]
 
 
 class TrainDataset(Dataset[Item]):
@@ -47,9 +55,10 @@ class TrainDataset(Dataset[Item]):
         coding: LabelCoding,
         normalization: Normalization,
         transform: TrainTransform,
+        target: Target,
     ) -> None:
         self.source, self.samples, self.coding = source, samples, coding
-        self.normalization, self.transform = normalization, transform
+        self.normalization, self.transform, self.target = normalization, transform, target
         example = np.zeros((1, 1, len(normalization.mean)), normalization.dtype)
         problems = transform.unfit(example.shape[2], normalization.to_unit(example).dtype)
         if problems:
@@ -62,12 +71,22 @@ class TrainDataset(Dataset[Item]):
         index, seed = draw
         sample = self.samples[index]
         image = self.normalization.to_unit(self.source.read_image(sample))
-        image, labels = self.transform(image, _labels(self.source, sample, self.coding), seed)
-        return _item(self.normalization.standardize(image), labels, index)
+        marks = _marks(self.source, sample, self.coding, self.target)
+        image, marks = self.transform(image, marks, seed)
+        return _item(self.normalization.standardize(image), marks, self.target, index)
 
 
 class WholeDataset(Dataset[Item]):
-    """Whole images as they are, for validation and evaluation."""
+    """Whole images as they are, for validation and evaluation.
+
+    Args:
+        source: The data set.
+        samples: Its samples.
+        coding: What the values of its masks mean.
+        normalization: What happens to the intensities.
+        target: What is learned of the masks.
+        objects: Whether items hold the ids of objects too.
+    """
 
     def __init__(
         self,
@@ -75,9 +94,11 @@ class WholeDataset(Dataset[Item]):
         samples: list[Sample],
         coding: LabelCoding,
         normalization: Normalization,
+        target: Target,
+        objects: bool = False,
     ) -> None:
         self.source, self.samples, self.coding = source, samples, coding
-        self.normalization = normalization
+        self.normalization, self.target, self.objects = normalization, target, objects
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -89,7 +110,17 @@ class WholeDataset(Dataset[Item]):
             image = self.normalization(image)
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error
-        return _item(image, _labels(self.source, sample, self.coding), index)
+        item = _item(
+            image, _marks(self.source, sample, self.coding, self.target), self.target, index
+        )
+        if self.objects:
+            ids = _ids(self.source, sample, self.coding)
+            markers = self.source.read_markers(sample)
+            item["ids"] = torch.from_numpy(ids.astype(np.int32))
+            item["markers"] = torch.from_numpy(
+                (ids if markers is None else markers).astype(np.int32)
+            )
+        return item
 
 
 class DrawSampler(Sampler[Draw]):
@@ -104,17 +135,22 @@ class DrawSampler(Sampler[Draw]):
         count: Number of samples.
         per_epoch: Number of draws in an epoch.
         seed: Seed of the training.
+        rank: Number of this process.
+        processes: Number of processes, which share the draws of an epoch out evenly.
     """
 
-    def __init__(self, count: int, per_epoch: int, seed: int) -> None:
+    def __init__(
+        self, count: int, per_epoch: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
         self.count, self.per_epoch, self.seed, self.epoch = count, per_epoch, seed, 0
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.per_epoch
+        return self.per_epoch // self.processes
 
     def __iter__(self) -> Iterator[Draw]:
         first = self.epoch * self.per_epoch
@@ -128,7 +164,56 @@ class DrawSampler(Sampler[Draw]):
             2**31, size=self.per_epoch
         )
         drawn = order[start : start + self.per_epoch]
-        return iter(list(zip(drawn.tolist(), seeds.tolist(), strict=True)))
+        draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
+        # each process has as many, or one would wait for the others in vain
+        return iter(draws[self.rank :: self.processes][: len(self)])
+
+
+class EverySample(Sampler[int]):
+    """Each sample once, shared out over the processes: none is repeated to make their shares even.
+
+    Args:
+        count: Number of samples.
+        rank: Number of this process.
+        processes: Number of processes.
+
+    Raises:
+        SegkitError: There are more processes than samples.
+    """
+
+    def __init__(self, count: int, rank: int = 0, processes: int = 1) -> None:
+        if processes > count:
+            raise SegkitError(
+                f"there are {processes} processes and {count} images to validate: use fewer"
+                " devices, or more images."
+            )
+        self.numbers = range(rank, count, processes)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+
+def _marks(
+    source: DataSource, sample: Sample, coding: LabelCoding, target: Target
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """What augmentation warps: ids of objects where the target is made from them, else labels."""
+    return _ids(source, sample, coding) if target.from_ids else _labels(source, sample, coding)
+
+
+def _ids(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[np.uint16]:
+    """The objects of a sample; of a set without ids the connected regions of its foreground."""
+    if not source.instances:
+        return components_as_ids(_labels(source, sample, coding))
+    values: dict[int, list[int]] = {}
+    for value, label in coding.to_label.items():
+        values.setdefault(label, []).append(value)
+    try:
+        return object_ids(source.read_mask(sample), values.get(IGNORE_INDEX, ()), values.get(0, ()))
+    except SegkitError as error:
+        raise SegkitError(f"{sample.name}: {error}") from error
 
 
 def _labels(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[np.uint8]:
@@ -139,11 +224,20 @@ def _labels(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[
         raise SegkitError(f"{sample.name}: {error}") from error
 
 
-def _item(image: NDArray[np.float32], labels: NDArray[Any], index: int) -> Item:
-    return {
+def _item(
+    image: NDArray[np.float32],
+    marks: NDArray[np.uint8] | NDArray[np.uint16],
+    target: Target,
+    index: int,
+) -> Item:
+    labels, weight = target.encode(marks)
+    item: Item = {
         "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (C, H, W)
         "target": torch.from_numpy(
             np.ascontiguousarray(labels if labels.ndim == 2 else labels.transpose(2, 0, 1))
         ).long(),  # (H, W) or (N, H, W)
         "index": torch.tensor(index),
     }
+    if weight is not None:
+        item["weight"] = torch.from_numpy(weight)  # (H, W)
+    return item

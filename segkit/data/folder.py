@@ -54,7 +54,7 @@ class FolderSource(DataSource, name="folder"):
         test_list: The same for the test samples.
         seed: Seed of the random split.
         channels: "auto" takes the images as they are; 1 or 3 makes all of them grey or RGB.
-        target: What the masks hold: "labels", or "instances" (ids of objects, all foreground here).
+        instances: Whether the masks hold ids of objects rather than classes.
         label_map: Labels of mask values that do not mean themselves; 255 is the label of pixels to
             ignore.
         class_names: Names of the classes in the order of the labels.
@@ -76,7 +76,7 @@ class FolderSource(DataSource, name="folder"):
         test_list: Path | None = None,
         seed: int = 0,
         channels: Literal["auto", 1, 3] = "auto",
-        target: Literal["labels", "instances"] = "labels",
+        instances: bool = False,
         label_map: dict[int, Annotated[int, Field(ge=0, le=255)]] | None = None,
         class_names: tuple[str, ...] | None = None,
         class_colors: tuple[Color, ...] | None = None,
@@ -109,7 +109,7 @@ class FolderSource(DataSource, name="folder"):
             self.lists["val"] = val_list
         if test_list is not None:
             self.lists["test"] = test_list
-        self.instances = target == "instances"
+        self.instances = instances
         self.label_map = label_map
         self.class_names, self.class_colors = class_names, class_colors
 

@@ -80,3 +80,11 @@ class DataSource(Registrable, ABC, family="data"):
     @abstractmethod
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) integers as they stand in the masks; (H, W, N) of overlapping classes."""
+
+    def read_markers(self, sample: Sample) -> NDArray[np.integer[Any]] | None:
+        """(H, W) ids of marks, one in each object, where detection has a truth of its own.
+
+        The Cell Tracking Challenge marks all cells and outlines some of them. None: the objects of
+        the mask are all there are.
+        """
+        return None

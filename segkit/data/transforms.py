@@ -1,4 +1,4 @@
-"""Cropping and augmentation: the one place that knows albumentations."""
+"""Cropping and augmentation: with elastic.py the one place that knows albumentations."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.data.cropping import foreground_window
+from segkit.data.elastic import ElasticGrid
 from segkit.errors import did_you_mean
 from segkit.targets import IGNORE_INDEX
 
 cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would fight with them
 
-_TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
+TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
 """Transforms that may exchange height and width."""
 
 
@@ -33,27 +35,41 @@ class TrainTransform:
 
     Args:
         crop: Height and width of the result; smaller images are padded.
-        augment: Transforms of albumentations, each a mapping of ``name`` and options.
+        augment: Transforms of albumentations and ElasticGrid, each a mapping of ``name`` and
+            options.
         context: Mirrored pixels at each border, for unpadded networks: the image of the result is
             larger by them, its labels are not.
+        foreground_share: Share of the crops that are placed so that they hold a pixel of the
+            foreground, of a class (or in a map of ids an object) that is drawn evenly among those
+            of the image. Augmentation may move it out again.
+        background: The label that is no foreground, None where each label is.
     """
 
     def __init__(
-        self, crop: tuple[int, int], augment: list[dict[str, Any]], context: int = 0
+        self,
+        crop: tuple[int, int],
+        augment: list[dict[str, Any]],
+        context: int = 0,
+        foreground_share: float = 0.0,
+        background: int | None = 0,
     ) -> None:
         self.context, self._augment = context, augment
+        self.foreground_share, self.background = foreground_share, background
         size = crop[0] + 2 * context, crop[1] + 2 * context
         # a crop that is turned must be as wide as it is high, to lose nothing
-        turns = any(options["name"] in _TURNS for options in augment)
+        turns = any(options["name"] in TURNS for options in augment)
         self._cut = (max(size), max(size)) if turns else size
+        # what is left of the cut in every orientation
+        kept = (min(crop), min(crop)) if turns else crop
+        self._margin = (self._cut[0] - kept[0]) // 2, (self._cut[1] - kept[1]) // 2
         self._steps = [*_fit(A.RandomCrop, self._cut), *(_build(options) for options in augment)]
         if augment:  # a transform may have changed the size
             self._steps += _fit(A.CenterCrop, size)
         self._compose = A.Compose(self._steps)
 
     def __call__(
-        self, image: NDArray[Any], labels: NDArray[np.uint8], seed: int
-    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        self, image: NDArray[Any], labels: NDArray[Any], seed: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """(H, W, C) and (H, W) or (H, W, N) to the crop's size, of the same types.
 
         The same seed gives the same result, in whichever process.
@@ -63,6 +79,11 @@ class TrainTransform:
             image = mirror(image, c)
             around = [(c, c), (c, c)] + [(0, 0)] * (labels.ndim - 2)
             labels = np.pad(labels, around, constant_values=IGNORE_INDEX)
+        rng = np.random.default_rng((seed, 1))
+        if rng.random() < self.foreground_share:
+            window = foreground_window(labels, self._cut, self._margin, self.background, rng)
+            if window is not None:  # the random crop then has one place to go
+                image, labels = image[window], labels[window]
         # Each step gets a seed of its own. Compose would give all of them the same, so that their
         # draws are the same and those with one probability happen together or not at all.
         for step, own in zip(self._steps, _seeds(seed, len(self._steps)), strict=True):
@@ -139,7 +160,7 @@ def check_augment(augment: list[dict[str, Any]]) -> list[str]:
 @lru_cache(maxsize=1)
 def _transforms() -> dict[str, type[Any]]:
     bases = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform)
-    return {
+    known = {
         name: member
         for name, member in vars(A).items()
         if inspect.isclass(member)
@@ -147,6 +168,7 @@ def _transforms() -> dict[str, type[Any]]:
         and member not in bases
         and not issubclass(member, A.Transform3D)
     }
+    return {**known, "ElasticGrid": ElasticGrid}
 
 
 def _build(options: dict[str, Any]) -> A.BasicTransform:

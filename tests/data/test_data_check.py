@@ -181,8 +181,8 @@ def test_ids_of_objects_need_to_be_called_so(tmp_path: Path) -> None:
     put(tmp_path, ids * HALF, ids * THREE, HALF)
     said = problems(tmp_path)
     assert [line.split(":")[0] for line in said] == ["images/a.png", "images/b.png"]
-    assert "data.target=instances" in said[-1]
-    summary = checked(tmp_path, target="instances")
+    assert "data.instances=true" in said[-1]
+    summary = checked(tmp_path, instances=True)
     assert summary.num_classes == 2
     assert "every id is foreground" in summary.notes[0]
     np.testing.assert_array_equal(summary.coding.encode(ids * HALF), HALF)
@@ -292,7 +292,7 @@ def test_numbers_of_classes_that_contradict_each_other(tmp_path: Path) -> None:
     assert "head.num_classes is 4, but data.class_names has 3 names" in problem
     assert "head=binary knows 2" in problems(tmp_path, "binary", 3)[0]
     assert "head=binary knows 2" in problems(tmp_path, "binary", class_names=("cell",))[0]
-    assert "knows 2" in problems(tmp_path, "multiclass", 3, target="instances")[0]
+    assert "knows 2" in problems(tmp_path, "multiclass", 3, instances=True)[0]
     [problem] = problems(tmp_path, "multiclass", class_colors=((0, 0, 0),))
     assert "data.class_colors has 1 colours, but there are 3 classes" in problem
     summary = checked(tmp_path, "multiclass", 5)

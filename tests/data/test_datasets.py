@@ -19,7 +19,9 @@ from segkit.data.dataset import DrawSampler, TrainDataset, WholeDataset
 from segkit.data.folder import FolderSource
 from segkit.data.normalization import Normalization
 from segkit.data.source import DataSource
+from segkit.data.target import BorderCore, Foreground, Labels
 from segkit.data.transforms import TrainTransform
+from segkit.data.weight_map import WeightMap
 from segkit.errors import SegkitError
 
 EIGHT = Normalization("uint8", 0, 255, (0.5,), (0.25,))
@@ -38,7 +40,9 @@ def cells(mode: Any = "binary", **options: Any) -> CellsSource:
 def train_set(augment: list[dict[str, Any]] = AUGMENT, norm: Normalization = EIGHT) -> TrainDataset:
     source = cells(channels=3 if len(norm.mean) == 3 else 1)
     transform = TrainTransform((32, 32), augment)
-    return TrainDataset(source, source.splits()["train"], LabelCoding({}), norm, transform)
+    return TrainDataset(
+        source, source.splits()["train"], LabelCoding({}), norm, transform, Labels()
+    )
 
 
 def layers(root: Path) -> FolderSource:
@@ -59,7 +63,7 @@ def layers(root: Path) -> FolderSource:
 def test_a_whole_item() -> None:
     source = cells()
     sample = source.splits()["val"][1]
-    item = WholeDataset(source, source.splits()["val"], LabelCoding({}), EIGHT)[1]
+    item = WholeDataset(source, source.splits()["val"], LabelCoding({}), EIGHT, Labels())[1]
     assert (item["image"].shape, item["image"].dtype) == ((1, 48, 40), torch.float32)
     assert (item["target"].shape, item["target"].dtype) == ((48, 40), torch.int64)
     assert item["index"] == 1
@@ -80,7 +84,7 @@ def test_a_training_item() -> None:
 
 def test_without_augmentation_image_and_labels_are_those_of_the_source() -> None:
     dataset = train_set([])
-    whole = WholeDataset(dataset.source, dataset.samples, dataset.coding, EIGHT)[3]
+    whole = WholeDataset(dataset.source, dataset.samples, dataset.coding, EIGHT, Labels())[3]
     item = dataset[3, 11]
     height, width = 48 - 32 + 1, 40 - 32 + 1
     assert any(
@@ -96,12 +100,12 @@ def test_16_bits_and_overlapping_classes(tmp_path: Path) -> None:
     norm = Normalization("uint16", 1, 101, (0.0,), (1.0,))
     samples = source.splits()["train"]
     coding = LabelCoding({300: 1})
-    whole = WholeDataset(source, samples, coding, norm)[0]
+    whole = WholeDataset(source, samples, coding, norm, Labels())[0]
     assert whole["target"].shape == (2, 9, 8)
     assert whole["target"].sum(dim=(1, 2)).tolist() == [32, 56]
     assert torch.allclose(whole["image"], torch.full((1, 9, 8), 0.5))
     transform = TrainTransform((5, 4), [{"name": "D4", "p": 1.0}])
-    item = TrainDataset(source, samples, coding, norm, transform)[0, 3]
+    item = TrainDataset(source, samples, coding, norm, transform, Labels())[0, 3]
     assert item["target"].shape == (2, 5, 4)
     assert item["target"].max() == 1
     assert torch.allclose(item["image"], torch.full((1, 5, 4), 0.5))
@@ -111,13 +115,53 @@ def test_errors_name_the_sample(tmp_path: Path) -> None:
     source = layers(tmp_path)
     norm = Normalization("uint16", 1, 101, (0.0,), (1.0,))
     samples, coding = source.splits()["train"], LabelCoding({})
-    whole = WholeDataset(source, samples, coding, norm)
-    train = TrainDataset(source, samples, coding, norm, TrainTransform((4, 4), []))
+    whole = WholeDataset(source, samples, coding, norm, Labels())
+    train = TrainDataset(source, samples, coding, norm, TrainTransform((4, 4), []), Labels())
     for read in (lambda: whole[0], lambda: train[0, 0]):
         with pytest.raises(SegkitError, match=r"images/a\.tif: the mask has the values 300"):
             read()
+    other = Normalization("uint16", 0, 1, (0,) * 3, (1,) * 3)
     with pytest.raises(SegkitError, match=r"images/a\.tif: .*3 channels"):
-        WholeDataset(source, samples, coding, Normalization("uint16", 0, 1, (0,) * 3, (1,) * 3))[0]
+        WholeDataset(source, samples, coding, other, Labels())[0]
+
+
+def test_objects_are_drawn_after_the_augmentation(tmp_path: Path) -> None:
+    """Ids 255 and 70000 are objects, -1 is not labelled, and the weight map comes with them."""
+    ids = np.zeros((32, 32), np.int32)
+    ids[2:14, 2:16], ids[2:14, 16:30], ids[20:24] = 255, 70_000, -1
+    image = np.full((32, 32), 9, np.uint8)
+    for folder, array in (("images", image), ("masks", ids)):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / "a.tif", array)
+    source = FolderSource(
+        "binary", root=tmp_path, instances=True, label_map={-1: 255}, val_fraction=0
+    )
+    samples, coding = source.splits()["train"], LabelCoding({-1: 255}, foreground=True)
+    target = Foreground(gap=2, weight_map=WeightMap(w0=10, sigma=5))
+    turn = TrainTransform((32, 32), [{"name": "HorizontalFlip", "p": 1.0}])
+    item = TrainDataset(source, samples, coding, EIGHT, turn, target)[0, 0]
+    whole = WholeDataset(source, samples, coding, EIGHT, target, objects=True)[0]
+    assert torch.equal(item["target"], whole["target"].flip(-1))
+    assert torch.equal(item["weight"], whole["weight"].flip(-1))
+    assert whole["target"][5, [10, 15, 16, 20]].tolist() == [1, 0, 0, 1]  # the gap
+    assert (whole["target"][20:24] == 255).all()
+    assert whole["weight"][5, 15] > whole["weight"][30, 2] > 0
+    assert whole["ids"].unique().tolist() == [0, 1, 2, 255]
+    assert torch.equal(whole["markers"], whole["ids"])
+    core = TrainDataset(source, samples, coding, EIGHT, turn, BorderCore())[0, 0]
+    assert core["target"].unique().tolist() == [0, 1, 2, 255]
+    assert "weight" not in core
+    batch = torch.utils.data.default_collate([whole, whole])
+    assert batch["weight"].shape == batch["ids"].shape == (2, 32, 32)
+
+
+def test_sets_without_ids_have_their_regions_as_objects() -> None:
+    source = cells()
+    item = WholeDataset(
+        source, source.splits()["val"], LabelCoding({}), EIGHT, Labels(), objects=True
+    )[0]
+    assert torch.equal(item["ids"] > 0, item["target"] > 0)
+    assert item["ids"].dtype == torch.int32
 
 
 def test_an_augmentation_that_does_not_fit_is_said_before_the_first_batch() -> None:

@@ -13,6 +13,7 @@ from segkit.targets import IGNORE_INDEX
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
     for path in sorted((Path(__file__).parents[2] / "conf" / "augment").glob("*.yaml"))
+    if path.stem != "auto"
 }
 WARPS = [
     {"name": "Affine", "rotate": [30, 30], "p": 1.0},

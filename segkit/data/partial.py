@@ -1,0 +1,80 @@
+"""Frames in which all objects are marked but only some outlined: where an outline is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Ids = NDArray[np.integer[Any]]
+"""(H, W), 0 where there is no object."""
+
+_EIGHT = np.ones((3, 3), np.int8)
+"""Pixels that touch at a corner are neighbours too."""
+
+
+def marked_only(ids: Ids, markers: Ids) -> NDArray[np.bool_]:
+    """The markers, (H, W), whose object has no outline: no more than half of them lies on objects.
+
+    Args:
+        ids: Outlined objects.
+        markers: Markers of all objects.
+    """
+    inverse, alone = _alone(ids, markers)
+    return alone[inverse]
+
+
+def reach(ids: Ids, markers: Ids) -> float:
+    """How far an object extends from its own marker, in pixels: the largest distance of any.
+
+    The marker of an object is the one that has most pixels on it; objects without any are left out.
+
+    Returns:
+        0 where no outlined object has a marker.
+    """
+    inverse, alone = _alone(ids, markers)
+    owned = np.where(alone[inverse], 0, markers)
+    _, compact = np.unique(np.append(0, ids.ravel()), return_inverse=True)
+    objects = compact[1:].reshape(ids.shape).astype(np.int32)
+    farthest = 0.0
+    for number, box in enumerate(ndimage.find_objects(objects), start=1):
+        inside = objects[box] == number
+        names, counts = np.unique(owned[box][inside & (owned[box] != 0)], return_counts=True)
+        if len(names):
+            marker = inside & (owned[box] == names[counts.argmax()])
+            distance = ndimage.distance_transform_edt(~marker)
+            farthest = max(farthest, float(distance[inside].max()))
+    return farthest
+
+
+def uncertain(ids: Ids, alone: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """The pixels, (H, W), that may belong to an object that is marked but not outlined.
+
+    They belong to no outlined object, lie no farther than ``radius`` from such a marker, and hang
+    together with it: an object is in one piece and does not run through another.
+
+    Args:
+        ids: Outlined objects.
+        alone: The markers without an outline, of :func:`marked_only`.
+        radius: How far an object extends from its marker at most, in pixels; infinity where that
+            is not known.
+    """
+    if not alone.any():
+        return np.zeros_like(alone)
+    zone = ids == 0
+    if np.isfinite(radius):
+        zone &= ndimage.distance_transform_edt(~alone) <= radius
+    pieces, _ = ndimage.label(zone, _EIGHT)
+    near: NDArray[np.bool_] = zone & np.isin(pieces, np.unique(pieces[alone & zone]))
+    return near
+
+
+def _alone(ids: Ids, markers: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The number of the marker at every pixel, and which of the numbers have no outline."""
+    names, inverse = np.unique(markers, return_inverse=True)
+    inverse = inverse.reshape(markers.shape)  # numpy 2.0 alone kept the shape
+    pixels = np.bincount(inverse.ravel(), minlength=len(names))
+    covered = np.bincount(inverse[ids != 0], minlength=len(names))
+    return inverse, (names != 0) & (2 * covered <= pixels)

@@ -1,0 +1,227 @@
+"""The paper's elastic deformation: the field it promises, images and masks that go together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from segkit.data.elastic import ElasticGrid, displacement
+from segkit.data.transforms import TrainTransform, check_augment
+from segkit.targets import IGNORE_INDEX
+
+SIZES = [(33, 47), (64, 64), (2, 5)]
+
+
+def warped(seed: int = 0, **options: Any) -> Any:
+    """The transform, ready to draw from a seed."""
+    transform = ElasticGrid(**{"p": 1.0, **options})
+    transform.set_random_seed(seed)
+    return transform
+
+
+def positions(height: int, width: int) -> np.ndarray:
+    """(H, W, 2) float32: the row and the column of every pixel."""
+    return np.stack(np.mgrid[:height, :width], axis=2).astype(np.float32)
+
+
+# --- the field -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("grid", [2, 3, 5])
+def test_the_corners_have_the_displacements_of_their_nodes(size: tuple[int, int], grid: int):
+    nodes = np.random.default_rng(0).normal(0, 10, (2, grid, grid))
+    field = displacement(nodes, size)
+    assert (field.shape, field.dtype) == ((2, *size), np.float32)
+    corners = np.ix_((0, 1), (0, -1), (0, -1))
+    np.testing.assert_allclose(field[corners], nodes[corners], atol=1e-4)
+
+
+def test_every_node_is_reached_where_it_lies_on_a_pixel():
+    nodes = np.random.default_rng(1).normal(0, 10, (3, 3))
+    field = displacement(nodes, (41, 61))
+    np.testing.assert_allclose(field[::20, ::30], nodes, atol=1e-5)
+
+
+def test_between_three_nodes_runs_the_natural_cubic_spline():
+    """Between y0 and y1: the straight line plus M (t^3 - t) / 6, M = 3/2 (y0 - 2 y1 + y2)."""
+    y0, y1, y2 = 4.0, -7.0, 12.0
+    field = displacement(np.repeat([[y0], [y1], [y2]], 3, axis=1), (41, 5))
+    t, bend = np.arange(21) / 20, 1.5 * (y0 - 2 * y1 + y2)
+    wanted = y0 + (y1 - y0) * t + bend * (t**3 - t) / 6
+    np.testing.assert_allclose(field[:21], np.repeat(wanted[:, None], 5, axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nodes_in_a_plane_give_the_plane(size: tuple[int, int]):
+    row, column = np.mgrid[0:1:3j, 0:1:3j]
+    field = displacement(3 + 5 * row - 8 * column, size)
+    row, column = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
+    np.testing.assert_allclose(field, 3 + 5 * row - 8 * column, atol=1e-4)
+
+
+def test_the_nodes_are_gaussian_and_independent():
+    transform, drawn = warped(std=10), []
+    for _ in range(800):
+        at = transform.get_params_dependent_on_data({"shape": (21, 21, 1)}, {})
+        moved = np.stack([at["y"], at["x"]], axis=2) - positions(21, 21)
+        drawn.append(moved[::10, ::10].ravel())
+    nodes = np.stack(drawn)
+    assert nodes.shape == (800, 3 * 3 * 2)
+    np.testing.assert_allclose(nodes.std(axis=0), 10, rtol=0.12)
+    np.testing.assert_allclose(nodes.mean(axis=0), 0, atol=1.6)
+    correlation = np.corrcoef(nodes.T) - np.eye(18)
+    assert np.abs(correlation).max() < 0.18
+    kurtosis = ((nodes / nodes.std(axis=0)) ** 4).mean()
+    assert 2.7 < kurtosis < 3.3  # 1.8 if they were uniform
+
+
+# --- images and masks ----------------------------------------------------------------------------
+
+
+def test_each_pixel_shows_what_lies_at_its_displacement():
+    transform = warped(3, std=4)
+    shown = transform(image=positions(60, 90))["image"]
+    drawn = transform.get_applied_params()
+    wanted = np.stack([drawn["y"], drawn["x"]], axis=2)
+    inside = ((wanted >= 0) & (wanted <= (59, 89))).all(axis=2)
+    assert 0.8 < inside.mean() < 1
+    np.testing.assert_allclose(shown[inside], wanted[inside], atol=0.05)
+    assert np.abs(wanted - positions(60, 90)).max() > 4
+
+
+@pytest.mark.parametrize("rotate", [30, 180])
+def test_it_also_turns_about_the_centre(rotate: float):
+    transform, angles = warped(std=0, rotate=rotate), []
+    for _ in range(300):
+        at = transform.get_params_dependent_on_data({"shape": (31, 41)}, {})
+        x, y = at["x"] - 20, at["y"] - 15
+        np.testing.assert_allclose([x[15, 20], y[15, 20]], 0, atol=1e-4)
+        rows, columns = np.mgrid[-15:16, -20:21]
+        np.testing.assert_allclose(x**2 + y**2, rows**2 + columns**2, atol=1e-2)
+        angle = np.arctan2(y[15, 40], x[15, 40])
+        turned = np.exp(1j * angle) * (columns + 1j * rows)
+        np.testing.assert_allclose(x + 1j * y, turned, atol=1e-3)  # and is not mirrored
+        angles.append(np.rad2deg(angle))
+    assert -rotate <= min(angles) < -0.9 * rotate
+    assert 0.9 * rotate < max(angles) <= rotate
+    assert abs(np.mean(angles)) < 0.12 * rotate
+
+
+def test_turned_and_bent_the_centre_moves_as_its_node():
+    both = warped(3, grid=3, rotate=45).get_params_dependent_on_data({"shape": (41, 41)}, {})
+    bent = warped(3, grid=3).get_params_dependent_on_data({"shape": (41, 41)}, {})
+    for key in "xy":
+        assert both[key][20, 20] == pytest.approx(bent[key][20, 20], abs=1e-3)
+        assert both[key][0, 0] != pytest.approx(bent[key][0, 0], abs=1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_mask_goes_with_its_image_and_keeps_its_values(dtype: type):
+    ids = (np.arange(80) * (3 if dtype == np.uint8 else 700)).astype(dtype)
+    mask = np.repeat(ids[:, None], 70, axis=1)
+    mask[mask == IGNORE_INDEX] = 0
+    result = warped(5)(image=positions(80, 70), mask=mask)
+    rows, target = result["image"][..., 0], result["mask"]
+    assert (target.dtype, target.shape) == (dtype, mask.shape)
+    assert set(np.unique(target)) <= {*np.unique(mask), IGNORE_INDEX}
+    seen = target != IGNORE_INDEX
+    clear = seen & (np.abs(rows - np.floor(rows) - 0.5) > 0.05)  # not half-way between two rows
+    wanted = mask[np.rint(rows[clear]).astype(int), 0]
+    # where the nearest pixel is inside, but some of those that are interpolated are mirrored
+    assert (target[clear] == wanted).mean() > 0.97
+    assert 0.5 < seen.mean() < 1
+
+
+def test_what_lies_outside_is_mirrored_in_images_and_ignored_in_masks():
+    image, mask = np.full((50, 50, 1), 200, np.uint8), np.ones((50, 50), np.uint8)
+    mirrored = warped(1, std=15)(image=image, mask=mask)
+    assert (mirrored["image"] == 200).all()
+    dark = warped(1, std=15, border="constant")(image=image, mask=mask)
+    np.testing.assert_array_equal(dark["mask"], mirrored["mask"])
+    outside = dark["mask"] == IGNORE_INDEX
+    assert 100 < outside.sum() < 2000
+    assert set(np.unique(dark["mask"])) == {1, IGNORE_INDEX}
+    assert (dark["image"][~outside] > 95).all()  # but for the interpolated rim
+    assert (dark["image"][outside] < 105).all()
+    assert (dark["image"] == 0).any()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
+def test_any_number_of_channels(channels: int):
+    image = np.random.default_rng(0).random((30, 40, channels), np.float32)
+    result = warped(2)(image=image, mask=(255 * image).astype(np.uint8))
+    assert result["image"].shape == result["mask"].shape == image.shape
+    for number in range(channels):
+        alone = warped(2)(image=image[..., number : number + 1])["image"]
+        # OpenCV rounds positions to 1/32 of a pixel for some numbers of channels
+        np.testing.assert_allclose(result["image"][..., number : number + 1], alone, atol=0.05)
+    for number in range(channels):
+        layer = (255 * image[..., number]).astype(np.uint8)
+        alone = warped(2)(image=image, mask=layer)["mask"]
+        np.testing.assert_array_equal(result["mask"][..., number], alone)
+
+
+def test_no_displacement_is_the_same_image():
+    image = np.random.default_rng(0).integers(0, 256, (31, 29, 3)).astype(np.uint8)
+    result = warped(std=0)(image=image, mask=image[..., 0])
+    np.testing.assert_array_equal(result["image"], image)
+    np.testing.assert_array_equal(result["mask"], image[..., 0])
+
+
+# --- by name in a config -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3, 6])
+def test_it_is_a_step_of_a_training(layers: int):
+    options = {"name": "ElasticGrid", "grid": 3, "std": 10, "p": 1.0}
+    assert check_augment([options]) == []
+    transform = TrainTransform((48, 56), [options])
+    assert transform.unfit(2, np.uint8) == transform.unfit(12, np.float32) == []
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 70, 2)).astype(np.uint8)
+    labels = rng.integers(0, 2, (60, 70, layers) if layers else (60, 70)).astype(np.uint8)
+    crops = [transform(image, labels, seed) for seed in (1, 2, 1)]
+    for a, b in zip(crops[0], crops[2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (crops[0][0] != crops[1][0]).any()
+    outside = crops[0][1].reshape(48, 56, -1) == IGNORE_INDEX
+    assert outside.any()
+    assert (outside == outside[..., :1]).all()  # the same in every layer
+
+
+def test_the_probability_is_followed():
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 1)).astype(np.uint8)
+    transform = TrainTransform((20, 20), [{"name": "ElasticGrid", "p": 0.25}])
+    labels = np.zeros((20, 20), np.uint8)
+    changed = [(transform(image, labels, seed)[0] != image).any() for seed in range(200)]
+    assert 0.15 < np.mean(changed) < 0.35
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"grid": 1}, ["refuses its options", "grid"]),
+        ({"std": -1}, ["refuses its options", "std"]),
+        ({"rotate": 200}, ["refuses its options", "rotate"]),
+        ({"border": "wrap"}, ["refuses its options", "mirror"]),
+        ({"sigma": 10}, ["has no option 'sigma'", "Known: grid, std, rotate, border, p"]),
+    ],
+)
+def test_wrong_options_are_problems(options: dict[str, Any], words: list[str]):
+    [problem] = check_augment([{"name": "ElasticGrid", **options}])
+    for word in ["augment.transforms[0]", *words]:
+        assert word in problem
+    [problem] = check_augment([{"name": "ElasticGird"}])
+    assert "Did you mean 'ElasticGrid'" in problem
+
+
+def test_the_preset_has_the_figures_of_the_paper():
+    path = Path(__file__).parents[2] / "conf" / "augment" / "unet2015.yaml"
+    steps = {
+        s.pop("name"): s for s in yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
+    }
+    wanted = {"grid": 3, "std": 10, "rotate": 45, "border": "mirror", "p": 1.0}
+    assert steps["ElasticGrid"] == wanted

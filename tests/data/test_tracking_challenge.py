@@ -1,0 +1,450 @@
+"""Sets of the Cell Tracking Challenge: frames, splits, cells that nobody outlined."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from scipy import ndimage
+
+from segkit.config import compose
+from segkit.data.cells import draw
+from segkit.data.checking import check
+from segkit.data.partial import marked_only, reach, uncertain
+from segkit.data.reading import read_image, read_mask
+from segkit.data.source import SPLITS, DataSource
+from segkit.data.tracking_challenge import UNLABELLED, TrackingChallengeSource
+from segkit.errors import SegkitError
+from segkit.targets import IGNORE_INDEX
+
+SIZE = (96, 112)
+ROOT = Path(__file__).parents[2]
+NUCLEI = Path(os.environ.get("SEGKIT_TEST_DATA", ROOT.parent / "shared" / "data"), "dsb2018_fluo")
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, values, photometric="minisblack", metadata=None)
+
+
+def marks(ids: np.ndarray) -> np.ndarray:
+    """A spot at the innermost place of every object, as (H, W) ids."""
+    spots = np.zeros_like(ids)
+    for number in np.unique(ids[ids > 0]):
+        depth = ndimage.distance_transform_edt(np.pad(ids == number, 1))[1:-1, 1:-1]
+        spots[depth > 0.6 * depth.max()] = number
+    return spots
+
+
+def put(
+    home: Path,
+    frame: str,
+    image: np.ndarray,
+    ids: np.ndarray,
+    outlined: Any = None,
+    truth: str = "GT",
+) -> None:
+    """A frame such as "01/000": its image, its markers, and the outlines of some of its cells."""
+    sequence, number = frame.split("/")
+    write(home / sequence / f"t{number}.tif", image)
+    write(home / f"{sequence}_GT" / "TRA" / f"man_track{number}.tif", marks(ids).astype(np.uint16))
+    if outlined is not False:
+        shown = ids if outlined is None else ids * np.isin(ids, outlined)
+        path = home / f"{sequence}_{truth}" / "SEG" / f"man_seg{number}.tif"
+        write(path, shown.astype(np.uint16))
+
+
+def put_drawn(home: Path, frames: list[str], **options: Any) -> dict[str, np.ndarray]:
+    """Drawn frames, the ids of whose cells are returned by name."""
+    known = {}
+    for seed, frame in enumerate(frames):
+        cells = draw(seed, SIZE)
+        put(home, frame, cells.image[..., 0], cells.instances, **options)
+        known[frame.replace("/", "/t")] = cells.instances
+    return known
+
+
+def source(root: Path, **options: Any) -> TrackingChallengeSource:
+    return TrackingChallengeSource.build("tracking_challenge", mode="binary", root=root, **options)
+
+
+def names(found: DataSource) -> dict[str, list[str]]:
+    assert found.problems() == []
+    return {split: [s.name for s in samples] for split, samples in found.splits().items()}
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digits", [3, 4])
+@pytest.mark.parametrize("above", [False, True])
+def test_the_frames_with_outlines_are_samples(tmp_path: Path, digits: int, above: bool) -> None:
+    home = tmp_path / "DIC-C2DH-HeLa" if above else tmp_path
+    frames = [f"{s}/{n:0{digits}}" for s in ("01", "02") for n in range(6)]
+    known = put_drawn(home, frames)
+    for frame in frames:
+        if int(frame[3:]) in (0, 2, 3):  # as most of the frames in the challenge
+            (home / f"{frame[:2]}_GT" / "SEG" / f"man_seg{frame[3:]}.tif").unlink()
+    (home / "01_GT" / "TRA" / "man_track.txt").write_text("1 0 5 0\n")
+    found = source(tmp_path, val_fraction=0)
+    assert names(found)["train"] == [
+        f.replace("/", "/t") for f in frames if int(f[3:]) not in (0, 2, 3)
+    ]
+    for sample in found.splits()["train"]:
+        image, mask, markers = (
+            read(sample) for read in (found.read_image, found.read_mask, found.read_markers)
+        )
+        cells = known[sample.name]
+        assert (image.shape, image.dtype) == ((*SIZE, 1), np.uint8)
+        np.testing.assert_array_equal(image, draw(list(known).index(sample.name), SIZE).image)
+        np.testing.assert_array_equal(mask, cells)
+        assert mask.dtype == np.int32
+        np.testing.assert_array_equal(markers, marks(cells))
+
+
+def test_images_of_16_bits_and_channels_that_are_asked_for(tmp_path: Path) -> None:
+    image = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE) * 5
+    put(tmp_path, "01/000", image, draw(0, SIZE).instances)
+    for channels, count in (("auto", 1), (1, 1), (3, 3)):
+        found = source(tmp_path, channels=channels)
+        read = found.read_image(found.splits()["train"][0])
+        np.testing.assert_array_equal(read, np.repeat(image[..., None], count, axis=2))
+
+
+def test_ids_of_two_bytes_are_kept_and_255_is_a_cell(tmp_path: Path) -> None:
+    ids = np.zeros(SIZE, np.int32)
+    for number, value in enumerate((1, 255, 256, 65535)):
+        ids[10:30, 20 * number + 5 : 20 * number + 20] = value
+    put(tmp_path, "01/000", ids.astype(np.uint8), ids)
+    put(tmp_path, "02/000", ids.astype(np.uint8), ids, outlined=[1, 255, 65535])
+    found = source(tmp_path, val_sequences=["02"])
+    summary = check(found, "binary")
+    for split, labels in (("train", {0, 1}), ("val", {0, 1, IGNORE_INDEX})):
+        [sample] = summary.splits[split]
+        mask = found.read_mask(sample)
+        encoded = summary.coding.encode(mask)
+        assert set(np.unique(encoded)) == labels
+        np.testing.assert_array_equal(encoded == 1, mask > 0)
+        np.testing.assert_array_equal(encoded == IGNORE_INDEX, mask == UNLABELLED)
+        np.testing.assert_array_equal(mask[mask > 0], ids[mask > 0])
+    assert (summary.num_classes, summary.class_names) == (2, ("background", "cell"))
+    assert {1, 255, 65535, UNLABELLED, 0} == set(np.unique(mask))
+
+
+def test_silver_truth_goes_with_the_markers_of_the_gold(tmp_path: Path) -> None:
+    put_drawn(tmp_path, ["01/000"])
+    known = put_drawn(tmp_path, ["01/000", "01/001", "01/002"], truth="ST")
+    assert len(names(source(tmp_path, val_fraction=0))["train"]) == 1
+    found = source(tmp_path, val_fraction=0, truth="silver")
+    assert names(found)["train"] == list(known)
+    for sample in found.splits()["train"]:
+        np.testing.assert_array_equal(found.read_mask(sample), known[sample.name])
+        assert found.read_markers(sample) is not None
+
+
+def test_it_goes_to_another_process(tmp_path: Path) -> None:
+    put_drawn(tmp_path, ["01/000", "01/001"], outlined=[1, 2, 3])
+    found = source(tmp_path)
+    before, [sample] = found.splits(), found.splits()["train"]
+    again = pickle.loads(pickle.dumps(found))
+    assert again.splits() == before
+    np.testing.assert_array_equal(again.read_mask(sample), found.read_mask(sample))
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sequences of four frames."""
+    home = tmp_path_factory.mktemp("twelve")
+    put_drawn(home, [f"{s}/{n:03}" for s in ("01", "02", "03") for n in (3, 9, 40, 100)])
+    return home
+
+
+def test_the_last_frames_of_each_sequence_are_held_out(twelve: Path) -> None:
+    divided = names(source(twelve, val_fraction=0.25, test_fraction=0.25))
+    for sequence in ("01", "02", "03"):
+        assert {s: [n for n in divided[s] if n.startswith(sequence)] for s in SPLITS} == {
+            "train": [f"{sequence}/t003", f"{sequence}/t009"],
+            "val": [f"{sequence}/t040"],
+            "test": [f"{sequence}/t100"],
+        }
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"val_sequences": ["02"]}, {"train": 8, "val": 4, "test": 0}),
+        ({"val_sequences": [2]}, {"train": 8, "val": 4, "test": 0}),  # YAML's reading of [02]
+        ({"val_sequences": ["02"], "test_sequences": ["03"]}, {"train": 4, "val": 4, "test": 4}),
+        ({"test_sequences": ["01", "02"]}, {"train": 3, "val": 1, "test": 8}),
+        ({"val_sequences": ["02"], "test_fraction": 0.25}, {"train": 6, "val": 4, "test": 2}),
+    ],
+)
+def test_whole_sequences(twelve: Path, options: dict[str, Any], wanted: dict[str, int]) -> None:
+    divided = names(source(twelve, **options))
+    assert {split: len(part) for split, part in divided.items()} == wanted
+    if options.get("val_sequences"):
+        assert divided["val"] == [f"02/t{number}" for number in ("003", "009", "040", "100")]
+        assert not any(name.startswith("02") for name in divided["train"])
+
+
+def test_sequences_that_are_not_there_or_in_two_splits(twelve: Path) -> None:
+    with pytest.raises(SegkitError, match=r"data\.test_sequences: .* '04' .* only 01, 02, 03"):
+        source(twelve, test_sequences=["04"]).splits()
+    with pytest.raises(SegkitError, match="both name '02'"):
+        source(twelve, test_sequences=["02"], val_sequences=["01", "02"])
+
+
+# --- cells that are marked, but not outlined -----------------------------------------------------
+
+
+def partly(home: Path) -> tuple[np.ndarray, list[int]]:
+    """Two frames, the second partly outlined: the ids of its cells and those that are outlined."""
+    cells = draw(5, SIZE, n_cells=(6, 6))
+    count = int(cells.instances.max())
+    outlined = list(range(2, count, 2))
+    full = draw(6, SIZE, n_cells=(9, 9))
+    put(home, "01/000", full.image[..., 0], full.instances)
+    put(home, "01/001", cells.image[..., 0], cells.instances, outlined)
+    return cells.instances, outlined
+
+
+def test_where_a_cell_without_outline_may_be_is_not_labelled(tmp_path: Path) -> None:
+    ids, outlined = partly(tmp_path)
+    found = source(tmp_path, val_fraction=0)
+    mask = found.read_mask(found.splits()["train"][1])
+    shown = np.isin(ids, outlined)
+    assert 0 < shown.sum() < (ids > 0).sum()
+    np.testing.assert_array_equal(mask[shown], ids[shown])  # what is outlined stays
+    assert set(np.unique(mask[~shown])) == {UNLABELLED, 0}
+    hidden = (ids > 0) & ~shown
+    assert (mask[hidden] == UNLABELLED).all()  # none of their pixels is taught as background
+    ground = ids == 0
+    assert 0.5 < (mask[ground] == 0).mean() < 0.95  # and not all of the background is lost
+    far = ndimage.distance_transform_edt(~hidden) > 40
+    assert far.any()
+    assert (mask[far & ground] == 0).all()
+
+
+def test_or_it_is_background_on_request(tmp_path: Path) -> None:
+    ids, outlined = partly(tmp_path)
+    found = source(tmp_path, val_fraction=0, unoutlined="background")
+    for sample, shown in zip(found.splits()["train"], (None, outlined), strict=True):
+        mask = found.read_mask(sample)
+        assert mask.min() == 0
+        if shown is not None:
+            np.testing.assert_array_equal(mask, ids * np.isin(ids, shown))
+
+
+def test_the_reach_is_that_of_the_whole_sequence(tmp_path: Path) -> None:
+    """The only outlined cells lie in another frame: its longest one says how far cells extend."""
+    bar, spot = np.zeros(SIZE, np.int32), np.zeros(SIZE, np.int32)
+    bar[40:43, 10:41] = 7  # marked in its middle: 15 pixels to the ends
+    spot[60:63, 60:63] = 7
+    put(tmp_path, "01/000", bar.astype(np.uint8), bar)
+    put(tmp_path, "01/001", bar.astype(np.uint8), spot, outlined=[])
+    write(tmp_path / "01_GT" / "TRA" / "man_track000.tif", (bar * 0 + 7 * at(41, 25)).astype("u2"))
+    found = source(tmp_path, val_fraction=0)
+    mask = found.read_mask(found.splits()["train"][1])
+    radius = 1.25 * np.hypot(15, 1)  # the largest may be among those without outline
+    marker = found.read_markers(found.splits()["train"][1])
+    assert marker is not None
+    distance = ndimage.distance_transform_edt(marker == 0)
+    np.testing.assert_array_equal(mask == UNLABELLED, distance <= radius)
+
+
+def test_where_nothing_is_outlined_nothing_is_known(tmp_path: Path) -> None:
+    put_drawn(tmp_path, ["01/000", "01/001"], outlined=[])
+    found = source(tmp_path, val_fraction=0)
+    for sample in found.splits()["train"]:
+        assert (found.read_mask(sample) == UNLABELLED).all()
+    with pytest.raises(SegkitError, match="no pixel of the training masks is labelled"):
+        check(found, "binary", needed=("train",))
+
+
+def at(row: int, column: int) -> np.ndarray:
+    mask = np.zeros(SIZE, np.bool_)
+    mask[row, column] = True
+    return mask
+
+
+@pytest.mark.parametrize(("covered", "alone"), [(0, True), (4, True), (5, False), (8, False)])
+def test_a_marker_is_outlined_where_more_than_half_of_it_is(covered: int, alone: bool) -> None:
+    markers, ids = np.zeros((6, 12), np.int32), np.zeros((6, 12), np.int32)
+    markers[2, 2:10] = 60000
+    ids[:, : 2 + covered] = 3
+    only = marked_only(ids, markers)
+    np.testing.assert_array_equal(only, (markers > 0) & alone)
+
+
+def test_the_reach_is_measured_from_an_objects_own_marker() -> None:
+    ids, markers = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    ids[5:16, 5:16], ids[5:16, 16:21] = 9, 300  # side by side
+    markers[10, 5:7], markers[10, 15:20] = 2, 1  # the second runs a little into the first
+    assert reach(ids, markers) == pytest.approx(np.hypot(9, 5))  # from column 6 to 15, row 10 to 5
+    assert reach(ids, np.zeros_like(ids)) == 0
+    assert reach(np.zeros_like(ids), markers) == 0
+
+
+def test_a_cell_does_not_run_through_another() -> None:
+    ids = np.zeros((30, 30), np.int32)
+    ids[:, 12:15] = 1  # a wall
+    alone = np.zeros(ids.shape, np.bool_)
+    alone[15, 8] = True
+    rows, columns = np.mgrid[:30, :30]
+    disc = np.hypot(rows - 15, columns - 8) <= 10
+    np.testing.assert_array_equal(uncertain(ids, alone, 10), disc & (columns < 12))
+    np.testing.assert_array_equal(uncertain(ids, alone, np.inf), columns < 12)
+    assert not uncertain(ids, np.zeros_like(alone), np.inf).any()
+
+
+def test_the_background_of_the_outer_zone_is_not_labelled(tmp_path: Path) -> None:
+    known = put_drawn(tmp_path, ["01/000"])
+    found = source(tmp_path, border=20)
+    mask = found.read_mask(found.splits()["train"][0])
+    cells = known["01/t000"]
+    inner = np.zeros(SIZE, np.bool_)
+    inner[20:76, 20:92] = True
+    np.testing.assert_array_equal(mask[inner], cells[inner])
+    np.testing.assert_array_equal(mask[~inner], np.where(cells, cells, UNLABELLED)[~inner])
+    with pytest.raises(SegkitError, match=r"data\.border=48 leaves nothing"):
+        source(tmp_path, border=48).read_mask(found.splits()["train"][0])
+
+
+# --- what is wrong with a set --------------------------------------------------------------------
+
+
+def refused(root: Path, **options: Any) -> str:
+    with pytest.raises(SegkitError) as error:
+        source(root, **options).splits()
+    text = str(error.value)
+    assert "https://celltrackingchallenge.net/2d-datasets/" in text  # where it is had ...
+    assert "DIR/01_GT/SEG/man_seg000.tif" in text  # ... and how it must lie
+    return text.partition("\n")[0]
+
+
+def test_a_set_that_is_not_there(tmp_path: Path) -> None:
+    assert f"there is no folder {tmp_path / 'nowhere'}" in refused(tmp_path / "nowhere")
+    assert "It holds: nothing" in refused(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    assert "has no folders 01 and 01_GT. It holds: pictures" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_test_set_has_no_reference(tmp_path: Path, above: bool) -> None:
+    write((tmp_path / "a" if above else tmp_path) / "01" / "t000.tif", np.zeros(SIZE, np.uint8))
+    assert "no reference, no folder 01_GT: it is a test set" in refused(tmp_path)
+
+
+def test_several_sets_in_one_folder(tmp_path: Path) -> None:
+    for name in ("DIC-C2DH-HeLa", "PhC-C2DH-U373"):
+        put_drawn(tmp_path / name, ["01/000"])
+    assert "several sets, DIC-C2DH-HeLa, PhC-C2DH-U373: name one" in refused(tmp_path)
+    assert len(names(source(tmp_path / "PhC-C2DH-U373"))["train"]) == 1
+
+
+def test_no_frame_has_outlines(tmp_path: Path) -> None:
+    put_drawn(tmp_path, ["01/000"], outlined=False)
+    assert "has no outlines, no 01_GT/SEG/man_seg000.tif" in refused(tmp_path)
+    put_drawn(tmp_path, ["01/000"])
+    text = refused(tmp_path, truth="silver")
+    assert "no 01_ST/SEG/man_seg000.tif" in text
+    assert "data.truth=gold" in text
+
+
+@pytest.mark.parametrize("file", ["01_GT/SEG/man_seg_000_005.tif", "01/t000.tif"])
+def test_three_dimensions(tmp_path: Path, file: str) -> None:
+    put_drawn(tmp_path, ["01/000"])
+    write(tmp_path / file, np.zeros((4, *SIZE), np.uint16))
+    assert "three dimensions" in refused(tmp_path)
+
+
+def test_outlines_without_an_image_or_markers(tmp_path: Path) -> None:
+    put_drawn(tmp_path, ["01/000", "01/001", "01/002"])
+    (tmp_path / "01" / "t001.tif").unlink()
+    (tmp_path / "01_GT" / "TRA" / "man_track002.tif").unlink()
+    found = source(tmp_path)
+    said = found.problems()
+    assert len(said) == 2
+    assert said[0] == "01_GT/SEG/man_seg001.tif has no image: there is no 01/t001.tif"
+    assert said[1].startswith("01/t002 has outlines, but no markers")
+    assert "01_GT/TRA/man_track002.tif" in said[1]
+    assert "data.unoutlined=background" in said[1]
+    last = [sample for part in found.splits().values() for sample in part][-1]
+    assert last.name == "01/t002"
+    assert found.read_markers(last) is None
+    assert found.problems()[:1] == source(tmp_path, unoutlined="background").problems()
+
+
+def test_files_whose_sizes_differ_are_named_by_the_check(tmp_path: Path) -> None:
+    known = put_drawn(tmp_path, ["01/000", "01/001", "01/002"], outlined=[1, 2])
+    cells = known["01/t001"].astype(np.uint16)
+    write(tmp_path / "01_GT" / "TRA" / "man_track001.tif", cells[:-3])
+    write(tmp_path / "01" / "t002.tif", np.zeros((50, 60), np.uint8))
+    with pytest.raises(SegkitError) as error:
+        check(source(tmp_path), "binary")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "man_seg001.tif has 96 x 112 pixels, but its markers have 93 x 112" in lines[1]
+    assert "01/t002: the image has 50 x 60 pixels" in lines[2]
+
+
+# --- configs and real images ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["tracking_challenge", "phc_u373", "dic_hela"])
+def test_the_presets_build_it(twelve: Path, preset: str) -> None:
+    config = compose([f"data={preset}", f"data.root={twelve}", "data.test_sequences=[03]"]).data
+    shared = yaml.safe_load((ROOT / "conf" / "loader.yaml").read_text(encoding="utf-8"))
+    options = {k: config[k] for k in config if k not in {*shared, "name"}}
+    assert set(options) == set(
+        DataSource.checked(config.name, {"mode": "binary", **options})[1]
+    ) - {"mode"}
+    found = DataSource.build(config.name, mode="binary", **options)
+    divided = names(found)
+    strict = preset != "tracking_challenge"
+    assert {name[:2] for name in divided["train"]} == ({"01"} if strict else {"01", "02"})
+    assert {name[:2] for name in divided["test"]} == {"03"}
+    assert isinstance(found, TrackingChallengeSource)
+    assert found.border == (50 if strict else 0)
+
+
+@pytest.mark.skipif(not NUCLEI.is_dir(), reason="the real data are not there")
+def test_real_nuclei_in_this_layout(tmp_path: Path) -> None:
+    """Images of one size as frames of two sequences; every second nucleus of some is outlined."""
+    known: dict[str, np.ndarray] = {}
+    for path in sorted((NUCLEI / "train" / "images").glob("*.png")):
+        ids = read_mask(NUCLEI / "train" / "masks" / path.name).astype(np.int32)
+        if ids.shape == (256, 256) and 8 <= ids.max() < 60 and len(known) < 8:
+            frame = f"{len(known) % 2 + 1:02}/{len(known):03}"
+            some = None if len(known) < 4 else np.arange(1, ids.max(), 2)
+            put(tmp_path, frame, read_image(path)[..., 0], ids, some)
+            known[frame.replace("/", "/t")] = ids
+    assert len(known) == 8
+    found = source(tmp_path, val_sequences=["02"])
+    summary = check(found, "binary")
+    assert {split: len(part) for split, part in summary.splits.items()} == {
+        "train": 4,
+        "val": 4,
+        "test": 0,
+    }
+    taught = []
+    for sample in [*summary.splits["train"], *summary.splits["val"]]:
+        ids, mask = known[sample.name], found.read_mask(sample)
+        np.testing.assert_array_equal(mask[mask > 0], ids[mask > 0])
+        markers = found.read_markers(sample)
+        assert markers is not None
+        assert set(np.unique(markers)) == set(np.unique(ids))
+        if int(sample.name[4:]) < 4:
+            np.testing.assert_array_equal(mask, ids)
+        else:
+            hidden = (ids > 0) & (mask <= 0)
+            assert hidden.any()
+            taught.append((mask[hidden] == 0).mean())
+    assert max(taught) < 0.01

@@ -90,6 +90,7 @@ def comparison(
     alpha: float = 0.45,
     ignore_index: int = 255,
     background: int | None = 0,
+    objects: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> NDArray[np.uint8]:
     """The panel image | truth | prediction | errors, side by side.
 
@@ -103,6 +104,8 @@ def comparison(
         alpha: opacity of the paint, 0 ... 1.
         ignore_index: the label of pixels that do not count.
         background: the class that is not an object; None where every class is one.
+        objects: ids of the true and of the found objects, (H, W) each, to be painted in place of
+            the classes; the errors stay those of the classes.
 
     Returns:
         (H, 4 W + 3 gap, 3) uint8 with a gap of 1 pixel, and of more on wide images.
@@ -116,11 +119,15 @@ def comparison(
             image, map_, colors, alpha=alpha, ignore_index=ignore_index, background=background
         )
 
+    def many(ids: NDArray[Any], ignored: int) -> NDArray[np.uint8]:
+        known = palette(int(ids.max(initial=0)) + 1)
+        return overlay(image, ids, known, alpha=alpha, ignore_index=ignored)
+
     shown = to_display(image)
     panels = [
         shown,
-        painted(truth),
-        painted(labels),
+        painted(truth) if objects is None else many(objects[0], ignore_index),
+        painted(labels) if objects is None else many(objects[1], -1),  # here 255 is an object
         _errors(shown, truth, labels, ignore_index, background),
     ]
     height, width = shown.shape[:2]

@@ -45,6 +45,7 @@ class Report:
             are `lr`, every key that ends in `/loss`, and the other keys that begin with `val/`,
             except those of single classes (`val/iou/road`).
         table: one row a class, with the key `class`; a last row of the class `mean` is set apart.
+        summary: scores of all images together, one row a score, with the key `score`.
         confusion: class names and the counts `matrix[truth][prediction]`.
         examples: predictions to look at, in the order in which they are shown.
         classes: name and colour of each class, in the order of the labels.
@@ -59,6 +60,7 @@ class Report:
     notes: Sequence[str] = ()
     history: Sequence[Mapping[str, float | None]] = ()
     table: Sequence[Row] = ()
+    summary: Sequence[Row] = ()
     confusion: tuple[Sequence[str], Sequence[Sequence[int]]] | None = None
     examples: Sequence[Example] = ()
     classes: Sequence[tuple[str, Color]] = ()
@@ -86,6 +88,7 @@ def write_report(path: Path | str, report: Report, pictures: Path | str | None =
         charts=sections.charts(report.history),
         epochs=sections.epochs(report.history),
         scores=sections.scores(report.table, report.classes),
+        summary=sections.scores(report.summary, ()),
         confusion=sections.confusion(*report.confusion) if report.confusion else [],
         key=sections.color_key(report.classes, report.background),
         galleries=_galleries(report.examples),

@@ -27,6 +27,8 @@ from segkit.report.table import (
 _DASH = "–"
 _ONE_DECIMAL, _NO_DECIMAL = 12, 24  # a larger confusion matrix shows colours only
 
+_OF_OBJECTS = ("val/seg", "val/det", "val/ap", "val/ap50", "val/pq", "val/aji")
+
 History = Sequence[Mapping[str, float | None]]
 
 
@@ -64,13 +66,18 @@ def charts(history: History) -> list[Markup]:
     scores = [key for key in keys if key.startswith("val/") and key.count("/") == 1]
     groups = {
         "Loss": [key for key in keys if key.endswith("/loss")],
-        "Validation scores": [key for key in scores if key != "val/loss"],
+        "Validation scores": [key for key in scores if key not in ("val/loss", *_OF_OBJECTS)],
+        "Objects": [key for key in scores if key in _OF_OBJECTS],
         "Learning rate": [key for key in keys if key == "lr" or key.startswith("lr-")],
     }
     drawn = []
     for title, chosen in groups.items():
         series = {
-            key: [(_epoch(row, index), row.get(key)) for index, row in enumerate(history)]
+            key: [
+                (_epoch(row, index), row[key])
+                for index, row in enumerate(history)
+                if not is_missing(row.get(key))  # not every epoch is validated
+            ]
             for key in chosen
         }
         if series:

@@ -16,6 +16,17 @@ from rich.text import Text
 from segkit.errors import SegkitError
 from segkit.files import write_whole
 
+_NAMES = {
+    "iou": "IoU",
+    "fw_iou": "Frequency-weighted IoU",
+    "hd95": "HD95",
+    "seg": "SEG",
+    "ap50": "AP50",
+    "pq": "PQ",
+    "v_rand": "V_rand",
+    "v_info": "V_info",
+}
+"""Columns that are no words."""
 Row = Mapping[str, object]
 """One line of a table: column to value; a number that could not be computed is NaN or None."""
 
@@ -31,8 +42,10 @@ def score_table(rows: Sequence[Row], title: str) -> Table:
     columns = column_names(rows)
     for column in columns:
         numeric = is_numeric(rows, column)
+        name = heading(column)
         table.add_column(
-            Text(heading(column)),
+            # Numbers are never broken, and their headings only between words.
+            Text(name.replace(" ", "\n") if numeric else name),
             justify="right" if numeric else "left",
             no_wrap=numeric,
             overflow="fold",
@@ -100,7 +113,7 @@ def column_names(rows: Sequence[Row]) -> list[str]:
 
 def heading(column: str) -> str:
     """A column's name as a heading: `IoU`, `Precision`."""
-    return "IoU" if column == "iou" else column.replace("_", " ").capitalize()
+    return _NAMES.get(column) or column.replace("_", " ").capitalize()
 
 
 def cell_text(value: object, *, missing: str) -> str:

@@ -42,6 +42,7 @@ class ModelCard:
         normalization: What happens to the intensities.
         mask_values: The value of each class in the masks, in which predictions are written too.
         background: The label that overlays leave unpainted, None where every class is painted.
+        target: Name and options of what was learned of the masks.
         pretrained_from: Where the encoder's weights came from, None for random ones.
         config: The resolved config of the training.
         versions: Versions of segkit, torch, timm and Python.
@@ -59,6 +60,7 @@ class ModelCard:
     normalization: Normalization
     mask_values: tuple[int, ...]
     background: int | None = 0
+    target: dict[str, Any] = field(default_factory=lambda: {"name": "labels"})
     pretrained_from: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -57,11 +58,11 @@ def conf_dirs() -> list[tuple[str, Path]]:
     return found
 
 
-def listed(names: object) -> list[str]:
+def listed(names: str | Iterable[object] | None) -> list[str]:
     """The plugins of a config, which may be one name instead of a list."""
     if not names:
         return []
-    return [names] if isinstance(names, str) else [str(name) for name in names]  # type: ignore[attr-defined]
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def require_named(names: list[str], overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The config of a training as typed data, and its check: every problem at once."""
+"""The config of a training as typed data, and how its wrong values are said."""
 
 from __future__ import annotations
 
@@ -7,11 +7,33 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from segkit.errors import SegkitError, all_at_once, did_you_mean
+from segkit.errors import did_you_mean
+from segkit.targets import Decoder
 
 Side = Annotated[int, Field(ge=1)]
+Extra = Literal["boundary", "membranes"]
+Monitor = Literal[
+    "val/iou",
+    "val/dice",
+    "val/precision",
+    "val/recall",
+    "val/specificity",
+    "val/fw_iou",
+    "val/accuracy",
+    "val/loss",
+    "val/seg",
+    "val/det",
+    "val/ap",
+    "val/ap50",
+    "val/pq",
+    "val/aji",
+]
+OF_OBJECTS = ("val/seg", "val/det", "val/ap", "val/ap50", "val/pq", "val/aji")
+"""What can only be monitored where objects are told apart."""
+EPOCHS = 16
+"""Of a training that nothing else ends."""
 
 
 class Section(BaseModel):
@@ -45,6 +67,7 @@ class Data(Part):
     val_batch_size: Annotated[int, Field(ge=1)] = 8
     num_workers: Annotated[int, Field(ge=0)] | None = None
     samples_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     normalize: Literal["auto", "dataset", "encoder"] = "auto"
 
     @field_validator("crop_size", mode="before")
@@ -62,7 +85,7 @@ class Augment(Section):
 class Trainer(Section):
     """How long and on what to train; the names are those of Lightning."""
 
-    max_epochs: Annotated[int, Field(ge=-1)] = 16
+    max_epochs: Annotated[int, Field(ge=-1)] | None = None
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     max_time: str | None = None
     accelerator: str = "auto"
@@ -87,12 +110,19 @@ class Trainer(Section):
         return value
 
     @property
-    def time(self) -> timedelta | None:
+    def epochs(self) -> int:
+        """The number of epochs, -1 for no limit."""
+        if self.max_epochs is not None:
+            return self.max_epochs
+        return EPOCHS if self.max_steps == -1 and self.max_time is None else -1
+
+    @property
+    def seconds(self) -> float | None:
         """The time limit."""
         if self.max_time is None:
             return None
         days, hours, minutes, seconds = map(int, self.max_time.split(":"))
-        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
 
 
 class Logger(Section):
@@ -119,9 +149,11 @@ class TrainConfig(Section):
     name: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     auxiliary: list[Annotated[float, Field(gt=0)]]
-    monitor: Literal[
-        "val/iou", "val/dice", "val/precision", "val/recall", "val/accuracy", "val/loss"
-    ]
+    target: Part = Part(name="labels")
+    instances: Decoder | None = None
+    min_size: Annotated[int, Field(ge=0)] = 0
+    metrics: list[Extra] = []
+    monitor: Monitor
     resume: Path | None = None
     plugins: list[str] | str = []
 
@@ -129,167 +161,6 @@ class TrainConfig(Section):
     def monitor_mode(self) -> Literal["min", "max"]:
         """Whether less or more of the monitored metric is better."""
         return "min" if self.monitor == "val/loss" else "max"
-
-
-def validate(config: Any) -> TrainConfig:
-    """Check a composed config: keys, types, names, options, and whether the parts fit each other.
-
-    Args:
-        config: What Hydra composed, or a mapping.
-
-    Raises:
-        SegkitError: Every problem, with its key, its value and what is allowed.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if OmegaConf.is_config(config):
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise all_at_once(
-                "the config lacks values that must be given:",
-                [f"{key} is missing: give {key}=VALUE" for key in missing],
-            )
-        try:
-            config = OmegaConf.to_container(config, resolve=True)
-        except OmegaConfBaseException as error:
-            raise SegkitError(f"the config cannot be resolved: {error}") from error
-    problems: list[str] = []
-    checked: TrainConfig | None = None
-    try:
-        checked = TrainConfig.model_validate(config)
-    except ValidationError as error:
-        problems += [say(detail, TrainConfig) for detail in error.errors()]
-    problems += _check_parts(config)
-    problems += _check_loss(config)
-    if checked is not None:
-        problems += _check_fit(checked)
-    if problems or checked is None:
-        raise all_at_once("the config cannot be used:", problems)
-    return checked
-
-
-def families() -> dict[str, type[Any]]:
-    """The families of parts by their key in the config."""
-    from segkit.data.source import DataSource
-    from segkit.losses.base import Loss
-    from segkit.models.encoders import Encoder
-    from segkit.models.heads import Head
-    from segkit.models.necks import Neck
-    from segkit.training.optimizers import Optimizer
-    from segkit.training.schedules import Schedule
-
-    return {
-        "encoder": Encoder,
-        "neck": Neck,
-        "head": Head,
-        "loss": Loss,
-        "data": DataSource,
-        "optimizer": Optimizer,
-        "scheduler": Schedule,
-    }
-
-
-FILLED_IN = {
-    "encoder": {"in_channels"},
-    "neck": {"channels", "strides", "padding"},
-    "head": {"in_channels", "num_classes"},
-    "loss": {"mode", "ignore_index"},
-    "data": {"mode"},
-}
-"""Options that are wired, not written: no channel count stands in a config."""
-
-
-def _check_parts(config: dict[str, Any]) -> list[str]:
-    """Names and options of the parts that the registries know."""
-    from segkit.data.transforms import check_augment
-    from segkit.registry import check_options
-
-    problems = []
-    for key, family in families().items():
-        part = config.get(key) if key != "loss" else None  # built for the head, see _check_loss
-        if not isinstance(part, dict) or not isinstance(part.get("name"), str):
-            continue  # said by the schema
-        own = set(Data.model_fields) if key == "data" else {"name"}
-        options = {k: v for k, v in part.items() if k not in own}
-        try:
-            member, options = family.resolve(part["name"], options)
-        except SegkitError as error:
-            problems.append(f"{key}.name: {error}")
-            continue
-        filled = FILLED_IN.get(key, set())
-        options = {k: v for k, v in options.items() if k not in filled or v is not None}
-        problems += [
-            f"{key}.{k} cannot be chosen: it follows from the data and the other parts"
-            for k in sorted(filled & options.keys())
-            if (key, k) != ("head", "num_classes")
-        ]
-        problems += [f"{key}: {problem}" for problem in check_options(member, options, filled)[1]]
-    encoder = config.get("encoder")
-    weights = encoder.get("pretrained") if isinstance(encoder, dict) else None
-    if isinstance(weights, str) and weights != "auto" and not Path(weights).is_file():
-        problems.append(
-            f"encoder.pretrained={weights!r}: there is no such file. Give true, false, auto or the"
-            " path of a file"
-        )
-    augment = config.get("augment")
-    if isinstance(augment, dict) and isinstance(augment.get("transforms"), list):
-        problems += check_augment([t for t in augment["transforms"] if isinstance(t, dict)])
-    return problems
-
-
-def _check_loss(config: dict[str, Any]) -> list[str]:
-    """Whether the loss can be built for what the head's logits mean."""
-    from segkit.losses.base import Loss
-    from segkit.models.heads import Head
-
-    loss, head = config.get("loss"), config.get("head")
-    if not isinstance(loss, dict) or not isinstance(head, dict) or "name" not in loss:
-        return []  # said by the schema
-    try:
-        mode = Head.resolve(str(head.get("name")), {})[0].mode
-    except SegkitError:
-        return []  # said with the head
-    options = {key: value for key, value in loss.items() if key != "name"}
-    wired = sorted(FILLED_IN["loss"] & set(options))
-    if wired:
-        return [
-            f"loss: {' and '.join(wired)} cannot be chosen: it is the same for loss, metrics, data"
-        ]
-    try:
-        Loss.build(str(loss["name"]), mode=mode, **options)
-    except SegkitError as error:
-        return [f"loss: {error}"]
-    return []
-
-
-def _check_fit(config: TrainConfig) -> list[str]:
-    """Parts that are right by themselves and wrong together."""
-    from segkit.models.necks import Neck
-
-    problems = []
-    if config.encoder.options.get("padding") == "valid" and config.neck.name != "unet":
-        problems.append(
-            f"encoder.padding=valid with neck={config.neck.name}: use neck=unet, which can"
-            " follow an unpadded encoder"
-        )
-    neck = Neck.resolve(config.neck.name, {})[0]
-    if config.auxiliary and neck.levels is Neck.levels:
-        problems.append(
-            f"auxiliary={config.auxiliary} with neck={config.neck.name}, which has no coarser"
-            " levels for auxiliary heads: use neck=unet or neck=fpn"
-        )
-    endless = config.trainer.max_epochs == -1 and config.trainer.max_steps == -1
-    if endless and config.trainer.max_time is None and config.trainer.early_stopping is None:
-        problems.append(
-            "trainer has no end: give max_epochs, max_steps, max_time or early_stopping"
-        )
-    if endless and config.scheduler.name != "constant":
-        problems.append(
-            f"scheduler={config.scheduler.name} needs to know the end: give trainer.max_epochs or"
-            " trainer.max_steps, or use scheduler=constant"
-        )
-    return problems
 
 
 def say(detail: Any, schema: type[BaseModel]) -> str:

@@ -8,5 +8,8 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 """One foreground against the background; one of N classes; N classes that may overlap."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+Decoder = Literal["components", "watershed", "border_core", "distance"]
+"""How objects are told apart in a prediction; see segkit.inference.instances."""
+
 IGNORE_INDEX = 255
 """The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""

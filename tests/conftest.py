@@ -43,3 +43,15 @@ def multiclass_run(tmp_path_factory):
 def multilabel_run(tmp_path_factory):
     """A finished run with overlapping classes."""
     return train_quick(tmp_path_factory.mktemp("multilabel"), "head=multilabel")
+
+
+@pytest.fixture(scope="session")
+def border_core_run(tmp_path_factory):
+    """A finished run that tells cells apart by borders and cores."""
+    return train_quick(
+        tmp_path_factory.mktemp("border_core"),
+        "target=border_core",
+        "data.instances=true",
+        "monitor=val/seg",
+        "metrics=[boundary]",
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from segkit.data.cells import draw
 from segkit.data.reading import write_image, write_mask
@@ -49,7 +50,17 @@ def place(tmp_path_factory, binary_run):
     write_set(root / "plain", lambda c: c.binary * np.uint8(255))
     write_set(root / "classes", lambda c: c.classes)
     write_set(root / "dsb2018", lambda c: c.instances.astype(np.uint16))
-    write_set(root / "isbi2012_modern", lambda c: (1 - c.binary) * np.uint8(255))
+    write_set(root / "instances", lambda c: c.instances.astype(np.uint16))
+    for experiment in ("isbi2012", "isbi2012_modern"):
+        write_set(root / experiment, lambda c: (1 - c.binary) * np.uint8(255))
+    for experiment in ("phc_u373", "dic_hela_modern"):
+        for sequence, frame in (("01", 0), ("01", 1), ("02", 0)):
+            cells, home = draw(frame, (128, 128)), root / experiment
+            (home / sequence).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(home / sequence / f"t00{frame}.tif", cells.image[..., 0])
+            ids = cells.instances.astype(np.uint16)
+            write_mask(home / f"{sequence}_GT/SEG/man_seg00{frame}.tif", ids)
+            write_mask(home / f"{sequence}_GT/TRA/man_track00{frame}.tif", ids)
     for split in ("train", "val", "test"):
         write_set(root / "camvid" / split, lambda c: c.classes + np.uint8(9), 3, 2)
     return root
@@ -72,7 +83,9 @@ def test_commands(command, place, binary_run, tmp_path):
     checkpoint.write_bytes(binary_run.checkpoint.read_bytes())
     words = shlex.split(command.replace("CKPT", str(checkpoint)))
     experiment = re.search(r"experiment=(\w+)", command)
-    name = experiment[1] if experiment else ("classes" if "head=multiclass" in command else "plain")
+    name = "classes" if "head=multiclass" in command else "plain"
+    name = "instances" if "data.instances" in command else name
+    name = experiment[1] if experiment else name
     words = [re.sub(r"\bDIR\b", str(place / name), word) for word in words]
     words = [re.sub(r"^(\[?|plugins=\[)examples/", rf"\1{ROOT}/examples/", word) for word in words]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)])}

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from segkit.config import compose
 from segkit.errors import SegkitError
-from segkit.schema import validate
+from segkit.validation import validate
 
 
 def config(*overrides: str) -> dict:
@@ -96,4 +96,35 @@ def test_an_endless_training_with_a_limit_in_time_is_fine_with_a_constant_rate()
     settings = validate(
         compose(["trainer.max_epochs=-1", "trainer.max_time=00:00:01:30", "scheduler=constant"])
     )
-    assert settings.trainer.time.total_seconds() == 90
+    assert settings.trainer.seconds == 90
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["target=border_core", "head=binary"],
+            "with head=binary: use head=multiclass",
+        ),
+        (["target=distance", "head=multiclass"], "use head=multilabel"),
+        (["target=border_core", "head.num_classes=5"], "which has 3 classes: leave it null"),
+        (
+            ["target.weight_map={w0: 10, sigma: 5, balance: true}", "loss=dice"],
+            "takes no weights of pixels: use loss=cross_entropy",
+        ),
+        (["target.weight_map={w0: -1}"], "weight_map"),
+        (["instances=border_core"], "instances=border_core with target=labels: use instances=com"),
+        (["monitor=val/seg"], "monitor=val/seg needs objects that are told apart: give instances="),
+        (["target=distance", "metrics=[membranes]"], "metrics=[membranes] scores cells"),
+        (["metrics=[boundries]"], "'boundries'"),
+        (["target.name=border_cor"], "Did you mean 'border_core'"),
+    ],
+)
+def test_what_is_learned_goes_with_head_loss_and_decoder(overrides, expected):
+    assert expected in problems(config(*overrides))
+
+
+@pytest.mark.parametrize("target", ["foreground", "border_core", "distance"])
+def test_a_target_brings_the_head_and_the_decoder_that_it_needs(target):
+    settings = validate(compose([f"target={target}", "monitor=val/seg"]))
+    assert settings.instances in ("components", target)

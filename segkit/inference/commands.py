@@ -24,13 +24,13 @@ from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder, write_whole
 from segkit.inference.evaluation import Evaluation
 from segkit.inference.evaluation import evaluate as evaluate_samples
-from segkit.inference.instances import Decoder
+from segkit.inference.instances import WAIST, Decoder
 from segkit.inference.predictor import TTA, Prediction, Predictor, load
 from segkit.inference.summary import flat, legend, write_evaluation_report
 from segkit.inference.tiling import OVERLAP
 from segkit.report.overlay import overlay, palette
 from segkit.report.table import score_table, write_csv
-from segkit.schema import Data, say
+from segkit.schema import Data, Extra, say
 
 
 class Inference(BaseModel):
@@ -40,21 +40,19 @@ class Inference(BaseModel):
 
     checkpoint: Path
     device: str = "auto"
+    instances: Decoder | None = None
+    min_size: Annotated[int, Field(ge=0)] = 0
+    waist: Annotated[float, Field(gt=0, le=1)] = WAIST
+    fill_holes: bool = False
     tta: TTA = "none"
     tile: Annotated[int, Field(ge=1)] | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = OVERLAP
     plugins: list[str] | str = []
 
-    def predictor(self, **options: Any) -> Predictor:
+    def predictor(self) -> Predictor:
         """The predictor of the checkpoint."""
-        return load(
-            self.checkpoint,
-            device=self.device,
-            tta=self.tta,
-            tile=self.tile,
-            overlap=self.overlap,
-            **options,
-        )
+        own = ("device", "instances", "min_size", "waist", "fill_holes", "tta", "tile", "overlap")
+        return load(self.checkpoint, **{key: getattr(self, key) for key in own})
 
 
 class EvaluateConfig(Inference):
@@ -63,6 +61,7 @@ class EvaluateConfig(Inference):
     data: Data | None = None
     split: Literal["train", "val", "test", "all"] = "val"
     output: Path | None = None
+    metrics: list[Extra] = []
 
 
 class PredictConfig(Inference):
@@ -71,8 +70,6 @@ class PredictConfig(Inference):
     input: str
     output: Path
     overlays: bool = True
-    instances: Decoder | None = None
-    min_size: Annotated[int, Field(ge=0)] = 0
 
 
 def evaluate(config: DictConfig) -> Evaluation:
@@ -86,10 +83,15 @@ def evaluate(config: DictConfig) -> Evaluation:
     predictor = settings.predictor()
     data = settings.data or Data.model_validate(predictor.card.config["data"])
     head = predictor.model.head
-    source = DataSource.build(data.name, mode=head.mode, **data.options)
+    target = predictor.target
+    masks = "binary" if target.from_ids else head.mode
+    source = DataSource.build(data.name, mode=masks, **data.options)
     wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
     summary = check(
-        source, head.mode, head.num_classes, needed=() if settings.split == "all" else wanted
+        source,
+        masks,
+        None if target.from_ids else head.num_classes,
+        needed=() if settings.split == "all" else wanted,
     )
     if summary.in_channels != predictor.card.in_channels:
         raise SegkitError(
@@ -100,22 +102,31 @@ def evaluate(config: DictConfig) -> Evaluation:
     samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
     for note in summary.notes:
         console.print(f"  note: {note}")
-    dataset = WholeDataset(source, samples, summary.coding, predictor.card.normalization)
+    objects = settings.instances is not None or "membranes" in settings.metrics
+    dataset = WholeDataset(
+        source, samples, summary.coding, predictor.card.normalization, target, objects
+    )
     beside = settings.checkpoint.parent
     if beside.name == "checkpoints":
         beside = beside.parent
     folder = settings.output or beside / f"evaluation-{settings.split}"
     make_folder(folder)
     evaluation = evaluate_samples(
-        predictor, dataset, track(range(len(dataset)), "evaluating", transient=True)
+        predictor,
+        dataset,
+        track(range(len(dataset)), "evaluating", transient=True),
+        settings.metrics,
     )
 
     rows = evaluation.scores.rows()
     write_csv(folder / "classes.csv", rows)
+    write_csv(folder / "scores.csv", evaluation.rows())
     write_csv(
         folder / "images.csv",
-        [{"image": samples[index].name, "iou": score} for index, score in evaluation.images],
+        [{"image": samples[i.index].name, **i.scores} for i in evaluation.images],
     )
+    if evaluation.thresholds is not None:
+        write_csv(folder / "thresholds.csv", evaluation.thresholds.rows())
     write_whole(
         folder / "metrics.json",
         json.dumps(
@@ -123,8 +134,11 @@ def evaluate(config: DictConfig) -> Evaluation:
                 "checkpoint": str(settings.checkpoint),
                 "split": settings.split,
                 "images": len(samples),
-                # JSON knows no NaN
-                **{k: None if math.isnan(v) else v for k, v in evaluation.scores.mean.items()},
+                **{name: _json(value) for name, value in evaluation.means.items()},
+                "intervals": {
+                    name: [_json(bounds.low), _json(bounds.high)]
+                    for name, bounds in evaluation.intervals.items()
+                },
                 "confusion": evaluation.confusion.tolist(),
             },
             indent=2,
@@ -132,8 +146,17 @@ def evaluate(config: DictConfig) -> Evaluation:
     )
     write_evaluation_report(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
     console.print(score_table(rows, f"{data.name}, {settings.split}: {len(samples)} images"))
+    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    if evaluation.thresholds is not None:
+        for name, best in evaluation.thresholds.best.items():
+            console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
     console.print(f"report: {folder / 'report.html'}")
     return evaluation
+
+
+def _json(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def predict(config: DictConfig) -> None:
@@ -148,7 +171,7 @@ def predict(config: DictConfig) -> None:
     files = find_images(settings.input)
     _require_apart(files, settings.output)
     make_folder(settings.output)
-    predictor = settings.predictor(instances=settings.instances, min_size=settings.min_size)
+    predictor = settings.predictor()
     problems = []
     for path, stem in track(files, "predicting", transient=True, disable=not sys.stdout.isatty()):
         try:

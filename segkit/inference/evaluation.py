@@ -1,8 +1,8 @@
-"""A model against the truth of whole images: one confusion matrix, and the scores of each image."""
+"""A model against the truth of whole images: scores, their intervals, and those of each image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.dataset import WholeDataset
+from segkit.data.dataset import Item, WholeDataset
+from segkit.errors import SegkitError
 from segkit.inference.predictor import Predictor
+from segkit.metrics.bootstrap import Interval, intervals, score_intervals
+from segkit.metrics.borders import border_counts, border_scores
+from segkit.metrics.boundary import boundary_counts, boundary_scores
 from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.scores import Scores, scores
+from segkit.metrics.instances import instance_scores, object_counts
+from segkit.metrics.scores import Scores, class_counts, scores
+from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
+
+NUMBERS = ("objects", "predicted_objects", "hd95_missed")
+"""What is counted rather than scored."""
+Sums = NDArray[np.float64]
+Means = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """The scores of one image.
+
+    Attributes:
+        index: Its number in the data set.
+        scores: By name; NaN where there is no value.
+    """
+
+    index: int
+    scores: dict[str, float]
+
+    @property
+    def iou(self) -> float:
+        """The mean IoU over its classes."""
+        return self.scores["iou"]
 
 
 @dataclass(frozen=True)
@@ -21,40 +50,129 @@ class Evaluation:
     """Scores of a data set.
 
     Attributes:
-        scores: Those of all images together, from one confusion matrix.
-        confusion: The matrix, as ConfusionMatrix gives it.
-        images: For each sample its number and its mean IoU (NaN where it has no class), worst
-            first.
+        scores: Those of the classes, of all images together.
+        confusion: The confusion matrix, as ConfusionMatrix gives it.
+        means: Every score of all images together by its name: the means over the classes, and what
+            was asked for of objects, boundaries and membranes.
+        intervals: The 95 % bootstrap interval over images of each of ``means``, and of each class,
+            such as ``iou/road``.
+        images: The scores of each image, the one with the lowest IoU first.
+        thresholds: The scores at other thresholds, where the head has one.
     """
 
     scores: Scores
     confusion: Tensor
-    images: list[tuple[int, float]]
+    means: dict[str, float]
+    intervals: dict[str, Interval]
+    images: list[ImageScores]
+    thresholds: ThresholdSweep | None
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """A table of ``means`` with their intervals; numbers of objects have none."""
+        rows: list[dict[str, str | float]] = []
+        for name, value in self.means.items():
+            if name in NUMBERS:
+                rows.append({"score": name, "value": int(value)})
+            else:
+                bounds = self.intervals[name]
+                rows.append({"score": name, "value": value, "low": bounds.low, "high": bounds.high})
+        return rows
 
 
-def evaluate(predictor: Predictor, dataset: WholeDataset, order: Iterable[int]) -> Evaluation:
-    """Predict the samples of these numbers and compare them with their masks."""
+def evaluate(
+    predictor: Predictor,
+    dataset: WholeDataset,
+    order: Iterable[int],
+    metrics: Collection[str] = (),
+) -> Evaluation:
+    """Predict samples and compare them with their masks.
+
+    Args:
+        predictor: The model; where it tells objects apart, they are scored too.
+        dataset: The samples. Its items must hold objects where objects or membranes are scored.
+        order: Which of them, by their numbers.
+        metrics: What is scored besides: ``boundary``, ``membranes``.
+
+    Raises:
+        SegkitError: What is to be scored does not fit the model.
+    """
     head, names = predictor.model.head, predictor.card.class_names
-    total = ConfusionMatrix(head.mode, head.num_classes)
+    wanted = _wanted(predictor, metrics)
+    sweep = None if head.mode == "multiclass" else ThresholdCounts(head.mode, head.num_classes)
+    confusion = ConfusionMatrix(head.mode, head.num_classes)
+    classes: list[NDArray[np.int64]] = []
+    counted: dict[str, list[Sums]] = {name: [] for name in wanted}
     images = []
     for index in order:
-        _, labels, target = predict_item(predictor, dataset, index)
+        item, probabilities, labels = predict_item(predictor, dataset, index)
         one = ConfusionMatrix(head.mode, head.num_classes)
-        truth, decided = torch.from_numpy(target)[None], torch.from_numpy(labels)[None]
-        one.update(decided, truth)
-        total.update(decided, truth)
-        images.append((index, scores(one.compute(), head.mode, names).mean["iou"]))
-    matrix = total.compute()
-    images.sort(key=lambda item: (np.isnan(item[1]), item[1]))
-    return Evaluation(scores(matrix, head.mode, names), matrix, images)
+        one.update(labels[None], item["target"][None])
+        matrix = one.compute()
+        confusion.matrix = confusion.matrix + matrix
+        if sweep is not None:
+            sweep.update(probabilities[None], item["target"][None])
+        classes.append(class_counts(matrix, head.mode))
+        own = dict(scores(matrix, head.mode, names).mean)
+        for name, (count, score) in wanted.items():
+            counts = count(item, probabilities.numpy(), labels.numpy())
+            counted[name].append(counts)
+            own |= {key: float(value) for key, value in score(counts).items()}
+        images.append(ImageScores(index, own))
+    total = scores(confusion.matrix, head.mode, names)
+    means = dict(total.mean)
+    known = score_intervals(np.stack(classes), head.mode, total.class_names)
+    for name, (_, score) in wanted.items():
+        stacked = np.stack(counted[name])
+        means |= {key: float(value) for key, value in score(stacked.sum(0)).items()}
+        known |= intervals(stacked, score)
+    images.sort(key=lambda image: (np.isnan(image.iou), image.iou))
+    swept = None if sweep is None else threshold_sweep(sweep, names)
+    return Evaluation(total, confusion.matrix, means, known, images, swept)
 
 
 def predict_item(
     predictor: Predictor, dataset: WholeDataset, index: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """The normalised image (C, H, W), the decided labels and the true ones of one sample."""
+) -> tuple[Item, Tensor, Tensor]:
+    """One sample, its probabilities (C, H, W), and the labels decided from them, on the CPU."""
     item = dataset[index]
     with torch.inference_mode():
-        x = item["image"][None].to(predictor.device)
-        labels = predictor.model.head.decide(predictor.probabilities(x))[0]
-    return item["image"].numpy(), labels.cpu().numpy(), item["target"].numpy()
+        probabilities = predictor.probabilities(item["image"][None].to(predictor.device))
+        labels = predictor.model.head.decide(probabilities)
+    return item, probabilities[0].cpu(), labels[0].cpu()
+
+
+Probabilities = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Count = Callable[[Item, Probabilities, Labels], Sums]
+
+
+def _wanted(
+    predictor: Predictor, metrics: Collection[str]
+) -> dict[str, tuple[Count, Callable[[Sums], Means]]]:
+    """What is counted of each image besides pixels, and how sums of the counts are scored."""
+    head = predictor.model.head
+
+    def boundary(item: Item, _: Probabilities, labels: Labels) -> Sums:
+        return boundary_counts(labels, item["target"].numpy(), head.mode, head.num_classes)
+
+    def membranes(item: Item, probabilities: Probabilities, _: Labels) -> Sums:
+        # the probability of the last class: that of being inside a cell
+        return border_counts(item["ids"].numpy(), probabilities[-1])
+
+    def objects(item: Item, probabilities: Probabilities, labels: Labels) -> Sums:
+        found = predictor.objects(probabilities, labels)
+        return object_counts(item["ids"].numpy(), found, item["markers"].numpy())
+
+    wanted: dict[str, tuple[Count, Callable[[Sums], Means]]] = {}
+    if predictor.instances is not None:
+        wanted["objects"] = objects, instance_scores
+    if "boundary" in metrics:
+        wanted["boundary"] = boundary, lambda sums: boundary_scores(sums).mean
+    if "membranes" in metrics:
+        if head.mode == "multilabel" or head.num_classes != 2:
+            raise SegkitError(
+                "metrics=[membranes] scores cells against the membranes between them: it needs a"
+                f" model of two classes, not head={head.name} of {head.num_classes}."
+            )
+        wanted["membranes"] = membranes, border_scores
+    return wanted

@@ -15,8 +15,9 @@ from segkit import checkpoint
 from segkit.checkpoint import ModelCard
 from segkit.data.channels import with_channels
 from segkit.data.reading import read_image
+from segkit.data.target import Target
 from segkit.errors import SegkitError
-from segkit.inference.instances import DECODERS, Decoder
+from segkit.inference.instances import WAIST, Decoder, decode
 from segkit.inference.tiling import OVERLAP, whole_logits
 from segkit.models.segmenter import Segmenter
 
@@ -47,8 +48,12 @@ class Predictor:
         device: Where to compute: "auto" takes a GPU if there is one.
         tta: Test-time augmentation: the mean over mirrored images ("flip"), or over all eight
             rotations and reflections ("d4").
-        instances: How objects are told apart: None (not at all) or "components".
+        instances: How objects are told apart, see :func:`segkit.inference.instances.decode`:
+            "components", "watershed", "border_core", "distance", or None, not at all.
         min_size: Pixels below which an object is dropped.
+        waist: For "watershed" and "distance": two parts are two objects where they hang together by
+            less than this share of the smaller one's width.
+        fill_holes: Whether background that one object encloses becomes part of it.
         tile: Side of the tiles of large images in pixels, None to choose.
         overlap: Share of a tile that it has in common with the next.
 
@@ -68,12 +73,14 @@ class Predictor:
         tta: TTA = "none",
         instances: Decoder | None = None,
         min_size: int = 0,
+        waist: float = WAIST,
+        fill_holes: bool = False,
         tile: int | None = None,
         overlap: float = OVERLAP,
     ) -> None:
         for option, value, allowed in (
             ("tta", tta, get_args(TTA)),
-            ("instances", instances, (None, *DECODERS)),
+            ("instances", instances, (None, *get_args(Decoder))),
         ):
             if value not in allowed:
                 known = ", ".join(str(a) for a in allowed)
@@ -82,14 +89,23 @@ class Predictor:
             raise SegkitError(f"overlap is {overlap!r}: give 0 or more, below 1.")
         if tile is not None and not (isinstance(tile, int) and tile >= 1):
             raise SegkitError(f"tile is {tile!r}: give a number of pixels, or None.")
-        if instances is not None and model.head.mode == "multilabel":
+        options = {k: v for k, v in card.target.items() if k != "name"}
+        self.target = Target.build(card.target["name"], **options)
+        if instances is not None and instances not in self.target.decoders:
             raise SegkitError(
-                "instances need one label for each pixel, not those of a multilabel head."
+                f"instances={instances} cannot be used on a model of target={self.target.name}:"
+                f" use {' or '.join(self.target.decoders)}, or train with another target."
+            )
+        if instances in ("components", "watershed") and model.head.mode == "multilabel":
+            raise SegkitError(
+                f"instances={instances} needs one label for each pixel, not those of a multilabel"
+                " head."
             )
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.card = card
-        self.tta, self.instances, self.min_size = tta, instances, min_size
+        self.tta, self.instances = tta, instances
+        self.min_size, self.waist, self.fill_holes = min_size, waist, fill_holes
         self.tile, self.overlap = tile, overlap
 
     def __call__(self, image: Path | str | NDArray[Any], page: int | None = None) -> Prediction:
@@ -115,10 +131,25 @@ class Predictor:
         with torch.inference_mode():
             probabilities = self.probabilities(x.to(self.device))
             labels = self.model.head.decide(probabilities)[0].cpu().numpy().astype(np.uint8)
-        found = None
-        if self.instances is not None:
-            found = DECODERS[self.instances](labels, self.min_size)
-        return Prediction(labels, probabilities[0].cpu().numpy(), found)
+        maps = probabilities[0].cpu().numpy()
+        found = None if self.instances is None else self.objects(maps, labels)
+        return Prediction(labels, maps, found)
+
+    def objects(
+        self, probabilities: NDArray[np.float32], labels: NDArray[Any]
+    ) -> NDArray[np.int32]:
+        """Ids of the objects (H, W) in a prediction (C, H, W) and the labels decided from it."""
+        assert self.instances is not None
+        return decode(
+            self.instances,
+            probabilities,
+            labels,
+            self.model.head.mode,
+            gap=self.target.gap,
+            min_size=self.min_size,
+            waist=self.waist,
+            fill_holes=self.fill_holes,
+        )
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to probabilities (B, num_logits, H, W), float32."""
@@ -141,7 +172,8 @@ def load(path: Path | str, **options: Any) -> Predictor:
 
     Args:
         path: A ``best.ckpt`` or ``last.ckpt`` of a run.
-        options: Those of :class:`Predictor`: device, tta, instances, min_size, tile, overlap.
+        options: Those of :class:`Predictor`: device, tta, instances, min_size, waist,
+            fill_holes, tile, overlap.
 
     Raises:
         SegkitError: There is no such file, or it is no checkpoint of segkit.

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint import ModelCard
 from segkit.data.dataset import WholeDataset
-from segkit.inference.evaluation import Evaluation, predict_item
+from segkit.inference.evaluation import Evaluation, ImageScores, predict_item
 from segkit.inference.predictor import Predictor
 from segkit.report.colors import Color
 from segkit.report.overlay import comparison
 from segkit.report.page import Example, Report, write_report
+from segkit.report.table import heading
 from segkit.targets import IGNORE_INDEX
 
+NOT_DRAWN = ("step", "seconds", "seconds_per_step")
+"""Columns of metrics.csv that have no curve in the report."""
+SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
+"""Scores at the top of a report."""
 SHOWN = 4
 """Predictions that a report shows of the worst and of the best."""
 
@@ -47,7 +52,7 @@ def write_evaluation_report(
         notes: Warnings to show.
     """
     card = predictor.card
-    mean = evaluation.scores.mean
+    mean = evaluation.means
     names, colors = legend(card, predictor.model.head.mode)
     write_report(
         folder / "report.html",
@@ -55,12 +60,14 @@ def write_evaluation_report(
             title=title,
             subtitle=f"{card.encoder['name']} + {card.neck['name']} + {card.head['name']},"
             f" scored on {len(dataset)} images",
-            facts={"IoU": f"{mean['iou']:.4f}", "Dice": f"{mean['dice']:.4f}", **(facts or {})},
+            facts={
+                **{heading(k): f"{mean[k]:.4f}" for k in SHOWN_FIRST if k in mean},
+                **(facts or {}),
+            },
             notes=notes,
-            history=[
-                {k: v for k, v in row.items() if k not in ("step", "seconds")} for row in history
-            ],
+            history=[{k: v for k, v in row.items() if k not in NOT_DRAWN} for row in history],
             table=evaluation.scores.rows(),
+            summary=evaluation.rows(),
             confusion=(card.class_names, evaluation.confusion.tolist())
             if evaluation.confusion.ndim == 2
             else None,
@@ -101,23 +108,30 @@ def _examples(
     colors: Sequence[Color],
 ) -> list[Example]:
     """The worst and the best predictions; an image is shown once."""
-    scored = [item for item in evaluation.images if not np.isnan(item[1])] or evaluation.images
+    scored = [i for i in evaluation.images if not np.isnan(i.iou)] or evaluation.images
     worst = scored[:SHOWN]
     best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
     mode = predictor.model.head.mode
     examples = []
-    for kind, chosen in (("worst", worst), ("best", best)):
-        for index, score in chosen:
-            _, labels, truth = predict_item(predictor, dataset, index)
-            sample = dataset.samples[index]
+    kinds: list[tuple[Literal["worst", "best"], list[ImageScores]]]
+    kinds = [("worst", worst), ("best", best)]
+    for kind, chosen in kinds:
+        for image in chosen:
+            item, probabilities, labels = predict_item(predictor, dataset, image.index)
+            sample = dataset.samples[image.index]
+            objects = None
+            if predictor.instances is not None and "ids" in item:
+                found = predictor.objects(probabilities.numpy(), labels.numpy())
+                objects = item["ids"].numpy(), found
             picture = comparison(
                 dataset.source.read_image(sample),
-                flat(truth, mode),
-                flat(labels, mode),
+                flat(item["target"].numpy(), mode),
+                flat(labels.numpy(), mode),
                 colors,
                 background=predictor.card.background,
+                objects=objects,
             )
-            examples.append(Example(sample.name, score, picture, kind))  # type: ignore[arg-type]
+            examples.append(Example(sample.name, image.iou, picture, kind))
     return examples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from segkit.errors import SegkitError
 from segkit.report.table import read_csv, write_csv
 
 METRICS_FILE = "metrics.csv"
@@ -81,6 +83,63 @@ class StopAfterBatch(L.Callback):
             raise KeyboardInterrupt
 
 
+class LossNotFiniteError(SegkitError):
+    """The loss is no number any more, so that the weights would become none either."""
+
+
+class StopWhenNotFinite(L.Callback):
+    """Ends a training whose loss is NaN or infinite, before its weights are.
+
+    On a GPU the loss of a step is looked at in the next one, so that no step waits for it.
+
+    Args:
+        names: Names of the training samples.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._indices = torch.empty(0)
+        self._pending: tuple[Tensor, Tensor, int] | None = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the samples."""
+        self._indices = batch["index"]
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
+        """Look at the loss.
+
+        Raises:
+            LossNotFiniteError: It is no number.
+        """
+        this = loss.detach(), self._indices, trainer.global_step
+        looked_at = this if loss.device.type == "cpu" else self._pending
+        self._pending = this
+        if looked_at is None or looked_at[0].isfinite():
+            return
+        value, indices, step = looked_at
+        files = ", ".join(self.names[i] for i in indices.tolist())
+        raise LossNotFiniteError(
+            f"the loss became {value.item()} in epoch {trainer.current_epoch}, step {step}, on the"
+            f" samples {files}. Look at these images and masks; if they are right, lower"
+            " optimizer.lr or use trainer.precision=32-true."
+        )
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps what was reached when a training ends early, unless its loss was not finite."""
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Write the checkpoint."""
+        if not isinstance(exception, LossNotFiniteError):
+            super().on_exception(trainer, pl_module, exception)
+
+
 class History(L.Callback):
     """Writes metrics.csv: a row for each epoch with the learning rate and all that was logged.
 
@@ -92,7 +151,8 @@ class History(L.Callback):
         self.path = folder / METRICS_FILE
         self.rows: list[dict[str, Any]] = []
         self._validated = False
-        self._began = time.monotonic()
+        self._began = self._epoch_began = time.monotonic()
+        self._first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on with the rows of a resumed run, up to where its checkpoint was written."""
@@ -106,8 +166,17 @@ class History(L.Callback):
             if self.rows:  # the time that was spent before counts on
                 self._began -= float(str(self.rows[-1]["seconds"]))
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the steps."""
+        self._epoch_began, self._first_step = time.monotonic(), trainer.global_step
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop it."""
+        self._validation_began = time.monotonic()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember that this epoch has values of its own."""
+        """Let it run on, and remember that this epoch has values of its own."""
+        self._epoch_began += time.monotonic() - self._validation_began
         self._validated = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -119,12 +188,14 @@ class History(L.Callback):
             for key, value in trainer.callback_metrics.items()
             if key.startswith(wanted)
         }
+        steps = max(1, trainer.global_step - self._first_step)
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
                 "seconds": round(time.monotonic() - self._began, 2),
+                "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
                 "lr": max(rates),
                 **dict(sorted(values.items())),
             }
@@ -140,7 +211,7 @@ def checkpoints(folder: Path, monitor: str, mode: str) -> list[L.Callback]:
         ModelCheckpoint(
             filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
         ),
-        ModelCheckpoint(
+        LastCheckpoint(
             filename="last",
             monitor=None,
             save_on_exception=True,

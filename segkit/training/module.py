@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from segkit.checkpoint import KEY, ModelCard
 from segkit.data.dataset import Item
@@ -15,8 +19,11 @@ from segkit.errors import SegkitError
 from segkit.inference.tiling import whole_logits
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
 from segkit.models.segmenter import Segmenter
+from segkit.schema import OF_OBJECTS
+from segkit.training.budget import Budget
 from segkit.training.optimizers import Optimizer
 from segkit.training.schedules import Schedule
 
@@ -34,6 +41,7 @@ class SegmentationModule(L.LightningModule):
         monitor: The metric that the progress bar shows besides the loss.
         channels_last: Whether images are laid out with the channels last, for tensor cores.
         compiled: Whether the training step's network is compiled.
+        decoder: Tells the objects of one image apart, from probabilities and labels, in validation.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class SegmentationModule(L.LightningModule):
         monitor: str = "val/iou",
         channels_last: bool = False,
         compiled: bool = False,
+        decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
@@ -55,14 +64,17 @@ class SegmentationModule(L.LightningModule):
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
+        self.val_loss = MeanMetric()
+        self.decoder, self.objects = decoder, InstanceScores()
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """The loss of the head, plus the weighted losses of the auxiliary heads."""
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
         logits = self.all_logits(image)  # [(B, num_logits, H, W)]
-        loss = self.loss(logits[0], batch["target"])
-        for weight, coarse in zip(self.auxiliary, logits[1:], strict=True):
-            loss = loss + weight * self.loss(coarse, batch["target"])
+        target, weight = batch["target"], batch.get("weight")  # (B, H, W)
+        loss = self.loss(logits[0], target, weight)
+        for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):
+            loss = loss + factor * self.loss(coarse, target, weight)
         self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
@@ -70,25 +82,34 @@ class SegmentationModule(L.LightningModule):
         """Count the confusions of whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
         logits = whole_logits(self.model, image)  # (B, num_logits, H, W)
-        loss = self.loss(logits, batch["target"])
-        self.log(
-            "val/loss",
-            loss,
-            prog_bar=self.monitor == "val/loss",
-            batch_size=len(logits),
-            sync_dist=True,
-        )
+        target, weight = batch["target"], batch.get("weight")
+        for i in range(len(logits)):  # image by image, so that the size of the batch has no say
+            one = slice(i, i + 1)
+            own = None if weight is None else weight[one]
+            self.val_loss.update(self.loss(logits[one], target[one], own))
         head = self.model.head
-        self.confusion.update(head.decide(head.activate(logits)), batch["target"])
+        probabilities = head.activate(logits)
+        labels = head.decide(probabilities)
+        self.confusion.update(labels, target)
+        if self.decoder is not None and "ids" in batch:
+            maps = (probabilities, labels, batch["ids"], batch["markers"])
+            for p, decided, ids, markers in zip(*(m.cpu().numpy() for m in maps), strict=True):
+                self.objects.update(object_counts(ids, self.decoder(p, decided), markers))
 
     def on_validation_epoch_end(self) -> None:
         """Scores from the one confusion matrix of the epoch."""
         matrix = self.confusion.compute()
         self.confusion.reset()
         mean = scores(matrix, self.model.head.mode, self.card.class_names).mean
-        for name, value in mean.items():
+        loss = self.val_loss.compute().item()
+        self.val_loss.reset()
+        found = {} if self.decoder is None else self.objects.compute()
+        self.objects.reset()
+        logged = {key: value for key, value in found.items() if f"val/{key}" in OF_OBJECTS}
+        for name, value in {"loss": loss, **mean, **logged}.items():
             key = f"val/{name}"
-            self.log(key, torch.tensor(value), prog_bar=key == self.monitor)
+            # all processes have the same value; said so, Lightning does not warn
+            self.log(key, torch.tensor(value), prog_bar=key == self.monitor, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule over all steps of the training."""
@@ -99,8 +120,15 @@ class SegmentationModule(L.LightningModule):
                 "there is no training step: an epoch has fewer batches than there are devices, or"
                 " trainer.max_steps is 0."
             )
-        factor = self.schedule.factor
-        scheduler = LambdaLR(optimizer, lambda step: factor(min(1.0, step / total)))
+        held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # as declared nowhere
+        budget = next((c for c in held if isinstance(c, Budget)), None)
+
+        def factor(step: int) -> float:
+            """By what is nearer to its end, the steps or the time."""
+            done = max(step / total, budget.progress if budget is not None else 0.0)
+            return self.schedule.factor(min(1.0, done))
+
+        scheduler = LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

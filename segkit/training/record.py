@@ -14,6 +14,7 @@ from segkit import checkpoint
 from segkit.checkpoint import ModelCard
 from segkit.data.checking import DataSummary
 from segkit.data.source import DataSource
+from segkit.data.target import Target
 from segkit.errors import SegkitError
 from segkit.files import write_whole
 from segkit.models.segmenter import Segmenter
@@ -22,7 +23,11 @@ from segkit.schema import TrainConfig
 
 
 def make_card(
-    settings: TrainConfig, summary: DataSummary, source: DataSource, model: Segmenter
+    settings: TrainConfig,
+    summary: DataSummary,
+    source: DataSource,
+    target: Target,
+    model: Segmenter,
 ) -> ModelCard:
     """The card of a network that is to be trained on a checked data set.
 
@@ -43,13 +48,19 @@ def make_card(
         normalization = type(normalization)(
             normalization.dtype, normalization.low, normalization.high, *stats
         )
-    count = summary.num_classes
     mode = model.head.mode
+    own = target.class_names is None  # the classes are those of the masks
+    count = summary.num_classes if own else model.head.num_classes
+    names = target.class_names or summary.class_names
     named = source.class_names is not None and source.class_names[0] != "background"
-    labels = range(count)
-    # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the data say
-    # how
-    plain = mode == "binary" and not summary.coding.to_label and not summary.coding.foreground
+    if not own:
+        values = tuple(range(count))
+    elif mode == "binary" and not summary.coding.to_label and not summary.coding.foreground:
+        # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the data
+        # say how
+        values = (0, 255)
+    else:
+        values = tuple(summary.coding.value_of(label) for label in range(count))
     return ModelCard(
         encoder=settings.encoder.as_dict(),
         neck=settings.neck.as_dict(),
@@ -58,13 +69,12 @@ def make_card(
         num_classes=count,
         auxiliary=len(settings.auxiliary),
         img_size=settings.data.crop_size,
-        class_names=summary.class_names,
-        class_colors=source.class_colors or tuple(palette(count)),
+        class_names=names,
+        class_colors=(source.class_colors if own else None) or tuple(palette(count)),
         normalization=normalization,
-        mask_values=(0, 255)
-        if plain
-        else tuple(summary.coding.value_of(label) for label in labels),
-        background=None if named and mode != "binary" else 0,
+        mask_values=values,
+        background=None if own and named and mode != "binary" else 0,
+        target=settings.target.as_dict(),
         pretrained_from=model.encoder.pretrained_from,
         config=settings.model_dump(mode="json"),
         versions=checkpoint.versions(),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from segkit import checkpoint
 from segkit.errors import SegkitError, all_at_once
+from segkit.planning.openings import with_values_of
 from segkit.schema import Trainer
 
-FIXED = ("encoder", "neck", "head", "auxiliary", "data", "seed", "optimizer", "experiment")
+FIXED = (
+    *("encoder", "neck", "head", "auxiliary", "data", "target"),
+    *("seed", "optimizer", "experiment", "plan"),
+)
 """What the weights, the draws and the optimizer's state hang on."""
+UNITS = {"max_epochs": "epochs", "max_steps": "steps", "max_time": "seconds"}
+"""What the limits of a training are counted in."""
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -36,6 +43,7 @@ def resumed(config: DictConfig) -> DictConfig:
     assert isinstance(stored, DictConfig)
     problems = []
     if not HydraConfig.initialized():
+        config = with_values_of(config, stored)
         problems = [
             f"{key} is {config.get(key)}, the run has {stored.get(key)}"
             for key in FIXED
@@ -74,14 +82,22 @@ def require_rest(folder: Path, trainer: Trainer) -> None:
     stored = checkpoint.read_raw(last_checkpoint(folder))
     epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for done, limit, key in (
-        (epochs, trainer.max_epochs, "max_epochs"),
+        (epochs, trainer.epochs, "max_epochs"),
         (stored["global_step"], trainer.max_steps, "max_steps"),
+        (_seconds(stored), trainer.seconds, "max_time"),
     ):
-        if limit != -1 and done >= limit:
+        if limit not in (None, -1) and done >= limit:
             raise SegkitError(
-                f"resume={folder}: the run has finished, {done} of {limit} {key[4:]} are done."
+                f"resume={folder}: the run has finished, {done:.0f} of {limit:.0f}"
+                f" {UNITS[key]} are done."
                 f" To train on, give trainer.{key} above {done}."
             )
+
+
+def _seconds(stored: dict[str, Any]) -> float:
+    """How much of its time a run has had: what a last validation would not fit in is over."""
+    budget = stored["callbacks"].get("Budget", {})
+    return float(sum(budget.get(key, 0.0) for key in ("elapsed", "last")))
 
 
 def require_new(folder: Path) -> None:

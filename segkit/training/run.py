@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import statistics
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from segkit import checkpoint, plugins
 from segkit.data.checking import DataSummary, check
 from segkit.data.source import DataSource
+from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
 from segkit.errors import all_at_once
 from segkit.files import write_whole
 from segkit.inference.evaluation import Evaluation, evaluate
+from segkit.inference.instances import decode
 from segkit.inference.predictor import Predictor
 from segkit.inference.summary import write_evaluation_report
 from segkit.losses.base import Loss
+from segkit.models.cost import gflops
 from segkit.models.encoders.weights import PretrainedWarning
 from segkit.models.heads import Head
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input, valid_output
-from segkit.report.table import read_csv, score_table
-from segkit.schema import TrainConfig, validate
+from segkit.planning.openings import with_stand_ins
+from segkit.planning.plan import planned
+from segkit.report.table import read_csv, score_table, write_csv
+from segkit.schema import OF_OBJECTS, TrainConfig
+from segkit.targets import Mode
 from segkit.training import callbacks
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
@@ -38,6 +52,7 @@ from segkit.training.record import make_card, overrides, write_environment
 from segkit.training.resume import require_new, require_rest, resumed
 from segkit.training.schedules import Schedule
 from segkit.training.trainer import fit, make_trainer, quiet
+from segkit.validation import validate
 
 
 @dataclass(frozen=True)
@@ -66,11 +81,12 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         SegkitError: The config or the data cannot be used; every problem is named.
     """
     # paths must stay whole, to be copied, and names with brackets are no markup
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    quiet_process = os.environ.get("LOCAL_RANK", "0") != "0"
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet_process)
     plugins.load_named(plugins.listed(config.get("plugins")))
     if config.get("resume"):
         config = resumed(config)
-    settings = validate(config)
+    settings = validate(with_stand_ins(config))
     folder = _folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
@@ -80,15 +96,21 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     L.seed_everything(settings.seed, workers=True, verbose=False)
 
     mode = Head.resolve(settings.head.name, {})[0].mode
-    source = DataSource.build(settings.data.name, mode=mode, **settings.data.options)
-    num_classes = settings.head.options.get("num_classes")
-    summary = check(source, mode, num_classes)
+    target = Target.build(settings.target.name, **settings.target.options)
+    # whatever is drawn of objects, the masks tell objects from the background
+    masks = "binary" if target.from_ids else mode
+    source = DataSource.build(settings.data.name, mode=masks, **settings.data.options)
+    num_classes = None if target.from_ids else settings.head.options.get("num_classes")
+    summary = check(source, masks, num_classes)
     _show_data(console, settings, summary)
+    outputs = target.num_classes or summary.num_classes
+    config, choices = planned(config, summary, outputs, console)
+    settings = validate(config)
 
-    model, notes = _model(settings, summary)
+    model, notes = _model(settings, summary, outputs)
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
-    card = make_card(settings, summary, source, model)
+    card = make_card(settings, summary, source, target, model)
     module = SegmentationModule(
         model,
         card,
@@ -99,8 +121,9 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         settings.monitor,
         settings.trainer.channels_last,
         settings.trainer.compile,
+        _decoder(settings, target, mode),
     )
-    transform = _transform(settings, model)
+    transform = _transform(settings, model, card.background)
     unfit = transform.unfit(
         summary.in_channels, np.uint8 if card.normalization.dtype == "uint8" else np.float32
     )
@@ -111,18 +134,27 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         summary,
         card.normalization,
         transform,
+        target,
         settings.data,
         settings.seed,
+        objects=settings.monitor in OF_OBJECTS,
     )
-    trainer = make_trainer(settings, folder)
+    names = [sample.name for sample in summary.splits["train"]]
+    trainer = make_trainer(settings, folder, names)
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
         f" {parameters / 1e6:.1f} M parameters, on {trainer.strategy.root_device}, to {folder}"
     )
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(config))
+    if choices:
+        write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
     write_environment(folder, card, settings, str(trainer.strategy.root_device), notes)
     fit(trainer, module, data, folder, console, resume=settings.resume is not None)
+    if trainer.world_size > 1:  # the first process alone scores and writes, the others are done
+        torch.distributed.destroy_process_group()
+        if not trainer.is_global_zero:
+            sys.exit()
 
     return _conclude(settings, folder, data, parameters, notes, console)
 
@@ -137,9 +169,12 @@ def _conclude(
 ) -> Run:
     """Score the best checkpoint on the whole validation images; write the report and the result."""
     best = _best(folder)
-    predictor = Predictor(*checkpoint.read(best))
+    predictor = Predictor(
+        *checkpoint.read(best), instances=settings.instances, min_size=settings.min_size
+    )
+    data.objects = settings.instances is not None or "membranes" in settings.metrics
     whole = data.whole("val")
-    evaluation = evaluate(predictor, whole, range(len(whole)))
+    evaluation = evaluate(predictor, whole, range(len(whole)), settings.metrics)
     history = read_csv(folder / callbacks.METRICS_FILE)
     seconds = float(str(history[-1]["seconds"])) if history else 0.0
     write_evaluation_report(
@@ -156,20 +191,26 @@ def _conclude(
         },
         notes=notes,
     )
-    reached = {f"val/{name}": value for name, value in evaluation.scores.mean.items()}
+    crop = settings.data.crop_size
+    reached = {f"val/{name}": value for name, value in evaluation.means.items()}
     reached["val/loss"] = _loss_of_best(history, settings)
     result = {
         "overrides": overrides(),
         "monitor": settings.monitor,
         # JSON knows no NaN
-        **{key: None if math.isnan(value) else value for key, value in reached.items()},
+        **{key: value if math.isfinite(value) else None for key, value in reached.items()},
         "parameters": parameters,
+        "gflops": round(gflops(predictor.model, predictor.card.in_channels, crop), 2),
+        "seconds_per_step": statistics.median(float(str(r["seconds_per_step"])) for r in history)
+        if history
+        else None,
         "epochs": len(history),
         "seconds": round(seconds, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2))
     rows = evaluation.scores.rows()
     console.print(score_table(rows, f"validation, {len(whole)} images, {best.name}"))
+    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
     console.print(f"run folder: {folder}")
     console.print(f"report:     {folder / 'report.html'}")
     return Run(folder, best, evaluation)
@@ -184,6 +225,17 @@ def _loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> fl
         return math.nan
     best = max(valid, key=lambda item: item[0])[1]
     return float(str(best.get("val/loss", "nan")))
+
+
+def _decoder(
+    settings: TrainConfig, target: Target, mode: Mode
+) -> Callable[[Any, Any], NDArray[np.int32]] | None:
+    """What tells objects apart in validation, if they are monitored; it takes its time."""
+    if settings.instances is None or settings.monitor not in OF_OBJECTS:
+        return None
+    return partial(
+        decode, settings.instances, mode=mode, gap=target.gap, min_size=settings.min_size
+    )
 
 
 def _folder(settings: TrainConfig, folder: Path | str | None) -> Path:
@@ -213,7 +265,9 @@ def _show_data(console: Console, settings: TrainConfig, summary: DataSummary) ->
         console.print(f"  note: {note}")
 
 
-def _model(settings: TrainConfig, summary: DataSummary) -> tuple[Segmenter, list[str]]:
+def _model(
+    settings: TrainConfig, summary: DataSummary, num_classes: int
+) -> tuple[Segmenter, list[str]]:
     """The network, and what a user must know about its weights."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PretrainedWarning)
@@ -221,7 +275,7 @@ def _model(settings: TrainConfig, summary: DataSummary) -> tuple[Segmenter, list
             settings.encoder.as_dict(),
             settings.neck.as_dict(),
             {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
-            num_classes=summary.num_classes,
+            num_classes=num_classes,
             in_channels=summary.in_channels,
             auxiliary=len(settings.auxiliary),
             img_size=max(settings.data.crop_size),
@@ -235,14 +289,15 @@ def _model(settings: TrainConfig, summary: DataSummary) -> tuple[Segmenter, list
     return model, notes
 
 
-def _transform(settings: TrainConfig, model: Segmenter) -> TrainTransform:
+def _transform(settings: TrainConfig, model: Segmenter, background: int | None) -> TrainTransform:
     crop, context = settings.data.crop_size, 0
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)
         inputs = [valid_input(side, depth) for side in crop]
         outputs = [valid_output(side, depth) or 0 for side in inputs]
         crop, context = (outputs[0], outputs[1]), (inputs[0] - outputs[0]) // 2
-    return TrainTransform(crop, settings.augment.transforms, context)
+    share = settings.data.foreground_share
+    return TrainTransform(crop, settings.augment.transforms, context, share, background)
 
 
 def _best(folder: Path) -> Path:

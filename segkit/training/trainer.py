@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from segkit.errors import SegkitError
 from segkit.launch import INTERRUPTED
 from segkit.schema import TrainConfig
 from segkit.training import callbacks
+from segkit.training.budget import Budget
 from segkit.training.datamodule import SegmentationData
 from segkit.training.loggers import make_logger
 from segkit.training.module import SegmentationModule
@@ -29,7 +31,8 @@ from segkit.training.resume import last_checkpoint
 
 def quiet() -> None:
     """Leave the screen to what a user needs; real warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("timm").setLevel(logging.ERROR)  # it tells of the classifier that we drop
     for noise in (
         ".*does not have many workers.*",  # data.num_workers is our choice
@@ -41,10 +44,20 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", noise)
 
 
-def make_trainer(settings: TrainConfig, folder: Path) -> L.Trainer:
-    """The Lightning trainer of a run, with its callbacks and its logger."""
+def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
+    """The Lightning trainer of a run, with its callbacks and its logger.
+
+    Args:
+        settings: The config.
+        folder: The run folder.
+        names: Names of the training samples.
+    """
     t = settings.trainer
-    listed: list[L.Callback] = [callbacks.History(folder), callbacks.StopAfterBatch()]
+    listed: list[L.Callback] = [
+        callbacks.History(folder),
+        callbacks.StopAfterBatch(),
+        callbacks.StopWhenNotFinite(names),
+    ]
     listed += callbacks.checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:
         listed.append(callbacks.ExponentialAverage(t.ema))
@@ -57,6 +70,8 @@ def make_trainer(settings: TrainConfig, folder: Path) -> L.Trainer:
                 mode=settings.monitor_mode,
             )
         )
+    if t.seconds is not None:
+        listed.append(Budget(t.seconds, t.check_val_every_n_epoch))
     if t.progress_bar:
         listed.append(RichProgressBar(leave=False))
     on_cpu = t.accelerator == "cpu" or (
@@ -64,9 +79,8 @@ def make_trainer(settings: TrainConfig, folder: Path) -> L.Trainer:
     )
     arguments: dict[str, Any] = {
         "default_root_dir": folder,
-        "max_epochs": t.max_epochs,
+        "max_epochs": t.epochs,
         "max_steps": t.max_steps,
-        "max_time": t.time,
         "accelerator": t.accelerator,
         "devices": t.devices,
         "precision": t.precision,
@@ -75,6 +89,7 @@ def make_trainer(settings: TrainConfig, folder: Path) -> L.Trainer:
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
         "deterministic": on_cpu if t.deterministic == "auto" else t.deterministic,
         "callbacks": listed,
+        "use_distributed_sampler": False,  # ours share the draws out, and repeat no image
         "logger": make_logger(settings.logger, folder, settings.name),
         "enable_progress_bar": t.progress_bar,
         "enable_model_summary": False,
@@ -110,6 +125,9 @@ def fit(
     before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except callbacks.LossNotFiniteError as error:
+        kept = f" The last good checkpoint is {last}." if last.is_file() else ""
+        raise SegkitError(f"{error}{kept}") from error
     except SegkitError as error:
         # one of a worker process brings the trace along as its text
         raise SegkitError(str(error).rpartition("segkit.errors.SegkitError: ")[2]) from error

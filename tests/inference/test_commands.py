@@ -124,11 +124,16 @@ def test_missing_and_wrong_values_are_named(binary_run):
 
 def test_evaluation_repeats_the_validation_of_the_training(binary_run, tmp_path):
     result = run_evaluate(binary_run, tmp_path)
-    assert result.scores == binary_run.evaluation.scores
+    assert result.means == pytest.approx(binary_run.evaluation.means, nan_ok=True)
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert stored["accuracy"] == result.scores.accuracy
     assert stored["images"] == 4
-    assert len(read_csv(tmp_path / "images.csv")) == 4
+    images = read_csv(tmp_path / "images.csv")
+    assert len(images) == 4
+    assert [row["iou"] for row in images] == sorted(row["iou"] for row in images)
+    low, high = stored["intervals"]["iou"]
+    assert low <= stored["iou"] <= high
+    assert len(read_csv(tmp_path / "thresholds.csv")) == 19
     assert [row["class"] for row in read_csv(tmp_path / "classes.csv")] == ["cell", "mean"]
     assert "Worst predictions" in (tmp_path / "report.html").read_text()
 

@@ -9,7 +9,6 @@ from segkit import checkpoint
 from segkit.data.cells import draw
 from segkit.data.reading import write_image
 from segkit.errors import SegkitError
-from segkit.inference.instances import components
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +84,8 @@ def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
         segkit.load(binary_run.checkpoint, tta="d8")
     with pytest.raises(SegkitError, match="instances is 'magic'"):
         segkit.load(binary_run.checkpoint, instances="magic")
+    with pytest.raises(SegkitError, match="target=labels: use components or watershed"):
+        segkit.load(binary_run.checkpoint, instances="border_core")
     with pytest.raises(SegkitError, match="multilabel"):
         segkit.load(multilabel_run.checkpoint, instances="components")
     for options in ({"overlap": -1.0}, {"overlap": 2}, {"tile": 0}, {"tile": "a"}):
@@ -92,13 +93,6 @@ def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
             segkit.load(binary_run.checkpoint, **options)
     with pytest.raises(SegkitError, match="device 'tpu9'"):
         segkit.load(binary_run.checkpoint, device="tpu9")
-
-
-def test_components_are_numbered_without_gaps():
-    labels = np.array([[1, 1, 0, 2], [0, 0, 0, 2], [1, 0, 1, 1]])
-    np.testing.assert_array_equal(components(labels), [[1, 1, 0, 4], [0, 0, 0, 4], [2, 0, 3, 3]])
-    np.testing.assert_array_equal(components(labels, 2), [[1, 1, 0, 3], [0, 0, 0, 3], [0, 0, 2, 2]])
-    assert components(np.zeros((3, 3), int)).max() == 0
 
 
 def test_instances_on_request(binary_run):

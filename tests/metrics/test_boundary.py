@@ -231,19 +231,23 @@ def test_means_leave_out_what_has_no_value():
     np.testing.assert_array_equal(many["hd95_missed"], [1, 2, 0])
 
 
+def test_f1_is_the_harmonic_mean():
+    """Of unlike shares of unlike many pixels."""
+    result = boundary_scores(np.array([[3, 4, 5, 10, 0, 1, 0]], float))
+    assert (result.precision, result.recall) == (3 / 4, 5 / 10)
+    assert result.f1 == pytest.approx(2 * 3 / 4 * 1 / 2 / (3 / 4 + 1 / 2))
+
+
 def test_the_default_tolerance_is_a_share_of_the_diagonal():
-    """300 x 400: 0.75 % of 500 is 3.75 pixels."""
-    truth = square(50, 50, 100, (300, 400))
-    at = {
-        shift: boundary_scores(
-            boundary_counts(np.roll(truth, shift, (0, 1)), truth, "binary", 2)
-        ).f1
-        for shift in (2, 3)
-    }
-    assert at[2] == 1  # corners are 2 * sqrt(2) = 2.8 away
-    assert at[3] < 1  # 4.2
-    exact = boundary_counts(np.roll(truth, 3, (0, 1)), truth, "binary", 2, 3.75)
-    assert boundary_scores(exact).f1 == at[3]
+    """600 x 800: 0.75 % of 1000 is 7.5 pixels."""
+    truth = square(300, 400, 1, (600, 800))
+
+    def moved(by):
+        return boundary_counts(np.roll(truth, by, (0, 1)), truth, "binary", 2)
+
+    assert boundary_scores(moved((2, 7))).f1 == 1  # 7.28 away
+    assert boundary_scores(moved((3, 7))).f1 == 0  # 7.62
+    assert boundary_scores(moved((3, 7))).hd95 == pytest.approx(58**0.5)
 
 
 def test_the_background_of_binary_is_not_reported():

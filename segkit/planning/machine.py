@@ -1,0 +1,97 @@
+"""The machine that a training is planned for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segkit.schema import Trainer
+
+GB = 1024**3
+UNKNOWN_MEMORY = 8 * GB
+"""What is reckoned with where the system does not tell."""
+SPEED = {"cpu": 60e9, "mps": 2e12, "cuda": 10e12}
+"""Floating-point operations a second of a core or a device in training, to the order of magnitude:
+slower than they can, faster than a bad day."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training has to itself; of the whole machine, so that every run plans the same.
+
+    Attributes:
+        device: "cpu", "cuda" or "mps".
+        memory: Bytes of the device's memory, or of the main memory where the CPU computes.
+        cores: Cores that compute.
+        devices: Devices that train together.
+    """
+
+    device: str
+    memory: int
+    cores: int
+    devices: int = 1
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether something faster than the CPU computes."""
+        return self.device != "cpu"
+
+    @property
+    def speed(self) -> float:
+        """Floating-point operations a second, very roughly, of all devices together."""
+        return SPEED[self.device] * (self.devices if self.has_gpu else self.cores)
+
+    def __str__(self) -> str:
+        what = "GPU" if self.has_gpu else "CPU core"
+        count = self.devices if self.has_gpu else self.cores
+        return f"{count} {what}{'s' if count > 1 else ''}, {self.memory / GB:.0f} GB"
+
+
+def find_machine(trainer: Trainer) -> Machine:
+    """What a training with these settings runs on."""
+    cores = min(torch.get_num_threads(), _quota_of_cores())
+    wanted = trainer.accelerator
+    if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine("cuda", memory, cores, _count(trainer.devices, torch.cuda.device_count()))
+    if wanted in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return Machine("mps", torch.mps.recommended_max_memory(), cores)
+    return Machine("cpu", _main_memory(), cores, _count(trainer.devices, 1))
+
+
+def _count(devices: int | str | list[int], present: int) -> int:
+    """How many devices are meant, in Lightning's way of saying it."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [int(part) for part in devices.split(",") if part.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", "-1", -1):
+        return present
+    return max(1, int(devices))
+
+
+def _main_memory() -> int:
+    """Bytes of the machine, or of the container that runs this."""
+    try:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        installed = UNKNOWN_MEMORY
+    limits = [_first_number(p) for p in ("memory.max", "memory/memory.limit_in_bytes")]
+    return int(min([installed, *(limit for limit in limits if limit)]))
+
+
+def _quota_of_cores() -> int:
+    """Cores that a container may use, at least one; many where nothing limits it."""
+    quota, period = _first_number("cpu.max"), _first_number("cpu.max", 1)
+    return max(1, int(quota / period)) if quota and period else 2**16
+
+
+def _first_number(name: str, position: int = 0) -> float | None:
+    """A number of a file of the control groups; None where there is none, or "max"."""
+    try:
+        return float(Path("/sys/fs/cgroup", name).read_text().split()[position])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,140 @@
+"""What a network costs a training, found by running it without numbers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from segkit.models.cost import gflops
+from segkit.models.segmenter import Segmenter, create_model
+from segkit.models.sizes import valid_input
+from segkit.schema import TrainConfig
+
+REFERENCE = 256
+"""Side of the crop that is run, in pixels."""
+BYTES_OF_PARAMETER = 20
+"""A parameter in float32 with its gradient, the two averages of AdamW and that of the weights."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network costs.
+
+    Attributes:
+        parameters: How many it has.
+        bytes_per_pixel: What it keeps of each pixel of a crop for the way back.
+        flops_per_pixel: Floating-point operations that predicting a pixel takes.
+        multiple: What height and width are padded to a multiple of.
+        layer_norm: Whether the encoder normalises by layer alone, as transformers do.
+        largest: The longest side that it takes, None for any.
+    """
+
+    parameters: int
+    bytes_per_pixel: float
+    flops_per_pixel: float
+    multiple: int
+    layer_norm: bool
+    largest: int | None = None
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Memory that it takes whatever the batch is."""
+        return BYTES_OF_PARAMETER * self.parameters
+
+    def kept_bytes(self, size: tuple[int, int]) -> float:
+        """Memory that a crop takes in training."""
+        return self.bytes_per_pixel * math.prod(size)
+
+    def training_flops(self, size: tuple[int, int]) -> float:
+        """Operations that a crop takes in training: the way back costs twice the way there."""
+        return 3 * self.flops_per_pixel * math.prod(size)
+
+
+def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -> Network:
+    """Build the network with random weights and see what a training of it costs.
+
+    It is built of tensors without numbers, which take no memory and hardly any time.
+
+    Args:
+        settings: The config.
+        in_channels: Channels of the images.
+        num_classes: Number of classes, background included.
+
+    Raises:
+        SegkitError: The parts do not fit each other.
+    """
+    encoder = settings.encoder.as_dict()
+    if "pretrained" in encoder:
+        encoder["pretrained"] = False
+
+    def build() -> Segmenter:
+        return create_model(
+            encoder,
+            settings.neck.as_dict(),
+            {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
+            num_classes=num_classes,
+            in_channels=in_channels,
+            auxiliary=len(settings.auxiliary),
+            img_size=REFERENCE,
+        )
+
+    # the training's own random numbers must not depend on whether it was planned
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                network = _measured(build(), in_channels)
+        except Exception:  # an encoder that looks at its numbers
+            network = _measured(build(), in_channels)
+    half = settings.trainer.precision != "32-true"
+    return replace(
+        network,
+        bytes_per_pixel=network.bytes_per_pixel / (2 if half else 1),
+        # where nobody gave it, a backbone of one size is built for the crop
+        largest=network.largest and settings.encoder.options.get("img_size"),
+    )
+
+
+def _measured(model: Segmenter, in_channels: int) -> Network:
+    encoder = model.encoder
+    side = REFERENCE
+    if encoder.padding == "valid":
+        side = valid_input(REFERENCE, len(encoder.strides))
+    elif encoder.fixed_size is not None:
+        side = min(encoder.fixed_size)
+    batch = 2  # batch norm needs several values
+    image = next(model.parameters()).new_zeros(batch, in_channels, side, side)
+    model.train()
+    kept = _kept_bytes(lambda: model.all_logits(image), model) / batch
+    crop = REFERENCE if encoder.padding == "valid" else side
+    return Network(
+        parameters=sum(p.numel() for p in model.parameters()),
+        bytes_per_pixel=kept / crop**2,
+        flops_per_pixel=1e9 * gflops(model, in_channels, (side, side)) / crop**2,
+        multiple=encoder.multiple or encoder.strides[-1],
+        layer_norm=_has(encoder, nn.LayerNorm) and not _has(encoder, nn.BatchNorm2d),
+        largest=side if encoder.fixed_size is not None else None,
+    )
+
+
+def _has(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(part, kind) for part in module.modules())
+
+
+def _kept_bytes(forward: Callable[[], list[Tensor]], model: Segmenter) -> float:
+    """Bytes of all that autograd keeps for the way back, but for the parameters."""
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)

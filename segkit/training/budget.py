@@ -1,0 +1,78 @@
+"""A training that is given a time: when it ends, when it validates, how much of it is over."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+
+VALIDATION_SHARE = 0.2
+"""Share of the time that validations may take, the first one and the last one aside."""
+NEVER = 1_000_000_000
+
+
+class Budget(L.Callback):
+    """Ends a training in time, and spends most of the time on training.
+
+    The schedule of the learning rate follows :attr:`progress`, so that it is at its end when the
+    time is. Validations count as time: the last one is taken off it, as long as the one before
+    took; and one that would bring them above a fifth of the time is left out. The time that a
+    resumed training took before counts.
+
+    Args:
+        seconds: The time.
+        every: Epochs from one validation to the next, if the time allows it.
+    """
+
+    def __init__(self, seconds: float, every: int = 1) -> None:
+        self.seconds, self.every = seconds, every
+        self._before = self._validating = self._last = 0.0
+        self._began: float | None = None
+        self._validation_began = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the training began, those before it was resumed included."""
+        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    @property
+    def progress(self) -> float:
+        """The share of the time that is over, 0 to 1."""
+        return min(1.0, self.elapsed / max(self.seconds - self._last, 1e-6))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Decide whether this epoch ends with a validation."""
+        due = (trainer.current_epoch + 1) % self.every == 0
+        spent = self._validating + self._last
+        affordable = not self._last or spent <= VALIDATION_SHARE * (self.elapsed + self._last)
+        trainer.check_val_every_n_epoch = 1 if due and affordable else NEVER
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End the training, with a validation, when the time is over."""
+        # one process's clock for all: they must stop after the same batch
+        if trainer.strategy.broadcast(self.progress >= 1):
+            trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the validation."""
+        self._validation_began = time.monotonic()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember how long it took."""
+        self._last = time.monotonic() - self._validation_began
+        self._validating += self._last
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed training goes on with."""
+        return {"elapsed": self.elapsed, "validating": self._validating, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on."""
+        self._before, self._validating = state["elapsed"], state["validating"]
+        self._last = state["last"]

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from segkit.data.cells import draw
+from segkit.data.objects import object_ids
+from segkit.data.target import Target
+from segkit.errors import SegkitError
+from segkit.inference.instances import DECODERS, decode
+
+# a target, its options, the mode of its head, its decoder, and of how many objects the IoU with
+# what is found exceeds 0.9 in a perfect prediction
+ROUND_TRIPS = [
+    ("foreground", {"gap": 1}, "binary", "components", 0.98),
+    ("foreground", {"gap": 2}, "binary", "components", 1.0),
+    ("foreground", {"gap": 2}, "multiclass", "components", 1.0),
+    ("foreground", {"gap": 2}, "binary", "watershed", 1.0),
+    ("foreground", {"gap": 3}, "binary", "components", 0.95),
+    ("border_core", {"border": 1}, "multiclass", "border_core", 0.99),
+    ("border_core", {"border": 2}, "multiclass", "border_core", 0.99),
+    ("distance", {"levels": 5}, "multilabel", "distance", 1.0),
+    ("distance", {"levels": 16}, "multilabel", "distance", 0.98),
+]
+
+
+def perfect(target: Target, ids: np.ndarray, mode: str) -> np.ndarray:
+    """The probabilities (C, H, W) of a model that has learned the target by heart."""
+    labels, _ = target.encode(ids)
+    if mode == "multilabel":
+        return labels.transpose(2, 0, 1).astype(np.float32)
+    classes = [1] if mode == "binary" else range(target.num_classes)
+    return np.stack([labels == c for c in classes]).astype(np.float32)
+
+
+def noisy(probabilities: np.ndarray, seed: int) -> np.ndarray:
+    """Blurred, as a model is not sure where a contour is, and with noise of several pixels."""
+    noise = np.random.default_rng(seed).normal(size=probabilities.shape).astype(np.float32)
+    noise = np.stack([cv2.GaussianBlur(layer, (0, 0), 2) for layer in noise])
+    blurred = np.stack([cv2.GaussianBlur(layer, (0, 0), 1) for layer in probabilities])
+    return np.clip(blurred + 0.1 * noise / noise.std(), 0, 1)
+
+
+def decide(probabilities: np.ndarray, mode: str) -> np.ndarray:
+    if mode == "multiclass":
+        return probabilities.argmax(0)
+    labels = (probabilities > 0.5).astype(np.uint8)
+    return labels[0] if mode == "binary" else labels
+
+
+def best_ious(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """For each true object the IoU with the found one that fits it best."""
+    n, m = int(true.max()) + 1, int(found.max()) + 1
+    overlap = np.bincount((true.astype(np.int64) * m + found).ravel(), minlength=n * m)
+    overlap = overlap.reshape(n, m)
+    union = overlap.sum(1)[:, None] + overlap.sum(0) - overlap
+    return (overlap / np.maximum(union, 1))[1:, 1:].max(1, initial=0)
+
+
+def binary(labels: np.ndarray, name: str = "components", **options) -> np.ndarray:
+    labels = np.asarray(labels, np.uint8)
+    return decode(name, labels[None].astype(np.float32), labels, "binary", **options)
+
+
+def numbered(ids: np.ndarray) -> bool:
+    return ids.dtype == np.int32 and set(np.unique(ids)) - {0} == set(range(1, ids.max() + 1))
+
+
+@pytest.mark.parametrize(("name", "options", "mode", "decoder", "share"), ROUND_TRIPS)
+def test_drawn_cells_come_back_from_a_perfect_prediction(name, options, mode, decoder, share):
+    target = Target.build(name, **options)
+    assert decoder in target.decoders
+    ious, found = [], 0
+    for seed in range(3):
+        true = draw(seed, (200, 200), 1, (14, 20)).instances
+        probabilities = perfect(target, object_ids(true), mode)
+        ids = decode(decoder, probabilities, decide(probabilities, mode), mode, gap=target.gap)
+        assert numbered(ids)
+        ious += list(best_ious(true, ids))
+        found += ids.max()
+    assert len(ious) > 100
+    assert np.mean(np.array(ious) > 0.9) >= share
+    assert min(ious) > 0.75
+    assert abs(found - len(ious)) <= 0.01 * len(ious)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mode", "decoder", "mean"),
+    [
+        ("foreground", {"gap": 3}, "binary", "components", 0.91),
+        ("border_core", {"border": 2}, "multiclass", "border_core", 0.95),
+        ("distance", {"levels": 5}, "multilabel", "distance", 0.94),
+    ],
+)
+def test_drawn_cells_come_back_from_a_noisy_prediction(name, options, mode, decoder, mean):
+    target = Target.build(name, **options)
+    ious, found = [], 0
+    for seed in range(3):
+        true = draw(seed, (200, 200), 1, (14, 20)).instances
+        probabilities = noisy(perfect(target, object_ids(true), mode), seed)
+        labels = decide(probabilities, mode)
+        ids = decode(decoder, probabilities, labels, mode, gap=target.gap, min_size=12)
+        ious += list(best_ious(true, ids))
+        found += ids.max()
+    assert np.mean(ious) > mean
+    assert np.mean(np.array(ious) > 0.5) > 0.98
+    assert abs(found - len(ious)) <= 0.02 * len(ious)
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3, 4, 5])
+def test_a_straight_gap_comes_back_to_the_pixel(gap):
+    true = np.zeros((30, 60), np.uint16)
+    true[:, 5:28], true[:, 28:55] = 1, 2
+    labels, _ = Target.build("foreground", gap=gap).encode(true)
+    assert (labels != (true > 0)).sum() == gap * 30
+    assert np.array_equal(binary(labels, gap=gap), true)
+
+
+def test_outer_contours_stay_where_objects_grow_over_gaps():
+    true = object_ids(draw(0, (200, 200), 1, (14, 20)).instances)
+    labels, _ = Target.build("foreground", gap=2).encode(true)
+    grown = binary(labels, gap=2) > 0
+    taken = (true > 0) & (labels == 0)
+    assert grown[taken].mean() > 0.97
+    assert (grown & (true == 0)).sum() < 0.4 * taken.sum()
+    alone = np.zeros((20, 20), np.uint8)
+    alone[4:9, 4:9] = alone[4:9, 13:18] = 1
+    assert np.array_equal(binary(alone, gap=2) > 0, alone > 0)
+
+
+@pytest.mark.parametrize("name", list(DECODERS))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 7)])
+def test_empty_and_full_maps_of_any_size(name, shape):
+    mode = {"border_core": "multiclass", "distance": "multilabel"}.get(name, "binary")
+    for full in (False, True):
+        if mode == "multiclass":
+            probabilities = np.zeros((3, *shape), np.float32)
+            probabilities[int(full)] = 1
+        else:
+            layers = 4 if mode == "multilabel" else 1
+            probabilities = np.full((layers, *shape), full, np.float32)
+        labels = decide(probabilities, mode)
+        ids = decode(name, probabilities, labels, mode, gap=2, fill_holes=True)
+        assert ids.dtype == np.int32
+        assert (ids == int(full)).all()
+
+
+def test_one_pixel_is_an_object():
+    labels = np.zeros((9, 9), np.uint8)
+    labels[4, 4] = 1
+    for name in ("components", "watershed"):
+        assert np.array_equal(binary(labels, name, gap=3), labels)
+        assert binary(labels, name, min_size=2).max() == 0
+
+
+def test_components_are_those_of_each_class_and_touch_by_edges():
+    labels = np.array([[1, 1, 2, 0], [0, 0, 2, 1], [1, 0, 0, 0]])
+    probabilities = np.stack([labels == c for c in range(3)]).astype(np.float32)
+    ids = decode("components", probabilities, labels, "multiclass")
+    assert ids.tolist() == [[1, 1, 4, 0], [0, 0, 4, 2], [3, 0, 0, 0]]
+
+
+def test_small_components_are_dropped_and_the_rest_numbered_anew():
+    labels = np.array([[1, 0, 1, 1, 0, 1, 1, 1]])
+    assert binary(labels, min_size=2).tolist() == [[0, 0, 1, 1, 0, 2, 2, 2]]
+
+
+def test_size_is_counted_after_growing():
+    labels = np.array([[1, 1, 0, 1, 1]] * 2)
+    assert binary(labels, gap=1, min_size=5).max() == 1
+    assert binary(labels, gap=0, min_size=5).max() == 0
+
+
+def discs(*centres: tuple[int, int], radius: int = 12) -> np.ndarray:
+    labels = np.zeros((60, 80), np.uint8)
+    for centre in centres:
+        cv2.circle(labels, centre, radius, 1, -1)
+    return labels
+
+
+def test_watershed_cuts_at_waists():
+    labels = discs((25, 30), (45, 30))  # the waist is half as wide as the discs
+    ids = binary(labels, "watershed")
+    assert ids.max() == 2
+    assert np.array_equal(ids > 0, labels > 0)
+    assert (ids[30, 15], ids[30, 55]) in {(1, 2), (2, 1)}
+    areas = np.bincount(ids.ravel())[1:]
+    assert abs(areas[0] - areas[1]) < 20
+    assert binary(labels, "watershed", waist=0.4).max() == 1
+
+
+def test_watershed_leaves_one_object_whole():
+    labels = np.zeros((60, 80), np.uint8)
+    cv2.ellipse(labels, (40, 30), (30, 9), 20, 0, 360, 1, -1)
+    assert binary(labels, "watershed").max() == 1
+
+
+def test_watershed_does_not_see_small_holes():
+    labels = discs((40, 30), radius=20)
+    pinholes = np.random.default_rng(0).random(labels.shape) < 0.02
+    pierced = labels & ~(pinholes & (discs((40, 30), radius=17) == 1))
+    assert (labels != pierced).sum() > 10
+    assert binary(pierced, "watershed").max() > 1
+    ids = binary(pierced, "watershed", min_size=10)
+    assert ids.max() == 1
+    assert np.array_equal(ids, pierced)
+    assert np.array_equal(binary(pierced, "watershed", min_size=10, fill_holes=True), labels)
+
+
+def test_watershed_never_joins_classes():
+    labels = discs((25, 30), (45, 30)).astype(np.int64)
+    labels[:, 36:] *= 2
+    probabilities = np.stack([labels == c for c in range(3)]).astype(np.float32)
+    ids = decode("watershed", probabilities, labels, "multiclass", waist=0.1)
+    assert ids.max() == 2
+    assert np.array_equal(ids, labels)
+
+
+def three(labels: np.ndarray, **options) -> np.ndarray:
+    probabilities = np.stack([labels == c for c in range(3)]).astype(np.float32)
+    return decode("border_core", probabilities, labels, "multiclass", **options)
+
+
+def test_borders_go_to_the_nearest_core():
+    labels = np.zeros((9, 20), np.int64)
+    labels[1:8, 1:19] = 2
+    labels[3:6, 3:8] = labels[3:6, 12:17] = 1
+    ids = three(labels)
+    assert (ids[1:8, 1:10] == 1).all()
+    assert (ids[1:8, 10:19] == 2).all()
+    assert np.array_equal(ids > 0, labels > 0)
+
+
+def test_foreground_without_a_core_is_an_object_if_it_is_large_enough():
+    labels = np.zeros((9, 20), np.int64)
+    labels[1:8, 1:8], labels[3:6, 3:6] = 2, 1
+    labels[2:5, 12:15] = 2
+    ids = three(labels)
+    assert (ids[2:5, 12:15] == 2).all()
+    assert three(labels, min_size=10).max() == 1
+
+
+def test_a_stray_core_is_joined_to_its_neighbour_by_min_size():
+    labels = np.full((20, 20), 2)
+    labels[2:18, 2:14] = 1
+    labels[9, 17] = 1  # one pixel
+    ids = three(labels)
+    assert ids.max() == 2
+    joined = three(labels, min_size=int((ids == ids[9, 17]).sum()) + 1)
+    assert (joined == 1).all()
+
+
+def test_distance_divides_where_it_is_low():
+    true = np.zeros((40, 60), np.uint16)
+    true[5:35, 5:30], true[5:35, 30:55] = 1, 2  # two rectangles that share a whole side
+    probabilities = perfect(Target.build("distance", levels=5), true, "multilabel")
+    labels = decide(probabilities, "multilabel")
+    assert np.array_equal(decode("distance", probabilities, labels, "multilabel"), true)
+
+
+def test_holes_are_filled_by_option():
+    labels = discs((40, 30), radius=20)
+    labels[28:32, 38:43] = 0
+    assert (binary(labels)[28:32, 38:43] == 0).all()
+    assert (binary(labels, fill_holes=True)[28:32, 38:43] == 1).all()
+
+
+@pytest.mark.parametrize("name", list(DECODERS))
+def test_the_same_prediction_gives_the_same_objects(name):
+    mode = {"border_core": "multiclass", "distance": "multilabel"}.get(name, "binary")
+    target = Target.build(
+        {"multiclass": "border_core", "multilabel": "distance"}.get(mode, "foreground")
+    )
+    probabilities = noisy(perfect(target, object_ids(draw(3).instances), mode), 3)
+    labels = decide(probabilities, mode)
+    first, second = (decode(name, probabilities, labels, mode, gap=2) for _ in range(2))
+    assert first.max() > 5
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "mode", "words"),
+    [
+        ("componets", 1, "binary", "'componets', which is none of components, watershed"),
+        ("components", 3, "multilabel", r"one label for each pixel.*instances=distance"),
+        ("watershed", 3, "multilabel", r"one label for each pixel.*instances=distance"),
+        ("border_core", 1, "binary", r"target=border_core and head=multiclass"),
+        ("border_core", 4, "multiclass", r"target=border_core and head=multiclass"),
+        ("distance", 1, "binary", r"target=distance and head=multilabel"),
+        ("distance", 1, "multilabel", r"target=distance and head=multilabel"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_the_model_is_an_error(name, channels, mode, words):
+    probabilities = np.zeros((channels, 4, 4), np.float32)
+    with pytest.raises(SegkitError, match=words):
+        decode(name, probabilities, decide(probabilities, mode), mode)
+
+
+def test_maps_that_do_not_fit_each_other_are_an_error():
+    with pytest.raises(SegkitError, match=r"\(1, 4, 4\) and \(4, 5\)"):
+        decode("components", np.zeros((1, 4, 4), np.float32), np.zeros((4, 5)), "binary")
+
+
+@pytest.mark.parametrize("waist", [0, 1.1])
+def test_a_neck_is_a_share(waist):
+    with pytest.raises(SegkitError, match="waist is"):
+        binary(np.zeros((4, 4)), "watershed", waist=waist)

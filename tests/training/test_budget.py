@@ -1,0 +1,108 @@
+"""A training that is given a time."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+from conftest import train_quick
+
+from segkit.errors import SegkitError
+from segkit.report.table import read_csv
+from segkit.training import budget
+from segkit.training.budget import NEVER, Budget
+
+TIME = "trainer.max_time=00:00:00:12"
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(budget, "time", clock)
+    return clock
+
+
+def trainer():
+    strategy = types.SimpleNamespace(broadcast=lambda value: value)
+    return types.SimpleNamespace(
+        current_epoch=0, check_val_every_n_epoch=1, should_stop=False, strategy=strategy
+    )
+
+
+def test_progress_reaches_1_in_time_for_the_last_validation(clock):
+    callback, run = Budget(100), trainer()
+    callback.on_train_start(run, None)
+    assert callback.progress == 0
+    clock.now = 20
+    assert callback.progress == pytest.approx(0.2)
+    callback.on_validation_start(run, None)
+    clock.now = 30
+    callback.on_validation_end(run, None)
+    assert callback.progress == pytest.approx(30 / 90)
+    clock.now = 89
+    callback.on_train_batch_end(run)
+    assert not run.should_stop
+    clock.now = 90
+    callback.on_train_batch_end(run)
+    assert run.should_stop
+    assert run.check_val_every_n_epoch == 1
+
+
+def test_validations_take_a_fifth_of_the_time_at_most(clock):
+    callback, run = Budget(1000), trainer()
+    callback.on_train_start(run, None)
+    validated = []
+    while clock.now < 900:
+        callback.on_train_epoch_start(run, None)
+        clock.now += 5
+        if run.check_val_every_n_epoch == 1:
+            validated.append(run.current_epoch)
+            callback.on_validation_start(run, None)
+            clock.now += 10
+            callback.on_validation_end(run, None)
+        run.current_epoch += 1
+    assert validated[0] == 0
+    assert 0.1 < 10 * len(validated) / clock.now <= 0.21
+
+
+def test_the_users_interval_of_validations_is_kept(clock):
+    callback, run = Budget(1000, every=3), trainer()
+    callback.on_train_start(run, None)
+    due = []
+    for run.current_epoch in range(6):
+        callback.on_train_epoch_start(run, None)
+        due.append(run.check_val_every_n_epoch != NEVER)
+    assert due == [False, False, True, False, False, True]
+
+
+def test_the_time_before_a_stop_counts(clock):
+    first = Budget(100)
+    first.on_train_start(trainer(), None)
+    clock.now = 40
+    second = Budget(100)
+    second.load_state_dict(first.state_dict())
+    clock.now = 1000
+    second.on_train_start(trainer(), None)
+    clock.now = 1020
+    assert second.elapsed == pytest.approx(60)
+
+
+def test_the_schedule_ends_with_the_time_and_the_end_is_validated(tmp_path):
+    options = [TIME, "trainer.max_epochs=null", "scheduler=poly"]
+    train_quick(tmp_path, *options)
+    rows = read_csv(tmp_path / "metrics.csv")
+    rates = [row["lr"] for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * 0.001
+    assert rows[-1]["seconds"] < 20
+    assert rows[-1]["val/iou"] >= 0
+    with pytest.raises(SegkitError, match=r"the run has finished, 1\d of 12 seconds are done"):
+        train_quick(tmp_path, *options, f"resume={tmp_path}")

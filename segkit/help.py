@@ -19,6 +19,7 @@ Worth trying:
   python -m segkit.train                                      the built-in data set
   python -m segkit.train encoder=resnet34 neck=fpn head=multiclass
   python -m segkit.train data=folder data.root=DIR encoder=timm encoder.name=convnext_tiny
+  python -m segkit.train data=folder data.root=DIR plan=auto  values to suit data and machine
   python -m segkit.train -m encoder=resnet18,resnet34 neck=unet,fpn    a sweep and its table
   python -m segkit.train --cfg job --resolve                  show the config, run nothing
   python -m segkit.train resume=runs/NAME/TIME                go on where a run stopped""",

@@ -20,7 +20,7 @@ slower than they can, faster than a bad day."""
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training has to itself; of the whole machine, so that every run plans the same.
+    """What a training has to itself; all of it, so that every run and every process plans the same.
 
     Attributes:
         device: "cpu", "cuda" or "mps".
@@ -52,7 +52,7 @@ class Machine:
 
 def find_machine(trainer: Trainer) -> Machine:
     """What a training with these settings runs on."""
-    cores = min(torch.get_num_threads(), _quota_of_cores())
+    cores = min(_cores(), _quota_of_cores())
     wanted = trainer.accelerator
     if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
@@ -71,6 +71,13 @@ def _count(devices: int | str | list[int], present: int) -> int:
     if devices in ("auto", "-1", -1):
         return present
     return max(1, int(devices))
+
+
+def _cores() -> int:
+    """Cores that this process may run on; not torch's threads, which are fewer in a worker."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _main_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from segkit.schema import Trainer
 def test_the_cpu_when_it_is_asked_for() -> None:
     found = find_machine(Trainer(accelerator="cpu"))
     assert (found.device, found.has_gpu, found.devices) == ("cpu", False, 1)
-    assert 1 <= found.cores <= torch.get_num_threads()
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
     assert found.memory > GB // 2
-    assert find_machine(Trainer(accelerator="cpu")) == found  # the plan of the next run
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # all processes of a training plan the same
+    assert find_machine(Trainer(accelerator="cpu")) == found
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,7 @@ def test_a_container_has_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> No
     found = find_machine(Trainer(accelerator="cpu"))
     assert (found.memory, found.cores) == (3 * GB, 1)
     files.update({"memory.max": "max\n", "cpu.max": "max 100000\n"})
-    assert find_machine(Trainer(accelerator="cpu")).cores == torch.get_num_threads()
+    assert find_machine(Trainer(accelerator="cpu")).cores >= 1
     files.clear()
     assert find_machine(Trainer(accelerator="cpu")).memory > 0
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format wheel clean
+.PHONY: help install train test test-fast test-peers check format wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -18,7 +18,10 @@ test: .venv/installed-dev  ## run the tests, slow ones included; make test ARGS=
 	$(BIN)/python -m pytest -m "not peers" $(ARGS)
 
 test-fast: .venv/installed-dev  ## run the unit tests only
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not peers" $(ARGS)
+
+test-peers: .venv/installed-peers  ## compare with other libraries, which it installs
+	$(BIN)/python -m pytest -m peers $(ARGS)
 
 check: .venv/installed-dev  ## ruff, format and mypy
 	$(BIN)/ruff check .
@@ -47,4 +50,8 @@ clean:  ## remove .venv, builds and caches; runs/ stays
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/installed-peers: .venv/installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,peers]'
 	@touch $@

@@ -7,13 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from segkit.errors import did_you_mean
-from segkit.targets import Decoder
+from segkit.targets import OBJECT_SCORES, Decoder
 
 Side = Annotated[int, Field(ge=1)]
 Extra = Literal["boundary", "membranes"]
+Extras = Annotated[list[Extra], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 Monitor = Literal[
     "val/iou",
     "val/dice",
@@ -30,7 +31,7 @@ Monitor = Literal[
     "val/pq",
     "val/aji",
 ]
-OF_OBJECTS = ("val/seg", "val/det", "val/ap", "val/ap50", "val/pq", "val/aji")
+OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
 """What can only be monitored where objects are told apart."""
 EPOCHS = 16
 """Of a training that nothing else ends."""
@@ -107,6 +108,8 @@ class Trainer(Section):
         parts = str(value).split(":") if value is not None else ["0"] * 4
         if len(parts) != 4 or not all(part.isdigit() for part in parts):
             raise ValueError("give DD:HH:MM:SS, as 00:00:30:00 for half an hour")
+        if value is not None and not any(map(int, parts)):
+            raise ValueError("give some time, as 00:00:30:00 for half an hour")
         return value
 
     @property
@@ -152,7 +155,7 @@ class TrainConfig(Section):
     target: Part = Part(name="labels")
     instances: Decoder | None = None
     min_size: Annotated[int, Field(ge=0)] = 0
-    metrics: list[Extra] = []
+    metrics: Extras = []
     monitor: Monitor
     resume: Path | None = None
     plugins: list[str] | str = []
@@ -178,7 +181,7 @@ def say(detail: Any, schema: type[BaseModel]) -> str:
     hint = ""
     if detail["type"] == "literal_error" and isinstance(value, str):
         hint = did_you_mean(value, detail["ctx"]["expected"].replace("'", "").split(", "))
-    return f"{key}={value!r}: {detail['msg']}.{hint}"
+    return f"{key}={value!r}: {detail['msg'].removeprefix('Value error, ')}.{hint}"
 
 
 def _fields(section: type[BaseModel], path: list[str]) -> list[str]:

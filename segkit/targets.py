@@ -11,5 +11,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Decoder = Literal["components", "watershed", "border_core", "distance"]
 """How objects are told apart in a prediction; see segkit.inference.instances."""
 
+OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
+"""Scores that can only be had where objects are told apart, and that a training can monitor."""
+
 IGNORE_INDEX = 255
 """The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""

@@ -208,15 +208,16 @@ def _check_target(config: TrainConfig) -> list[str]:
             f"target.weight_map with loss={config.loss.name}, which takes no weights of pixels: use"
             " loss=cross_entropy, loss=dice_ce or target.weight_map=null"
         )
-    if config.instances is not None and config.instances not in target.decoders:
+    fit = [f"instances={decoder}" for decoder in target.decoders_for(mode)]
+    remedy = " or ".join(fit) or "another target"
+    if config.instances is not None and f"instances={config.instances}" not in fit:
         problems.append(
-            f"instances={config.instances} with target={name}: use"
-            f" {' or '.join(f'instances={d}' for d in target.decoders)}"
+            f"instances={config.instances} with target={name} and head={config.head.name}: use"
+            f" {remedy}"
         )
     if config.monitor in OF_OBJECTS and config.instances is None:
         problems.append(
-            f"monitor={config.monitor} needs objects that are told apart: give"
-            f" instances={target.decoders[0]}"
+            f"monitor={config.monitor} needs objects that are told apart: give {remedy}"
         )
     if "membranes" in config.metrics and (mode == "multilabel" or target.name != "labels"):
         problems.append(

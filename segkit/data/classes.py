@@ -119,12 +119,14 @@ def wrong_values(facts: list[Facts], classes: Classes) -> list[str]:
     ]
     if not problems:
         return []
-    remedies = [f"data.label_map={{{min(all_wrong)}: LABEL}} gives a value a label"]
+    remedies = [
+        "data.instances=true is for ids of objects",
+        f"data.label_map={{{min(all_wrong)}: LABEL}} gives a value a label",
+    ]
     if classes.mode == "binary":
         remedies.append("head=multiclass is for several classes")
     else:
         remedies.append("head.num_classes is for more classes")
-    remedies.append("data.instances=true is for ids of objects")
     remedies.append(f"the label {IGNORE_INDEX} means 'not labelled'")
     if len(all_wrong) > 3:
         remedies.append(

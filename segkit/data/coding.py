@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from segkit.errors import SegkitError
 from segkit.targets import IGNORE_INDEX
 
+FEW_IDS = 3
+"""So few ids in a whole set are more often classes."""
+
 
 @dataclass(frozen=True)
 class LabelCoding:
@@ -74,7 +77,14 @@ def decide_coding(
     """
     coding = LabelCoding(dict(label_map or {}), foreground=instances)
     if instances:
-        return coding, ["masks hold ids of objects: every id is foreground"]
+        notes = ["masks hold ids of objects: every id is foreground"]
+        ids = sorted(value for value in values if value and value not in coding.to_label)
+        if 0 < len(ids) <= FEW_IDS:
+            notes.append(
+                f"all masks together have only the ids {listed(ids)}: if these are classes, leave"
+                " out data.instances=true"
+            )
+        return coding, notes
     if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
         return coding, []
     if two_classes and not any(coding.label_of(value) == 1 for value in values):

@@ -13,7 +13,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from segkit.data.coding import LabelCoding
 from segkit.data.normalization import Normalization
-from segkit.data.objects import components_as_ids, object_ids
+from segkit.data.objects import components_as_ids, ids_of_mask
 from segkit.data.source import DataSource, Sample
 from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
@@ -29,8 +29,8 @@ class Item(TypedDict):
 
     ``image`` (B, C, H, W) float32, ``target`` (B, H, W) int64 (or (B, N, H, W) of overlapping
     classes), ``index`` (B,) the number of the sample in its split. Where they were asked for:
-    ``weight`` (B, H, W) float32 of each pixel in the loss, ``ids`` and ``markers`` (B, H, W) int32
-    of objects.
+    ``weight`` (B, H, W) float32 of each pixel in the loss, ``ids`` (B, H, W) int32 of objects, and
+    ``markers`` likewise, where the source has its own.
     """
 
     image: Tensor
@@ -110,16 +110,16 @@ class WholeDataset(Dataset[Item]):
             image = self.normalization(image)
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error
-        item = _item(
-            image, _marks(self.source, sample, self.coding, self.target), self.target, index
-        )
+        marks = _marks(self.source, sample, self.coding, self.target)
+        item = _item(image, marks, self.target, index)
         if self.objects:
-            ids = _ids(self.source, sample, self.coding)
-            markers = self.source.read_markers(sample)
+            ids = marks if self.target.from_ids else _ids(self.source, sample, self.coding)
             item["ids"] = torch.from_numpy(ids.astype(np.int32))
-            item["markers"] = torch.from_numpy(
-                (ids if markers is None else markers).astype(np.int32)
-            )
+            if type(self.source).read_markers is not DataSource.read_markers:
+                markers = self.source.read_markers(sample)
+                if markers is None:  # of this image the outlines are all that is known
+                    markers = np.where(ids == IGNORE_INDEX, 0, ids)
+                item["markers"] = torch.from_numpy(markers.astype(np.int32))
         return item
 
 
@@ -207,11 +207,8 @@ def _ids(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[np.
     """The objects of a sample; of a set without ids the connected regions of its foreground."""
     if not source.instances:
         return components_as_ids(_labels(source, sample, coding))
-    values: dict[int, list[int]] = {}
-    for value, label in coding.to_label.items():
-        values.setdefault(label, []).append(value)
     try:
-        return object_ids(source.read_mask(sample), values.get(IGNORE_INDEX, ()), values.get(0, ()))
+        return ids_of_mask(source.read_mask(sample), coding.to_label)
     except SegkitError as error:
         raise SegkitError(f"{sample.name}: {error}") from error
 

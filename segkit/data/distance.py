@@ -21,7 +21,7 @@ def distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The distance of each pixel to the nearest pixel of a region, infinite where there is none.
 
     OpenCV computes it in float32 and is a few 1e-5 off. Squares of distances are integers, so that
-    rounding them makes it the nearest float32 to the exact distance, up to thousands of pixels.
+    rounding them makes it the nearest float32 to the exact distance, up to 2000 pixels.
 
     Args:
         region: (H, W).

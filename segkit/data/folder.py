@@ -83,8 +83,8 @@ class FolderSource(DataSource, name="folder"):
     ) -> None:
         if (root is None) == (pairs is None):
             raise SegkitError(
-                "data=folder needs either data.root=DIR, a folder with images/ and masks/, or"
-                " data.pairs=FILE.csv."
+                "where the data are must be said: either data.root=DIR, the folder with images/ and"
+                " masks/, or data.pairs=FILE.csv."
             )
         if split == "lists" and val_list is None:
             raise SegkitError(

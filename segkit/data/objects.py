@@ -6,7 +6,7 @@ no object has the id 255: that stays 'not labelled', as in label maps.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import cv2
@@ -76,6 +76,23 @@ def object_ids(
         table[values] = new
         return table[mask]
     return new[np.searchsorted(values, mask)]
+
+
+def ids_of_mask(mask: NDArray[Any], label_map: Mapping[int, int]) -> NDArray[np.uint16]:
+    """The :func:`object_ids` of a mask in which some values mean labels rather than objects.
+
+    Args:
+        mask: (H, W) integers or bool.
+        label_map: IGNORE_INDEX for values that are not labelled, 0 for those of the background.
+
+    Raises:
+        SegkitError: See :func:`object_ids`.
+    """
+    of_label = {
+        label: [value for value, known in label_map.items() if known == label]
+        for label in (IGNORE_INDEX, 0)
+    }
+    return object_ids(mask, of_label[IGNORE_INDEX], of_label[0])
 
 
 def numbers(count: int) -> NDArray[np.uint16]:

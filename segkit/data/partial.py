@@ -26,26 +26,26 @@ def marked_only(ids: Ids, markers: Ids) -> NDArray[np.bool_]:
     return alone[inverse]
 
 
-def reach(ids: Ids, markers: Ids) -> float:
+def reach(ids: Ids, markers: Ids) -> float | None:
     """How far an object extends from its own marker, in pixels: the largest distance of any.
 
     The marker of an object is the one that has most pixels on it; objects without any are left out.
 
     Returns:
-        0 where no outlined object has a marker.
+        0 where markers are as large as their objects, None where no outlined object has one.
     """
     inverse, alone = _alone(ids, markers)
     owned = np.where(alone[inverse], 0, markers)
     _, compact = np.unique(np.append(0, ids.ravel()), return_inverse=True)
     objects = compact[1:].reshape(ids.shape).astype(np.int32)
-    farthest = 0.0
+    farthest: float | None = None
     for number, box in enumerate(ndimage.find_objects(objects), start=1):
         inside = objects[box] == number
         names, counts = np.unique(owned[box][inside & (owned[box] != 0)], return_counts=True)
         if len(names):
             marker = inside & (owned[box] == names[counts.argmax()])
             distance = ndimage.distance_transform_edt(~marker)
-            farthest = max(farthest, float(distance[inside].max()))
+            farthest = max(farthest or 0.0, float(distance[inside].max()))
     return farthest
 
 

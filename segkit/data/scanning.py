@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from segkit.data.objects import ids_of_mask
 from segkit.data.source import DataSource, Sample, Split
 from segkit.errors import SegkitError
 
@@ -126,6 +127,12 @@ def _look_at_mask(source: DataSource, facts: Facts, with_regions: bool) -> None:
     except SegkitError as error:
         facts.errors.append(_named(facts.sample, str(error)))
         return
+    if source.instances and mask.ndim == 2:
+        try:
+            ids_of_mask(mask, source.label_map or {})
+        except SegkitError as error:
+            facts.errors.append(_named(facts.sample, str(error)))
+            return
     facts.mask_shape = mask.shape
     for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
         values, counts = np.unique(layer, return_counts=True)
@@ -142,7 +149,7 @@ def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
     layer = layer[::step, ::step]
     for value in np.unique(layer)[:VALUES_OF_MASK].tolist():
         same = (layer == value).astype(np.uint8)
-        _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
         areas = stats[1:, cv2.CC_STAT_AREA].astype(np.int64) * step**2
         facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])
 

@@ -68,6 +68,12 @@ class Target(Registrable, ABC, family="target"):
         self.weight_map = weight_map
 
     @final
+    def decoders_for(self, mode: Mode) -> tuple[str, ...]:
+        """The decoders that fit, for a head of that mode."""
+        layered = mode == "multilabel"  # no class for each pixel, but maps to flood from
+        return tuple(name for name in self.decoders if not layered or name == "distance")
+
+    @final
     def encode(self, mask: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """The labels of an image and the weights of its pixels.
 

@@ -186,15 +186,16 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         sequence = self._sequence(sample)
         if sequence.name not in self._reaches:
             known = [s for s in sequence.samples if s.name in sequence.markers]
-            farthest = 0.0
+            found = []
             for frame in known[:: -(-len(known) // _REACH_FRAMES)]:
                 markers = self.read_markers(frame)
                 assert frame.mask is not None
                 assert markers is not None
                 ids = _read_ids(frame.mask)
                 if ids.shape == markers.shape:  # else it is a problem of that frame
-                    farthest = max(farthest, reach(ids, markers))
-            self._reaches[sequence.name] = _MARGIN * farthest or np.inf
+                    found.append(reach(ids, markers))
+            seen = [distance for distance in found if distance is not None]
+            self._reaches[sequence.name] = _MARGIN * max(seen) if seen else np.inf
         return self._reaches[sequence.name]
 
     @cached_property

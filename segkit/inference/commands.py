@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 from rich.progress import track
 
-from segkit import plugins
+from segkit import checkpoint, plugins
 from segkit.data.checking import check
 from segkit.data.dataset import WholeDataset
 from segkit.data.reading import IMAGE_SUFFIXES, count_pages, read_image, write_image, write_mask
@@ -24,13 +24,16 @@ from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder, write_whole
 from segkit.inference.evaluation import Evaluation
 from segkit.inference.evaluation import evaluate as evaluate_samples
-from segkit.inference.instances import WAIST, Decoder
-from segkit.inference.predictor import TTA, Prediction, Predictor, load
+from segkit.inference.instances import WAIST
+from segkit.inference.predictor import TTA, Prediction, Predictor
 from segkit.inference.summary import flat, legend, write_evaluation_report
 from segkit.inference.tiling import OVERLAP
 from segkit.report.overlay import overlay, palette
 from segkit.report.table import score_table, write_csv
-from segkit.schema import Data, Extra, say
+from segkit.schema import Data, Extras, say
+
+Choice = Literal["training", "components", "watershed", "border_core", "distance"]
+"""A :data:`segkit.targets.Decoder`, or that of the training."""
 
 
 class Inference(BaseModel):
@@ -40,8 +43,8 @@ class Inference(BaseModel):
 
     checkpoint: Path
     device: str = "auto"
-    instances: Decoder | None = None
-    min_size: Annotated[int, Field(ge=0)] = 0
+    instances: Choice | None = "training"
+    min_size: Annotated[int, Field(ge=0)] | None = None
     waist: Annotated[float, Field(gt=0, le=1)] = WAIST
     fill_holes: bool = False
     tta: TTA = "none"
@@ -50,9 +53,15 @@ class Inference(BaseModel):
     plugins: list[str] | str = []
 
     def predictor(self) -> Predictor:
-        """The predictor of the checkpoint."""
+        """The predictor of the checkpoint; what is not said about objects is as in its training."""
+        model, card = checkpoint.read(self.checkpoint)
         own = ("device", "instances", "min_size", "waist", "fill_holes", "tta", "tile", "overlap")
-        return load(self.checkpoint, **{key: getattr(self, key) for key in own})
+        options = {key: getattr(self, key) for key in own}
+        if self.instances == "training":
+            options["instances"] = card.config.get("instances")
+        if self.min_size is None:
+            options["min_size"] = card.config.get("min_size", 0)
+        return Predictor(model, card, **options)
 
 
 class EvaluateConfig(Inference):
@@ -61,7 +70,7 @@ class EvaluateConfig(Inference):
     data: Data | None = None
     split: Literal["train", "val", "test", "all"] = "val"
     output: Path | None = None
-    metrics: list[Extra] = []
+    metrics: Extras | None = None
 
 
 class PredictConfig(Inference):
@@ -102,20 +111,24 @@ def evaluate(config: DictConfig) -> Evaluation:
     samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
     for note in summary.notes:
         console.print(f"  note: {note}")
-    objects = settings.instances is not None or "membranes" in settings.metrics
+    metrics = settings.metrics
+    if metrics is None:
+        metrics = predictor.card.config.get("metrics", [])
+    objects = predictor.instances is not None or "membranes" in metrics
     dataset = WholeDataset(
         source, samples, summary.coding, predictor.card.normalization, target, objects
     )
     beside = settings.checkpoint.parent
     if beside.name == "checkpoints":
         beside = beside.parent
-    folder = settings.output or beside / f"evaluation-{settings.split}"
+    other = "" if settings.data is None else f"{data.name}-"
+    folder = settings.output or beside / f"evaluation-{other}{settings.split}"
     make_folder(folder)
     evaluation = evaluate_samples(
         predictor,
         dataset,
         track(range(len(dataset)), "evaluating", transient=True),
-        settings.metrics,
+        metrics,
     )
 
     rows = evaluation.scores.rows()

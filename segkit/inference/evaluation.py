@@ -20,6 +20,7 @@ from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import instance_scores, object_counts
 from segkit.metrics.scores import Scores, class_counts, scores
 from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
+from segkit.targets import IGNORE_INDEX
 
 NUMBERS = ("objects", "predicted_objects", "hd95_missed")
 """What is counted rather than scored."""
@@ -39,11 +40,6 @@ class ImageScores:
     index: int
     scores: dict[str, float]
 
-    @property
-    def iou(self) -> float:
-        """The mean IoU over its classes."""
-        return self.scores["iou"]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -56,7 +52,8 @@ class Evaluation:
             was asked for of objects, boundaries and membranes.
         intervals: The 95 % bootstrap interval over images of each of ``means``, and of each class,
             such as ``iou/road``.
-        images: The scores of each image, the one with the lowest IoU first.
+        images: The scores of each image, the worst first: the one with the lowest SEG where objects
+            are told apart, else with the lowest IoU.
         thresholds: The scores at other thresholds, where the head has one.
     """
 
@@ -125,7 +122,8 @@ def evaluate(
         stacked = np.stack(counted[name])
         means |= {key: float(value) for key, value in score(stacked.sum(0)).items()}
         known |= intervals(stacked, score)
-    images.sort(key=lambda image: (np.isnan(image.iou), image.iou))
+    first = "iou" if predictor.instances is None else "seg"
+    images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
     swept = None if sweep is None else threshold_sweep(sweep, names)
     return Evaluation(total, confusion.matrix, means, known, images, swept)
 
@@ -161,7 +159,8 @@ def _wanted(
 
     def objects(item: Item, probabilities: Probabilities, labels: Labels) -> Sums:
         found = predictor.objects(probabilities, labels)
-        return object_counts(item["ids"].numpy(), found, item["markers"].numpy())
+        markers = item["markers"].numpy() if "markers" in item else None
+        return object_counts(item["ids"].numpy(), found, markers, IGNORE_INDEX)
 
     wanted: dict[str, tuple[Count, Callable[[Sums], Means]]] = {}
     if predictor.instances is not None:

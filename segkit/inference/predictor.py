@@ -58,10 +58,9 @@ class Predictor:
         overlap: Share of a tile that it has in common with the next.
 
     Example:
-        >>> predictor = load("runs/cells/2026-01-01_12-00-00/checkpoints/best.ckpt")  # doctest:
-        +SKIP
-        >>> predictor("image.png").labels.shape                                       # doctest:
-        +SKIP (512, 512)
+        >>> predictor = load("best.ckpt")  # doctest: +SKIP
+        >>> predictor("image.png").labels.shape  # doctest: +SKIP
+        (512, 512)
     """
 
     def __init__(
@@ -87,19 +86,18 @@ class Predictor:
                 raise SegkitError(f"{option} is '{value}', which is not one of {known}.")
         if not (isinstance(overlap, int | float) and 0 <= overlap < 1):
             raise SegkitError(f"overlap is {overlap!r}: give 0 or more, below 1.")
+        if not 0 < waist <= 1:
+            raise SegkitError(f"waist is {waist!r}: give a share above 0, up to 1.")
         if tile is not None and not (isinstance(tile, int) and tile >= 1):
             raise SegkitError(f"tile is {tile!r}: give a number of pixels, or None.")
         options = {k: v for k, v in card.target.items() if k != "name"}
         self.target = Target.build(card.target["name"], **options)
-        if instances is not None and instances not in self.target.decoders:
+        fit = self.target.decoders_for(model.head.mode)
+        if instances is not None and instances not in fit:
             raise SegkitError(
-                f"instances={instances} cannot be used on a model of target={self.target.name}:"
-                f" use {' or '.join(self.target.decoders)}, or train with another target."
-            )
-        if instances in ("components", "watershed") and model.head.mode == "multilabel":
-            raise SegkitError(
-                f"instances={instances} needs one label for each pixel, not those of a multilabel"
-                " head."
+                f"instances={instances} cannot be used on a model of target={self.target.name} with"
+                f" head={model.head.name}: use {' or '.join(fit) or 'none'}, or train with another"
+                " target."
             )
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()

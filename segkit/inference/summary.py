@@ -73,6 +73,7 @@ def write_evaluation_report(
             else None,
             examples=_examples(predictor, dataset, evaluation, colors),
             classes=list(zip(names, colors, strict=True)),
+            objects=predictor.instances is not None,
             background=card.background,
             config=_text(folder / "config.yaml"),
             environment={
@@ -108,7 +109,8 @@ def _examples(
     colors: Sequence[Color],
 ) -> list[Example]:
     """The worst and the best predictions; an image is shown once."""
-    scored = [i for i in evaluation.images if not np.isnan(i.iou)] or evaluation.images
+    score = "iou" if predictor.instances is None else "seg"
+    scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
     worst = scored[:SHOWN]
     best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
     mode = predictor.model.head.mode
@@ -131,7 +133,7 @@ def _examples(
                 background=predictor.card.background,
                 objects=objects,
             )
-            examples.append(Example(sample.name, image.iou, picture, kind))
+            examples.append(Example(sample.name, image.scores[score], picture, kind))
     return examples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from segkit.metrics.matching import PERCENTS, matching_counts, matching_scores
 from segkit.metrics.overlaps import check_ids, overlaps
 from segkit.metrics.rand import rand_counts, rand_scores
 from segkit.metrics.tracking_challenge import tracking_counts, tracking_scores
-from segkit.targets import IGNORE_INDEX
 
 OBJECT_COUNTS = (
     "images",
@@ -29,7 +29,7 @@ def object_counts(
     truth: NDArray[Any],
     predicted: NDArray[Any],
     markers: NDArray[Any] | None = None,
-    ignore_index: int | None = IGNORE_INDEX,
+    ignore_index: int | None = None,
 ) -> NDArray[np.float64]:
     """Count what the scores of objects need of one image.
 
@@ -42,9 +42,13 @@ def object_counts(
         truth: (H, W) ids of the reference, of any integer dtype: 0 is background, every other value
             an object.
         predicted: (H, W) ids of the prediction. Here ``ignore_index`` is an id like any other.
-        markers: (H, W) ids of the reference markers for DET, where they are not the truth.
-        ignore_index: The id of the truth's (and the markers') pixels that do not count; None: all
-            count.
+        markers: (H, W) ids of the reference markers for DET, where they are not the truth; they
+            mark all objects, also those that the truth does not outline. SEG and DET are then the
+            challenge's own, which knows no ignored pixels: SEG compares with whole predicted
+            objects, DET with all markers, and only a predicted object without a marker may lie in
+            ignored pixels for nothing.
+        ignore_index: The id of the truth's pixels that do not count; None: all count. Files may
+            have an object 255, so that it must be asked for.
 
     Returns:
         (K,) float64, in the order of ``OBJECT_COUNTS``.
@@ -53,7 +57,7 @@ def object_counts(
         SegkitError: The maps are no (H, W) integers >= 0, or differ in size.
     """
     objects = overlaps(truth, predicted, ignore_index)
-    marked = objects
+    outlined = marked = objects
     if markers is not None:
         check_ids("the map of markers", markers)
         if markers.shape != truth.shape:
@@ -61,12 +65,12 @@ def object_counts(
                 f"the map of markers has the shape {markers.shape} and the truth {truth.shape}:"
                 " give the markers of the same image."
             )
-        if ignore_index is not None:
-            markers = np.where(truth == ignore_index, ignore_index, markers)
-        marked = overlaps(markers, predicted, ignore_index)
+        marked = replace(overlaps(markers, predicted, None), spared=objects.spared)
+        whole = truth if ignore_index is None else np.where(truth == ignore_index, 0, truth)
+        outlined = overlaps(whole, predicted, None)
     counts = {
         "images": 1,
-        **tracking_counts(objects, marked),
+        **tracking_counts(outlined, marked),
         **matching_counts(objects),
         **rand_counts(objects),
     }

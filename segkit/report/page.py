@@ -21,7 +21,7 @@ from segkit.report.template import render
 
 @dataclass(frozen=True)
 class Example:
-    """A predicted image: its file name, its IoU (NaN where there is none) and how it looks.
+    """A predicted image: its file name, its score (NaN where there is none) and how it looks.
 
     `image` is the panel of `segkit.report.overlay.comparison`: (H, W, 3) uint8.
     """
@@ -50,6 +50,7 @@ class Report:
         examples: predictions to look at, in the order in which they are shown.
         classes: name and colour of each class, in the order of the labels.
         background: the class that overlays leave unpainted; None where every class is painted.
+        objects: whether the examples show objects, scored by SEG, and not classes, scored by IoU.
         config: the resolved configuration as YAML.
         environment: versions, device and the like: name to value.
     """
@@ -65,6 +66,7 @@ class Report:
     examples: Sequence[Example] = ()
     classes: Sequence[tuple[str, Color]] = ()
     background: int | None = 0
+    objects: bool = False
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -93,7 +95,12 @@ def write_report(path: Path | str, report: Report, pictures: Path | str | None =
         key=sections.color_key(report.classes, report.background),
         galleries=_galleries(report.examples),
         folder=folder.name,
+        score="SEG" if report.objects else "IoU",
     )
+    if folder.is_dir():  # those of an evaluation before
+        for kind in ("worst", "best"):
+            for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):
+                old.unlink()
     for kind, chosen in _by_kind(report.examples).items():
         for number, example in enumerate(chosen, start=1):
             name = f"{kind}-{number:02d}-{_file_stem(example.name)}.png"

@@ -23,11 +23,12 @@ from segkit.report.table import (
     is_missing,
     is_numeric,
 )
+from segkit.targets import OBJECT_SCORES
 
 _DASH = "–"
 _ONE_DECIMAL, _NO_DECIMAL = 12, 24  # a larger confusion matrix shows colours only
 
-_OF_OBJECTS = ("val/seg", "val/det", "val/ap", "val/ap50", "val/pq", "val/aji")
+_OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
 
 History = Sequence[Mapping[str, float | None]]
 

@@ -27,23 +27,18 @@ class Budget(L.Callback):
 
     def __init__(self, seconds: float, every: int = 1) -> None:
         self.seconds, self.every = seconds, every
-        self._before = self._validating = self._last = 0.0
-        self._began: float | None = None
-        self._validation_began = 0.0
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the training began, those before it was resumed included."""
-        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+        self.elapsed = 0.0
+        self._began = self._validation_began = 0.0
+        self._validating = self._last = 0.0
 
     @property
     def progress(self) -> float:
-        """The share of the time that is over, 0 to 1."""
+        """The share of the time that is over, 0 to 1, at the end of the last step."""
         return min(1.0, self.elapsed / max(self.seconds - self._last, 1e-6))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.monotonic()
+        """Start the clock, with the time that was spent before a stop."""
+        self._began = time.monotonic() - self.elapsed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Decide whether this epoch ends with a validation."""
@@ -54,8 +49,8 @@ class Budget(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End the training, with a validation, when the time is over."""
-        # one process's clock for all: they must stop after the same batch
-        if trainer.strategy.broadcast(self.progress >= 1):
+        self.elapsed = _shared(trainer, time.monotonic() - self._began)
+        if self.progress >= 1:
             trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True
 
@@ -65,8 +60,9 @@ class Budget(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember how long it took."""
-        self._last = time.monotonic() - self._validation_began
+        self._last = _shared(trainer, time.monotonic() - self._validation_began)
         self._validating += self._last
+        self.elapsed = _shared(trainer, time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed training goes on with."""
@@ -74,5 +70,13 @@ class Budget(L.Callback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on."""
-        self._before, self._validating = state["elapsed"], state["validating"]
-        self._last = state["last"]
+        self.elapsed, self._validating, self._last = (
+            state[key] for key in ("elapsed", "validating", "last")
+        )
+
+
+def _shared(trainer: L.Trainer, seconds: float) -> float:
+    """The first process's clock: all must validate, stop and set the rate at the same step."""
+    if trainer.world_size == 1:
+        return seconds
+    return float(trainer.strategy.broadcast(seconds))

@@ -16,6 +16,8 @@ from segkit.errors import SegkitError
 from segkit.report.table import read_csv, write_csv
 
 METRICS_FILE = "metrics.csv"
+STEPS_UNSEEN = 50
+"""Steps whose losses are not looked at, on a GPU."""
 
 
 class ExponentialAverage(WeightAveraging):
@@ -88,9 +90,10 @@ class LossNotFiniteError(SegkitError):
 
 
 class StopWhenNotFinite(L.Callback):
-    """Ends a training whose loss is NaN or infinite, before its weights are.
+    """Ends a training whose loss is NaN or infinite, before a checkpoint of it is written.
 
-    On a GPU the loss of a step is looked at in the next one, so that no step waits for it.
+    On the CPU the weights are not even updated. On a GPU, where looking at a loss would wait for
+    the step, that is done every fifty steps and before each validation and checkpoint.
 
     Args:
         names: Names of the training samples.
@@ -99,7 +102,7 @@ class StopWhenNotFinite(L.Callback):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._indices = torch.empty(0)
-        self._pending: tuple[Tensor, Tensor, int] | None = None
+        self._unseen: list[tuple[Tensor, Tensor, int]] = []
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -110,17 +113,24 @@ class StopWhenNotFinite(L.Callback):
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
     ) -> None:
-        """Look at the loss.
+        """Remember the loss, and look at it where that waits for nothing."""
+        self._unseen.append((loss.detach(), self._indices, trainer.global_step))
+        if loss.device.type == "cpu" or len(self._unseen) == STEPS_UNSEEN:
+            self._look(trainer)
 
-        Raises:
-            LossNotFiniteError: It is no number.
-        """
-        this = loss.detach(), self._indices, trainer.global_step
-        looked_at = this if loss.device.type == "cpu" else self._pending
-        self._pending = this
-        if looked_at is None or looked_at[0].isfinite():
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at what is left."""
+        self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at what is left; Lightning puts the checkpoints behind all other callbacks."""
+        self._look(trainer)
+
+    def _look(self, trainer: L.Trainer) -> None:
+        unseen, self._unseen = self._unseen, []
+        if not unseen or torch.stack([loss for loss, *_ in unseen]).isfinite().all():
             return
-        value, indices, step = looked_at
+        value, indices, step = next(entry for entry in unseen if not entry[0].isfinite())
         files = ", ".join(self.names[i] for i in indices.tolist())
         raise LossNotFiniteError(
             f"the loss became {value.item()} in epoch {trainer.current_epoch}, step {step}, on the"

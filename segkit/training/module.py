@@ -23,6 +23,7 @@ from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
 from segkit.models.segmenter import Segmenter
 from segkit.schema import OF_OBJECTS
+from segkit.targets import IGNORE_INDEX
 from segkit.training.budget import Budget
 from segkit.training.optimizers import Optimizer
 from segkit.training.schedules import Schedule
@@ -92,9 +93,13 @@ class SegmentationModule(L.LightningModule):
         labels = head.decide(probabilities)
         self.confusion.update(labels, target)
         if self.decoder is not None and "ids" in batch:
-            maps = (probabilities, labels, batch["ids"], batch["markers"])
-            for p, decided, ids, markers in zip(*(m.cpu().numpy() for m in maps), strict=True):
-                self.objects.update(object_counts(ids, self.decoder(p, decided), markers))
+            maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
+            marked = "markers" in batch
+            markers = batch["markers"].cpu().numpy() if marked else [None] * len(labels)
+            for p, decided, ids, marks in zip(*maps, markers, strict=True):
+                self.objects.update(
+                    object_counts(ids, self.decoder(p, decided), marks, IGNORE_INDEX)
+                )
 
     def on_validation_epoch_end(self) -> None:
         """Scores from the one confusion matrix of the epoch."""

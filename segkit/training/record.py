@@ -73,7 +73,7 @@ def make_card(
         class_colors=(source.class_colors if own else None) or tuple(palette(count)),
         normalization=normalization,
         mask_values=values,
-        background=None if own and named and mode != "binary" else 0,
+        background=None if not target.from_ids and named and mode != "binary" else 0,
         target=settings.target.as_dict(),
         pretrained_from=model.encoder.pretrained_from,
         config=settings.model_dump(mode="json"),

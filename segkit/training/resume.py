@@ -90,7 +90,7 @@ def require_rest(folder: Path, trainer: Trainer) -> None:
             raise SegkitError(
                 f"resume={folder}: the run has finished, {done:.0f} of {limit:.0f}"
                 f" {UNITS[key]} are done."
-                f" To train on, give trainer.{key} above {done}."
+                f" To train on, give a larger trainer.{key}."
             )
 
 

@@ -27,7 +27,7 @@ from segkit.data.checking import DataSummary, check
 from segkit.data.source import DataSource
 from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
-from segkit.errors import all_at_once
+from segkit.errors import SegkitError, all_at_once
 from segkit.files import write_whole
 from segkit.inference.evaluation import Evaluation, evaluate
 from segkit.inference.instances import decode
@@ -104,6 +104,11 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     summary = check(source, masks, num_classes)
     _show_data(console, settings, summary)
     outputs = target.num_classes or summary.num_classes
+    if "membranes" in settings.metrics and outputs != 2:
+        raise SegkitError(
+            "metrics=[membranes] needs two classes, cells and the membranes between them, but there"
+            f" are {outputs}: leave it out, or use head=binary."
+        )
     config, choices = planned(config, summary, outputs, console)
     settings = validate(config)
 
@@ -169,6 +174,8 @@ def _conclude(
 ) -> Run:
     """Score the best checkpoint on the whole validation images; write the report and the result."""
     best = _best(folder)
+    if best.name == "last.ckpt":
+        notes = [*notes, "no epoch was validated: the scores are those of last.ckpt"]
     predictor = Predictor(
         *checkpoint.read(best), instances=settings.instances, min_size=settings.min_size
     )

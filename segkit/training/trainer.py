@@ -66,6 +66,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
             EarlyStopping(
                 settings.monitor,
                 check_finite=False,  # a precision has no value while nothing is predicted
+                check_on_train_epoch_end=False,  # not every epoch is validated
                 patience=t.early_stopping,
                 mode=settings.monitor_mode,
             )

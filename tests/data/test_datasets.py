@@ -147,12 +147,30 @@ def test_objects_are_drawn_after_the_augmentation(tmp_path: Path) -> None:
     assert (whole["target"][20:24] == 255).all()
     assert whole["weight"][5, 15] > whole["weight"][30, 2] > 0
     assert whole["ids"].unique().tolist() == [0, 1, 2, 255]
-    assert torch.equal(whole["markers"], whole["ids"])
+    assert "markers" not in whole
     core = TrainDataset(source, samples, coding, EIGHT, turn, BorderCore())[0, 0]
     assert core["target"].unique().tolist() == [0, 1, 2, 255]
     assert "weight" not in core
     batch = torch.utils.data.default_collate([whole, whole])
     assert batch["weight"].shape == batch["ids"].shape == (2, 32, 32)
+
+
+def test_markers_of_a_source_come_with_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A marker in the first object of the first image only; the second image has none."""
+
+    def read_markers(self: CellsSource, sample: Any) -> Any:
+        first = (self.read_mask(sample) == 1) * np.int64(255)
+        return None if sample.name.endswith("1") else first
+
+    monkeypatch.setattr(CellsSource, "read_markers", read_markers)
+    source = cells(instances=True)
+    coding = LabelCoding({}, foreground=True)
+    samples = source.splits()["val"]
+    items = WholeDataset(source, samples, coding, EIGHT, Labels(), objects=True)
+    assert items[0]["markers"].unique().tolist() == [0, 255]
+    assert torch.equal(items[1]["markers"], items[1]["ids"])
+    batch = torch.utils.data.default_collate([items[0], items[1]])
+    assert batch["markers"].shape == (2, 48, 40)
 
 
 def test_sets_without_ids_have_their_regions_as_objects() -> None:

@@ -288,8 +288,21 @@ def test_the_reach_is_measured_from_an_objects_own_marker() -> None:
     ids[5:16, 5:16], ids[5:16, 16:21] = 9, 300  # side by side
     markers[10, 5:7], markers[10, 15:20] = 2, 1  # the second runs a little into the first
     assert reach(ids, markers) == pytest.approx(np.hypot(9, 5))  # from column 6 to 15, row 10 to 5
-    assert reach(ids, np.zeros_like(ids)) == 0
-    assert reach(np.zeros_like(ids), markers) == 0
+    assert reach(ids, ids) == 0
+    assert reach(ids, np.zeros_like(ids)) is None
+    assert reach(np.zeros_like(ids), markers) is None
+
+
+def test_markers_as_large_as_the_cells_leave_the_background_known(tmp_path: Path) -> None:
+    """A cell that is only marked is then not labelled where its marker is, and nowhere else."""
+    ids, outlined = partly(tmp_path)
+    write(tmp_path / "01_GT/TRA/man_track001.tif", ids.astype(np.uint16))
+    full = tifffile.imread(tmp_path / "01_GT/SEG/man_seg000.tif")
+    write(tmp_path / "01_GT/TRA/man_track000.tif", full)
+    found = source(tmp_path, val_fraction=0)
+    mask = found.read_mask(found.splits()["train"][1])
+    hidden = (ids > 0) & ~np.isin(ids, outlined)
+    np.testing.assert_array_equal(mask == UNLABELLED, hidden)
 
 
 def test_a_cell_does_not_run_through_another() -> None:

@@ -84,7 +84,7 @@ def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
         segkit.load(binary_run.checkpoint, tta="d8")
     with pytest.raises(SegkitError, match="instances is 'magic'"):
         segkit.load(binary_run.checkpoint, instances="magic")
-    with pytest.raises(SegkitError, match="target=labels: use components or watershed"):
+    with pytest.raises(SegkitError, match="head=binary: use components or watershed"):
         segkit.load(binary_run.checkpoint, instances="border_core")
     with pytest.raises(SegkitError, match="multilabel"):
         segkit.load(multilabel_run.checkpoint, instances="components")

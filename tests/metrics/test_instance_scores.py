@@ -26,7 +26,7 @@ ignoring_maps = hnp.arrays(np.uint8, st.just((5, 6)), elements=st.sampled_from([
 
 
 def scores(truth, predicted, **options) -> dict[str, float]:
-    found = instance_scores(object_counts(truth, predicted, **options))
+    found = instance_scores(object_counts(truth, predicted, **{"ignore_index": 255, **options}))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -195,9 +195,17 @@ def test_markers_are_for_det_alone():
     same(scores(truth, predicted, markers=row("0000000")), {"seg": 1.0, "det": NAN})
 
 
-def test_markers_in_ignored_pixels_do_not_count():
-    same(scores(row("11xx"), row("2200"), markers=row("1003")), {"det": 1.0})
-    same(scores(row("1100"), row("2200"), markers=row("10xx")), {"det": 1.0})
+def test_with_markers_seg_and_det_are_the_challenges_own():
+    """One outlined cell, two that are only marked, and a prediction over all of them."""
+    truth, markers = row("11xxxxxx"), row("10020003")
+    one = scores(truth, row("44444444"), markers=markers)
+    same(one, {"seg": 2 / 8, "det": 1 - 10 / 30})  # two splits of 5, of 3 markers of 10
+    same(scores(truth, row("44000000"), markers=markers), {"seg": 1.0, "det": 1 - 20 / 30})
+    # where nothing is labelled and nothing is marked, an object is not spurious
+    same(scores(row("11xxxxxx"), row("44000550"), markers=row("10000000")), {"det": 1.0})
+    same(scores(row("11000000"), row("44000550"), markers=row("10000000")), {"det": 0.9})
+    # 255 is a marker like any other
+    same(scores(row("1100"), row("2200"), markers=row("10x0")), {"det": 1 - 10 / 20})
 
 
 def test_aji_prefers_the_larger_overlap_among_equals():

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import types
 
 import numpy as np
 import pytest
 import torch
 from conftest import train_quick
-from pydantic import Field
 
 from segkit.data.reading import write_image, write_mask
 from segkit.errors import SegkitError
 from segkit.losses.base import Loss
 from segkit.report.table import read_csv
-
-
-class Breaks(Loss, name="breaks_after"):
-    """NaN from a number of training steps on."""
-
-    def __init__(self, mode, ignore_index=255, steps: Annotated[int, Field(ge=0)] = 3):
-        super().__init__(mode, ignore_index)
-        self.steps, self.calls = steps, 0
-
-    def compute(self, logits, truth, valid, weight=None):
-        if torch.is_grad_enabled():
-            self.calls += 1
-        factor = float("nan") if self.calls > self.steps else 1.0
-        return factor * logits.square().mean()
+from segkit.training.callbacks import StopWhenNotFinite
 
 
 @pytest.fixture
 def breaking(monkeypatch):
-    """The quick config with a loss that breaks in the second epoch."""
-    import segkit.training.run as run
+    """A loss that is NaN from the fourth training step on, whatever the config says."""
 
-    build = Loss.build
+    class Breaks(Loss, name="breaks"):
+        calls = 0
 
-    def broken(name, /, **options):
-        return build("breaks_after", mode=options["mode"], steps=3)
+        def compute(self, logits, truth, valid, weight=None):
+            self.calls += torch.is_grad_enabled()
+            return logits.square().mean() * (float("nan") if self.calls > 3 else 1.0)
 
-    monkeypatch.setattr(run.Loss, "build", broken)
+    monkeypatch.delitem(Loss._members, "breaks")  # at the end it is known no more
+    monkeypatch.setitem(Loss._members, "breaks", Breaks)
+    monkeypatch.setattr(Loss, "build", lambda name, /, **options: Breaks(options["mode"]))
 
 
 def test_a_loss_that_is_no_number_stops_with_the_files_and_the_last_good_weights(
@@ -58,6 +47,27 @@ def test_a_loss_that_is_no_number_stops_with_the_files_and_the_last_good_weights
     assert stored["epoch"] == 0
     assert all(w.isfinite().all() for w in stored["state_dict"].values() if w.is_floating_point())
     assert len(read_csv(tmp_path / "metrics.csv")) == 1
+
+
+def test_where_looking_at_a_loss_would_wait_it_is_done_before_every_checkpoint():
+    """As on a GPU: a fake loss that says it lies there."""
+
+    class Far(torch.Tensor):
+        device = types.SimpleNamespace(type="cuda")
+
+    callback = StopWhenNotFinite(["a", "b", "c"])
+    trainer = types.SimpleNamespace(current_epoch=2, global_step=7)
+    for index, value in enumerate([1.0, float("nan"), float("nan")]):
+        callback.on_train_batch_start(trainer, None, {"index": torch.tensor([index])}, index)
+        callback.on_before_backward(trainer, None, torch.tensor(value).as_subclass(Far))
+    for hook in (callback.on_validation_start, callback.on_train_epoch_end):
+        waiting = list(callback._unseen)
+        with pytest.raises(SegkitError, match=r"nan in epoch 2, step 7, on the samples b\."):
+            hook(trainer, None)
+        callback._unseen = waiting
+    callback._unseen = waiting[:1]
+    callback.on_train_epoch_end(trainer, None)
+    assert callback._unseen == []
 
 
 def images_and_masks(root, blank: int):

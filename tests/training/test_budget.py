@@ -31,9 +31,8 @@ def clock(monkeypatch):
 
 
 def trainer():
-    strategy = types.SimpleNamespace(broadcast=lambda value: value)
     return types.SimpleNamespace(
-        current_epoch=0, check_val_every_n_epoch=1, should_stop=False, strategy=strategy
+        current_epoch=0, check_val_every_n_epoch=1, should_stop=False, world_size=1
     )
 
 
@@ -42,6 +41,7 @@ def test_progress_reaches_1_in_time_for_the_last_validation(clock):
     callback.on_train_start(run, None)
     assert callback.progress == 0
     clock.now = 20
+    callback.on_train_batch_end(run)
     assert callback.progress == pytest.approx(0.2)
     callback.on_validation_start(run, None)
     clock.now = 30
@@ -63,6 +63,7 @@ def test_validations_take_a_fifth_of_the_time_at_most(clock):
     while clock.now < 900:
         callback.on_train_epoch_start(run, None)
         clock.now += 5
+        callback.on_train_batch_end(run)
         if run.check_val_every_n_epoch == 1:
             validated.append(run.current_epoch)
             callback.on_validation_start(run, None)
@@ -71,6 +72,18 @@ def test_validations_take_a_fifth_of_the_time_at_most(clock):
         run.current_epoch += 1
     assert validated[0] == 0
     assert 0.1 < 10 * len(validated) / clock.now <= 0.21
+
+
+def test_all_processes_go_by_the_clock_of_the_first(clock):
+    """Their own clocks differ; all must decide alike, or some would wait in vain."""
+    callback, run = Budget(100), trainer()
+    run.world_size = 2
+    run.strategy = types.SimpleNamespace(broadcast=lambda own: 50.0)  # what the first one says
+    callback.on_train_start(run, None)
+    clock.now = 99.9
+    callback.on_train_batch_end(run)
+    assert callback.progress == 0.5
+    assert not run.should_stop
 
 
 def test_the_users_interval_of_validations_is_kept(clock):
@@ -87,11 +100,13 @@ def test_the_time_before_a_stop_counts(clock):
     first = Budget(100)
     first.on_train_start(trainer(), None)
     clock.now = 40
+    first.on_train_batch_end(trainer())
     second = Budget(100)
     second.load_state_dict(first.state_dict())
     clock.now = 1000
     second.on_train_start(trainer(), None)
     clock.now = 1020
+    second.on_train_batch_end(trainer())
     assert second.elapsed == pytest.approx(60)
 
 

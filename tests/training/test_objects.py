@@ -56,7 +56,7 @@ def test_evaluating_and_predicting_need_the_checkpoint_alone(border_core_run, tm
     for path in sorted((tmp_path / "in").iterdir()):
         written = read_mask(tmp_path / "out" / "instances" / path.name)
         np.testing.assert_array_equal(written, predictor(path).instances)
-    with pytest.raises(SegkitError, match="target=border_core: use border_core"):
+    with pytest.raises(SegkitError, match="head=multiclass: use border_core"):
         segkit.load(border_core_run.checkpoint, instances="watershed")
 
 
@@ -94,4 +94,4 @@ def test_touching_cells_are_told_apart(target, least, tmp_path):
     # the same truth as its own prediction is perfect: the ids come through the data whole
     source = CellsSource("binary", train=1, val=2, size=(64, 64), instances=True)
     ids = source.read_mask(source.splits()["val"][0])
-    assert instance_scores(object_counts(ids, ids, ignore_index=None))["seg"] == 1
+    assert instance_scores(object_counts(ids, ids))["seg"] == 1

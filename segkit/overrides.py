@@ -115,11 +115,24 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 
 def _nearest(key: str, known: list[str]) -> str:
     """The nearest key in the same group, or the same key in another group (`max_epochs`)."""
-    last = key.rpartition(".")[2]
+    group, _, last = key.rpartition(".")
+    elsewhere = _choices_with(group, last)
+    if elsewhere:
+        return f" It is a key of {' and of '.join(f'{group}={c}' for c in elsewhere[:3])}."
     same = [k for k in known if k.rpartition(".")[2] == last]
     if same:
         return " Did you mean " + " or ".join(f"'{k}'" for k in same[:3]) + "?"
     return did_you_mean(key, known)
+
+
+def _choices_with(group: str, key: str) -> list[str]:
+    """The choices of a group whose configs have a key."""
+    import yaml
+
+    from segkit.config import conf_dir
+
+    files = sorted((conf_dir() / group).glob("*.yaml")) if group.isidentifier() else []
+    return [file.stem for file in files if key in (yaml.safe_load(file.read_text("utf-8")) or {})]
 
 
 def _first_line(error: Exception) -> str:

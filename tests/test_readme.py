@@ -51,6 +51,7 @@ def place(tmp_path_factory, binary_run):
     write_set(root / "classes", lambda c: c.classes)
     write_set(root / "dsb2018", lambda c: c.instances.astype(np.uint16))
     write_set(root / "instances", lambda c: c.instances.astype(np.uint16))
+    write_set(root / "unet2015", lambda c: c.binary)
     for experiment in ("isbi2012", "isbi2012_modern"):
         write_set(root / experiment, lambda c: (1 - c.binary) * np.uint8(255))
     for experiment in ("phc_u373", "dic_hela_modern"):

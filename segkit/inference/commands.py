@@ -26,10 +26,10 @@ from segkit.inference.evaluation import Evaluation
 from segkit.inference.evaluation import evaluate as evaluate_samples
 from segkit.inference.instances import WAIST
 from segkit.inference.predictor import TTA, Prediction, Predictor
-from segkit.inference.summary import flat, legend, write_evaluation_report
+from segkit.inference.summary import flat, legend, write_evaluation_report, write_tables
 from segkit.inference.tiling import OVERLAP
 from segkit.report.overlay import overlay, palette
-from segkit.report.table import score_table, write_csv
+from segkit.report.table import score_table
 from segkit.schema import Data, Extras, say
 
 Choice = Literal["training", "components", "watershed", "border_core", "distance"]
@@ -132,14 +132,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     )
 
     rows = evaluation.scores.rows()
-    write_csv(folder / "classes.csv", rows)
-    write_csv(folder / "scores.csv", evaluation.rows())
-    write_csv(
-        folder / "images.csv",
-        [{"image": samples[i.index].name, **i.scores} for i in evaluation.images],
-    )
-    if evaluation.thresholds is not None:
-        write_csv(folder / "thresholds.csv", evaluation.thresholds.rows())
+    write_tables(folder, evaluation, [sample.name for sample in samples])
     write_whole(
         folder / "metrics.json",
         json.dumps(

@@ -17,7 +17,7 @@ from segkit.inference.predictor import Predictor
 from segkit.report.colors import Color
 from segkit.report.overlay import comparison
 from segkit.report.page import Example, Report, write_report
-from segkit.report.table import heading
+from segkit.report.table import heading, write_csv
 from segkit.targets import IGNORE_INDEX
 
 NOT_DRAWN = ("step", "seconds", "seconds_per_step")
@@ -26,6 +26,24 @@ SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
 """Scores at the top of a report."""
 SHOWN = 4
 """Predictions that a report shows of the worst and of the best."""
+
+
+def write_tables(folder: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
+    """Write what an evaluation found as CSV: classes, scores, images, and thresholds if it has any.
+
+    Args:
+        folder: Where to.
+        evaluation: What was found.
+        names: Names of the samples.
+    """
+    write_csv(folder / "classes.csv", evaluation.scores.rows())
+    write_csv(folder / "scores.csv", evaluation.rows())
+    write_csv(
+        folder / "images.csv",
+        [{"image": names[image.index], **image.scores} for image in evaluation.images],
+    )
+    if evaluation.thresholds is not None:
+        write_csv(folder / "thresholds.csv", evaluation.thresholds.rows())
 
 
 def write_evaluation_report(

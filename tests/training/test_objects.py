@@ -29,6 +29,7 @@ def test_validation_monitors_what_the_end_reports(border_core_run):
     assert result["gflops"] > 0
     assert result["seconds_per_step"] > 0
     assert "boundary_f1" in means
+    assert len(read_csv(border_core_run.folder / "images.csv")) == 4
 
 
 def test_the_checkpoint_knows_the_target(border_core_run):

@@ -18,12 +18,16 @@ def test_a_run_folder_holds_what_is_promised(binary_run):
     folder = binary_run.folder
     assert {p.name for p in folder.iterdir()} == {
         "checkpoints",
+        "classes.csv",
         "config.yaml",
         "environment.json",
+        "images.csv",
         "metrics.csv",
         "report",
         "report.html",
         "result.json",
+        "scores.csv",
+        "thresholds.csv",
     }
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert OmegaConf.load(folder / "config.yaml").encoder.name == "resnet18"

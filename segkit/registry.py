@@ -20,6 +20,7 @@ import types
 import typing
 from abc import ABCMeta
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import Any, ClassVar
 
 from segkit.errors import SegkitError, all_at_once, did_you_mean
@@ -219,7 +220,12 @@ def _convert(value: Any, hint: Any) -> tuple[Any, str]:
         )
         return adapter.validate_python(value), ""
     except ValidationError as error:
-        return value, "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        fields = any(is_dataclass(kind) for kind in kinds)  # with keys of their own to be named
+        said = [
+            f"{detail['loc'][-1]}: {detail['msg']}" if fields and detail["loc"] else detail["msg"]
+            for detail in error.errors()
+        ]
+        return value, "; ".join(dict.fromkeys(said))
 
 
 def _alternatives(hint: Any) -> set[Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ EXAMPLES = ROOT / "examples"
 QUICK = ["experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
 
 
-def run(*arguments: str, cwd: Path, path: list[Path] = []) -> subprocess.CompletedProcess[str]:  # noqa: B006
+def run(*arguments: str, cwd: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT]))}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
 
 
-def train(*arguments: str, cwd: Path, path: list[Path] = []) -> str:  # noqa: B006
+def train(*arguments: str, cwd: Path, path: Sequence[Path] = ()) -> str:
     done = run("-m", "segkit.train", *QUICK, *arguments, cwd=cwd, path=path)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

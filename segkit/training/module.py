@@ -125,7 +125,8 @@ class SegmentationModule(L.LightningModule):
                 "there is no training step: an epoch has fewer batches than there are devices, or"
                 " trainer.max_steps is 0."
             )
-        held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # as declared nowhere
+        # Lightning declares the attribute nowhere
+        held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         budget = next((c for c in held if isinstance(c, Budget)), None)
 
         def factor(step: int) -> float:

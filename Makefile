@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# A process for each core. One whose list is done takes half of what is left of another one's: neighbours, which
+# share fixtures, stay together, and a long file is shared out.
+PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test test-fast test-peers check format wheel clean
@@ -14,11 +17,11 @@ install: .venv/installed  ## make .venv with the pinned packages
 train: .venv/installed  ## train on the built-in data; make train ARGS="encoder=resnet34 neck=fpn"
 	$(BIN)/python -m segkit.train $(ARGS)
 
-test: .venv/installed-dev  ## run the tests, slow ones included; make test ARGS="-k unet"
-	$(BIN)/python -m pytest -m "not peers" $(ARGS)
+test: .venv/installed-dev  ## run the tests, slow ones included; make test ARGS="-k unet -n 0"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not peers" $(ARGS)
 
 test-fast: .venv/installed-dev  ## run the unit tests only
-	$(BIN)/python -m pytest -m "not slow and not peers" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not peers" $(ARGS)
 
 test-peers: .venv/installed-peers  ## compare with other libraries, which it installs
 	$(BIN)/python -m pytest -m peers $(ARGS)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from segkit.config import compose as compose
     from segkit.data.source import DataSource as DataSource
     from segkit.errors import SegkitError as SegkitError
+    from segkit.inference.loading import load as load
     from segkit.inference.predictor import Prediction as Prediction
     from segkit.inference.predictor import Predictor as Predictor
-    from segkit.inference.predictor import load as load
     from segkit.losses.base import Loss as Loss
     from segkit.models.encoders.base import Encoder as Encoder
     from segkit.models.heads.base import Head as Head
@@ -28,7 +28,7 @@ _HOMES = {
     "SegkitError": "segkit.errors",
     "Prediction": "segkit.inference.predictor",
     "Predictor": "segkit.inference.predictor",
-    "load": "segkit.inference.predictor",
+    "load": "segkit.inference.loading",
     "Loss": "segkit.losses.base",
     "Encoder": "segkit.models.encoders.base",
     "Head": "segkit.models.heads.base",

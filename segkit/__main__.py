@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "train a model",
     "evaluate": "score a checkpoint on a data set",
     "predict": "write the masks of images",
+    "export": "write a checkpoint as ONNX, OpenVINO or torch.export",
+    "serve": "try a model on a web page, or over HTTP",
 }
 
 

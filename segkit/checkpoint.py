@@ -4,101 +4,44 @@ from __future__ import annotations
 
 import inspect
 import io
+import pickle
 import platform
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from segkit import __version__
-from segkit.data.coding import LabelCoding
-from segkit.data.normalization import Normalization
-from segkit.errors import SegkitError
+from segkit.card import FORMAT, ModelCard
+from segkit.data.target import Target
+from segkit.errors import SegkitError, all_at_once
 from segkit.files import write_whole
 from segkit.models.encoders import Encoder
 from segkit.models.segmenter import Segmenter, create_model
+from segkit.torch_files import fault
 
 KEY = "segkit"
-FORMAT = 1
 PREFIX = "model."
 """Of the network's weights among those of the Lightning module."""
+ANOTHER = "Use the best.ckpt or last.ckpt of a run of segkit, copied in full."
+AS_WRITTEN = "Use the checkpoint as its training wrote it."
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """All that is needed to rebuild a trained network and to use it, as plain data.
-
-    Attributes:
-        encoder: Name and options of the encoder; weights are never fetched again.
-        neck: Name and options of the neck.
-        head: Name and options of the head, its threshold among them.
-        in_channels: Channels of the image.
-        num_classes: Number of classes, background included.
-        auxiliary: Number of auxiliary heads.
-        img_size: Size of the training crops, (height, width).
-        class_names: Names of the classes.
-        class_colors: RGB colours of the classes.
-        normalization: What happens to the intensities.
-        mask_values: The value of each class in the masks, in which predictions are written too.
-        background: The label that overlays leave unpainted, None where every class is painted.
-        target: Name and options of what was learned of the masks.
-        pretrained_from: Where the encoder's weights came from, None for random ones.
-        config: The resolved config of the training.
-        versions: Versions of segkit, torch, timm and Python.
-    """
-
-    encoder: dict[str, Any]
-    neck: dict[str, Any]
-    head: dict[str, Any]
-    in_channels: int
-    num_classes: int
-    auxiliary: int
-    img_size: tuple[int, int]
-    class_names: tuple[str, ...]
-    class_colors: tuple[tuple[int, int, int], ...]
-    normalization: Normalization
-    mask_values: tuple[int, ...]
-    background: int | None = 0
-    target: dict[str, Any] = field(default_factory=lambda: {"name": "labels"})
-    pretrained_from: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: dictionaries, lists, strings and numbers."""
-        return {"format": FORMAT, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelCard:
-        """The inverse of :meth:`to_dict`."""
-        known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
-        known["normalization"] = Normalization.from_dict(data["normalization"])
-        for key in ("img_size", "class_names", "mask_values"):
-            known[key] = tuple(data[key])
-        known["class_colors"] = tuple(tuple(color) for color in data["class_colors"])
-        return cls(**known)
-
-    def build(self) -> Segmenter:
-        """The network with fresh weights, without asking any hub."""
-        encoder = dict(self.encoder)
-        member, _ = Encoder.resolve(encoder["name"], {})
-        if "pretrained" in inspect.signature(member).parameters:
-            encoder["pretrained"] = False
-        return create_model(
-            encoder,
-            self.neck,
-            self.head,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-            auxiliary=self.auxiliary,
-            img_size=max(self.img_size),
-        )
-
-    @property
-    def coding(self) -> LabelCoding:
-        """What the values of masks mean."""
-        return LabelCoding({value: label for label, value in enumerate(self.mask_values)})
+def build(card: ModelCard) -> Segmenter:
+    """The network that a card describes with fresh weights, without asking any hub."""
+    encoder = dict(card.encoder)
+    member, _ = Encoder.resolve(encoder["name"], {})
+    if "pretrained" in inspect.signature(member).parameters:
+        encoder["pretrained"] = False
+    return create_model(
+        encoder,
+        card.neck,
+        card.head,
+        num_classes=card.num_classes,
+        in_channels=card.in_channels,
+        auxiliary=card.auxiliary,
+        img_size=max(card.img_size),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -122,9 +65,13 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         SegkitError: There is no such file, or it is no checkpoint of segkit.
     """
     stored = read_raw(Path(path))
-    card = ModelCard.from_dict(stored[KEY])
     try:
-        model = card.build()
+        card = ModelCard.from_dict(stored[KEY])
+    except SegkitError as error:
+        raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
+    try:
+        model = build(card)
+        Target.resolve(card.target["name"], {})
     except SegkitError as error:
         wanted = card.config.get("plugins") or []
         hint = f" The training named plugins={wanted}: name them again." if wanted else ""
@@ -134,15 +81,40 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         for key, value in stored["state_dict"].items()
         if key.startswith(PREFIX)
     }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        made = stored[KEY].get("versions", {})
-        raise SegkitError(
-            f"checkpoint {path}: its weights do not fit the network that its card describes. It was"
-            f" written with {made}, here are {versions()}. {error}"
-        ) from error
+    unfit = _unfit(model.state_dict(), weights)
+    if unfit:
+        raise all_at_once(
+            f"checkpoint {path}: its weights do not fit the network that its card describes."
+            f" {_other_versions(card)}",
+            unfit,
+        )
+    model.load_state_dict(weights)
     return model.eval(), card
+
+
+def _unfit(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
+    """In what weights differ from those of a network: names, shapes; a line for each kind."""
+    shared = wanted.keys() & held.keys()
+    shapes = {
+        name: f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(shared)
+        if isinstance(held[name], torch.Tensor) and held[name].shape != wanted[name].shape
+    }
+    kinds = {
+        "tensors are missing": sorted(wanted.keys() - held.keys()),
+        "tensors are too many": sorted(held.keys() - wanted.keys()),
+        "are no tensors": sorted(n for n in shared if not isinstance(held[n], torch.Tensor)),
+        "tensors have another shape": [f"{name}: {shape}" for name, shape in shapes.items()],
+    }
+    return [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
+
+
+def _other_versions(card: ModelCard) -> str:
+    here = versions()
+    other = [f"{k} {v} (here {here[k]})" for k, v in card.versions.items() if here.get(k, v) != v]
+    if not other:
+        return AS_WRITTEN
+    return f"It was written with {', '.join(other)}: install these versions."
 
 
 def read_raw(path: Path) -> dict[str, Any]:
@@ -152,31 +124,51 @@ def read_raw(path: Path) -> dict[str, Any]:
         SegkitError: There is no such file, it cannot be read, or it is no checkpoint of segkit.
     """
     if not path.is_file():
-        hint = ""
-        for held in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt"):
-            if held.is_file():
-                hint = f" That is a run folder: use {held}."
-                break
-        raise SegkitError(f"checkpoint: there is no file {path.resolve()}.{hint}")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch each have their own
-        reason = str(error).partition("\n")[0]
-        raise SegkitError(
-            f"checkpoint {path} cannot be read as data: {reason}. Use the best.ckpt or"
-            " last.ckpt of a run of segkit."
-        ) from error
+        raise SegkitError(f"checkpoint: {_no_file(path)}")
+    stored = _load(path)
     if not isinstance(stored, dict) or KEY not in stored or "state_dict" not in stored:
         raise SegkitError(
             f"{path} is no checkpoint of segkit: it has no entry '{KEY}'. Weights of an encoder"
             " go to encoder.pretrained=PATH."
         )
-    if stored[KEY]["format"] > FORMAT:
+    kinds = (isinstance(stored[key], dict) for key in (KEY, "state_dict"))
+    made = stored[KEY].get("format") if all(kinds) else None
+    if not isinstance(made, int):
+        raise SegkitError(f"checkpoint {path} is not as segkit writes it. {AS_WRITTEN}")
+    if made > FORMAT:
         raise SegkitError(
-            f"checkpoint {path} has the format {stored[KEY]['format']} of a newer segkit; this is"
+            f"checkpoint {path} has the format {made} of a newer segkit; this is"
             f" {__version__}, which reads up to {FORMAT}. Upgrade segkit."
         )
     return stored
+
+
+def _load(path: Path) -> Any:
+    """The data of a file of torch.save."""
+    try:
+        reason = fault(path)
+        if not reason:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SegkitError(
+            f"checkpoint {path} cannot be read as data: {error.strerror or error}. Check that you"
+            " may read it."
+        ) from error
+    except pickle.UnpicklingError:  # its message advises to run the file's code
+        reason = "its pickle is damaged"
+    except Exception as error:  # torch has many
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    raise SegkitError(f"checkpoint {path} cannot be read as data: {reason}. {ANOTHER}")
+
+
+def _no_file(path: Path) -> str:
+    """What is where a checkpoint was looked for, and what may be meant."""
+    if not path.is_dir():
+        return f"there is no file {path.resolve()}. Give the best.ckpt of a run of segkit."
+    for held in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        if (path / held).is_file():
+            return f"{path.resolve()} is a folder. That is a run folder: use {path / held}."
+    return f"{path.resolve()} is a folder. Give the best.ckpt in the checkpoints of a run."
 
 
 def slim(path: Path) -> None:

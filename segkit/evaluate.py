@@ -5,7 +5,7 @@ from segkit.launch import launch
 
 def main() -> None:
     """Run the command."""
-    launch("evaluate", "segkit.inference.commands:evaluate")
+    launch("evaluate", "segkit.inference.evaluate_command:evaluate")
 
 
 if __name__ == "__main__":

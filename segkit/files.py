@@ -9,7 +9,7 @@ from pathlib import Path
 from segkit.errors import SegkitError
 
 
-def write_whole(path: Path | str, data: bytes | str) -> None:
+def write_whole(path: Path | str, data: bytes | memoryview | str) -> None:
     """Write a file whole or not at all: a failed write leaves the old file as it was.
 
     Args:

@@ -32,20 +32,44 @@ Worth trying:
   python -m segkit.evaluate checkpoint=CKPT split=test
   python -m segkit.evaluate checkpoint=CKPT data=folder data.root=DIR split=all
   python -m segkit.evaluate checkpoint=CKPT tta=d4            the mean over eight views
+  python -m segkit.evaluate checkpoint=[A.ckpt,B.ckpt]        an ensemble
   python -m segkit.evaluate checkpoint=CKPT output=DIR        where the report goes""",
     "predict": """Write the masks of images.
 
 usage: python -m segkit.predict checkpoint=CKPT input=DIR_OR_FILE_OR_GLOB [KEY=VALUE ...]
 
 Worth trying:
-  python -m segkit.predict checkpoint=CKPT input=DIR output=masks
-  python -m segkit.predict checkpoint=CKPT input='scans/*.tif'
-  python -m segkit.predict checkpoint=CKPT input=DIR tta=d4   the mean over eight views
+  python -m segkit.predict checkpoint=CKPT input=DIR output=masks     again: goes on
+  python -m segkit.predict checkpoint=CKPT input='scans/**/*.tif'     or a list: input=images.txt
+  python -m segkit.predict checkpoint=[A.ckpt,B.ckpt] input=DIR tta=d4    an ensemble, eight views
   python -m segkit.predict checkpoint=CKPT input=DIR instances=components min_size=20
-  python -m segkit.predict checkpoint=CKPT input=DIR overlays=false""",
+  python -m segkit.predict checkpoint=CKPT input=DIR polygons=geojson overlays=false
+  torchrun --nproc-per-node=4 -m segkit.predict checkpoint=CKPT input=DIR    four GPUs""",
+    "export": """Write a checkpoint as a file of ONNX, OpenVINO or torch.export.
+
+usage: python -m segkit.export checkpoint=CKPT [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.export checkpoint=CKPT                     model.onnx in the run folder
+  python -m segkit.export checkpoint=CKPT output=model.xml    for OpenVINO, with model.bin
+  python -m segkit.export checkpoint=CKPT output=model.pt2    a program of torch.export
+  python -m segkit.export checkpoint=CKPT quantize=int8       8 bits, where that is faster
+  python -m segkit.export checkpoint=CKPT input='scans/*.tif' the images that it is checked on
+  python -m segkit.predict checkpoint=model.onnx input=DIR    use the file like a checkpoint""",
+    "serve": """Serve a page to try a model on, and an HTTP endpoint beside it.
+
+usage: python -m segkit.serve checkpoint=CKPT [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.serve checkpoint=CKPT                      open http://127.0.0.1:8000
+  python -m segkit.serve checkpoint=CKPT port=0               on any free port
+  python -m segkit.serve checkpoint=CKPT instances=components tell objects apart
+  curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
+  curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
+  http://127.0.0.1:8000/docs                                  all that the endpoint takes""",
 }
 
-TAKEN = {"evaluate": ["data"], "predict": []}
+TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": []}
 """The groups of the commands that do not take all of them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -22,6 +23,8 @@ USER_ERROR = 2
 """Exit status for what the user got wrong."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What is said where a disk or a user's share of it is full."""
 
 
 def launch(command: str, target: str) -> None:
@@ -73,6 +76,9 @@ def launch(command: str, target: str) -> None:
     except composition_errors() as error:  # some of them are OSErrors too
         _exit(_explain(error, command))
     except OSError as error:
+        if error.errno in FULL:  # its file may be one of a library, for a moment
+            where = "that of the run folder or of the folder for temporary files"
+            _exit(SegkitError(f"{error.strerror}: make room on the disk, {where}."))
         if error.filename is None:
             raise
         why = f"'{error.filename}' cannot be used: {error.strerror}. Name another folder or file."

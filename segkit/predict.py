@@ -5,7 +5,7 @@ from segkit.launch import launch
 
 def main() -> None:
     """Run the command."""
-    launch("predict", "segkit.inference.commands:predict")
+    launch("predict", "segkit.predicting.command:predict")
 
 
 if __name__ == "__main__":

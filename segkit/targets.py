@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Mode = Literal["binary", "multiclass", "multilabel"]
 """One foreground against the background; one of N classes; N classes that may overlap."""
@@ -16,3 +16,15 @@ OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
 
 IGNORE_INDEX = 255
 """The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""
+
+
+def decide(probabilities: Any, mode: Mode, threshold: float) -> Any:
+    """Labels of probabilities (B, num_logits, H, W), which may be of numpy or of torch.
+
+    Returns:
+        (B, H, W), of overlapping classes (B, N, H, W): of "multiclass" the most probable class;
+        else whether the probability exceeds the threshold.
+    """
+    if mode == "multiclass":
+        return probabilities.argmax(1)
+    return (probabilities[:, 0] if mode == "binary" else probabilities) > threshold

@@ -7,12 +7,21 @@ import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # they share the cores; set before torch is imported
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)  # where pytest-xdist is installed
+def pytest_xdist_auto_num_workers():
+    """What -n auto means: a process for each core, eight at most, as each holds torch in memory."""
+    return min(8, (yield))
 
 
 def train_quick(folder: Path, *overrides: str):

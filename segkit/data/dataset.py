@@ -24,21 +24,26 @@ Draw = tuple[int, int]
 """Index of a sample and the seed of its augmentation."""
 
 
-class Item(TypedDict):
-    """A batch, or one of its items.
+class Truth(TypedDict):
+    """What is known of a batch of samples, or of one of them.
 
-    ``image`` (B, C, H, W) float32, ``target`` (B, H, W) int64 (or (B, N, H, W) of overlapping
-    classes), ``index`` (B,) the number of the sample in its split. Where they were asked for:
-    ``weight`` (B, H, W) float32 of each pixel in the loss, ``ids`` (B, H, W) int32 of objects, and
-    ``markers`` likewise, where the source has its own.
+    ``target`` (B, H, W) int64 (or (B, N, H, W) of overlapping classes), ``index`` (B,) the number
+    of the sample in its split. Where they were asked for: ``weight`` (B, H, W) float32 of each
+    pixel in the loss, ``ids`` (B, H, W) int32 of objects, and ``markers`` likewise, where the
+    source has its own.
     """
 
-    image: Tensor
     target: Tensor
     index: Tensor
     weight: NotRequired[Tensor]
     ids: NotRequired[Tensor]
     markers: NotRequired[Tensor]
+
+
+class Item(Truth):
+    """A batch, or one of its items: also ``image`` (B, C, H, W) float32, normalised."""
+
+    image: Tensor
 
 
 class TrainDataset(Dataset[Item]):
@@ -73,7 +78,8 @@ class TrainDataset(Dataset[Item]):
         image = self.normalization.to_unit(self.source.read_image(sample))
         marks = _marks(self.source, sample, self.coding, self.target)
         image, marks = self.transform(image, marks, seed)
-        return _item(self.normalization.standardize(image), marks, self.target, index)
+        standardized = _tensor(self.normalization.standardize(image))
+        return {"image": standardized, **_truth(marks, self.target, index)}
 
 
 class WholeDataset(Dataset[Item]):
@@ -105,22 +111,26 @@ class WholeDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
-        image = self.source.read_image(sample)
         try:
-            image = self.normalization(image)
+            image = self.normalization(self.source.read_image(sample))
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error
+        return {"image": _tensor(image), **self.truth(index)}
+
+    def truth(self, index: int) -> Truth:
+        """What is known of a sample, without its image."""
+        sample = self.samples[index]
         marks = _marks(self.source, sample, self.coding, self.target)
-        item = _item(image, marks, self.target, index)
+        truth = _truth(marks, self.target, index)
         if self.objects:
             ids = marks if self.target.from_ids else _ids(self.source, sample, self.coding)
-            item["ids"] = torch.from_numpy(ids.astype(np.int32))
+            truth["ids"] = torch.from_numpy(ids.astype(np.int32))
             if type(self.source).read_markers is not DataSource.read_markers:
                 markers = self.source.read_markers(sample)
                 if markers is None:  # of this image the outlines are all that is known
                     markers = np.where(ids == IGNORE_INDEX, 0, ids)
-                item["markers"] = torch.from_numpy(markers.astype(np.int32))
-        return item
+                truth["markers"] = torch.from_numpy(markers.astype(np.int32))
+        return truth
 
 
 class DrawSampler(Sampler[Draw]):
@@ -221,20 +231,18 @@ def _labels(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[
         raise SegkitError(f"{sample.name}: {error}") from error
 
 
-def _item(
-    image: NDArray[np.float32],
-    marks: NDArray[np.uint8] | NDArray[np.uint16],
-    target: Target,
-    index: int,
-) -> Item:
+def _truth(marks: NDArray[np.uint8] | NDArray[np.uint16], target: Target, index: int) -> Truth:
     labels, weight = target.encode(marks)
-    item: Item = {
-        "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (C, H, W)
-        "target": torch.from_numpy(
-            np.ascontiguousarray(labels if labels.ndim == 2 else labels.transpose(2, 0, 1))
-        ).long(),  # (H, W) or (N, H, W)
+    shown = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)  # (H, W) or (N, H, W)
+    truth: Truth = {
+        "target": torch.from_numpy(np.ascontiguousarray(shown)).long(),
         "index": torch.tensor(index),
     }
     if weight is not None:
-        item["weight"] = torch.from_numpy(weight)  # (H, W)
-    return item
+        truth["weight"] = torch.from_numpy(weight)  # (H, W)
+    return truth
+
+
+def _tensor(image: NDArray[np.float32]) -> Tensor:
+    """(H, W, C) -> (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

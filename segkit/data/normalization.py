@@ -49,6 +49,14 @@ class Normalization:
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """(H, W, C) of any type to what the network sees, (H, W, C) float32.
 
+        Raises:
+            SegkitError: As :meth:`as_trained`.
+        """
+        return self.standardize(self.to_unit(self.as_trained(image)))
+
+    def as_trained(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, C) of any type to the intensities that images of the training have.
+
         Another type than that of the training is converted by its full scale: 8 bit, 16 bit, and
         0 to 1 for float.
 
@@ -65,7 +73,7 @@ class Normalization:
             raise SegkitError(
                 "the image has values that are not finite (NaN or infinite): replace them first."
             )
-        return self.standardize(self.to_unit(self._as_trained(image)))
+        return self._converted(image)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the checkpoint."""
@@ -76,7 +84,7 @@ class Normalization:
         """The inverse of :meth:`to_dict`."""
         return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
-    def _as_trained(self, image: NDArray[Any]) -> NDArray[Any]:
+    def _converted(self, image: NDArray[Any]) -> NDArray[Any]:
         given = str(image.dtype)
         if given == "bool":
             image, given = image.astype(np.uint8) * 255, "uint8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from segkit.errors import SegkitError
+
 Array = npt.NDArray[Any]
 
 ORIENTATION = 0x0112
@@ -28,6 +31,8 @@ _OPENERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
     b"BM": BmpImageFile,
     b"RIFF": WebPImageFile,
 }
+RASTER_STARTS = tuple(_OPENERS)
+"""The first bytes of what `decode` takes."""
 
 
 class Raster(NamedTuple):
@@ -41,16 +46,53 @@ class Raster(NamedTuple):
     step: int = 1  # from one grey level to the next when shown: 17 for 4 bits, 85 for 2
 
 
+def shown(raster: Raster) -> Array:
+    """The picture as a viewer shows it: (H, W, C) uint8, uint16 or float32, see `read_image`."""
+    values = raster.values
+    if raster.palette is not None:
+        return raster.palette[values[..., 0]]
+    if raster.white_is_zero and values.dtype.kind in "bu":
+        values = ~values
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif raster.step > 1:
+        values = values * np.uint8(raster.step)
+    elif values.dtype not in (np.uint8, np.uint16):
+        values = values.astype(np.float32)
+    return np.ascontiguousarray(values)
+
+
+def native(raster: Raster) -> Raster:
+    """The same pixels in the byte order of this machine."""
+    values = raster.values
+    return raster._replace(values=values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def choose_page(page: int | None, count: int) -> int:
+    """The page that a reader names, of so many.
+
+    Raises:
+        SegkitError: There are several and none was named, or no such page.
+        ValueError: There is none.
+    """
+    if not count:
+        raise ValueError("it holds no page, or is cut short")
+    if page is None and count > 1:
+        raise SegkitError(
+            f"the file has {count} pages, name one of 0 to {count - 1}. Channels of "
+            "one image belong into one page (samples) or into an axis that the file calls C."
+        )
+    if not 0 <= (page or 0) < count:
+        raise SegkitError(f"there is no page {page}, the file has 0 to {count - 1}.")
+    return page or 0
+
+
 def decode(data: bytes) -> Raster:
     """PNG, JPEG, BMP or WebP."""
-    # The classes themselves and not Image.open, which refuses large pictures as suspect.
-    opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
-    if opener is None:
-        raise ValueError("it is no PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
-    is_png = opener is PngImageFile
-    if is_png and b"IEND" not in data:  # Pillow is content without the end
-        raise ValueError("it is cut short")
-    with opener(io.BytesIO(data)) as image:
+    with open_raster(data) as image:
+        is_png = isinstance(image, PngImageFile)
+        if is_png and b"IEND" not in data:  # Pillow is content without the end
+            raise ValueError("it is cut short")
         image.load()
         bits, colour = (data[24], data[25]) if is_png else (8, 0)  # PNG's colour type: 0 is grey
         if bits == 16 and colour:  # Pillow would cut it to 8 bits
@@ -64,6 +106,25 @@ def decode(data: bytes) -> Raster:
         with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
             orientation = image.getexif().get(ORIENTATION, 1)
     return raster._replace(values=upright(raster.values, orientation))
+
+
+def require_pixels(height: int, width: int) -> None:
+    """Raises where a picture has none: such files are left by programs that crop or fail."""
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"it has no pixels, only {height} x {width}: save it again or leave it out"
+        )
+
+
+def open_raster(data: bytes) -> ImageFile:
+    """PNG, JPEG, BMP or WebP of which only the head is read."""
+    # The classes themselves and not Image.open, which refuses large pictures as suspect.
+    opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
+    if opener is None:
+        raise ValueError("it is no PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
+    if opener is PngImageFile and len(data) >= 24:  # Pillow would not say what is wrong
+        require_pixels(*struct.unpack(">II", data[16:24])[::-1])
+    return opener(io.BytesIO(data))
 
 
 def upright(values: Array, orientation: int) -> Array:
@@ -100,9 +161,14 @@ def from_pillow(image: Image, bits: int) -> Raster:
 
 def decode_with_opencv(data: bytes, page: int) -> Array:
     """One page as (H, W, C), RGB order."""
-    done, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if not done or page >= len(pages):
+    buffer = np.frombuffer(data, np.uint8)
+    if page == 0:  # the frames of an animation are not decoded
+        picture = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    else:
+        done, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED)
+        picture = pages[page] if done and page < len(pages) else None
+    if picture is None:
         raise ValueError("it is damaged or cut short")
-    values: Array = pages[page].reshape(*pages[page].shape[:2], -1)
+    values: Array = picture.reshape(*picture.shape[:2], -1)
     bgr = values.shape[2] in (3, 4)
     return values[..., [2, 1, 0, 3][: values.shape[2]]] if bgr else values

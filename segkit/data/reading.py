@@ -8,11 +8,12 @@ is followed in both, because whoever drew the mask saw the turned picture.
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) calls that
 axis C; all others are pages, of which the reader names one. Overviews and transparency masks do not
-count.
+count. A folder that is a zarr is read too; `segkit.data.zarr_store` says how.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Iterator
@@ -24,14 +25,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.raster import Array, Raster, decode
+from segkit.data.raster import Array, Raster, decode, native, shown
 from segkit.data.tiff import STARTS, count_tiff_pages, read_tiff
 from segkit.data.writing import write_image, write_mask
+from segkit.data.zarr_store import count_zarr_pages, is_zarr, read_zarr
 from segkit.errors import SegkitError
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "File",
     "count_pages",
+    "is_zarr",
     "read_image",
     "read_mask",
     "write_image",
@@ -42,18 +46,23 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 """Suffixes of the files that can be read; compare them in lower case."""
 
 
-def count_pages(path: str | Path) -> int:
-    """How many pages a TIFF has, see the head of this module; 1 for every other format.
+File = str | Path | bytes
+"""The path of a file or a zarr, or a file's content, which error messages call "the file"."""
+
+
+def count_pages(file: File) -> int:
+    """How many pages a TIFF or zarr has, see the head of this module; 1 for every other format.
 
     Raises:
         SegkitError: where the file cannot be read.
     """
-    path = Path(path)
-    with _naming(path):
-        return count_tiff_pages(path) if _start(path) in STARTS else 1
+    with naming(file):
+        if not isinstance(file, bytes) and is_zarr(file):
+            return count_zarr_pages(file)
+        return count_tiff_pages(_seekable(file)) if start_of(file) in STARTS else 1
 
 
-def read_image(path: str | Path, page: int | None = None) -> Array:
+def read_image(file: File, page: int | None = None) -> Array:
     """Read one image as (H, W, C), in the order R, G, B(, A) where it has colours.
 
     Returns:
@@ -62,26 +71,14 @@ def read_image(path: str | Path, page: int | None = None) -> Array:
         numbers (rounded above 2^24). A CMYK JPEG becomes RGB, an animation gives its first frame.
 
     Args:
-        path: the file.
+        file: its path, or its content.
         page: which page, from 0; may be left out where there is one.
 
     Raises:
         SegkitError: where the file is missing, no image, cut short or damaged, where it has several
             pages and none was named, or no such page.
     """
-    raster = _read(Path(path), page)
-    values = raster.values
-    if raster.palette is not None:
-        return raster.palette[values[..., 0]]
-    if raster.white_is_zero and values.dtype.kind in "bu":
-        values = ~values
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8) * np.uint8(255)
-    elif raster.step > 1:
-        values = values * np.uint8(raster.step)
-    elif values.dtype not in (np.uint8, np.uint16):
-        values = values.astype(np.float32)
-    return np.ascontiguousarray(values)
+    return shown(_read(file, page))
 
 
 def read_mask(path: str | Path, page: int | None = None) -> Array:
@@ -117,16 +114,17 @@ def read_mask(path: str | Path, page: int | None = None) -> Array:
     return np.ascontiguousarray(values)
 
 
-def _read(path: Path, page: int | None) -> Raster:
-    with _naming(path):
-        if _start(path) in STARTS:
-            raster = read_tiff(path, page)
+def _read(file: File, page: int | None) -> Raster:
+    with naming(file):
+        if not isinstance(file, bytes) and is_zarr(file):
+            raster = read_zarr(file, page)
+        elif start_of(file) in STARTS:
+            raster = read_tiff(_seekable(file), page)
         elif page in (None, 0):
-            raster = decode(path.read_bytes())
+            raster = decode(file if isinstance(file, bytes) else Path(file).read_bytes())
         else:
-            raise SegkitError(f"{path}: there is no page {page}, the file has one, page 0.")
-    values = raster.values
-    return raster._replace(values=values.astype(values.dtype.newbyteorder("="), copy=False))
+            raise SegkitError(f"there is no page {page}, the file has one, page 0.")
+    return native(raster)
 
 
 def _whole(path: Path, values: Array) -> npt.NDArray[np.int32]:
@@ -141,16 +139,19 @@ def _whole(path: Path, values: Array) -> npt.NDArray[np.int32]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(file: File) -> Iterator[None]:
     """Whatever a decoder raises becomes one SegkitError with the path; the decoders keep quiet."""
+    name = "the file" if isinstance(file, bytes) else file
     try:
         with _quiet:
             yield
-    except (SegkitError, MemoryError):
+    except MemoryError:
         raise
+    except SegkitError as error:
+        raise SegkitError(f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise SegkitError(f"{path}: cannot be read: {reason.rstrip('.')}.") from error
+        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.") from error
 
 
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 moved it there
@@ -183,6 +184,16 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
+def _seekable(file: File) -> Path | io.BytesIO:
+    # Without a name, so that no metadata of an upload can lead a decoder to other files.
+    return io.BytesIO(file) if isinstance(file, bytes) else Path(file)
+
+
+def start_of(file: File) -> bytes:
+    """The first four bytes."""
+    if isinstance(file, bytes):
+        return file[:4]
+    if Path(file).is_dir():
+        raise ValueError("it is a folder and no zarr, in which zarr.json, .zarray or .zgroup lies")
+    with Path(file).open("rb") as opened:
+        return opened.read(4)

@@ -15,37 +15,30 @@ from segkit.data.raster import (
     ORIENTATION,
     Array,
     Raster,
+    choose_page,
     decode_with_opencv,
     from_pillow,
+    require_pixels,
     upright,
 )
-from segkit.errors import SegkitError
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF: of either byte order, classic and BigTIFF."""
 
+AXES = ("YX", "YXS", "SYX")
+"""What a page with one picture is, in the words of tifffile."""
 
-def count_tiff_pages(path: Path) -> int:
+
+def count_tiff_pages(file: Path | io.BytesIO) -> int:
     """How many images a TIFF holds that a reader can name."""
-    with tifffile.TiffFile(path) as tif:
+    with tifffile.TiffFile(file) as tif:
         return len(_pages(tif))
 
 
-def read_tiff(path: Path, page: int | None) -> Raster:
+def read_tiff(file: Path | io.BytesIO, page: int | None) -> Raster:
     """One image of a TIFF; raises whatever the decoders raise."""
-    with tifffile.TiffFile(path) as tif:
-        pages = _pages(tif)
-        count = len(pages)
-        if not count:
-            raise ValueError("it holds no page, or is cut short")
-        if page is None and count > 1:
-            raise SegkitError(
-                f"{path}: the file has {count} pages, name one of 0 to {count - 1}. Channels of "
-                "one image belong into one page (samples) or into an axis that the file calls C."
-            )
-        if not 0 <= (page or 0) < count:
-            raise SegkitError(f"{path}: there is no page {page}, the file has 0 to {count - 1}.")
-        rasters = [_decode_page(path, part.aspage()) for part in pages[page or 0]]
+    with tifffile.TiffFile(file) as tif:
+        rasters = [_decode_page(part) for part in parts_of_page(tif, page)]
     if len(rasters) == 1:
         return rasters[0]
     return Raster(
@@ -54,8 +47,22 @@ def read_tiff(path: Path, page: int | None) -> Raster:
     )
 
 
+def parts_of_page(tif: tifffile.TiffFile, page: int | None) -> list[Any]:
+    """The pages of the file that are the channels of the image that a reader names.
+
+    Raises:
+        SegkitError: It has several pages and none was named, or no such page.
+        ValueError: It has none.
+    """
+    pages = _pages(tif)
+    return [part.aspage() for part in pages[choose_page(page, len(pages))]]
+
+
 def _pages(tif: tifffile.TiffFile) -> list[list[Any]]:
     """For each page that a reader can name, the pages of the file that are its channels."""
+    if len(tif.pages):
+        first = tif.pages.first
+        require_pixels(first.imagelength, first.imagewidth)
     if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
         aside = 1 | 4  # reduced in size, transparency mask
         whole = [page for page in tif.pages if not int(page.aspage().subfiletype) & aside]
@@ -74,28 +81,33 @@ def _pages(tif: tifffile.TiffFile) -> list[list[Any]]:
     return rows
 
 
-def _decode_page(path: Path, page: Any) -> Raster:
+def check_length(page: Any) -> None:
+    """Raises where the file ends before the pixels of a page do."""
     ends = (at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True))
-    if max(ends, default=math.inf) > path.stat().st_size:
+    if max(ends, default=math.inf) > page.parent.filehandle.size:
         raise ValueError("it is cut short")
-    if page.photometric == tifffile.PHOTOMETRIC.YCBCR:
-        return _decode_elsewhere(path, page)
-    try:
-        values = page.asarray()
-    except (ValueError, KeyError, RuntimeError) as error:
-        # imagecodecs is a package that we do not depend on; older versions do not name it
-        if not any(sign in str(error) for sign in ("imagecodecs", "not supported")):
-            raise
-        return _decode_elsewhere(path, page)
-    if page.axes not in ("YX", "YXS", "SYX"):
-        raise ValueError(f"a page with the axes {page.axes} is no image")
-    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+
+
+def needs_imagecodecs(error: Exception) -> bool:
+    """Whether tifffile cannot unpack a page because it lacks a package that is not required."""
+    # older versions do not name the package
+    return isinstance(error, (ValueError, KeyError, RuntimeError)) and any(
+        sign in str(error) for sign in ("imagecodecs", "not supported")
+    )
+
+
+def orientation_of(page: Any) -> int:
+    """1 is upright, see `segkit.data.raster.upright`."""
+    return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
+
+
+def as_raster(page: Any, values: Array) -> Raster:
+    """Pixels of a page, (h, w, C) as stored, with what the page says of them."""
     palette = None
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         palette = (page.colormap.T >> 8).astype(np.uint8)
-    orientation = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
     return Raster(
-        upright(values.reshape(*values.shape[:2], -1), int(orientation)),
+        values,
         palette=palette,
         is_rgb=page.photometric == tifffile.PHOTOMETRIC.RGB,
         has_alpha=bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2),
@@ -103,9 +115,28 @@ def _decode_page(path: Path, page: Any) -> Raster:
     )
 
 
-def _decode_elsewhere(path: Path, page: Any) -> Raster:
+def _decode_page(page: Any) -> Raster:
+    check_length(page)
+    if page.photometric == tifffile.PHOTOMETRIC.YCBCR:
+        return _decode_elsewhere(page)
+    try:
+        values = page.asarray()
+    except Exception as error:
+        if not needs_imagecodecs(error):
+            raise
+        return _decode_elsewhere(page)
+    if page.axes not in AXES:
+        raise ValueError(f"a page with the axes {page.axes} is no image")
+    values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+    values = upright(values.reshape(*values.shape[:2], -1), orientation_of(page))
+    return as_raster(page, values)
+
+
+def _decode_elsewhere(page: Any) -> Raster:
     """What tifffile alone cannot unpack, as LZW; Pillow and OpenCV turn it upright themselves."""
-    data, bits, channels = path.read_bytes(), int(page.bitspersample), int(page.samplesperpixel)
+    stored = page.parent.filehandle
+    stored.seek(0)
+    data, bits, channels = stored.read(), int(page.bitspersample), int(page.samplesperpixel)
     try:
         if bits <= 8 or channels == 1:
             raster = _tiff_with_pillow(data, page, bits)

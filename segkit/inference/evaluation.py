@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.data.dataset import Item, WholeDataset
+from segkit.data.dataset import Truth, WholeDataset
 from segkit.errors import SegkitError
-from segkit.inference.predictor import Predictor
+from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.bootstrap import Interval, intervals, score_intervals
 from segkit.metrics.borders import border_counts, border_scores
 from segkit.metrics.boundary import boundary_counts, boundary_scores
@@ -93,31 +95,31 @@ def evaluate(
     Raises:
         SegkitError: What is to be scored does not fit the model.
     """
-    head, names = predictor.model.head, predictor.card.class_names
+    card, names = predictor.card, predictor.card.class_names
     wanted = _wanted(predictor, metrics)
-    sweep = None if head.mode == "multiclass" else ThresholdCounts(head.mode, head.num_classes)
-    confusion = ConfusionMatrix(head.mode, head.num_classes)
+    sweep = None if card.mode == "multiclass" else ThresholdCounts(card.mode, card.num_classes)
+    confusion = ConfusionMatrix(card.mode, card.num_classes)
     classes: list[NDArray[np.int64]] = []
     counted: dict[str, list[Sums]] = {name: [] for name in wanted}
     images = []
-    for index in order:
-        item, probabilities, labels = predict_item(predictor, dataset, index)
-        one = ConfusionMatrix(head.mode, head.num_classes)
-        one.update(labels[None], item["target"][None])
+    for index, prediction in _predictions(predictor, dataset, order):
+        truth = dataset.truth(index)
+        one = ConfusionMatrix(card.mode, card.num_classes)
+        one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
         matrix = one.compute()
         confusion.matrix = confusion.matrix + matrix
         if sweep is not None:
-            sweep.update(probabilities[None], item["target"][None])
-        classes.append(class_counts(matrix, head.mode))
-        own = dict(scores(matrix, head.mode, names).mean)
+            sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
+        classes.append(class_counts(matrix, card.mode))
+        own = dict(scores(matrix, card.mode, names).mean)
         for name, (count, score) in wanted.items():
-            counts = count(item, probabilities.numpy(), labels.numpy())
+            counts = count(truth, prediction)
             counted[name].append(counts)
             own |= {key: float(value) for key, value in score(counts).items()}
         images.append(ImageScores(index, own))
-    total = scores(confusion.matrix, head.mode, names)
+    total = scores(confusion.matrix, card.mode, names)
     means = dict(total.mean)
-    known = score_intervals(np.stack(classes), head.mode, total.class_names)
+    known = score_intervals(np.stack(classes), card.mode, total.class_names)
     for name, (_, score) in wanted.items():
         stacked = np.stack(counted[name])
         means |= {key: float(value) for key, value in score(stacked.sum(0)).items()}
@@ -128,39 +130,45 @@ def evaluate(
     return Evaluation(total, confusion.matrix, means, known, images, swept)
 
 
-def predict_item(
-    predictor: Predictor, dataset: WholeDataset, index: int
-) -> tuple[Item, Tensor, Tensor]:
-    """One sample, its probabilities (C, H, W), and the labels decided from them, on the CPU."""
-    item = dataset[index]
-    with torch.inference_mode():
-        probabilities = predictor.probabilities(item["image"][None].to(predictor.device))
-        labels = predictor.model.head.decide(probabilities)
-    return item, probabilities[0].cpu(), labels[0].cpu()
+def _predictions(
+    predictor: Predictor, dataset: WholeDataset, order: Iterable[int]
+) -> Iterator[tuple[int, Prediction]]:
+    """The samples of those numbers, predicted."""
+    asked: deque[int] = deque()
+
+    def images() -> Iterator[NDArray[Any]]:
+        for index in order:
+            asked.append(index)
+            yield dataset.source.read_image(dataset.samples[index])
+
+    for result in predictor.try_stream(images()):
+        index = asked.popleft()
+        if isinstance(result, SegkitError):
+            raise SegkitError(f"{dataset.samples[index].name}: {result}")
+        yield index, result
 
 
-Probabilities = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Count = Callable[[Item, Probabilities, Labels], Sums]
+Count = Callable[[Truth, Prediction], Sums]
 
 
 def _wanted(
     predictor: Predictor, metrics: Collection[str]
 ) -> dict[str, tuple[Count, Callable[[Sums], Means]]]:
     """What is counted of each image besides pixels, and how sums of the counts are scored."""
-    head = predictor.model.head
+    card = predictor.card
 
-    def boundary(item: Item, _: Probabilities, labels: Labels) -> Sums:
-        return boundary_counts(labels, item["target"].numpy(), head.mode, head.num_classes)
+    def boundary(truth: Truth, found: Prediction) -> Sums:
+        target = truth["target"].numpy()
+        return boundary_counts(found.labels, target, card.mode, card.num_classes)
 
-    def membranes(item: Item, probabilities: Probabilities, _: Labels) -> Sums:
+    def membranes(truth: Truth, found: Prediction) -> Sums:
         # the probability of the last class: that of being inside a cell
-        return border_counts(item["ids"].numpy(), probabilities[-1])
+        return border_counts(truth["ids"].numpy(), found.probabilities[-1])
 
-    def objects(item: Item, probabilities: Probabilities, labels: Labels) -> Sums:
-        found = predictor.objects(probabilities, labels)
-        markers = item["markers"].numpy() if "markers" in item else None
-        return object_counts(item["ids"].numpy(), found, markers, IGNORE_INDEX)
+    def objects(truth: Truth, found: Prediction) -> Sums:
+        assert found.instances is not None
+        markers = truth["markers"].numpy() if "markers" in truth else None
+        return object_counts(truth["ids"].numpy(), found.instances, markers, IGNORE_INDEX)
 
     wanted: dict[str, tuple[Count, Callable[[Sums], Means]]] = {}
     if predictor.instances is not None:
@@ -168,10 +176,10 @@ def _wanted(
     if "boundary" in metrics:
         wanted["boundary"] = boundary, lambda sums: boundary_scores(sums).mean
     if "membranes" in metrics:
-        if head.mode == "multilabel" or head.num_classes != 2:
+        if card.mode == "multilabel" or card.num_classes != 2:
             raise SegkitError(
                 "metrics=[membranes] scores cells against the membranes between them: it needs a"
-                f" model of two classes, not head={head.name} of {head.num_classes}."
+                f" model of two classes, not head={card.head['name']} of {card.num_classes}."
             )
         wanted["membranes"] = membranes, border_scores
     return wanted

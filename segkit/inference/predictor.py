@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from segkit import checkpoint
-from segkit.checkpoint import ModelCard
-from segkit.data.channels import with_channels
 from segkit.data.reading import read_image
 from segkit.data.target import Target
 from segkit.errors import SegkitError
+from segkit.inference.blending import TTA, Canvas, Readable, fill
+from segkit.inference.ensemble import common_windows, require_alike
 from segkit.inference.instances import WAIST, Decoder, decode
-from segkit.inference.tiling import OVERLAP, whole_logits
-from segkit.models.segmenter import Segmenter
+from segkit.inference.network import Network
+from segkit.inference.tiling import OVERLAP, plan_grid
 
-TTA = Literal["none", "flip", "d4"]
+Image = Path | str | NDArray[Any]
+"""A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
+
+Choice = Literal[Decoder, "training"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,21 @@ class Predictor:
     """A trained model: an image in, labels out, whatever its size.
 
     Args:
-        model: The network.
-        card: What belongs to it; see :func:`load` for reading both from a checkpoint.
-        device: Where to compute: "auto" takes a GPU if there is one.
-        tta: Test-time augmentation: the mean over mirrored images ("flip"), or over all eight
+        networks: The network, or several whose probabilities are averaged; :func:`segkit.load`
+            reads them from files.
+        tta: Test-time augmentation: the mean over mirrored tiles ("flips"), or over all eight
             rotations and reflections ("d4").
         instances: How objects are told apart, see :func:`segkit.inference.instances.decode`:
-            "components", "watershed", "border_core", "distance", or None, not at all.
-        min_size: Pixels below which an object is dropped.
+            "components", "watershed", "border_core", "distance", None, not at all, or "training",
+            as in the training.
+        min_size: Pixels below which an object is dropped; None: as in the training.
         waist: For "watershed" and "distance": two parts are two objects where they hang together by
             less than this share of the smaller one's width.
         fill_holes: Whether background that one object encloses becomes part of it.
-        tile: Side of the tiles of large images in pixels, None to choose.
-        overlap: Share of a tile that it has in common with the next.
+        overlap: The least share of a tile that it has in common with the next.
+        context: Pixels around each tile that the network sees and does not decide, mirrored at the
+            border of the image; None: what the network needs, which is none where it is padded.
+        threshold: Probability above which a pixel belongs to a class; None: the model's own.
 
     Example:
         >>> predictor = load("best.ckpt")  # doctest: +SKIP
@@ -65,21 +68,20 @@ class Predictor:
 
     def __init__(
         self,
-        model: Segmenter,
-        card: ModelCard,
+        networks: Network | Sequence[Network],
         *,
-        device: str = "auto",
         tta: TTA = "none",
-        instances: Decoder | None = None,
-        min_size: int = 0,
+        instances: Choice | None = "training",
+        min_size: int | None = None,
         waist: float = WAIST,
         fill_holes: bool = False,
-        tile: int | None = None,
         overlap: float = OVERLAP,
+        context: int | None = None,
+        threshold: float | None = None,
     ) -> None:
         for option, value, allowed in (
             ("tta", tta, get_args(TTA)),
-            ("instances", instances, (None, *get_args(Decoder))),
+            ("instances", instances, ("training", None, *get_args(Decoder))),
         ):
             if value not in allowed:
                 known = ", ".join(str(a) for a in allowed)
@@ -88,50 +90,131 @@ class Predictor:
             raise SegkitError(f"overlap is {overlap!r}: give 0 or more, below 1.")
         if not 0 < waist <= 1:
             raise SegkitError(f"waist is {waist!r}: give a share above 0, up to 1.")
-        if tile is not None and not (isinstance(tile, int) and tile >= 1):
-            raise SegkitError(f"tile is {tile!r}: give a number of pixels, or None.")
+        self.networks = [networks] if isinstance(networks, Network) else list(networks)
+        self.card = card = self.networks[0].card
+        require_alike(self.networks)
+        if threshold is not None and card.mode == "multiclass":
+            raise SegkitError("threshold: of several classes the most probable one is taken.")
+        if threshold is not None and not 0 < threshold < 1:
+            raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
+        if instances == "training":
+            instances = card.config.get("instances")
         options = {k: v for k, v in card.target.items() if k != "name"}
         self.target = Target.build(card.target["name"], **options)
-        fit = self.target.decoders_for(model.head.mode)
+        fit = self.target.decoders_for(card.mode)
         if instances is not None and instances not in fit:
             raise SegkitError(
                 f"instances={instances} cannot be used on a model of target={self.target.name} with"
-                f" head={model.head.name}: use {' or '.join(fit) or 'none'}, or train with another"
-                " target."
+                f" head={card.head['name']}: use {' or '.join(fit) or 'none'}, or train with"
+                " another target."
             )
-        self.device = choose_device(device)
-        self.model = model.to(self.device).eval()
-        self.card = card
-        self.tta, self.instances = tta, instances
-        self.min_size, self.waist, self.fill_holes = min_size, waist, fill_holes
-        self.tile, self.overlap = tile, overlap
+        self.windows = common_windows(self.networks, context)
+        if tta == "d4" and self.windows.fixed and len(set(self.windows.fixed)) > 1:
+            raise SegkitError("tta=d4 turns tiles, and this network takes no turned ones: flips.")
+        self.tta, self.instances, self.threshold = tta, instances, threshold
+        self.min_size = card.config.get("min_size", 0) if min_size is None else min_size
+        self.waist, self.fill_holes = waist, fill_holes
+        self.overlap = overlap
 
-    def __call__(self, image: Path | str | NDArray[Any], page: int | None = None) -> Prediction:
-        """Predict one image.
+    @property
+    def mode(self) -> str:
+        """What the channels of the probabilities mean: binary, multiclass or multilabel."""
+        return self.card.mode
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.networks[0].device
+
+    @overload
+    def __call__(self, image: Image, page: int | None = None) -> Prediction: ...
+
+    @overload
+    def __call__(self, image: list[Image], page: int | None = None) -> list[Prediction]: ...
+
+    def __call__(
+        self, image: Image | list[Image], page: int | None = None
+    ) -> Prediction | list[Prediction]:
+        """Predict one image, or several, whose tiles then share batches.
 
         Args:
-            image: A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float.
+            image: A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float; or a list of
+                such, of any sizes.
             page: Page of a multi-page file.
 
         Raises:
             SegkitError: The image cannot be read, or its channels or its type do not fit the
                 training.
         """
-        array = read_image(Path(image), page) if isinstance(image, (str, Path)) else image
-        if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or 0 in array.shape:
-            what = array.shape if isinstance(array, np.ndarray) else type(array).__name__
-            raise SegkitError(
-                f"an image is a path, or a numpy array (H, W) or (H, W, C), not {what}."
-            )
-        array = with_channels(array[..., None] if array.ndim == 2 else array, self.card.in_channels)
-        normalized = self.card.normalization(array)
-        x = torch.from_numpy(np.ascontiguousarray(normalized.transpose(2, 0, 1)))[None]
-        with torch.inference_mode():
-            probabilities = self.probabilities(x.to(self.device))
-            labels = self.model.head.decide(probabilities)[0].cpu().numpy().astype(np.uint8)
-        maps = probabilities[0].cpu().numpy()
-        found = None if self.instances is None else self.objects(maps, labels)
-        return Prediction(labels, maps, found)
+        if isinstance(image, list):
+            return list(self.stream(_loaded(one, page) for one in image))
+        return next(self.stream([_loaded(image, page)]))
+
+    def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        """Predict images one after the other, in their order; tiles are pooled across them.
+
+        The next image is asked for while earlier ones wait for others to fill a batch.
+
+        Raises:
+            SegkitError: At the first image that cannot be read or does not fit.
+        """
+        for result in self.try_stream(images):
+            if isinstance(result, SegkitError):
+                raise result
+            yield result
+
+    def try_stream(self, images: Iterable[Image]) -> Iterator[Prediction | SegkitError]:
+        """Like :meth:`stream`, with the error in the place of an image that cannot be predicted."""
+        found: list[_Whole | SegkitError] = []
+
+        def canvases() -> Iterator[Canvas]:
+            for image in images:
+                try:
+                    whole = _Whole(self, _checked(_loaded(image)))
+                except SegkitError as error:
+                    found.append(error)
+                    continue
+                found.append(whole)
+                yield whole.canvas
+
+        def results() -> Iterator[Prediction | SegkitError]:
+            while found and (isinstance(found[0], SegkitError) or found[0].is_complete):
+                first = found.pop(0)
+                yield first if isinstance(first, SegkitError) else first.prediction()
+
+        for canvas in fill(canvases(), self.networks, self.tta):
+            for whole in found:
+                if isinstance(whole, _Whole) and whole.canvas is canvas:
+                    whole.is_complete = True
+            yield from results()
+        yield from results()
+
+    def predict_windows(
+        self,
+        image: Readable,
+        write: Callable[[int, int, NDArray[np.uint8]], None],
+        write_probabilities: Callable[[int, int, NDArray[np.float32]], None] | None = None,
+    ) -> None:
+        """Predict an image that is larger than memory. Objects are not told apart.
+
+        Args:
+            image: Read by windows; see :func:`segkit.data.windows.open_windows`.
+            write: Takes (top, left, labels), a block (h, w), of a multilabel model (N, h, w).
+                Together the blocks cover the image once.
+            write_probabilities: Takes (top, left, block) of shape (C, h, w).
+
+        Raises:
+            SegkitError: The image cannot be read, or does not fit the training.
+        """
+
+        def take(top: int, left: int, block: Any) -> None:
+            write(top, left, self._labels(block))
+            if write_probabilities is not None:
+                write_probabilities(top, left, self.networks[0].numpy(block))
+
+        for canvas in fill([self._canvas(image, take)], self.networks, self.tta):
+            if canvas.error is not None:
+                raise canvas.error
 
     def objects(
         self, probabilities: NDArray[np.float32], labels: NDArray[Any]
@@ -142,51 +225,62 @@ class Predictor:
             self.instances,
             probabilities,
             labels,
-            self.model.head.mode,
+            self.card.mode,
             gap=self.target.gap,
             min_size=self.min_size,
             waist=self.waist,
             fill_holes=self.fill_holes,
         )
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W) to probabilities (B, num_logits, H, W), float32."""
-        views = {"none": [(0, False)], "flip": [(0, False), (0, True), (2, False), (2, True)]}.get(
-            self.tta, [(turns, flip) for turns in range(4) for flip in (False, True)]
-        )
-        total: Tensor | None = None
-        for turns, flip in views:
-            view = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-            logits = whole_logits(self.model, view, self.tile, self.overlap)
-            back = torch.rot90(self.model.head.activate(logits), -turns, (-2, -1))
-            back = back.flip(-1) if flip else back
-            total = back if total is None else total + back
-        assert total is not None
-        return total / len(views)
+    def _labels(self, probabilities: Any) -> NDArray[np.uint8]:
+        """(C, h, w) as the networks have it, to (h, w) or (N, h, w)."""
+        network = self.networks[0]
+        decided = network.decide(probabilities[None], self.threshold)[0]
+        return network.numpy(decided).astype(np.uint8)
+
+    def _canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
+        height, width, _ = image.shape
+        grid = plan_grid(height, width, self.windows, self.overlap)
+        return Canvas(image, grid, write, self.networks[0])
 
 
-def load(path: Path | str, **options: Any) -> Predictor:
-    """The predictor of a checkpoint, which needs only the file: no network, no training data.
+class _Whole:
+    """An image in memory, and its prediction as it grows."""
 
-    Args:
-        path: A ``best.ckpt`` or ``last.ckpt`` of a run.
-        options: Those of :class:`Predictor`: device, tta, instances, min_size, waist,
-            fill_holes, tile, overlap.
+    def __init__(self, predictor: Predictor, image: NDArray[Any]) -> None:
+        self.is_complete = False
+        self._predictor, self._image = predictor, image
+        height, width, _ = self.shape = image.shape
+        channels = predictor.networks[0].num_logits
+        self.probabilities = np.empty((channels, height, width), np.float32)
+        layers = (predictor.card.num_classes,) if predictor.mode == "multilabel" else ()
+        self.labels = np.empty((*layers, height, width), np.uint8)
+        self.canvas = predictor._canvas(self, self._write)
 
-    Raises:
-        SegkitError: There is no such file, or it is no checkpoint of segkit.
-    """
-    model, card = checkpoint.read(path)
-    return Predictor(model, card, **options)
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        return self._image[top : top + height, left : left + width]
+
+    def prediction(self) -> Prediction | SegkitError:
+        if self.canvas.error is not None:
+            return self.canvas.error
+        found = None
+        if self._predictor.instances is not None:
+            found = self._predictor.objects(self.probabilities, self.labels)
+        return Prediction(self.labels, self.probabilities, found)
+
+    def _write(self, top: int, left: int, block: Any) -> None:
+        height, width = block.shape[1:]
+        inside = (..., slice(top, top + height), slice(left, left + width))
+        self.probabilities[inside] = self._predictor.networks[0].numpy(block)
+        self.labels[inside] = self._predictor._labels(block)
 
 
-def choose_device(device: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise SegkitError(f"device '{device}' cannot be used: {error}") from error
-    return chosen
+def _loaded(image: Image, page: int | None = None) -> NDArray[Any]:
+    return read_image(Path(image), page) if isinstance(image, str | Path) else image
+
+
+def _checked(image: NDArray[Any]) -> NDArray[Any]:
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
+        what = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+        raise SegkitError(f"an image is a path, or a numpy array (H, W) or (H, W, C), not {what}.")
+    return image[..., None] if image.ndim == 2 else image

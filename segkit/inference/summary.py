@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.checkpoint import ModelCard
+from segkit.card import ModelCard
 from segkit.data.dataset import WholeDataset
-from segkit.inference.evaluation import Evaluation, ImageScores, predict_item
+from segkit.inference.evaluation import Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
 from segkit.report.colors import Color
 from segkit.report.overlay import comparison
@@ -71,7 +71,7 @@ def write_evaluation_report(
     """
     card = predictor.card
     mean = evaluation.means
-    names, colors = legend(card, predictor.model.head.mode)
+    names, colors = legend(card, predictor.mode)
     write_report(
         folder / "report.html",
         Report(
@@ -131,22 +131,22 @@ def _examples(
     scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
     worst = scored[:SHOWN]
     best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
-    mode = predictor.model.head.mode
+    mode = predictor.mode
     examples = []
     kinds: list[tuple[Literal["worst", "best"], list[ImageScores]]]
     kinds = [("worst", worst), ("best", best)]
     for kind, chosen in kinds:
         for image in chosen:
-            item, probabilities, labels = predict_item(predictor, dataset, image.index)
             sample = dataset.samples[image.index]
+            shown, truth = dataset.source.read_image(sample), dataset.truth(image.index)
+            found = predictor(shown)
             objects = None
-            if predictor.instances is not None and "ids" in item:
-                found = predictor.objects(probabilities.numpy(), labels.numpy())
-                objects = item["ids"].numpy(), found
+            if found.instances is not None and "ids" in truth:
+                objects = truth["ids"].numpy(), found.instances
             picture = comparison(
-                dataset.source.read_image(sample),
-                flat(item["target"].numpy(), mode),
-                flat(labels.numpy(), mode),
+                shown,
+                flat(truth["target"].numpy(), mode),
+                flat(found.labels, mode),
                 colors,
                 background=predictor.card.background,
                 objects=objects,

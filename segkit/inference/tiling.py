@@ -1,108 +1,150 @@
-"""Logits of images of any size: at once, or in overlapping tiles (the overlap-tile strategy)."""
+"""Which tiles an image of any size is cut into, and how much each of them counts where they meet.
+
+The overlap-tile strategy of Ronneberger et al. 2015 (figure 2): what a tile decides may be smaller
+than what it sees, and beyond the border of the image it sees it mirrored. Where tiles overlap, each
+counts with a Gaussian around its middle (Isensee et al. 2021, nnU-Net). The tiles of an image are
+the product of those of its rows and of its columns, and so are their weights; these are divided by
+their sum beforehand.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from dataclasses import dataclass
 
-from segkit.models.segmenter import Segmenter
-from segkit.models.sizes import valid_input, valid_output
+import numpy as np
+from numpy.typing import NDArray
 
-WHOLE_PIXELS = 2048 * 2048
-"""Images up to this size go through the network at once."""
-TILE = 1024
-"""Side of a tile of larger images."""
 OVERLAP = 0.25
 """Share of a tile that it has in common with the next."""
 
 
-def whole_logits(
-    model: Segmenter, images: Tensor, tile: int | None = None, overlap: float = OVERLAP
-) -> Tensor:
-    """Logits (B, num_logits, H, W), float32, of images (B, C, H, W) of any size.
+@dataclass(frozen=True)
+class Windows:
+    """Which tiles a network takes, as plain data.
 
-    Tiles overlap; where they do, the logits are averaged with the weight of a Gaussian around the
-    middle of each tile (Isensee et al. 2021, nnU-Net). An unpadded network sees the true
-    surroundings of each tile, and mirrored ones at the image's border (Ronneberger et al. 2015,
-    figure 2).
+    What a tile decides is its *window*: ``smallest + k * step`` pixels high and wide. What the
+    network must be given is the window and ``context`` pixels on each of its four sides.
+
+    Attributes:
+        side: The largest side of a window.
+        step: Between the sides of windows, and between their first pixels: a multiple of the
+            strides, so that pooling groups the same pixels in each tile.
+        smallest: The smallest side of a window.
+        context: Pixels around a window.
+        fixed: The one size (height, width) of a network that takes no other.
+    """
+
+    side: int
+    step: int = 1
+    smallest: int = 1
+    context: int = 0
+    fixed: tuple[int, int] | None = None
+
+    def fit(self, size: int) -> int:
+        """The smallest side of a window of at least ``size`` pixels."""
+        return self.smallest + max(0, math.ceil((size - self.smallest) / self.step)) * self.step
+
+    @property
+    def largest(self) -> int:
+        """The largest window that is no larger than ``side``, or the smallest that has a step."""
+        steps = max(0, (self.side - self.smallest) // self.step)
+        return max(self.smallest + steps * self.step, self.fit(self.step))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The tiles of the rows of an image, or of its columns.
+
+    Attributes:
+        size: Pixels of the image.
+        window: Pixels of a window.
+        starts: First pixels of the windows. The last window may reach beyond the image.
+        weights: (number of windows, window) float32: how much each pixel of each window counts.
+            They are above 0, and over the windows that hold a pixel of the image their sum is 1.
+    """
+
+    size: int
+    window: int
+    starts: tuple[int, ...]
+    weights: NDArray[np.float32]
+
+    def indices(self, number: int, context: int) -> NDArray[np.int64]:
+        """The pixels of the image that the tile of that number sees, (window + 2 * context,)."""
+        first = self.starts[number]
+        return mirrored(first - context, first + self.window + context, self.size)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of an image.
+
+    Attributes:
+        rows: Of its rows.
+        columns: Of its columns.
+        context: Pixels around each window.
+    """
+
+    rows: Axis
+    columns: Axis
+    context: int
+
+
+def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLAP) -> Grid:
+    """The fewest tiles that cover an image, and these as small as they may be.
 
     Args:
-        model: The network.
-        images: Normalised images, on the network's device.
-        tile: Side of the tiles in pixels; None: the whole image if it is small enough, else 1024.
-        overlap: Share of a tile that it has in common with the next, 0 to below 1.
+        height: Pixels of the image.
+        width: Pixels of the image.
+        windows: What the network takes.
+        overlap: The least share of a window that it has in common with the next, 0 to below 1.
     """
-    height, width = images.shape[-2:]
-    window, context = _geometry(model, height, width, tile)
-    if window[0] >= height and window[1] >= width and not context:
-        return model(images).float()
-
-    tops, lefts = (
-        starts(size, side, overlap) for size, side in zip((height, width), window, strict=True)
+    fixed = windows.fixed or (None, None)
+    return Grid(
+        _axis(height, windows, overlap, fixed[0]),
+        _axis(width, windows, overlap, fixed[1]),
+        windows.context,
     )
-    weight = _bump(window, images.device)
-    total = images.new_zeros(len(images), model.head.num_logits, height, width, dtype=torch.float32)
-    weights = images.new_zeros(height, width, dtype=torch.float32)
-    for top in tops:
-        rows = mirrored(top - context, top + window[0] + context, height, images.device)
-        for left in lefts:
-            columns = mirrored(left - context, left + window[1] + context, width, images.device)
-            part = images[..., rows, :][..., columns]  # (B, C, window + 2 context, ...)
-            logits = model(part).float()  # (B, num_logits, window)
-            inside = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            h, w = weights[inside].shape
-            total[inside] += (logits * weight)[..., :h, :w]
-            weights[inside] += weight[:h, :w]
-    return total / weights
 
 
-def starts(size: int, tile: int, overlap: float) -> list[int]:
-    """First pixels of tiles that cover ``size`` pixels evenly, the last one flush with the end.
-
-    Example:
-        >>> starts(100, 40, 0.25)
-        [0, 30, 60]
-    """
-    if tile >= size:
-        return [0]
-    step = max(1, int(tile * (1 - overlap)))
-    count = -(-(size - tile) // step) + 1
-    return [round(i * (size - tile) / (count - 1)) for i in range(count)]
-
-
-def mirrored(first: int, end: int, size: int, device: torch.device | None = None) -> Tensor:
+def mirrored(first: int, end: int, size: int) -> NDArray[np.int64]:
     """Indices first ... end - 1 with those outside 0 ... size - 1 mirrored back in, any distance.
 
     Example:
         >>> mirrored(-2, 5, 3).tolist()
         [1, 0, 0, 1, 2, 2, 1]
     """
-    index = torch.arange(first, end, device=device) % (2 * size)
-    return torch.where(index < size, index, 2 * size - 1 - index)
+    index = np.arange(first, end) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)
 
 
-def _geometry(
-    model: Segmenter, height: int, width: int, tile: int | None
-) -> tuple[tuple[int, int], int]:
-    """The pixels that one pass decides, and those around them that it must see."""
-    encoder = model.encoder
-    if encoder.padding == "valid":
-        depth = len(encoder.strides)
-        side = valid_input(min(tile or max(height, width), TILE, max(height, width)), depth)
-        output = valid_output(side, depth)
-        assert output is not None
-        return (output, output), (side - output) // 2
-    if encoder.fixed_size is not None:
-        return encoder.fixed_size, 0
-    if tile is None and height * width <= WHOLE_PIXELS:
-        return (height, width), 0
-    return (min(tile or TILE, height), min(tile or TILE, width)), 0
+def _axis(size: int, windows: Windows, overlap: float, fixed: int | None) -> Axis:
+    window = fixed or min(windows.fit(size), windows.largest)
+    starts = [0]
+    if window < size:
+        count = math.ceil((size - window) / _stride(window, windows.step, overlap)) + 1
+        if fixed is None:
+            # as many windows do with smaller ones: the large ones overlap more than they need
+            sides = range(windows.fit(max(windows.step, size // count)), window + 1, windows.step)
+            window = next(
+                side
+                for side in sides
+                if (count - 1) * _stride(side, windows.step, overlap) + side >= size
+            )
+        room = (size - window) / windows.step / (count - 1)
+        starts = [math.ceil(number * room) * windows.step for number in range(count)]
+    return Axis(size, window, tuple(starts), _weights(size, window, starts))
 
 
-def _bump(window: tuple[int, int], device: torch.device) -> Tensor:
-    """A Gaussian over a tile, (h, w), with a standard deviation of an eighth of its side."""
-    profiles = []
-    for side in window:
-        x = torch.arange(side, device=device, dtype=torch.float32) - (side - 1) / 2
-        profiles.append(torch.exp(-0.5 * (x / (side / 8)) ** 2).clamp(min=1e-3))
-    return profiles[0][:, None] * profiles[1][None, :]
+def _stride(window: int, step: int, overlap: float) -> int:
+    """Pixels from one window to the next: a multiple of the step."""
+    return max(step, int(window * (1 - overlap)) // step * step)
+
+
+def _weights(size: int, window: int, starts: list[int]) -> NDArray[np.float32]:
+    x = np.arange(window) - (window - 1) / 2
+    bump = np.exp(-0.5 * (x / (window / 8)) ** 2)  # falls to 3e-4 at the ends
+    total = np.zeros(max(size, starts[-1] + window))
+    for start in starts:
+        total[start : start + window] += bump
+    return np.stack([bump / total[start : start + window] for start in starts]).astype(np.float32)

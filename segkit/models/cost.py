@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.models.segmenter import Segmenter
@@ -29,3 +30,37 @@ def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
         model.eval()(parameter.new_zeros(1, in_channels, *size))
     model.train(was_training)
     return counter.get_total_flops() / 1e9
+
+
+def peak_bytes(model: Segmenter, in_channels: int) -> float:
+    """Memory that predicting takes for each pixel of the input, about, in bytes of float32.
+
+    The maps of the encoder live until the neck has used them; of all others the largest is
+    reckoned three times, as input, output and workspace of a convolution.
+    """
+    if model.encoder.padding == "valid":
+        size = (valid_input(64, len(model.encoder.strides)),) * 2
+    else:
+        side = 2 * (model.encoder.multiple or model.encoder.strides[-1])
+        size = model.encoder.fixed_size or (side, side)
+    largest = 0
+
+    def measure(module: nn.Module, args: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel())
+
+    parameter = next(model.parameters())
+    hooks = [module.register_forward_hook(measure) for module in model.modules()]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(parameter.new_zeros(1, in_channels, *size))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    pixels = size[0] * size[1]
+    levels = zip(model.encoder.channels, model.encoder.strides, strict=True)
+    kept = sum(channels / stride**2 for channels, stride in levels)
+    return 4 * (kept + 3 * largest / pixels)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from segkit.planning.memory import GB as GB
+from segkit.planning.memory import first_number, main_memory
 from segkit.schema import Trainer
 
-GB = 1024**3
-UNKNOWN_MEMORY = 8 * GB
-"""What is reckoned with where the system does not tell."""
 SPEED = {"cpu": 60e9, "mps": 2e12, "cuda": 10e12}
 """Floating-point operations a second of a core or a device in training, to the order of magnitude:
 slower than they can, faster than a bad day."""
@@ -59,7 +57,16 @@ def find_machine(trainer: Trainer) -> Machine:
         return Machine("cuda", memory, cores, _count(trainer.devices, torch.cuda.device_count()))
     if wanted in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return Machine("mps", torch.mps.recommended_max_memory(), cores)
-    return Machine("cpu", _main_memory(), cores, _count(trainer.devices, 1))
+    return Machine("cpu", main_memory(), cores, _count(trainer.devices, 1))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a GPU has left; of the main memory all of it, which caches fill anyway."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return main_memory()
 
 
 def _count(devices: int | str | list[int], present: int) -> int:
@@ -80,25 +87,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _main_memory() -> int:
-    """Bytes of the machine, or of the container that runs this."""
-    try:
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        installed = UNKNOWN_MEMORY
-    limits = [_first_number(p) for p in ("memory.max", "memory/memory.limit_in_bytes")]
-    return int(min([installed, *(limit for limit in limits if limit)]))
-
-
 def _quota_of_cores() -> int:
     """Cores that a container may use, at least one; many where nothing limits it."""
-    quota, period = _first_number("cpu.max"), _first_number("cpu.max", 1)
+    quota, period = first_number("cpu.max"), first_number("cpu.max", 1)
     return max(1, int(quota / period)) if quota and period else 2**16
-
-
-def _first_number(name: str, position: int = 0) -> float | None:
-    """A number of a file of the control groups; None where there is none, or "max"."""
-    try:
-        return float(Path("/sys/fs/cgroup", name).read_text().split()[position])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segkit.errors import SegkitError
 from segkit.report.table import read_csv, write_csv
+from segkit.training.checkpoint_io import CheckpointNotWrittenError
 
 METRICS_FILE = "metrics.csv"
 STEPS_UNSEEN = 50
@@ -140,14 +141,27 @@ class StopWhenNotFinite(L.Callback):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps what was reached when a training ends early, unless its loss was not finite."""
+    """Keeps what was reached when a training ends early, if it is finite and can be written."""
+
+    _began = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on there is something to keep; a resumed run is restored by now."""
+        super().on_train_start(trainer, pl_module)
+        self._began = True
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Write the checkpoint."""
-        if not isinstance(exception, LossNotFiniteError):
+        if not self._began or isinstance(exception, LossNotFiniteError | CheckpointNotWrittenError):
+            return
+        try:
             super().on_exception(trainer, pl_module, exception)
+        except CheckpointNotWrittenError:
+            # what ended the training is to be told, if it was not the user
+            if isinstance(exception, KeyboardInterrupt):
+                raise
 
 
 class History(L.Callback):

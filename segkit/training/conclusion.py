@@ -15,6 +15,7 @@ from segkit.files import write_whole
 from segkit.inference.evaluation import Evaluation, evaluate
 from segkit.inference.predictor import Predictor
 from segkit.inference.summary import write_evaluation_report, write_tables
+from segkit.inference.torch_network import TorchNetwork
 from segkit.models.cost import gflops
 from segkit.report.table import read_csv, score_table
 from segkit.schema import TrainConfig
@@ -50,8 +51,9 @@ def conclude(
     best = _best(folder)
     if best.name == "last.ckpt":
         notes = [*notes, "no epoch was validated: the scores are those of last.ckpt"]
+    model, card = checkpoint.read(best)
     predictor = Predictor(
-        *checkpoint.read(best), instances=settings.instances, min_size=settings.min_size
+        TorchNetwork(model, card), instances=settings.instances, min_size=settings.min_size
     )
     data.objects = settings.instances is not None or "membranes" in settings.metrics
     whole = data.whole("val")
@@ -82,7 +84,7 @@ def conclude(
         # JSON knows no NaN
         **{key: value if math.isfinite(value) else None for key, value in reached.items()},
         "parameters": parameters,
-        "gflops": round(gflops(predictor.model, predictor.card.in_channels, crop), 2),
+        "gflops": round(gflops(model, card.in_channels, crop), 2),
         "seconds_per_step": statistics.median(float(str(r["seconds_per_step"])) for r in history)
         if history
         else None,

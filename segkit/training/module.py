@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from segkit.checkpoint import KEY, ModelCard
+from segkit.card import ModelCard
+from segkit.checkpoint import KEY
 from segkit.data.dataset import Item
 from segkit.errors import SegkitError
-from segkit.inference.tiling import whole_logits
+from segkit.inference.batching import SIDE
+from segkit.inference.torch_network import blend, windows_of
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
@@ -67,6 +69,7 @@ class SegmentationModule(L.LightningModule):
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss = MeanMetric()
         self.decoder, self.objects = decoder, InstanceScores()
+        self.windows = windows_of(model, max(SIDE, *card.img_size))
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """The loss of the head, plus the weighted losses of the auxiliary heads."""
@@ -82,15 +85,14 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Item, batch_idx: int) -> None:
         """Count the confusions of whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
-        logits = whole_logits(self.model, image)  # (B, num_logits, H, W)
+        both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
+        logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
         for i in range(len(logits)):  # image by image, so that the size of the batch has no say
             one = slice(i, i + 1)
             own = None if weight is None else weight[one]
             self.val_loss.update(self.loss(logits[one], target[one], own))
-        head = self.model.head
-        probabilities = head.activate(logits)
-        labels = head.decide(probabilities)
+        labels = self.model.head.decide(probabilities)
         self.confusion.update(labels, target)
         if self.decoder is not None and "ids" in batch:
             maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
@@ -100,6 +102,11 @@ class SegmentationModule(L.LightningModule):
                 self.objects.update(
                     object_counts(ids, self.decoder(p, decided), marks, IGNORE_INDEX)
                 )
+
+    def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
+        """The predictor blends probabilities; the loss wants logits."""
+        logits = self.model(tiles).float()
+        return torch.cat([logits, self.model.head.activate(logits)], dim=1)
 
     def on_validation_epoch_end(self) -> None:
         """Scores from the one confusion matrix of the epoch."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from segkit import checkpoint
-from segkit.checkpoint import ModelCard
+from segkit.card import ModelCard
 from segkit.data.checking import DataSummary
 from segkit.data.source import DataSource
 from segkit.data.target import Target
@@ -75,6 +75,8 @@ def make_card(
         mask_values=values,
         background=None if not target.from_ids and named and mode != "binary" else 0,
         target=settings.target.as_dict(),
+        mode=model.head.mode,
+        threshold=getattr(model.head, "threshold", 0.5),
         pretrained_from=model.encoder.pretrained_from,
         config=settings.model_dump(mode="json"),
         versions=checkpoint.versions(),

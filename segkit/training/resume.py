@@ -77,9 +77,16 @@ def require_rest(folder: Path, trainer: Trainer) -> None:
     """Make sure that something is left to train of a run that is to go on.
 
     Raises:
-        SegkitError: It has all the epochs or steps that it is to have.
+        SegkitError: It has all the epochs or steps that it is to have, or its checkpoint cannot be
+            gone on with.
     """
-    stored = checkpoint.read_raw(last_checkpoint(folder))
+    last = last_checkpoint(folder)
+    stored = checkpoint.read_raw(last)
+    if not stored.keys() >= {"loops", "optimizer_states", "callbacks"}:
+        raise SegkitError(
+            f"resume={folder}: {last} has no state of the optimizer, as a best.ckpt has none. Put"
+            " back the one that the run wrote."
+        )
     epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for done, limit, key in (
         (epochs, trainer.epochs, "max_epochs"),

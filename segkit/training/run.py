@@ -138,7 +138,13 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         if not trainer.is_global_zero:
             sys.exit()
 
-    return conclude(settings, folder, data, parameters, notes, console)
+    try:
+        return conclude(settings, folder, data, parameters, notes, console)
+    except SegkitError as error:
+        raise SegkitError(
+            f"{error} The training itself is done, its checkpoints are in"
+            f" {folder / 'checkpoints'}: python -m segkit.evaluate checkpoint=PATH scores one."
+        ) from error
 
 
 def _decoder(

@@ -23,6 +23,7 @@ from segkit.launch import INTERRUPTED
 from segkit.schema import TrainConfig
 from segkit.training import callbacks
 from segkit.training.budget import Budget
+from segkit.training.checkpoint_io import CheckpointNotWrittenError, WholeCheckpoints
 from segkit.training.datamodule import SegmentationData
 from segkit.training.loggers import make_logger
 from segkit.training.module import SegmentationModule
@@ -90,6 +91,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
         "deterministic": on_cpu if t.deterministic == "auto" else t.deterministic,
         "callbacks": listed,
+        "plugins": [WholeCheckpoints()],
         "use_distributed_sampler": False,  # ours share the draws out, and repeat no image
         "logger": make_logger(settings.logger, folder, settings.name),
         "enable_progress_bar": t.progress_bar,
@@ -104,6 +106,12 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
             f"trainer: accelerator={t.accelerator}, devices={t.devices}, precision={t.precision}"
             f" cannot be had here. {error}"
         ) from error
+
+
+def _kept(last: Path) -> str:
+    """A sentence that says which checkpoint a training that failed has left; they are whole."""
+    held = next((path for path in (last, last.with_name("best.ckpt")) if path.is_file()), None)
+    return f" The last good checkpoint is {held}." if held else ""
 
 
 def fit(
@@ -126,12 +134,22 @@ def fit(
     before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
-    except callbacks.LossNotFiniteError as error:
-        kept = f" The last good checkpoint is {last}." if last.is_file() else ""
-        raise SegkitError(f"{error}{kept}") from error
     except SegkitError as error:
         # one of a worker process brings the trace along as its text
-        raise SegkitError(str(error).rpartition("segkit.errors.SegkitError: ")[2]) from error
+        said = str(error).rpartition("segkit.errors.SegkitError: ")[2]
+        if isinstance(error, CheckpointNotWrittenError) and last.is_file():
+            raise SegkitError(
+                f"{said} The checkpoint before it, {last}, is whole: make room and go on with"
+                f" resume={folder}."
+            ) from error
+        raise SegkitError(f"{said}{_kept(last)}") from error
+    except RuntimeError as error:
+        if not resume or "loading state_dict" not in str(error):
+            raise
+        raise SegkitError(
+            f"resume={folder}: {last} does not fit the network of this run, it is that of another"
+            " one. Put back the one that the run wrote."
+        ) from error
     except SystemExit:  # Lightning's end after Ctrl-C
         if not trainer.interrupted:
             raise

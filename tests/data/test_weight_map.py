@@ -23,7 +23,7 @@ def plain(ids, w0, sigma):
     return np.where(ids == 0, w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2)), 0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     hnp.arrays(np.uint16, (17, 19), elements=st.sampled_from([0] * 30 + [1, 2, 3, 4000])),
     st.floats(0.5, 20),

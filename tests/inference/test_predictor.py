@@ -3,12 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import train_quick
 
 import segkit
 from segkit import checkpoint
+from segkit.card import ModelCard
 from segkit.data.cells import draw
 from segkit.data.reading import write_image
 from segkit.errors import SegkitError
+from segkit.inference.tiling import plan_grid
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,130 @@ def test_images_that_do_not_fit_are_errors(predictor):
             predictor(wrong)
 
 
+@pytest.fixture(scope="module")
+def images():
+    sizes = [(64, 64), (150, 90), (7, 5), (64, 50), (130, 200)]
+    return [draw(i, (200, 200)).image[:h, :w] for i, (h, w) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("tta", ["none", "flips", "d4"])
+def test_batch_order_and_company_do_not_matter(binary_run, images, tta):
+    alone = segkit.load(binary_run.checkpoint, device="cpu", tile=64, batch_size=1, tta=tta)
+    expected = [alone(image).probabilities for image in images]
+    for batch_size in (2, 7):
+        pooled = segkit.load(
+            binary_run.checkpoint, device="cpu", tile=64, batch_size=batch_size, tta=tta
+        )
+        for found, one in zip(pooled(images), expected, strict=True):
+            np.testing.assert_allclose(found.probabilities, one, atol=1e-5)
+        for found, one in zip(pooled(images[::-1]), expected[::-1], strict=True):
+            np.testing.assert_allclose(found.probabilities, one, atol=1e-5)
+
+
+def test_lists_may_hold_paths_and_an_error_stops_them(predictor, images, tmp_path):
+    write_image(tmp_path / "a.png", images[0])
+    found = predictor([str(tmp_path / "a.png"), images[1]])
+    np.testing.assert_array_equal(found[0].labels, predictor(images[0]).labels)
+    assert predictor([]) == []
+    with pytest.raises(SegkitError, match=r"none\.png"):
+        predictor([images[0], tmp_path / "none.png"])
+
+
+def test_a_stream_has_the_error_in_the_place_of_the_image(predictor, images):
+    wrong = np.zeros((8, 8, 5), np.uint8)
+    found = list(predictor.try_stream([images[0], wrong, images[1], np.zeros((0, 4)), images[2]]))
+    kinds = ["error" if isinstance(one, SegkitError) else one.labels.shape for one in found]
+    assert kinds == [(64, 64), "error", (150, 90), "error", (7, 5)]
+
+
+def test_windows_of_an_image_equal_it_in_memory(multiclass_run, multilabel_run):
+    for run, channels in ((multiclass_run, 3), (multilabel_run, 1)):
+        image = draw(7, (190, 333), channels).image
+        predictor = segkit.load(run.checkpoint, device="cpu", tile=64)
+        whole = predictor(image)
+        labels, maps = np.full_like(whole.labels, 99), np.full_like(whole.probabilities, np.nan)
+
+        class Windowed:
+            shape = image.shape
+
+            def read(self, top, left, height, width, image=image):
+                return image[top : top + height, left : left + width]
+
+        def writes_to(array):
+            def write(top, left, block):
+                height, width = block.shape[-2:]
+                array[..., top : top + height, left : left + width] = block
+
+            return write
+
+        predictor.predict_windows(Windowed(), writes_to(labels), writes_to(maps))
+        np.testing.assert_array_equal(labels, whole.labels)
+        np.testing.assert_allclose(maps, whole.probabilities, atol=1e-6)
+
+
+def test_there_is_no_seam(binary_run):
+    """Where tiles begin and end, probabilities step no more than in an image that is one tile."""
+    image = draw(8, (256, 512)).image
+
+    def steps(tile, overlap):
+        predictor = segkit.load(binary_run.checkpoint, device="cpu", tile=tile, overlap=overlap)
+        return np.abs(np.diff(predictor(image).probabilities[0], axis=1)).mean(0)  # (511,)
+
+    windows = segkit.load(binary_run.checkpoint, device="cpu", tile=64).windows
+    axis = plan_grid(256, 512, windows, 0.25).columns
+    edges = {start + side for start in axis.starts for side in (0, axis.window)} - {0, 512}
+    at_edges = [edge - 1 for edge in edges]
+    natural, blended, stitched = steps(512, 0), steps(64, 0.25), steps(64, 0)
+    assert blended[at_edges].max() < 1.5 * natural.max()
+    assert stitched.max() > 2 * natural.max()
+
+
+def test_context_is_seen_and_not_decided(binary_run):
+    image = draw(9, (128, 128)).image
+    plain = segkit.load(binary_run.checkpoint, device="cpu", tile=64, overlap=0)
+    wide = segkit.load(binary_run.checkpoint, device="cpu", tile=64, overlap=0, context=50)
+    whole = segkit.load(binary_run.checkpoint, device="cpu", tile=256, context=64)(image)
+    assert wide.windows.context == 64  # on the network's grid
+    errors = [np.abs(p(image).probabilities - whole.probabilities).max() for p in (plain, wide)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_an_ensemble_is_the_mean_of_its_members(binary_run, border_core_run, tmp_path):
+    image = draw(5, (60, 70)).image
+    stored = torch.load(binary_run.checkpoint, weights_only=True)
+    for value in stored["state_dict"].values():
+        if value.is_floating_point():
+            value.mul_(0.9)
+    torch.save(stored, tmp_path / "other.ckpt")
+    paths = [binary_run.checkpoint, tmp_path / "other.ckpt"]
+    one, two = (segkit.load(path, device="cpu")(image).probabilities for path in paths)
+    found = segkit.load(paths, device="cpu")(image).probabilities
+    np.testing.assert_allclose(found, (one + two) / 2, atol=1e-6)
+    assert np.abs(one - two).max() > 1e-3
+    with pytest.raises(SegkitError, match="number 2 of the list cannot be averaged"):
+        segkit.load([binary_run.checkpoint, border_core_run.checkpoint])
+    with pytest.raises(SegkitError, match="the list is empty"):
+        segkit.load([])
+
+
+def test_an_unpadded_network_is_exact_in_tiles(tmp_path):
+    run = train_quick(
+        tmp_path,
+        "encoder=unet",
+        "encoder.padding=valid",
+        "encoder.width=4",
+        "encoder.depth=3",
+        "data.crop_size=76",
+        "trainer.max_epochs=1",
+    )
+    image = draw(6, (90, 131)).image
+    small = segkit.load(run.checkpoint, device="cpu", tile=36, batch_size=2)(image)
+    large = segkit.load(run.checkpoint, device="cpu", tile=400)(image)
+    np.testing.assert_allclose(small.probabilities, large.probabilities, atol=1e-5)
+    with pytest.raises(SegkitError, match="context=10 cannot be had"):
+        segkit.load(run.checkpoint, context=10)
+
+
 def test_labels_are_decided_by_the_head(multiclass_run, multilabel_run):
     image = draw(3, (32, 48), 3).image
     result = segkit.load(multiclass_run.checkpoint, device="cpu")(image)
@@ -74,13 +201,13 @@ def test_augmented_prediction_is_equivariant(binary_run):
     np.testing.assert_allclose(
         predictor(image[:, ::-1]).probabilities[0], straight[:, ::-1], atol=1e-5
     )
-    flipped = segkit.load(binary_run.checkpoint, device="cpu", tta="flip")
+    flipped = segkit.load(binary_run.checkpoint, device="cpu", tta="flips")
     once = flipped(image).probabilities[0]
     np.testing.assert_allclose(flipped(image[::-1]).probabilities[0], once[::-1], atol=1e-5)
 
 
 def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
-    with pytest.raises(SegkitError, match="tta is 'd8', which is not one of none, flip, d4"):
+    with pytest.raises(SegkitError, match="tta is 'd8', which is not one of none, flips, d4"):
         segkit.load(binary_run.checkpoint, tta="d8")
     with pytest.raises(SegkitError, match="instances is 'magic'"):
         segkit.load(binary_run.checkpoint, instances="magic")
@@ -131,7 +258,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
 def test_the_card_comes_back_as_it_was_written(binary_run):
     card = checkpoint.read(binary_run.checkpoint)[1]
-    assert checkpoint.ModelCard.from_dict(card.to_dict()) == card
+    assert ModelCard.from_dict(card.to_dict()) == card
 
 
 def test_loading_asks_no_hub(binary_run, monkeypatch, tmp_path):

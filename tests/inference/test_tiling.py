@@ -1,86 +1,74 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from segkit.inference.tiling import mirrored, starts, whole_logits
-from segkit.models.segmenter import create_model
+from segkit.inference.tiling import Windows, mirrored, plan_grid
 
-
-class Identity(nn.Module):
-    """A network whose logits are the image: whatever tiling does to it must be undone."""
-
-    def __init__(self, padding="same", fixed_size=None, depth=2):
-        super().__init__()
-        self.encoder = nn.Module()
-        self.encoder.padding, self.encoder.fixed_size = padding, fixed_size
-        self.encoder.strides = tuple(2**i for i in range(depth))
-        self.head = nn.Module()
-        self.head.num_logits = 1
-        self.margin = {2: 8, 3: 20}[depth] if padding == "valid" else 0
-        self.seen = []
-
-    def forward(self, x):
-        self.seen.append(tuple(x.shape[-2:]))
-        m = self.margin
-        return x[..., m : x.shape[-2] - m, m : x.shape[-1] - m]
+WINDOWS = st.builds(
+    lambda step, smallest, more: Windows(smallest + more * step, step, smallest),
+    st.integers(1, 32),
+    st.integers(1, 40),
+    st.integers(0, 6),
+)
+OVERLAPS = st.floats(0, 0.95)
 
 
-SIZE = st.integers(1, 70)
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 700), WINDOWS, OVERLAPS)
+def test_windows_cover_the_image_and_their_weights_sum_to_one(size, windows, overlap):
+    axis = plan_grid(size, 1, windows, overlap).rows
+    total = np.zeros(axis.starts[-1] + axis.window)
+    for start, weights in zip(axis.starts, axis.weights, strict=True):
+        assert (weights > 0).all()
+        total[start : start + axis.window] += weights
+    assert len(total) >= size
+    np.testing.assert_allclose(total[:size], 1, rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
-@given(SIZE, SIZE, st.integers(1, 40), st.floats(0, 0.9))
-def test_tiles_of_an_identity_give_back_the_image(height, width, tile, overlap):
-    image = torch.rand(2, 1, height, width)
-    result = whole_logits(Identity(), image, tile, overlap)
-    torch.testing.assert_close(result, image, atol=1e-5, rtol=1e-5)
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 700), WINDOWS, OVERLAPS)
+def test_windows_are_on_the_grid_and_overlap_by_as_much_as_asked(size, windows, overlap):
+    axis = plan_grid(1, size, windows, overlap).columns
+    assert axis.window <= windows.largest
+    assert (axis.window - windows.smallest) % windows.step == 0
+    assert all(start % windows.step == 0 for start in axis.starts)
+    between = np.diff(axis.starts)
+    assert (between > 0).all()
+    # by less only where the step of the grid is longer
+    assert (between <= max(windows.step, axis.window * (1 - overlap))).all()
+    assert axis.starts[-1] < size
 
 
-@settings(max_examples=40, deadline=None)
-@given(SIZE, SIZE, st.integers(1, 40), st.sampled_from([2, 3]))
-def test_an_unpadded_network_sees_mirrored_context_and_gives_back_the_image(
-    height, width, tile, depth
-):
-    image = torch.rand(1, 1, height, width)
-    result = whole_logits(Identity("valid", depth=depth), image, tile)
-    torch.testing.assert_close(result, image, atol=1e-5, rtol=1e-5)
+def test_as_few_tiles_as_do_and_these_as_small_as_they_may_be():
+    windows = Windows(1024, 64, 64)
+    small = plan_grid(7, 520, windows, 0.25)
+    assert (small.rows.window, small.rows.starts) == (64, (0,))
+    assert (small.columns.window, small.columns.starts) == (576, (0,))
+    # 1500 pixels in two of 896 rather than in two of 1024
+    axis = plan_grid(1500, 1, windows, 0.25).rows
+    assert (axis.window, axis.starts) == (896, (0, 640))
+    assert len(plan_grid(20_000, 1, windows, 0.25).rows.starts) == 26
 
 
-@settings(max_examples=30, deadline=None)
-@given(SIZE, SIZE)
-def test_a_network_of_one_size_sees_tiles_of_at_most_that_size(height, width):
-    model = Identity(fixed_size=(32, 32))
-    image = torch.rand(1, 1, height, width)
-    torch.testing.assert_close(whole_logits(model, image), image, atol=1e-5, rtol=1e-5)
-    assert all(h <= 32 and w <= 32 for h, w in model.seen)
+def test_the_paper_s_tiles():
+    """572 x 572 pixels are seen, 388 x 388 decided, 92 on each side mirrored or seen."""
+    windows = Windows(388, 16, 4, 92)
+    grid = plan_grid(388, 700, windows, 0)
+    assert (grid.rows.window, grid.columns.window) == (388, 356)
+    seen = grid.rows.indices(0, grid.context)
+    assert len(seen) == 572
+    assert seen[:93].tolist() == [*range(91, -1, -1), 0]
+    assert seen[-93:].tolist() == [387, *range(387, 295, -1)]
 
 
-@given(st.integers(1, 500), st.integers(1, 200), st.floats(0, 0.95))
-def test_starts_cover_everything_with_at_least_the_overlap(size, tile, overlap):
-    found = starts(size, tile, overlap)
-    assert found[0] == 0
-    assert max(found) + tile >= size
-    assert all(0 < b - a <= tile for a, b in pairwise(found))
-    if tile < size:
-        assert found[-1] == size - tile
-
-
-def test_small_images_go_through_at_once_and_large_ones_in_tiles(monkeypatch):
-    model = Identity()
-    whole_logits(model, torch.zeros(1, 1, 50, 60))
-    assert model.seen == [(50, 60)]
-    monkeypatch.setattr("segkit.inference.tiling.WHOLE_PIXELS", 1000)
-    monkeypatch.setattr("segkit.inference.tiling.TILE", 32)
-    model.seen.clear()
-    whole_logits(model, torch.zeros(1, 1, 50, 60))
-    assert len(model.seen) > 1
-    assert set(model.seen) == {(32, 32)}
+def test_a_network_of_one_size_gets_that_size():
+    grid = plan_grid(100, 500, Windows(224, 16, fixed=(224, 192)), 0.25)
+    assert (grid.rows.window, grid.rows.starts) == (224, (0,))
+    assert grid.columns.window == 192
+    assert grid.columns.starts[-1] + 192 >= 500
 
 
 def test_mirrored_indices():
@@ -88,25 +76,6 @@ def test_mirrored_indices():
     assert mirrored(-3, 4, 1).tolist() == [0] * 7
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
-def test_real_networks_give_every_size(size):
-    for encoder, neck in (
-        ({"name": "resnet18", "pretrained": False}, "fpn"),
-        ({"name": "unet", "width": 2, "depth": 3, "padding": "valid"}, "unet"),
-    ):
-        model = create_model(encoder, neck, in_channels=1).eval()
-        with torch.no_grad():
-            assert whole_logits(model, torch.rand(1, 1, *size)).shape == (1, 1, *size)
-
-
-def test_tiles_of_an_unpadded_network_equal_one_pass():
-    """The overlap-tile strategy is exact: each pixel sees the same surroundings in every tile."""
-    model = create_model(
-        {"name": "unet", "width": 4, "depth": 2, "padding": "valid", "dropout": 0}, "unet"
-    ).eval()
-    image = torch.rand(1, 3, 64, 48)
-    with torch.no_grad():
-        once = whole_logits(model, image, tile=64)
-        # tiles on the grid of the pooling, else max-pooling groups other pixels
-        tiled = whole_logits(model, image, tile=16, overlap=0.5)
-    torch.testing.assert_close(once, tiled, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize(("size", "fits"), [(1, 4), (4, 4), (5, 20), (388, 388), (389, 404)])
+def test_the_smallest_window_that_holds_so_many_pixels(size, fits):
+    assert Windows(1000, 16, 4, 92).fit(size) == fits

@@ -14,7 +14,8 @@ from segkit.config import compose
 from segkit.data.builtin import CellsSource
 from segkit.data.reading import read_mask, write_image
 from segkit.errors import SegkitError
-from segkit.inference.commands import evaluate, predict
+from segkit.inference.evaluate_command import evaluate
+from segkit.predicting.command import predict
 from segkit.report.table import read_csv
 
 

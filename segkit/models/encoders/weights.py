@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import SegkitError
+from segkit.torch_files import fault
 
 HUB_ANSWER_SECONDS = 4.0
 
@@ -35,11 +37,14 @@ def read_file(path: Path) -> Any:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its message advises to run the file's code
+        reason = fault(path) or "its pickle is damaged"
     except Exception as error:
-        raise SegkitError(
-            f"encoder.pretrained: {path} cannot be read as a .safetensors or PyTorch file of"
-            f" weights: {error}. If it was downloaded, delete it and try again."
-        ) from error
+        reason = str(error)
+    raise SegkitError(
+        f"encoder.pretrained: {path} cannot be read as a .safetensors or PyTorch file of weights:"
+        f" {reason}. If it was downloaded, delete it and try again."
+    )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segkit.errors import SegkitError
 from segkit.models.heads.base import Head
+from segkit.targets import decide
 
 
 class BinaryHead(Head, name="binary"):
@@ -52,4 +53,4 @@ class BinaryHead(Head, name="binary"):
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """(B, 1, H, W) -> (B, H, W): 1 where the probability exceeds the threshold."""
-        return (probabilities[:, 0] > self.threshold).long()
+        return decide(probabilities, self.mode, self.threshold).long()

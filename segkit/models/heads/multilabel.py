@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.models.heads.base import Head
+from segkit.targets import decide
 
 
 class MultilabelHead(Head, name="multilabel"):
@@ -46,4 +47,4 @@ class MultilabelHead(Head, name="multilabel"):
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """(B, N, H, W) -> (B, N, H, W): 1 where the probability exceeds the threshold."""
-        return (probabilities > self.threshold).long()
+        return decide(probabilities, self.mode, self.threshold).long()

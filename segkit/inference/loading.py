@@ -1,0 +1,63 @@
+"""From files to a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import SegkitError
+from segkit.inference.network import Network
+from segkit.inference.predictor import Predictor
+
+
+def load(
+    path: Path | str | Sequence[Path | str],
+    device: str = "auto",
+    *,
+    tile: int | None = None,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Predictor:
+    """The predictor of a file, which is all that is needed: no network, no training data.
+
+    Args:
+        path: A ``best.ckpt`` or ``last.ckpt`` of a run, or a file that ``python -m segkit.export``
+            wrote; or several of them, whose probabilities are averaged.
+        device: Where to compute: "auto" takes a GPU if there is one.
+        tile: Side of the tiles of large images in pixels; None: from the training's crops and the
+            memory.
+        batch_size: Tiles that are predicted at once; None: what memory allows.
+        options: Those of :class:`Predictor`: tta, instances, min_size, waist, fill_holes, overlap,
+            context, threshold.
+
+    Raises:
+        SegkitError: There is no such file, or it is none of segkit.
+    """
+    for name, value in (("tile", tile), ("batch_size", batch_size)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise SegkitError(f"{name} is {value!r}: give a number of 1 or more, or None.")
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise SegkitError("checkpoint: the list is empty. Give one file or more.")
+    return Predictor([_network(Path(each), device, tile, batch_size) for each in paths], **options)
+
+
+def _network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
+    # imported here: an exported file needs none of torch
+    if path.suffix == ".onnx":
+        from segkit.inference.onnx_network import OnnxNetwork
+
+        return OnnxNetwork.read(path, device, tile, batch_size)
+    if path.suffix == ".xml":
+        from segkit.inference.openvino_network import OpenVinoNetwork
+
+        return OpenVinoNetwork.read(path, device, tile, batch_size)
+    if path.suffix == ".pt2":
+        from segkit.inference.torch_export_network import TorchExportNetwork
+
+        return TorchExportNetwork.read(path, device, tile, batch_size)
+    from segkit import checkpoint
+    from segkit.inference.torch_network import TorchNetwork
+
+    return TorchNetwork(*checkpoint.read(path), device, tile, batch_size)

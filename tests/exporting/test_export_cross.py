@@ -1,0 +1,121 @@
+"""Every encoder preset with every neck, heads and upsamplings in turn, as ONNX; and the others.
+
+SEGKIT_EXPORT_CROSS=full takes every head with each of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.card import ModelCard
+from segkit.data.normalization import Normalization
+from segkit.exporting.checking import check, sizes_to_check
+from segkit.exporting.command import ENDINGS, Format, describe, read
+from segkit.exporting.images import RealImages
+from segkit.exporting.onnx_file import onnx_model, write_onnx
+from segkit.exporting.openvino_file import write_openvino
+from segkit.exporting.torch_export_file import write_torch_export
+from segkit.inference.torch_network import TorchNetwork
+from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
+from segkit.models.segmenter import Segmenter
+
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "encoder").glob("*.yaml") if path.stem != "timm")
+UPSAMPLES = ("nearest", "bilinear", "deconv")
+FULL = os.environ.get("SEGKIT_EXPORT_CROSS") == "full"
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def preset(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def encoder(preset) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder.build(preset, pretrained=False)
+
+
+def export_and_check(encoder: Encoder, neck: str, upsample: str, head: str, kind: Format, folder):
+    """Write a network of these parts, and compare the file with it at several sizes."""
+    classes = {} if head == "binary" else {"num_classes": 3}
+    middle = Neck.build(neck, channels=encoder.channels, strides=encoder.strides, upsample=upsample)
+    model = Segmenter(
+        encoder, middle, Head.build(head, in_channels=middle.out_channels, **classes)
+    ).eval()
+    card = ModelCard(
+        encoder={"name": encoder.name},
+        neck={"name": neck},
+        head={"name": head},
+        in_channels=3,
+        num_classes=model.head.num_classes,
+        auxiliary=0,
+        img_size=(64, 64),
+        class_names=("a", "b", "c")[: model.head.num_classes],
+        class_colors=((0, 0, 0),) * model.head.num_classes,
+        normalization=Normalization("uint8", 0, 255, (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)),
+        mask_values=(0, 1, 2)[: model.head.num_classes],
+        mode=model.head.mode,
+    )
+    contents = describe(model, card, True, True)
+    sizes = sizes_to_check(contents.windows)
+    path = folder / f"model{ENDINGS[kind]}"
+    if kind == "torch_export":
+        write_torch_export(model, contents, sizes, path)
+    else:
+        proto = onnx_model(model, contents, sizes)
+        write_onnx(proto, path) if kind == "onnx" else write_openvino(proto, contents, path)
+    image = np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)
+    reference = TorchNetwork(model, card, "cpu", tile=128, batch_size=1)
+    real = RealImages("an image", [image])
+    random, other = check(reference, read(kind, path), contents, real)
+    assert random.pixels > 0
+    assert other.pixels > 0
+
+
+@pytest.mark.parametrize("neck", Neck.names())
+def test_every_encoder_and_neck_is_the_same_as_onnx(preset, encoder, neck, tmp_path):
+    turn = Neck.names().index(neck) + PRESETS.index(preset)
+    heads = Head.names()
+    for head in heads if FULL else [heads[turn % len(heads)]]:
+        export_and_check(encoder, neck, UPSAMPLES[turn % 3], head, "onnx", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["openvino", "torch_export"])
+@pytest.mark.parametrize(
+    ("name", "neck", "head"),
+    [
+        ("convnext_tiny", "unet", "multiclass"),
+        ("efficientnet_b0", "fpn", "multilabel"),
+        ("mobilenetv3_large_100", "fcn", "binary"),
+    ],
+)
+def test_a_sample_as_the_other_formats(kind, name, neck, head, tmp_path):
+    torch.manual_seed(0)
+    encoder = Encoder.build(name, pretrained=False)
+    export_and_check(encoder, neck, "bilinear", head, kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch_export"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("regnety_002", {}),
+        ("vit_tiny_patch16_224", {"img_size": 64}),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "depth": 2}),
+    ],
+)
+def test_other_families_of_timm(name, options, kind, tmp_path):
+    torch.manual_seed(0)
+    encoder = Encoder.build(name, pretrained=False, **options)
+    export_and_check(encoder, "fpn", "nearest", "multiclass", kind, tmp_path)

@@ -1,0 +1,204 @@
+"""Images and folders that cannot be used: each is named, and no half of a file is left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import train_quick
+
+import segkit
+from segkit.data.cells import draw
+from segkit.data.reading import read_image, read_mask, write_image
+from segkit.errors import SegkitError
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The checkpoint of a small network for grey images."""
+    folder = tmp_path_factory.mktemp("small")
+    return train_quick(folder, "encoder=unet", "encoder.width=4", "encoder.depth=2").checkpoint
+
+
+def run_predict(small, tmp_path, *arguments, **options):
+    command = [sys.executable, "-m", "segkit.predict", f"checkpoint={small}", "device=cpu"]
+    return subprocess.run(
+        [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, **options
+    )
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def write_png_without_pixels(path: Path, height: int, width: int) -> None:
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def write_tiff_without_pixels(path: Path) -> None:
+    """A whole one whose entry for the height is set to zero."""
+    tifffile.imwrite(path, np.zeros((4, 9), np.uint8), byteorder="<", metadata=None)
+    data = bytearray(path.read_bytes())
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [at + 2 + 12 * i for i in range(count)]
+    (height,) = (e for e in entries if struct.unpack_from("<H", data, e)[0] == 257)
+    struct.pack_into("<I", data, height + 8, 0)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 5), (5, 0), (0, 0)])
+def test_a_png_without_pixels(tmp_path, height, width):
+    write_png_without_pixels(tmp_path / "a.png", height, width)
+    for read in (read_image, read_mask):
+        with pytest.raises(SegkitError, match=rf"a\.png: .*no pixels, only {height} x {width}: sa"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("ignore:.*writing zero-size array:UserWarning")
+def test_a_tiff_without_pixels(tmp_path):
+    write_tiff_without_pixels(tmp_path / "a.tif")
+    with pytest.raises(SegkitError, match=r"a\.tif: .*no pixels, only 0 x 9: save it again"):
+        read_image(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((0, 5), np.uint8))
+    with pytest.raises(SegkitError, match=r"b\.tif: .*no pixels"):
+        read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((0, 5), np.uint8),
+        np.zeros((5, 0, 1), np.uint8),
+        np.zeros((5, 5, 0), np.uint8),
+        np.zeros((5, 5, 1, 1), np.uint8),
+        np.zeros(5, np.uint8),
+        None,
+    ],
+)
+def test_arrays_that_are_no_images(small, image):
+    predictor = segkit.load(small, device="cpu")
+    for given in (image, [image]):
+        with pytest.raises(SegkitError, match=r"an image is a path, or a numpy array \(H, W\)"):
+            predictor(given)
+
+
+@pytest.mark.parametrize("channels", [5, 7])
+def test_wrong_channels_are_counted(small, tmp_path, channels):
+    image = np.zeros((8, 9, channels), np.uint8)
+    predictor = segkit.load(small, device="cpu")
+    with pytest.raises(SegkitError, match=f"an image of {channels} channels cannot be made one of"):
+        predictor(image)
+    tifffile.imwrite(tmp_path / "many.tif", image, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(SegkitError, match=f"an image of {channels} channels cannot be made one of"):
+        predictor(tmp_path / "many.tif")
+
+
+def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in/good.png", draw(1, (40, 48)).image)
+    write_image(tmp_path / "in/colour.png", draw(1, (40, 48), 3).image)
+    write_png_without_pixels(tmp_path / "in/flat.png", 0, 7)
+    write_tiff_without_pixels(tmp_path / "in/low.tif")
+    tifffile.imwrite(
+        tmp_path / "in/five.tif",
+        np.zeros((8, 8, 5), np.uint8),
+        photometric="minisblack",
+        planarconfig="contig",
+    )
+    tifffile.imwrite(tmp_path / "in/nan.tif", np.full((8, 8), np.nan, np.float32))
+    (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:300])
+    (tmp_path / "in/empty.jpg").write_bytes(b"")
+    done = run_predict(small, tmp_path, "input=in", "output=out")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()
+    for name, reason in {
+        "flat.png": "no pixels, only 0 x 7: save it again or leave it out",
+        "low.tif": "no pixels, only 0 x 9: save it again or leave it out",
+        "five.tif": "an image of 5 channels cannot be made one of 1",
+        "nan.tif": "not finite (NaN or infinite): replace them first",
+        "cut.png": "it is cut short",
+        "empty.jpg": "it is empty",
+    }.items():
+        (line,) = (line for line in said if name in line)
+        assert reason in line
+    masks = {p.name for p in (tmp_path / "out").iterdir() if p.is_file()}
+    assert masks == {"good.png", "colour.png"}
+    for name in masks:
+        assert read_mask(tmp_path / "out" / name).shape == (40, 48)
+
+
+def left(folder: Path) -> list[str]:
+    """The files of results in a folder."""
+    inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(p.as_posix() for p in inside if p.parts[0] != ".segkit")
+
+
+def test_a_mask_that_cannot_be_written_whole_is_not_there(small, tmp_path):
+    """As on a full disk: the limit of the system makes real writes fail."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 1), np.uint8)
+    write_image(tmp_path / "noise.png", noise)
+    limit = 20_000  # the mask is smaller, the overlay is not
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = run_predict(small, tmp_path, "input=noise.png", "output=out", preexec_fn=limited)
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert "cannot write 'out/overlays/noise.png': File too large. Check that" in done.stderr
+    assert not (tmp_path / "out/overlays/noise.png").exists()
+    again = run_predict(small, tmp_path, "input=noise.png", "output=out")
+    assert again.returncode == 0, again.stderr
+    assert left(tmp_path / "out") == ["noise.png", "overlays/noise.png"]
+    assert read_mask(tmp_path / "out/noise.png").shape == (256, 256)
+
+
+def as_anybody() -> None:
+    """Takes from root the right to read and write what its permissions forbid."""
+    drop, override, search = 24, 1, 2  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    for right in (override, search):
+        if os.geteuid() == 0 and ctypes.CDLL(None).prctl(drop, right, 0, 0, 0):
+            raise OSError("the right cannot be given up")
+
+
+linux = pytest.mark.skipif(
+    os.name != "posix" or (os.geteuid() == 0 and sys.platform != "linux"),
+    reason="permissions do not bind",
+)
+
+
+@linux
+def test_folders_and_files_without_permission(small, tmp_path):
+    write_image(tmp_path / "a.png", draw(1, (20, 20)).image)
+    locked, above = tmp_path / "locked", tmp_path / "above"
+    for folder in (locked, above):
+        folder.mkdir(mode=0o500)
+    for output, place in (("locked", "locked/"), ("above/new", "above/new")):
+        done = run_predict(
+            small, tmp_path, "input=a.png", f"output={output}", preexec_fn=as_anybody
+        )
+        assert done.returncode == 2, done.stdout
+        assert "Traceback" not in done.stderr
+        assert place in done.stderr
+        assert "Permission denied" in done.stderr
+        assert not left(locked)
+        assert not left(above)
+    hidden = tmp_path / "hidden.ckpt"
+    hidden.write_bytes(small.read_bytes())
+    hidden.chmod(0)
+    done = run_predict(hidden, tmp_path, "input=a.png", "output=out", preexec_fn=as_anybody)
+    assert done.returncode == 2
+    assert "hidden.ckpt cannot be read as data: Permission denied. Check that" in done.stderr

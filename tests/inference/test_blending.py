@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segkit.errors import SegkitError
+from segkit.inference.blending import Canvas, fill, mean_probabilities
+from segkit.inference.network import Network
+from segkit.inference.tiling import Windows, plan_grid
+
+
+class Identity(Network):
+    """Its probabilities are the image: whatever is done to tiles must be undone."""
+
+    def __init__(self, windows, batch_size=1, channels=1):
+        self.windows, self.batch_size, self.channels = windows, batch_size, channels
+        self.card = SimpleNamespace(num_logits=channels)
+        self.calls = []
+
+    def prepare(self, window):
+        if np.isnan(window).any():
+            raise SegkitError("not a number")
+        return np.ascontiguousarray(window.transpose(2, 0, 1))
+
+    def probabilities(self, batch):
+        self.calls.append(batch.shape)
+        c = self.windows.context
+        return batch[..., c : batch.shape[-2] - c, c : batch.shape[-1] - c]
+
+
+class Image:
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def read(self, top, left, height, width):
+        part = self.values[top : top + height, left : left + width]
+        assert part.shape[:2] == (height, width), "read beyond the image"
+        return part
+
+
+def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20, windows=None):
+    """What comes back for each image, and how often each of its pixels was written."""
+    results = [np.zeros(im.shape, np.float32).transpose(2, 0, 1) for im in images]
+    counts = [np.zeros(im.shape[:2], int) for im in images]
+    canvases = []
+    for image, result, count in zip(images, results, counts, strict=True):
+
+        def write(top, left, block, result=result, count=count):
+            inside = (..., slice(top, top + block.shape[-2]), slice(left, left + block.shape[-1]))
+            result[inside] = block
+            count[inside] += 1
+
+        grid = plan_grid(*image.shape[:2], windows or network.windows, overlap)
+        canvases.append(Canvas(Image(image), grid, write, network, band_bytes))
+    done = list(fill(canvases, [network], tta))
+    assert done == canvases  # in their order
+    return results, counts, canvases
+
+
+SIZE = st.integers(1, 70)
+WINDOWS = st.builds(
+    lambda step, more, context: Windows(step * (1 + more), step, step, context),
+    st.integers(1, 12),
+    st.integers(0, 5),
+    st.sampled_from([0, 3, 40]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(SIZE, SIZE), min_size=1, max_size=4),
+    WINDOWS,
+    st.floats(0, 0.9),
+    st.integers(1, 5),
+    st.sampled_from(["none", "flips", "d4"]),
+    st.sampled_from([1, 500, 2**20]),
+)
+def test_an_identity_gives_back_images_of_any_size(sizes, windows, overlap, batch, tta, band):
+    rng = np.random.default_rng(0)
+    images = [rng.random((*size, 2), np.float32) for size in sizes]
+    network = Identity(windows, batch, channels=2)
+    results, counts, canvases = predict(network, images, overlap, tta, band)
+    for image, result, count, canvas in zip(images, results, counts, canvases, strict=True):
+        np.testing.assert_allclose(result, image.transpose(2, 0, 1), atol=1e-5)
+        assert (count == 1).all()
+        assert canvas.error is None
+
+
+def test_tiles_of_many_images_share_full_batches():
+    network = Identity(Windows(32, 32, 32), batch_size=8)
+    images = [np.random.default_rng(i).random((20 + i, 31, 1), np.float32) for i in range(10)]
+    images.append(np.ones((32, 130, 1), np.float32))  # five tiles more
+    results, _, _ = predict(network, images, overlap=0)
+    assert [shape[0] for shape in network.calls] == [8, 7]
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_allclose(result[0], image[..., 0], atol=1e-6)
+
+
+def test_small_tiles_fill_a_batch_of_as_many_pixels():
+    network = Identity(Windows(64, 8, 8), batch_size=1)
+    predict(network, [np.ones((16, 16, 1), np.float32)] * 20)
+    assert [shape[0] for shape in network.calls] == [16, 4]
+
+
+def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr("segkit.inference.blending.OPEN", 3)
+    network = Identity(Windows(64, 8, 8), batch_size=4)
+    asked = []
+
+    def canvases():
+        for i in range(40):
+            asked.append(i)
+            image = np.ones((8 * (1 + i % 5), 8, 1), np.float32)
+            grid = plan_grid(*image.shape[:2], network.windows)
+            yield Canvas(Image(image), grid, lambda *_: None, network)
+
+    most = 0
+    for number, _ in enumerate(fill(canvases(), [network], "none")):
+        most = max(most, len(asked) - number)
+    assert most <= 4 + 1
+    assert len(asked) == 40
+
+
+def test_an_image_that_cannot_be_predicted_does_not_touch_the_others():
+    network = Identity(Windows(16, 16, 16), batch_size=3)
+    images = [np.full((40, 40, 1), i, np.float32) for i in range(3)]
+    images[1][39, 39] = np.nan  # in its last tile
+    results, _, canvases = predict(network, images)
+    assert [str(canvas.error) for canvas in canvases] == ["None", "not a number", "None"]
+    np.testing.assert_allclose(results[2], 2, atol=1e-6)
+
+
+def test_views_are_in_one_batch_and_turned_back():
+    class Position(Identity):
+        """Says how far to the right a pixel is: only the mean over the views knows no direction."""
+
+        def probabilities(self, batch):
+            self.calls.append(batch.shape)
+            return np.broadcast_to(np.arange(batch.shape[-1], dtype=np.float32), batch.shape)
+
+    network = Position(Windows(8, 8, 8), batch_size=8)
+    image = np.zeros((1, 1, 8, 8), np.float32)
+    np.testing.assert_allclose(mean_probabilities([network], [image], "flips", 8), 3.5)
+    np.testing.assert_allclose(mean_probabilities([network], [image], "d4", 8), 3.5)
+    assert network.calls == [(4, 1, 8, 8), (8, 1, 8, 8)]
+    straight = mean_probabilities([network], [image], "none", 8)[0, 0]
+    np.testing.assert_array_equal(straight[0], np.arange(8))
+
+
+def test_several_networks_are_averaged():
+    class Constant(Identity):
+        def __init__(self, value):
+            super().__init__(Windows(8, 8, 8))
+            self.value = value
+
+        def probabilities(self, batch):
+            return np.full_like(batch, self.value)
+
+    batch = np.zeros((2, 1, 8, 8), np.float32)
+    networks = [Constant(0.2), Constant(0.4), Constant(0.9)]
+    given = mean_probabilities(networks, [batch] * 3, "flips", 4)
+    np.testing.assert_allclose(given, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("band_bytes", [1, 4 * 16 * 40, 2**30])
+def test_strips_cover_a_wide_image_with_few_tiles_twice(band_bytes):
+    network = Identity(Windows(16, 8, 8))
+    image = np.random.default_rng(0).random((30, 200, 1), np.float32)
+    results, counts, canvases = predict(network, [image], band_bytes=band_bytes)
+    np.testing.assert_allclose(results[0][0], image[..., 0], atol=1e-6)
+    assert (counts[0] == 1).all()
+    rows, columns = (len(axis.starts) for axis in (canvases[0].grid.rows, canvases[0].grid.columns))
+    most = {1: 3, 4 * 16 * 40: 1.5, 2**30: 1}[band_bytes]
+    assert rows * columns <= len(network.calls) <= most * rows * columns

@@ -1,0 +1,234 @@
+"""Exported files as networks: without torch, and those that are broken or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from segkit import checkpoint, load
+from segkit.config import compose
+from segkit.errors import SegkitError
+from segkit.exporting.command import ENDINGS, describe, export
+from segkit.inference.exported import KEY, Contents
+from segkit.inference.onnx_network import OnnxNetwork, _providers
+from segkit.inference.openvino_network import OpenVinoNetwork, _device
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+TINY = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck.upsample=deconv"]
+NOT_NEEDED = ("torch", "torchvision", "timm", "lightning", "hydra", "omegaconf", "albumentations")
+WITHOUT = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {NOT_NEEDED}:
+            raise ImportError(name + " is blocked")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import segkit
+
+result = segkit.load(sys.argv[1], instances="components", min_size=3)(sys.argv[2])
+np.savez(sys.argv[3], labels=result.labels, maps=result.probabilities, ids=result.instances)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The checkpoint of a tiny network and its exported files, by their endings."""
+    from conftest import train_quick
+
+    folder = tmp_path_factory.mktemp("files")
+    run = train_quick(folder / "run", *TINY)
+    found = {".ckpt": run.checkpoint}
+    for ending in ENDINGS.values():
+        output = folder / f"model{ending}"
+        found[ending] = export(
+            compose([f"checkpoint='{run.checkpoint}'", f"output='{output}'"], "export")
+        )
+    return found
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+def test_neither_torch_nor_timm_is_needed(ending, files, tmp_path):
+    image = np.random.default_rng(0).integers(0, 60_000, (70, 91), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, files[ending], tmp_path / "a.tif", tmp_path / "a.npz"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "a.npz")
+    expected = load(files[".ckpt"], device="cpu", instances="components", min_size=3)(image)
+    np.testing.assert_allclose(found["maps"], expected.probabilities, atol=1e-5)
+    assert (found["labels"] != expected.labels).mean() < 1e-3
+    assert found["ids"].dtype == np.int32
+
+
+def test_files_are_averaged_with_each_other(files):
+    image = np.random.default_rng(1).integers(0, 255, (40, 30), np.uint8)
+    one = load(files[".onnx"], device="cpu")(image)
+    both = load([files[".onnx"], files[".xml"]], device="cpu")(image)
+    np.testing.assert_allclose(both.probabilities, one.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+def test_tiles_and_batches_are_as_asked(ending, files):
+    predictor = load(files[ending], device="cpu", tile=24, batch_size=3)
+    assert predictor.windows.largest == 24
+    assert predictor.networks[0].batch_size == 3
+    assert predictor.device == "cpu"
+    image = np.random.default_rng(2).integers(0, 255, (61, 83), np.uint8)
+    expected = load(files[".ckpt"], device="cpu", tile=24, batch_size=3)(image)
+    np.testing.assert_allclose(predictor(image).probabilities, expected.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+def test_broken_files(ending, files, tmp_path):
+    copy = tmp_path / f"a{ending}"
+    with pytest.raises(SegkitError, match=r"there is no file .*a\."):
+        load(copy)
+    content = files[ending].read_bytes()
+    if ending == ".xml":
+        copy.write_bytes(content)
+        with pytest.raises(SegkitError, match=r"a\.bin must be beside it"):
+            load(copy)
+        copy.with_suffix(".bin").write_bytes(files[ending].with_suffix(".bin").read_bytes()[:100])
+        with pytest.raises(SegkitError, match=r"a\.xml cannot be read as an OpenVINO model"):
+            load(copy, device="cpu")
+    for wrong in (content[: len(content) // 2], b"", b"no model at all"):
+        copy.write_bytes(wrong)
+        with pytest.raises(
+            SegkitError, match=rf"a\{ending} (cannot be read as|is) .*segkit.export"
+        ):
+            load(copy, device="cpu")
+
+
+def test_models_of_others(files, tmp_path):
+    import onnx
+    import openvino
+
+    proto = onnx.load(files[".onnx"])
+    stored = json.loads(proto.metadata_props[0].value)
+
+    def saved(text: str | None):
+        del proto.metadata_props[:]
+        if text is not None:
+            entry = proto.metadata_props.add()
+            entry.key, entry.value = KEY, text
+        onnx.save(proto, tmp_path / "a.onnx")
+        return tmp_path / "a.onnx"
+
+    with pytest.raises(
+        SegkitError, match=r"an ONNX model, but no model of segkit: .*segkit\.export"
+    ):
+        load(saved(None), device="cpu")
+    for broken in ("{", "[]", "{}", json.dumps(stored | {"windows": {}})):
+        with pytest.raises(SegkitError, match=r"metadata of .*a\.onnx are broken"):
+            load(saved(broken), device="cpu")
+    newer = {**stored, "format": 99, "versions": {"segkit": "9.0"}}
+    with pytest.raises(SegkitError, match=r"exported by a newer segkit .*9\.0.*Upgrade"):
+        load(saved(json.dumps(newer)), device="cpu")
+
+    model = openvino.Core().read_model(saved(None))
+    openvino.save_model(model, tmp_path / "a.xml")
+    with pytest.raises(SegkitError, match="an OpenVINO model, but no model of segkit"):
+        load(tmp_path / "a.xml", device="cpu")
+    program = torch.export.export(torch.nn.ReLU(), (torch.rand(2),))
+    torch.export.save(program, tmp_path / "a.pt2")
+    with pytest.raises(SegkitError, match=r"a \.pt2 file, but no model of segkit"):
+        load(tmp_path / "a.pt2", device="cpu")
+
+
+class _Executed:
+    """What a pickled object could do when it is read."""
+
+    def __reduce__(self):
+        return (open, (os.environ["SEGKIT_TEST_MARK"], "w"))
+
+
+def test_pickled_objects_are_refused_and_not_executed(files, tmp_path, monkeypatch):
+    mark = tmp_path / "executed"
+    monkeypatch.setenv("SEGKIT_TEST_MARK", os.fspath(mark))
+    torch.save(_Executed(), tmp_path / "bad.pt")
+    with zipfile.ZipFile(files[".pt2"]) as source, zipfile.ZipFile(tmp_path / "a.pt2", "w") as bad:
+        for name in source.namelist():
+            pickled = name.endswith(".pt")
+            bad.writestr(name, (tmp_path / "bad.pt").read_bytes() if pickled else source.read(name))
+        assert any(name.endswith(".pt") for name in source.namelist())
+    with pytest.raises(SegkitError, match=r"a\.pt2 holds pickled objects .* could run code"):
+        load(tmp_path / "a.pt2", device="cpu")
+    with zipfile.ZipFile(files[".pt2"]) as source, zipfile.ZipFile(tmp_path / "b.pt2", "w") as bad:
+        for name in source.namelist():
+            text = source.read(name)
+            if name.endswith("weights_config.json"):
+                text = text.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+            bad.writestr(name, text)
+    with pytest.raises(SegkitError, match=r"b\.pt2 holds pickled objects"):
+        load(tmp_path / "b.pt2", device="cpu")
+    assert not mark.exists()
+
+
+def test_devices():
+    cpu = ["CPUExecutionProvider"]
+    cuda = ["CUDAExecutionProvider", *cpu]
+    assert _providers("auto", cpu) == (cpu, "cpu")
+    assert _providers("cpu", cuda) == (cpu, "cpu")
+    assert _providers("auto", cuda)[1] == "cuda"
+    assert _providers("cuda:1", cuda)[0][0] == ("CUDAExecutionProvider", {"device_id": 1})
+    for wrong, available in (("cuda", cpu), ("tpu", cuda), ("cuda:x", cuda)):
+        with pytest.raises(SegkitError, match=f"device '{wrong}' cannot be used with an ONNX file"):
+            _providers(wrong, available)
+    assert _device("auto", ["CPU"]) == "CPU"
+    assert _device("auto", ["CPU", "GPU.0", "GPU.1"]) == "GPU.0"
+    assert _device("gpu", ["CPU", "GPU.0"]) == "GPU"
+    with pytest.raises(SegkitError, match=r"device 'cuda' cannot be used .* use auto, cpu"):
+        _device("cuda", ["CPU"])
+
+
+def test_wrong_images_and_batches_are_said(files):
+    for ending in (".onnx", ".xml"):
+        predictor = load(files[ending], device="cpu")
+        with pytest.raises(SegkitError, match="5 channels"):
+            predictor(np.zeros((9, 9, 5), np.uint8))
+        with pytest.raises(SegkitError, match="not finite"):
+            predictor(np.full((9, 9), np.nan, np.float32))
+        with pytest.raises(
+            SegkitError, match=r"cannot be run on a batch of the shape \(1, 7, 8, 8\)"
+        ):
+            predictor.networks[0].probabilities(np.zeros((1, 7, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize("network", [OnnxNetwork, OpenVinoNetwork])
+@pytest.mark.parametrize("mode", ["binary", "multiclass"])
+def test_logits_are_activated_as_the_heads_do_it(network, mode, files):
+    model, card = checkpoint.read(files[".ckpt"])
+    contents = describe(model, replace(card, mode=mode, num_classes=3), True, False)
+    network = network.__new__(network)
+    network.contents, network.card = contents, contents.card
+    logits = np.array([[-200, -3, 0.5], [200, 1, 0.5], [0, 0, 0.7]], np.float32)[None, :, :, None]
+    expected = torch.from_numpy(logits)
+    expected = expected.softmax(1) if mode == "multiclass" else expected.sigmoid()
+    with np.errstate(all="raise", under="ignore"):
+        actual = network._activate(logits)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert actual.dtype == np.float32
+
+
+def test_contents_survive_as_text(files, tmp_path):
+    model, card = checkpoint.read(files[".ckpt"])
+    contents = describe(model, card, True, False)
+    assert Contents.from_json(contents.to_json(), tmp_path) == contents

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import segkit
+from segkit import checkpoint
+from segkit.data.cells import draw
+from segkit.inference.tiling import Windows
+from segkit.inference.torch_network import TorchNetwork, blend, windows_of
+from segkit.models.cost import peak_bytes
+from segkit.models.segmenter import create_model
+
+RESNET = {"name": "resnet18", "pretrained": False}
+VALID = {"name": "unet", "width": 4, "depth": 2, "padding": "valid", "dropout": 0}
+RELPOS = {"name": "test_vit_relpos", "pretrained": False, "img_size": 90}
+SIZE = st.integers(1, 70)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "neck", "side", "windows"),
+    [
+        (RESNET, "fpn", 1024, Windows(1024, 32, 64)),
+        ({**VALID, "depth": 5, "width": 2}, "unet", 388, Windows(388, 16, 4, 92)),
+        (RELPOS, "fpn", 1024, Windows(96, 32, fixed=(96, 96))),
+    ],
+)
+def test_which_tiles_a_network_takes(encoder, neck, side, windows):
+    model = create_model(encoder, neck, in_channels=1).eval()
+    found = windows_of(model, side)
+    assert found == windows
+    first, second = found.fixed or (found.smallest, found.smallest + found.step)
+    seen = [size + 2 * found.context for size in (first, second)]
+    with torch.no_grad():
+        assert model(torch.rand(1, 1, *seen)).shape[-2:] == (first, second)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZE, SIZE, st.integers(1, 40), st.floats(0, 0.9), st.sampled_from([0, 5]))
+def test_tiles_of_an_identity_give_back_the_image(height, width, side, overlap, context):
+    def network(tiles):
+        return tiles[..., context : tiles.shape[-2] - context, context : tiles.shape[-1] - context]
+
+    images = torch.rand(2, 3, height, width)
+    result = blend(network, images, Windows(side, 4, 4, context), overlap)
+    torch.testing.assert_close(result, images, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
+def test_networks_give_every_size(size):
+    for encoder, neck in ((RESNET, "fpn"), (VALID, "unet")):
+        model = create_model(encoder, neck, in_channels=1).eval()
+        with torch.no_grad():
+            assert blend(model, torch.rand(1, 1, *size), windows_of(model, 64)).shape[-2:] == size
+
+
+def test_tiles_of_an_unpadded_network_equal_one_pass():
+    """The overlap-tile strategy is exact: each pixel sees the same surroundings in every tile."""
+    model = create_model(VALID, "unet").eval()
+    image = torch.rand(1, 3, 64, 48)
+    with torch.no_grad():
+        once = blend(model, image, windows_of(model, 64), 0)
+        for side, overlap in ((16, 0.5), (24, 0), (33, 0.25)):
+            tiled = blend(model, image, windows_of(model, side), overlap)
+            torch.testing.assert_close(once, tiled, atol=1e-4, rtol=1e-4)
+
+
+class Activation(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.forward = head.activate
+
+
+def test_the_plain_way_and_the_pooled_one_agree(binary_run, multiclass_run):
+    """Validation blends by itself, for the loss; its labels are those of the predictor."""
+    for run, channels in ((binary_run, 1), (multiclass_run, 3)):
+        model, card = checkpoint.read(run.checkpoint)
+        image = draw(3, (150, 90), channels).image
+        network = TorchNetwork(model, card, "cpu", tile=64)
+        x = torch.from_numpy(network.prepare(image))[None]
+        with torch.no_grad():
+            maps = blend(nn.Sequential(model, Activation(model.head)), x, network.windows)
+        pooled = segkit.load(run.checkpoint, device="cpu", tile=64, batch_size=3)(image)
+        np.testing.assert_allclose(pooled.probabilities, maps[0].numpy(), atol=1e-6)
+
+
+def test_tile_and_batch_are_planned_from_crop_and_memory(binary_run, monkeypatch):
+    model, card = checkpoint.read(binary_run.checkpoint)
+    need = peak_bytes(model, 1)
+    # a 3 x 3 convolution at full size keeps at least its input and its output
+    assert need > 4 * 2 * 16
+
+    def planned(memory, crop=(64, 64)):
+        monkeypatch.setattr("segkit.inference.torch_network.free_memory", lambda _: memory)
+        found = TorchNetwork(model, type(card)(**{**vars(card), "img_size": crop}), "cpu")
+        return found.windows.side, found.batch_size
+
+    assert planned(2**40) == (1024, 1)
+    assert planned(2**40, (1536, 64)) == (1536, 1)
+    side, batch = planned(4 * need * 300**2)
+    assert (side, batch) == (300, 1)
+
+
+def test_a_threshold_of_ones_own(binary_run, multilabel_run):
+    image = draw(2, (40, 40)).image
+    for run in (binary_run, multilabel_run):
+        found = segkit.load(run.checkpoint, device="cpu", threshold=0.3)(image)
+        labels = found.probabilities > 0.3
+        expected = labels[0] if run is binary_run else labels
+        np.testing.assert_array_equal(found.labels, expected)

@@ -1,0 +1,161 @@
+"""A disk that fills up while training: one message, and the last good checkpoint stays."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import torch
+from conftest import QUICK, train_quick
+
+import segkit
+from segkit.errors import SegkitError
+from segkit.files import write_whole
+
+SMALL = ("encoder=unet", "encoder.width=4", "encoder.depth=2")
+LAST = "checkpoints/last.ckpt"
+BEST = "checkpoints/best.ckpt"
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+@pytest.fixture
+def fill(monkeypatch):
+    """Lets the disk be full for files of a name, from one writing of them on."""
+
+    def full(name: str, writing: int) -> None:
+        done = 0
+
+        def fsync(_: int) -> None:
+            if done >= writing:
+                raise OSError(28, "No space left on device")
+
+        def write(path, data):
+            nonlocal done
+            if str(path).endswith(name):
+                done += 1
+                with monkeypatch.context() as patch:
+                    patch.setattr("segkit.files.os.fsync", fsync)
+                    write_whole(path, data)
+            else:
+                write_whole(path, data)
+
+        for module in ("segkit.training.checkpoint_io", "segkit.report.table"):
+            monkeypatch.setattr(f"{module}.write_whole", write)
+
+    return full
+
+
+def test_without_a_good_checkpoint_it_says_only_what_is_to_do(fill, tmp_path):
+    fill(".ckpt", 1)
+    with pytest.raises(SegkitError) as error:
+        train_quick(tmp_path, *SMALL)
+    assert str(error.value) == (
+        f"cannot write '{tmp_path / BEST}': No space left on device. Check that its folder may be"
+        " written to and that the disk is not full."
+    )
+    assert not [name for name in files(tmp_path) if "checkpoints" in name or "tmp" in name]
+
+
+def test_the_best_checkpoint_is_named_where_there_is_no_last_one(fill, tmp_path):
+    fill("last.ckpt", 1)
+    with pytest.raises(SegkitError, match=r"last\.ckpt'.*last good checkpoint is .*best\.ckpt\."):
+        train_quick(tmp_path, *SMALL)
+    segkit.load(tmp_path / BEST, device="cpu")
+    assert not (tmp_path / LAST).exists()
+
+
+def test_a_training_goes_on_from_the_checkpoint_before(fill, tmp_path, monkeypatch):
+    fill("last.ckpt", 3)
+    with pytest.raises(SegkitError) as error:
+        train_quick(tmp_path, *SMALL, "trainer.max_epochs=4")
+    text = str(error.value)
+    assert f"cannot write '{tmp_path / LAST}': No space left on device" in text
+    assert f"{LAST}, is whole: make room and go on with resume={tmp_path}." in text
+    assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 1
+    monkeypatch.undo()  # there is room again
+    run = train_quick(tmp_path, *SMALL, "trainer.max_epochs=4", f"resume='{tmp_path}'")
+    assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 3
+    assert (run.folder / "report.html").is_file()
+
+
+def test_what_ended_a_training_is_told_although_its_checkpoint_cannot_be_written(
+    fill, tmp_path, monkeypatch
+):
+    """The table of metrics is the first that finds the disk full."""
+    fill("metrics.csv", 2)
+    monkeypatch.setattr(
+        "segkit.training.checkpoint_io.write_whole",
+        lambda path, data: write_whole(path, data) if not (tmp_path / LAST).exists() else full(),
+    )
+
+    def full() -> None:
+        raise SegkitError("no room for a checkpoint either")
+
+    with pytest.raises(
+        SegkitError, match=r"cannot write .*metrics\.csv'.*good checkpoint is .*last"
+    ):
+        train_quick(tmp_path, *SMALL, "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=9")
+    assert torch.load(tmp_path / LAST, weights_only=True)["epoch"] == 0
+
+
+def test_a_full_disk_at_the_end_says_that_the_training_is_done(fill, tmp_path):
+    fill("scores.csv", 1)
+    with pytest.raises(SegkitError, match=r"scores\.csv'.*The training itself is done"):
+        train_quick(tmp_path, *SMALL)
+    segkit.load(tmp_path / BEST, device="cpu")
+
+
+def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    """It may be on another disk, from which a file does not arrive whole or not at all."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
+    segkit.load(train_quick(tmp_path / "run", *SMALL).checkpoint, device="cpu")
+
+
+def test_files_that_cannot_grow_any_more(tmp_path):
+    """As a user meets it: the limit of the system makes real writes fail."""
+    run = train_quick(tmp_path / "run", *SMALL)
+    before = files(run.folder / "checkpoints")
+    limit = len(before["last.ckpt"]) // 2
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "segkit.train", "resume=run", "trainer.max_epochs=3"]
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "File too large. Check that its folder may be written to" in done.stderr
+    assert "go on with resume=run" in done.stderr
+    assert files(run.folder / "checkpoints") == before
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(run.folder / LAST, weights_only=True)["epoch"] == 2
+
+
+def test_a_library_that_finds_the_disk_full_gives_no_traceback(tmp_path):
+    (tmp_path / "at_the_end_of_its_disk.py").write_text(
+        "def go(config):\n    raise OSError(28, 'No space left on device')\n"
+    )
+    code = (
+        "import sys; from segkit.launch import launch; sys.argv = ['segkit', *sys.argv[1:]];"
+        "launch('train', 'at_the_end_of_its_disk:go')"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *QUICK],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "error: No space left on device: make room on the disk" in done.stderr
+    assert "Traceback" not in done.stderr

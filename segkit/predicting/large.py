@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from segkit.inference.predictor import Predictor
 from segkit.predicting.inputs import ImageFile
 from segkit.predicting.outputs import Outputs, to_16_bits
 
-LARGE = 64 * 1024**2
+LARGE = 4096**2
 """Pixels from which on an image goes by windows."""
+OVERVIEW = 2048
+"""Longest side of the overlay of such an image, in pixels."""
 
 
 def is_large(path: Path) -> bool:
@@ -33,9 +36,9 @@ def is_large(path: Path) -> bool:
 
 
 def predict_large(predictor: Predictor, outputs: Outputs, file: ImageFile) -> None:
-    """Write the mask of a large image, and its probabilities if they are wanted.
+    """Write the mask of a large image; if they are wanted, its probabilities and a small overlay.
 
-    What needs the whole map is not made: objects, outlines and the overlay.
+    Objects and outlines are not made, for they need the whole map.
 
     Raises:
         SegkitError: The image cannot be read or does not fit the training, or nothing can be
@@ -55,6 +58,7 @@ def _write_windows(
     layers = (card.num_classes,) if card.mode == "multilabel" else ()
     dtype = outputs.mask(np.zeros((*layers, 1, 1), np.uint8)).dtype
     pyramid, ending = wanted.pyramid, f".{wanted.large_format}"
+    overview = _Overview(image, layers) if wanted.overlays else None
     mask = WindowFile(outputs.path(file.stem, ending), (*layers, *size), dtype, pyramid=pyramid)
     with mask:
         with ExitStack() as stack:
@@ -66,10 +70,36 @@ def _write_windows(
 
             def write(top: int, left: int, labels: NDArray[np.uint8]) -> None:
                 mask.write(top, left, outputs.mask(labels))
+                if overview is not None:
+                    overview.add(top, left, labels)
 
             def write_maps(top: int, left: int, block: NDArray[Any]) -> None:
                 assert maps is not None
                 maps.write(top, left, to_16_bits(block))
 
             predictor.predict_windows(image, write, write_maps if maps else None)
+        if overview is not None:
+            outputs.write_overlay(file.stem, overview.image, overview.labels)
         outputs.record.finish(file)
+
+
+class _Overview:
+    """Every so manieth pixel of a large image and of its labels."""
+
+    def __init__(self, image: WindowedImage, layers: tuple[int, ...]) -> None:
+        height, width, channels = image.shape
+        self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
+        size = math.ceil(height / self._step), math.ceil(width / self._step)
+        self.image = np.zeros((*size, channels), image.dtype)
+        self.labels = np.zeros((*layers, *size), np.uint8)
+
+    def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        """Take what is wanted of a block of labels, and of the image there."""
+        step = self._step
+        taken = labels[..., -top % step :: step, -left % step :: step]
+        height, width = taken.shape[-2:]
+        down, across = math.ceil(top / step), math.ceil(left / step)
+        rows, columns = slice(down, down + height), slice(across, across + width)
+        self.labels[..., rows, columns] = taken
+        part = self._source.read(top, left, *labels.shape[-2:])
+        self.image[rows, columns] = part[-top % step :: step, -left % step :: step]

@@ -121,6 +121,27 @@ class Outputs:
             return labels
         return mask_values(labels, self.card.mode, self.card)
 
+    def write_overlay(
+        self,
+        stem: Path,
+        image: NDArray[Any],
+        labels: NDArray[Any],
+        instances: NDArray[Any] | None = None,
+    ) -> None:
+        """Write an image (H, W, C) with its objects or classes over it.
+
+        Raises:
+            SegkitError: It cannot be written.
+        """
+        mode = self.card.mode
+        shown, colors = flat(labels, mode), legend(self.card, mode)[1]
+        background = self.card.background
+        if instances is not None:
+            shown = instances
+            colors, background = tuple(palette(int(shown.max()) + 1)), 0
+        picture = overlay(image, shown, colors, background=background, ignore_index=-1)
+        write_image(self.path("overlays" / stem, ".png"), picture)
+
     def clear(self, file: ImageFile) -> None:
         """Remove the mask of an earlier run, which would say that the image is finished."""
         for mask in self.record.masks(file.stem):
@@ -167,8 +188,7 @@ class Outputs:
         several = page.total > 1
         stem = page.file.stem / f"{page.number:04d}" if several else page.file.stem
         if self.wanted.overlays:
-            path = self.path("overlays" / stem, ".png")
-            write_image(path, self._overlay(page.image, result))
+            self.write_overlay(stem, page.image, result.labels, result.instances)
         if result.instances is not None:
             ending = ".png" if result.instances.max(initial=0) <= FULL else ".tif"
             write_mask(self.path("instances" / stem, ending), result.instances)
@@ -185,15 +205,6 @@ class Outputs:
             name = page.file.stem.with_name(page.file.path.name).as_posix()
             size = result.labels.shape[-2:]
             self.coco.add(page.file, number, coco_image(found, name, size, number))
-
-    def _overlay(self, image: NDArray[Any], result: Prediction) -> NDArray[np.uint8]:
-        mode = self.card.mode
-        shown, colors = flat(result.labels, mode), legend(self.card, mode)[1]
-        background = self.card.background
-        if result.instances is not None:
-            shown = result.instances
-            colors, background = tuple(palette(int(shown.max()) + 1)), 0
-        return overlay(image, shown, colors, background=background, ignore_index=-1)
 
     def path(self, stem: Path, ending: str) -> Path:
         """The file of an image in the output folder, or in one below it."""

@@ -171,7 +171,11 @@ class Pipeline:
             self.advance(1)
 
     def _fail(self, file: ImageFile, error: SegkitError | MemoryError) -> None:
-        text = str(error) if isinstance(error, SegkitError) else "it does not fit into memory."
+        text = str(error)
+        if isinstance(error, MemoryError):
+            text = "it does not fit into memory."
+            if not self._by_windows:
+                text += " Without objects and outlines (instances=null polygons=null) it need not."
         self.problems[file] = text if str(file.path) in text else f"{file.path}: {text}"
         self.outputs.drop(file)
 

@@ -13,8 +13,10 @@ from segkit.data.cells import draw
 from segkit.data.reading import read_image, read_mask, write_image
 from segkit.errors import SegkitError
 from segkit.inference.evaluate_command import evaluate
+from segkit.inference.summary import flat, legend
 from segkit.predicting import large
 from segkit.predicting.command import predict
+from segkit.report.overlay import overlay
 
 
 def run_predict(run, given: Path | str, output: Path, *overrides: str):
@@ -217,11 +219,16 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
     place, blocks = tmp_path / "in/store.zarr", (64, 64)
     zarr.create_array(place, shape=image.shape, chunks=blocks, dtype="uint8")[:] = image
     monkeypatch.setattr(large, "LARGE", 10_000)
+    monkeypatch.setattr(large, "OVERVIEW", 100)
     threshold = cut(multilabel_run, image)
     wanted = ["probabilities=true", f"large_format={kind}", "tile=128", f"threshold={threshold}"]
     run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
     options = {"tile": 128, "threshold": threshold}
-    expected = segkit.load(multilabel_run.checkpoint, device="cpu", **options)(image)
+    predictor = segkit.load(multilabel_run.checkpoint, device="cpu", **options)
+    expected, card = predictor(image), predictor.card
+    colors = legend(card, card.mode)[1]
+    small = flat(expected.labels[:, ::3, ::3], card.mode)
+    shown = overlay(image[::3, ::3, None], small, colors, background=card.background)
     assert 0 < expected.labels.mean() < 1
     read = tifffile.imread if kind == "tif" else lambda path: zarr.open_array(path)[:]
     for name in ("big", "store"):
@@ -229,6 +236,9 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
         np.testing.assert_array_equal(mask, expected.labels * 255)
         maps = read(tmp_path / f"out/probabilities/{name}.{kind}")
         assert np.abs(maps / 65535 - expected.probabilities).max() < 1e-4
+        picture = read_image(tmp_path / f"out/overlays/{name}.png")
+        assert picture.shape == (100, 94, 3)
+        np.testing.assert_array_equal(picture, shown)
     capsys.readouterr()
     run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
     assert "2 images are finished already" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from segkit.data.reading import write_image
 from segkit.errors import SegkitError
 from segkit.predicting import outputs, pipeline
 from segkit.predicting.command import predict
+from segkit.predicting.sharing import Share
 
 
 @pytest.fixture
@@ -263,11 +264,11 @@ def test_environments_that_do_not_fit_are_named(binary_run, images, out, monkeyp
 
 
 def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
-    share = command.Share(rank=5, count=8, local_rank=1)
+    share = Share(rank=5, count=8, local_rank=1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert share.device("auto") == "cuda:1"
     assert share.device("cpu") == "cpu"
-    assert command.Share().device("auto") == "auto"
+    assert Share().device("auto") == "auto"
     assert share.of(list(range(20))) == [5, 13]
 
 

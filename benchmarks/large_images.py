@@ -22,7 +22,7 @@ from segkit.data.reading import read_image, read_mask
 from segkit.data.window_writing import WindowFile
 
 SIDES = (2_000, 8_000, 20_000)
-NETWORK = ["encoder=unet", "encoder.width=8", "encoder.depth=4", "neck=unet"]
+NETWORK = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck=unet"]
 
 
 def train(folder: Path) -> Path:

@@ -33,6 +33,8 @@ def test_no_config_is_left_out_of_the_tests():
         "train.yaml",
         "evaluate.yaml",
         "predict.yaml",
+        "export.yaml",
+        "serve.yaml",
         "loader.yaml",
     }
 
@@ -125,7 +127,7 @@ def test_composing_leaves_a_running_hydra_app_as_it_was():
     assert not GlobalHydra.instance().is_initialized()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "serve"])
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job", "--resolve"]])
 def test_help_and_cfg_import_no_torch(command, flags, tmp_path):
     given = {"train": [], "evaluate": ["checkpoint=x"], "predict": ["checkpoint=x", "input=y"]}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +103,28 @@ def test_commands(command, place, binary_run, tmp_path):
         words[0] = sys.executable
         if "segkit.train" in words and "--help" not in words:
             words += SMALL
+    if "segkit.serve" in words:
+        assert_serves([*words, "port=0"], env)
+        return
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     if "segkit.train" in words and "--help" not in words:
         assert list(tmp_path.glob("runs/**/report.html"))
     if "segkit.predict" in words:
         assert len(list((tmp_path / "masks").glob("*.png"))) == 6
+
+
+def assert_serves(words: list[str], env: dict[str, str]) -> None:
+    pytest.importorskip("fastapi")
+    server = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://\S+", server.stdout.readline())[0]
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+    finally:
+        server.send_signal(signal.SIGINT)
+        with server.stdout:
+            assert server.wait(60) == 130
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ def compare(
         if given.shape != wanted.shape:
             shape = np.stack(batch).shape
             raise SegkitError(
-                f"of images {shape} it makes maps {given.shape}, the network makes {wanted.shape}"
+                f"the file does not give what the network gives: of images {shape} it makes maps"
+                f" {given.shape}, the network makes {wanted.shape}. Try another format, or other"
+                " versions of its packages."
             )
         difference = np.abs(given - wanted).max()
         largest = max(largest, float(difference) if np.isfinite(difference) else math.inf)
@@ -116,7 +118,10 @@ def check(
     ]
     for one in found:
         if one.largest > DIFFERENCE or one.share > SHARE:
-            raise SegkitError(f"{one}. At most {DIFFERENCE:g} and {SHARE:.1%} are allowed")
+            raise SegkitError(
+                f"the file does not give what the network gives. {one}; at most {DIFFERENCE:g} and"
+                f" {SHARE:.1%} are allowed. Try another format, or other versions of its packages."
+            )
     return found
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from segkit import checkpoint
 from segkit.card import ModelCard
 from segkit.errors import SegkitError
-from segkit.exporting.checking import check, sizes_to_check
+from segkit.exporting.checking import Comparison, check, sizes_to_check
 from segkit.exporting.images import RealImages, cut, find_real_images
 from segkit.exporting.onnx_file import onnx_model, write_onnx
 from segkit.exporting.openvino_file import write_openvino
@@ -41,6 +41,12 @@ Sources = Annotated[
     list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
 
+Side = Annotated[int, Field(ge=1)]
+Size = Annotated[
+    tuple[Side, Side],
+    BeforeValidator(lambda value: (value,) * 2 if isinstance(value, int) else value),
+]
+
 
 class ExportConfig(BaseModel):
     """The config of ``python -m segkit.export``; the keys are described in conf/export.yaml."""
@@ -52,6 +58,7 @@ class ExportConfig(BaseModel):
     output: Path | None = None
     normalize: bool = True
     activate: bool = True
+    size: Size | None = None
     quantize: Literal["none", "int8", "int8_always"] = "none"
     max_iou_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
     input: Sources | None = None
@@ -72,27 +79,27 @@ def export(config: DictConfig) -> Path:
     kind, path = _target(settings)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     model, card = checkpoint.read(settings.checkpoint)
-    contents = describe(model, card, settings.normalize, settings.activate)
-    sizes = sizes_to_check(contents.windows)
     real = find_real_images(card, settings.input)
     if real.note:
         console.print(f"  note: {real.note}")
-    reference = TorchNetwork(model, card, "cpu", contents.windows.side, batch_size=1)
+    contents = describe(model, card, settings.normalize, settings.activate)
+    if settings.size is not None:
+        contents = _of_size(contents, settings.size)
     with _draft(path) as draft:
-        proto: ModelProto | None = None
-        if kind == "torch_export":
-            write_torch_export(model, contents, sizes, draft)
-        else:
-            proto = onnx_model(model, contents, sizes)
-            _write(kind, proto, contents, draft)
-        network = read(kind, draft)
         try:
-            found = check(reference, network, contents, real)
+            proto, network, found = _write_checked(model, contents, kind, draft, real)
         except SegkitError as error:
-            raise SegkitError(
-                f"{path} was not written, because the file does not give what the network gives."
-                f" {error}. Try another format, or other versions of its packages."
-            ) from error
+            windows = contents.windows
+            if windows.fixed or windows.context:
+                raise _not_written(path, error) from error
+            height, width = (windows.fit(side) for side in card.img_size)
+            console.print(f"  note: for any size it cannot be done: {error}")
+            console.print(f"  note: trying {height} x {width}, the size of the training, alone")
+            contents = _of_size(contents, (height, width))
+            try:
+                proto, network, found = _write_checked(model, contents, kind, draft, real)
+            except SegkitError as second:
+                raise _not_written(path, second) from second
         for one in found:
             console.print(f"checked on {one}")
         if settings.quantize != "none":
@@ -102,6 +109,51 @@ def export(config: DictConfig) -> Path:
         _publish(kind, draft, path)
     console.print(f"{path}: {_shape(contents)}, {size / 1e6:.1f} MB")
     return path
+
+
+def _write_checked(
+    model: Segmenter, contents: Contents, kind: Format, draft: Path, real: RealImages
+) -> tuple[ModelProto | None, ExportedNetwork, list[Comparison]]:
+    """The ONNX model if there is one, what was read from the file, and how far it is off."""
+    sizes = sizes_to_check(contents.windows)
+    proto: ModelProto | None = None
+    if kind == "torch_export":
+        write_torch_export(model, contents, sizes, draft)
+    else:
+        proto = onnx_model(model, contents, sizes)
+        _write(kind, proto, contents, draft)
+    network = read(kind, draft)
+    reference = TorchNetwork(model, contents.card, "cpu", contents.windows.side, batch_size=1)
+    return proto, network, check(reference, network, contents, real)
+
+
+def _of_size(contents: Contents, size: tuple[int, int]) -> Contents:
+    """The same for images of one size alone.
+
+    Some graphs hold for one size only, such as those that resample a position embedding.
+
+    Raises:
+        SegkitError: The network does not take that size.
+    """
+    windows = contents.windows
+    if windows.fixed == size:
+        return contents
+    fit = (windows.fit(size[0]), windows.fit(size[1]))
+    if windows.context:
+        raise SegkitError(
+            "size: an unpadded network is exported for all of its sizes: leave it out."
+        )
+    if windows.fixed or fit != size:
+        height, width = windows.fixed or fit
+        raise SegkitError(
+            f"size={list(size)}: the network does not take {size[0]} x {size[1]} pixels as they"
+            f" are. Give size=[{height},{width}]."
+        )
+    return replace(contents, windows=replace(windows, side=max(size), fixed=size))
+
+
+def _not_written(path: Path, error: SegkitError) -> SegkitError:
+    return SegkitError(f"{path} was not written. {error}")
 
 
 def describe(model: Segmenter, card: ModelCard, normalizes: bool, activates: bool) -> Contents:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from segkit.errors import SegkitError
 from segkit.exporting.graph import crop_by_padding, quiet, trace
 from segkit.files import write_whole
 from segkit.inference.exported import Contents
@@ -30,6 +31,13 @@ def write_torch_export(
     """
     program = trace(model, contents, crop_by_padding, sizes)
     buffer = io.BytesIO()
-    with quiet():
-        torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
+    try:
+        with quiet():
+            torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
+    except Exception as error:  # each layer of torch has its own
+        reason = str(error).strip().partition("\n")[0]
+        raise SegkitError(
+            f"the network of encoder={contents.card.encoder['name']} cannot be written by"
+            f" torch.export: {reason}. Use format=onnx."
+        ) from error
     write_whole(path, buffer.getvalue())

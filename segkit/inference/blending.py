@@ -22,10 +22,12 @@ from segkit.inference.tiling import Grid
 
 TTA = Literal["none", "flips", "d4"]
 """Test-time augmentation: the mean over mirrored tiles, or over all rotations and reflections."""
-BAND_BYTES = 128 * 1024**2
+BAND_BYTES = 64 * 1024**2
 """What the band of an image may take."""
 OPEN = 32
 """Images that wait for others to fill a batch, at most."""
+OPEN_PIXELS = 64 * 1024**2
+"""Pixels of these images together, at most: large ones may be done and wait behind a small one."""
 
 
 class Readable(Protocol):
@@ -81,6 +83,8 @@ class Canvas:
         starts = [columns.starts[i * len(columns.starts) // count] for i in range(count)]
         self._strips = list(zip(starts, [*starts[1:], columns.size], strict=True))
         self._band: Any = None
+        self._down: Any = None
+        self._across: Any = None
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles, in the order in which they are to be added."""
@@ -117,11 +121,14 @@ class Canvas:
         if self._band is None:
             shape = len(maps), rows.window, end - first
             self._band = self._network.array(np.zeros(shape, np.float32))
+        if self._down is None:  # once, for a GPU waits for each copy
+            self._down = self._network.array(rows.weights)
+            self._across = self._network.array(columns.weights)
         low, high = max(first, begin), min(end, begin + columns.window)
         inside = slice(low - begin, high - begin)
-        weights = rows.weights[tile.row][:, None] * columns.weights[tile.column][inside]
+        down, across = self._down[tile.row][:, None], self._across[tile.column][inside]
         band = self._band[..., low - first : high - first]
-        band += maps[..., inside] * self._network.array(weights)
+        band += maps[..., inside] * (down * across)
         self._left -= 1
         if not tile.ends_row:
             return
@@ -132,14 +139,18 @@ class Canvas:
         if is_last:
             self._band = None
         else:
-            rest = rows.window - done
-            moved = self._network.array(np.zeros(self._band.shape, np.float32))
-            moved[:, :rest] = self._band[:, done:]
-            self._band = moved
+            rest = self._band[:, done:] + 0  # a copy, much smaller than a second band
+            self._band[:] = 0
+            self._band[:, : rest.shape[1]] = rest
 
     def fail(self, error: SegkitError) -> None:
         """The image cannot be read; its other tiles do not matter any more."""
         self.error, self._left = error, 0
+
+    @property
+    def pixels(self) -> int:
+        """Of the image."""
+        return self.grid.rows.size * self.grid.columns.size
 
     @property
     def is_done(self) -> bool:
@@ -173,18 +184,24 @@ def fill(canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA) -> I
             canvas.add(tile, one)
 
     def limit(shape: tuple[int, int]) -> int:
-        """Tiles in a batch: as many pixels as that of the largest window has."""
-        network = networks[0]
-        most = network.batch_size * (network.windows.largest + 2 * network.windows.context) ** 2
+        """Tiles in a batch: as many pixels as that of the largest window has, of any network."""
+        most = min(
+            network.batch_size * (network.windows.largest + 2 * network.windows.context) ** 2
+            for network in networks
+        )
         return max(1, most // math.prod(shape))
 
     def finished(most: int) -> Iterator[Canvas]:
         """The first ones that are done; at most so many are left open."""
-        while opened and (opened[0].is_done or len(opened) > most):
+        while opened and (opened[0].is_done or len(opened) > most or too_large()):
             for shape in list(waiting):
                 while waiting[shape] and any(entry[0] is opened[0] for entry in waiting[shape]):
                     run(shape)
             yield opened.popleft()
+
+    def too_large() -> bool:
+        """Never true of one image alone."""
+        return len(opened) > 1 and sum(canvas.pixels for canvas in opened) > OPEN_PIXELS
 
     for canvas in canvases:
         opened.append(canvas)
@@ -221,29 +238,17 @@ def mean_probabilities(
     views = VIEWS[tta]
     total: Any = None
     for network, batch in zip(networks, batches, strict=True):
-        seen = [_view(np, batch, *view) for view in views]
-        square = batch.shape[-1] == batch.shape[-2]
-        groups = (
-            [list(range(len(views)))]
-            if square
-            else [
-                [i for i, view in enumerate(views) if view[0] is turned] for turned in (False, True)
-            ]
-        )
-        for group in groups:
-            if not group:
-                continue
-            together = np.concatenate([seen[i] for i in group])
-            maps = [
-                network.probabilities(np.ascontiguousarray(together[at : at + limit]))
-                for at in range(0, len(together), limit)
-            ]
-            given = maps[0] if len(maps) == 1 else xp.concatenate(maps)
-            for number, i in enumerate(group):
+        for group in _together(views, batch, limit):
+            seen = [_view(np, batch, *view) for view in group]
+            given = network.probabilities(
+                np.ascontiguousarray(seen[0] if len(seen) == 1 else np.concatenate(seen))
+            )
+            for number, view in enumerate(group):
                 part = given[number * len(batch) : (number + 1) * len(batch)]
-                part = _back(xp, part, *views[i])
+                part = _back(xp, part, *view)
                 total = part if total is None else total + part
-    return total / (len(views) * len(networks))
+    count = len(views) * len(networks)
+    return total if count == 1 else total / count
 
 
 View = tuple[bool, tuple[int, ...]]
@@ -254,6 +259,20 @@ VIEWS: dict[TTA, list[View]] = {
     "flips": [(False, axes) for axes in FLIPS],
     "d4": [(turned, axes) for turned in (False, True) for axes in FLIPS],
 }
+
+
+def _together(
+    views: Sequence[View], batch: NDArray[np.float32], limit: int
+) -> Iterator[Sequence[View]]:
+    """The views that go through a network at once: of one form, and no more than it takes."""
+    most = max(1, limit // len(batch))
+    square = batch.shape[-1] == batch.shape[-2]
+    forms = (
+        [views] if square else [[v for v in views if v[0] is turned] for turned in (False, True)]
+    )
+    for form in forms:
+        for at in range(0, len(form), most):
+            yield form[at : at + most]
 
 
 def _view(xp: Any, batch: Any, turned: bool, axes: tuple[int, ...]) -> Any:

@@ -40,7 +40,15 @@ def load(
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
-    return Predictor([_network(Path(each), device, tile, batch_size) for each in paths], **options)
+    networks = [_network(Path(each), device, tile, batch_size) for each in paths]
+    for network in networks:
+        fixed = network.windows.fixed
+        if tile is not None and fixed is not None and set(fixed) != {tile}:
+            raise SegkitError(
+                f"tile={tile} cannot be had: this network takes tiles of {fixed[0]} x {fixed[1]}"
+                " pixels only. Leave tile out."
+            )
+    return Predictor(networks, **options)
 
 
 def _network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:

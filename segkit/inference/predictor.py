@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.reading import read_image
 from segkit.data.target import Target
 from segkit.errors import SegkitError
 from segkit.inference.blending import TTA, Canvas, Readable, fill
 from segkit.inference.ensemble import common_windows, require_alike
+from segkit.inference.given_image import Image, load_image, named
 from segkit.inference.instances import WAIST, Decoder, decode
 from segkit.inference.network import Network
 from segkit.inference.tiling import OVERLAP, plan_grid
-
-Image = Path | str | NDArray[Any]
-"""A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
 
 Choice = Literal[Decoder, "training"]
 
@@ -146,9 +142,9 @@ class Predictor:
             SegkitError: The image cannot be read, or its channels or its type do not fit the
                 training.
         """
-        if isinstance(image, list):
-            return list(self.stream(_loaded(one, page) for one in image))
-        return next(self.stream([_loaded(image, page)]))
+        given = image if isinstance(image, list) else [image]
+        found = list(_raising(self._predictions((one, page) for one in given)))
+        return found if isinstance(image, list) else found[0]
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Predict images one after the other, in their order; tiles are pooled across them.
@@ -158,24 +154,26 @@ class Predictor:
         Raises:
             SegkitError: At the first image that cannot be read or does not fit.
         """
-        for result in self.try_stream(images):
-            if isinstance(result, SegkitError):
-                raise result
-            yield result
+        return _raising(self.try_stream(images))
 
     def try_stream(self, images: Iterable[Image]) -> Iterator[Prediction | SegkitError]:
         """Like :meth:`stream`, with the error in the place of an image that cannot be predicted."""
+        return self._predictions((image, None) for image in images)
+
+    def _predictions(
+        self, images: Iterable[tuple[Image, int | None]]
+    ) -> Iterator[Prediction | SegkitError]:
         found: list[_Whole | SegkitError] = []
 
         def canvases() -> Iterator[Canvas]:
-            for image in images:
+            for image, page in images:
                 try:
-                    whole = _Whole(self, _checked(_loaded(image)))
-                except SegkitError as error:
-                    found.append(error)
+                    whole = _Whole(self, load_image(image, page), image)
+                except (SegkitError, MemoryError) as error:
+                    found.append(named(error, image))
                     continue
                 found.append(whole)
-                yield whole.canvas
+                yield self._canvas(whole, whole.write)
 
         def results() -> Iterator[Prediction | SegkitError]:
             while found and (isinstance(found[0], SegkitError) or found[0].is_complete):
@@ -183,9 +181,8 @@ class Predictor:
                 yield first if isinstance(first, SegkitError) else first.prediction()
 
         for canvas in fill(canvases(), self.networks, self.tta):
-            for whole in found:
-                if isinstance(whole, _Whole) and whole.canvas is canvas:
-                    whole.is_complete = True
+            assert isinstance(canvas.image, _Whole)
+            canvas.image.is_complete, canvas.image.error = True, canvas.error
             yield from results()
         yield from results()
 
@@ -245,42 +242,44 @@ class Predictor:
 
 
 class _Whole:
-    """An image in memory, and its prediction as it grows."""
+    """An image in memory, and its prediction as it grows.
 
-    def __init__(self, predictor: Predictor, image: NDArray[Any]) -> None:
+    It does not know its canvas: in a circle both would stay until the garbage collector comes.
+    """
+
+    def __init__(self, predictor: Predictor, image: NDArray[Any], given: Image) -> None:
         self.is_complete = False
-        self._predictor, self._image = predictor, image
+        self.error: SegkitError | None = None
+        self._predictor, self._image, self._given = predictor, image, given
         height, width, _ = self.shape = image.shape
         channels = predictor.networks[0].num_logits
         self.probabilities = np.empty((channels, height, width), np.float32)
         layers = (predictor.card.num_classes,) if predictor.mode == "multilabel" else ()
         self.labels = np.empty((*layers, height, width), np.uint8)
-        self.canvas = predictor._canvas(self, self._write)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         return self._image[top : top + height, left : left + width]
 
     def prediction(self) -> Prediction | SegkitError:
-        if self.canvas.error is not None:
-            return self.canvas.error
+        if self.error is not None:
+            return named(self.error, self._given)
         found = None
         if self._predictor.instances is not None:
-            found = self._predictor.objects(self.probabilities, self.labels)
+            try:
+                found = self._predictor.objects(self.probabilities, self.labels)
+            except MemoryError as error:
+                return named(error, self._given)
         return Prediction(self.labels, self.probabilities, found)
 
-    def _write(self, top: int, left: int, block: Any) -> None:
+    def write(self, top: int, left: int, block: Any) -> None:
         height, width = block.shape[1:]
         inside = (..., slice(top, top + height), slice(left, left + width))
         self.probabilities[inside] = self._predictor.networks[0].numpy(block)
         self.labels[inside] = self._predictor._labels(block)
 
 
-def _loaded(image: Image, page: int | None = None) -> NDArray[Any]:
-    return read_image(Path(image), page) if isinstance(image, str | Path) else image
-
-
-def _checked(image: NDArray[Any]) -> NDArray[Any]:
-    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
-        what = image.shape if isinstance(image, np.ndarray) else type(image).__name__
-        raise SegkitError(f"an image is a path, or a numpy array (H, W) or (H, W, C), not {what}.")
-    return image[..., None] if image.ndim == 2 else image
+def _raising(results: Iterable[Prediction | SegkitError]) -> Iterator[Prediction]:
+    for result in results:
+        if isinstance(result, SegkitError):
+            raise result
+        yield result

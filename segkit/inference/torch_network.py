@@ -68,19 +68,32 @@ class TorchNetwork(Network):
         return self.model.head.num_logits
 
     def probabilities(self, batch: NDArray[np.float32]) -> Tensor:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""
-        with torch.inference_mode():
-            return self.model.head.activate(self.model(self.array(batch)).float())
+        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32.
+
+        Raises:
+            SegkitError: There is too little memory.
+        """
+        try:
+            with torch.inference_mode():
+                return self.model.head.activate(self.model(self.array(batch)).float())
+        except RuntimeError as error:
+            if "allocate" not in str(error):  # in what each device says of full memory
+                raise
+            raise SegkitError(
+                f"device {self.device} has too little memory for a batch of the shape"
+                f" {batch.shape}. Smaller tiles and batches help: tile=256, batch_size=1."
+            ) from error
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
         """What the head decides, at another threshold if one is given."""
         if threshold is not None:
-            return super().decide(probabilities, threshold)
-        return self.model.head.decide(probabilities)
+            return super().decide(probabilities, threshold).to(torch.uint8)
+        # on the device, for eight bytes a pixel take long to leave it
+        return self.model.head.decide(probabilities).to(torch.uint8)
 
     def array(self, values: NDArray[np.float32]) -> Tensor:
         """An array of numpy on the network's device."""
-        return torch.from_numpy(values).to(self._device, non_blocking=True)
+        return torch.from_numpy(values).to(self._device, non_blocking=self._device.type == "cuda")
 
     def numpy(self, array: Tensor) -> NDArray[np.float32]:
         """The inverse of :meth:`array`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder
 from segkit.inference.predictor import Predictor
 from segkit.inference.settings import Inference, checked
-from segkit.predicting.inputs import find_images, require_apart
+from segkit.predicting.inputs import find_images, require_apart, require_extras_apart
 from segkit.predicting.outputs import ENDINGS, Outputs, Wanted
 from segkit.predicting.pipeline import Pipeline
 from segkit.predicting.polygons import require_polygons
@@ -58,11 +59,19 @@ def predict(config: DictConfig) -> None:
     make_folder(settings.output)
     settings.device = share.device(settings.device)
     predictor = settings.predictor()
+    folders = settings.folders(predictor.instances is not None)
+    require_extras_apart(found.files, settings.output, folders)
     record = Record(settings.output, _identity(settings), ENDINGS, share.rank)
     left = record.unfinished(share.of(found.files), settings.overwrite)
     for note in _notes(left):
         console.print(f"  note: {note}")
-    result = _run(predictor, record, left, settings, console)
+    try:
+        result = _run(predictor, record, left, settings, console)
+    except Exception as error:
+        if share.rank > 0:  # else the first process would wait for this one
+            with suppress(SegkitError):
+                share.gather({"count": 0, "problems": [f"process {share.rank} has ended: {error}"]})
+        raise
     results = share.gather(result)
     if share.rank > 0 and share.store is not None:
         return  # the first process says it

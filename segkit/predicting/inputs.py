@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,8 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     - A folder: every image below it, in its sub-folders too, but no hidden ones and none of the
       output folder. Masks keep the sub-folders. Where it holds ``images`` and ``masks``, as the
       data of a training do, it stands for ``images``.
-    - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part.
+    - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part. What
+      lies in the output folder, or in a zarr that matches, is left out.
     - A ``.txt`` file has a path in each line, a ``.csv`` file in its column ``image``, relative to
       the file. Masks keep the folders of images below the file's folder.
 
@@ -73,7 +74,7 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
         elif path.is_file():
             found.files.append(ImageFile(path, Path(path.stem)))
         elif glob.has_magic(text):
-            found.files += _matching(text)
+            found.files += _matching(text, output)
         else:
             raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
         if len(found.files) == before:
@@ -108,6 +109,42 @@ def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[st
                 )
 
 
+def require_extras_apart(
+    files: Sequence[ImageFile], output: Path, folders: Mapping[str, Sequence[str]]
+) -> None:
+    """What is written besides masks never goes over an image, or over the mask of another.
+
+    Args:
+        files: The images.
+        output: The folder of the masks.
+        folders: Those in it that are written to, with the endings of their files.
+
+    Raises:
+        SegkitError: It would.
+    """
+    home = output.resolve()
+    stems = {stem for _, stem in files}
+    for path, stem in files:
+        place = path.resolve()
+        for folder, endings in folders.items():
+            if stem.parts[0] == folder and _belongs(stem.relative_to(folder), stems):
+                raise SegkitError(
+                    f"input: the mask of {path} would be written to {output / stem}, where the"
+                    f" {folder} of another image go. Move one of them, or name them one by one."
+                )
+            is_there = place.suffix in endings and place.is_relative_to(home / folder)
+            if is_there and _belongs(place.relative_to(home / folder).with_suffix(""), stems):
+                raise SegkitError(
+                    f"output={output}: {folder} would overwrite the image {path}. Name another"
+                    " folder."
+                )
+
+
+def _belongs(rest: Path, stems: set[Path]) -> bool:
+    """Whether a file of that name would be of an image, or of a page of one."""
+    return rest in stems or (rest.name.isdecimal() and rest.parent in stems)
+
+
 def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         found.notes.append(f"{folder} holds images and masks: {folder / 'images'} is taken")
@@ -136,14 +173,25 @@ def _walk(folder: Path, output: Path | None, left_out: list[Path]) -> Iterator[P
             yield path
 
 
-def _matching(pattern: str) -> list[ImageFile]:
+def _matching(pattern: str, output: Path | None) -> list[ImageFile]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
     # Path.glob takes no absolute patterns
     matches = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    images = [path for path in sorted(map(Path, matches)) if _is_image(path)]
-    return [ImageFile(path, path.relative_to(base).with_suffix("")) for path in images]
+    home = None if output is None else output.resolve()
+    if home is not None and base.resolve().is_relative_to(home):
+        home = None  # the results of another run, which the user means
+    images: list[ImageFile] = []
+    zarrs: set[Path] = set()
+    for path in sorted(map(Path, matches)):
+        is_result = home is not None and path.resolve().is_relative_to(home)
+        if is_result or not zarrs.isdisjoint(path.parents) or not _is_image(path):
+            continue
+        images.append(ImageFile(path, path.relative_to(base).with_suffix("")))
+        if path.is_dir():
+            zarrs.add(path)
+    return images
 
 
 def _listed(file: Path) -> list[ImageFile]:

@@ -77,29 +77,36 @@ def _write_windows(
                 assert maps is not None
                 maps.write(top, left, to_16_bits(block))
 
-            predictor.predict_windows(image, write, write_maps if maps else None)
+            source = image if overview is None else overview
+            predictor.predict_windows(source, write, write_maps if maps else None)
         if overview is not None:
             outputs.write_overlay(file.stem, overview.image, overview.labels)
         outputs.record.finish(file)
 
 
 class _Overview:
-    """Every so manieth pixel of a large image and of its labels."""
+    """Every so manieth pixel of a large image, taken as it is read, and of its labels."""
 
     def __init__(self, image: WindowedImage, layers: tuple[int, ...]) -> None:
-        height, width, channels = image.shape
+        height, width, channels = self.shape = image.shape
         self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
         size = math.ceil(height / self._step), math.ceil(width / self._step)
         self.image = np.zeros((*size, channels), image.dtype)
         self.labels = np.zeros((*layers, *size), np.uint8)
 
-    def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
-        """Take what is wanted of a block of labels, and of the image there."""
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """A window of the image, of which what is wanted is kept."""
+        part = self._source.read(top, left, height, width)
         step = self._step
-        taken = labels[..., -top % step :: step, -left % step :: step]
-        height, width = taken.shape[-2:]
-        down, across = math.ceil(top / step), math.ceil(left / step)
-        rows, columns = slice(down, down + height), slice(across, across + width)
-        self.labels[..., rows, columns] = taken
-        part = self._source.read(top, left, *labels.shape[-2:])
+        rows, columns = self._place(top, height), self._place(left, width)
         self.image[rows, columns] = part[-top % step :: step, -left % step :: step]
+        return part
+
+    def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        """Take what is wanted of a block of labels."""
+        step = self._step
+        rows, columns = self._place(top, labels.shape[-2]), self._place(left, labels.shape[-1])
+        self.labels[..., rows, columns] = labels[..., -top % step :: step, -left % step :: step]
+
+    def _place(self, first: int, length: int) -> slice:
+        return slice(math.ceil(first / self._step), math.ceil((first + length) / self._step))

@@ -16,6 +16,7 @@ that go by windows see :mod:`segkit.predicting.large`.
 from __future__ import annotations
 
 import io
+import secrets
 import shutil
 import threading
 from pathlib import Path
@@ -29,6 +30,7 @@ from pydantic import BaseModel
 from segkit.card import ModelCard
 from segkit.data.reading import write_image, write_mask
 from segkit.data.zarr_store import is_zarr
+from segkit.errors import SegkitError
 from segkit.files import write_whole
 from segkit.inference.predictor import Prediction
 from segkit.inference.summary import flat, legend
@@ -59,6 +61,15 @@ class Wanted(BaseModel):
     def needs_whole_maps(self, with_objects: bool) -> bool:
         """Whether large images cannot go by windows, for something is found in the whole map."""
         return with_objects or self.polygons is not None
+
+    def folders(self, with_objects: bool) -> dict[str, tuple[str, ...]]:
+        """The folders that are written to besides masks, with the endings of their files."""
+        written = {
+            "overlays": (self.overlays, (".png",)),
+            "instances": (with_objects, (".png", ".tif")),
+            "probabilities": (self.probabilities, (".tif", ".zarr")),
+        }
+        return {folder: endings for folder, (is_on, endings) in written.items() if is_on}
 
 
 class Page(NamedTuple):
@@ -143,12 +154,24 @@ class Outputs:
         write_image(self.path("overlays" / stem, ".png"), picture)
 
     def clear(self, file: ImageFile) -> None:
-        """Remove the mask of an earlier run, which would say that the image is finished."""
+        """Remove the mask of an earlier run, which would say that the image is finished.
+
+        Raises:
+            SegkitError: It cannot be removed.
+        """
         for mask in self.record.masks(file.stem):
-            if is_zarr(mask):
-                shutil.rmtree(mask)
-            else:
-                mask.unlink(missing_ok=True)
+            try:
+                if is_zarr(mask):
+                    old = mask.with_name(f".{secrets.token_hex(8)}.old")
+                    mask.rename(old)  # at once: half of a mask would pass for a finished one
+                    shutil.rmtree(old)
+                else:
+                    mask.unlink(missing_ok=True)
+            except OSError as error:
+                raise SegkitError(
+                    f"cannot remove '{mask}', in whose place the mask belongs:"
+                    f" {error.strerror or error}. Remove it, or name another output folder."
+                ) from error
         if self.coco is not None:
             self.coco.clear(file)
 

@@ -151,7 +151,7 @@ class Pipeline:
         try:
             predict_large(self.predictor, self.outputs, file)
             self.finished.append(file)
-        except SegkitError as error:
+        except (SegkitError, MemoryError) as error:
             if _concerns_all(error):
                 raise
             self._fail(file, error)
@@ -164,7 +164,7 @@ class Pipeline:
                 try:
                     if self.outputs.write(page, result):
                         self.finished.append(page.file)
-                except SegkitError as error:
+                except (SegkitError, MemoryError) as error:
                     if _concerns_all(error):
                         raise
                     self._fail(page.file, error)
@@ -172,7 +172,7 @@ class Pipeline:
 
     def _fail(self, file: ImageFile, error: SegkitError | MemoryError) -> None:
         text = str(error)
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
             text = "it does not fit into memory."
             if not self._by_windows:
                 text += " Without objects and outlines (instances=null polygons=null) it need not."
@@ -180,7 +180,7 @@ class Pipeline:
         self.outputs.drop(file)
 
 
-def _concerns_all(error: SegkitError) -> bool:
+def _concerns_all(error: SegkitError | MemoryError) -> bool:
     """Whether what is written next fails too, as on a full disk."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in _OF_ALL_FILES

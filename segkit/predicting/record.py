@@ -71,6 +71,7 @@ class Record:
         write_whole(self.folder / f"settings-{self.key}.json", text)
         self._own = self.folder / f"finished-{rank}.jsonl"
         self._lock = threading.Lock()
+        self._states: dict[Path, list[int]] = {}
 
     def unfinished(self, files: Iterable[ImageFile], overwrite: bool = False) -> Unfinished:
         """The images that are still to be done.
@@ -85,6 +86,8 @@ class Record:
         left = Unfinished()
         foreign = []
         for file in files:
+            # before it is read: an image that changes meanwhile is done anew the next time
+            self._states[file.stem] = _state(file.path)
             masks = [path for path in self.masks(file.stem) if path.exists()]
             line = self._lines.get(file.stem.as_posix())
             if overwrite or not masks:
@@ -94,7 +97,10 @@ class Record:
             elif line["settings"] != self.key:
                 left.files.append(file)
                 left.reasons[f"other settings ({self._difference(line['settings'])})"] += 1
-            elif line["image"] != _state(file.path):
+            elif line.get("path", _place(file.path)) != _place(file.path):
+                left.files.append(file)
+                left.reasons["the image is another file of the same name"] += 1
+            elif line["image"] != self._states[file.stem]:
                 left.files.append(file)
                 left.reasons["the image has changed"] += 1
             else:
@@ -120,7 +126,8 @@ class Record:
         """
         line = {
             "file": file.stem.as_posix(),
-            "image": _state(file.path),
+            "path": _place(file.path),
+            "image": self._states.get(file.stem) or _state(file.path),
             "settings": self.key,
             "time": time.time_ns(),
         }
@@ -177,9 +184,16 @@ def content_hash(paths: Iterable[Path]) -> list[str]:
 
 
 def _state(path: Path) -> list[int]:
-    """What changes where an image does: the time of its last change, and its size."""
+    """What changes where an image does: the time of its last change, and its size; of a zarr those
+    of all that is in it."""
     try:
-        status = path.stat()
+        found = [path.stat()]
+        if path.is_dir():
+            found = [part.stat() for part in path.rglob("*") if part.is_file()] or found
     except OSError:  # gone since it was listed
         return []
-    return [status.st_mtime_ns, status.st_size]
+    return [max(each.st_mtime_ns for each in found), sum(each.st_size for each in found)]
+
+
+def _place(path: Path) -> str:
+    return str(path.resolve())

@@ -65,24 +65,35 @@ class Share:
         return list(items[self.rank :: self.count])
 
     def device(self, device: str) -> str:
-        """For ``auto`` a GPU of its own, where there are several processes and GPUs."""
-        if device != "auto" or self.count == 1:
+        """For ``auto`` and ``cuda`` a GPU of its own, where there are several processes."""
+        if device not in ("auto", "cuda") or self.count == 1:
             return device
         import torch
 
         gpus = torch.cuda.device_count()
-        return f"cuda:{self.local_rank % gpus}" if gpus else "cpu"
+        if gpus:
+            return f"cuda:{self.local_rank % gpus}"
+        return "cpu" if device == "auto" else device
 
     def gather(self, result: Any) -> list[Any]:
         """What all processes say at their end, which the first one waits for; the others only own.
 
         Args:
             result: Plain data.
+
+        Raises:
+            SegkitError: The first process is gone.
         """
         if self.store is None:
             return [result]
         if self.rank > 0:
-            self.store.set(f"segkit/{self.rank}", json.dumps(result))
+            try:
+                self.store.set(f"segkit/{self.rank}", json.dumps(result))
+            except RuntimeError as error:
+                raise SegkitError(
+                    f"process {self.rank}: the first process has ended, see what it said. What is"
+                    " finished stays; the same command goes on with the rest."
+                ) from error
             return [result]
         others = range(1, self.count)
         return [result, *(json.loads(self.store.get(f"segkit/{rank}")) for rank in others)]

@@ -134,7 +134,9 @@ def test_a_failed_check_leaves_no_file(kind, tiny_run, tmp_path, monkeypatch):
     file = tmp_path / f"model{ENDINGS[kind]}"
     file.write_text("what was there before")
     monkeypatch.setattr(checking, "DIFFERENCE", -1.0)
-    with pytest.raises(SegkitError, match=r"was not written, because .* largest difference"):
+    with pytest.raises(
+        SegkitError, match=r"was not written. .* does not give .* largest difference"
+    ):
         run_export(tiny_run, file)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
     assert file.read_text() == "what was there before"
@@ -180,6 +182,8 @@ def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
         ("", [], "ending says the format"),
         ("m.onnx", ["quantize=int4"], "quantize"),
         ("m.onnx", ["max_iou_loss=2"], "max_iou_loss"),
+        ("m.onnx", ["size=0"], "size"),
+        ("m.onnx", ["size=[30,65]"], r"does not take 30 x 65 .* Give size=\[32,68\]"),
         ("m.onnx", ["input=nowhere.png"], r"no file or folder .*nowhere\.png"),
     ):
         with pytest.raises(SegkitError, match=message):
@@ -198,3 +202,39 @@ def test_a_network_too_large_for_one_file(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "LIMIT", 1000)
     with pytest.raises(SegkitError, match="one ONNX file holds 2 GB: use format=torch_export"):
         run_export(tiny_run, tmp_path / "m.onnx")
+
+
+def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    from segkit.exporting import onnx_file
+    from segkit.exporting.graph import trace
+
+    def stubborn(model, contents, crop, sizes):
+        if contents.windows.fixed is None:
+            raise SegkitError("it counts its pixels")
+        return trace(model, contents, crop, sizes)
+
+    monkeypatch.setattr(onnx_file, "trace", stubborn)
+    file = run_export(tiny_run, tmp_path / "m.onnx")
+    said = capsys.readouterr().out
+    assert "for any size it cannot be done: it counts its pixels" in said
+    assert "batch x 1 x 64 x 64" in said
+    actual, expected = load(file, device="cpu"), load(tiny_run.checkpoint, device="cpu", tile=64)
+    assert actual.windows.fixed == (64, 64)
+    image = draw(4, (128, 128)).image[:101, :47]
+    found, wanted = actual(image), expected(image[:, :47])
+    assert found.labels.shape == (101, 47)
+    assert (found.labels != wanted.labels).mean() < 0.05  # other surroundings at the border
+
+
+def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path):
+    file = run_export(tiny_run, tmp_path / "m.pt2", "size=[32,48]")
+    predictor = load(file, device="cpu")
+    assert predictor.windows.fixed == (32, 48)
+    with pytest.raises(
+        SegkitError, match=r"cannot be run on a batch of the shape \(1, 1, 32, 32\)"
+    ):
+        predictor.networks[0].probabilities(np.zeros((1, 1, 32, 32), np.float32))
+    with pytest.raises(SegkitError, match="an unpadded network is exported for all of its sizes"):
+        run_export(unpadded_run, tmp_path / "u.onnx", "size=64")

@@ -125,6 +125,43 @@ def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
     assert len(asked) == 40
 
 
+def test_large_images_do_not_gather_behind_a_small_one(monkeypatch):
+    monkeypatch.setattr("segkit.inference.blending.OPEN_PIXELS", 3 * 64 * 64)
+    network = Identity(Windows(64, 8, 8), batch_size=1)
+    asked = []
+
+    def canvases():
+        for side in [8, *[64] * 10]:  # the first one waits for a batch, the others are one each
+            asked.append(side)
+            grid = plan_grid(side, side, network.windows)
+            yield Canvas(
+                Image(np.ones((side, side, 1), np.float32)), grid, lambda *_: None, network
+            )
+
+    done = fill(canvases(), [network], "none")
+    next(done)
+    assert len(asked) == 4
+    assert len(list(done)) == 10
+
+
+def test_a_batch_is_no_larger_than_any_network_of_an_ensemble_takes():
+    strong, weak = (Identity(Windows(32, 8, 8), batch_size=size) for size in (8, 2))
+    image = np.ones((32, 32 * 9, 1), np.float32)
+    grid = plan_grid(*image.shape[:2], strong.windows, 0)
+    canvas = Canvas(Image(image), grid, lambda *_: None, strong)
+    list(fill([canvas], [strong, weak], "d4"))
+    assert max(shape[0] for shape in strong.calls + weak.calls) == 2
+
+
+@pytest.mark.parametrize("tta", ["none", "flips", "d4"])
+def test_views_do_not_make_a_batch_larger(tta):
+    network = Identity(Windows(8, 8, 8))
+    batch = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    given = mean_probabilities([network], [batch], tta, 7)
+    np.testing.assert_allclose(given, batch, rtol=1e-6)
+    assert {shape[0] for shape in network.calls} <= {3, 6}
+
+
 def test_an_image_that_cannot_be_predicted_does_not_touch_the_others():
     network = Identity(Windows(16, 16, 16), batch_size=3)
     images = [np.full((40, 40, 1), i, np.float32) for i in range(3)]

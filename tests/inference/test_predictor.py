@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import train_quick
 
@@ -11,7 +15,7 @@ from segkit.card import ModelCard
 from segkit.data.cells import draw
 from segkit.data.reading import write_image
 from segkit.errors import SegkitError
-from segkit.inference.tiling import plan_grid
+from segkit.inference.tiling import Windows, plan_grid
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,55 @@ def test_lists_may_hold_paths_and_an_error_stops_them(predictor, images, tmp_pat
     assert predictor([]) == []
     with pytest.raises(SegkitError, match=r"none\.png"):
         predictor([images[0], tmp_path / "none.png"])
+
+
+def test_an_image_is_let_go_of_with_its_prediction(predictor):
+    """At once, and not when the garbage collector comes: images are large and objects few."""
+    gc.disable()
+    try:
+        alive = []
+        for number, result in enumerate(
+            predictor.stream(draw(i, (64, 64)).image for i in range(9))
+        ):
+            alive.append(weakref.ref(result.probabilities))
+            del result
+            assert sum(one() is not None for one in alive) <= 1, number
+    finally:
+        gc.enable()
+
+
+def test_errors_name_the_file(predictor, images, tmp_path):
+    tifffile.imwrite(tmp_path / "five.tif", np.zeros((5, 9, 8), np.uint8), planarconfig="separate")
+    for call in (predictor, lambda path: predictor([images[0], path])):
+        with pytest.raises(SegkitError, match=r"five\.tif: an image of 5 channels"):
+            call(tmp_path / "five.tif")
+
+
+def test_an_image_that_memory_does_not_hold_is_an_error_of_its_own(predictor, images):
+    vast = np.broadcast_to(np.uint8(0), (2**24, 2**24))
+    first, second, third = predictor.try_stream([images[0], vast, images[1]])
+    assert "does not fit into memory" in str(second)
+    assert first.labels.shape == (64, 64)
+    assert third.labels.shape == (150, 90)
+
+
+def test_a_full_device_is_said_with_a_remedy(binary_run, images, monkeypatch):
+    predictor = segkit.load(binary_run.checkpoint, device="cpu")
+
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(predictor.networks[0].model.head, "activate", full)
+    with pytest.raises(SegkitError, match=r"cpu has too little memory.*tile=256, batch_size=1"):
+        predictor(images[0])
+
+
+def test_a_tile_that_a_network_cannot_take_is_an_error(binary_run, monkeypatch):
+    fixed = Windows(64, 32, 64, fixed=(64, 64))
+    monkeypatch.setattr("segkit.inference.torch_network.windows_of", lambda model, side: fixed)
+    with pytest.raises(SegkitError, match=r"tile=96 cannot be had.* 64 x 64 pixels only"):
+        segkit.load(binary_run.checkpoint, device="cpu", tile=96)
+    assert segkit.load(binary_run.checkpoint, device="cpu", tile=64).windows == fixed
 
 
 def test_a_stream_has_the_error_in_the_place_of_the_image(predictor, images):

@@ -7,7 +7,7 @@ import pytest
 
 from segkit.data.reading import write_image
 from segkit.errors import SegkitError
-from segkit.predicting.inputs import find_images, require_apart
+from segkit.predicting.inputs import find_images, require_apart, require_extras_apart
 
 
 @pytest.fixture
@@ -69,6 +69,28 @@ def test_results_are_no_inputs(images):
     assert stems(str(images), images / "predictions") == ["a", "sub/b.c", "tiny"]
 
 
+def test_results_match_no_pattern(images):
+    out = images / "predictions"
+    for name in ("a.png", "overlays/a.png"):
+        write_image(out / name, np.zeros((3, 3), np.uint8))
+    assert stems(f"{images}/**/*.png", out) == ["a", "tiny"]
+    assert stems(f"{out}/*.png", images / "other") == ["a"]
+    assert stems(f"{out}/overlays/*.png", out) == ["a"]  # meant, and refused where it overwrites
+
+
+def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path):
+    write_image(images / "overlays/a.png", np.zeros((3, 3), np.uint8))
+    folders = {"overlays": (".png",)}
+    files = find_images(str(images)).files
+    with pytest.raises(SegkitError, match="where the overlays of another image go"):
+        require_extras_apart(files, tmp_path, folders)
+    require_extras_apart(files, tmp_path, {"instances": (".png", ".tif")})
+    files = find_images(str(images / "overlays")).files
+    with pytest.raises(SegkitError, match=r"overlays would overwrite the image .*overlays/a\.png"):
+        require_extras_apart(files, images, folders)
+    require_extras_apart(files, tmp_path, folders)
+
+
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
     write_image(tmp_path / "masks/a.png", np.zeros((3, 3), np.uint8))
     found = find_images(str(tmp_path))
@@ -85,6 +107,13 @@ def test_a_zarr_is_an_image(tmp_path):
         zarr.create_array(tmp_path / name, shape=(4, 5), dtype="uint8")[:] = 1
     assert stems(str(tmp_path)) == ["sub/y", "x"]
     assert stems(str(tmp_path / "x.zarr")) == ["x"]
+
+
+def test_a_pattern_does_not_look_into_a_zarr(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.create_group(tmp_path / "x.zarr")
+    group.create_array("0", shape=(4, 5), dtype="uint8")[:] = 1
+    assert stems(f"{tmp_path}/**/*") == ["x"]
 
 
 def test_an_image_is_never_a_mask_too(images):

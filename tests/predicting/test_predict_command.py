@@ -11,6 +11,7 @@ import segkit
 from segkit.config import compose
 from segkit.data.cells import draw
 from segkit.data.reading import read_image, read_mask, write_image
+from segkit.data.windows import WindowedImage
 from segkit.errors import SegkitError
 from segkit.inference.evaluate_command import evaluate
 from segkit.inference.summary import flat, legend
@@ -242,6 +243,24 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
     capsys.readouterr()
     run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
     assert "2 images are finished already" in capsys.readouterr().out
+
+
+def test_large_images_are_unpacked_once(binary_run, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
+    monkeypatch.setattr(large, "LARGE", 10_000)
+    read, seen = WindowedImage.read, []
+
+    def counted(self, top, left, height, width):
+        seen.append(height * width)
+        return read(self, top, left, height, width)
+
+    monkeypatch.setattr(WindowedImage, "read", counted)
+    run_predict(binary_run, tmp_path / "big.tif", tmp_path / "out", "overlays=false")
+    alone = sum(seen)
+    seen.clear()
+    run_predict(binary_run, tmp_path / "big.tif", tmp_path / "out", "overwrite=true")
+    assert sum(seen) == alone
+    assert (tmp_path / "out/overlays/big.png").is_file()
 
 
 def test_large_images_are_whole_where_objects_are_told_apart(binary_run, tmp_path, monkeypatch):

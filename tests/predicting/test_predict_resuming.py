@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 
@@ -84,6 +85,80 @@ def test_other_settings_and_other_images_are_done_anew(binary_run, images, out, 
     copied.write_bytes(binary_run.checkpoint.read_bytes())
     run_predict(binary_run, images, out, f"checkpoint='{copied}'", "tta=flips", "batch_size=1")
     assert "6 images are finished already" in capsys.readouterr().out
+
+
+def test_an_image_of_another_folder_is_another_image(binary_run, images, out, capsys, tmp_path):
+    """Though it has the same name, the same size and the same time, as after unpacking."""
+    other = tmp_path / "other"
+    for folder, value in ((images, 0), (other, 255)):
+        (folder / "0.bmp").parent.mkdir(exist_ok=True)
+        PIL.Image.new("L", (40, 40), value).save(folder / "0.bmp")
+        os.utime(folder / "0.bmp", (1, 1))
+    run_predict(binary_run, images / "0.bmp", out)
+    before = times(out)
+    run_predict(binary_run, other / "0.bmp", out)
+    assert "1 images are done anew: the image is another file of the same name" in (
+        capsys.readouterr().out
+    )
+    assert times(out) != before
+
+
+def test_an_image_that_changes_while_it_is_read_is_done_anew(binary_run, images, out, monkeypatch):
+    read_image = pipeline.read_image
+
+    def read_and_change(path, page=None):
+        image = read_image(path, page)
+        os.utime(path, (1, 1))
+        return image
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "read_image", read_and_change)
+        run_predict(binary_run, images / "0.png", out)
+    before = times(out)
+    run_predict(binary_run, images / "0.png", out)
+    assert times(out) != before
+
+
+def test_a_change_inside_of_a_zarr_is_seen(binary_run, out, capsys, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(40, 40), chunks=(20, 20), dtype="uint8")
+    array[:] = 1
+    run_predict(binary_run, tmp_path / "a.zarr", out)
+    run_predict(binary_run, tmp_path / "a.zarr", out)
+    assert "finished already" in capsys.readouterr().out
+    array[:20, :20] = 9
+    run_predict(binary_run, tmp_path / "a.zarr", out)
+    assert "1 images are done anew: the image has changed" in capsys.readouterr().out
+
+
+def test_a_pattern_goes_on_beside_its_own_results(binary_run, images, capsys):
+    for _ in range(2):
+        run_predict(binary_run, f"{images}/**/*.png", images / "predictions", "overlays=true")
+    assert "6 images are finished already" in capsys.readouterr().out
+    assert len(times(images / "predictions")) == 6
+
+
+def test_what_is_in_the_place_of_a_mask_is_named(binary_run, images, out):
+    (out / "3.png").mkdir(parents=True)
+    with pytest.raises(SegkitError, match=r"(?s)1 files .*cannot remove .*3\.png'.*Remove it"):
+        run_predict(binary_run, images, out, "overwrite=true")
+    assert len([path for path in out.glob("*.png") if path.is_file()]) == 5
+
+
+def test_too_little_memory_for_one_image_does_not_stop_the_others(
+    binary_run, images, out, monkeypatch
+):
+    write = outputs.write_mask
+
+    def full(path, mask):
+        if path.stem == "2":
+            raise MemoryError
+        write(path, mask)
+
+    monkeypatch.setattr(outputs, "write_mask", full)
+    with pytest.raises(SegkitError, match=r"(?s)1 files .*2\.png: it does not fit into memory"):
+        run_predict(binary_run, images, out)
+    assert len(times(out)) == 5
 
 
 def test_masks_of_others_are_not_written_over(binary_run, images, out):
@@ -263,10 +338,32 @@ def test_environments_that_do_not_fit_are_named(binary_run, images, out, monkeyp
         run_predict(binary_run, images, out)
 
 
+def test_the_first_process_does_not_wait_for_one_that_has_failed(
+    binary_run, images, out, monkeypatch
+):
+    class Store(dict):
+        def set(self, key, value):
+            self[key] = value
+
+    store = Store()
+    monkeypatch.setattr(Share, "join", classmethod(lambda cls: cls(1, 2, 1, store)))
+
+    def write(path, mask):
+        raise SegkitError("full") from OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(outputs, "write_mask", write)
+    with pytest.raises(SegkitError, match="full"):
+        run_predict(binary_run, images, out)
+    (problem,) = json.loads(store["segkit/1"])["problems"]
+    assert problem.startswith("process 1 has ended: full")
+
+
 def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
     share = Share(rank=5, count=8, local_rank=1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert share.device("auto") == "cuda:1"
+    assert share.device("cuda") == "cuda:1"
+    assert share.device("cuda:3") == "cuda:3"
     assert share.device("cpu") == "cpu"
     assert Share().device("auto") == "auto"
     assert share.of(list(range(20))) == [5, 13]

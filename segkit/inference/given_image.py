@@ -1,0 +1,39 @@
+"""What a predictor takes for an image, and what it says where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.data.reading import read_image
+from segkit.errors import SegkitError
+
+Image = Path | str | NDArray[Any]
+"""A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
+
+
+def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
+    """An image as (H, W, C), as it is stored.
+
+    Raises:
+        SegkitError: It cannot be read, or is no image.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image), page)
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
+        what = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+        raise SegkitError(f"an image is a path, or a numpy array (H, W) or (H, W, C), not {what}.")
+    return image[..., None] if image.ndim == 2 else image
+
+
+def named(error: SegkitError | MemoryError, image: Image) -> SegkitError:
+    """An error that names the image, where it is a file; one of memory is put in our words."""
+    text = "the image does not fit into memory." if isinstance(error, MemoryError) else str(error)
+    if isinstance(image, str | Path) and str(image) not in text:
+        text = f"{image}: {text}"
+    said = SegkitError(text)
+    said.__cause__ = error
+    return said

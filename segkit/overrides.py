@@ -31,7 +31,10 @@ def explain(
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as wrong:
-            problems.append(f"'{text}' cannot be parsed: {_first_line(wrong)}. Use KEY=VALUE.")
+            problems.append(
+                f"'{text}' cannot be parsed: {_first_line(wrong)}. Use KEY=VALUE; a value with"
+                " brackets or signs goes into quotes of its own, as in 'input=\"my scans (2)\"'."
+            )
             continue
         key = override.key_or_group.partition("@")[0]
         options = _options(key, config_dir)

@@ -13,8 +13,9 @@ from segkit.errors import SegkitError
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
     """(H, W, C) to (H, W, channels), for what has an obvious meaning.
 
-    Grey is repeated to RGB, RGB becomes grey by its mean; a second channel of a grey image and a
-    fourth of an RGB one are taken as opacity and dropped.
+    Grey is repeated to RGB, RGB becomes grey by its mean. A second channel of a grey image and a
+    fourth of an RGB one are dropped where they are opacity: where every pixel is opaque, and of
+    8-bit RGBA always. Else they are channels of a measurement, which must not get lost.
 
     Raises:
         SegkitError: There is no obvious way from C to that many channels.
@@ -22,16 +23,22 @@ def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
     given = image.shape[2]
     if given == channels:
         return image
-    if channels == 3 and given in (1, 2):
-        return np.repeat(image[..., :1], 3, axis=2)
-    if channels == 3 and given == 4:
-        return image[..., :3]
-    if channels == 1 and given == 2:
-        return image[..., :1]
-    if channels == 1 and given in (3, 4):
-        mean: NDArray[Any] = image[..., :3].mean(axis=2, keepdims=True, dtype=np.float32)
+    if channels in (1, 3) and given in (2, 4) and _has_opacity(image):
+        return with_channels(image[..., :-1], channels)
+    if channels == 3 and given == 1:
+        return np.repeat(image, 3, axis=2)
+    if channels == 1 and given == 3:
+        mean: NDArray[Any] = image.mean(axis=2, keepdims=True, dtype=np.float32)
         return mean.astype(image.dtype)
     raise SegkitError(
         f"an image of {given} channels cannot be made one of {channels}: only grey and RGB, with or"
-        " without opacity, become each other."
+        " without opacity, become each other. Give the channels of the training alone."
     )
+
+
+def _has_opacity(image: NDArray[Any]) -> bool:
+    """Whether the last channel says how opaque a pixel is."""
+    if image.dtype == np.uint8 and image.shape[2] == 4:
+        return True
+    opaque = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
+    return bool((image[..., -1] == opaque).all())

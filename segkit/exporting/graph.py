@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +111,7 @@ def trace(
     axes = (0,) if contents.windows.fixed else (0, 2, 3)
     example = torch.zeros(2, card.in_channels, *sizes[-1])
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), _constant_padding():
             program = torch.export.export(
                 graph, (example,), dynamic_shapes=(dict.fromkeys(axes, Dim.AUTO),), strict=True
             )
@@ -123,6 +124,22 @@ def trace(
     for node in program.graph.nodes:  # paths of this machine
         node.meta.pop("stack_trace", None)
     return program
+
+
+@contextmanager
+def _constant_padding() -> Iterator[None]:
+    """TensorFlow's "same" padding as a number instead of a formula of the size.
+
+    A layer of stride s here only sees multiples of s, of which the padding does not depend on the
+    size. As a formula, from layer to layer a longer one, it keeps torch.export busy for many
+    minutes. Were it wrong anywhere, the check of the file would find it.
+    """
+
+    def padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+        return max((kernel - 1) * dilation + 1 - stride, 0)
+
+    with patch("timm.layers.padding.get_same_padding", padding):
+        yield
 
 
 @contextmanager

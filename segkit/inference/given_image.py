@@ -23,9 +23,18 @@ def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
     """
     if isinstance(image, str | Path):
         return read_image(Path(image), page)
-    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or 0 in image.shape:
-        what = image.shape if isinstance(image, np.ndarray) else type(image).__name__
-        raise SegkitError(f"an image is a path, or a numpy array (H, W) or (H, W, C), not {what}.")
+    if not isinstance(image, np.ndarray):
+        raise SegkitError(
+            "an image is a path, or a numpy array (H, W) or (H, W, C), not"
+            f" {type(image).__name__}: numpy.asarray(...) makes one of most things."
+        )
+    if image.ndim not in (2, 3):
+        raise SegkitError(
+            "an image is a path, or a numpy array (H, W) or (H, W, C), not one of the shape"
+            f" {image.shape}."
+        )
+    if 0 in image.shape:
+        raise SegkitError(f"the image has no pixels: its shape is {image.shape}.")
     return image[..., None] if image.ndim == 2 else image
 
 

@@ -37,7 +37,9 @@ def load(
     for name, value in (("tile", tile), ("batch_size", batch_size)):
         if value is not None and not (isinstance(value, int) and value >= 1):
             raise SegkitError(f"{name} is {value!r}: give a number of 1 or more, or None.")
-    paths = [path] if isinstance(path, str | Path) else list(path)
+    paths = [path] if isinstance(path, str | Path) else path
+    if not (isinstance(paths, Sequence) and all(isinstance(each, str | Path) for each in paths)):
+        raise SegkitError(f"checkpoint: give a path, or a list of paths, not {path!r}.")
     if not paths:
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
     networks = [_network(Path(each), device, tile, batch_size) for each in paths]

@@ -91,6 +91,15 @@ class Predictor:
         require_alike(self.networks)
         if threshold is not None and card.mode == "multiclass":
             raise SegkitError("threshold: of several classes the most probable one is taken.")
+        if threshold is None and len({network.card.threshold for network in self.networks}) > 1:
+            raise SegkitError(
+                "checkpoint: the models of the list have thresholds of their own, which differ:"
+                " give threshold=VALUE for all of them."
+            )
+        if min_size is not None and not (isinstance(min_size, int) and min_size >= 0):
+            raise SegkitError(f"min_size is {min_size!r}: give a number of pixels, 0 or more.")
+        if threshold is not None and not isinstance(threshold, float | int):
+            raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
         if threshold is not None and not 0 < threshold < 1:
             raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
         if instances == "training":

@@ -79,7 +79,8 @@ def predict(config: DictConfig) -> None:
     problems = [problem for result in results for problem in result["problems"]]
     console.print(f"{count - len(problems)} of {count} masks are in {settings.output}")
     if problems:
-        raise all_at_once(f"{len(problems)} files could not be predicted:", problems)
+        files = "1 file" if len(problems) == 1 else f"{len(problems)} files"
+        raise all_at_once(f"{files} could not be predicted:", problems)
 
 
 def _run(

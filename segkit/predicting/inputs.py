@@ -14,6 +14,9 @@ from segkit.data.reading import IMAGE_SUFFIXES
 from segkit.data.zarr_store import is_zarr
 from segkit.errors import SegkitError, all_at_once
 
+FOLDER = ".segkit"
+"""In an output folder, what a prediction remembers of itself."""
+
 LISTS = (".txt", ".csv")
 """Endings of files that name images."""
 
@@ -46,8 +49,8 @@ class Found:
 def find_images(given: str | list[str], output: Path | None = None) -> Found:
     """The images that a file, a folder, a pattern, a list file or several of these mean.
 
-    - A folder: every image below it, in its sub-folders too, but no hidden ones and none of the
-      output folder. Masks keep the sub-folders. Where it holds ``images`` and ``masks``, as the
+    - A folder: every image below it, in its sub-folders too, but no hidden ones and no results of
+      predictions. Masks keep the sub-folders. Where it holds ``images`` and ``masks``, as the
       data of a training do, it stands for ``images``.
     - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part. What
       lies in the output folder, or in a zarr that matches, is left out.
@@ -153,21 +156,29 @@ def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
     for path in _walk(folder, output.resolve() if output else None, left_out):
         inside = path.relative_to(folder)
         found.files.append(ImageFile(path, inside.with_suffix("")))
-    for masks in left_out:
-        found.notes.append(f"{masks} is left out, for it lies beside {masks.parent / 'images'}")
+    for path in left_out:
+        why = f"it lies beside {path.parent / 'images'}"
+        if (path / FOLDER).is_dir():
+            why = "it holds the results of an earlier prediction"
+        found.notes.append(f"{path} is left out, for {why}")
 
 
 def _walk(folder: Path, output: Path | None, left_out: list[Path]) -> Iterator[Path]:
-    """The images below a folder, sorted by their paths; masks of data sets go to ``left_out``."""
+    """The images below a folder, sorted by their paths.
+
+    Masks of data sets and results of predictions go to ``left_out``.
+    """
     entries = sorted(folder.iterdir())
     names = {path.name for path in entries}
     for path in entries:
         if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
             continue
         if path.is_dir() and not is_zarr(path):
-            if path.name == "masks" and "images" in names:
+            if path.resolve() == output:
+                continue
+            if (path / FOLDER).is_dir() or (path.name == "masks" and "images" in names):
                 left_out.append(path)
-            elif path.resolve() != output:
+            else:
                 yield from _walk(path, output, left_out)
         elif _is_image(path):
             yield path

@@ -19,9 +19,8 @@ from typing import Any
 
 from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder, write_whole
-from segkit.predicting.inputs import ImageFile
+from segkit.predicting.inputs import FOLDER, ImageFile
 
-FOLDER = ".segkit"
 SHOWN = 5
 """Files that a message names at most."""
 _KEYS = {"file", "image", "settings", "time"}

@@ -10,11 +10,12 @@ from segkit.errors import SegkitError
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_what_becomes_what(dtype: str) -> None:
     image = (np.arange(2 * 3 * 4).reshape(2, 3, 4) * 7).astype(dtype)
+    image[..., 3] = 1 if dtype == "float32" else np.iinfo(dtype).max  # opaque
     for given, wanted, expected in [
         (image[..., :1], 3, image[..., [0, 0, 0]]),
-        (image[..., :2], 3, image[..., [0, 0, 0]]),
+        (image[..., [0, 3]], 3, image[..., [0, 0, 0]]),
         (image, 3, image[..., :3]),
-        (image[..., :2], 1, image[..., :1]),
+        (image[..., [0, 3]], 1, image[..., :1]),
         (image, 1, image[..., 1:2]),  # the mean of an arithmetic series
         (image[..., :3], 1, image[..., 1:2]),
         (image, 4, image),
@@ -22,6 +23,17 @@ def test_what_becomes_what(dtype: str) -> None:
         got = with_channels(given, wanted)
         assert got.dtype == given.dtype
         np.testing.assert_array_equal(got, expected)
+
+
+def test_a_channel_of_a_measurement_is_not_dropped() -> None:
+    """A second stain is no opacity; the fourth channel of a picture of 8 bits is."""
+    for dtype, channels in [("uint8", 2), ("uint16", 2), ("uint16", 4), ("float32", 4)]:
+        image = np.arange(4 * channels).reshape(2, 2, channels).astype(dtype)
+        for wanted in (1, 3):
+            with pytest.raises(SegkitError, match="Give the channels of the training alone"):
+                with_channels(image, wanted)
+    picture = np.arange(16).reshape(2, 2, 4).astype("uint8")
+    np.testing.assert_array_equal(with_channels(picture, 3), picture[..., :3])
 
 
 def test_the_mean_of_large_numbers_does_not_overflow() -> None:

@@ -114,6 +114,7 @@ def test_a_sample_as_the_other_formats(kind, name, neck, head, tmp_path):
     ("name", "options", "kind", "size"),
     [
         ("regnety_002", {}, "onnx", None),
+        ("tf_efficientnet_lite0", {}, "onnx", None),  # pads as TensorFlow does, by the size
         ("regnety_002", {}, "openvino", None),
         ("regnety_002", {}, "torch_export", None),
         ("vit_tiny_patch16_224", {"img_size": 64}, "onnx", None),

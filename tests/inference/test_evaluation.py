@@ -13,7 +13,7 @@ from segkit.data.coding import LabelCoding
 from segkit.data.dataset import WholeDataset
 from segkit.data.target import Labels
 from segkit.errors import SegkitError
-from segkit.inference.evaluation import evaluate, predict_item
+from segkit.inference.evaluation import evaluate
 from segkit.metrics.boundary import boundary_counts, boundary_scores
 from segkit.metrics.instances import instance_scores, object_counts
 
@@ -23,7 +23,7 @@ def predictor(binary_run):
     loaded = segkit.load(binary_run.checkpoint, device="cpu", instances="components", min_size=9)
     # so little training decides for nothing anywhere: a lower threshold gives objects to score
     probabilities = loaded(draw(1, (64, 48)).image).probabilities
-    loaded.model.head.threshold = float(np.quantile(probabilities, 0.7))
+    loaded.threshold = float(np.quantile(probabilities, 0.7))
     return loaded
 
 
@@ -44,13 +44,13 @@ def test_pixels_and_objects_of_all_images_are_added_up(predictor, dataset, resul
     shared = whole = 0
     counts, edges = [], []
     for index in range(5):
-        item, probabilities, labels = predict_item(predictor, dataset, index)
+        prediction = predictor(dataset.source.read_image(dataset.samples[index]))
+        item, labels = dataset.truth(index), prediction.labels
         truth = item["target"].numpy()
-        shared += int(((labels.numpy() == 1) & (truth == 1)).sum())
-        whole += int(((labels.numpy() == 1) | (truth == 1)).sum())
-        found = predictor.objects(probabilities.numpy(), labels.numpy())
-        counts.append(object_counts(item["ids"].numpy(), found, None, 255))
-        edges.append(boundary_counts(labels.numpy(), truth, "binary", 2))
+        shared += int(((labels == 1) & (truth == 1)).sum())
+        whole += int(((labels == 1) | (truth == 1)).sum())
+        counts.append(object_counts(item["ids"].numpy(), prediction.instances, None, 255))
+        edges.append(boundary_counts(labels, truth, "binary", 2))
     assert result.means["iou"] == pytest.approx(shared / whole)
     assert shared > 0
     assert result.means["objects"] == instance_scores(sum(counts))["objects"] > 0

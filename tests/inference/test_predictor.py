@@ -55,9 +55,11 @@ def test_images_that_do_not_fit_are_errors(predictor):
         predictor(np.zeros((8, 8), np.int64))
     with pytest.raises(SegkitError):
         predictor("no/such/file.png")
-    for wrong in ([[1, 2]], torch.zeros(4, 4), np.zeros((0, 4)), np.zeros(4)):
+    for wrong in ([[1, 2]], torch.zeros(4, 4), np.zeros(4)):
         with pytest.raises(SegkitError, match="an image is a path, or a numpy array"):
             predictor(wrong)
+    with pytest.raises(SegkitError, match=r"no pixels: its shape is \(0, 4\)"):
+        predictor(np.zeros((0, 4)))
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,11 @@ def test_an_ensemble_is_the_mean_of_its_members(binary_run, border_core_run, tmp
     assert np.abs(one - two).max() > 1e-3
     with pytest.raises(SegkitError, match="number 2 of the list cannot be averaged"):
         segkit.load([binary_run.checkpoint, border_core_run.checkpoint])
+    stored["segkit"]["threshold"] = 0.4
+    torch.save(stored, tmp_path / "other.ckpt")
+    with pytest.raises(SegkitError, match=r"thresholds of their own.*give threshold=VALUE"):
+        segkit.load(paths)
+    assert segkit.load(paths, threshold=0.4)(image).labels.shape == (60, 70)
     with pytest.raises(SegkitError, match="the list is empty"):
         segkit.load([])
 
@@ -269,6 +276,12 @@ def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
     with pytest.raises(SegkitError, match="multilabel"):
         segkit.load(multilabel_run.checkpoint, instances="components")
     for options in ({"overlap": -1.0}, {"overlap": 2}, {"tile": 0}, {"tile": "a"}):
+        with pytest.raises(SegkitError, match=f"{next(iter(options))} is"):
+            segkit.load(binary_run.checkpoint, **options)
+    for wrong in (None, 3, [None]):
+        with pytest.raises(SegkitError, match="give a path, or a list of paths"):
+            segkit.load(wrong)
+    for options in ({"threshold": "high"}, {"threshold": 2}, {"min_size": -1}):
         with pytest.raises(SegkitError, match=f"{next(iter(options))} is"):
             segkit.load(binary_run.checkpoint, **options)
     with pytest.raises(SegkitError, match="device 'tpu9'"):

@@ -121,3 +121,17 @@ def test_an_image_is_never_a_mask_too(images):
     with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
         require_apart(files, images, [".png"])
     require_apart(files, images, [".tif"])
+
+
+def test_results_of_an_earlier_prediction_are_no_images(tmp_path):
+    for name in ("a.png", "masks/a.png", "masks/overlays/a.png"):
+        write_image(tmp_path / name, np.zeros((3, 3), np.uint8))
+    assert len(find_images(str(tmp_path)).files) == 3
+    (tmp_path / "masks/.segkit").mkdir()
+    found = find_images(str(tmp_path), tmp_path / "other")
+    assert [file.path.name for file in found.files] == ["a.png"]
+    assert found.notes == [
+        f"{tmp_path / 'masks'} is left out, for it holds the results of an earlier prediction"
+    ]
+    # named by itself it is what the user means
+    assert len(find_images(str(tmp_path / "masks")).files) == 2

@@ -87,7 +87,7 @@ def test_a_stack_becomes_a_stack(binary_run, tmp_path):
 def test_one_bad_file_does_not_keep_the_others(binary_run, images, tmp_path):
     (images / "broken.png").write_bytes(b"no picture")
     write_image(images / "alpha.png", np.zeros((9, 9, 4), np.uint8))
-    with pytest.raises(SegkitError, match=r"1 files could not be predicted") as error:
+    with pytest.raises(SegkitError, match=r"1 file could not be predicted") as error:
         run_predict(binary_run, images, tmp_path / "out")
     assert "broken.png" in str(error.value)
     assert (tmp_path / "out" / "a.png").is_file()

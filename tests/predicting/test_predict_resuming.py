@@ -140,7 +140,7 @@ def test_a_pattern_goes_on_beside_its_own_results(binary_run, images, capsys):
 
 def test_what_is_in_the_place_of_a_mask_is_named(binary_run, images, out):
     (out / "3.png").mkdir(parents=True)
-    with pytest.raises(SegkitError, match=r"(?s)1 files .*cannot remove .*3\.png'.*Remove it"):
+    with pytest.raises(SegkitError, match=r"(?s)1 file .*cannot remove .*3\.png'.*Remove it"):
         run_predict(binary_run, images, out, "overwrite=true")
     assert len([path for path in out.glob("*.png") if path.is_file()]) == 5
 
@@ -156,7 +156,7 @@ def test_too_little_memory_for_one_image_does_not_stop_the_others(
         write(path, mask)
 
     monkeypatch.setattr(outputs, "write_mask", full)
-    with pytest.raises(SegkitError, match=r"(?s)1 files .*2\.png: it does not fit into memory"):
+    with pytest.raises(SegkitError, match=r"(?s)1 file .*2\.png: it does not fit into memory"):
         run_predict(binary_run, images, out)
     assert len(times(out)) == 5
 
@@ -278,7 +278,7 @@ def test_a_broken_image_is_in_no_coco(binary_run, images, out):
 @pytest.mark.parametrize("knows_others", [False, True])
 def test_two_processes_share_a_folder(binary_run, images, out, tmp_path, knows_others):
     (images / "5.png").write_bytes(b"no picture")  # of the second process
-    with pytest.raises(SegkitError, match="1 files could not"):
+    with pytest.raises(SegkitError, match="1 file could not"):
         run_predict(binary_run, images, tmp_path / "alone")
     command = [sys.executable, "-m", "segkit.predict", *words(binary_run, images, out)]
     env = {**os.environ, "WORLD_SIZE": "2"}

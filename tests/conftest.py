@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -11,6 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # they share the cores; set before torch is imported
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+if threading.current_thread() is threading.main_thread():
+    # a shell that starts tests in the background has Ctrl-C ignored, here and in what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 

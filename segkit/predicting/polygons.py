@@ -7,6 +7,7 @@ to (6, 4), x to the right and y downwards. So they are exact: filled again, they
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,10 @@ class Outline:
     area: int
     box: tuple[int, int, int, int]
     parts: list[list[Ring]]
+
+
+_alone = threading.Lock()
+"""Rasterio silences a warning by filters that threads share: two at once would let it out."""
 
 
 def require_polygons() -> None:
@@ -222,7 +227,9 @@ def _polygons(values: NDArray[Any]) -> Iterable[tuple[int, list[Ring]]]:
     """The connected regions of each value but 0."""
     from rasterio.features import shapes
 
-    for geometry, value in shapes(values, mask=values != 0, connectivity=4):
+    with _alone:
+        found = list(shapes(values, mask=values != 0, connectivity=4))
+    for geometry, value in found:
         yield int(value), geometry["coordinates"]
 
 
@@ -253,7 +260,8 @@ def _segmentation(outline: Outline, size: tuple[int, int]) -> Any:
     left, top, width, height = outline.box
     shape = {"type": "MultiPolygon", "coordinates": outline.parts}
     place = Affine.translation(left, top)
-    filled = rasterize([(shape, 1)], out_shape=(height, width), transform=place, dtype="uint8")
+    with _alone:
+        filled = rasterize([(shape, 1)], out_shape=(height, width), transform=place, dtype="uint8")
     # Runs go down the columns of the whole image, 0 and 1 in turns, the first one of 0.
     steps = np.diff(np.pad(filled.T, ((0, 0), (1, 1))).astype(np.int8))  # (width, height + 1)
     edges = []

@@ -113,7 +113,7 @@ def test_an_encoder_needs_no_option_for_weights(tmp_path):
         config = compose(["experiment=quick", "trainer.progress_bar=false"])
         config.encoder = {"name": "plain_test"}
         run = train(config, tmp_path)
-        assert segkit.load(run.checkpoint, device="cpu").model.encoder.name == "plain_test"
+        assert segkit.load(run.checkpoint, device="cpu").card.encoder["name"] == "plain_test"
     finally:
         del segkit.Encoder._members["plain_test"]
 

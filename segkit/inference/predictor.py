@@ -19,6 +19,8 @@ from segkit.inference.network import Network
 from segkit.inference.tiling import OVERLAP, plan_grid
 
 Choice = Literal[Decoder, "training"]
+ROWS = 128
+"""Of a large image that are decided and written at once: labels begin as 64-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +216,11 @@ class Predictor:
         """
 
         def take(top: int, left: int, block: Any) -> None:
-            write(top, left, self._labels(block))
-            if write_probabilities is not None:
-                write_probabilities(top, left, self.networks[0].numpy(block))
+            for at in range(0, block.shape[1], ROWS):
+                rows = block[:, at : at + ROWS]
+                write(top + at, left, self._labels(rows))
+                if write_probabilities is not None:
+                    write_probabilities(top + at, left, self.networks[0].numpy(rows))
 
         for canvas in fill([self._canvas(image, take)], self.networks, self.tta):
             if canvas.error is not None:

@@ -85,6 +85,7 @@ def export(config: DictConfig) -> Path:
     contents = describe(model, card, settings.normalize, settings.activate)
     if settings.size is not None:
         contents = _of_size(contents, settings.size)
+    console.print("tracing the network, which can take a minute")
     with _draft(path) as draft:
         try:
             proto, network, found = _write_checked(model, contents, kind, draft, real)

@@ -46,6 +46,7 @@ class TileScratch:
         self._rows, self._columns = (-(-length // side) for length in shape[1:])
         self._bytes = side * side * dtype.itemsize
         self._lock = threading.Lock()
+        # open for as long as this object is, see close()
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._file.truncate(shape[0] * self._rows * self._columns * self._bytes)
 

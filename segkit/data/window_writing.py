@@ -123,6 +123,7 @@ class WindowFile:
                     f"{self.path}: the disk has {free / 1e9:.1f} GB left, and the image needs "
                     f"{wanted / 1e9:.1f} GB there until it is packed. Name another folder."
                 )
+            # a shape is (H, W) or (N, H, W) here, which mypy cannot see
             self._scratch = TileScratch(folder, shape, self.dtype, self._side)  # type: ignore[arg-type]
         return self
 

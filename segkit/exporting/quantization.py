@@ -103,7 +103,7 @@ def quantize(
         raise missing("int8", "onnx") from error
     import onnx
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
         """The batches, one after the other."""
 
         def __init__(self) -> None:

@@ -66,6 +66,7 @@ def require_polygons() -> None:
         SegkitError: rasterio or pycocotools is not installed.
     """
     try:
+        # whether they are there is all that is asked
         import pycocotools.mask  # noqa: F401
         import rasterio.features  # noqa: F401
     except ImportError as error:

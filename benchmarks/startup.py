@@ -1,6 +1,7 @@
-"""How long --help and --cfg take against an empty Hydra app: python benchmarks/startup.py
+"""How long the commands take to begin: python benchmarks/startup.py
 
-The commands take turns, so that a machine whose speed drifts slows all of them; medians of pairs.
+--help and --cfg against an empty Hydra app, and the first training step on the built-in data
+against the imports that it cannot do without. What is compared takes turns, in both orders.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROUNDS = 9
+from segkit.benchmarking.machine import machine_facts
+from segkit.benchmarking.results import Results, Section, command_line
+from segkit.benchmarking.side_by_side import arguments, chosen_names, finish
+from segkit.benchmarking.timing import MeasurementError, alternate, ratio, timed
+from segkit.errors import SegkitError
+
 EMPTY = """
 import hydra
 
@@ -24,31 +29,108 @@ def main(config):
 
 main()
 """
+# The batch is done when Lightning says so; nothing is cleaned up, as that is no part of beginning.
+FIRST_STEP = """
+import os
+
+from segkit.training.module import SegmentationModule
+
+SegmentationModule.on_train_batch_end = lambda *args: os._exit(0)
+
+from segkit.train import main
+
+main()
+"""
+IMPORTS = "import torch, timm, lightning, albumentations, torchmetrics"
+MOST = {"--help": 1.3, "--cfg job": 1.3}
+"""Ratios to the empty app that are wanted."""
 
 
-def seconds(command: list[str]) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - began
+class Command:
+    """A command in a process of its own, in a folder that is thrown away."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = [sys.executable, *words]
+
+    def __call__(self) -> None:
+        """Run it to its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                self._words,
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+        if done.returncode:
+            raise MeasurementError(f"{' '.join(self._words[1:])} ends with {done.returncode}")
+
+
+def cases(folder: Path) -> dict[str, dict[str, Command]]:
+    """What is compared: ours first, then what it is held against."""
+    empty, first = folder / "empty.py", folder / "first_step.py"
+    empty.write_text(EMPTY)
+    first.write_text(FIRST_STEP)
+    module = ("-m", "segkit.train")
+    return {
+        "--help": {
+            "segkit": Command(*module, "--help"),
+            "empty app": Command(str(empty), "--help"),
+        },
+        "--cfg job": {
+            "segkit": Command(*module, "--cfg", "job", "--resolve"),
+            "empty app": Command(str(empty), "--cfg", "job"),
+        },
+        "first training step": {
+            "segkit": Command(str(first), "trainer.progress_bar=false", "encoder.pretrained=false"),
+            "the imports alone": Command("-c", IMPORTS),
+        },
+    }
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        empty = Path(folder) / "empty.py"
-        empty.write_text(EMPTY)
-        print(f"{'':<28}{'empty app':>10}{'segkit':>10}{'ratio':>8}")
-        for flags in (["--help"], ["--cfg", "job"]):
-            pairs = []
-            for _ in range(ROUNDS):
-                base = seconds([sys.executable, str(empty), *flags])
-                resolve = ["--resolve"] if flags != ["--help"] else []
-                ours = seconds([sys.executable, "-m", "segkit.train", *flags, *resolve])
-                pairs.append((base, ours))
-            base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-            ratio = statistics.median(b / a for a, b in pairs)
-            name = " ".join(["segkit.train", *flags])
-            print(f"{name:<28}{base:>9.2f}s{ours:>9.2f}s{ratio:>8.2f}")
+    options = arguments(str(__doc__), rounds=9, warm_up=1).parse_args()
+    try:
+        rows: list[dict[str, object]] = []
+        raw = {}
+        with tempfile.TemporaryDirectory() as folder:
+            made = cases(Path(folder))
+            for name in chosen_names(list(made), options.only):
+                measures = {key: timed(run) for key, run in made[name].items()}
+                found = alternate(measures, options.rounds, options.warm_up)
+                if found.failures:
+                    raise SegkitError("; ".join(found.failures.values()))
+                (ours, own), (peer, theirs) = found.seconds.items()
+                rows.append(
+                    {
+                        "case": name,
+                        "against": peer,
+                        f"{ours}, s": statistics.median(own),
+                        "other, s": statistics.median(theirs),
+                        "ratio": str(ratio(own, theirs)),
+                        "at most": MOST.get(name),
+                    }
+                )
+                raw[name] = found.seconds
+        results = Results(
+            "How long the commands take to begin",
+            command_line("benchmarks/startup.py"),
+            machine_facts(),
+            {key: str(value) for key, value in vars(options).items()},
+            [Section("", rows)],
+            [WHAT],
+            raw=raw,
+        )
+        finish(results, options.output, "startup")
+    except SegkitError as error:
+        sys.exit(f"error: {error}")
 
+
+WHAT = (
+    "Seconds of whole processes, medians; ratios are medians over the pairs of a round, with their"
+    " quartiles. The first training step is that of the defaults on the built-in data: reading the"
+    " config, checking the data, building the network and one step of a batch."
+)
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "write the masks of images",
     "export": "write a checkpoint as ONNX, OpenVINO or torch.export",
     "serve": "try a model on a web page, or over HTTP",
+    "benchmark": "measure what encoders and necks cost",
 }
 
 

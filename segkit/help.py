@@ -67,9 +67,20 @@ Worth trying:
   curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
   curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
   http://127.0.0.1:8000/docs                                  all that the endpoint takes""",
+    "benchmark": """Measure encoders x necks on this machine: parameters, operations, time, memory.
+
+usage: python -m segkit.benchmark [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.benchmark                                  a few encoders, a few minutes
+  python -m segkit.benchmark encoders=[resnet34,convnext_tiny] necks=[unet,fpn,fcn]
+  python -m segkit.benchmark upsample=[nearest,bilinear,deconv]   ways of upsampling
+  python -m segkit.benchmark sizes=[256,512] batch=8 channels=1 classes=5
+  python -m segkit.benchmark 'encoders=[{name:unet,width:32}]'    options of a part
+  python -m segkit.benchmark device=cuda precision=bfloat16   on a GPU, its own memory""",
 }
 
-TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": []}
+TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": [], "benchmark": []}
 """The groups of the commands that do not take all of them."""
 
 

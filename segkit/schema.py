@@ -67,6 +67,7 @@ class Data(Part):
     batch_size: Annotated[int, Field(ge=1)] = 8
     val_batch_size: Annotated[int, Field(ge=1)] = 8
     num_workers: Annotated[int, Field(ge=0)] | None = None
+    cache: bool | Literal["auto"] = "auto"
     samples_per_epoch: Annotated[int, Field(ge=1)] | None = None
     foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     normalize: Literal["auto", "dataset", "encoder"] = "auto"
@@ -99,7 +100,7 @@ class Trainer(Section):
     early_stopping: Annotated[int, Field(ge=1)] | None = None
     deterministic: bool | Literal["auto"] = "auto"
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool = True
     progress_bar: bool = True
 
     @field_validator("max_time", mode="before")

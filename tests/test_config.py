@@ -35,6 +35,7 @@ def test_no_config_is_left_out_of_the_tests():
         "predict.yaml",
         "export.yaml",
         "serve.yaml",
+        "benchmark.yaml",
         "loader.yaml",
     }
 
@@ -127,10 +128,13 @@ def test_composing_leaves_a_running_hydra_app_as_it_was():
     assert not GlobalHydra.instance().is_initialized()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "serve"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "predict", "export", "serve", "benchmark"]
+)
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job", "--resolve"]])
 def test_help_and_cfg_import_no_torch(command, flags, tmp_path):
-    given = {"train": [], "predict": ["checkpoint=x", "input=y"]}.get(command, ["checkpoint=x"])
+    given = {"train": [], "benchmark": [], "predict": ["checkpoint=x", "input=y"]}
+    given = given.get(command, ["checkpoint=x"])
     code = (
         "import sys, atexit\n"
         "def look():\n"

@@ -103,6 +103,8 @@ def test_commands(command, place, binary_run, tmp_path):
         words[0] = sys.executable
         if "segkit.train" in words and "--help" not in words:
             words += SMALL
+    if "segkit.benchmark" in words:
+        words += ["encoders=[resnet18]", "sizes=[32]", "batch=2", "rounds=1", "warm_up=0"]
     if "segkit.serve" in words:
         assert_serves([*words, "port=0"], env)
         return
@@ -110,6 +112,8 @@ def test_commands(command, place, binary_run, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     if "segkit.train" in words and "--help" not in words:
         assert list(tmp_path.glob("runs/**/report.html"))
+    if "segkit.benchmark" in words:
+        assert (tmp_path / "benchmark" / "benchmark.png").is_file()
     if "segkit.predict" in words:
         assert len(list((tmp_path / "masks").glob("*.png"))) == 6
 

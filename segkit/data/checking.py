@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class DataSummary:
         class_share: Share of each class among the labelled pixels.
         measures: How large images and objects are.
         notes: What the user should know.
+        decoded: Bytes that the images and masks of a split take when they are decoded; two for each
+            value of a mask.
     """
 
     splits: dict[Split, list[Sample]]
@@ -48,6 +51,7 @@ class DataSummary:
     class_share: tuple[float, ...]
     measures: Measures
     notes: list[str]
+    decoded: dict[Split, int] = field(default_factory=dict)
 
 
 def check(
@@ -107,6 +111,14 @@ def check(
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
         measures=measure(readable, classes),
         notes=notes + _remarks(readable, classes) + _neighbours(splits),
+        decoded={
+            split: sum(
+                math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)
+                for f in readable
+                if f.split == split
+            )
+            for split in splits
+        },
     )
 
 

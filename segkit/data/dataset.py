@@ -1,27 +1,30 @@
-"""Samples as tensors: the datasets of training and evaluation, and the sampler of seeded draws."""
+"""Samples as tensors: the datasets of training and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from typing_extensions import NotRequired, TypedDict
 
+from segkit.data.cache import ArrayCache
 from segkit.data.coding import LabelCoding
 from segkit.data.normalization import Normalization
-from segkit.data.objects import components_as_ids, ids_of_mask
+from segkit.data.sample_reader import SampleReader
+from segkit.data.samplers import Draw
 from segkit.data.source import DataSource, Sample
+from segkit.data.stage_times import StageTimes, Ticks
 from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
 from segkit.errors import SegkitError, all_at_once
 from segkit.targets import IGNORE_INDEX
 
-Draw = tuple[int, int]
-"""Index of a sample and the seed of its augmentation."""
+READING, CROPPING, TARGET = "reading", "cropping", "target"
+"""The stages of making a training item besides the transforms."""
 
 
 class Truth(TypedDict):
@@ -46,8 +49,55 @@ class Item(Truth):
     image: Tensor
 
 
-class TrainDataset(Dataset[Item]):
+class Crop(TypedDict):
+    """A batch of augmented crops, or one of them, on its way to where the network computes.
+
+    As few bytes as there can be: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` gives it,
+    uint8 or float32; ``labels`` uint8, else like ``target`` of :class:`Truth`; ``index`` and
+    ``weight`` as there. :func:`as_item` makes an :class:`Item` of it.
+    """
+
+    unit: Tensor
+    labels: Tensor
+    index: Tensor
+    weight: NotRequired[Tensor]
+
+
+def as_item(crops: Crop, normalization: Normalization) -> Item:
+    """A batch of crops as the network takes it, normalised where the batch is.
+
+    The numbers are those of :meth:`Normalization.standardize`, to the bit.
+    """
+    unit = crops["unit"].permute(0, 3, 1, 2)  # (B, C, H, W)
+    mean, std = _mean_and_std(normalization, unit.device)
+    image = unit.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    if unit.dtype == torch.uint8:
+        image *= float(np.float32(1 / 255))
+    item: Item = {
+        "image": image.sub_(mean).div_(std),
+        "target": crops["labels"].long(),
+        "index": crops["index"],
+    }
+    if "weight" in crops:
+        item["weight"] = crops["weight"]
+    return item
+
+
+class TrainDataset(Dataset[Crop]):
     """Augmented crops; an item is drawn by (index, seed), so it is the same in whichever worker.
+
+    Args:
+        source: The data set.
+        samples: Its samples.
+        coding: What the values of its masks mean.
+        normalization: What happens to the intensities.
+        transform: Crop and augmentation.
+        target: What is learned of the masks.
+        cache: Where decoded images and masks are kept; None: they are read each time.
+        workers: Number of the processes that make items, of which :attr:`times` is taken.
+
+    Attributes:
+        times: How long the stages of an item take.
 
     Raises:
         SegkitError: The augmentation cannot be applied to images like these.
@@ -61,9 +111,13 @@ class TrainDataset(Dataset[Item]):
         normalization: Normalization,
         transform: TrainTransform,
         target: Target,
+        cache: ArrayCache | None = None,
+        workers: int = 0,
     ) -> None:
         self.source, self.samples, self.coding = source, samples, coding
         self.normalization, self.transform, self.target = normalization, transform, target
+        self.read = SampleReader(source, coding, target, cache)
+        self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
         example = np.zeros((1, 1, len(normalization.mean)), normalization.dtype)
         problems = transform.unfit(example.shape[2], normalization.to_unit(example).dtype)
         if problems:
@@ -72,14 +126,27 @@ class TrainDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def __getitem__(self, draw: Draw) -> Crop:
         index, seed = draw
-        sample = self.samples[index]
-        image = self.normalization.to_unit(self.source.read_image(sample))
-        marks = _marks(self.source, sample, self.coding, self.target)
-        image, marks = self.transform(image, marks, seed)
-        standardized = _tensor(self.normalization.standardize(image))
-        return {"image": standardized, **_truth(marks, self.target, index)}
+        sample, ticks = self.samples[index], Ticks()
+        image, marks = self.read.image(sample), self.read.marks(sample)
+        counts = self.read.counts(sample) if self.transform.foreground_share else None
+        ticks.tick()
+        image, marks = self.transform.cut(image, marks, seed, counts)
+        image = self.normalization.to_unit(image)
+        ticks.tick()
+        image, marks = self.transform.augment(image, marks, seed, ticks.tick)
+        labels, weight = self.target.encode(marks)
+        crop: Crop = {
+            "unit": torch.from_numpy(np.ascontiguousarray(image)),
+            "labels": _labels_first(labels),
+            "index": torch.tensor(index),
+        }
+        if weight is not None:
+            crop["weight"] = torch.from_numpy(weight)  # (H, W)
+        ticks.tick()
+        self.times.add(ticks)
+        return crop
 
 
 class WholeDataset(Dataset[Item]):
@@ -92,6 +159,7 @@ class WholeDataset(Dataset[Item]):
         normalization: What happens to the intensities.
         target: What is learned of the masks.
         objects: Whether items hold the ids of objects too.
+        cache: Where decoded images and masks are kept; None: they are read each time.
     """
 
     def __init__(
@@ -102,9 +170,11 @@ class WholeDataset(Dataset[Item]):
         normalization: Normalization,
         target: Target,
         objects: bool = False,
+        cache: ArrayCache | None = None,
     ) -> None:
         self.source, self.samples, self.coding = source, samples, coding
         self.normalization, self.target, self.objects = normalization, target, objects
+        self.read = SampleReader(source, coding, target, cache)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -112,7 +182,7 @@ class WholeDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         try:
-            image = self.normalization(self.source.read_image(sample))
+            image = self.normalization(self.read.image(sample))
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error
         return {"image": _tensor(image), **self.truth(index)}
@@ -120,10 +190,9 @@ class WholeDataset(Dataset[Item]):
     def truth(self, index: int) -> Truth:
         """What is known of a sample, without its image."""
         sample = self.samples[index]
-        marks = _marks(self.source, sample, self.coding, self.target)
-        truth = _truth(marks, self.target, index)
+        truth = _truth(self.read.marks(sample), self.target, index)
         if self.objects:
-            ids = marks if self.target.from_ids else _ids(self.source, sample, self.coding)
+            ids = self.read.ids(sample)
             truth["ids"] = torch.from_numpy(ids.astype(np.int32))
             if type(self.source).read_markers is not DataSource.read_markers:
                 markers = self.source.read_markers(sample)
@@ -133,114 +202,29 @@ class WholeDataset(Dataset[Item]):
         return truth
 
 
-class DrawSampler(Sampler[Draw]):
-    """Draws of a training epoch: each sample as often as the next, in a new order every time.
-
-    The draws of all epochs are one sequence, a permutation of the samples after the other, so that
-    epochs that are shorter or longer than the set also share it out evenly. It depends on the seed
-    alone: not on the number of workers, and a resumed training goes on with the draws that it would
-    have had.
-
-    Args:
-        count: Number of samples.
-        per_epoch: Number of draws in an epoch.
-        seed: Seed of the training.
-        rank: Number of this process.
-        processes: Number of processes, which share the draws of an epoch out evenly.
-    """
-
-    def __init__(
-        self, count: int, per_epoch: int, seed: int, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.count, self.per_epoch, self.seed, self.epoch = count, per_epoch, seed, 0
-        self.rank, self.processes = rank, processes
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls it."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.per_epoch // self.processes
-
-    def __iter__(self) -> Iterator[Draw]:
-        first = self.epoch * self.per_epoch
-        end = first + self.per_epoch
-        rounds = range(first // self.count, -(-end // self.count))
-        order = np.concatenate(
-            [np.random.default_rng((self.seed, 0, n)).permutation(self.count) for n in rounds]
-        )
-        start = first - rounds[0] * self.count
-        seeds = np.random.default_rng((self.seed, 1, self.epoch)).integers(
-            2**31, size=self.per_epoch
-        )
-        drawn = order[start : start + self.per_epoch]
-        draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
-        # each process has as many, or one would wait for the others in vain
-        return iter(draws[self.rank :: self.processes][: len(self)])
-
-
-class EverySample(Sampler[int]):
-    """Each sample once, shared out over the processes: none is repeated to make their shares even.
-
-    Args:
-        count: Number of samples.
-        rank: Number of this process.
-        processes: Number of processes.
-
-    Raises:
-        SegkitError: There are more processes than samples.
-    """
-
-    def __init__(self, count: int, rank: int = 0, processes: int = 1) -> None:
-        if processes > count:
-            raise SegkitError(
-                f"there are {processes} processes and {count} images to validate: use fewer"
-                " devices, or more images."
-            )
-        self.numbers = range(rank, count, processes)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
-
-
-def _marks(
-    source: DataSource, sample: Sample, coding: LabelCoding, target: Target
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """What augmentation warps: ids of objects where the target is made from them, else labels."""
-    return _ids(source, sample, coding) if target.from_ids else _labels(source, sample, coding)
-
-
-def _ids(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[np.uint16]:
-    """The objects of a sample; of a set without ids the connected regions of its foreground."""
-    if not source.instances:
-        return components_as_ids(_labels(source, sample, coding))
-    try:
-        return ids_of_mask(source.read_mask(sample), coding.to_label)
-    except SegkitError as error:
-        raise SegkitError(f"{sample.name}: {error}") from error
-
-
-def _labels(source: DataSource, sample: Sample, coding: LabelCoding) -> NDArray[np.uint8]:
-    mask = source.read_mask(sample)
-    try:
-        return coding.encode(mask)
-    except SegkitError as error:
-        raise SegkitError(f"{sample.name}: {error}") from error
-
-
 def _truth(marks: NDArray[np.uint8] | NDArray[np.uint16], target: Target, index: int) -> Truth:
     labels, weight = target.encode(marks)
-    shown = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)  # (H, W) or (N, H, W)
-    truth: Truth = {
-        "target": torch.from_numpy(np.ascontiguousarray(shown)).long(),
-        "index": torch.tensor(index),
-    }
+    truth: Truth = {"target": _labels_first(labels).long(), "index": torch.tensor(index)}
     if weight is not None:
         truth["weight"] = torch.from_numpy(weight)  # (H, W)
     return truth
+
+
+# kept, as a copy to a GPU would wait for all that it has to do
+@lru_cache(maxsize=8)
+def _mean_and_std(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Each (C, 1, 1)."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        for values in (normalization.mean, normalization.std)
+    )
+    return mean, std
+
+
+def _labels_first(labels: NDArray[np.uint8]) -> Tensor:
+    """(H, W) as it is, (H, W, N) -> (N, H, W)."""
+    shown = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(shown))
 
 
 def _tensor(image: NDArray[np.float32]) -> Tensor:

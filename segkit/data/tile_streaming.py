@@ -75,13 +75,7 @@ def stream_tiff(
         tifffile.TiffWriter(file, bigtiff=big, ome=pyramid) as tif,
     ):
         for level, size, tiles in _levels(scratch, sizes, folder):
-            packed = _packed(tiles, pool)
-            options: dict[str, Any] = {
-                "dtype": scratch.dtype,
-                "tile": (scratch.side, scratch.side),
-                "compression": "zlib",
-                "photometric": "minisblack",
-            }
+            packed, options = _packed(tiles, pool), _options(scratch)
             if pyramid:
                 tif.write(
                     packed,
@@ -96,6 +90,24 @@ def stream_tiff(
             for _ in range(layers):
                 tif.write(islice(packed, count), shape=size, metadata=None, **options)
     _sync(path)
+
+
+def stream_page(tif: tifffile.TiffWriter, scratch: TileScratch) -> None:
+    """Write one more page of a TIFF, tiled; several layers become its samples, plane by plane.
+
+    Args:
+        tif: the file.
+        scratch: the pixels.
+    """
+    layers, *size = scratch.shape
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        tif.write(
+            _packed(scratch.tiles(), pool),
+            shape=scratch.shape if layers > 1 else tuple(size),
+            planarconfig="separate" if layers > 1 else None,
+            metadata=None,
+            **_options(scratch),
+        )
 
 
 def stream_zarr(
@@ -131,6 +143,16 @@ def stream_zarr(
     for file in path.rglob("*"):
         if file.is_file():
             _sync(file)
+
+
+def _options(scratch: TileScratch) -> dict[str, Any]:
+    """What all pages of a TIFF are written with."""
+    return {
+        "dtype": scratch.dtype,
+        "tile": (scratch.side, scratch.side),
+        "compression": "zlib",
+        "photometric": "minisblack",
+    }
 
 
 def _multiscale(axes: list[str], sizes: list[tuple[int, int]], smooth: bool) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.cropping import foreground_window
+from segkit.data.cropping import cut_out, foreground_window
 from segkit.data.elastic import ElasticGrid
 from segkit.errors import did_you_mean
 from segkit.targets import IGNORE_INDEX
@@ -26,10 +27,15 @@ cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would 
 
 TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
 """Transforms that may exchange height and width."""
+_PLACE = 1
+"""Which of an item's seeds places the crop; those after it are the transforms'."""
 
 
 class TrainTransform:
     """Random crop and augmentation of an image and its labels.
+
+    The crop comes first, and what follows sees nothing else: neither an image nor its labels are
+    read, converted or warped as a whole.
 
     What padding and warping bring in from outside the crop is IGNORE_INDEX in the labels.
 
@@ -55,17 +61,20 @@ class TrainTransform:
     ) -> None:
         self.context, self._augment = context, augment
         self.foreground_share, self.background = foreground_share, background
-        size = crop[0] + 2 * context, crop[1] + 2 * context
+        self._size = size = crop[0] + 2 * context, crop[1] + 2 * context
         # a crop that is turned must be as wide as it is high, to lose nothing
         turns = any(options["name"] in TURNS for options in augment)
         self._cut = (max(size), max(size)) if turns else size
         # what is left of the cut in every orientation
         kept = (min(crop), min(crop)) if turns else crop
         self._margin = (self._cut[0] - kept[0]) // 2, (self._cut[1] - kept[1]) // 2
-        self._steps = [*_fit(A.RandomCrop, self._cut), *(_build(options) for options in augment)]
-        if augment:  # a transform may have changed the size
-            self._steps += _fit(A.CenterCrop, size)
-        self._compose = A.Compose(self._steps)
+        self._steps = [_build(options) for options in augment]
+        self._pad, self._fit = _padding(self._cut), [_padding(size), A.CenterCrop(*size)]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the transforms."""
+        return [str(options["name"]) for options in self._augment]
 
     def __call__(
         self, image: NDArray[Any], labels: NDArray[Any], seed: int
@@ -74,28 +83,74 @@ class TrainTransform:
 
         The same seed gives the same result, in whichever process.
         """
+        return self.augment(*self.cut(image, labels, seed), seed)
+
+    def cut(
+        self,
+        image: NDArray[Any],
+        labels: NDArray[Any],
+        seed: int,
+        counts: NDArray[np.int32] | None = None,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The part of an image and its labels that :meth:`augment` needs; no other is read.
+
+        Args:
+            image: (H, W, C) of any type.
+            labels: (H, W), or (H, W, N) of overlapping classes.
+            seed: The seed of the item.
+            counts: The counts of the labels, see :func:`segkit.data.cropping.count_by_row`. Where
+                they are missing, crops on the foreground read all labels.
+        """
         c = self.context
-        if c:
-            image = mirror(image, c)
-            around = [(c, c), (c, c)] + [(0, 0)] * (labels.ndim - 2)
-            labels = np.pad(labels, around, constant_values=IGNORE_INDEX)
-        rng = np.random.default_rng((seed, 1))
-        if rng.random() < self.foreground_share:
-            window = foreground_window(labels, self._cut, self._margin, self.background, rng)
-            if window is not None:  # the random crop then has one place to go
-                image, labels = image[window], labels[window]
-        # Each step gets a seed of its own. Compose would give all of them the same, so that their
-        # draws are the same and those with one probability happen together or not at all.
-        for step, own in zip(self._steps, _seeds(seed, len(self._steps)), strict=True):
-            step.set_random_seed(own)
+        window = None
+        if self.foreground_share:
+            rng = np.random.default_rng((seed, 1))
+            if rng.random() < self.foreground_share:
+                window = foreground_window(
+                    labels, self._cut, self._margin, self.background, rng, c, counts
+                )
+        if window is None:
+            place = random.Random(_seeds(seed, _PLACE + 1)[_PLACE])
+            rows, columns = (
+                _anywhere(length + 2 * c, side, place)
+                for length, side in zip(image.shape[:2], self._cut, strict=True)
+            )
+            window = rows, columns
+        return cut_out(image, window, c), cut_out(labels, window, c, IGNORE_INDEX)
+
+    def augment(
+        self,
+        image: NDArray[Any],
+        labels: NDArray[Any],
+        seed: int,
+        after_each: Callable[[], None] = lambda: None,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What :meth:`cut` gave, padded and augmented, to the crop's size.
+
+        Args:
+            image: (H, W, C), uint8 or float32.
+            labels: (H, W), or (H, W, N) of overlapping classes.
+            seed: The seed of the item.
+            after_each: Called after each transform, whether or not it was drawn, to take the time.
+        """
+        data = {"image": image}
+        if labels.ndim == 2:
+            data["mask"] = labels
+        else:  # one by one: several at once would be filled in their first layer only
+            data["masks"] = np.ascontiguousarray(labels.transpose(2, 0, 1))
         with _without_warnings():
-            if labels.ndim == 2:
-                result = self._compose(image=image, mask=labels)
-                image, labels = result["image"], result["mask"]
-            else:  # one by one: several at once would be filled in their first layer only
-                layers = np.ascontiguousarray(labels.transpose(2, 0, 1))
-                result = self._compose(image=image, masks=layers)
-                image, labels = result["image"], np.stack(list(result["masks"]), axis=2)
+            if image.shape[:2] != self._cut:
+                data = self._pad(**data)
+            seeds = _seeds(seed, _PLACE + 1 + len(self._steps))[_PLACE + 1 :]
+            for step, own in zip(self._steps, seeds, strict=True):
+                data = _applied(step, own, data)
+                after_each()
+            if data["image"].shape[:2] != self._size:  # a transform may have changed it
+                for step in self._fit:
+                    data = step(**data)
+        image = data["image"]
+        labels = data["mask"] if labels.ndim == 2 else np.stack(list(data["masks"]), axis=2)
+        c = self.context
         return image, labels[c : labels.shape[0] - c, c : labels.shape[1] - c]
 
     def unfit(self, channels: int, dtype: Any) -> list[str]:
@@ -122,11 +177,6 @@ class TrainTransform:
                 f" {channels} channels, {image.dtype}: {reason.rstrip('.')}. Leave it out"
             )
         return problems
-
-
-def mirror(image: NDArray[Any], context: int) -> NDArray[Any]:
-    """(H, W, C) with mirrored borders, (H + 2 context, W + 2 context, C), for any H and W."""
-    return np.pad(image, ((context, context), (context, context), (0, 0)), mode="symmetric")
 
 
 def check_augment(augment: list[dict[str, Any]]) -> list[str]:
@@ -185,10 +235,32 @@ def _build(options: dict[str, Any]) -> A.BasicTransform:
         return transform(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
-def _fit(crop: type[Any], size: tuple[int, int]) -> list[A.BasicTransform]:
-    """Padding to at least that size, and a crop of exactly that size."""
-    constant = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE_INDEX}
-    return [A.PadIfNeeded(*size, **constant), crop(*size)]
+def _applied(
+    step: A.BasicTransform, seed: int, data: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """A step with draws of its own, if it is drawn itself.
+
+    Compose would give all steps the same seed, so that their draws are the same and those with one
+    probability happen together or not at all.
+    """
+    draws = random.Random(seed)
+    # asked here, as most of a step that is not applied is the making of its generators
+    if step.p < 1 and draws.random() >= step.p:
+        return data
+    step.set_random_state(np.random.default_rng(seed), draws)
+    return step(force_apply=True, **data)
+
+
+def _anywhere(length: int, side: int, draws: random.Random) -> slice:
+    """A random stretch of at most ``side`` inside ``length``."""
+    share = draws.random()
+    start = int((length - side + 1) * share) if length > side else 0
+    return slice(start, min(length, start + side))
+
+
+def _padding(size: tuple[int, int]) -> A.BasicTransform:
+    """Padding to at least that size, on both sides alike."""
+    return A.PadIfNeeded(*size, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORE_INDEX)
 
 
 def _seeds(seed: int, count: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import SegkitError
 from segkit.inference.network import Network
+from segkit.inference.reading_ahead import Arrays, read_ahead
 from segkit.inference.tiling import Grid
 
 TTA = Literal["none", "flips", "d4"]
@@ -169,7 +171,7 @@ def fill(canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA) -> I
     Yields:
         The canvases in their order, done or with their ``error``.
     """
-    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, list[NDArray[np.float32]]]]]
+    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, Arrays]]]
     waiting = defaultdict(deque)
     opened: deque[Canvas] = deque()
 
@@ -203,21 +205,21 @@ def fill(canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA) -> I
         """Never true of one image alone."""
         return len(opened) > 1 and sum(canvas.pixels for canvas in opened) > OPEN_PIXELS
 
-    for canvas in canvases:
-        opened.append(canvas)
-        for tile in canvas.tiles():
-            try:
-                window = canvas.read(tile)
-                arrays = [network.prepare(window) for network in networks]
-            except SegkitError as error:
-                canvas.fail(error)
-                break
-            shape = arrays[0].shape[1:]
-            waiting[shape].append((canvas, tile, arrays))
-            if len(waiting[shape]) >= limit(shape):
-                run(shape)
-        yield from finished(OPEN)
-    yield from finished(0)
+    with ThreadPoolExecutor(1, "segkit-tiles") as thread:
+        for canvas in canvases:
+            opened.append(canvas)
+            for tile, ahead in read_ahead(canvas, networks, limit, thread):
+                try:
+                    arrays = ahead.result()
+                except SegkitError as error:
+                    canvas.fail(error)
+                    break
+                shape = arrays[0].shape[1:]
+                waiting[shape].append((canvas, tile, arrays))
+                if len(waiting[shape]) >= limit(shape):
+                    run(shape)
+            yield from finished(OPEN)
+        yield from finished(0)
 
 
 def mean_probabilities(

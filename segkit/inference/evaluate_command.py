@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -16,12 +17,28 @@ from segkit.data.dataset import WholeDataset
 from segkit.data.source import SPLITS, DataSource, Split
 from segkit.errors import SegkitError
 from segkit.files import make_folder, write_whole
+from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.evaluation import Evaluation
 from segkit.inference.evaluation import evaluate as evaluate_samples
 from segkit.inference.settings import Inference, checked
 from segkit.inference.summary import write_evaluation_report, write_tables
 from segkit.report.table import score_table
 from segkit.schema import Data, Extras
+
+IN_NAME = (
+    "instances",
+    "min_size",
+    "waist",
+    "fill_holes",
+    "threshold",
+    "tta",
+    "tile",
+    "overlap",
+    "context",
+)
+"""Keys that are part of the folder's name where they are not the default."""
+ELSEWHERE = ("device", "batch_size", "plugins", "output")
+"""Keys that do not change the scores."""
 
 
 class EvaluateConfig(Inference):
@@ -69,17 +86,21 @@ def evaluate(config: DictConfig) -> Evaluation:
     dataset = WholeDataset(
         source, samples, summary.coding, predictor.card.normalization, target, objects
     )
-    beside = settings.checkpoint[0].parent
-    if beside.name == "checkpoints":
-        beside = beside.parent
-    other = "" if settings.data is None else f"{data.name}-"
-    folder = settings.output or beside / f"evaluation-{other}{settings.split}"
+    folder = settings.output or default_folder(settings)
     make_folder(folder)
+    used = settings.model_dump(mode="json", exclude=set(ELSEWHERE))
+    if changed := _changed(folder, used):
+        console.print(f"  note: {folder} is written over; it was of other settings ({changed})")
+
+    def say(text: str) -> None:
+        console.print(f"  note: {text}")
+
     evaluation = evaluate_samples(
         predictor,
         dataset,
         track(range(len(dataset)), "evaluating", transient=True),
         metrics,
+        DepthWatch(card, say).see,
     )
 
     rows = evaluation.scores.rows()
@@ -91,6 +112,7 @@ def evaluate(config: DictConfig) -> Evaluation:
                 "checkpoint": [str(path) for path in settings.checkpoint],
                 "split": settings.split,
                 "images": len(samples),
+                "settings": used,
                 **{name: _json(value) for name, value in evaluation.means.items()},
                 "intervals": {
                     name: [_json(bounds.low), _json(bounds.high)]
@@ -109,6 +131,37 @@ def evaluate(config: DictConfig) -> Evaluation:
             console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
     console.print(f"report: {folder / 'report.html'}")
     return evaluation
+
+
+def default_folder(settings: EvaluateConfig) -> Path:
+    """Where results go that nobody named a folder for: beside the first model.
+
+    What is not as in the training is part of the name, so that the scores of an ensemble, of
+    test-time augmentation or of another threshold stand beside the plain ones.
+    """
+    first, *others = settings.checkpoint
+    beside = first.parent.parent if first.parent.name == "checkpoints" else first.parent
+    parts = ["evaluation", *([] if settings.data is None else [settings.data.name]), settings.split]
+    if first.name != "best.ckpt":
+        parts.append(first.stem if first.suffix == ".ckpt" else first.name)
+    if others:
+        paths = "\n".join(str(path.resolve()) for path in others)
+        which = hashlib.sha256(paths.encode()).hexdigest()[:6]
+        parts.append(f"ensemble-{len(settings.checkpoint)}-{which}")
+    for key in IN_NAME:
+        value = getattr(settings, key)
+        if value != EvaluateConfig.model_fields[key].default:
+            parts.append(f"{key}-{'none' if value is None else value}")
+    return beside / "-".join(parts)
+
+
+def _changed(folder: Path, used: dict[str, Any]) -> str:
+    """The settings that the results in a folder do not share, or nothing."""
+    try:
+        before = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+        return ", ".join(key for key, value in used.items() if before.get(key) != value)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""  # there are none, or none of this version
 
 
 def _json(value: float) -> float | None:

@@ -83,6 +83,7 @@ def evaluate(
     dataset: WholeDataset,
     order: Iterable[int],
     metrics: Collection[str] = (),
+    see: Callable[[str, NDArray[Any]], None] | None = None,
 ) -> Evaluation:
     """Predict samples and compare them with their masks.
 
@@ -91,6 +92,7 @@ def evaluate(
         dataset: The samples. Its items must hold objects where objects or membranes are scored.
         order: Which of them, by their numbers.
         metrics: What is scored besides: ``boundary``, ``membranes``.
+        see: Takes the name and the pixels of each image, as it is read.
 
     Raises:
         SegkitError: What is to be scored does not fit the model.
@@ -102,7 +104,7 @@ def evaluate(
     classes: list[NDArray[np.int64]] = []
     counted: dict[str, list[Sums]] = {name: [] for name in wanted}
     images = []
-    for index, prediction in _predictions(predictor, dataset, order):
+    for index, prediction in _predictions(predictor, dataset, order, see):
         truth = dataset.truth(index)
         one = ConfusionMatrix(card.mode, card.num_classes)
         one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
@@ -131,7 +133,10 @@ def evaluate(
 
 
 def _predictions(
-    predictor: Predictor, dataset: WholeDataset, order: Iterable[int]
+    predictor: Predictor,
+    dataset: WholeDataset,
+    order: Iterable[int],
+    see: Callable[[str, NDArray[Any]], None] | None,
 ) -> Iterator[tuple[int, Prediction]]:
     """The samples of those numbers, predicted."""
     asked: deque[int] = deque()
@@ -139,7 +144,11 @@ def _predictions(
     def images() -> Iterator[NDArray[Any]]:
         for index in order:
             asked.append(index)
-            yield dataset.source.read_image(dataset.samples[index])
+            sample = dataset.samples[index]
+            image = dataset.source.read_image(sample)
+            if see is not None:
+                see(sample.name, image)
+            yield image
 
     for result in predictor.try_stream(images()):
         index = asked.popleft()

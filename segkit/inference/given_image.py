@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.reading import read_image
+from segkit.data.reading import count_pages, read_image
 from segkit.errors import SegkitError
 
 Image = Path | str | NDArray[Any]
@@ -22,7 +22,17 @@ def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
         SegkitError: It cannot be read, or is no image.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image), page)
+        try:
+            return read_image(Path(image), page)
+        except SegkitError as error:
+            pages = _pages(Path(image)) if page is None else 1
+            if pages == 1:
+                raise
+            raise SegkitError(
+                f"{image}: the file has {pages} pages: say which, as in predictor({str(image)!r},"
+                f" page=0), or page={pages - 1} for the last. python -m segkit.predict takes all"
+                " of them."
+            ) from error
     if not isinstance(image, np.ndarray):
         raise SegkitError(
             "an image is a path, or a numpy array (H, W) or (H, W, C), not"
@@ -36,6 +46,14 @@ def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
     if 0 in image.shape:
         raise SegkitError(f"the image has no pixels: its shape is {image.shape}.")
     return image[..., None] if image.ndim == 2 else image
+
+
+def _pages(path: Path) -> int:
+    """How many pages a file has that can be read; 1 where it cannot."""
+    try:
+        return count_pages(path)
+    except SegkitError:
+        return 1
 
 
 def named(error: SegkitError | MemoryError, image: Image) -> SegkitError:

@@ -29,6 +29,8 @@ from segkit.targets import Mode
 
 WAIST = 0.8
 """The default of ``waist``."""
+BY_WAIST = ("watershed", "distance")
+"""The decoders that cut objects at their waists."""
 
 
 class Maps(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import SegkitError
+from segkit.inference.instances import BY_WAIST, WAIST
 from segkit.inference.network import Network
 from segkit.inference.predictor import Predictor
 
@@ -32,7 +33,8 @@ def load(
             context, threshold.
 
     Raises:
-        SegkitError: There is no such file, or it is none of segkit.
+        SegkitError: There is no such file, or it is none of segkit, or an option cannot be used or
+            would do nothing.
     """
     for name, value in (("tile", tile), ("batch_size", batch_size)):
         if value is not None and not (isinstance(value, int) and value >= 1):
@@ -50,7 +52,34 @@ def load(
                 f"tile={tile} cannot be had: this network takes tiles of {fixed[0]} x {fixed[1]}"
                 " pixels only. Leave tile out."
             )
-    return Predictor(networks, **options)
+    predictor = Predictor(networks, **options)
+    _require_used(predictor, options)
+    return predictor
+
+
+def _require_used(predictor: Predictor, options: dict[str, Any]) -> None:
+    """See that no option of objects is given that would do nothing.
+
+    Raises:
+        SegkitError: One is.
+    """
+    decoder = predictor.instances
+    fit = predictor.target.decoders_for(predictor.card.mode)
+    for name, plain in (("min_size", 0), ("waist", WAIST), ("fill_holes", False)):
+        value = options.get(name)
+        if value in (None, plain):
+            continue
+        if decoder is None:
+            remedy = f"Give instances={' or instances='.join(fit)}, or leave" if fit else "Leave"
+            raise SegkitError(
+                f"{name}={value} is about objects, and this model is used without telling them"
+                f" apart (instances=null). {remedy} {name} out."
+            )
+        if name == "waist" and decoder not in BY_WAIST:
+            raise SegkitError(
+                f"waist={value} is of instances={' and instances='.join(BY_WAIST)}, and does"
+                f" nothing with instances={decoder}. Leave it out."
+            )
 
 
 def _network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, overload
 
@@ -100,9 +100,7 @@ class Predictor:
             )
         if min_size is not None and not (isinstance(min_size, int) and min_size >= 0):
             raise SegkitError(f"min_size is {min_size!r}: give a number of pixels, 0 or more.")
-        if threshold is not None and not isinstance(threshold, float | int):
-            raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
-        if threshold is not None and not 0 < threshold < 1:
+        if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
             raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
         if instances == "training":
             instances = card.config.get("instances")
@@ -167,13 +165,15 @@ class Predictor:
         """
         return _raising(self.try_stream(images))
 
-    def try_stream(self, images: Iterable[Image]) -> Iterator[Prediction | SegkitError]:
+    def try_stream(
+        self, images: Iterable[Image]
+    ) -> Generator[Prediction | SegkitError, None, None]:
         """Like :meth:`stream`, with the error in the place of an image that cannot be predicted."""
         return self._predictions((image, None) for image in images)
 
     def _predictions(
         self, images: Iterable[tuple[Image, int | None]]
-    ) -> Iterator[Prediction | SegkitError]:
+    ) -> Generator[Prediction | SegkitError, None, None]:
         found: list[_Whole | SegkitError] = []
 
         def canvases() -> Iterator[Canvas]:
@@ -222,7 +222,7 @@ class Predictor:
                 if write_probabilities is not None:
                     write_probabilities(top + at, left, self.networks[0].numpy(rows))
 
-        for canvas in fill([self._canvas(image, take)], self.networks, self.tta):
+        for canvas in list(fill([self._canvas(image, take)], self.networks, self.tta)):
             if canvas.error is not None:
                 raise canvas.error
 

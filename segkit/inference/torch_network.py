@@ -15,6 +15,7 @@ from segkit.inference.batching import SIDE, plan_batches
 from segkit.inference.network import Network
 from segkit.inference.tiling import OVERLAP, Windows, plan_grid
 from segkit.models.cost import peak_bytes
+from segkit.models.fast import for_inference
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input, valid_output
 from segkit.planning.machine import free_memory
@@ -47,7 +48,7 @@ class TorchNetwork(Network):
     ) -> None:
         self._device = choose_device(device)
         self.device = str(self._device)
-        self.model = model.to(self._device).eval()
+        self.model = for_inference(model.to(self._device))
         self.card = card
         if tile is None or batch_size is None:
             self.windows, self.batch_size = plan_batches(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
 
@@ -13,7 +14,8 @@ from segkit.models.sizes import valid_input
 def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
     """Billions of floating-point operations of predicting one image; a multiply-add counts as two.
 
-    Convolutions, matrix products and attention are counted, as torch does.
+    Convolutions, matrix products and attention are counted, as torch does, of the network as its
+    architecture says it: the CPU needs fewer for upsampled maps.
 
     Args:
         model: The network. An unpadded one is given the surroundings that it needs.
@@ -26,7 +28,7 @@ def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
     was_training = model.training
     parameter = next(model.parameters())
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), plain_joins(), counter:
         model.eval()(parameter.new_zeros(1, in_channels, *size))
     model.train(was_training)
     return counter.get_total_flops() / 1e9
@@ -38,11 +40,7 @@ def peak_bytes(model: Segmenter, in_channels: int) -> float:
     The maps of the encoder live until the neck has used them; of all others the largest is
     reckoned three times, as input, output and workspace of a convolution.
     """
-    if model.encoder.padding == "valid":
-        size = (valid_input(64, len(model.encoder.strides)),) * 2
-    else:
-        side = 2 * (model.encoder.multiple or model.encoder.strides[-1])
-        size = model.encoder.fixed_size or (side, side)
+    size = model.example_size
     largest = 0
 
     def measure(module: nn.Module, args: object, output: object) -> None:

@@ -14,7 +14,7 @@ from segkit.models.conv import crop_to
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head
 from segkit.models.necks import Neck
-from segkit.models.sizes import check_valid
+from segkit.models.sizes import check_valid, valid_input
 
 Part = str | Mapping[str, Any]
 
@@ -72,6 +72,13 @@ class Segmenter(nn.Module):
                 " tiles: segkit.load(...)(image) does."
             )
         return height, width
+
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width of a small image that the network takes, to try it on."""
+        if self.encoder.padding == "valid":
+            return (valid_input(64, len(self.encoder.strides)),) * 2
+        return self.encoder.fixed_size or (2 * self._multiple,) * 2
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

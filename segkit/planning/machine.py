@@ -50,7 +50,7 @@ class Machine:
 
 def find_machine(trainer: Trainer) -> Machine:
     """What a training with these settings runs on."""
-    cores = min(_cores(), _quota_of_cores())
+    cores = usable_cores()
     wanted = trainer.accelerator
     if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
@@ -58,6 +58,11 @@ def find_machine(trainer: Trainer) -> Machine:
     if wanted in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return Machine("mps", torch.mps.recommended_max_memory(), cores)
     return Machine("cpu", main_memory(), cores, _count(trainer.devices, 1))
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: of its affinity, and of its container's quota."""
+    return min(_cores(), _quota_of_cores())
 
 
 def free_memory(device: torch.device) -> int:

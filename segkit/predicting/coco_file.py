@@ -7,15 +7,16 @@ there of all of them.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit.errors import SegkitError
 from segkit.files import write_whole
 from segkit.predicting.inputs import ImageFile
 from segkit.predicting.polygons import Category, coco
 from segkit.predicting.record import Record
+from segkit.predicting.removing import remove
 
 NAME = "coco.json"
 
@@ -26,18 +27,44 @@ class CocoFile:
     Args:
         record: Of the folder.
         known: The categories.
+        overwrite: Whether it may be written over one that is not of this command.
+
+    Raises:
+        SegkitError: There is one that is not of this command.
     """
 
-    def __init__(self, record: Record, known: Sequence[Category]) -> None:
+    def __init__(self, record: Record, known: Sequence[Category], overwrite: bool) -> None:
         self.record, self.known = record, known
         self.folder = record.folder / f"coco-{record.key}"
         self.path = record.output / NAME
+        if self.path.exists() and not (overwrite or record.is_shared(self.path)):
+            raise SegkitError(
+                f"predict did not write {self.path}. Name another folder, or write over it with"
+                " overwrite=true."
+            )
 
-    def clear(self, file: ImageFile) -> None:
-        """Remove what is there of an image, before it is written anew."""
-        pages = self.folder / file.stem
-        shutil.rmtree(pages.with_name(pages.name + ".pages"), ignore_errors=True)
-        pages.with_name(pages.name + ".json").unlink(missing_ok=True)
+    @classmethod
+    def forget(cls, record: Record, removed: Iterable[Path]) -> None:
+        """Remove the file of an earlier run, where it tells of an image that is done anew.
+
+        Args:
+            record: Of the folder.
+            removed: The files that were removed of the image.
+
+        Raises:
+            SegkitError: It cannot be removed.
+        """
+        path = record.output / NAME
+        parts = (each for each in removed if each.is_relative_to(record.folder))
+        if any(parts) and record.is_shared(path):
+            remove(path)
+
+    def place(self, file: ImageFile, page: int | None) -> Path:
+        """Where what belongs to an image, or to a page of it, is kept."""
+        place = self.folder / file.stem
+        if page is None:
+            return place.with_name(place.name + ".json")
+        return place.with_name(place.name + ".pages") / f"{page}.json"
 
     def add(self, file: ImageFile, page: int | None, image: dict[str, Any]) -> None:
         """Keep what :func:`segkit.predicting.polygons.coco_image` gave for an image, or a page.
@@ -45,12 +72,8 @@ class CocoFile:
         Raises:
             SegkitError: It cannot be written.
         """
-        place = self.folder / file.stem
-        if page is None:
-            place = place.with_name(place.name + ".json")
-        else:
-            place = place.with_name(place.name + ".pages") / f"{page}.json"
-        write_whole(place, json.dumps({"file": file.stem.as_posix(), "page": page or 0, **image}))
+        text = json.dumps({"file": file.stem.as_posix(), "page": page or 0, **image})
+        write_whole(self.place(file, page), text)
 
     def merge(self) -> None:
         """Write the file of all images that are finished.
@@ -60,6 +83,7 @@ class CocoFile:
         """
         # Another process may finish images while this one writes, and may have written already:
         # whoever writes last has looked after writing that nothing is missing.
+        self.record.begin_shared(self.path)
         merged: list[Path] | None = None
         while (parts := self._parts()) != merged:
             merged = parts

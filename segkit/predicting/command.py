@@ -14,15 +14,16 @@ from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder
 from segkit.inference.predictor import Predictor
 from segkit.inference.settings import Inference, checked
+from segkit.predicting.fingerprints import content_hash
 from segkit.predicting.inputs import find_images, require_apart, require_extras_apart
 from segkit.predicting.outputs import ENDINGS, Outputs, Wanted
 from segkit.predicting.pipeline import Pipeline
 from segkit.predicting.polygons import require_polygons
 from segkit.predicting.progress import Meter
-from segkit.predicting.record import Record, Unfinished, content_hash
+from segkit.predicting.record import Record, Unfinished
 from segkit.predicting.sharing import Share
 
-SHOWN = 20
+SHOWN = 3
 """Finished files that are named where a run ends early."""
 ELSEWHERE = ("checkpoint", "device", "batch_size", "plugins", "input", "output", "overwrite")
 """Keys that do not change what a mask holds; the checkpoint counts by what is in it."""
@@ -61,7 +62,7 @@ def predict(config: DictConfig) -> None:
     predictor = settings.predictor()
     folders = settings.folders(predictor.instances is not None)
     require_extras_apart(found.files, settings.output, folders)
-    record = Record(settings.output, _identity(settings), ENDINGS, share.rank)
+    record = Record(settings.output, _identity(settings), ENDINGS, folders, share.rank)
     left = record.unfinished(share.of(found.files), settings.overwrite)
     for note in _notes(left):
         console.print(f"  note: {note}")
@@ -91,9 +92,14 @@ def _run(
     console: Console,
 ) -> dict[str, Any]:
     """Predict what is left; tell how many files that were, and what is wrong with them."""
-    outputs = Outputs(record, settings, predictor.card, predictor.instances is not None)
+    with_objects = predictor.instances is not None
+    outputs = Outputs(record, settings, predictor.card, with_objects, settings.overwrite)
+
+    def say(text: str) -> None:
+        console.print(f"  note: {text}")
+
     with Meter(console, "predicting", len(left.files)) as meter:
-        pipeline = Pipeline(predictor, outputs, meter.expect, meter.advance)
+        pipeline = Pipeline(predictor, outputs, meter.expect, meter.advance, say)
         try:
             pipeline.run(left.files)
         except KeyboardInterrupt:
@@ -125,7 +131,7 @@ def _ended_early(pipeline: Pipeline, left: Unfinished, output: Path) -> str:
     """What is done where a run ends before its end, and how to go on."""
     names = [file.stem.as_posix() for file in pipeline.finished]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    said = f": {', '.join(names[:SHOWN])}{more}" if names else ""
+    said = f" ({', '.join(names[:SHOWN])}{more})" if names else ""
     return (
         f"{len(names)} of {len(left.files)} masks were written to {output}{said}. They stay; the"
         " same command goes on with the rest."

@@ -130,6 +130,8 @@ def require_extras_apart(
     for path, stem in files:
         place = path.resolve()
         for folder, endings in folders.items():
+            if not {*IMAGE_SUFFIXES, ".zarr"}.intersection(endings):
+                continue  # neither an image nor a mask has such a name
             if stem.parts[0] == folder and _belongs(stem.relative_to(folder), stems):
                 raise SegkitError(
                     f"input: the mask of {path} would be written to {output / stem}, where the"

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.card import ModelCard
-from segkit.data.target import Target
 from segkit.targets import Mode
 
 
@@ -27,18 +26,3 @@ def mask_values(labels: NDArray[Any], mode: Mode, card: ModelCard) -> NDArray[An
         return labels * np.uint8(255)
     values = np.array(card.mask_values)
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labels]
-
-
-def object_class(card: ModelCard) -> tuple[str, tuple[int, int, int]] | None:
-    """Name and colour of what a model that was trained on ids of objects tells apart.
-
-    Such a model has one kind of objects, whatever its classes: core and border are no classes of
-    objects. None for models that were trained on classes.
-    """
-    options = {key: value for key, value in card.target.items() if key != "name"}
-    target = Target.build(card.target["name"], **options)
-    if not target.from_ids:
-        return None
-    first = 0 if card.mode == "multilabel" else 1
-    own = target.class_names is None  # else they are of what is drawn of objects
-    return (card.class_names[first] if own else "object"), card.class_colors[first]

@@ -10,14 +10,13 @@
 | ``coco.json`` | outlines of all images |
 
 Of a file of several pages, all but the mask are in a folder NAME, a file for each page. For images
-that go by windows see :mod:`segkit.predicting.large`.
+that go by windows see :mod:`segkit.predicting.large`. What is written is noted in the record first,
+and what an earlier run wrote of an image is removed before the image is done anew.
 """
 
 from __future__ import annotations
 
 import io
-import secrets
-import shutil
 import threading
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,8 +28,6 @@ from pydantic import BaseModel
 
 from segkit.card import ModelCard
 from segkit.data.reading import write_image, write_mask
-from segkit.data.zarr_store import is_zarr
-from segkit.errors import SegkitError
 from segkit.files import write_whole
 from segkit.inference.predictor import Prediction
 from segkit.inference.summary import flat, legend
@@ -39,6 +36,7 @@ from segkit.predicting.inputs import ImageFile
 from segkit.predicting.masks import mask_values
 from segkit.predicting.polygons import categories, coco_image, geojson, outlines
 from segkit.predicting.record import Record
+from segkit.predicting.removing import remove, remove_empty
 from segkit.predicting.stacks import StackFile
 from segkit.report.overlay import overlay, palette
 
@@ -68,6 +66,7 @@ class Wanted(BaseModel):
             "overlays": (self.overlays, (".png",)),
             "instances": (with_objects, (".png", ".tif")),
             "probabilities": (self.probabilities, (".tif", ".zarr")),
+            "polygons": (self.polygons == "geojson", (".geojson",)),
         }
         return {folder: endings for folder, (is_on, endings) in written.items() if is_on}
 
@@ -96,15 +95,32 @@ class Outputs:
         wanted: What is written.
         card: Of the model.
         with_objects: Whether the model tells objects apart.
+        overwrite: Whether files that are not of this command may be written over.
+
+    Raises:
+        SegkitError: The file of all images is there and is not of this command.
     """
 
-    def __init__(self, record: Record, wanted: Wanted, card: ModelCard, with_objects: bool) -> None:
+    def __init__(
+        self,
+        record: Record,
+        wanted: Wanted,
+        card: ModelCard,
+        with_objects: bool,
+        overwrite: bool = False,
+    ) -> None:
         self.record, self.wanted, self.card = record, wanted, card
         self.folder = record.output
         self.known = categories(card, with_objects)
-        self.coco = CocoFile(record, self.known) if wanted.polygons == "coco" else None
+        self.coco = None
+        if wanted.polygons == "coco":
+            self.coco = CocoFile(record, self.known, overwrite)
+        self._written = {self.folder / name for name in wanted.folders(with_objects)}
+        if self.coco is not None:
+            self._written.add(self.coco.folder)
+        self._emptied: set[Path] = set()
         self._stacks: dict[Path, StackFile] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def write(self, page: Page, result: Prediction) -> bool:
         """Write what belongs to a page; say whether its file is finished with it.
@@ -112,19 +128,43 @@ class Outputs:
         Raises:
             SegkitError: Something cannot be written.
         """
-        stack = self._begin(page)
-        self._write_extras(page, result)
         mask = self.mask(result.labels)
-        if stack is not None:
+        if page.total > 1:
+            stack = self.stack(page.file, page.total)
+            self._write_extras(page, result)
             finished = stack.add(page.number, mask)
             if finished:
-                self.record.finish(page.file)
-                stack.finish()
-                self.drop(page.file)
+                self.finish_stack(page.file, stack)
             return finished
-        self.record.finish(page.file)
-        write_mask(self.path(page.file.stem, ".png" if mask.ndim == 2 else ".tif"), mask)
+        path = self.path(page.file.stem, ".png" if mask.ndim == 2 else ".tif")
+        self.clear(page.file, path)
+        self._write_extras(page, result)
+        self.record.finish(page.file, path)
+        write_mask(path, mask)
         return True
+
+    def stack(self, file: ImageFile, pages: int) -> StackFile:
+        """The mask of a file of several pages, begun if it is not yet.
+
+        Raises:
+            SegkitError: What an earlier run wrote cannot be removed.
+        """
+        with self._lock:
+            if file.stem not in self._stacks:
+                path = self.path(file.stem, ".tif")
+                self.clear(file, path)
+                self._stacks[file.stem] = StackFile(path, pages)
+            return self._stacks[file.stem]
+
+    def finish_stack(self, file: ImageFile, stack: StackFile) -> None:
+        """Let the mask of a file of several pages appear, of which all are written.
+
+        Raises:
+            SegkitError: It cannot be written.
+        """
+        self.record.finish(file, stack.path)
+        stack.finish()
+        self.drop(file)
 
     def mask(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Labels in the values that masks are written in."""
@@ -134,7 +174,7 @@ class Outputs:
 
     def write_overlay(
         self,
-        stem: Path,
+        path: Path,
         image: NDArray[Any],
         labels: NDArray[Any],
         instances: NDArray[Any] | None = None,
@@ -151,29 +191,26 @@ class Outputs:
             shown = instances
             colors, background = tuple(palette(int(shown.max()) + 1)), 0
         picture = overlay(image, shown, colors, background=background, ignore_index=-1)
-        write_image(self.path("overlays" / stem, ".png"), picture)
+        write_image(path, picture)
 
-    def clear(self, file: ImageFile) -> None:
-        """Remove the mask of an earlier run, which would say that the image is finished.
+    def clear(self, file: ImageFile, mask: Path) -> None:
+        """Remove what earlier runs wrote of an image, and what is in the place of its mask.
+
+        Either mask would say that the image is finished.
 
         Raises:
-            SegkitError: It cannot be removed.
+            SegkitError: Something cannot be removed.
         """
-        for mask in self.record.masks(file.stem):
-            try:
-                if is_zarr(mask):
-                    old = mask.with_name(f".{secrets.token_hex(8)}.old")
-                    mask.rename(old)  # at once: half of a mask would pass for a finished one
-                    shutil.rmtree(old)
-                else:
-                    mask.unlink(missing_ok=True)
-            except OSError as error:
-                raise SegkitError(
-                    f"cannot remove '{mask}', in whose place the mask belongs:"
-                    f" {error.strerror or error}. Remove it, or name another output folder."
-                ) from error
-        if self.coco is not None:
-            self.coco.clear(file)
+        known = self.record.files(file)
+        for path in dict.fromkeys([mask, *known]):
+            remove(path)
+        CocoFile.forget(self.record, known)
+        self.record.forget(file)
+        extras = set(known).difference(self.record.masks(file.stem))
+        with self._lock:
+            self._emptied |= {
+                path.parent for path in extras if self._written.isdisjoint(path.parents)
+            }
 
     def drop(self, file: ImageFile) -> None:
         """Remove what is begun of a file."""
@@ -195,43 +232,54 @@ class Outputs:
         """
         if self.coco is not None:
             self.coco.merge()
-
-    def _begin(self, page: Page) -> StackFile | None:
-        if page.total == 1:
-            self.clear(page.file)
-            return None
-        with self._lock:
-            if page.file.stem not in self._stacks:
-                self.clear(page.file)
-                path = self.path(page.file.stem, ".tif")
-                self._stacks[page.file.stem] = StackFile(path, page.total)
-            return self._stacks[page.file.stem]
+        remove_empty(self._emptied, self.folder)
 
     def _write_extras(self, page: Page, result: Prediction) -> None:
-        several = page.total > 1
-        stem = page.file.stem / f"{page.number:04d}" if several else page.file.stem
+        places = self._places(page, result)
+        self.record.begin(page.file, places.values())
         if self.wanted.overlays:
-            self.write_overlay(stem, page.image, result.labels, result.instances)
+            self.write_overlay(places["overlays"], page.image, result.labels, result.instances)
         if result.instances is not None:
-            ending = ".png" if result.instances.max(initial=0) <= FULL else ".tif"
-            write_mask(self.path("instances" / stem, ending), result.instances)
+            write_mask(places["instances"], result.instances)
         if self.wanted.probabilities:
-            maps = to_16_bits(result.probabilities)
-            write_whole(self.path("probabilities" / stem, ".tif"), _tiff(maps))
+            write_whole(places["probabilities"], _tiff(to_16_bits(result.probabilities)))
         if self.wanted.polygons is None:
             return
         found = outlines(result.labels, result.instances, self.card)
         if self.coco is None:
-            write_whole(self.path("polygons" / stem, ".geojson"), geojson(found, self.known))
+            write_whole(places["polygons"], geojson(found, self.known))
         else:
-            number = page.number if several else None
+            number = page.number if page.total > 1 else None
             name = page.file.stem.with_name(page.file.path.name).as_posix()
             size = result.labels.shape[-2:]
             self.coco.add(page.file, number, coco_image(found, name, size, number))
 
+    def _places(self, page: Page, result: Prediction) -> dict[str, Path]:
+        """What is written besides the mask of a page, and where to."""
+        several, ids = page.total > 1, result.instances
+        stem = page_stem(page.file, page.number) if several else page.file.stem
+        places = {}
+        if self.wanted.overlays:
+            places["overlays"] = self.path("overlays" / stem, ".png")
+        if ids is not None:
+            ending = ".png" if ids.max(initial=0) <= FULL else ".tif"
+            places["instances"] = self.path("instances" / stem, ending)
+        if self.wanted.probabilities:
+            places["probabilities"] = self.path("probabilities" / stem, ".tif")
+        if self.wanted.polygons == "geojson":
+            places["polygons"] = self.path("polygons" / stem, ".geojson")
+        elif self.coco is not None:
+            places["coco"] = self.coco.place(page.file, page.number if several else None)
+        return places
+
     def path(self, stem: Path, ending: str) -> Path:
         """The file of an image in the output folder, or in one below it."""
         return self.folder / stem.with_name(stem.name + ending)
+
+
+def page_stem(file: ImageFile, number: int) -> Path:
+    """Where what belongs to a page of a file of several pages goes, without the ending."""
+    return file.stem / f"{number:04d}"
 
 
 def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:

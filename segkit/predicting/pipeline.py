@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from segkit.data.reading import count_pages, read_image
 from segkit.errors import SegkitError
+from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predicting.bounded_queue import BoundedQueue, EndedError
 from segkit.predicting.inputs import ImageFile
-from segkit.predicting.large import is_large, predict_large
+from segkit.predicting.large import LargeImages, is_large
 from segkit.predicting.outputs import Outputs, Page
 
 WRITERS = max(1, min(4, os.cpu_count() or 1))
@@ -38,7 +40,9 @@ class Pipeline:
         predictor: The model.
         outputs: Where the results go.
         expect: Called with the number of further pages of a file that has several.
-        advance: Called with the number of pages that are written or given up.
+        advance: Called with the number of pages that are written or given up, which of a large
+            image is a share of one.
+        say: Called with what the user should know.
 
     Attributes:
         finished: Files whose mask is written, in the order in which they were.
@@ -50,14 +54,16 @@ class Pipeline:
         predictor: Predictor,
         outputs: Outputs,
         expect: Callable[[int], None],
-        advance: Callable[[int], None],
+        advance: Callable[[float], None],
+        say: Callable[[str], None],
     ) -> None:
         self.predictor, self.outputs = predictor, outputs
         self.expect, self.advance = expect, advance
+        self.depths = DepthWatch(predictor.card, say)
         self.finished: list[ImageFile] = []
         self.problems: dict[ImageFile, str] = {}
         self._by_windows = not outputs.wanted.needs_whole_maps(predictor.instances is not None)
-        self._large: list[ImageFile] = []
+        self._large: list[tuple[ImageFile, int]] = []
         self._failure: BaseException | None = None
 
     def run(self, files: Sequence[ImageFile]) -> None:
@@ -77,8 +83,8 @@ class Pipeline:
                 try:
                     self._predict_all()
                     self._predicted.end()
-                    for file in self._large:
-                        self._predict_large(file)
+                    for file, pages in self._large:
+                        self._predict_large(file, pages)
                     # With a limit, for Ctrl-C cannot end every wait. (Where it ends a join of a
                     # thread, Python before 3.13 takes the thread for ended too.)
                     while wait(running, 0.5).not_done:
@@ -108,12 +114,14 @@ class Pipeline:
             given = total = 0
             try:
                 total = count_pages(file.path)
-                if total == 1 and self._by_windows and is_large(file.path):
-                    self._large.append(file)
-                    continue
+                is_by_windows = self._by_windows and is_large(file.path, total)
                 self.expect(total - 1)
+                if is_by_windows:
+                    self._large.append((file, total))
+                    continue
                 for number in range(total):
                     image = read_image(file.path, number if total > 1 else None)
+                    self.depths.see(file.path, image)
                     self._read.put(Page(file, number, total, image), image.nbytes)
                     given += 1
             except (SegkitError, MemoryError) as error:
@@ -133,29 +141,37 @@ class Pipeline:
                 waiting.append(page)
                 yield page.image
 
-        for result in self.predictor.try_stream(images()):
-            page = waiting.popleft()
-            if isinstance(result, SegkitError):
-                self._fail(page.file, result)
-                self.advance(1)
-                continue
-            size = page.image.nbytes + result.probabilities.nbytes + result.labels.nbytes
-            try:
-                self._predicted.put((page, result), size)
-            except EndedError:  # the failure of a thread comes out at the end
-                return
+        with closing(self.predictor.try_stream(images())) as results:
+            for result in results:
+                page = waiting.popleft()
+                if isinstance(result, SegkitError):
+                    self._fail(page.file, result)
+                    self.advance(1)
+                    continue
+                size = page.image.nbytes + result.probabilities.nbytes + result.labels.nbytes
+                try:
+                    self._predicted.put((page, result), size)
+                except EndedError:  # the failure of a thread comes out at the end
+                    return
 
-    def _predict_large(self, file: ImageFile) -> None:
+    def _predict_large(self, file: ImageFile, pages: int) -> None:
         if self._failure is not None:
             return
+        left = float(pages)
+
+        def advance(share: float) -> None:
+            nonlocal left
+            left -= share
+            self.advance(share)
+
         try:
-            predict_large(self.predictor, self.outputs, file)
+            LargeImages(self.predictor, self.outputs, self.depths, advance).predict(file, pages)
             self.finished.append(file)
         except (SegkitError, MemoryError) as error:
             if _concerns_all(error):
                 raise
             self._fail(file, error)
-        self.advance(1)
+        self.advance(left)  # of one that failed; else what rounding has left
 
     def _write_all(self) -> None:
         while True:

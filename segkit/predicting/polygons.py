@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segkit.card import ModelCard
 from segkit.errors import SegkitError
-from segkit.predicting.masks import object_class
+from segkit.inference.object_classes import classes_of_objects, object_classes
 
 Ring = list[tuple[float, float]]
 """Corners (x, y) of a closed line; the first one is repeated at the end."""
@@ -83,9 +83,8 @@ def categories(card: ModelCard, with_objects: bool) -> list[Category]:
         card: Of the model.
         with_objects: Whether objects were told apart.
     """
-    single = object_class(card) if with_objects else None
-    if single is not None:
-        return [Category(*single)]
+    if with_objects:
+        return [Category(*each) for each in object_classes(card)]
     return [
         Category(name, color)
         for label, (name, color) in enumerate(zip(card.class_names, card.class_colors, strict=True))
@@ -106,7 +105,7 @@ def outlines(
         card: Of the model.
     """
     if instances is not None:
-        known = _classes_of(instances, labels, card)
+        known = classes_of_objects(instances, labels, card)
         return [
             _outline(number, known[number], parts) for number, parts in _grouped(instances).items()
         ]
@@ -202,18 +201,6 @@ def coco(images: Iterable[dict[str, Any]], known: Sequence[Category]) -> str:
             ],
         }
     )
-
-
-def _classes_of(
-    instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard
-) -> NDArray[np.intp]:
-    """The category of each object, by its id: the class of most of its pixels."""
-    count = int(instances.max(initial=0)) + 1
-    if object_class(card) is not None or labels.ndim != 2:
-        return np.zeros(count, np.intp)
-    kept = np.array([n for n in range(card.num_classes) if n != card.background])
-    votes = [np.bincount(instances[labels == label], minlength=count) for label in kept]
-    return np.argmax(votes, axis=0)
 
 
 def _grouped(ids: NDArray[np.int32]) -> dict[int, list[list[Ring]]]:

@@ -24,7 +24,7 @@ class Meter:
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self.console, self.what, self.total = console, what, total
-        self.done = 0
+        self.done = 0.0
         self._lock = threading.Lock()
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
@@ -47,8 +47,8 @@ class Meter:
             if self._bar is not None:
                 self._bar.update(self._task, total=self.total)
 
-    def advance(self, images: int = 1) -> None:
-        """So many are done."""
+    def advance(self, images: float = 1) -> None:
+        """So many are done, which of a large image is a share of one."""
         with self._lock:
             self.done += images
             now = time.monotonic()
@@ -58,7 +58,7 @@ class Meter:
                 self._said = now
                 left = (self.total - self.done) * (now - self._started) / self.done
                 self.console.print(
-                    f"  {self.what}: {self.done} of {self.total} images, {self._speed(now)},"
+                    f"  {self.what}: {self._count()} of {self.total} images, {self._speed(now)},"
                     f" {_duration(left)} left"
                 )
 
@@ -76,9 +76,13 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
+    def _count(self) -> str:
+        """Those that are done; tenths only where an image is under way."""
+        return f"{self.done:.1f}".removesuffix(".0")
+
     def _speed(self, now: float) -> str:
         each = self.done / max(now - self._started, 1e-9)
-        return f"{each:.3g} images/s"
+        return f"{each:.3g} images/s" if each > 0.1 else f"{60 * each:.3g} images/min"
 
 
 def _duration(seconds: float) -> str:

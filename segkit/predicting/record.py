@@ -1,8 +1,10 @@
-"""What of an output folder is finished: so an interrupted run goes on, and never over other files.
+"""What of an output folder is finished, and what in it is ours: to go on, and to spare other files.
 
-In the output folder, ``.segkit/settings-<hash>.json`` holds the settings of a run. A process writes
-a line into ``.segkit/finished-<rank>.jsonl`` right before it puts a mask in its place, which is the
-last that is written for an image. So an image is finished if its line and its mask are there.
+In the output folder, ``.segkit/settings-<hash>.json`` holds the settings of a run. In
+``.segkit/finished-<rank>.jsonl`` a process notes the files that belong to an image before it writes
+them, and, right before it puts the mask in its place, which is the last, that the image is
+finished. So it is if this line and all files that it names are there; and what an image leaves in
+the folder is known, so that it can be removed when the image is done anew.
 """
 
 from __future__ import annotations
@@ -12,18 +14,20 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segkit.errors import SegkitError, all_at_once
 from segkit.files import make_folder, write_whole
+from segkit.predicting.fingerprints import place, state
 from segkit.predicting.inputs import FOLDER, ImageFile
 
 SHOWN = 5
 """Files that a message names at most."""
-_KEYS = {"file", "image", "settings", "time"}
+_FINISHED = {"path", "image", "settings", "mask"}
+"""Keys of a line that says that an image is finished, besides those of every line."""
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Unfinished:
 
     Attributes:
         files: The images.
-        finished: How many are left out, for their masks are there.
+        finished: How many are left out, for their masks and what belongs to them are there.
         reasons: How many are done anew, by the reason.
     """
 
@@ -41,13 +45,23 @@ class Unfinished:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
+class _Entry:
+    """What is known of an image: its files below the folder, and the line that it is finished."""
+
+    files: set[str] = field(default_factory=set)
+    line: dict[str, Any] | None = None
+
+
 class Record:
-    """The record of an output folder.
+    """The record of an output folder. Threads may share it.
 
     Args:
         output: The folder.
         settings: What the results depend on, as plain data.
         endings: Those that masks may have.
+        extras: The folders in it that this run writes besides masks, with the endings of their
+            files.
         rank: Which of the processes that share the folder this is.
 
     Attributes:
@@ -59,14 +73,21 @@ class Record:
     """
 
     def __init__(
-        self, output: Path, settings: Mapping[str, Any], endings: Sequence[str], rank: int = 0
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        endings: Sequence[str],
+        extras: Mapping[str, Sequence[str]],
+        rank: int = 0,
     ) -> None:
         self.output, self.settings, self.endings = output, dict(settings), endings
+        self._extras = extras
         self.folder = output / FOLDER
         make_folder(self.folder)
         text = json.dumps(self.settings, indent=2, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self._lines = self._read()
+        self._entries: dict[str, _Entry] = {}
+        self._read()
         write_whole(self.folder / f"settings-{self.key}.json", text)
         self._own = self.folder / f"finished-{rank}.jsonl"
         self._lock = threading.Lock()
@@ -77,39 +98,37 @@ class Record:
 
         Args:
             files: All images.
-            overwrite: Whether to do all of them anew, and over masks that are not of this command.
+            overwrite: Whether to do all of them anew, and over files that are not of this command.
 
         Raises:
-            SegkitError: There are masks of their names that are not of this command.
+            SegkitError: There are files of their names that are not of this command.
         """
         left = Unfinished()
-        foreign = []
+        foreign: list[Path] = []
+        folders = [self.output / name for name in self._extras if (self.output / name).is_dir()]
         for file in files:
             # before it is read: an image that changes meanwhile is done anew the next time
-            self._states[file.stem] = _state(file.path)
-            masks = [path for path in self.masks(file.stem) if path.exists()]
-            line = self._lines.get(file.stem.as_posix())
-            if overwrite or not masks:
+            self._states[file.stem] = state(file.path)
+            entry = self._entries.get(file.stem.as_posix(), _Entry())
+            why = None if entry.line is None else self._outdated(file, entry.line)
+            if overwrite or entry.line is None or why is not None:
                 left.files.append(file)
-            elif line is None:
-                foreign.append(str(masks[0]))
-            elif line["settings"] != self.key:
-                left.files.append(file)
-                left.reasons[f"other settings ({self._difference(line['settings'])})"] += 1
-            elif line.get("path", _place(file.path)) != _place(file.path):
-                left.files.append(file)
-                left.reasons["the image is another file of the same name"] += 1
-            elif line["image"] != self._states[file.stem]:
-                left.files.append(file)
-                left.reasons["the image has changed"] += 1
             else:
                 left.finished += 1
+                continue
+            if overwrite:
+                continue
+            if why:
+                left.reasons[why] += 1
+            foreign += [
+                path for path in self._places(file, folders) if self._name(path) not in entry.files
+            ]
         if foreign:
             more = [f"and {len(foreign) - SHOWN} more"] if len(foreign) > SHOWN else []
             raise all_at_once(
-                f"output={self.output} holds {len(foreign)} masks that predict did not write. Name"
+                f"output={self.output} holds {len(foreign)} files that predict did not write. Name"
                 " another folder, or write over them with overwrite=true:",
-                [*foreign[:SHOWN], *more],
+                [*map(str, foreign[:SHOWN]), *more],
             )
         return left
 
@@ -117,45 +136,129 @@ class Record:
         """Where the mask of an image may be."""
         return [self.output / stem.with_name(stem.name + ending) for ending in self.endings]
 
-    def finish(self, file: ImageFile) -> None:
+    def files(self, file: ImageFile) -> list[Path]:
+        """All that was written of an image, by earlier runs too, its mask first."""
+        found = self._entries.get(file.stem.as_posix(), _Entry()).files
+        masks = {self._name(path) for path in self.masks(file.stem)}
+        return [self.output / name for name in sorted(found, key=lambda n: (n not in masks, n))]
+
+    def forget(self, file: ImageFile) -> None:
+        """The files of an image are gone."""
+        self._entries[file.stem.as_posix()] = _Entry()
+
+    def begin(self, file: ImageFile, paths: Iterable[Path]) -> None:
+        """Note files that belong to an image; to be called right before they are written.
+
+        Raises:
+            SegkitError: The record cannot be written.
+        """
+        names = [self._name(path) for path in paths]
+        if names:
+            self._add({"file": file.stem.as_posix(), "files": names})
+
+    def finish(self, file: ImageFile, mask: Path) -> None:
         """Note that all but the mask is written; to be called right before the mask is.
 
         Raises:
             SegkitError: The record cannot be written.
         """
-        line = {
-            "file": file.stem.as_posix(),
-            "path": _place(file.path),
-            "image": self._states.get(file.stem) or _state(file.path),
-            "settings": self.key,
-            "time": time.time_ns(),
-        }
+        stem, name = file.stem.as_posix(), self._name(mask)
+        begun = self._entries.get(stem, _Entry()).files
+        self._add(
+            {
+                "file": stem,
+                "path": place(file.path),
+                "image": self._states.get(file.stem) or state(file.path),
+                "settings": self.key,
+                "mask": name,
+                "files": sorted({*begun, name}),
+            }
+        )
+
+    def begin_shared(self, path: Path) -> None:
+        """Note a file that belongs to all images, before it is written.
+
+        Raises:
+            SegkitError: The record cannot be written.
+        """
+        if not self.is_shared(path):
+            self._add({"file": "", "files": [self._name(path)]})
+
+    def is_shared(self, path: Path) -> bool:
+        """Whether a file was noted by :meth:`begin_shared`, by an earlier run too."""
+        return self._name(path) in self._entries.get("", _Entry()).files
+
+    def _outdated(self, file: ImageFile, line: Mapping[str, Any]) -> str | None:
+        """Why an image that was finished is not any more; nothing to say where its mask is gone."""
+        if not (self.output / line["mask"]).exists():
+            return ""
+        if line["settings"] != self.key:
+            return f"other settings ({self._difference(line['settings'])})"
+        if line["path"] != place(file.path):
+            return "the image is another file of the same name"
+        if line["image"] != self._states[file.stem]:
+            return "the image has changed"
+        gone = (name for name in line["files"] if not (self.output / name).exists())
+        if (name := next(gone, None)) is not None:
+            return f"files beside the mask are gone ({PurePosixPath(name).parts[0]})"
+        return None
+
+    def _places(self, file: ImageFile, folders: Iterable[Path]) -> Iterator[Path]:
+        """What is where the files of an image may be written."""
+        for path in self.masks(file.stem):
+            if path.exists():
+                yield path
+        for folder in folders:
+            stem = folder / file.stem
+            for ending in self._extras[folder.name]:
+                path = stem.with_name(stem.name + ending)
+                if path.exists():
+                    yield path
+            if stem.is_dir():  # that of the pages of a stack
+                for path in sorted(stem.iterdir()):
+                    if path.stem.isdecimal() and path.suffix in self._extras[folder.name]:
+                        yield path
+
+    def _add(self, line: dict[str, Any]) -> None:
+        """Write a line, and know what it says."""
+        line["time"] = time.time_ns()
         data = f"{json.dumps(line)}\n".encode()
         try:
             with self._lock, self._own.open("ab") as opened:
                 # A line that was cut off stays one of its own.
                 opened.write(data if opened.tell() == 0 else b"\n" + data)
+                self._take(line)
         except OSError as error:
             raise SegkitError(
                 f"cannot write '{self._own}': {error.strerror or error}. Check that its folder may"
                 " be written to and that the disk is not full."
             ) from error
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """The last line of each image, those of all processes."""
-        found: dict[str, dict[str, Any]] = {}
+    def _take(self, line: dict[str, Any]) -> None:
+        entry = self._entries.setdefault(line["file"], _Entry())
+        if line.keys() >= _FINISHED:
+            entry.files, entry.line = set(line["files"]), line
+        else:
+            entry.files.update(line["files"])
+            entry.line = None
+
+    def _read(self) -> None:
+        """The lines of all processes, in the order in which they were written."""
+        lines = []
         for path in self.folder.glob("finished-*.jsonl"):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    data = json.loads(line)
+                    line = json.loads(text)
                 except ValueError:  # empty, or cut off by the end of a process
                     continue
-                if not (isinstance(data, dict) and data.keys() >= _KEYS):
-                    continue
-                known = found.get(data["file"])
-                if known is None or known["time"] < data["time"]:
-                    found[data["file"]] = data
-        return found
+                if isinstance(line, dict) and line.keys() >= {"file", "files", "time"}:
+                    line["files"] = [name for name in line["files"] if _is_inside(name)]
+                    lines.append(line)
+        for line in sorted(lines, key=lambda line: line["time"]):
+            self._take(line)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.output).as_posix()
 
     def _difference(self, key: str) -> str:
         """The settings that are not those of an earlier run."""
@@ -167,32 +270,7 @@ class Record:
         return ", ".join(changed) or "of another run"
 
 
-def content_hash(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of files, so that a checkpoint is known by what is in it; of OpenVINO both files."""
-    hashes = []
-    for path in paths:
-        weights = path.with_suffix(".bin")
-        parts = [path, weights] if path.suffix.lower() == ".xml" and weights.is_file() else [path]
-        digest = hashlib.sha256()
-        for part in parts:
-            with part.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        hashes.append(digest.hexdigest())
-    return hashes
-
-
-def _state(path: Path) -> list[int]:
-    """What changes where an image does: the time of its last change, and its size; of a zarr those
-    of all that is in it."""
-    try:
-        found = [path.stat()]
-        if path.is_dir():
-            found = [part.stat() for part in path.rglob("*") if part.is_file()] or found
-    except OSError:  # gone since it was listed
-        return []
-    return [max(each.st_mtime_ns for each in found), sum(each.st_size for each in found)]
-
-
-def _place(path: Path) -> str:
-    return str(path.resolve())
+def _is_inside(name: str) -> bool:
+    """Whether it is below the folder: what a record names may be removed, so it is not trusted."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from segkit.data.tile_scratch import TileScratch
+from segkit.data.tile_streaming import stream_page
 from segkit.errors import SegkitError
 
+SIDE = 512
+"""Of the tiles of a page that is written by windows, in pixels."""
 _CLASSIC = 2**31
 """Bytes up to which a TIFF of 32-bit offsets is sure to do, compressed or not."""
+
+
+class PageWindows:
+    """A page that is filled window by window.
+
+    Args:
+        scratch: Where its pixels are meanwhile.
+    """
+
+    def __init__(self, scratch: TileScratch) -> None:
+        self._scratch = scratch
+
+    def write(self, top: int, left: int, block: NDArray[Any]) -> None:
+        """Put a window in, (h, w) or (N, h, w), as the page.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        layers = block.reshape(self._scratch.shape[0], *block.shape[-2:])
+        for number, layer in enumerate(layers):
+            self._scratch.write(number, top, left, layer)
 
 
 class StackFile:
@@ -32,12 +60,38 @@ class StackFile:
         self.path, self.pages = path, pages
         self._temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
         self._writer: Any = None
-        self._waiting: dict[int, NDArray[Any]] = {}
+        self._waiting: dict[int, NDArray[Any] | TileScratch] = {}
         self._next = 0
         self._is_dropped = False
         self._lock = threading.Lock()
 
-    def add(self, number: int, mask: NDArray[Any]) -> bool:
+    @contextmanager
+    def windows(
+        self, number: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Iterator[PageWindows]:
+        """Write a page by windows, all of them in the ``with`` block; the pages in their order.
+
+        Until then its pixels lie in a nameless file in the same folder.
+
+        Args:
+            number: Which page, from 0.
+            shape: (H, W), or (N, H, W), which becomes a page of N samples.
+            dtype: Of the pixels.
+
+        Raises:
+            SegkitError: It cannot be written.
+        """
+        *layers, height, width = shape
+        whole = math.prod(layers), height, width
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with TileScratch(self.path.parent, whole, dtype, SIDE) as scratch:
+                yield PageWindows(scratch)
+                self.add(number, scratch)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def add(self, number: int, mask: NDArray[Any] | TileScratch) -> bool:
         """Write a page.
 
         Args:
@@ -87,11 +141,14 @@ class StackFile:
                     self._writer.close()
             self._temporary.unlink(missing_ok=True)
 
-    def _write(self, mask: NDArray[Any]) -> None:
+    def _write(self, mask: NDArray[Any] | TileScratch) -> None:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            large = mask.nbytes * self.pages > _CLASSIC
+            large = math.prod(mask.shape) * mask.dtype.itemsize * self.pages > _CLASSIC
             self._writer = tifffile.TiffWriter(self._temporary, bigtiff=large)
+        if isinstance(mask, TileScratch):
+            stream_page(self._writer, mask)
+            return
         self._writer.write(
             mask,
             photometric="minisblack",

@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from segkit.card import ModelCard
 from segkit.data.writing import encode_mask
+from segkit.inference.object_classes import classes_of_objects, object_classes
 from segkit.inference.predictor import Prediction
 from segkit.inference.summary import flat, legend
-from segkit.predicting.masks import mask_values, object_class
+from segkit.predicting.masks import mask_values
 from segkit.serving.pictures import class_layer, object_layer, shown_image
 from segkit.serving.uploads import Upload
 
@@ -62,7 +63,7 @@ class FoundObject(BaseModel):
     """An object that was told apart."""
 
     id: int = Field(description="its value in the map of ids")
-    class_name: str | None = Field(alias="class", description="null where objects have no class")
+    class_name: str = Field(alias="class")
     area: int = Field(description="in pixels")
     bounding_box: Box
     centroid: Point
@@ -186,7 +187,7 @@ def found_objects(
         np.bincount(ids, weights=place, minlength=1) / np.maximum(areas, 1)
         for place in np.divmod(inside, instances.shape[1])
     )
-    names = _object_names(instances, labels, card, len(areas))
+    known, kinds = object_classes(card), classes_of_objects(instances, labels, card)
     found = []
     for number, place in enumerate(ndimage.find_objects(instances), start=1):
         if place is None:
@@ -196,7 +197,7 @@ def found_objects(
             FoundObject.model_validate(
                 {
                     "id": number,
-                    "class": names[number],
+                    "class": known[kinds[number]].name,
                     "area": int(areas[number]),
                     "bounding_box": Box(
                         x=across.start,
@@ -211,24 +212,6 @@ def found_objects(
             )
         )
     return found
-
-
-def _object_names(
-    instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard, count: int
-) -> Sequence[str | None]:
-    """The class of each id: the one kind that the training had, or that of most of its pixels."""
-    single = object_class(card)
-    if single is not None:
-        return [single[0]] * count
-    if labels.ndim == 3:
-        return [None] * count
-    votes = np.stack(
-        [
-            np.bincount(instances[labels == label], minlength=count)
-            for label in range(1, card.num_classes)
-        ]
-    )
-    return [card.class_names[label + 1] for label in votes.argmax(axis=0)]
 
 
 def mask_file(

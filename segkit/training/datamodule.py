@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import socket
+import tempfile
+import warnings
+from typing import Any, cast
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
+from segkit.data.cache import ArrayCache
 from segkit.data.checking import DataSummary
-from segkit.data.dataset import DrawSampler, EverySample, Item, TrainDataset, WholeDataset
+from segkit.data.dataset import Crop, Item, TrainDataset, WholeDataset, as_item
 from segkit.data.normalization import Normalization
+from segkit.data.samplers import DrawSampler, EverySample
 from segkit.data.source import DataSource, Split
 from segkit.data.target import Target
 from segkit.data.transforms import TrainTransform
+from segkit.planning.machine import usable_cores
+from segkit.planning.memory import GB, main_memory
 from segkit.schema import Data
+
+SHARE = 0.25
+"""Of the memory, and of the free disk, that a cache may take if nobody asked for it."""
+CACHED: tuple[Split, ...] = ("train", "val")
+"""The splits that a training reads again and again."""
 
 
 class SegmentationData(L.LightningDataModule):
     """Crops for training, whole images for validation.
+
+    While it is being fitted, what was decoded once is kept for all processes of the machine;
+    :meth:`close` removes it.
 
     Args:
         source: The data set.
@@ -46,8 +63,39 @@ class SegmentationData(L.LightningDataModule):
         self.transform, self.target, self.config, self.seed = transform, target, config, seed
         self.objects = objects
         workers = config.num_workers
-        # the main process computes: leave it a core
-        self.workers = min(8, (os.cpu_count() or 1) - 1) if workers is None else workers
+        self.workers = default_workers() if workers is None else workers
+        self.cache: ArrayCache | None = None
+        self.cached, self.cache_note = self._plan_cache()
+
+    def setup(self, stage: str) -> None:
+        """Make the cache, or take the one that another process of this machine has made."""
+        if stage != "fit" or not self.cached or self.cache is not None:
+            return
+        processes = self._process[1]
+        together = processes > 1 and torch.distributed.is_initialized()
+        first = self.trainer is None or not together or self.trainer.local_rank == 0
+        if first:
+            self.cache = _new_cache()
+        if not together:
+            return
+        offers: list[Any] = [None] * processes
+        folder = None if self.cache is None else self.cache.folder
+        torch.distributed.all_gather_object(offers, (socket.gethostname(), folder))
+        shared = [at for host, at in offers if host == socket.gethostname() and at is not None]
+        if not first and shared:
+            self.cache = ArrayCache(shared[0])
+
+    def close(self) -> None:
+        """Remove the cache; images are read from their files from now on."""
+        if self.cache is not None:
+            self.cache.close()
+        self.cache = None
+
+    def on_after_batch_transfer(self, batch: Crop | Item, dataloader_idx: int) -> Item:
+        """Normalise crops where the network computes: until there they travel as bytes."""
+        if "unit" not in batch:
+            return batch
+        return as_item(cast(Crop, batch), self.normalization)
 
     def whole(self, split: Split) -> WholeDataset:
         """The whole images of a split."""
@@ -58,9 +106,10 @@ class SegmentationData(L.LightningDataModule):
             self.normalization,
             self.target,
             self.objects,
+            self.cache,
         )
 
-    def train_dataloader(self) -> DataLoader[Item]:
+    def train_dataloader(self) -> DataLoader[Crop]:
         """Batches of augmented crops."""
         samples = self.summary.splits["train"]
         dataset = TrainDataset(
@@ -70,6 +119,8 @@ class SegmentationData(L.LightningDataModule):
             self.normalization,
             self.transform,
             self.target,
+            self.cache,
+            self.workers,
         )
         per_epoch = self.config.samples_per_epoch or len(samples)
         sampler = DrawSampler(len(samples), per_epoch, self.seed, *self._process)
@@ -79,7 +130,7 @@ class SegmentationData(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=_has_gpu(),
+            pin_memory=self._on_gpu,
             drop_last=True,
         )
 
@@ -92,7 +143,7 @@ class SegmentationData(L.LightningDataModule):
             batch_size=self.config.val_batch_size if self.summary.one_size["val"] else 1,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=_has_gpu(),
+            pin_memory=self._on_gpu,
         )
 
     @property
@@ -102,8 +153,49 @@ class SegmentationData(L.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether batches are copied to a GPU, which pinned memory lets go on beside the steps."""
+        if self.trainer is None:
+            return torch.cuda.is_available()
+        return self.trainer.strategy.root_device.type == "cuda"
 
-def _has_gpu() -> bool:
-    import torch
+    def _plan_cache(self) -> tuple[bool, str]:
+        """Whether decoded samples are kept, and a line that says so."""
+        size = sum(self.summary.decoded.get(split, 0) for split in CACHED)
+        said = f"{size / GB:.1f} GB" if size >= GB else f"{size / 2**20:.0f} MB"
+        if self.config.cache is False:
+            return False, "images are decoded each time they are read (data.cache=false)"
+        if self.config.cache == "auto":
+            try:
+                free = shutil.disk_usage(tempfile.gettempdir()).free
+            except OSError as error:  # no folder for temporary files, among others
+                return False, f"images are decoded each time they are read: {error}"
+            room = {"memory": main_memory(), f"free disk of {tempfile.gettempdir()}": free}
+            small = [name for name, given in room.items() if size > SHARE * given]
+            if small:
+                return False, (
+                    f"images are decoded each time they are read: the {said} of all are more than"
+                    f" {SHARE:.0%} of the {small[0]} (data.cache=true keeps them all the same)"
+                )
+        return True, (
+            f"decoded images are kept for the time of the run, {said}; data.cache=false keeps none"
+        )
 
-    return torch.cuda.is_available()
+
+def default_workers() -> int:
+    """As many processes as there are spare cores."""
+    return min(8, usable_cores() - 1)  # the main process computes: leave it a core
+
+
+def _new_cache() -> ArrayCache | None:
+    try:
+        return ArrayCache()
+    except OSError as error:
+        warnings.warn(
+            f"decoded images cannot be kept: {error}. They are read from their files each time;"
+            " data.cache=false says so.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None

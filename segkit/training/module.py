@@ -23,12 +23,16 @@ from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
+from segkit.models.fast import for_inference
 from segkit.models.segmenter import Segmenter
 from segkit.schema import OF_OBJECTS
 from segkit.targets import IGNORE_INDEX
 from segkit.training.budget import Budget
 from segkit.training.optimizers import Optimizer
 from segkit.training.schedules import Schedule
+
+WORTH_A_COPY = 2_000_000
+"""Pixels to validate, from which on the making of a faster network pays on a CPU."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -42,7 +46,7 @@ class SegmentationModule(L.LightningModule):
         schedule: The course of the learning rate.
         auxiliary: Weights of the losses of the auxiliary heads.
         monitor: The metric that the progress bar shows besides the loss.
-        channels_last: Whether images are laid out with the channels last, for tensor cores.
+        channels_last: Whether images and weights are laid out with the channels last.
         compiled: Whether the training step's network is compiled.
         decoder: Tells the objects of one image apart, from probabilities and labels, in validation.
     """
@@ -56,7 +60,7 @@ class SegmentationModule(L.LightningModule):
         schedule: Schedule,
         auxiliary: list[float],
         monitor: str = "val/iou",
-        channels_last: bool = False,
+        channels_last: bool = True,
         compiled: bool = False,
         decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
     ) -> None:
@@ -66,6 +70,8 @@ class SegmentationModule(L.LightningModule):
         self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(memory_format=self.layout)
+        self._fast: list[Segmenter] = []  # a list, for it is no part of what is trained
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss = MeanMetric()
         self.decoder, self.objects = decoder, InstanceScores()
@@ -85,6 +91,8 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Item, batch_idx: int) -> None:
         """Count the confusions of whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
+        if batch_idx == 0:
+            self._fast = self._copies(image)
         both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
         logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
@@ -103,13 +111,27 @@ class SegmentationModule(L.LightningModule):
                     object_counts(ids, self.decoder(p, decided), marks, IGNORE_INDEX)
                 )
 
+    def _copies(self, first: Tensor) -> list[Segmenter]:
+        """The copy of the network that is faster, where it is worth its making."""
+        batches = self.trainer.num_val_batches
+        pixels = (batches if isinstance(batches, int) else sum(batches)) * first[:, 0].numel()
+        return [for_inference(self.model)] if pixels > WORTH_A_COPY else []
+
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
         """The predictor blends probabilities; the loss wants logits."""
-        logits = self.model(tiles).float()
+        network = self._fast[0] if self._fast else self.model
+        logits = network(tiles).float()
         return torch.cat([logits, self.model.head.activate(logits)], dim=1)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning does it, but the gradients do not wait through the next forward pass."""
+        super().optimizer_step(*args, **kwargs)
+        for optimizer in self.trainer.optimizers:
+            optimizer.zero_grad()
 
     def on_validation_epoch_end(self) -> None:
         """Scores from the one confusion matrix of the epoch."""
+        self._fast = []
         matrix = self.confusion.compute()
         self.confusion.reset()
         mean = scores(matrix, self.model.head.mode, self.card.class_names).mean

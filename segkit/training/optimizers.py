@@ -65,7 +65,7 @@ class AdamW(Optimizer, name="adamw"):
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=_one_pass(groups))
 
 
 class SGD(Optimizer, name="sgd"):
@@ -94,7 +94,22 @@ class SGD(Optimizer, name="sgd"):
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        return torch.optim.SGD(
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            fused=_one_pass(groups),
+        )
+
+
+def _one_pass(groups: list[dict[str, Any]]) -> bool | None:
+    """Whether a step reads and writes each weight once; None: torch chooses, as on GPUs.
+
+    There Lightning could not clip the gradients of mixed precision otherwise.
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    return all(p.device.type == "cpu" and p.is_floating_point() for p in parameters) or None
 
 
 def parameter_groups(

@@ -22,6 +22,7 @@ from segkit.errors import SegkitError
 from segkit.launch import INTERRUPTED
 from segkit.schema import TrainConfig
 from segkit.training import callbacks
+from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
 from segkit.training.checkpoint_io import CheckpointNotWrittenError, WholeCheckpoints
 from segkit.training.datamodule import SegmentationData
@@ -58,6 +59,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         callbacks.History(folder),
         callbacks.StopAfterBatch(),
         callbacks.StopWhenNotFinite(names),
+        Bottleneck(),
     ]
     listed += callbacks.checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:
@@ -130,6 +132,7 @@ def fit(
     # Lightning declares the attribute nowhere
     held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterBatch))
+    console.print(data.cache_note)
     in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
     before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
     try:
@@ -162,5 +165,6 @@ def fit(
             console.print("stopped before the first step: there is nothing to keep.")
         sys.exit(INTERRUPTED)
     finally:
+        data.close()
         if in_main:
             signal.signal(signal.SIGINT, before)

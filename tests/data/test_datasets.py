@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from segkit.data.builtin import CellsSource
 from segkit.data.coding import LabelCoding
-from segkit.data.dataset import DrawSampler, TrainDataset, WholeDataset
+from segkit.data.dataset import TrainDataset, WholeDataset, as_item
 from segkit.data.folder import FolderSource
 from segkit.data.normalization import Normalization
+from segkit.data.samplers import DrawSampler
 from segkit.data.source import DataSource
 from segkit.data.target import BorderCore, Foreground, Labels
 from segkit.data.transforms import TrainTransform
@@ -43,6 +44,12 @@ def train_set(augment: list[dict[str, Any]] = AUGMENT, norm: Normalization = EIG
     return TrainDataset(
         source, source.splits()["train"], LabelCoding({}), norm, transform, Labels()
     )
+
+
+def item_of(dataset: TrainDataset, index: int, seed: int) -> Any:
+    """A training item as the network takes it."""
+    crops = torch.utils.data.default_collate([dataset[index, seed]])
+    return {key: value[0] for key, value in as_item(crops, dataset.normalization).items()}
 
 
 def layers(root: Path) -> FolderSource:
@@ -75,7 +82,7 @@ def test_a_whole_item() -> None:
 def test_a_training_item() -> None:
     dataset = train_set()
     assert len(dataset) == 6
-    item = dataset[2, 7]
+    item = item_of(dataset, 2, 7)
     assert (item["image"].shape, item["image"].dtype) == ((1, 32, 32), torch.float32)
     assert (item["target"].shape, item["target"].dtype) == ((32, 32), torch.int64)
     assert item["index"] == 2
@@ -85,7 +92,7 @@ def test_a_training_item() -> None:
 def test_without_augmentation_image_and_labels_are_those_of_the_source() -> None:
     dataset = train_set([])
     whole = WholeDataset(dataset.source, dataset.samples, dataset.coding, EIGHT, Labels())[3]
-    item = dataset[3, 11]
+    item = item_of(dataset, 3, 11)
     height, width = 48 - 32 + 1, 40 - 32 + 1
     assert any(
         torch.equal(whole["image"][:, y : y + 32, x : x + 32], item["image"])
@@ -105,7 +112,7 @@ def test_16_bits_and_overlapping_classes(tmp_path: Path) -> None:
     assert whole["target"].sum(dim=(1, 2)).tolist() == [32, 56]
     assert torch.allclose(whole["image"], torch.full((1, 9, 8), 0.5))
     transform = TrainTransform((5, 4), [{"name": "D4", "p": 1.0}])
-    item = TrainDataset(source, samples, coding, norm, transform, Labels())[0, 3]
+    item = item_of(TrainDataset(source, samples, coding, norm, transform, Labels()), 0, 3)
     assert item["target"].shape == (2, 5, 4)
     assert item["target"].max() == 1
     assert torch.allclose(item["image"], torch.full((1, 5, 4), 0.5))
@@ -139,7 +146,7 @@ def test_objects_are_drawn_after_the_augmentation(tmp_path: Path) -> None:
     samples, coding = source.splits()["train"], LabelCoding({-1: 255}, foreground=True)
     target = Foreground(gap=2, weight_map=WeightMap(w0=10, sigma=5))
     turn = TrainTransform((32, 32), [{"name": "HorizontalFlip", "p": 1.0}])
-    item = TrainDataset(source, samples, coding, EIGHT, turn, target)[0, 0]
+    item = item_of(TrainDataset(source, samples, coding, EIGHT, turn, target), 0, 0)
     whole = WholeDataset(source, samples, coding, EIGHT, target, objects=True)[0]
     assert torch.equal(item["target"], whole["target"].flip(-1))
     assert torch.equal(item["weight"], whole["weight"].flip(-1))
@@ -148,7 +155,7 @@ def test_objects_are_drawn_after_the_augmentation(tmp_path: Path) -> None:
     assert whole["weight"][5, 15] > whole["weight"][30, 2] > 0
     assert whole["ids"].unique().tolist() == [0, 1, 2, 255]
     assert "markers" not in whole
-    core = TrainDataset(source, samples, coding, EIGHT, turn, BorderCore())[0, 0]
+    core = item_of(TrainDataset(source, samples, coding, EIGHT, turn, BorderCore()), 0, 0)
     assert core["target"].unique().tolist() == [0, 1, 2, 255]
     assert "weight" not in core
     batch = torch.utils.data.default_collate([whole, whole])
@@ -236,7 +243,7 @@ def test_batches_are_the_same_with_any_number_of_workers() -> None:
     got = batches(num_workers=2, multiprocessing_context="spawn")
     assert len(got) == len(wanted) == 2
     for one, two in zip(got, wanted, strict=True):
-        for key in ("image", "target", "index"):
+        for key in ("unit", "labels", "index"):
             assert torch.equal(one[key], two[key])
 
 

@@ -5,13 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import tifffile
 
 from segkit.config import compose
 from segkit.data.builtin import CellsSource
 from segkit.data.cells import draw
 from segkit.data.reading import write_image, write_mask
 from segkit.errors import SegkitError
-from segkit.inference.evaluate_command import evaluate
+from segkit.inference.evaluate_command import EvaluateConfig, default_folder, evaluate
 from segkit.report.table import read_csv
 
 
@@ -88,3 +89,56 @@ def test_several_checkpoints_are_scored_as_one(binary_run, tmp_path):
     wanted = ["threshold=0.1", "tile=64", "context=16", "batch_size=2"]
     three = run_evaluate(binary_run, tmp_path / "three", *wanted)
     assert three.means["recall"] > one.means["recall"]
+
+
+def test_what_is_not_as_in_the_training_has_a_folder_of_its_own(binary_run, tmp_path):
+    runs = [tmp_path / name / "checkpoints/best.ckpt" for name in "abc"]
+
+    def folder(*files: Path, **options) -> str:
+        found = default_folder(EvaluateConfig(checkpoint=[*map(str, files)], **options))
+        assert found.parent == tmp_path / "a"
+        return found.name
+
+    first, *others = runs
+    assert folder(first) == "evaluation-val"
+    assert folder(first, split="all", data={"name": "folder"}) == "evaluation-folder-all"
+    assert folder(first, tta="flips", threshold=0.3) == "evaluation-val-threshold-0.3-tta-flips"
+    assert folder(first, instances=None) == "evaluation-val-instances-none"
+    assert folder(first, instances="watershed", min_size=9) == (
+        "evaluation-val-instances-watershed-min_size-9"
+    )
+    assert folder(first, device="cuda", batch_size=2) == "evaluation-val"
+    assert folder(first.with_name("last.ckpt")) == "evaluation-val-last"
+    assert folder(tmp_path / "a/model.onnx") == "evaluation-val-model.onnx"
+    two = [folder(first, other) for other in others]
+    assert all(name.startswith("evaluation-val-ensemble-2-") for name in two)
+    assert len({*two, folder(first, *others)}) == 3
+
+
+def test_evaluations_of_other_kinds_stand_beside_each_other(binary_run, capsys):
+    path = binary_run.checkpoint
+    for more in ([], ["threshold=0.1"], [f"checkpoint=['{path}','{path}']"]):
+        evaluate(compose([f"checkpoint='{path}'", "device=cpu", *more], "evaluate"))
+    names = sorted(each.name for each in binary_run.folder.glob("evaluation-*"))
+    assert names[0] == "evaluation-val"
+    assert names[1].startswith("evaluation-val-ensemble-2-")
+    assert names[2] == "evaluation-val-threshold-0.1"
+    assert "written over" not in capsys.readouterr().out
+
+
+def test_scores_of_other_settings_are_not_written_over_in_silence(binary_run, tmp_path, capsys):
+    for more, expected in ([], False), ([], False), (["tta=flips", "split=test"], True):
+        run_evaluate(binary_run, tmp_path, *more)
+        said = "is written over; it was of other settings (tta, split)"
+        assert (said in capsys.readouterr().out.replace("split, tta", "tta, split")) == expected
+
+
+def test_values_of_12_bits_are_said(binary_run, tmp_path, capsys):
+    for i in range(2):
+        image = draw(i, (32, 32)).image[..., 0].astype("uint16") * 16
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"images/{i}.tif", image)
+        write_mask(tmp_path / f"masks/{i}.png", draw(i, (32, 32)).binary)
+    options = ["data=folder", f"data.root='{tmp_path}'", "split=all"]
+    run_evaluate(binary_run, tmp_path / "out", *options)
+    assert capsys.readouterr().out.count("has 16 bits and no value above") == 1

@@ -288,6 +288,36 @@ def test_options_that_do_not_exist_are_errors(binary_run, multilabel_run):
         segkit.load(binary_run.checkpoint, device="tpu9")
 
 
+def test_options_of_objects_that_would_do_nothing_are_named(binary_run, multilabel_run):
+    for option in ({"min_size": 9}, {"waist": 0.5}, {"fill_holes": True}):
+        (name,) = option
+        with pytest.raises(
+            SegkitError,
+            match=rf"{name}=.*instances=null.*instances=components or instances=watershed",
+        ):
+            segkit.load(binary_run.checkpoint, device="cpu", **option)
+        with pytest.raises(SegkitError, match=rf"instances=null\). Leave {name} out"):
+            segkit.load(multilabel_run.checkpoint, device="cpu", **option)
+        if name != "waist":
+            segkit.load(binary_run.checkpoint, device="cpu", instances="components", **option)
+    with pytest.raises(SegkitError, match="does nothing with instances=components"):
+        segkit.load(binary_run.checkpoint, device="cpu", instances="components", waist=0.5)
+    plain = {"min_size": 0, "waist": 0.8, "fill_holes": False}
+    assert segkit.load(binary_run.checkpoint, device="cpu", **plain).instances is None
+
+
+def test_a_file_of_several_pages_asks_for_the_page(binary_run, tmp_path):
+    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    predictor = segkit.load(binary_run.checkpoint, device="cpu")
+    with pytest.raises(SegkitError, match=r"3 pages: say which.*page=0\), or page=2 for the last"):
+        predictor(tmp_path / "stack.tif")
+    last = predictor(tmp_path / "stack.tif", page=2)
+    np.testing.assert_array_equal(last.probabilities, predictor(pages[2]).probabilities)
+    with pytest.raises(SegkitError, match="there is no page 3"):
+        predictor(tmp_path / "stack.tif", page=3)
+
+
 def test_instances_on_request(binary_run):
     predictor = segkit.load(binary_run.checkpoint, device="cpu", instances="components")
     result = predictor(draw(5, (32, 32)).image)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkit.config import compose
 from segkit.models.cost import gflops
 from segkit.models.encoders import Encoder
+from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import create_model
 from segkit.planning.network import Network, measure_network
 from segkit.validation import validate
@@ -45,7 +46,8 @@ def test_it_is_what_a_real_step_keeps_and_computes() -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    # as the architecture says it: the CPU keeps less of upsampled maps
+    with plain_joins(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = model(image)
     assert result.requires_grad
     assert found.kept_bytes((64, 64)) == pytest.approx(sum(kept.values()) / 2, rel=0.02)

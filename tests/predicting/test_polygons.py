@@ -26,6 +26,7 @@ def card(mode="multiclass", names=("background", "a", "b"), background=0, target
         class_colors=tuple((i, 100, 200) for i in range(len(names))),
         background=background,
         target={"name": target},
+        config={"data": {"name": "folder", "class_names": ["background", "nucleus"]}},
     )
 
 
@@ -161,7 +162,7 @@ def test_without_a_background_every_class_has_outlines():
 
 def test_core_and_border_are_no_classes_of_objects():
     model = card(names=("background", "core", "border"), target="border_core")
-    assert [c.name for c in categories(model, with_objects=True)] == ["object"]
+    assert [c.name for c in categories(model, with_objects=True)] == ["nucleus"]
     assert [c.name for c in categories(model, with_objects=False)] == ["core", "border"]
     ids = np.zeros((5, 5), np.int32)
     ids[1:4, 1:4] = 1

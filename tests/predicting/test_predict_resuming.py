@@ -163,7 +163,7 @@ def test_too_little_memory_for_one_image_does_not_stop_the_others(
 
 def test_masks_of_others_are_not_written_over(binary_run, images, out):
     write_image(out / "4.png", np.full((40, 48), 7, np.uint8))
-    with pytest.raises(SegkitError, match=r"(?s)1 masks that predict did not write.*4\.png"):
+    with pytest.raises(SegkitError, match=r"(?s)1 files that predict did not write.*4\.png"):
         run_predict(binary_run, images, out)
     assert [path.name for path in out.glob("*.png")] == ["4.png"]
     run_predict(binary_run, images, out, "overwrite=true")
@@ -228,7 +228,7 @@ def test_a_full_disk_ends_the_run_at_once(binary_run, images, out, monkeypatch):
     said = str(error.value)
     assert said.count("No space left") == 1
     assert "2 of 6 masks were written" in said
-    assert "0, 1" in said
+    assert "(0, 1)" in said
     assert sorted(times(out)) == ["0.png", "1.png"]
     assert not threads()
 
@@ -376,3 +376,22 @@ def test_progress_is_a_line_now_and_then(binary_run, images, out, capsys, monkey
     assert len(lines) == 6
     assert "6 of 6 images" in lines[-1]
     assert "0:00 left" in lines[-1]
+
+
+def test_a_run_that_is_ended_names_few_files(binary_run, images, out, monkeypatch):
+    full = SegkitError("cannot write 'x': No space left on device.")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    write_mask, done = outputs.write_mask, []
+
+    def write(path, mask):
+        if len(done) == 5:
+            raise full
+        done.append(path.name)
+        write_mask(path, mask)
+
+    monkeypatch.setattr(outputs, "write_mask", write)
+    monkeypatch.setattr(pipeline, "WRITERS", 1)
+    with pytest.raises(
+        SegkitError, match=r"5 of 6 masks were written to .* \(0, 1, 2 and 2 more\)"
+    ):
+        run_predict(binary_run, images, out)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from segkit.data.dataset import DrawSampler, EverySample
+from segkit.data.samplers import DrawSampler, EverySample
 from segkit.errors import SegkitError
 from segkit.report.table import read_csv
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segkit.models.conv import ConvBlock, Norm, init_he
 from segkit.models.necks.base import Neck
+from segkit.models.necks.joining import JoinBlock
 from segkit.models.necks.upsample import Upsample, UpsampleMode
 
 
@@ -29,6 +30,8 @@ class FPNNeck(Neck, name="fpn"):
         merge_width: Channels of the semantic map (128 in the paper).
         out_stride: Stride of the semantic map (4 in the paper); finer maps of the encoder are left
             out, as long as two remain.
+        smooth: Whether 3x3 convolutions smooth the sums; without them the network is a third
+            cheaper.
         norm: Normalisation of the merging; None: the encoder's.
     """
 
@@ -40,6 +43,7 @@ class FPNNeck(Neck, name="fpn"):
         width: Annotated[int, Field(ge=1)] = 256,
         merge_width: Annotated[int, Field(ge=1)] = 128,
         out_stride: Annotated[int, Field(ge=1)] = 4,
+        smooth: bool = True,
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
@@ -49,10 +53,11 @@ class FPNNeck(Neck, name="fpn"):
         self.ups = nn.ModuleList(
             Upsample(width, coarse // fine, upsample) for fine, coarse in pairwise(strides)
         )
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
+        self.smooth = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) if smooth else nn.Identity() for _ in channels
+        )
         self.merge = nn.ModuleList(
-            _to_stride(width, merge_width, s, strides[0], upsample, norm or "batch")
-            for s in strides
+            _Merge(width, merge_width, s, strides[0], upsample, norm or "batch") for s in strides
         )
         self.out_channels, self.out_stride = merge_width, strides[0]
         self._level_channels = (merge_width, *[width] * (len(strides) - 1))
@@ -73,8 +78,15 @@ class FPNNeck(Neck, name="fpn"):
             sums.append(lateral + up(sums[-1]))
         pyramid = [conv(x) for conv, x in zip(self.smooth, reversed(sums), strict=True)]
         merged = self.merge[0](pyramid[0])  # (B, merge_width, H / out_stride, W / out_stride)
+        before_end: dict[Upsample | int, tuple[Upsample, Tensor]] = {}
         for merge, level in zip(self.merge[1:], pyramid[1:], strict=True):
-            merged = merged + merge(level)
+            x, end = merge(level), list(merge.children())[-1]
+            assert isinstance(end, Upsample)
+            # Interpolation is linear: maps with the same one before them are added first.
+            kind = end if end.mode == "deconv" else end.factor
+            before_end[kind] = end, x + before_end[kind][1] if kind in before_end else x
+        for end, x in before_end.values():
+            merged = merged + end(x)
         return [merged, *pyramid[1:]]
 
     @property
@@ -88,15 +100,34 @@ class FPNNeck(Neck, name="fpn"):
         return self._level_strides
 
 
-def _to_stride(
-    width: int, out: int, stride: int, target: int, upsample: UpsampleMode, norm: Norm
-) -> nn.Sequential:
-    """3x3 convolutions, each with an upsampling by two (Kirillov et al. 2019, figure 3)."""
-    steps: list[nn.Module] = [ConvBlock(width, out, 3, norm)]
-    while stride > target:
-        factor = 2 if (stride // target) % 2 == 0 else stride // target
-        steps.append(Upsample(out, factor, upsample))
-        stride //= factor
-        if stride > target:
-            steps.append(ConvBlock(out, out, 3, norm))
-    return nn.Sequential(*steps)
+class _Merge(nn.Sequential):
+    """3x3 convolutions, each with an upsampling by two (Kirillov et al. 2019, figure 3).
+
+    :meth:`forward` leaves out the last upsampling.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        stride: int,
+        target: int,
+        upsample: UpsampleMode,
+        norm: Norm,
+    ) -> None:
+        steps: list[nn.Module] = [ConvBlock(width, out, 3, norm)]
+        while stride > target:
+            factor = 2 if (stride // target) % 2 == 0 else stride // target
+            up = Upsample(out, factor, upsample)
+            steps.append(up)
+            stride //= factor
+            if stride > target:
+                steps.append(JoinBlock(out, 0, out, up, norm))
+        super().__init__(*steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *steps = self
+        x = first(x)
+        for up, conv in zip(steps[:-1:2], steps[1::2], strict=True):
+            x = conv(x, up)
+        return x

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.errors import SegkitError
-from segkit.models.conv import DoubleConv, Norm, Padding, crop_to, init_he
+from segkit.models.conv import ConvBlock, Norm, Padding, init_he
 from segkit.models.necks.base import Neck
+from segkit.models.necks.joining import JoinBlock
 from segkit.models.necks.upsample import Upsample, UpsampleMode
 
 DEFAULT_WIDTH = 16
@@ -62,10 +62,9 @@ class UNetNeck(Neck, name="unet"):
         widths = []
         for target in targets:
             up = Upsample(current, stride // target, upsample, width * target)
-            joined = up.out_channels + skips.get(target, 0)
             current, stride = width * target, target
             self.ups.append(up)
-            self.convs.append(DoubleConv(joined, current, norm or "batch", padding))
+            self.convs.append(_Step(up, skips.get(target, 0), current, norm or "batch", padding))
             widths.append(current)
         self.out_channels, self.out_stride = current, stride
         # without a step the coarsest map itself comes out
@@ -82,10 +81,7 @@ class UNetNeck(Neck, name="unet"):
         x = maps[-1]
         steps = []
         for up, conv, skip in zip(self.ups, self.convs, self._skip_of, strict=True):
-            x = up(x)
-            if skip is not None:
-                x = torch.cat([crop_to(maps[skip], x.shape[-2:]), x], dim=1)
-            x = conv(x)
+            x = conv(x, up, None if skip is None else maps[skip])
             steps.append(x)
         return steps[::-1] or [x]
 
@@ -98,3 +94,21 @@ class UNetNeck(Neck, name="unet"):
     def level_strides(self) -> tuple[int, ...]:
         """Stride of each step, finest first."""
         return self._level_strides
+
+
+class _Step(nn.Sequential):
+    """Joins a map with a skip, and convolves once more (Ronneberger et al. 2015, section 2)."""
+
+    def __init__(
+        self, up: Upsample, skip_channels: int, out_channels: int, norm: Norm, padding: Padding
+    ) -> None:
+        super().__init__(
+            JoinBlock(up.out_channels, skip_channels, out_channels, up, norm, padding),
+            ConvBlock(out_channels, out_channels, 3, norm, padding),
+        )
+
+    def forward(  # type: ignore[override]  # a Sequential takes one map
+        self, x: Tensor, up: Upsample, skip: Tensor | None
+    ) -> Tensor:
+        join, conv = self
+        return conv(join(x, up, skip))

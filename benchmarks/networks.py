@@ -1,0 +1,308 @@
+"""Training and inference against segmentation-models-pytorch: python benchmarks/networks.py
+
+U-Net and FPN of both libraries with the same encoders, one class, in processes that take turns.
+SMP runs as its users run it (contiguous, eval and no_grad), and in its better setting
+(channels_last and inference_mode). Both get the same images, loss and optimizer; SMP's U-Net gets
+the 1x1 head of segkit in the place of its 3x3 one, and its FPN no dropout, so that it does no work
+that segkit does not. That the U-Nets compute the same is shown first, by copying the weights.
+
+On a GPU: --device cuda --dtype bfloat16 --encoders resnet50 --shapes 16x512 --only training
+[--compile].
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segkit.benchmarking.child import Candidate
+from segkit.benchmarking.networks import LOSS, Facts, autocast, build
+from segkit.benchmarking.process import Spec
+from segkit.benchmarking.results import Results, Section, command_line
+from segkit.benchmarking.roofline import BYTES_OF_ADAMW
+from segkit.benchmarking.side_by_side import (
+    Case,
+    arguments,
+    chosen,
+    failures,
+    finish,
+    machine_of,
+    memory_rows,
+    raw,
+    require_peers,
+    run_cases,
+    target_rows,
+    time_rows,
+)
+from segkit.errors import SegkitError
+from segkit.losses import Loss
+from segkit.models.segmenter import Segmenter
+
+HERE = str(Path(__file__).resolve())
+ENCODERS = ("resnet34", "mobilenetv3_large_100")
+SHAPES = ("4x256", "1x512")
+EQUAL = {
+    "unet": {"name": "unet"},
+    "fpn": {"name": "fpn", "smooth": False, "norm": "group", "upsample": "bilinear"},
+}
+"""Necks of segkit that are as SMP's."""
+SMP, LAST = "smp", "smp channels_last"
+MOST = {
+    ("unet", "resnet34", "inference"): {SMP: 0.65, LAST: 0.75},
+    ("unet", "resnet34", "training"): {LAST: 0.85, f"{LAST} MB": 0.80},
+    ("fpn", "resnet34", "inference"): {LAST: 0.80},
+    ("fpn", "resnet34", "training"): {LAST: 0.90},
+}
+"""Ratios that are wanted, of time and of memory, on two cores."""
+TOLERANCE = 1e-4
+
+
+def smp_model(architecture: str, encoder: str) -> nn.Module:
+    """SMP's network with random weights, its head and dropout as segkit's."""
+    import segmentation_models_pytorch as smp
+
+    # its own encoders where it has them, else those of timm
+    name = encoder if encoder in smp.encoders.encoders else f"tu-{encoder}"
+    options: dict[str, Any] = {"encoder_name": name, "encoder_weights": None, "classes": 1}
+    if architecture == "fpn":
+        return smp.FPN(**options, decoder_dropout=0.0)
+    model = smp.Unet(**options)
+    width = model.segmentation_head[0].in_channels
+    model.segmentation_head = smp.base.SegmentationHead(width, 1, kernel_size=1)
+    return model
+
+
+def smp_inference(
+    architecture: str,
+    encoder: str,
+    batch: int,
+    side: int,
+    best: bool,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Candidate:
+    """Probabilities of a batch by SMP, plainly or in its best setting."""
+    torch.manual_seed(0)
+    model = smp_model(architecture, encoder).to(device).eval()
+    facts = Facts(model)
+    layout = torch.channels_last if best else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    run_model = torch.compile(model) if compiled else model
+    given = torch.rand(batch, 3, side, side).numpy()
+
+    def run() -> Tensor:
+        with torch.inference_mode() if best else torch.no_grad(), autocast(device, dtype):
+            images = torch.from_numpy(given).to(device).contiguous(memory_format=layout)
+            return torch.sigmoid(run_model(images).float())
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(torch.from_numpy(given).to(device))
+
+    return Candidate(run, facts.of(forward), device)
+
+
+def smp_training(
+    architecture: str,
+    encoder: str,
+    batch: int,
+    side: int,
+    best: bool,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Candidate:
+    """A training step of SMP, with the loss and the optimizer of segkit's."""
+    torch.manual_seed(0)
+    model = smp_model(architecture, encoder).to(device).train()
+    facts = Facts(model)
+    layout = torch.channels_last if best else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    run_model = torch.compile(model) if compiled else model
+    loss = Loss.build("sum", mode="binary", terms=LOSS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    images = torch.rand(batch, 3, side, side, device=device)
+    labels = torch.randint(0, 2, (batch, side, side), device=device)
+
+    def step(network: Any) -> None:
+        with autocast(device, dtype):
+            value = loss(network(images.contiguous(memory_format=layout)), labels)
+        torch.autograd.backward(value)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Candidate(lambda: step(run_model), facts.of(lambda: step(model), BYTES_OF_ADAMW), device)
+
+
+def copy_unet(theirs: nn.Module, ours: Segmenter) -> None:
+    """Give our U-Net the weights of SMP's.
+
+    Raises:
+        SegkitError: They have not the same layers.
+    """
+    pairs = [
+        (dict(ours.encoder.state_dict()), dict(theirs.encoder.state_dict())),
+        (dict(ours.neck.state_dict()), dict(theirs.decoder.state_dict())),
+        (dict(ours.head.state_dict()), dict(theirs.segmentation_head.state_dict())),
+    ]
+    upsampled = theirs.encoder.out_channels[-1]
+    with torch.no_grad():
+        for own, given in pairs:
+            if len(own) != len(given):
+                raise SegkitError(f"{len(own)} tensors of segkit against {len(given)} of SMP")
+            for target, (key, source) in zip(own.values(), given.items(), strict=True):
+                value = source
+                if key.startswith("blocks.") and key.endswith("conv1.0.weight"):
+                    # the skip comes first in segkit, last in SMP
+                    value = torch.cat([source[:, upsampled:], source[:, :upsampled]], 1)
+                    upsampled = source.shape[0]
+                if target.shape != value.shape:
+                    raise SegkitError(f"{key}: {tuple(target.shape)} against {tuple(value.shape)}")
+                target.copy_(value)
+
+
+def prove_equal(encoder: str) -> float:
+    """The largest difference of the logits of both U-Nets with the same weights.
+
+    Raises:
+        SegkitError: They do not compute the same.
+    """
+    torch.manual_seed(0)
+    theirs = smp_model("unet", encoder)
+    for layer in theirs.modules():  # as after a training: else the norms do nothing
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean, std=0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    ours = build({"name": encoder}, EQUAL["unet"], 3, 1, 128)
+    copy_unet(theirs, ours)
+    image = torch.rand(2, 3, 128, 160)
+    with torch.no_grad():
+        a, b = ours.eval()(image), theirs.eval()(image)
+    difference = float((a - b).abs().max() / b.abs().max())
+    if not difference < TOLERANCE:
+        raise SegkitError(f"unet {encoder}: the logits differ by {difference:.1e} of the largest.")
+    return difference
+
+
+def cases(options: Any) -> list[Case]:
+    """All that is compared."""
+    common = {"device": options.device, "dtype": options.dtype}
+    made = []
+    for kind in ("inference", "training"):
+        for architecture, neck in EQUAL.items():
+            for encoder in options.encoders:
+                for shape in options.shapes:
+                    batch, _, side = shape.partition("x")
+                    size = {"batch": int(batch), "side": int(side), **common}
+                    own: dict[str, Any] = {"encoder": {"name": encoder}, **size}
+                    theirs = {"architecture": architecture, "encoder": encoder, **size}
+                    if options.compile and kind == "training":
+                        own["compiled"] = True
+                    specs = {
+                        "segkit": (f"segkit.benchmarking.networks:{kind}", {**own, "neck": neck}),
+                        SMP: (f"{HERE}:smp_{kind}", {**theirs, "best": False}),
+                        LAST: (f"{HERE}:smp_{kind}", {**theirs, "best": True}),
+                    }
+                    if options.compile:
+                        best = {**theirs, "best": True, "compiled": True}
+                        specs[f"{LAST} compiled"] = (f"{HERE}:smp_{kind}", best)
+                    if architecture == "fpn":
+                        default = {**own, "neck": {"name": "fpn"}}
+                        specs["segkit's own fpn"] = (specs["segkit"][0], default)
+                    made.append(
+                        Case(
+                            f"{architecture} {encoder} {kind} {batch} x 3 x {side} x {side}",
+                            {
+                                name: Spec(*spec, threads=options.threads)
+                                for name, spec in specs.items()
+                            },
+                            MOST.get((architecture, encoder, kind), {}),
+                        )
+                    )
+    return made
+
+
+def architecture_rows(encoders: list[str]) -> list[dict[str, object]]:
+    """Parameters of both, and the largest difference of their logits where weights are shared."""
+    rows: list[dict[str, object]] = []
+    for name, neck in EQUAL.items():
+        for encoder in encoders:
+            ours = build({"name": encoder}, neck, 3, 1, 64)
+            own = build({"name": encoder}, {"name": name}, 3, 1, 64)
+            counts = [
+                sum(p.numel() for p in model.parameters())
+                for model in (ours, smp_model(name, encoder), own)
+            ]
+            rows.append(
+                {
+                    "network": f"{name} {encoder}",
+                    **dict(zip(("segkit", "smp", "segkit's default"), counts, strict=True)),
+                    "difference of logits": prove_equal(encoder) if name == "unet" else None,
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = arguments(str(__doc__), rounds=6, warm_up=2)
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compile", action="store_true", help="compile both, on a GPU")
+    options = parser.parse_args()
+    require_peers("segmentation_models_pytorch")
+    try:
+        wanted = chosen(cases(options), options.only)
+        same = architecture_rows(options.encoders)
+        machine, rates = machine_of(options.device, options.dtype, options.threads)
+        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
+        sections = [
+            Section("The same networks", same, SAME),
+            Section("Time", time_rows(wanted, found, rates), [RATIOS, *failures(found)]),
+            Section("Peak memory", memory_rows(wanted, found)),
+        ]
+        if targets := target_rows(wanted, found):
+            sections.append(Section("What is wanted", targets))
+        results = Results(
+            "Networks against segmentation-models-pytorch",
+            command_line("benchmarks/networks.py"),
+            machine,
+            {key: str(value) for key, value in vars(options).items()},
+            sections,
+            [WHAT],
+            raw=raw(found),
+        )
+        finish(results, options.output, "networks")
+    except SegkitError as error:
+        sys.exit(f"error: {error}")
+
+
+WHAT = (
+    "`smp` runs as its users run it: contiguous, eval and no_grad; `smp channels_last` is its"
+    " better setting, with inference_mode. Inference is from an array of numpy to probabilities; a"
+    " training step is forward, Dice + cross-entropy, backward and AdamW. SMP's U-Net has segkit's"
+    " 1x1 head here in the place of its 3x3 one, and its FPN no dropout: it does no work that"
+    " segkit does not."
+)
+SAME = [
+    "The U-Nets have the same blocks: with SMP's weights segkit gives SMP's logits (the largest"
+    " difference, against the largest logit). `fpn` is compared as SMP has it, without smoothing"
+    " convolutions, with group norm and bilinear upsampling; `segkit's own fpn` has the 3x3"
+    " smoothing of the paper, batch norm and nearest upsampling. The number of groups and the"
+    " interpolation on the way down are not SMP's, which is why its logits are not compared."
+]
+RATIOS = (
+    "Ratios are medians over the pairs of a round, with their quartiles. The floor is that of"
+    " segkit's network: operations as the architecture says them over the rate of a large matrix"
+    " product or convolution, or bytes over that of a copy. Ways of computing that save operations"
+    " can be below it."
+)
+
+if __name__ == "__main__":
+    main()

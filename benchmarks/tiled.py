@@ -1,0 +1,348 @@
+"""Large images in tiles against MONAI's sliding_window_inference: python benchmarks/tiled.py
+
+The same network (a U-Net of segkit with random weights), tiles, overlap, Gaussian weights and
+batch, from an image of 8 bits in memory to probabilities and labels of all of it. Each candidate
+lives in a process of its own, and they take turns; the largest difference of their probabilities is
+told. --image names a picture whose texture is repeated; else it is drawn cells.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.benchmarking.child import Candidate
+from segkit.benchmarking.networks import Facts, bare_card, build
+from segkit.benchmarking.process import Measured, Spec
+from segkit.benchmarking.results import Results, Section, cell, command_line
+from segkit.benchmarking.side_by_side import (
+    OURS,
+    Case,
+    arguments,
+    chosen,
+    failures,
+    finish,
+    machine_of,
+    memory_rows,
+    raw,
+    require_peers,
+    run_cases,
+    target_rows,
+    time_rows,
+)
+from segkit.data.cells import draw
+from segkit.data.reading import read_image
+from segkit.errors import SegkitError
+from segkit.inference.predictor import Predictor
+from segkit.inference.tiling import plan_grid
+from segkit.inference.torch_network import TorchNetwork, windows_of
+from segkit.models.fast import for_inference
+from segkit.models.necks.joining import plain_joins
+from segkit.models.segmenter import Segmenter
+
+HERE = str(Path(__file__).resolve())
+NECK = {"name": "unet"}
+MONAI = "monai"
+MOST = {MONAI: 0.70, f"{MONAI} MB": 0.50}
+"""Ratios that are wanted, of time and of memory."""
+BUFFER = 1
+"""Rows of tiles that MONAI's buffered way puts together at once: the least."""
+
+
+def network(encoder: str, tile: int) -> Segmenter:
+    """The network of all candidates, its norms as after a training."""
+    torch.manual_seed(0)
+    model = build({"name": encoder}, NECK, 1, 1, tile)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.running_mean, std=0.1)
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    return model.eval()
+
+
+def segkit_tiled(
+    image: str, encoder: str, tile: int, overlap: float, batch: int, result: str, windows: bool
+) -> Candidate:
+    """By segkit's predictor: in memory, or by windows into an array of labels.
+
+    Args:
+        image: The image, a file of numpy.
+        encoder: Name of the encoder.
+        tile: Side of the tiles.
+        overlap: Share of a tile that it has in common with the next.
+        batch: Tiles in a batch.
+        result: Where the probabilities go, a file of numpy.
+        windows: Whether only labels are kept, and the rest is forgotten row by row.
+    """
+    model = network(encoder, tile)
+    facts = Facts(model)
+    card = replace(
+        bare_card(model, {"name": encoder}, NECK, tile, 1, "uint8", 255.0), target=TARGET
+    )
+    predictor = Predictor(TorchNetwork(model, card, "cpu", tile, batch), overlap=overlap)
+    del model
+    pixels: NDArray[np.uint8] = np.load(image)
+    predictor(pixels[: 2 * tile, : 2 * tile])  # warm
+    kept: dict[str, Any] = {}
+
+    def run() -> None:
+        kept.clear()
+        if not windows:
+            kept["probabilities"] = predictor(pixels).probabilities
+            return
+        labels = np.empty(pixels.shape, np.uint8)
+        predictor.predict_windows(_InMemory(pixels), partial(_put, labels))
+        kept["labels"] = labels
+
+    return Candidate(run, _facts(facts, encoder, tile, pixels, overlap, kept, result))
+
+
+def monai_tiled(
+    image: str,
+    encoder: str,
+    tile: int,
+    overlap: float,
+    batch: int,
+    result: str,
+    buffered: bool,
+    fast: bool,
+) -> Candidate:
+    """By MONAI's sliding_window_inference.
+
+    Args:
+        image: The image, a file of numpy.
+        encoder: Name of the encoder.
+        tile: Side of the tiles.
+        overlap: Share of a tile that it has in common with the next.
+        batch: Tiles in a batch.
+        result: Where the probabilities go, a file of numpy.
+        buffered: Its way of the least memory.
+        fast: Whether it gets segkit's network for inference, which leaves the tiling to compare;
+            else the network as its architecture says it.
+    """
+    from monai.inferers import sliding_window_inference
+
+    model = network(encoder, tile)
+    facts = Facts(model)
+    if fast:
+        model = for_inference(model)
+    pixels: NDArray[np.uint8] = np.load(image)
+    kept: dict[str, Any] = {}
+
+    def probabilities(tiles: Tensor) -> Tensor:
+        return torch.sigmoid(model(tiles))
+
+    def whole(part: NDArray[np.uint8]) -> Tensor:
+        with (
+            torch.inference_mode() if fast else torch.no_grad(),
+            nullcontext() if fast else plain_joins(),
+        ):
+            return sliding_window_inference(
+                torch.from_numpy(part).float().div_(255)[None, None],
+                (tile, tile),
+                batch,
+                probabilities,
+                overlap=overlap,
+                mode="gaussian",
+                buffer_steps=BUFFER if buffered else None,
+                buffer_dim=0,
+            )
+
+    def run() -> None:
+        kept.clear()
+        maps = whole(pixels)
+        kept["labels"] = (maps[0, 0] > 0.5).to(torch.uint8).numpy()
+        kept["probabilities"] = maps[0].numpy()
+
+    whole(pixels[: 2 * tile, : 2 * tile])  # warm
+    return Candidate(run, _facts(facts, encoder, tile, pixels, overlap, kept, result))
+
+
+TARGET = {"name": "labels"}
+
+
+class _InMemory:
+    """An array as an image that is read by windows."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = pixels[..., None]
+        self.shape = self._pixels.shape
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        return self._pixels[top : top + height, left : left + width]
+
+
+def _put(labels: NDArray[np.uint8], top: int, left: int, block: NDArray[np.uint8]) -> None:
+    labels[top : top + block.shape[0], left : left + block.shape[1]] = block
+
+
+def _facts(
+    facts: Facts,
+    encoder: str,
+    tile: int,
+    pixels: NDArray[np.uint8],
+    overlap: float,
+    kept: dict[str, Any],
+    result: str,
+) -> Callable[[], dict[str, Any]]:
+    """Saves the probabilities, and counts the work of all tiles from that of one."""
+
+    def say() -> dict[str, Any]:
+        if "probabilities" in kept:
+            np.save(result, kept["probabilities"][0])
+        kept.clear()
+        model = network(encoder, tile)
+        grid = plan_grid(*pixels.shape, windows_of(model, tile), overlap)
+        tiles = len(grid.rows.starts) * len(grid.columns.starts)
+        with torch.no_grad():
+            window = torch.zeros(1, 1, grid.rows.window, grid.columns.window)
+            one = facts.of(lambda: model(window))()
+        window_said = f"{grid.rows.window} x {grid.columns.window}"
+        many = {key: tiles * one[key] for key in ("flops", "bytes")}
+        return {**one, **many, "tiles": tiles, "window": window_said}
+
+    return say
+
+
+def texture(image: Path | None, side: int) -> NDArray[np.uint8]:
+    """A large image whose tiles are not alike: a small one, repeated with an offset."""
+    small = draw(1, (1000, 1000)).image if image is None else read_image(image)
+    if small.dtype != np.uint8:
+        raise SegkitError(f"--image {image} is {small.dtype}: give an image of 8 bits.")
+    small = small[..., 0]
+    height, width = small.shape
+    large = np.empty((side, side), np.uint8)
+    for top in range(0, side, height):
+        for left in range(0, side, width):
+            field = np.roll(small, (top // 7, left // 11), (0, 1))
+            large[top : top + height, left : left + width] = field[: side - top, : side - left]
+    return large
+
+
+def cases(options: Any, folder: Path) -> list[Case]:
+    """All that is compared; the second overlap only with what counts, as it takes longer."""
+    made = []
+    for number, overlap in enumerate(options.overlaps):
+        common = {
+            "image": str(folder / "image.npy"),
+            "encoder": options.encoder,
+            "tile": options.tile,
+            "overlap": overlap,
+            "batch": options.batch,
+        }
+        ways: dict[str, tuple[str, dict[str, Any]]] = {
+            OURS: ("segkit_tiled", {"windows": False}),
+            MONAI: ("monai_tiled", {"buffered": False, "fast": False}),
+        }
+        if number == 0:
+            ways["segkit by windows"] = ("segkit_tiled", {"windows": True})
+            ways["monai buffered"] = ("monai_tiled", {"buffered": True, "fast": False})
+            ways["monai, segkit's network"] = ("monai_tiled", {"buffered": False, "fast": True})
+        specs = {
+            name: Spec(
+                f"{HERE}:{function}",
+                {**common, **more, "result": str(folder / f"{overlap}-{i}.npy")},
+                threads=options.threads,
+            )
+            for i, (name, (function, more)) in enumerate(ways.items())
+        }
+        rounds = options.rounds if number == 0 else max(1, options.rounds // 2)
+        most = MOST if number == 0 else {MONAI: MOST[MONAI]}
+        made.append(
+            Case(f"{options.side} x {options.side}, overlap {overlap}", specs, most, rounds)
+        )
+    return made
+
+
+def difference_rows(
+    wanted: list[Case], found: dict[str, dict[str, Measured]]
+) -> list[dict[str, object]]:
+    """How far the probabilities of all are from ours."""
+    rows: list[dict[str, object]] = []
+    for case in wanted:
+        ours = Path(case.specs[OURS].arguments["result"])
+        for name, spec in case.specs.items():
+            theirs = Path(spec.arguments["result"])
+            if name == OURS or not (ours.exists() and theirs.exists()):
+                continue
+            apart = np.abs(np.load(ours, "r") - np.load(theirs, "r"))
+            facts = found[case.name][OURS].facts
+            rows.append(
+                {
+                    "case": case.name,
+                    "against": name,
+                    "largest difference": float(apart.max()),
+                    "mean": float(apart.mean()),
+                    "tiles": f"{cell(facts['tiles'])} of {facts['window']}",
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = arguments(str(__doc__), rounds=2, warm_up=0)
+    parser.add_argument("--image", type=Path, help="a picture of 8 bits; drawn cells if left out")
+    parser.add_argument("--side", type=int, default=4096, help="of the large image, in pixels")
+    parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25, 0.5])
+    parser.add_argument("--batch", type=int, default=4, help="tiles in a batch")
+    parser.add_argument("--encoder", default="resnet18")
+    options = parser.parse_args()
+    require_peers("monai")
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "image.npy", texture(options.image, options.side))
+            wanted = chosen(cases(options, folder), options.only)
+            machine, rates = machine_of(threads=options.threads)
+            found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
+            sections = [
+                Section("Time", time_rows(wanted, found, rates), failures(found)),
+                Section("Peak memory", memory_rows(wanted, found), [MEMORY]),
+                Section("The same results", difference_rows(wanted, found), [SAME]),
+                Section("What is wanted", target_rows(wanted, found)),
+            ]
+        shown = {key: str(value) for key, value in vars(options).items() if key != "image"}
+        results = Results(
+            "Large images in tiles against MONAI",
+            command_line("benchmarks/tiled.py"),
+            machine,
+            {**shown, "image": options.image.name if options.image else "drawn cells"},
+            sections,
+            [f"U-Net with {options.encoder}, random weights, batches of {options.batch}. {WHAT}"],
+            raw=raw(found),
+        )
+        finish(results, options.output, "tiled")
+    except SegkitError as error:
+        sys.exit(f"error: {error}")
+
+
+WHAT = (
+    "From an image of 8 bits in memory to probabilities and labels. `monai` is"
+    " sliding_window_inference with Gaussian weights as its users run it (eval, no_grad), on the"
+    " network as its architecture says it; `monai, segkit's network` is the same on the network"
+    " that segkit itself runs (folded, channels_last), which leaves the tiling to compare. `segkit"
+    " by windows` keeps labels alone."
+)
+MEMORY = (
+    "Megabytes above those of the imports, while it runs: the network, the image of 8 bits and the"
+    " results are in them."
+)
+SAME = (
+    "Where tiles do not divide the image evenly, MONAI moves the last one back and segkit spreads"
+    " all of them: then the results differ by what the network says of other tiles."
+)
+
+if __name__ == "__main__":
+    main()

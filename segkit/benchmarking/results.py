@@ -1,0 +1,161 @@
+"""The figures of a benchmark as Markdown and JSON, with all that is needed to judge them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.box import ROUNDED
+from rich.table import Table
+from rich.text import Text
+
+from segkit.files import make_folder, write_whole
+
+Row = Mapping[str, object]
+"""Column to value; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the results.
+
+    Attributes:
+        title: Its heading; empty for none.
+        rows: Its lines.
+        notes: What is said below it, a paragraph each.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a benchmark found.
+
+    Attributes:
+        title: The heading.
+        command: How to get the figures again.
+        machine: Facts of :func:`segkit.benchmarking.machine.machine_facts`.
+        settings: What was asked for.
+        sections: The tables.
+        notes: What is said above them, a paragraph each.
+        picture: Name of a file beside it that shows them.
+        raw: What the tables were made of, for the JSON file alone.
+    """
+
+    title: str
+    command: str
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    sections: Sequence[Section]
+    notes: Sequence[str] = ()
+    picture: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path, name: str) -> list[Path]:
+        """Write NAME.md and NAME.json, each whole or not at all.
+
+        Raises:
+            SegkitError: They cannot be written.
+        """
+        make_folder(folder)
+        files = {
+            folder / f"{name}.md": self.markdown(),
+            folder / f"{name}.json": json.dumps(plain(self.as_dict()), indent=2) + "\n",
+        }
+        for path, text in files.items():
+            write_whole(path, text)
+        return list(files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "title": self.title,
+            "command": self.command,
+            "machine": dict(self.machine),
+            "settings": dict(self.settings),
+            "tables": {
+                section.title or self.title: [dict(row) for row in section.rows]
+                for section in self.sections
+            },
+            "notes": [*self.notes, *(note for s in self.sections for note in s.notes)],
+            "raw": dict(self.raw),
+        }
+
+    def markdown(self) -> str:
+        """As a page."""
+        parts = [f"# {self.title}", f"    {self.command}", _machine(self.machine), *self.notes]
+        if self.picture:
+            parts.append(f"![{self.title}]({self.picture})")
+        for section in self.sections:
+            if section.title:
+                parts.append(f"## {section.title}")
+            parts += [markdown_table(section.rows), *section.notes]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command_line(module: str) -> str:
+    """What the user typed to run a module or a script, without the paths of this machine."""
+    return " ".join(["python", module, *(shlex.quote(word) for word in sys.argv[1:])])
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A table with the columns in the order of first appearance; empty without rows."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
+        return ""
+    right = [all(not isinstance(row.get(c), str) for row in rows) for c in columns]
+    lines = [columns, ["---:" if numbers else "---" for numbers in right]]
+    lines += [[cell(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def terminal_table(rows: Sequence[Row], title: str) -> Table:
+    """The same for the terminal."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
+    for column in dict.fromkeys(column for row in rows for column in row):
+        numbers = all(not isinstance(row.get(column), str) for row in rows)
+        heading = Text(column.replace(" ", "\n") if numbers else column)
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers)
+    for row in rows:
+        table.add_row(
+            *(
+                Text(cell(row.get(str(column.header).replace("\n", " "))))
+                for column in table.columns
+            )
+        )
+    return table
+
+
+def cell(value: object) -> str:
+    """A value to read: three digits of a small number, thousands of a large one set apart."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: tuples are lists, NaN and infinity are null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    said = [f"{key}: {cell(value)}" for key, value in facts.items() if key != "versions"]
+    said += [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
+    return "; ".join(said) + "." if said else ""

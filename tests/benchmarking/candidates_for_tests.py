@@ -1,0 +1,58 @@
+"""Candidates that cost nothing, for the processes that tests measure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from segkit.benchmarking.child import Candidate
+
+
+def quiet(result="done"):
+    return Candidate(
+        lambda: None, lambda: {"result": result, "threads": os.environ["OMP_NUM_THREADS"]}
+    )
+
+
+def chatty():
+    print("this is no answer")
+    return Candidate(lambda: print("nor is this"))
+
+
+def hungry(megabytes):
+    """Its runs take memory and give it back; its facts take more, which is in no peak."""
+    return Candidate(
+        lambda: len(b"x" * (megabytes * 1_000_000)),
+        lambda: {"later": len(b"x" * (5 * megabytes * 1_000_000))},
+    )
+
+
+def failing(when):
+    if when == "build":
+        raise ValueError("it cannot be built\nand this is the second line")
+    if when == "exit":
+        os._exit(3)
+
+    def run():
+        if when == "run":
+            raise RuntimeError("it cannot be run")
+        if when == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if when == "late":
+            time.sleep(60)
+
+    return Candidate(run)
+
+
+def crowded(folder, name, others):
+    """Cannot run while others live, as where memory is too little for all."""
+    Path(folder, name).touch()
+
+    def run():
+        if others and Path(folder, others).exists():
+            Path(folder, others).unlink()
+            raise MemoryError("there is too little memory")
+
+    return Candidate(run)

@@ -1,0 +1,129 @@
+"""The network that predicts against the one that was trained."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from segkit.models.encoders import Encoder
+from segkit.models.fast import for_inference
+from segkit.models.segmenter import Segmenter, create_model
+
+
+def trained(encoder: str, neck: object = "unet", **options: object) -> Segmenter:
+    """A network whose batch norms have statistics and weights of their own."""
+    torch.manual_seed(0)
+    own = encoder in {"unet", "odd_to_fold"}
+    parts = {"name": encoder, **({} if own else {"pretrained": False}), **options}
+    model = create_model(parts, neck)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.bias, std=0.1)
+    return model
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+
+
+def check(model: Segmenter, size: tuple[int, int] = (75, 50)) -> Segmenter:
+    fast = for_inference(model)
+    x = torch.rand(2, model.encoder.in_channels, *size)
+    with torch.inference_mode():
+        expected = model.eval()(x)
+        scale = float(expected.abs().max())
+        assert_close(fast(x), expected, rtol=1e-3, atol=1e-4 * scale)
+        nhwc = x.contiguous(memory_format=torch.channels_last)
+        assert_close(fast(nhwc), expected, rtol=1e-3, atol=1e-4 * scale)
+    return fast
+
+
+@pytest.mark.parametrize("neck", ["unet", "fpn", "fcn", {"name": "unet", "upsample": "bilinear"}])
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv3_small_050", "unet"])
+def test_it_gives_the_same(encoder: str, neck: object) -> None:
+    assert norms(check(trained(encoder, neck))) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "left"),
+    [
+        ("resnet50", 0),
+        ("efficientnet_b0", 0),
+        ("tf_efficientnet_lite0", 0),
+        ("vgg16_bn", 0),
+        ("convnext_atto", 0),
+        ("regnety_002", 0),
+        ("densenet121", 62),  # before their convolutions, with an activation between them
+        ("res2net50_14w_8s", 0),
+        ("resnetv2_18d", None),
+        ("nf_regnet_b0", 0),
+        ("repvgg_a0", None),
+        ("hrnet_w18_small", None),
+        ("fastvit_t8", None),
+    ],
+)
+def test_it_gives_the_same_for_many_backbones(encoder: str, left: int | None) -> None:
+    fast = check(trained(encoder))
+    assert left is None or norms(fast) == left
+
+
+def test_one_channel_and_an_unpadded_network() -> None:
+    check(trained("resnet18", in_channels=1))
+    check(trained("unet", padding="valid", norm="batch"), (188, 188))
+
+
+def test_the_network_itself_stays_as_it_was() -> None:
+    model = trained("resnet18").train()
+    before = copy.deepcopy(model.state_dict())
+    for_inference(model)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_other_precisions_keep_their_own() -> None:
+    model = trained("resnet18").double()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        assert_close(for_inference(model)(x), model.eval()(x), rtol=1e-8, atol=1e-10)
+
+
+class Odd(Encoder, name="odd_to_fold"):
+    """What must not be folded: a result used twice, an activation in between, a shared norm."""
+
+    channels, strides = (4, 4), (1, 2)
+
+    def __init__(self, in_channels: int = 3, kind: str = "twice") -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1, stride=2)
+        self.shared = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        fine = self.first(x)
+        if self.kind == "twice":
+            fine = fine + self.shared(fine)
+        elif self.kind == "between":
+            fine = self.shared(self.relu(fine))
+        else:
+            fine = self.shared(fine)
+        coarse = self.second(fine)
+        return [fine, self.shared(coarse) if self.kind == "shared" else coarse]
+
+
+@pytest.mark.parametrize("kind", ["twice", "between", "shared"])
+def test_what_cannot_be_folded_is_left(kind: str) -> None:
+    model = trained("odd_to_fold", kind=kind)
+    assert norms(model.encoder) == 1
+    assert norms(check(model).encoder) == 1

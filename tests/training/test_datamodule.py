@@ -1,0 +1,241 @@
+"""The batches of a training: the cache that a run makes and removes, workers, copies to a GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_quick
+from lightning.fabric.utilities import move_data_to_device
+
+from segkit import checkpoint
+from segkit.data.builtin import CellsSource
+from segkit.data.cache import ArrayCache
+from segkit.data.checking import check
+from segkit.data.target import Labels
+from segkit.data.transforms import TrainTransform
+from segkit.report.table import read_csv
+from segkit.schema import Data
+from segkit.training import datamodule
+from segkit.training.datamodule import SegmentationData
+from segkit.training.module import SegmentationModule
+
+GB = 1024**3
+
+
+def data(decoded: int | None = None, **options: Any) -> SegmentationData:
+    source = CellsSource("binary", train=4, val=2, test=1, size=(32, 48))
+    summary = check(source, "binary")
+    if decoded is not None:
+        summary = replace(summary, decoded={"train": decoded, "val": decoded, "test": 10**18})
+    config = Data(name="cells", crop_size=(24, 24), batch_size=2, num_workers=0)
+    return SegmentationData(
+        source,
+        summary,
+        summary.normalization,
+        TrainTransform((24, 24), []),
+        Labels(),
+        config.model_copy(update=options),
+        seed=1,
+    )
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def test_the_decoded_size_is_known_after_the_check() -> None:
+    """A byte for each value of an image, two for each of a mask."""
+    assert data().summary.decoded == {
+        "train": 4 * 3 * 32 * 48,
+        "val": 2 * 3 * 32 * 48,
+        "test": 4608,
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "kept", "said"),
+    [
+        ("auto", 1 * GB, True, "kept for the time of the run, 2.0 GB"),
+        ("auto", 3 * GB, False, "6.0 GB of all are more than 25% of the memory"),
+        ("auto", 2 * GB, False, "4.0 GB of all are more than 25% of the free disk"),
+        (True, 90 * GB, True, "180.0 GB"),
+        (False, 1, False, "data.cache=false"),
+    ],
+)
+def test_what_auto_takes(
+    asked: Any, size: int, kept: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datamodule, "main_memory", lambda: 20 * GB)
+    monkeypatch.setattr(
+        datamodule.shutil, "disk_usage", lambda folder: type("", (), {"free": 15 * GB})()
+    )
+    found = data(size, cache=asked)
+    assert found.cached is kept
+    assert said in found.cache_note
+    assert "\n" not in found.cache_note
+    found.setup("fit")
+    assert (found.cache is not None) is kept
+    found.close()
+
+
+def test_it_is_there_while_it_is_fitted(temporary: Path) -> None:
+    found = data()
+    found.setup("validate")
+    assert found.cache is None
+    found.setup("fit")
+    assert found.cache is not None
+    made = found.cache
+    found.setup("fit")
+    assert found.cache is made
+    list(found.train_dataloader())
+    list(found.val_dataloader())
+    assert {path.name.partition("-")[0] for path in made.folder.iterdir()} == {"image", "labels"}
+    assert len(list(made.folder.iterdir())) == 12
+    found.close()
+    assert not list(temporary.iterdir())
+    assert len(found.whole("val")[0]["image"]) == 1
+
+
+def test_without_a_place_for_it_images_are_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    found = data()
+    with pytest.warns(RuntimeWarning, match="Read-only file system.*data.cache=false"):
+        found.setup("fit")
+    assert len(list(found.train_dataloader())) == 2
+
+
+@pytest.mark.parametrize("where", ["end", "error", "interrupt"])
+def test_a_run_leaves_nothing_behind(
+    where: str, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    step = SegmentationModule.training_step
+
+    def failing(self: Any, batch: Any, number: int) -> Any:
+        seen.append(len(list(next(temporary.glob("segkit-cache-*")).iterdir())))
+        if where != "end":
+            raise {"error": RuntimeError("broken"), "interrupt": KeyboardInterrupt}[where]
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", failing)
+    if where == "end":
+        train_quick(tmp_path / "run")
+    else:
+        expected = RuntimeError if where == "error" else SystemExit
+        with pytest.raises(expected):
+            train_quick(tmp_path / "run")
+    assert seen[0] > 0
+    assert not list(temporary.glob("segkit-cache-*"))
+
+
+def test_a_run_with_it_is_a_run_without_it(tmp_path: Path) -> None:
+    options = ["augment=microscopy", "trainer.max_epochs=2", "data.foreground_share=0.5"]
+    options += ["target=border_core", "data.instances=true", "data.val=2"]
+    runs = [
+        train_quick(tmp_path / kept, *options, f"data.cache={kept}", f"data.num_workers={workers}")
+        for kept, workers in (("true", 2), ("false", 0))
+    ]
+    weights = [checkpoint.read_raw(run.folder / "checkpoints/last.ckpt") for run in runs]
+    for key, value in weights[0]["state_dict"].items():
+        assert torch.equal(value, weights[1]["state_dict"][key]), key
+    rows = [read_csv(run.folder / "metrics.csv") for run in runs]
+    for key in ("train/loss", "val/loss", "val/iou"):
+        assert [row[key] for row in rows[0]] == [row[key] for row in rows[1]]
+
+
+class Rank:
+    """What the module asks of a trainer."""
+
+    world_size = 4
+
+    def __init__(self, number: int) -> None:
+        self.global_rank, self.local_rank = number, number % 2
+
+
+def test_the_processes_of_a_machine_share_one(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines with two processes each."""
+    gathered: list[Any] = []
+
+    def gather(into: list[Any], own: Any) -> None:
+        gathered.append(own)
+        into[:] = [*gathered, *[("", None)] * (4 - len(gathered))]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    found = []
+    for rank in range(4):
+        monkeypatch.setattr(datamodule.socket, "gethostname", lambda rank=rank: f"host{rank // 2}")
+        one = data()
+        one.trainer = Rank(rank)  # type: ignore[assignment]
+        one.setup("fit")
+        assert isinstance(one.cache, ArrayCache)
+        found.append(one)
+    folders = [one.cache.folder for one in found if one.cache is not None]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    found[1].close()
+    assert folders[1].is_dir()  # the other one may still read
+    for one in found:
+        one.close()
+    assert not list(temporary.iterdir())
+
+
+# --- workers and devices -------------------------------------------------------------------------
+
+
+def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((1, 0), (2, 1), (6, 5), (64, 8)):
+        monkeypatch.setattr(datamodule, "usable_cores", lambda cores=cores: cores)
+        assert datamodule.default_workers() == workers
+        assert data(num_workers=None).workers == workers
+        assert data(num_workers=3).workers == 3
+
+
+def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> None:
+    found = data()
+    batch = next(iter(found.train_dataloader()))
+    assert (batch["unit"].dtype, batch["labels"].dtype) == (torch.uint8, torch.uint8)
+    item = found.on_after_batch_transfer(batch, 0)
+    assert (item["image"].dtype, item["image"].shape) == (torch.float32, (2, 1, 24, 24))
+    assert item["target"].dtype == torch.int64
+    whole = next(iter(found.val_dataloader()))
+    assert found.on_after_batch_transfer(whole, 0) is whole
+
+
+def test_lightning_does_not_wait_for_the_copy_to_a_gpu() -> None:
+    asked = []
+
+    class Recording(torch.Tensor):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append(kwargs)
+            return self
+
+    move_data_to_device({"unit": torch.ones(2).as_subclass(Recording)}, torch.device("cuda", 0))
+    assert asked == [{"non_blocking": True}]
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:0", True), ("mps:0", False)])
+def test_only_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
+    found = data()
+    rank: Any = Rank(0)
+    rank.world_size, rank.strategy = 1, type("", (), {"root_device": torch.device(device)})
+    found.trainer = rank
+    assert found.train_dataloader().pin_memory is pinned
+    assert found.val_dataloader().pin_memory is pinned

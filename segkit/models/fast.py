@@ -92,13 +92,13 @@ def _pack(model: nn.Module) -> None:
     """Lay the weights out once as oneDNN computes with them, instead of in each call."""
     if not torch.backends.mkldnn.enabled:
         return
-    packed: dict[nn.Module, nn.Module] = {}
-    for module in model.modules():
+    for module in list(model.modules()):
         if isinstance(module, JoinBlock) and module.doubles:
             module.kept = _KeptJoin(module)
-        elif type(module) is nn.Conv2d and _packable(module):
-            packed[module] = _PackedConv(module.weight, module.bias, module)
-    _replace(model, packed)
+            module[0] = nn.Identity()
+    for conv in [m for m in model.modules() if type(m) is nn.Conv2d and _packable(m)]:
+        # one by one, so that never more than one is there twice
+        _replace(model, {conv: _PackedConv(conv.weight, conv.bias, conv)})
 
 
 def _packable(conv: nn.Conv2d) -> bool:
@@ -126,14 +126,19 @@ class _PackedConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.stride(1) != 1:
-            x = x.contiguous(memory_format=torch.channels_last)
-            if x.shape[1] == 1:  # of one channel both layouts are alike, and torch takes the other
-                height, width = x.shape[-2:]
-                x = x.as_strided(x.shape, (height * width, 1, width, 1))
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self._bias, self._padding, *self._shape, "none", [], ""
+            _channels_last(x), self._weight, self._bias, self._padding, *self._shape, "none", [], ""
         )
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    if x.stride(1) == 1:
+        return x
+    x = x.contiguous(memory_format=torch.channels_last)
+    if x.shape[1] == 1:  # of one channel both layouts are alike, and torch takes the other
+        height, width = x.shape[-2:]
+        x = x.as_strided(x.shape, (height * width, 1, width, 1))
+    return x
 
 
 class _KeptJoin:
@@ -151,6 +156,6 @@ class _KeptJoin:
 
     def __call__(self, x: Tensor, skip: Tensor | None) -> Tensor:
         joined = torch.ops.mkldnn._convolution_transpose_pointwise(
-            x, self._kernel, self._bias, *self._shape, "none", [], ""
+            _channels_last(x), self._kernel, self._bias, *self._shape, "none", [], ""
         )
         return joined if self._skip is None else joined.add_(self._skip(skip))

@@ -65,7 +65,7 @@ class AdamW(Optimizer, name="adamw"):
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=_one_pass(groups))
+        return torch.optim.AdamW(_in_one_pass(groups), lr=self.lr, betas=self.betas)
 
 
 class SGD(Optimizer, name="sgd"):
@@ -95,21 +95,20 @@ class SGD(Optimizer, name="sgd"):
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
         return torch.optim.SGD(
-            groups,
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            fused=_one_pass(groups),
+            _in_one_pass(groups), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
 
 
-def _one_pass(groups: list[dict[str, Any]]) -> bool | None:
-    """Whether a step reads and writes each weight once; None: torch chooses, as on GPUs.
+def _in_one_pass(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """On a CPU, have a step read and write each weight once (``fused``).
 
-    There Lightning could not clip the gradients of mixed precision otherwise.
+    It is an option of each group here: of the whole optimizer, Lightning would not clip gradients
+    of mixed precision.
     """
     parameters = [p for group in groups for p in group["params"]]
-    return all(p.device.type == "cpu" and p.is_floating_point() for p in parameters) or None
+    if not all(p.device.type == "cpu" and p.is_floating_point() for p in parameters):
+        return groups
+    return [{**group, "fused": True} for group in groups]
 
 
 def parameter_groups(

@@ -52,8 +52,8 @@ class JoinBlock(ConvBlock):
 
     Attributes:
         doubles: Whether the map is upsampled in the way that has a fast path.
-        kept: The fast convolution with kernels that were computed once and for all, in a network
-            that is not trained any more.
+        kept: The fast convolution with kernels that were computed once and for all. Set in a
+            network that is not trained any more, in place of the convolution.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class JoinBlock(ConvBlock):
         convolve, norm, activation = self
         if skip is not None:
             skip = crop_to(skip, (x.shape[-2] * up.factor, x.shape[-1] * up.factor))
+        if self.kept is not None:
+            return activation(norm(self.kept(x, skip)))
         if self._is_fast(x):
             return activation(norm(self._join(x, skip)))
         x = up(x)
@@ -95,7 +97,7 @@ class JoinBlock(ConvBlock):
         return (
             self.doubles
             and x.device.type == "cpu"
-            and (self.kept is not None or x[:, 0].numel() >= WORTH_A_KERNEL)
+            and x[:, 0].numel() >= WORTH_A_KERNEL
             and not (_plain.get() or torch.compiler.is_compiling())
             and not torch.is_autocast_enabled("cpu")
         )
@@ -119,8 +121,6 @@ class JoinBlock(ConvBlock):
         return weight[:, : self.skip_channels], w.permute(0, 3, 1, 2)
 
     def _join(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        if self.kept is not None:
-            return self.kept(x, skip)
         bias, padding = self.convolution.bias, int(self.convolution.padding[0])
         own, upsampled = self.kernels()
         joined = F.conv_transpose2d(x, upsampled, bias, stride=2, padding=2 - padding)

@@ -77,6 +77,8 @@ def inference(
     network = TorchNetwork(
         model, bare_card(model, encoder, neck, side, channels), device, tile=side, batch_size=batch
     )
+    if dtype != "float32":  # which the packed convolutions of a CPU would compute in all the same
+        network.model = model.eval()
     seen = _seen(model, side)
     images = torch.rand(batch, channels, seen, seen)
     given = images.numpy()

@@ -64,8 +64,8 @@ class ArrayCache:
         Args:
             sample: The sample.
             kind: What of it, as the beginning of a file's name.
-            make: Makes the array, of at most three dimensions, where it is not there yet. What it
-                raises is passed on.
+            make: Makes the array where it is not there yet; one of more than three dimensions is
+                made each time. What it raises is passed on.
         """
         if not self._open:
             return make()
@@ -80,7 +80,8 @@ class ArrayCache:
             array = self._mapped[key] = _map_file(path)
         except OSError:
             array = make()
-            self._write(path, array)
+            if array.ndim <= 3 and not array.dtype.hasobject:
+                self._write(path, array)
             return array
         if len(self._mapped) > self._most:
             self._mapped.popitem(last=False)

@@ -38,21 +38,20 @@ class LabelCoding:
         Raises:
             SegkitError: A value has no label and is none itself: it is negative or above 255.
         """
-        if self.foreground:
-            labels = (mask != 0).astype(np.int64)
-        else:
-            # not to 8 bits at once, which would make 256 a 0
-            labels = mask.astype(np.uint8 if mask.dtype in (np.uint8, np.bool_) else np.int64)
+        if mask.dtype in (np.uint8, np.bool_):
+            table = np.array([self.label_of(value) for value in range(256)], np.uint8)
+            return table.take(mask)
+        # not to 8 bits at once, which would make 256 a 0
+        labels = (mask != 0 if self.foreground else mask).astype(np.int64)
         for value, label in self.to_label.items():
             labels[mask == value] = label
-        if labels.dtype != np.uint8:
-            wrong = np.unique(labels[(labels < 0) | (labels > 255)])
-            if len(wrong):
-                raise SegkitError(
-                    f"the mask has the values {listed(wrong.tolist())}, which are no labels: give"
-                    " them some with data.label_map={VALUE: LABEL}."
-                )
-        return labels.astype(np.uint8, copy=False)
+        wrong = np.unique(labels[(labels < 0) | (labels > 255)])
+        if len(wrong):
+            raise SegkitError(
+                f"the mask has the values {listed(wrong.tolist())}, which are no labels: give"
+                " them some with data.label_map={VALUE: LABEL}."
+            )
+        return labels.astype(np.uint8)
 
     def value_of(self, label: int) -> int:
         """The value that stands for a label in a mask; 255 for the foreground of ids."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,14 +83,19 @@ def _name_of_ids(card: ModelCard) -> str:
     data = card.config.get("data")
     if not isinstance(data, dict):
         return "object"
-    names = data.get("class_names") or _names_of_source(data)
+    names = data.get("class_names") or _names_of_source(json.dumps(data, default=str))
     return str(names[1]) if names and len(names) == 2 else "object"
 
 
-def _names_of_source(data: dict[str, Any]) -> tuple[str, ...] | None:
-    """Those of a source that names its classes itself."""
+@lru_cache
+def _names_of_source(data: str) -> tuple[str, ...] | None:
+    """Those of a source that names its classes itself; it may look through its files for that.
+
+    Args:
+        data: Its config in JSON.
+    """
     try:
-        given = Data.model_validate(data)
+        given = Data.model_validate(json.loads(data))
         return DataSource.build(given.name, mode="binary", **given.options).class_names
     except Exception:  # of another version, of a plugin, of files that are not here: only a name
         return None

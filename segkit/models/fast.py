@@ -25,27 +25,46 @@ def for_inference(model: Segmenter) -> Segmenter:
     Batch norms behind a convolution are folded into it, the kernels of upsampled maps are computed
     beforehand, and weights are laid out as the device wants them. The copy shares nothing with the
     network and cannot be trained or moved.
+
+    Where there can be no such copy, of parts that are written in a way which it does not know, it
+    is the network itself, in eval mode.
     """
-    # a validation is in inference mode, where tensors have no versions
-    with torch.inference_mode(mode=False), torch.no_grad():
-        fast = _copy(model)
+    try:
+        fast = _fast_copy(model)
+    except Exception:  # whatever somebody's module does: without the copy it predicts as well
+        fast = None
+    return model.eval() if fast is None else fast
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay the weights of 2D convolutions out with the channels last, in place."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:  # torch's own way stops at one of 5
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _fast_copy(model: Segmenter) -> Segmenter | None:
+    device = next(model.parameters()).device.type
+    # A validation is in inference mode, where tensors have no versions, and perhaps in autocast.
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        torch.autocast(device, enabled=False),
+    ):
+        fast = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
         weight = next(fast.parameters())
         size = 1, fast.encoder.in_channels, *fast.example_size
         example = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(weight)
         with plain_joins():
             pairs, expected = _pairs(fast, example)
         _fold(fast, pairs)
-        fast = fast.to(memory_format=torch.channels_last)
+        to_channels_last(fast)
         if (weight.device.type, weight.dtype) == ("cpu", torch.float32):
             _pack(fast)
         got = fast(example)
     # An encoder may have used a convolution's result elsewhere too, which no hook tells.
-    close = torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    return fast if close else _copy(model)
-
-
-def _copy(model: Segmenter) -> Segmenter:
-    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    same = torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    return fast if same else None
 
 
 def _pairs(model: Segmenter, example: Tensor) -> tuple[dict[nn.BatchNorm2d, nn.Conv2d], Tensor]:
@@ -67,9 +86,11 @@ def _pairs(model: Segmenter, example: Tensor) -> tuple[dict[nn.BatchNorm2d, nn.C
 
     hooks = []
     for module in model.modules():
-        if type(module) in _CONVOLUTIONS and not module._forward_hooks:
+        if module._forward_hooks or module._forward_pre_hooks:
+            continue  # these may change the weights
+        if type(module) in _CONVOLUTIONS:
             hooks.append(module.register_forward_hook(after))
-        elif type(module) in _NORMS and not module._forward_pre_hooks:
+        elif type(module) in _NORMS:
             hooks.append(module.register_forward_pre_hook(before))
     logits = model(example)
     for hook in hooks:
@@ -90,7 +111,8 @@ def _fold(model: nn.Module, pairs: dict[nn.BatchNorm2d, nn.Conv2d]) -> None:
 
 def _pack(model: nn.Module) -> None:
     """Lay the weights out once as oneDNN computes with them, instead of in each call."""
-    if not torch.backends.mkldnn.enabled:
+    onednn = torch.backends.mkldnn
+    if not (onednn.enabled and onednn.is_available()):  # type: ignore[no-untyped-call]
         return
     for module in list(model.modules()):
         if isinstance(module, JoinBlock) and module.doubles:
@@ -103,7 +125,7 @@ def _pack(model: nn.Module) -> None:
 
 def _packable(conv: nn.Conv2d) -> bool:
     zeros = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return zeros and not conv._forward_hooks
+    return zeros and not (conv._forward_hooks or conv._forward_pre_hooks)
 
 
 def _replace(model: nn.Module, by: dict[nn.Module, nn.Module]) -> None:
@@ -121,14 +143,25 @@ class _PackedConv(nn.Module):
         self._shape = list(like.stride), list(like.dilation), like.groups
         self._padding = [int(p) for p in like.padding]
         self._bias = bias
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, self._padding, *self._shape
-        )
+        self._pack(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
-            _channels_last(x), self._weight, self._bias, self._padding, *self._shape, "none", [], ""
+            *(_channels_last(x), self._packed, self._bias, self._padding, *self._shape),
+            *("none", [], ""),
         )
+
+    def _pack(self, weight: Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, self._padding, *self._shape
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _unpacked(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._pack(self._packed)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -150,12 +183,27 @@ class _KeptJoin:
         self._skip = _PackedConv(own, None, conv) if block.skip_channels else None
         self._shape = [2 - int(p) for p in conv.padding], [0, 0], [2, 2], [1, 1], 1
         self._bias = conv.bias
-        self._kernel = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-            upsampled.contiguous(memory_format=torch.channels_last), *self._shape
-        )
+        self._pack(upsampled.contiguous(memory_format=torch.channels_last))
 
     def __call__(self, x: Tensor, skip: Tensor | None) -> Tensor:
         joined = torch.ops.mkldnn._convolution_transpose_pointwise(
-            _channels_last(x), self._kernel, self._bias, *self._shape, "none", [], ""
+            *(_channels_last(x), self._packed, self._bias, *self._shape), *("none", [], "")
         )
         return joined if self._skip is None else joined.add_(self._skip(skip))
+
+    def _pack(self, kernel: Tensor) -> None:
+        """(in, out, 4, 4)."""
+        self._packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(kernel, *self._shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = _unpacked(self.__dict__)
+        return {**state, "_packed": state["_packed"].transpose(0, 1)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pack(self._packed.contiguous(memory_format=torch.channels_last))
+
+
+def _unpacked(state: dict[str, Any]) -> dict[str, Any]:
+    """For a copy or a pickle, to which oneDNN's own tensors are closed."""
+    return {**state, "_packed": state["_packed"].to_dense()}

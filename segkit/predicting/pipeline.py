@@ -161,6 +161,8 @@ class Pipeline:
 
         def advance(share: float) -> None:
             nonlocal left
+            if self._failure is not None:  # of a writer: what is computed now would be lost
+                raise self._failure
             left -= share
             self.advance(share)
 

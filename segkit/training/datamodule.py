@@ -95,7 +95,11 @@ class SegmentationData(L.LightningDataModule):
         """Normalise crops where the network computes: until there they travel as bytes."""
         if "unit" not in batch:
             return batch
-        return as_item(cast(Crop, batch), self.normalization)
+        item = as_item(cast(Crop, batch), self.normalization)
+        if self.trainer is None:
+            return item
+        converted: Item = self.trainer.precision_plugin.convert_input(item)
+        return converted
 
     def whole(self, split: Split) -> WholeDataset:
         """The whole images of a split."""

@@ -23,7 +23,7 @@ from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
-from segkit.models.fast import for_inference
+from segkit.models.fast import for_inference, to_channels_last
 from segkit.models.segmenter import Segmenter
 from segkit.schema import OF_OBJECTS
 from segkit.targets import IGNORE_INDEX
@@ -70,7 +70,8 @@ class SegmentationModule(L.LightningModule):
         self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        model.to(memory_format=self.layout)
+        if channels_last:
+            to_channels_last(model)
         self._fast: list[Segmenter] = []  # a list, for it is no part of what is trained
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss = MeanMetric()
@@ -115,7 +116,9 @@ class SegmentationModule(L.LightningModule):
         """The copy of the network that is faster, where it is worth its making."""
         batches = self.trainer.num_val_batches
         pixels = (batches if isinstance(batches, int) else sum(batches)) * first[:, 0].numel()
-        return [for_inference(self.model)] if pixels > WORTH_A_COPY else []
+        if pixels <= WORTH_A_COPY or self.trainer.precision != "32-true":
+            return []  # mixed precision is as fast as it is
+        return [for_inference(self.model)]
 
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
         """The predictor blends probabilities; the loss wants logits."""
@@ -124,7 +127,10 @@ class SegmentationModule(L.LightningModule):
         return torch.cat([logits, self.model.head.activate(logits)], dim=1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning does it, but the gradients do not wait through the next forward pass."""
+        """As Lightning does it, but gradients do not take memory in the next forward pass.
+
+        Callbacks find them until then: in on_after_backward and on_before_optimizer_step.
+        """
         super().optimizer_step(*args, **kwargs)
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad()

@@ -135,6 +135,7 @@ def fit(
     console.print(data.cache_note)
     in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
     before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
+    _clean_up_after_hangup(in_main)
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except SegkitError as error:
@@ -168,3 +169,10 @@ def fit(
         data.close()
         if in_main:
             signal.signal(signal.SIGINT, before)
+
+
+def _clean_up_after_hangup(in_main: bool) -> None:
+    """Let a terminal that closes end the program as an exit does, which removes the cache."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if in_main and hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, lambda number, frame: sys.exit(128 + number))

@@ -1,6 +1,7 @@
 """The network that predicts against the one that was trained."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -97,6 +98,30 @@ def test_other_precisions_keep_their_own() -> None:
         assert_close(for_inference(model)(x), model.eval()(x), rtol=1e-8, atol=1e-10)
 
 
+def test_it_can_be_pickled_and_copied() -> None:
+    fast = for_inference(trained("resnet18"))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = fast(x)
+        assert_close(pickle.loads(pickle.dumps(fast))(x), expected, rtol=0, atol=0)
+        assert_close(copy.deepcopy(fast)(x), expected, rtol=0, atol=0)
+
+
+def test_it_is_made_inside_autocast_and_inference_mode_too() -> None:
+    model = trained("resnet18")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        fast = for_inference(model)
+    assert fast is not model
+    assert norms(fast) == 0
+
+
+def test_without_onednn_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    fast = check(trained("resnet18"))
+    assert norms(fast) == 0
+    assert any(type(module) is nn.Conv2d for module in fast.modules())
+
+
 class Odd(Encoder, name="odd_to_fold"):
     """What must not be folded: a result used twice, an activation in between, a shared norm."""
 
@@ -116,10 +141,21 @@ class Odd(Encoder, name="odd_to_fold"):
             fine = fine + self.shared(fine)
         elif self.kind == "between":
             fine = self.shared(self.relu(fine))
+        elif self.kind == "reads":
+            fine = self.shared(fine) + self.first.weight.sum()
         else:
             fine = self.shared(fine)
         coarse = self.second(fine)
         return [fine, self.shared(coarse) if self.kind == "shared" else coarse]
+
+
+def test_what_cannot_have_a_copy_is_itself() -> None:
+    reading = trained("odd_to_fold", kind="reads")  # a convolution's weights, which are packed
+    assert for_inference(reading) is reading
+    assert not reading.training
+    keeping = trained("resnet18")
+    keeping.last = torch.ones(1, requires_grad=True) * 2  # type: ignore[assignment]
+    assert for_inference(keeping) is keeping  # torch copies no such tensor
 
 
 @pytest.mark.parametrize("kind", ["twice", "between", "shared"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.testing import assert_close
 
 from segkit.models.necks import joining
@@ -107,6 +108,14 @@ def test_an_export_has_the_plain_convolutions(neck: str, strict: bool) -> None:
     operators = {str(node.target) for node in program.graph.nodes}
     assert not any("transpose" in name for name in operators)
     assert any("conv2d" in name for name in operators)
+
+
+def test_an_export_takes_batches_of_any_size() -> None:
+    free = {0: Dim.AUTO}
+    program = torch.export.export(
+        network("unet"), (torch.rand(2, 3, 64, 64),), dynamic_shapes=(free,), strict=True
+    )
+    assert program.module()(torch.rand(70, 3, 64, 64)).shape == (70, 1, 64, 64)
 
 
 @pytest.mark.parametrize("neck", ["unet", "fpn"])

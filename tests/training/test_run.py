@@ -145,7 +145,8 @@ def test_an_accelerator_that_is_not_there_is_named(tmp_path, wrong):
     [
         ["optimizer=sgd", "scheduler=poly", "optimizer.nesterov=true"],
         ["scheduler=cosine", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null"],
-        ["trainer.precision=bf16-mixed", "trainer.channels_last=true", "loss=dice"],
+        ["trainer.precision=bf16-mixed", "loss=dice"],
+        ["trainer.precision=bf16-true", "trainer.channels_last=false"],
         ["auxiliary=[0.5,0.25]", "neck=fpn", "loss=focal", "encoder.freeze=2"],
         ["encoder=unet", "encoder.width=4", "encoder.depth=3", "encoder.padding=valid"],
         ["neck=fcn", "loss=bce", "monitor=val/loss", "optimizer.encoder_lr_factor=0.1"],
@@ -157,6 +158,16 @@ def test_options_of_the_training_train(tmp_path, options):
     run = train_quick(tmp_path, *options)
     assert math.isfinite(read_csv(run.folder / "metrics.csv")[-1]["train/loss"])
     assert run.checkpoint.is_file()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_long_validations_score_the_same(tmp_path, monkeypatch, precision):
+    losses = []
+    for worth in (10**12, 0):  # never, and always by the faster copy of the network
+        monkeypatch.setattr("segkit.training.module.WORTH_A_COPY", worth)
+        train_quick(tmp_path / str(worth), f"trainer.precision={precision}")
+        losses.append(read_csv(tmp_path / str(worth) / "metrics.csv")[-1]["val/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_schedule_ends_with_the_training(tmp_path):

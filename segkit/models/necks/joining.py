@@ -94,12 +94,14 @@ class JoinBlock(ConvBlock):
         return activation(norm(convolve(x if skip is None else torch.cat([skip, x], dim=1))))
 
     def _is_fast(self, x: Tensor) -> bool:
+        # first of all: what is asked of sizes would stand in the exported program
+        if _plain.get() or torch.compiler.is_compiling():
+            return False
         return (
             self.doubles
             and x.device.type == "cpu"
-            and x[:, 0].numel() >= WORTH_A_KERNEL
-            and not (_plain.get() or torch.compiler.is_compiling())
             and not torch.is_autocast_enabled("cpu")
+            and x[:, 0].numel() >= WORTH_A_KERNEL
         )
 
     @property

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,12 @@ def test_what_is_not_as_in_the_training_has_a_folder_of_its_own(binary_run, tmp_
     assert len({*two, folder(first, *others)}) == 3
 
 
-def test_evaluations_of_other_kinds_stand_beside_each_other(binary_run, capsys):
-    path = binary_run.checkpoint
+def test_evaluations_of_other_kinds_stand_beside_each_other(binary_run, tmp_path, capsys):
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    shutil.copytree(binary_run.checkpoint.parent, path.parent)
     for more in ([], ["threshold=0.1"], [f"checkpoint=['{path}','{path}']"]):
         evaluate(compose([f"checkpoint='{path}'", "device=cpu", *more], "evaluate"))
-    names = sorted(each.name for each in binary_run.folder.glob("evaluation-*"))
+    names = sorted(each.name for each in tmp_path.glob("evaluation-*"))
     assert names[0] == "evaluation-val"
     assert names[1].startswith("evaluation-val-ensemble-2-")
     assert names[2] == "evaluation-val-threshold-0.1"

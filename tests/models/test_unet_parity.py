@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkit.errors import SegkitError
-from segkit.models.conv import DoubleConv
 from segkit.models.segmenter import Segmenter, create_model
 
 
@@ -154,7 +153,7 @@ def test_auxiliary_logits_of_an_unpadded_network_are_cropped_about_the_centre():
 
 def test_skips_are_missing_only_where_the_encoder_has_no_map():
     model = create_model({"name": "convnext_tiny", "pretrained": False}, {"name": "unet"})
-    first = [block[0][0].in_channels for block in model.neck.convs if isinstance(block, DoubleConv)]
+    first = [block[0].convolution.in_channels for block in model.neck.convs]
     # strides 16, 8, 4 join a skip; 2 and 1 have none
     assert first == [768 + 384, 256 + 192, 128 + 96, 64, 32]
     assert model.neck.level_strides == (1, 2, 4, 8, 16)

@@ -65,6 +65,7 @@ def smp_model(architecture: str, encoder: str) -> nn.Module:
     """SMP's network with random weights, its head and dropout as segkit's."""
     import segmentation_models_pytorch as smp
 
+    torch.manual_seed(0)
     # its own encoders where it has them, else those of timm
     name = encoder if encoder in smp.encoders.encoders else f"tu-{encoder}"
     options: dict[str, Any] = {"encoder_name": name, "encoder_weights": None, "classes": 1}
@@ -74,6 +75,14 @@ def smp_model(architecture: str, encoder: str) -> nn.Module:
     width = model.segmentation_head[0].in_channels
     model.segmentation_head = smp.base.SegmentationHead(width, 1, kernel_size=1)
     return model
+
+
+def _laid_out(
+    model: nn.Module, device: str, layout: torch.memory_format
+) -> tuple[nn.Module, Facts]:
+    """A network on its device in a layout of memory, and what is counted of it."""
+    facts = Facts(model.to(device))
+    return model.to(memory_format=layout), facts
 
 
 def smp_inference(
@@ -87,11 +96,8 @@ def smp_inference(
     compiled: bool = False,
 ) -> Candidate:
     """Probabilities of a batch by SMP, plainly or in its best setting."""
-    torch.manual_seed(0)
-    model = smp_model(architecture, encoder).to(device).eval()
-    facts = Facts(model)
     layout = torch.channels_last if best else torch.contiguous_format
-    model = model.to(memory_format=layout)
+    model, facts = _laid_out(smp_model(architecture, encoder).eval(), device, layout)
     run_model = torch.compile(model) if compiled else model
     given = torch.rand(batch, 3, side, side).numpy()
 
@@ -118,11 +124,8 @@ def smp_training(
     compiled: bool = False,
 ) -> Candidate:
     """A training step of SMP, with the loss and the optimizer of segkit's."""
-    torch.manual_seed(0)
-    model = smp_model(architecture, encoder).to(device).train()
-    facts = Facts(model)
     layout = torch.channels_last if best else torch.contiguous_format
-    model = model.to(memory_format=layout)
+    model, facts = _laid_out(smp_model(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model
     loss = Loss.build("sum", mode="binary", terms=LOSS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)

@@ -70,7 +70,7 @@ class MeasuredProcess:
 
     def __init__(self, spec: Spec, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
-        # closed in close()
+        # open for as long as this object is, see close()
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

@@ -109,6 +109,7 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch say
     """Adds up the bytes of the tensors that convolutions and the like take and give."""
 
     def __init__(self) -> None:
+        # torch gives it no types
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 

@@ -133,6 +133,7 @@ class ArrayCache:
         return {"folder": self.folder, "open": self._open}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # of one class, and all that it needs
         self.__init__(state["folder"])  # type: ignore[misc]
         self._open = state["open"]
 

@@ -24,6 +24,7 @@ class StageTimes:
         self.stages = tuple(stages)
         self._table = torch.zeros(max(1, workers), 1 + len(stages), dtype=torch.float64)
         if workers:
+            # torch gives it no types
             self._table.share_memory_()  # type: ignore[no-untyped-call]
 
     def add(self, ticks: Sequence[float]) -> None:

@@ -112,6 +112,7 @@ def _fold(model: nn.Module, pairs: dict[nn.BatchNorm2d, nn.Conv2d]) -> None:
 def _pack(model: nn.Module) -> None:
     """Lay the weights out once as oneDNN computes with them, instead of in each call."""
     onednn = torch.backends.mkldnn
+    # torch gives it no types
     if not (onednn.enabled and onednn.is_available()):  # type: ignore[no-untyped-call]
         return
     for module in list(model.modules()):
@@ -160,6 +161,7 @@ class _PackedConv(nn.Module):
         return _unpacked(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # torch gives it no types
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._pack(self._packed)
 

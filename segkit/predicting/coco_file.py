@@ -13,8 +13,9 @@ from typing import Any
 
 from segkit.errors import SegkitError
 from segkit.files import write_whole
+from segkit.inference.object_classes import ObjectClass
 from segkit.predicting.inputs import ImageFile
-from segkit.predicting.polygons import Category, coco
+from segkit.predicting.polygons import coco
 from segkit.predicting.record import Record
 from segkit.predicting.removing import remove
 
@@ -33,7 +34,7 @@ class CocoFile:
         SegkitError: There is one that is not of this command.
     """
 
-    def __init__(self, record: Record, known: Sequence[Category], overwrite: bool) -> None:
+    def __init__(self, record: Record, known: Sequence[ObjectClass], overwrite: bool) -> None:
         self.record, self.known = record, known
         self.folder = record.folder / f"coco-{record.key}"
         self.path = record.output / NAME

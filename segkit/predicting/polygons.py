@@ -17,23 +17,10 @@ from numpy.typing import NDArray
 
 from segkit.card import ModelCard
 from segkit.errors import SegkitError
-from segkit.inference.object_classes import classes_of_objects, object_classes
+from segkit.inference.object_classes import ObjectClass, classes_of_objects, object_classes
 
 Ring = list[tuple[float, float]]
 """Corners (x, y) of a closed line; the first one is repeated at the end."""
-
-
-@dataclass(frozen=True)
-class Category:
-    """A class that outlines are drawn of.
-
-    Attributes:
-        name: Its name.
-        color: Its RGB colour.
-    """
-
-    name: str
-    color: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def require_polygons() -> None:
         ) from error
 
 
-def categories(card: ModelCard, with_objects: bool) -> list[Category]:
+def categories(card: ModelCard, with_objects: bool) -> list[ObjectClass]:
     """The classes that outlines can have, in the order of the labels, without the background.
 
     Args:
@@ -84,9 +71,9 @@ def categories(card: ModelCard, with_objects: bool) -> list[Category]:
         with_objects: Whether objects were told apart.
     """
     if with_objects:
-        return [Category(*each) for each in object_classes(card)]
+        return object_classes(card)
     return [
-        Category(name, color)
+        ObjectClass(name, color)
         for label, (name, color) in enumerate(zip(card.class_names, card.class_colors, strict=True))
         if card.mode == "multilabel" or label != card.background
     ]
@@ -121,7 +108,7 @@ def outlines(
     return found
 
 
-def geojson(found: Iterable[Outline], known: Sequence[Category]) -> str:
+def geojson(found: Iterable[Outline], known: Sequence[ObjectClass]) -> str:
     """A FeatureCollection, with the properties that QuPath shows.
 
     Each feature has ``id``, ``class``, ``area`` in pixels, and QuPath's ``objectType`` and
@@ -182,7 +169,7 @@ def coco_image(
     }
 
 
-def coco(images: Iterable[dict[str, Any]], known: Sequence[Category]) -> str:
+def coco(images: Iterable[dict[str, Any]], known: Sequence[ObjectClass]) -> str:
     """The file of a folder, of what :func:`coco_image` gave for each image, numbered in order."""
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -66,6 +66,7 @@ class Bottleneck(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say it, if it is worth it."""
+        # Lightning declares the attribute nowhere
         dataset, data = _dataset(trainer), trainer.datamodule  # type: ignore[attr-defined]
         if dataset is None or not trainer.is_global_zero or not isinstance(data, SegmentationData):
             return
@@ -163,6 +164,7 @@ def _event(pl_module: L.LightningModule) -> Any:
     """A moment in the work of a GPU; None elsewhere."""
     if pl_module.device.type != "cuda":
         return None
+    # torch gives it no types
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

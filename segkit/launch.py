@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit import plugins
+from segkit.allocator import keep_freed_memory
 from segkit.config import VERSION_BASE, conf_dir, prepare, session
 from segkit.errors import SegkitError
 from segkit.overrides import composition_errors, explain
@@ -42,6 +43,7 @@ def launch(command: str, target: str) -> None:
         _print_help(command)
         return
     prepare()
+    keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us; we show them
     failed: list[int] = []
 

@@ -100,6 +100,7 @@ class Trainer(Section):
     early_stopping: Annotated[int, Field(ge=1)] | None = None
     deterministic: bool | Literal["auto"] = "auto"
     compile: bool = False
+    recompute: bool | Literal["auto"] = "auto"
     channels_last: bool = True
     progress_bar: bool = True
 

@@ -162,6 +162,11 @@ def _check_fit(config: TrainConfig) -> list[str]:
             " levels for auxiliary heads: use neck=unet or neck=fpn"
         )
     problems += _check_target(config)
+    if config.trainer.compile and config.trainer.recompute is True:
+        problems.append(
+            "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"
+            " what it computes again; leave one of them out"
+        )
     endless = (
         config.trainer.epochs == -1
         and config.trainer.max_steps == -1

@@ -62,6 +62,10 @@ def test_a_missing_value_is_named():
     [
         ({"trainer.max_time": "30 minutes"}, "DD:HH:MM:SS"),
         ({"trainer.max_epochs": -1}, "trainer has no end"),
+        (
+            {"trainer.compile": True, "trainer.recompute": True},
+            "trainer.recompute=true with trainer.compile=true",
+        ),
         ({"monitor": "val/miou"}, "'val/iou'"),
         ({"auxiliary": [0.5, -1]}, "auxiliary.1=-1"),
         ({"loss.ignore_index": 0}, "ignore_index cannot be chosen"),

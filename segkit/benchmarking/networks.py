@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segkit.allocator import keep_freed_memory
 from segkit.benchmarking.child import Candidate
 from segkit.benchmarking.roofline import BYTES_OF_ADAMW, Work, count_work
 from segkit.card import ModelCard
@@ -70,6 +71,7 @@ def inference(
         device: Where to compute.
         dtype: Type of the arithmetic: float32, or bfloat16 and float16 by autocast.
     """
+    keep_freed_memory()  # as the commands do
     device = str(choose_device(device))
     torch.manual_seed(0)
     model = build(encoder, neck, channels, classes, side)
@@ -120,6 +122,7 @@ def training(
         dtype: Type of the arithmetic: float32, or bfloat16 by autocast.
         compiled: Whether the network is compiled.
     """
+    keep_freed_memory()  # as the commands do
     device = str(choose_device(device))
     torch.manual_seed(0)
     model = build(encoder, neck, channels, classes, side).to(device).train()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -24,6 +25,7 @@ from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
 from segkit.models.fast import for_inference, to_channels_last
+from segkit.models.recomputing import recomputed_activations
 from segkit.models.segmenter import Segmenter
 from segkit.schema import OF_OBJECTS
 from segkit.targets import IGNORE_INDEX
@@ -48,6 +50,8 @@ class SegmentationModule(L.LightningModule):
         monitor: The metric that the progress bar shows besides the loss.
         channels_last: Whether images and weights are laid out with the channels last.
         compiled: Whether the training step's network is compiled.
+        recompute: Whether activations are computed again for the backward pass; "auto": on a CPU,
+            where that is as fast.
         decoder: Tells the objects of one image apart, from probabilities and labels, in validation.
     """
 
@@ -62,12 +66,15 @@ class SegmentationModule(L.LightningModule):
         monitor: str = "val/iou",
         channels_last: bool = True,
         compiled: bool = False,
+        recompute: bool | Literal["auto"] = "auto",
         decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
+        # a compiled network decides that itself
+        self.recompute: bool | Literal["auto"] = False if compiled else recompute
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -81,7 +88,9 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """The loss of the head, plus the weighted losses of the auxiliary heads."""
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        logits = self.all_logits(image)  # [(B, num_logits, H, W)]
+        recompute = image.device.type == "cpu" if self.recompute == "auto" else self.recompute
+        with recomputed_activations(self.model) if recompute else nullcontext():
+            logits = self.all_logits(image)  # [(B, num_logits, H, W)]
         target, weight = batch["target"], batch.get("weight")  # (B, H, W)
         loss = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):

@@ -103,6 +103,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         settings.monitor,
         settings.trainer.channels_last,
         settings.trainer.compile,
+        settings.trainer.recompute,
         _decoder(settings, target, mode),
     )
     transform = _transform(settings, model, card.background)

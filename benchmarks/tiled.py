@@ -1,9 +1,9 @@
 """Large images in tiles against MONAI's sliding_window_inference: python benchmarks/tiled.py
 
-The same network (a U-Net of segkit with random weights), tiles, overlap, Gaussian weights and
-batch, from an image of 8 bits in memory to probabilities and labels of all of it. Each candidate
-lives in a process of its own, and they take turns; the largest difference of their probabilities is
-told. --image names a picture whose texture is repeated; else it is drawn cells.
+The same network (a U-Net of segkit with random weights), tiles, overlap and Gaussian weights, from
+an image of 8 bits in memory to probabilities and labels of all of it. Each candidate lives in a
+process of its own, and they take turns; the largest difference of their probabilities is told.
+--image names a picture whose texture is repeated; else it is drawn cells.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segkit.allocator import keep_freed_memory
 from segkit.benchmarking.child import Candidate
 from segkit.benchmarking.networks import Facts, bare_card, build
 from segkit.benchmarking.process import Measured, Spec
@@ -72,7 +73,7 @@ def network(encoder: str, tile: int) -> Segmenter:
 
 
 def segkit_tiled(
-    image: str, encoder: str, tile: int, overlap: float, batch: int, result: str, windows: bool
+    image: str, encoder: str, tile: int, overlap: float, result: str, windows: bool
 ) -> Candidate:
     """By segkit's predictor: in memory, or by windows into an array of labels.
 
@@ -81,16 +82,16 @@ def segkit_tiled(
         encoder: Name of the encoder.
         tile: Side of the tiles.
         overlap: Share of a tile that it has in common with the next.
-        batch: Tiles in a batch.
         result: Where the probabilities go, a file of numpy.
         windows: Whether only labels are kept, and the rest is forgotten row by row.
     """
+    keep_freed_memory()  # as the commands do
     model = network(encoder, tile)
     facts = Facts(model)
     card = replace(
         bare_card(model, {"name": encoder}, NECK, tile, 1, "uint8", 255.0), target=TARGET
     )
-    predictor = Predictor(TorchNetwork(model, card, "cpu", tile, batch), overlap=overlap)
+    predictor = Predictor(TorchNetwork(model, card, "cpu", tile), overlap=overlap)
     del model
     pixels: NDArray[np.uint8] = np.load(image)
     predictor(pixels[: 2 * tile, : 2 * tile])  # warm
@@ -239,16 +240,17 @@ def cases(options: Any, folder: Path) -> list[Case]:
             "encoder": options.encoder,
             "tile": options.tile,
             "overlap": overlap,
-            "batch": options.batch,
         }
+        plain = {"batch": options.batch, "buffered": False, "fast": False}
         ways: dict[str, tuple[str, dict[str, Any]]] = {
             OURS: ("segkit_tiled", {"windows": False}),
-            MONAI: ("monai_tiled", {"buffered": False, "fast": False}),
+            MONAI: ("monai_tiled", plain),
         }
         if number == 0:
             ways["segkit by windows"] = ("segkit_tiled", {"windows": True})
-            ways["monai buffered"] = ("monai_tiled", {"buffered": True, "fast": False})
-            ways["monai, segkit's network"] = ("monai_tiled", {"buffered": False, "fast": True})
+            ways["monai, batches of 1"] = ("monai_tiled", {**plain, "batch": 1})
+            ways["monai buffered"] = ("monai_tiled", {**plain, "buffered": True})
+            ways["monai, segkit's network"] = ("monai_tiled", {**plain, "fast": True})
         specs = {
             name: Spec(
                 f"{HERE}:{function}",
@@ -296,7 +298,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096, help="of the large image, in pixels")
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--overlaps", type=float, nargs="+", default=[0.25, 0.5])
-    parser.add_argument("--batch", type=int, default=4, help="tiles in a batch")
+    parser.add_argument("--batch", type=int, default=4, help="tiles in a batch of MONAI's")
     parser.add_argument("--encoder", default="resnet18")
     options = parser.parse_args()
     require_peers("monai")
@@ -320,7 +322,7 @@ def main() -> None:
             machine,
             {**shown, "image": options.image.name if options.image else "drawn cells"},
             sections,
-            [f"U-Net with {options.encoder}, random weights, batches of {options.batch}. {WHAT}"],
+            [f"U-Net with {options.encoder}, random weights. {WHAT.format(options.batch)}"],
             raw=raw(found),
         )
         finish(results, options.output, "tiled")
@@ -330,10 +332,11 @@ def main() -> None:
 
 WHAT = (
     "From an image of 8 bits in memory to probabilities and labels. `monai` is"
-    " sliding_window_inference with Gaussian weights as its users run it (eval, no_grad), on the"
-    " network as its architecture says it; `monai, segkit's network` is the same on the network"
-    " that segkit itself runs (folded, channels_last), which leaves the tiling to compare. `segkit"
-    " by windows` keeps labels alone."
+    " sliding_window_inference with Gaussian weights as its users run it (eval, no_grad), in"
+    " batches of {}, on the network as its architecture says it; segkit plans its batches itself"
+    " and takes tiles of this size one by one on a CPU. `monai, segkit's network` is the same on the"
+    " network that segkit itself runs (folded, channels_last), which leaves the tiling to compare."
+    " `segkit by windows` keeps labels alone."
 )
 MEMORY = (
     "Megabytes above those of the imports, while it runs: the network, the image of 8 bits and the"

@@ -11,7 +11,7 @@ SIDE = 1024
 """Side of the largest window where memory is no question."""
 SHARE = 0.25
 """Part of the free memory that a batch may take."""
-BATCH_PIXELS = {"cpu": 1024 * 1024, "cuda": 32 * 1024 * 1024}
+BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 32 * 1024 * 1024}
 """What a batch holds at most: beyond that nothing gets faster."""
 
 

@@ -297,9 +297,9 @@ WHAT = (
     "`smp` runs as its users run it: contiguous, eval and no_grad; `smp channels_last` is its"
     " better setting, with inference_mode. Inference is from an array of numpy to probabilities; a"
     " training step is forward, Dice + cross-entropy, backward and AdamW. segkit's commands keep"
-    " freed memory for the next step; `memory kept` shows what SMP would gain of that. SMP's U-Net has segkit's"
-    " 1x1 head here in the place of its 3x3 one, and its FPN no dropout: it does no work that"
-    " segkit does not."
+    " freed memory for the next step; `memory kept` shows what SMP would gain of that. SMP's U-Net"
+    " has segkit's 1x1 head here in the place of its 3x3 one, and its FPN no dropout: it does no"
+    " work that segkit does not."
 )
 SAME = [
     "The U-Nets have the same blocks: with SMP's weights segkit gives SMP's logits (the largest"

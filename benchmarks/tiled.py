@@ -334,9 +334,9 @@ WHAT = (
     "From an image of 8 bits in memory to probabilities and labels. `monai` is"
     " sliding_window_inference with Gaussian weights as its users run it (eval, no_grad), in"
     " batches of {}, on the network as its architecture says it; segkit plans its batches itself"
-    " and takes tiles of this size one by one on a CPU. `monai, segkit's network` is the same on the"
-    " network that segkit itself runs (folded, channels_last), which leaves the tiling to compare."
-    " `segkit by windows` keeps labels alone."
+    " and takes tiles of this size one by one on a CPU. `monai, segkit's network` is the same on"
+    " the network that segkit itself runs (folded, channels_last), which leaves the tiling to"
+    " compare. `segkit by windows` keeps labels alone."
 )
 MEMORY = (
     "Megabytes above those of the imports, while it runs: the network, the image of 8 bits and the"

@@ -52,6 +52,8 @@ class _Recipe:
         given: (B, C, H, W), what the norm was given. The norm keeps it anyway.
         norm: The norm.
         rectified: Whether a ReLU follows.
+        uses: For how many operations of the backward pass the map was asked to be kept.
+        shared: The map between the two uses that a chain of layers has, one right after the other.
     """
 
     storage: StorageWeakRef
@@ -60,12 +62,23 @@ class _Recipe:
     given: Tensor
     norm: nn.BatchNorm2d | nn.GroupNorm
     rectified: bool = False
+    uses: int = 0
+    shared: Tensor | None = None
 
     def makes(self, x: Tensor) -> bool:
         """Whether it makes this tensor."""
         # torch gives it no types
         alive = not self.storage.expired()  # type: ignore[no-untyped-call]
         return alive and x._version == self.version and _layout(x) == self.layout
+
+    def again(self) -> Tensor:
+        """The map, for one of its uses."""
+        made, self.shared = self.shared, None
+        if made is None:
+            made = self.make()
+            if self.uses == 2:
+                self.shared = made
+        return made
 
     @torch.no_grad()
     def make(self) -> Tensor:
@@ -107,6 +120,7 @@ class _Kept:
     def pack(self, x: Tensor) -> _Packed:
         recipe = self._recipes.get(x.data_ptr())
         if recipe is not None and recipe.makes(x):
+            recipe.uses += 1
             return recipe, recipe.given, recipe.given._version
         return None, x, x._version
 
@@ -123,7 +137,7 @@ def _unpack(packed: _Packed) -> Tensor:
             " the operation that needs it: write that operation of the network without 'inplace'"
             " or '_'."
         )
-    return kept if recipe is None else recipe.make()
+    return kept if recipe is None else recipe.again()
 
 
 def _layout(x: Tensor) -> tuple[object, ...]:

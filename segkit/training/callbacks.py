@@ -33,11 +33,15 @@ class ExponentialAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(mean: Tensor, current: Tensor, count: Tensor) -> Tensor:
-            kept = torch.clamp((1 + count) / (10 + count), max=decay)
-            return mean + (1 - kept.to(mean.device)) * (current - mean)
+        def average(means: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor) -> None:
+            new = 1 - torch.clamp((1 + count) / (10 + count), max=decay)
+            for mean, current in zip(means, currents, strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(current, new.to(mean))  # in place: as large as the network
+                else:  # a count of batches
+                    mean.copy_(current)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
         self._swapped = False
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

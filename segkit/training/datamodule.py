@@ -188,8 +188,13 @@ class SegmentationData(L.LightningDataModule):
 
 
 def default_workers() -> int:
-    """As many processes as there are spare cores."""
-    return min(8, usable_cores() - 1)  # the main process computes: leave it a core
+    """As many processes as there are spare cores.
+
+    Two cores that compute have none to spare: each batch waits for the slower of their threads.
+    """
+    cores = usable_cores()
+    on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return min(8, cores - 1) if on_gpu or cores > 2 else 0
 
 
 def _new_cache() -> ArrayCache | None:

@@ -101,6 +101,9 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
     }
+    # Memory that no operation here reads before it was written need not be filled for that.
+    # torch gives it no types
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return L.Trainer(**arguments)
     except (ValueError, MisconfigurationException) as error:

@@ -201,8 +201,16 @@ def test_the_processes_of_a_machine_share_one(
 
 
 def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, workers in ((1, 0), (2, 1), (6, 5), (64, 8)):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for cores, gpu, workers in (
+        (1, False, 0),
+        (2, False, 0),
+        (2, True, 1),
+        (6, False, 5),
+        (64, True, 8),
+    ):
         monkeypatch.setattr(datamodule, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert datamodule.default_workers() == workers
         assert data(num_workers=None).workers == workers
         assert data(num_workers=3).workers == 3

@@ -219,12 +219,15 @@ def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
 def test_the_average_follows_its_formula():
     from segkit.training.callbacks import ExponentialAverage
 
-    average = ExponentialAverage(0.5)._kwargs["avg_fn"]
-    mean, current = torch.tensor([0.0]), torch.tensor([1.0])
+    update = ExponentialAverage(0.5)._kwargs["multi_avg_fn"]
     # decay min(0.5, (1 + n) / (10 + n)): 0.1 at first, 0.5 from n = 8 on
-    assert average(mean, current, torch.tensor(0)).item() == pytest.approx(0.9)
-    assert average(mean, current, torch.tensor(8)).item() == pytest.approx(0.5)
-    assert average(mean, current, torch.tensor(99)).item() == pytest.approx(0.5)
+    for count, expected in ((0, 0.9), (8, 0.5), (99, 0.5)):
+        means = [torch.tensor([0.0]), torch.tensor([0.0], dtype=torch.bfloat16), torch.tensor(3)]
+        currents = [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor(7)]
+        update(means, currents, torch.tensor(count))
+        assert means[0].item() == pytest.approx(expected)
+        assert means[1].item() == pytest.approx(expected, abs=4e-3)
+        assert means[2].item() == 7  # batches that a norm has seen are not averaged
 
 
 def test_training_stops_early(tmp_path):

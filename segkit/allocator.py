@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -25,6 +24,8 @@ def keep_freed_memory() -> None:
         return
     if not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names:
         return
+    import ctypes  # not for --help and --cfg
+
     allocator = ctypes.CDLL(None)
     allocator.mallopt(_MMAP_THRESHOLD, _NEVER)
     allocator.mallopt(_TRIM_THRESHOLD, _NEVER)

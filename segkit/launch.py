@@ -43,13 +43,13 @@ def launch(command: str, target: str) -> None:
         _print_help(command)
         return
     prepare()
-    keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us; we show them
     failed: list[int] = []
 
     @hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=command)
     def run(config: DictConfig) -> None:
         module, _, function = target.partition(":")
+        keep_freed_memory()
         try:
             named = list(HydraConfig.get().overrides.task)
             plugins.require_named(plugins.listed(config.get("plugins")), named)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -113,9 +113,12 @@ class _Kept:
         self._recipes[output.data_ptr()] = recipe
 
     def before_relu(self, relu: nn.Module, args: tuple[Tensor]) -> None:
-        recipe = self._recipes.get(args[0].data_ptr())
+        place = args[0].data_ptr()
+        recipe = self._recipes.get(place)
         if recipe is not None and not recipe.rectified and recipe.makes(args[0]):
-            recipe.version, recipe.rectified = recipe.version + 1, True
+            # another one: what came before the ReLU may have been asked for already
+            after = replace(recipe, version=recipe.version + 1, rectified=True, uses=0)
+            self._recipes[place] = after
 
     def pack(self, x: Tensor) -> _Packed:
         recipe = self._recipes.get(x.data_ptr())

@@ -80,6 +80,20 @@ def test_views_and_memory_that_is_used_again_are_told_apart() -> None:
     assert_equal(gradients(model, image, recompute=False), gradients(model, image, recompute=True))
 
 
+def test_a_norms_result_that_was_used_before_the_relu_stays_what_it_was() -> None:
+    torch.manual_seed(0)
+    norm, relu = nn.BatchNorm2d(3), nn.ReLU(inplace=True)
+    image = torch.randn(2, 3, 4, 4, requires_grad=True)
+    z = norm(image)
+    (plain,) = torch.autograd.grad((z * z * torch.relu(z)).sum(), image)
+    with recomputed_activations(nn.Sequential(norm, relu)):
+        z = norm(image)
+        y = z * z  # torch itself would say that it was changed in place
+        loss = (y * relu(z)).sum()
+    (again,) = torch.autograd.grad(loss, image)
+    torch.testing.assert_close(again, plain)
+
+
 @pytest.mark.parametrize("late", ["given", "other"])
 def test_what_is_changed_too_late_is_an_error_as_without_it(late: str) -> None:
     class Late(nn.Module):

@@ -36,6 +36,7 @@ from segkit.benchmarking.side_by_side import (
     raw,
     require_peers,
     run_cases,
+    settings_of,
     target_rows,
     time_rows,
 )
@@ -283,7 +284,7 @@ def main() -> None:
             "Networks against segmentation-models-pytorch",
             command_line("benchmarks/networks.py"),
             machine,
-            {key: str(value) for key, value in vars(options).items()},
+            settings_of(options),
             sections,
             [WHAT],
             raw=raw(found),

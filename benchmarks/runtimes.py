@@ -29,6 +29,7 @@ from segkit.benchmarking.side_by_side import (
     raw,
     require_peers,
     run_cases,
+    settings_of,
     time_rows,
 )
 from segkit.errors import SegkitError
@@ -167,7 +168,7 @@ def main() -> None:
             "Exported networks against those of segmentation-models-pytorch",
             command_line("benchmarks/runtimes.py"),
             machine,
-            {key: str(value) for key, value in vars(options).items()},
+            settings_of(options),
             [
                 Section("The files", same, [SAME]),
                 Section("Time", time_rows(wanted, found, rates), failures(found)),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from segkit.benchmarking.machine import machine_facts
 from segkit.benchmarking.results import Results, Section, command_line
-from segkit.benchmarking.side_by_side import arguments, chosen_names, finish
+from segkit.benchmarking.side_by_side import arguments, chosen_names, finish, settings_of
 from segkit.benchmarking.timing import MeasurementError, alternate, ratio, timed
 from segkit.errors import SegkitError
 
@@ -116,7 +116,7 @@ def main() -> None:
             "How long the commands take to begin",
             command_line("benchmarks/startup.py"),
             machine_facts(),
-            {key: str(value) for key, value in vars(options).items()},
+            settings_of(options),
             [Section("", rows)],
             [WHAT],
             raw=raw,

@@ -39,6 +39,7 @@ from segkit.benchmarking.side_by_side import (
     raw,
     require_peers,
     run_cases,
+    settings_of,
     target_rows,
     time_rows,
 )
@@ -315,12 +316,14 @@ def main() -> None:
                 Section("The same results", difference_rows(wanted, found), [SAME]),
                 Section("What is wanted", target_rows(wanted, found)),
             ]
-        shown = {key: str(value) for key, value in vars(options).items() if key != "image"}
         results = Results(
             "Large images in tiles against MONAI",
             command_line("benchmarks/tiled.py"),
             machine,
-            {**shown, "image": options.image.name if options.image else "drawn cells"},
+            {
+                **settings_of(options),
+                "image": options.image.name if options.image else "drawn cells",
+            },
             sections,
             [f"U-Net with {options.encoder}, random weights. {WHAT.format(options.batch)}"],
             raw=raw(found),

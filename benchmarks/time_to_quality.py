@@ -37,7 +37,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
 
 from segkit.benchmarking.machine import machine_facts
-from segkit.benchmarking.results import Results, Section, command_line
+from segkit.benchmarking.results import Results, Section
 from segkit.benchmarking.side_by_side import FOLDER, require_peers
 from segkit.config import compose
 from segkit.data.checking import DataSummary, check
@@ -313,7 +313,7 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
         write_whole(options.output / f"time_to_quality_{name}.svg", drawing)
     results = Results(
         "Quality after a few minutes",
-        command_line("benchmarks/time_to_quality.py"),
+        " ".join(["python benchmarks/time_to_quality.py", *(f"--{name} DIR" for name in present)]),
         machine_facts("cpu"),
         {"minutes": options.minutes, "seeds": options.seeds},
         [

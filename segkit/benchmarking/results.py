@@ -103,8 +103,14 @@ class Results:
 
 
 def command_line(module: str) -> str:
-    """What the user typed to run a module or a script, without the paths of this machine."""
-    return " ".join(["python", module, *(shlex.quote(word) for word in sys.argv[1:])])
+    """What the user typed to run a module or a script, but for where the results go."""
+    words, typed = [], iter(sys.argv[1:])
+    for word in typed:
+        if word == "--output":
+            next(typed, None)
+        elif not word.startswith("--output="):
+            words.append(shlex.quote(word))
+    return " ".join(["python", module, *words])
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

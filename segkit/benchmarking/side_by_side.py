@@ -206,6 +206,11 @@ def raw(found: Mapping[str, Mapping[str, Measured]]) -> dict[str, Any]:
     }
 
 
+def settings_of(options: argparse.Namespace) -> dict[str, str]:
+    """What was asked for, but for where the results go."""
+    return {key: str(value) for key, value in vars(options).items() if key != "output"}
+
+
 def finish(results: Results, folder: Path, name: str) -> None:
     """Print the tables and write the files.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from segkit.benchmarking.plot import Bar, draw_bars
 from segkit.benchmarking.process import Measured, Spec
-from segkit.benchmarking.results import Results, Section, cell, markdown_table
+from segkit.benchmarking.results import Results, Section, cell, command_line, markdown_table
 from segkit.benchmarking.roofline import Rates
 from segkit.benchmarking.side_by_side import (
     Case,
@@ -179,3 +180,19 @@ def test_a_failure_is_written_where_its_bar_would_be():
 def test_the_picture_is_wide_enough_for_its_notes():
     bar = Bar("g", "a", (255, 0, 0), {"ms": 1.0})
     assert picture([bar], ["long " * 60]).shape[1] > picture([bar]).shape[1]
+
+
+def test_the_command_is_told_without_where_its_results_went(monkeypatch) -> None:
+    typed = [
+        "networks.py",
+        "--rounds",
+        "3",
+        "--output",
+        "/home/me/x",
+        "--only",
+        "unet r",
+        "--output=y",
+    ]
+    monkeypatch.setattr(sys, "argv", typed)
+    said = command_line("benchmarks/networks.py")
+    assert said == "python benchmarks/networks.py --rounds 3 --only 'unet r'"

@@ -13,8 +13,7 @@ both are scored here, on the whole validation images.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
+import math
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from segkit.benchmarking.machine import machine_facts
 from segkit.benchmarking.results import Results, Section
-from segkit.benchmarking.side_by_side import FOLDER, require_peers
+from segkit.benchmarking.side_by_side import FOLDER, finish, require_peers
 from segkit.config import compose
 from segkit.data.checking import DataSummary, check
 from segkit.data.source import DataSource
@@ -48,6 +47,7 @@ from segkit.files import make_folder, write_whole
 from segkit.inference.loading import load
 from segkit.losses import Loss
 from segkit.report.curves import chart
+from segkit.report.table import read_csv
 from segkit.training.budget import Budget
 from segkit.training.callbacks import History
 from segkit.training.datamodule import default_workers
@@ -56,6 +56,8 @@ from segkit.validation import validate
 
 EXPERIMENTS = {"isbi2012": "isbi2012_modern", "dsb2018": "dsb2018"}
 """The default of segkit for each set."""
+ALONE = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white; color: black"'
+"""A drawing that is in no page, whose colours it would take."""
 SIDES = 32
 """Images of SMP's must be multiples of that."""
 
@@ -125,7 +127,7 @@ class PlainLoop(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Those of segkit, by its config."""
         s = self.settings
-        options = {k: v for k, v in s.optimizer.options.items() if k != "encoder_lr_factor"}
+        options = {k: v for k, v in s.optimizer.options.items() if "lr_factor" not in k}
         optimizer = torch.optim.AdamW(self.parameters(), **options)
         course = Schedule.build(s.scheduler.name, **s.scheduler.options)
         schedule = LambdaLR(optimizer, lambda _: course.factor(self.budget.progress))
@@ -233,17 +235,11 @@ def run(who: str, name: str, root: Path, seed: int, minutes: float, folder: Path
     (folder / "done").touch()
 
 
-def curve(folder: Path) -> list[tuple[float, float]]:
-    """(minutes, IoU) of the validations of a run."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [(float(r["seconds"]) / 60, float(r["val/iou"])) for r in rows if r.get("val/iou")]
-
-
-def steps_of(folder: Path) -> int:
-    """Optimizer steps of a run."""
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return int([row["step"] for row in csv.DictReader(file)][-1])
+def history_of(folder: Path) -> tuple[int, list[tuple[float, float]]]:
+    """The optimizer steps of a run, and (minutes, IoU) of its validations."""
+    rows = read_csv(folder / "metrics.csv")
+    points = [(float(str(r["seconds"])) / 60, float(str(r["val/iou"]))) for r in rows]
+    return int(str(rows[-1]["step"])), [point for point in points if not math.isnan(point[1])]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -280,53 +276,49 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
     """All runs, and the files of the results."""
     rows: list[dict[str, object]] = []
     raw: dict[str, Any] = {}
+    make_folder(options.output)
     for name, root in present.items():
-        found: dict[str, list[float]] = {"segkit": [], "smp": []}
-        steps: dict[str, list[int]] = {"segkit": [], "smp": []}
-        curves: dict[str, list[tuple[float, float]]] = {}
+        settings = validate(compose(overrides(name, root, 1, options.minutes)))
+        summary = found_data(settings)
+        found: dict[str, list[dict[str, Any]]] = {"segkit": [], "smp": []}
         for turn, seed in enumerate(options.seeds):
-            settings = validate(compose(overrides(name, root, seed, options.minutes)))
-            summary = found_data(settings)
-            order = list(found) if turn % 2 == 0 else list(found)[::-1]
-            for who in order:
+            for who in list(found)[:: 1 if turn % 2 == 0 else -1]:
                 folder = (options.runs / f"{name}-{who}-{seed}").resolve()
                 run(who, name, root, seed, options.minutes, folder)
-                found[who].append(score(who, folder, settings, summary))
-                steps[who].append(steps_of(folder))
-                curves[f"{who} {seed}"] = curve(folder)
-                print(f"{name} {who} seed {seed}: {found[who][-1]:.4f}, {steps[who][-1]} steps")
-        for who, values in found.items():
-            each = ", ".join(f"{value:.4f}" for value in values)
+                steps, curve = history_of(folder)
+                iou = score(who, folder, settings, summary)
+                found[who].append({"seed": seed, "iou": iou, "steps": steps, "curve": curve})
+                print(f"{name} {who} seed {seed}: {iou:.4f}, {steps} steps", flush=True)
+        raw[name] = found
+        for who, runs in found.items():
+            values = [one["iou"] for one in runs]
             rows.append(
                 {
                     "set": name,
                     "": who,
                     "foreground IoU": spread(values),
-                    "of each seed": each,
-                    "steps": round(statistics.mean(steps[who])),
+                    "of each seed": ", ".join(f"{value:.4f}" for value in values),
+                    "steps": round(statistics.mean(one["steps"] for one in runs)),
                 }
             )
-        raw[name] = {"scores": found, "steps": steps, "curves": curves}
-        title = f"{name}: foreground IoU of whole validation images"
-        drawing = chart(dict(sorted(curves.items())), title=title, x_label="minutes")
-        make_folder(options.output)
+        drawing = chart(
+            {f"{who}, seed {one['seed']}": one["curve"] for who in found for one in found[who]},
+            title=f"{name}: foreground IoU of the validation images",
+            x_label="minutes",
+        )
+        drawing = drawing.replace("<svg", ALONE, 1)
         write_whole(options.output / f"time_to_quality_{name}.svg", drawing)
+    pictures = [f"![{name}](time_to_quality_{name}.svg)" for name in present]
+    title = f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores"
     results = Results(
         "Quality after a few minutes",
         " ".join(["python benchmarks/time_to_quality.py", *(f"--{name} DIR" for name in present)]),
         machine_facts("cpu"),
         {"minutes": options.minutes, "seeds": options.seeds},
-        [
-            Section(
-                f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores",
-                rows,
-                [WHAT, *(f"![{name}](time_to_quality_{name}.svg)" for name in present)],
-            )
-        ],
+        [Section(title, rows, [WHAT, *pictures])],
         raw=raw,
     )
-    results.write(options.output, "time_to_quality")
-    print(json.dumps(rows, indent=2))
+    finish(results, options.output, "time_to_quality")
 
 
 WHAT = (

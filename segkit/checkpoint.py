@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import pickle
 import platform
 from pathlib import Path
@@ -15,7 +14,6 @@ from segkit import __version__
 from segkit.card import FORMAT, ModelCard
 from segkit.data.target import Target
 from segkit.errors import SegkitError, all_at_once
-from segkit.files import write_whole
 from segkit.models.encoders import Encoder
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.torch_files import fault
@@ -171,10 +169,7 @@ def _no_file(path: Path) -> str:
     return f"{path.resolve()} is a folder. Give the best.ckpt in the checkpoints of a run."
 
 
-def slim(path: Path) -> None:
-    """Drop all that only a resumed training needs, such as the state of the optimizer."""
-    stored = read_raw(path)
+def without_training(stored: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only a resumed training needs, such as the optimizer's state."""
     kept = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
-    buffer = io.BytesIO()
-    torch.save({key: stored[key] for key in kept if key in stored}, buffer)
-    write_whole(path, buffer.getvalue())
+    return {key: stored[key] for key in kept if key in stored}

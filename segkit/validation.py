@@ -224,6 +224,11 @@ def _check_target(config: TrainConfig) -> list[str]:
         problems.append(
             f"monitor={config.monitor} needs objects that are told apart: give {remedy}"
         )
+    if config.min_size and config.instances is None:
+        problems.append(
+            f"min_size={config.min_size} drops small objects, and none are told apart: give"
+            f" {remedy}, or leave min_size out"
+        )
     if "membranes" in config.metrics and (mode == "multilabel" or target.name != "labels"):
         problems.append(
             "metrics=[membranes] scores cells against the membranes between them: use"

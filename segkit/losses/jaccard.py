@@ -6,10 +6,9 @@ from torch import Tensor
 
 from segkit.losses.base import Loss
 from segkit.losses.regions import (
-    region_dims,
     region_mean,
-    regions,
     require_positive,
+    soft_counts,
     tversky_distance,
 )
 from segkit.losses.weights import region_weights
@@ -68,8 +67,7 @@ class Jaccard(Loss, name="jaccard"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        p, t, valid = regions(logits, truth, valid, self.mode)
-        dims = region_dims(self.per_image)
+        counts, counted = soft_counts(logits, truth, valid, self.mode, self.per_image)
         # The union is TP + FP + FN: Tversky's index with both weights 1.
-        losses = tversky_distance(p, t, 1.0, 1.0, self.smooth, dims)  # (C,) or (B, C)
-        return region_mean(losses, valid.any(dims), self.class_weights)
+        losses = tversky_distance(counts, 1.0, 1.0, self.smooth)  # (C,) or (B, C)
+        return region_mean(losses, counted, self.class_weights)

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from segkit.losses.base import Loss
 from segkit.losses.regions import (
-    region_dims,
     region_mean,
-    regions,
     require_positive,
+    soft_counts,
     tversky_distance,
 )
 from segkit.losses.weights import region_weights
@@ -83,12 +82,11 @@ class Tversky(Loss, name="tversky"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        p, t, valid = regions(logits, truth, valid, self.mode)
-        dims = region_dims(self.per_image)
-        losses = tversky_distance(p, t, self.alpha, self.beta, self.smooth, dims)  # (C,) or (B, C)
+        counts, counted = soft_counts(logits, truth, valid, self.mode, self.per_image)
+        losses = tversky_distance(counts, self.alpha, self.beta, self.smooth)  # (C,) or (B, C)
         if self.gamma != 1:
             losses = _power(losses, self.gamma)
-        return region_mean(losses, valid.any(dims), self.class_weights)
+        return region_mean(losses, counted, self.class_weights)
 
 
 def _power(x: Tensor, gamma: float) -> Tensor:

@@ -217,14 +217,14 @@ class History(L.Callback):
             if key.startswith(wanted)
         }
         steps = max(1, trainer.global_step - self._first_step)
-        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        groups = trainer.optimizers[0].param_groups
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
                 "seconds": round(time.monotonic() - self._began, 2),
                 "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
-                "lr": max(rates),
+                "lr": max(group["lr"] / group.get("lr_factor", 1.0) for group in groups),
                 **dict(sorted(values.items())),
             }
         )

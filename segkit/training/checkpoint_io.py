@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from segkit.checkpoint import without_training
 from segkit.errors import SegkitError
-from segkit.files import write_whole
+from segkit.files import written_whole
 
 
 class CheckpointNotWrittenError(SegkitError):
@@ -23,6 +23,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     Lightning's own way writes to the folder for temporary files and moves from there. Between two
     disks that is a copy, which leaves half a checkpoint in the place of the last good one when the
     disk is full.
+
+    best.ckpt is for prediction, and holds what that needs: a training is resumed from last.ckpt.
     """
 
     def save_checkpoint(
@@ -33,9 +35,23 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             CheckpointNotWrittenError: The disk is full, say.
         """
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        if Path(path).name == "best.ckpt":
+            checkpoint = without_training(checkpoint)
         try:
-            write_whole(path, buffer.getbuffer())
+            with written_whole(path) as file:
+                _save(checkpoint, file)
         except SegkitError as error:
             raise CheckpointNotWrittenError(str(error)) from error
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, that raises what the file raises: torch hides it behind an error of its own."""
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

@@ -112,9 +112,6 @@ def _loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> fl
 
 
 def _best(folder: Path) -> Path:
-    """The best checkpoint, without what only resuming needs; the last one if there is none."""
+    """The best checkpoint; the last one if there is none."""
     best = folder / "checkpoints" / "best.ckpt"
-    if not best.is_file():
-        return folder / "checkpoints" / "last.ckpt"
-    checkpoint.slim(best)
-    return best
+    return best if best.is_file() else folder / "checkpoints" / "last.ckpt"

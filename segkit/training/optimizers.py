@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,9 @@ from segkit.registry import Registrable
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+HeadFactor = Positive | Literal["auto"]
+WIDE = 128
+"""Inputs of each of a head's outputs from which on ``auto`` leaves its learning rate alone."""
 
 
 class Optimizer(Registrable, ABC, family="optimizer"):
@@ -25,11 +28,13 @@ class Optimizer(Registrable, ABC, family="optimizer"):
         lr: Learning rate of neck and heads.
         weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         encoder_lr_factor: Factor on the learning rate of the encoder.
+        head_lr_factor: That of the heads; see :class:`AdamW` for ``auto``.
     """
 
     lr: float
     weight_decay: float
     encoder_lr_factor: float
+    head_lr_factor: HeadFactor = 1.0
 
     @abstractmethod
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -37,7 +42,9 @@ class Optimizer(Registrable, ABC, family="optimizer"):
 
     def for_model(self, model: Segmenter) -> torch.optim.Optimizer:
         """The torch optimizer for what is to be trained of a network."""
-        groups = parameter_groups(model, self.lr, self.weight_decay, self.encoder_lr_factor)
+        groups = parameter_groups(
+            model, self.lr, self.weight_decay, self.encoder_lr_factor, self.head_lr_factor
+        )
         if not groups:
             raise SegkitError("nothing is left to train: every parameter is frozen.")
         return self.create(groups)
@@ -46,11 +53,19 @@ class Optimizer(Registrable, ABC, family="optimizer"):
 class AdamW(Optimizer, name="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
+    A step of Adam moves every weight by about the learning rate, whatever the gradient is, and so
+    the logits of a head over n channels by n times as much: over the 16 channels at the end of a
+    ResNet's U-Net they would need hundreds of steps to grow as large as probabilities near 0 and 1
+    need them. ``head_lr_factor=auto`` multiplies the learning rate of a narrow head by 128 / n, as
+    the rate of the last layer goes with 1 / n in Yang et al., "Tensor Programs V", 2022, table 3.
+
     Args:
         lr: Learning rate.
         weight_decay: Weight decay of kernels.
         betas: Decay of the two averages.
         encoder_lr_factor: Factor on the learning rate of the encoder.
+        head_lr_factor: Factor on that of the heads, or ``auto``: 128 / n where each output of a
+            head's narrowest convolution has n inputs, at least 1.
     """
 
     def __init__(
@@ -59,9 +74,10 @@ class AdamW(Optimizer, name="adamw"):
         weight_decay: NotNegative = 1e-2,
         betas: tuple[Beta, Beta] = (0.9, 0.999),
         encoder_lr_factor: Positive = 1.0,
+        head_lr_factor: HeadFactor = "auto",
     ) -> None:
-        self.lr, self.weight_decay = lr, weight_decay
-        self.betas, self.encoder_lr_factor = betas, encoder_lr_factor
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
+        self.encoder_lr_factor, self.head_lr_factor = encoder_lr_factor, head_lr_factor
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
@@ -112,20 +128,37 @@ def _in_one_pass(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def parameter_groups(
-    model: Segmenter, lr: float, weight_decay: float, encoder_lr_factor: float
+    model: Segmenter,
+    lr: float,
+    weight_decay: float,
+    encoder_lr_factor: float = 1.0,
+    head_lr_factor: HeadFactor = 1.0,
 ) -> list[dict[str, Any]]:
-    """Up to four groups: encoder and rest, with and without weight decay; no frozen parameters."""
-    encoder = {id(p) for p in model.encoder.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """A group for each learning rate, with and without weight decay; no frozen parameters.
+
+    A group's ``lr_factor`` is that of its learning rate.
+    """
+    factors = {id(p): encoder_lr_factor for p in model.encoder.parameters()}
+    for head in (model.head, *model.auxiliary):
+        factor = _for_width(head) if head_lr_factor == "auto" else head_lr_factor
+        factors |= {id(p): factor for p in head.parameters()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            key = id(parameter) in encoder, parameter.ndim > 1
+            key = factors.get(id(parameter), 1.0), parameter.ndim > 1
             groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": lr * (encoder_lr_factor if in_encoder else 1),
+            "lr": lr * factor,
+            "lr_factor": factor,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (in_encoder, decays), parameters in groups.items()
+        for (factor, decays), parameters in groups.items()
     ]
+
+
+def _for_width(head: nn.Module) -> float:
+    """The factor that ``auto`` stands for."""
+    inputs = [p[0].numel() for p in head.parameters() if p.ndim > 1]
+    return max(1.0, WIDE / min(inputs, default=WIDE))

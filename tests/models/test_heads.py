@@ -64,3 +64,13 @@ def test_labels_are_integers_and_dropout_is_of_training_alone(name):
 def test_wrong_numbers_of_classes(name, num_classes):
     with pytest.raises(SegkitError, match="num_classes"):
         Head.build(name, in_channels=4, num_classes=num_classes)
+
+
+@pytest.mark.parametrize("name", ["binary", "multiclass", "multilabel"])
+def test_weights_begin_as_those_of_the_neck(name):
+    """Normal, of deviation sqrt(2 / N) for N inputs (He et al. 2015); biases of 0."""
+    torch.manual_seed(0)
+    options = {} if name == "binary" else {"num_classes": 64}
+    head = Head.build(name, in_channels=4096, **options)
+    assert head.conv.weight.std().item() == pytest.approx((2 / 4096) ** 0.5, rel=0.05)
+    assert not head.conv.bias.any()

@@ -259,3 +259,11 @@ def test_real_weights_without_a_network(no_network):
             assert torch.equal(buffer, held[name]), name
     with pytest.raises(SegkitError, match="tf_efficientnet_lite0"):
         Encoder.build("resnet18", pretrained=REAL)
+
+
+def test_scales_of_zero_in_pretrained_weights_stay(tmp_path):
+    state = timm.create_model("resnet18").state_dict()
+    state["layer1.0.bn2.weight"].zero_()
+    safetensors.torch.save_file(state, tmp_path / "weights.safetensors")
+    encoder = Encoder.build("resnet18", pretrained=tmp_path / "weights.safetensors")
+    assert not encoder.backbone["layer1"][0].bn2.weight.any()

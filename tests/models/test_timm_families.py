@@ -237,3 +237,14 @@ def test_the_same_seed_gives_the_same_network(name):
         return list(create_model({"name": name, "pretrained": False}).parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(weights(), weights(), strict=True))
+
+
+def test_residual_blocks_take_part_from_the_first_step_unless_asked_not_to():
+    def scales(**options):
+        encoder = Encoder.build("resnet18", pretrained=False, **options)
+        stages = [encoder.backbone[f"layer{number}"] for number in (1, 2, 3, 4)]
+        return [float(stage[0].bn2.weight[0].detach()) for stage in stages]
+
+    assert scales() == [1.0] * 4
+    assert scales(timm_args={"zero_init_last": False}) == [1.0] * 4
+    assert scales(timm_args={"zero_init_last": True}) == [0.0] * 4

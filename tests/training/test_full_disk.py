@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from conftest import QUICK, train_quick
 
 import segkit
 from segkit.errors import SegkitError
-from segkit.files import write_whole
+from segkit.files import written_whole
 
 SMALL = ("encoder=unet", "encoder.width=4", "encoder.depth=2")
 LAST = "checkpoints/last.ckpt"
@@ -36,18 +37,18 @@ def fill(monkeypatch):
             if done >= writing:
                 raise OSError(28, "No space left on device")
 
-        def write(path, data):
+        @contextmanager
+        def written(path):
             nonlocal done
-            if str(path).endswith(name):
-                done += 1
-                with monkeypatch.context() as patch:
+            done += str(path).endswith(name)
+            with monkeypatch.context() as patch:
+                if str(path).endswith(name):
                     patch.setattr("segkit.files.os.fsync", fsync)
-                    write_whole(path, data)
-            else:
-                write_whole(path, data)
+                with written_whole(path) as file:
+                    yield file
 
-        for module in ("segkit.training.checkpoint_io", "segkit.report.table"):
-            monkeypatch.setattr(f"{module}.write_whole", write)
+        for module in ("segkit.training.checkpoint_io", "segkit.files"):
+            monkeypatch.setattr(f"{module}.written_whole", written)
 
     return full
 
@@ -91,8 +92,8 @@ def test_what_ended_a_training_is_told_although_its_checkpoint_cannot_be_written
     """The table of metrics is the first that finds the disk full."""
     fill("metrics.csv", 2)
     monkeypatch.setattr(
-        "segkit.training.checkpoint_io.write_whole",
-        lambda path, data: write_whole(path, data) if not (tmp_path / LAST).exists() else full(),
+        "segkit.training.checkpoint_io.written_whole",
+        lambda path: written_whole(path) if not (tmp_path / LAST).exists() else full(),
     )
 
     def full() -> None:

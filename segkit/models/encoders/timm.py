@@ -51,6 +51,8 @@ class TimmEncoder(Encoder, name="timm"):
         blocks: How a plain transformer makes its pyramid: "several" takes evenly spaced blocks,
             "last" the last one only (ViTDet).
         timm_args: Further arguments of ``timm.create_model``, such as ``{drop_path_rate: 0.1}``.
+            Without pretrained weights, norms that timm starts at 0 start at 1, unless
+            ``zero_init_last`` is among them.
 
     Raises:
         SegkitError: There is no such model, it cannot be an encoder, or the weights do not fit it.
@@ -93,6 +95,8 @@ class TimmEncoder(Encoder, name="timm"):
                 self.pretrained_from = str(pretrained)
             if len(config.get("mean", ())) == in_channels:
                 self.input_stats = tuple(config["mean"]), tuple(config["std"])
+        elif "zero_init_last" not in (timm_args or {}):
+            _start_blocks(self.backbone)
 
         if depth is not None:
             side = 2 * found.multiple
@@ -126,6 +130,19 @@ class TimmEncoder(Encoder, name="timm"):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters of the timm model, without those of the pyramid of a plain transformer."""
         return list(self.backbone.parameters())
+
+
+def _start_blocks(backbone: nn.Module) -> None:
+    """Let residual blocks take part from the first step on.
+
+    timm starts the last norm of each with a scale of 0 (Goyal et al., "Accurate, Large Minibatch
+    SGD", 2017), for long trainings in large batches. The short ones from scratch that segmentation
+    has learn faster from 1, as the ResNets of 2015 began.
+    """
+    for layer in backbone.modules():
+        scale = getattr(layer, "weight", None)
+        if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
+            nn.init.ones_(scale)
 
 
 def _pretrained_config(model: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.errors import SegkitError
+from segkit.models.conv import init_he
 from segkit.models.heads.base import Head
 from segkit.targets import decide
 
@@ -42,6 +43,7 @@ class BinaryHead(Head, name="binary"):
         self.num_classes, self.num_logits, self.threshold = 2, 1, threshold
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, 1, 1)
+        init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, 1, h, w)."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segkit.models.conv import init_he
 from segkit.models.heads.base import Head
 
 
@@ -32,6 +33,7 @@ class MulticlassHead(Head, name="multiclass"):
         self.num_classes = self.num_logits = num_classes
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, num_classes, 1)
+        init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, num_classes, h, w)."""

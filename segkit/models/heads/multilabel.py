@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segkit.models.conv import init_he
 from segkit.models.heads.base import Head
 from segkit.targets import decide
 
@@ -36,6 +37,7 @@ class MultilabelHead(Head, name="multilabel"):
         self.threshold = threshold
         self.dropout = nn.Dropout2d(dropout)
         self.conv = nn.Conv2d(in_channels, num_classes, 1)
+        init_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, num_classes, h, w)."""

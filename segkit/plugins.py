@@ -19,16 +19,36 @@ import traceback
 from collections.abc import Iterable
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segkit.errors import SegkitError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "segkit.plugins"
 
 
 def _found() -> list[EntryPoint]:
+    if not _announced():
+        return []
+    from importlib.metadata import entry_points
+
     return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
+def _announced() -> bool:
+    """Whether any package can have a plugin: importing ``importlib.metadata``, which knows those
+    that do, takes as long as all else of segkit that ``--cfg`` needs.
+    """
+    for place in map(Path, sys.path):
+        if place.is_file():  # an archive
+            return True
+        for pattern in ("*-info/entry_points.txt", "EGG-INFO/entry_points.txt"):
+            if any(GROUP.encode() in file.read_bytes() for file in place.glob(pattern)):
+                return True
+    return False
 
 
 @cache

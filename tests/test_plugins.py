@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import shutil
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -33,12 +33,19 @@ def family(monkeypatch):
 
 
 @pytest.fixture
-def installed(monkeypatch):
-    """Entry points by name and value, as if packages were installed."""
-    entries: list[EntryPoint] = []
-    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+def installed(tmp_path, monkeypatch):
+    """Installs packages that have an entry point of a name and a value."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
     plugins.load.cache_clear()
-    yield lambda name, value: entries.append(EntryPoint(name, value, plugins.GROUP))
+
+    def install(name: str, value: str) -> None:
+        facts = tmp_path / "site" / f"{value}-1.0.dist-info"
+        facts.mkdir(parents=True)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {value}\nVersion: 1.0\n")
+        (facts / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {value}\n")
+        importlib.invalidate_caches()
+
+    yield install
     plugins.load.cache_clear()
 
 
@@ -66,6 +73,16 @@ def test_the_configs_of_a_plugin_are_found_without_importing_it(installed, packa
     installed("gone", "segkit_is_gone")
     assert plugins.conf_dirs() == [("toy", package / "conf")]
     assert "segkit_toy" not in sys.modules
+
+
+def test_a_plugin_in_an_archive_is_found(family, installed, package, tmp_path, monkeypatch):
+    installed("toy", "segkit_toy")
+    shutil.make_archive(str(tmp_path / "packages"), "zip", tmp_path / "site")
+    shutil.rmtree(tmp_path / "site")
+    assert family.names() == []
+    plugins.load.cache_clear()
+    monkeypatch.syspath_prepend(tmp_path / "packages.zip")
+    assert family.names() == ["toy"]
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(family, installed, package):

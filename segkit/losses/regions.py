@@ -82,7 +82,7 @@ def soft_counts(
         counted = valid.flatten(1).any(1, keepdim=True).expand_as(tp)  # (B, C)
     else:
         p, t, valid = regions(logits, truth, valid, mode)
-        tp, fp = (torch.where(t, p, 0).sum((2, 3)), torch.where(t, 0, p).sum((2, 3)))
+        tp, fp = torch.where(t, p, 0).sum((2, 3)), torch.where(t, 0, p).sum((2, 3))
         fn, counted = torch.where(t, 1 - p, 0).sum((2, 3)), valid.any(-1).any(-1)
     if per_image:
         return Counts(tp, fp, fn), counted

@@ -186,7 +186,8 @@ def test_there_is_no_seam(binary_run):
     at_edges = [edge - 1 for edge in edges]
     natural, blended, stitched = steps(512, 0), steps(64, 0.25), steps(64, 0)
     assert blended[at_edges].max() < 1.5 * natural.max()
-    assert stitched.max() > 2 * natural.max()
+    joints = slice(63, None, 64)  # of tiles without overlap
+    assert stitched[joints].mean() > 1.5 * natural[joints].mean()
 
 
 def test_context_is_seen_and_not_decided(binary_run):

@@ -245,6 +245,6 @@ def test_residual_blocks_take_part_from_the_first_step_unless_asked_not_to():
         stages = [encoder.backbone[f"layer{number}"] for number in (1, 2, 3, 4)]
         return [float(stage[0].bn2.weight[0].detach()) for stage in stages]
 
-    assert scales() == [1.0] * 4
+    assert scales() == pytest.approx([8**-0.5] * 4)  # of 8 blocks
     assert scales(timm_args={"zero_init_last": False}) == [1.0] * 4
     assert scales(timm_args={"zero_init_last": True}) == [0.0] * 4

@@ -51,7 +51,7 @@ class TimmEncoder(Encoder, name="timm"):
         blocks: How a plain transformer makes its pyramid: "several" takes evenly spaced blocks,
             "last" the last one only (ViTDet).
         timm_args: Further arguments of ``timm.create_model``, such as ``{drop_path_rate: 0.1}``.
-            Without pretrained weights, norms that timm starts at 0 start at 1, unless
+            Without pretrained weights, the norms that timm starts at 0 do not, unless
             ``zero_init_last`` is among them.
 
     Raises:
@@ -137,12 +137,16 @@ def _start_blocks(backbone: nn.Module) -> None:
 
     timm starts the last norm of each with a scale of 0 (Goyal et al., "Accurate, Large Minibatch
     SGD", 2017), for long trainings in large batches. The short ones from scratch that segmentation
-    has learn faster from 1, as the ResNets of 2015 began.
+    has learn faster from 1 / sqrt(N) for N blocks, which keeps the sum of them all at the size of
+    its input (De and Smith, "Batch Normalization Biases Residual Blocks Towards the Identity
+    Function in Deep Networks", 2020).
     """
-    for layer in backbone.modules():
-        scale = getattr(layer, "weight", None)
-        if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
-            nn.init.ones_(scale)
+    weights = [getattr(layer, "weight", None) for layer in backbone.modules()]
+    scales = [w for w in weights if isinstance(w, nn.Parameter) and w.ndim == 1]
+    # a network that is only measured has no numbers
+    idle = [scale for scale in scales if not (scale.is_meta or scale.any())]
+    for scale in idle:
+        nn.init.constant_(scale, len(idle) ** -0.5)
 
 
 def _pretrained_config(model: str) -> dict[str, Any]:

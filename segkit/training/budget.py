@@ -17,8 +17,8 @@ class Budget(L.Callback):
 
     The schedule of the learning rate follows :attr:`progress`, so that it is at its end when the
     time is. Validations count as time: the last one is taken off it, as long as the one before
-    took; and one that would bring them above a fifth of the time is left out. The time that a
-    resumed training took before counts.
+    took; and one is left out that would bring them above a fifth of the time, or would be followed
+    by less training than it takes itself. The time that a resumed training took before counts.
 
     Args:
         seconds: The time.
@@ -30,6 +30,7 @@ class Budget(L.Callback):
         self.elapsed = 0.0
         self._began = self._validation_began = 0.0
         self._validating = self._last = 0.0
+        self._epoch_began = self._epoch = 0.0
 
     @property
     def progress(self) -> float:
@@ -45,11 +46,15 @@ class Budget(L.Callback):
         due = (trainer.current_epoch + 1) % self.every == 0
         spent = self._validating + self._last
         affordable = not self._last or spent <= VALIDATION_SHARE * (self.elapsed + self._last)
-        trainer.check_val_every_n_epoch = 1 if due and affordable else NEVER
+        left = self.seconds - self.elapsed - self._epoch - self._last  # to train after this epoch
+        late = left < 2 * self._last
+        trainer.check_val_every_n_epoch = 1 if due and affordable and not late else NEVER
+        self._epoch_began = self.elapsed
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End the training, with a validation, when the time is over."""
         self.elapsed = _shared(trainer, time.monotonic() - self._began)
+        self._epoch = self.elapsed - self._epoch_began  # at its end: how long it took
         if self.progress >= 1:
             trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True

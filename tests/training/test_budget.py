@@ -74,6 +74,23 @@ def test_validations_take_a_fifth_of_the_time_at_most(clock):
     assert 0.1 < 10 * len(validated) / clock.now <= 0.21
 
 
+@pytest.mark.parametrize(("seconds", "validated"), [(100, [0, 1]), (70, [0]), (63, [0])])
+def test_a_validation_right_before_the_last_one_is_left_out(clock, seconds, validated):
+    callback, run = Budget(seconds), trainer()
+    callback.on_train_start(run, None)
+    due = []
+    for run.current_epoch in range(2):
+        callback.on_train_epoch_start(run, None)
+        clock.now += 30
+        callback.on_train_batch_end(run)
+        if run.check_val_every_n_epoch == 1 and not run.should_stop:
+            due.append(run.current_epoch)
+            callback.on_validation_start(run, None)
+            clock.now += 3
+            callback.on_validation_end(run, None)
+    assert due == validated
+
+
 def test_all_processes_go_by_the_clock_of_the_first(clock):
     """Their own clocks differ; all must decide alike, or some would wait in vain."""
     callback, run = Budget(100), trainer()

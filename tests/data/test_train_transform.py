@@ -58,6 +58,21 @@ def test_every_preset_works_on_any_channels(preset: str, dtype: str, channels: i
     np.testing.assert_array_equal(image, before)  # a source may hold it
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_dim_objects_stay_visible(preset: str, dtype: str) -> None:
+    """A shift by a share of the full scale would turn dark fluorescence images black."""
+    labels = np.zeros((64, 64), np.uint8)
+    labels[24:40, 24:40] = 1
+    image = np.where(labels, 40, 8).astype(np.uint8)[..., None]
+    image = image if dtype == "uint8" else image.astype(np.float32) / 255
+    full = 255 if dtype == "uint8" else 1
+    transform = TrainTransform((64, 64), PRESETS[preset])
+    for seed in range(60):
+        crop, target = transform(image, labels, seed)
+        assert crop[target == 1].mean() - crop[target == 0].mean() > 0.01 * full
+
+
 @pytest.mark.parametrize("options", WARPS, ids=lambda o: o["name"])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3, 5, 9])
 def test_what_is_warped_in_is_ignored(options: dict[str, Any], layers: int) -> None:

@@ -27,12 +27,12 @@ from segkit.benchmarking.results import Results, Section, command_line
 from segkit.benchmarking.roofline import BYTES_OF_ADAMW
 from segkit.benchmarking.side_by_side import (
     Case,
-    arguments,
     chosen,
     failures,
     finish,
     machine_of,
     memory_rows,
+    network_arguments,
     raw,
     require_peers,
     run_cases,
@@ -260,7 +260,7 @@ def architecture_rows(encoders: list[str]) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), rounds=6, warm_up=2)
+    parser = network_arguments(str(__doc__), rounds=6, warm_up=2)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
     parser.add_argument("--device", default="cpu")

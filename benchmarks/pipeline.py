@@ -1,18 +1,17 @@
 """Training crops a second, made, against a plain Dataset and MONAI's CacheDataset:
 
-OMP_NUM_THREADS=1 python benchmarks/pipeline.py [DIR] [--instances] [--augment light] [--workers 0]
+    python benchmarks/pipeline.py [DIR ...] [--instances DIR ...] [--augments light ...]
 
-DIR has images/ and masks/; without it the built-in cells are written as PNG files and taken. A crop
-counts when it stands in a batch as the network takes it: normalised float32 images, int64 labels.
+A DIR has images/ and masks/; without any, the built-in cells are written as PNG files and taken.
+A crop counts when it stands in a batch as the network takes it: normalised float32 images, int64
+labels.
 
-All give 256 x 256 crops with the same transforms of albumentations, in batches of 8. The plain
-Dataset is what a user writes: OpenCV reads the files, as it does in segkit, one Compose crops and
-augments, then images are normalised. MONAI's CacheDataset holds all images decoded in memory and
-cuts with its own RandSpatialCropd; MONAI has few of these transforms itself, and so runs the same
-ones of albumentations. Segkit reads from its cache, which one pass has filled before.
-
-They take turns, so that other programs on the machine slow all of them down; only the ratios,
-of the medians, say something then.
+All give 256 x 256 crops with the same transforms of albumentations, in batches of 8, each process
+with one thread. The plain Dataset is what a user writes: OpenCV reads the files, one Compose crops
+and augments, then images are normalised. MONAI's CacheDataset holds all
+images decoded in memory and cuts with its own RandSpatialCropd; MONAI has few of these transforms
+itself, and so runs the same ones of albumentations. Segkit reads from its cache, which one pass has
+filled before, and without it.
 """
 
 from __future__ import annotations
@@ -33,6 +32,17 @@ import torch
 import yaml
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from segkit.benchmarking.results import Results, Section, command_line
+from segkit.benchmarking.side_by_side import (
+    OURS,
+    arguments,
+    chosen_names,
+    finish,
+    machine_of,
+    require_peers,
+    settings_of,
+)
+from segkit.benchmarking.timing import Measure, alternate, ratio
 from segkit.config import conf_dir
 from segkit.data.builtin import CellsSource
 from segkit.data.cache import ArrayCache
@@ -44,8 +54,12 @@ from segkit.data.source import Sample
 from segkit.data.target import Labels
 from segkit.data.transforms import TrainTransform
 from segkit.data.writing import write_image, write_mask
+from segkit.errors import SegkitError
 
 CROP, BATCH = 256, 8
+PLAIN = "plain Dataset"
+LEAST = 2.0
+"""Times as many crops as a plain Dataset makes that are wanted."""
 Batches = Callable[[], Iterator[Any]]
 
 
@@ -107,13 +121,11 @@ def segkit(
     return lambda: (as_item(batch, norm) for batch in loader)
 
 
-def monai(data: Plain, augment: list[Any], workers: int) -> Batches | None:
-    try:
-        from monai.data import CacheDataset
-        from monai.data import DataLoader as MonaiLoader
-        from monai.transforms import Compose, Lambda, RandSpatialCropd, SpatialPadd
-    except ImportError:
-        return None
+def monai(data: Plain, augment: list[Any], workers: int) -> Batches:
+    from monai.data import CacheDataset
+    from monai.data import DataLoader as MonaiLoader
+    from monai.transforms import Compose, Lambda, RandSpatialCropd, SpatialPadd
+
     steps = A.Compose(augment)
 
     def read(index: int) -> dict[str, np.ndarray]:
@@ -144,18 +156,23 @@ def monai(data: Plain, augment: list[Any], workers: int) -> Batches | None:
     return lambda: iter(loader)
 
 
-def crops_a_second(batches: Batches, seconds: float) -> float:
+def seconds_a_crop(batches: Batches, seconds: float) -> Measure:
     """Whole epochs, until the time is over."""
-    count, began = 0, time.perf_counter()
-    while (spent := time.perf_counter() - began) < seconds or not count:
-        count += BATCH * sum(1 for _ in batches())
-    return count / spent
+
+    def measure() -> float:
+        count, began = 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds or not count:
+            count += BATCH * sum(1 for _ in batches())
+        return spent / count
+
+    return measure
 
 
 def drawn(folder: Path) -> Path:
     """The built-in cells as files, 512 x 512."""
     source = CellsSource("binary", train=32, val=0, test=0, size=(512, 512), instances=True)
-    (folder / "images").mkdir()
+    folder = folder / "built-in" / "cells"
+    (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     for sample in source.splits()["train"]:
         write_image(folder / "images" / f"{sample.name}.png", source.read_image(sample))
@@ -163,62 +180,131 @@ def drawn(folder: Path) -> Path:
     return folder
 
 
-def measure(root: Path, options: argparse.Namespace) -> None:
-    source = FolderSource("binary", root=root, instances=options.instances, val_fraction=0)
-    summary = check(source, "binary", needed=("train",))
-    samples = summary.splits["train"]
-    if summary.normalization.dtype != "uint8":
-        sys.exit("the plain Dataset of this comparison reads images of 8 bits")
-    preset = conf_dir() / "augment" / f"{options.augment}.yaml"
-    augment = yaml.safe_load(preset.read_text(encoding="utf-8"))["transforms"]
-    built = TrainTransform((CROP, CROP), augment)._steps
+def candidates(
+    source: FolderSource, summary: DataSummary, augment: str, cache: ArrayCache, workers: int
+) -> dict[str, Batches]:
+    """What is compared: ours first, then what it is held against."""
+    preset = (conf_dir() / "augment" / f"{augment}.yaml").read_text(encoding="utf-8")
+    transforms = yaml.safe_load(preset)["transforms"]
+
+    def built() -> list[Any]:  # anew each time: steps belong to one Compose
+        return TrainTransform((CROP, CROP), transforms)._steps
+
     crop = [A.PadIfNeeded(CROP, CROP, border_mode=cv2.BORDER_CONSTANT), A.RandomCrop(CROP, CROP)]
-    data = Plain(samples, summary, [*crop, *built])
-    again = TrainTransform((CROP, CROP), augment)._steps  # steps belong to one Compose
-    cache = ArrayCache()
-    candidates: dict[str, Batches | None] = {
-        "segkit": segkit(source, summary, augment, cache, options.workers),
-        "plain Dataset": plain(data, options.workers),
-        "MONAI CacheDataset": monai(data, again, options.workers),
-        "segkit, data.cache=false": segkit(source, summary, augment, None, options.workers),
+    data = Plain(summary.splits["train"], summary, [*crop, *built()])
+    return {
+        OURS: segkit(source, summary, transforms, cache, workers),
+        PLAIN: plain(data, workers),
+        "MONAI CacheDataset": monai(data, built(), workers),
+        "segkit, data.cache=false": segkit(source, summary, transforms, None, workers),
     }
-    present = {name: batches for name, batches in candidates.items() if batches is not None}
-    for batches in present.values():  # fills the cache, starts the workers
-        for _ in batches():
-            pass
-    found: dict[str, list[float]] = {name: [] for name in present}
-    for number in range(options.rounds):
-        order = list(present) if number % 2 == 0 else list(reversed(present))
-        for name in order:
-            found[name].append(crops_a_second(present[name], options.seconds))
+
+
+def named(root: Path) -> str:
+    """What to call a set: its folder and the one around it."""
+    return "/".join(root.resolve().parts[-2:])
+
+
+def read_set(root: Path, instances: bool) -> tuple[FolderSource, DataSummary]:
+    """A folder of 8-bit images and what is known of it.
+
+    Raises:
+        SegkitError: It cannot be used.
+    """
+    source = FolderSource("binary", root=root, instances=instances, val_fraction=0)
+    summary = check(source, "binary", needed=("train",))
+    if summary.normalization.dtype != "uint8":
+        raise SegkitError(f"{root}: the plain Dataset of this comparison reads images of 8 bits.")
+    return source, summary
+
+
+def compare(
+    root: Path, augment: str, options: argparse.Namespace, copied: float
+) -> tuple[dict[str, object], dict[str, list[float]]]:
+    """A line of the table, and the seconds a crop of every turn.
+
+    Args:
+        root: Has the images and masks.
+        augment: A preset.
+        options: What was asked for.
+        copied: Bytes a second that this machine copies with one thread.
+    """
+    source, summary = read_set(root, root in options.instances)
+    cache = ArrayCache()
+    made = candidates(source, summary, augment, cache, options.workers)
+    measures = {name: seconds_a_crop(each, options.seconds) for name, each in made.items()}
+    found = alternate(measures, options.rounds, max(1, options.warm_up))  # one fills the cache
     cache.close()
-    medians = {name: statistics.median(values) for name, values in found.items()}
+    if found.failures:
+        raise SegkitError("; ".join(found.failures.values()))
     height, width = summary.measures.median
-    print(
-        f"{len(samples)} images, typically {height} x {width} x {summary.in_channels};"
-        f" augment={options.augment}, {options.workers} workers, {options.rounds} rounds\n"
-    )
-    print("| | crops a second | segkit / it |\n|---|---|---|")
-    for name, value in medians.items():
-        print(f"| {name} | {value:.0f} | {medians['segkit'] / value:.2f} |")
-    for name in candidates.keys() - present.keys():
-        print(f"| {name} | not installed: pip install 'segkit-torch[peers]' | |")
+    count = len(summary.splits["train"])
+    row: dict[str, object] = {
+        "set": named(root),
+        "images": f"{count} of {height} x {width} x {summary.in_channels}",
+        "augment": augment,
+    }
+    for name, seconds in found.seconds.items():
+        row[f"{name}, crops / s"] = 1 / statistics.median(seconds)
+    # A crop is read once in 8 bits, and written as float32 with labels of int64.
+    row["floor, crops / s"] = copied / (CROP**2 * (5 * summary.in_channels + 9))
+    for name, seconds in found.seconds.items():
+        if not name.startswith(OURS):
+            row[f"{OURS} makes, times {name}"] = str(ratio(seconds, found.seconds[OURS]))
+    row["of a plain Dataset at least"] = LEAST
+    return row, found.seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("root", type=Path, nargs="?", help="a folder with images/ and masks/")
-    parser.add_argument("--instances", action="store_true", help="masks hold ids of objects")
-    parser.add_argument("--augment", default="light", help="a preset of conf/augment")
+    parser = arguments(str(__doc__), rounds=8, warm_up=1)
+    parser.add_argument("roots", type=Path, nargs="*", help="folders with images/ and masks/")
+    parser.add_argument(
+        "--instances", type=Path, nargs="+", default=[], metavar="DIR",
+        help="likewise, with ids of objects in their masks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--augments", nargs="+", default=["none", "light", "medium"], help="presets of conf/augment"
+    )
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     options = parser.parse_args()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        measure(options.root or drawn(Path(folder)), options)
+    require_peers("monai")
+    try:
+        machine, rates = machine_of(threads=1)
+        cv2.setNumThreads(0)
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            roots = [*options.roots, *options.instances] or [drawn(Path(folder))]
+            names = {
+                f"{named(root)} {augment}": (root, augment)
+                for root in roots
+                for augment in options.augments
+            }
+            rows, raw = [], {}
+            for number, name in enumerate(wanted := chosen_names(list(names), options.only), 1):
+                print(f"[{number}/{len(wanted)}] {name}", flush=True)
+                row, raw[name] = compare(*names[name], options, rates.bytes)
+                rows.append(row)
+        results = Results(
+            "Training crops a second",
+            command_line("benchmarks/pipeline.py"),
+            machine,
+            settings_of(options),
+            [Section("", rows)],
+            [WHAT],
+            raw=raw,
+        )
+        finish(results, options.output, "pipeline")
+    except SegkitError as error:
+        sys.exit(f"error: {error}")
 
+
+WHAT = (
+    f"Crops of {CROP} x {CROP} in batches of {BATCH}, as the network takes them, from one process"
+    " with one thread. Segkit and MONAI have the set in memory; a plain Dataset decodes each image"
+    " when it is asked for. All have the same transforms. How many times as many crops segkit"
+    " makes is the median over the pairs of a round, with quartiles."
+)
 
 if __name__ == "__main__":
     main()

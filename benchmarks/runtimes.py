@@ -20,12 +20,12 @@ from segkit.benchmarking.process import Spec
 from segkit.benchmarking.results import Results, Section, command_line
 from segkit.benchmarking.side_by_side import (
     Case,
-    arguments,
     chosen,
     failures,
     finish,
     machine_of,
     memory_rows,
+    network_arguments,
     raw,
     require_peers,
     run_cases,
@@ -138,7 +138,7 @@ def difference(files: dict[str, Path]) -> float:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), rounds=10, warm_up=2)
+    parser = network_arguments(str(__doc__), rounds=10, warm_up=2)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
     options = parser.parse_args()

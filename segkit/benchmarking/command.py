@@ -165,7 +165,7 @@ def write(results: Sequence[Result], settings: BenchmarkConfig, machine: dict[st
         "What encoders and necks cost",
         " ".join(["python -m segkit.benchmark", *map(shlex.quote, overrides())]),
         machine,
-        settings.model_dump(mode="json"),
+        settings.model_dump(mode="json", exclude={"output"}),
         sections,
         [
             f"Milliseconds are of {images}, medians of {settings.rounds} runs in turns,"

@@ -47,12 +47,14 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
     """Random displacements of the nodes of a coarse grid, interpolated bicubically.
 
     U-Net (Ronneberger et al. 2015, section 3.1) draws them on 3 by 3 nodes from a Gaussian with a
-    standard deviation of 10 pixels. The grid spans the crop, so the same ``std`` bends a small crop
-    more strongly than a large one. Images are read bilinearly, masks from the nearest pixel, once:
-    a rotation in the same step does not blur images and fray masks a second time.
+    standard deviation of 10 pixels. Such a grid spans the crop, so the same ``std`` bends a small
+    crop more strongly than a large one; nodes at a ``spacing`` bend all alike. Images are read
+    bilinearly, masks from the nearest pixel, once: a rotation in the same step does not blur images
+    and fray masks a second time.
 
     Args:
-        grid: Nodes along each side.
+        grid: Nodes along each side, where there is no spacing.
+        spacing: About how many pixels lie between two nodes.
         std: Standard deviation of the nodes' displacements, of each coordinate, in pixels.
         rotate: Largest angle, in degrees either way, by which the crop is turned about its centre.
         border: What the image shows beyond its border: itself mirrored, or 0 ("constant"). Masks
@@ -66,6 +68,7 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
         """What albumentations checks the options against."""
 
         grid: Annotated[int, Field(ge=2)]
+        spacing: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None
         std: Annotated[float, Field(ge=0, allow_inf_nan=False)]
         rotate: Annotated[float, Field(ge=0, le=180)]
         border: Literal["mirror", "constant"]
@@ -77,8 +80,10 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
         rotate: float = 0.0,
         border: Literal["mirror", "constant"] = "mirror",
         p: float = 0.5,
+        spacing: float | None = None,
     ) -> None:
         super().__init__(p=p)
+        self.spacing = spacing
         self.grid, self.std, self.rotate, self.border = grid, std, rotate, border
 
     def get_params_dependent_on_data(
@@ -86,7 +91,11 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
     ) -> dict[str, Any]:
         """``x`` and ``y``, (H, W): the column and row that each pixel of the result shows."""
         height, width = params["shape"][:2]
-        nodes = self.random_generator.normal(0, self.std, (2, self.grid, self.grid))
+        counts = [
+            max(2, round((side - 1) / self.spacing) + 1) if self.spacing else self.grid
+            for side in (height, width)
+        ]
+        nodes = self.random_generator.normal(0, self.std, (2, *counts))
         x, y = displacement(nodes, (height, width))
         angle = np.deg2rad(self.random_generator.uniform(-self.rotate, self.rotate))
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

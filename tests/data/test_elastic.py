@@ -78,6 +78,26 @@ def test_the_nodes_are_gaussian_and_independent():
     assert 2.7 < kurtosis < 3.3  # 1.8 if they were uniform
 
 
+def test_nodes_at_a_spacing_bend_crops_of_all_sizes_alike():
+    transform, bends = warped(std=10, spacing=10), {}
+    for height, width in [(41, 101), (101, 41), (201, 201)]:
+        drawn = []
+        for _ in range(60):
+            at = transform.get_params_dependent_on_data({"shape": (height, width, 1)}, {})
+            drawn.append(np.stack([at["y"], at["x"]], axis=2) - positions(height, width))
+        nodes = np.stack(drawn)[:, ::10, ::10]
+        assert nodes.std() == pytest.approx(10, rel=0.05)
+        together = np.mean(nodes[:, 1:] * nodes[:, :-1])
+        assert abs(together) < 3  # of 100: they are independent
+        bends[height, width] = np.diff(np.stack(drawn), axis=1).std()
+    assert max(bends.values()) == pytest.approx(min(bends.values()), rel=0.05)
+
+
+def test_a_crop_that_is_smaller_than_the_spacing_has_its_corners_as_nodes():
+    at = warped(std=10, spacing=64).get_params_dependent_on_data({"shape": (7, 5, 1)}, {})
+    assert np.abs(np.diff(at["x"] - positions(7, 5)[..., 1], n=2, axis=0)).max() < 1e-3  # a plane
+
+
 # --- images and masks ----------------------------------------------------------------------------
 
 
@@ -204,6 +224,7 @@ def test_the_probability_is_followed():
     ("options", "words"),
     [
         ({"grid": 1}, ["refuses its options", "grid"]),
+        ({"spacing": 0}, ["refuses its options", "spacing"]),
         ({"std": -1}, ["refuses its options", "std"]),
         ({"rotate": 200}, ["refuses its options", "rotate"]),
         ({"border": "wrap"}, ["refuses its options", "mirror"]),

@@ -76,15 +76,20 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
     def __init__(
         self,
         grid: int = 3,
+        spacing: float | None = None,
         std: float = 10.0,
         rotate: float = 0.0,
         border: Literal["mirror", "constant"] = "mirror",
         p: float = 0.5,
-        spacing: float | None = None,
     ) -> None:
         super().__init__(p=p)
-        self.spacing = spacing
-        self.grid, self.std, self.rotate, self.border = grid, std, rotate, border
+        self.grid, self.spacing, self.std, self.rotate, self.border = (
+            grid,
+            spacing,
+            std,
+            rotate,
+            border,
+        )
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]

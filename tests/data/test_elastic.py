@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import yaml
@@ -228,7 +229,7 @@ def test_the_probability_is_followed():
         ({"std": -1}, ["refuses its options", "std"]),
         ({"rotate": 200}, ["refuses its options", "rotate"]),
         ({"border": "wrap"}, ["refuses its options", "mirror"]),
-        ({"sigma": 10}, ["has no option 'sigma'", "Known: grid, std, rotate, border, p"]),
+        ({"sigma": 10}, ["has no option 'sigma'", "Known: grid, spacing, std, rotate, border, p"]),
     ],
 )
 def test_wrong_options_are_problems(options: dict[str, Any], words: list[str]):
@@ -246,3 +247,24 @@ def test_the_preset_has_the_figures_of_the_paper():
     }
     wanted = {"grid": 3, "std": 10, "rotate": 45, "border": "mirror", "p": 1.0}
     assert steps["ElasticGrid"] == wanted
+
+
+def test_the_microscopy_preset_has_the_field_that_its_comment_says():
+    path = Path(__file__).parents[2] / "conf" / "augment" / "microscopy.yaml"
+    steps = yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
+    [options] = [step for step in steps if step.pop("name") == "ElasticGrid"]
+    ours, theirs = warped(**options), A.ElasticTransform(alpha=40, sigma=6, p=1.0)
+    theirs.set_random_seed(0)
+    image = np.zeros((256, 256, 1), np.uint8)
+    fields: dict[str, list[np.ndarray]] = {"x": [], "map_x": []}
+    for key, transform in zip(fields, (ours, theirs), strict=True):
+        for _ in range(40):
+            at = transform.get_params_dependent_on_data({"shape": image.shape}, {"image": image})
+            moved = at[key] - positions(256, 256)[..., 1]
+            fields[key].append(moved[40:-40, 40:-40])  # near the border theirs is another
+    own, other = (np.stack(each) for each in fields.values())
+    assert own.std() == pytest.approx(other.std(), rel=0.1)
+    assert np.diff(own, axis=2).std() == pytest.approx(np.diff(other, axis=2).std(), rel=0.1)
+    for apart in (4, 8, 12, 24):  # pixels
+        a, b = ((f[..., :-apart] * f[..., apart:]).mean() / f.var() for f in (own, other))
+        assert a == pytest.approx(b, abs=0.2)

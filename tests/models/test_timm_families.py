@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import pytest
@@ -248,3 +249,20 @@ def test_residual_blocks_take_part_from_the_first_step_unless_asked_not_to():
     assert scales() == pytest.approx([8**-0.5] * 4)  # of 8 blocks
     assert scales(timm_args={"zero_init_last": False}) == [1.0] * 4
     assert scales(timm_args={"zero_init_last": True}) == [0.0] * 4
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_networks_that_were_tried_are_gone_at_once(name):
+    """Python's collector knows nothing of their size: what waits for it can be gigabytes."""
+
+    def layers() -> int:
+        return sum(issubclass(type(x), torch.nn.Linear) for x in gc.get_objects())
+
+    gc.collect()
+    before = layers()
+    gc.disable()
+    try:
+        build(name, "unet")
+        assert layers() == before
+    finally:
+        gc.enable()

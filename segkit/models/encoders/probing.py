@@ -159,7 +159,10 @@ def _measure_any(
             return found
         inexact = inexact or found
     if inexact is None:
-        raise reason or _UnfitError("it gives no maps")
+        try:
+            raise reason or _UnfitError("it gives no maps")
+        finally:
+            del reason  # else it and this frame, with the network, would keep each other alive
     return inexact
 
 

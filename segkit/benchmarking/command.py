@@ -160,10 +160,11 @@ def write(results: Sequence[Result], settings: BenchmarkConfig, machine: dict[st
     sections = [Section("Encoders and necks", [r.row(but) for r in results], failures)]
     if joins:
         sections.append(Section("Concatenation against addition", joins, verdicts(joins)))
+    asked = [text for text in overrides() if not text.startswith("output=")]
     images = f"{settings.batch} images of {settings.channels} channels"
     found = Results(
         "What encoders and necks cost",
-        " ".join(["python -m segkit.benchmark", *map(shlex.quote, overrides())]),
+        " ".join(["python -m segkit.benchmark", *map(shlex.quote, asked)]),
         machine,
         settings.model_dump(mode="json", exclude={"output"}),
         sections,

@@ -108,7 +108,7 @@ def command_line(module: str) -> str:
     for word in typed:
         if word == "--output":
             next(typed, None)
-        elif not word.startswith(("--output=", "output=")):
+        elif not word.startswith("--output="):
             words.append(shlex.quote(word))
     return " ".join(["python", module, *words])
 

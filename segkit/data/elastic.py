@@ -83,13 +83,8 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
         p: float = 0.5,
     ) -> None:
         super().__init__(p=p)
-        self.grid, self.spacing, self.std, self.rotate, self.border = (
-            grid,
-            spacing,
-            std,
-            rotate,
-            border,
-        )
+        self.grid, self.spacing, self.std = grid, spacing, std
+        self.rotate, self.border = rotate, border
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]

@@ -137,10 +137,14 @@ def small(folder, *overrides):
 
 
 @pytest.mark.slow
-def test_the_command_measures_and_writes(tmp_path, capsys):
+def test_the_command_measures_and_writes(tmp_path, capsys, monkeypatch):
     """One network works; one fails: a pyramid of 0 levels wide is refused when it is built."""
     config = small(tmp_path, f"encoders=[{TINY}]", "necks=[unet,{name: fpn, width: 0}]")
+    typed = ["rounds=1", f"output={tmp_path}"]
+    monkeypatch.setattr("segkit.benchmarking.command.overrides", lambda: typed)
     assert benchmark(config) == tmp_path
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "    python -m segkit.benchmark rounds=1\n" in page  # where it went is nobody's business
     stored = json.loads((tmp_path / "benchmark.json").read_text())
     good, bad = stored["raw"]["results"]
     assert good["failure"] == ""

@@ -192,7 +192,6 @@ def test_the_command_is_told_without_where_its_results_went(monkeypatch) -> None
         "--only",
         "unet r",
         "--output=y",
-        "output=z",
     ]
     monkeypatch.setattr(sys, "argv", typed)
     said = command_line("benchmarks/networks.py")

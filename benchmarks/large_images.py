@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import segkit
-from segkit.data.cells import draw
-from segkit.data.reading import read_image, read_mask
-from segkit.data.window_writing import WindowFile
+from segkit.data.sources.cells import draw
+from segkit.images.reading import read_image, read_mask
+from segkit.images.window_writing import WindowFile
 
 SIDES = (2_000, 8_000, 20_000)
 NETWORK = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck=unet"]

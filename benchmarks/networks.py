@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.allocator import keep_freed_memory
 from segkit.benchmarking.child import Candidate
 from segkit.benchmarking.networks import LOSS, Facts, autocast, build
 from segkit.benchmarking.process import Spec
@@ -40,7 +39,8 @@ from segkit.benchmarking.side_by_side import (
     target_rows,
     time_rows,
 )
-from segkit.errors import SegkitError
+from segkit.core.allocator import keep_freed_memory
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 from segkit.models.segmenter import Segmenter
 

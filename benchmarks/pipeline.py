@@ -43,18 +43,18 @@ from segkit.benchmarking.side_by_side import (
     settings_of,
 )
 from segkit.benchmarking.timing import Measure, alternate, ratio
-from segkit.config import conf_dir
-from segkit.data.builtin import CellsSource
-from segkit.data.cache import ArrayCache
-from segkit.data.checking import DataSummary, check
-from segkit.data.dataset import TrainDataset, as_item
-from segkit.data.folder import FolderSource
-from segkit.data.samplers import DrawSampler
-from segkit.data.source import Sample
-from segkit.data.target import Labels
-from segkit.data.transforms import TrainTransform
-from segkit.data.writing import write_image, write_mask
-from segkit.errors import SegkitError
+from segkit.config.compose import conf_dir
+from segkit.core.errors import SegkitError
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.checks.checking import DataSummary, check
+from segkit.data.loading.cache import ArrayCache
+from segkit.data.loading.dataset import TrainDataset, as_item
+from segkit.data.loading.samplers import DrawSampler
+from segkit.data.sources.base import Sample
+from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.folder import FolderSource
+from segkit.images.writing import write_image, write_mask
+from segkit.targets.base import Labels
 
 CROP, BATCH = 256, 8
 PLAIN = "plain Dataset"

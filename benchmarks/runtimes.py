@@ -32,7 +32,7 @@ from segkit.benchmarking.side_by_side import (
     settings_of,
     time_rows,
 )
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 # No torch up here: the processes that are measured import this file.
 
@@ -83,10 +83,10 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     from torch.export import Dim
 
     from segkit.benchmarking.networks import bare_card, build
-    from segkit.exporting.checking import sizes_to_check
-    from segkit.exporting.command import describe
-    from segkit.exporting.graph import quiet
-    from segkit.exporting.onnx_file import onnx_model, write_onnx
+    from segkit.export.checking import sizes_to_check
+    from segkit.export.command import describe
+    from segkit.export.graph import quiet
+    from segkit.export.onnx_file import onnx_model, write_onnx
 
     torch.manual_seed(0)
     neck = EQUAL[architecture]

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 
 import segkit
-from segkit.data.reading import read_image
-from segkit.inference.tiling import plan_grid
+from segkit.images.reading import read_image
+from segkit.inference.tiles.tiling import plan_grid
 
 
 def main() -> None:

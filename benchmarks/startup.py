@@ -16,7 +16,7 @@ from segkit.benchmarking.machine import machine_facts
 from segkit.benchmarking.results import Results, Section, command_line
 from segkit.benchmarking.side_by_side import arguments, chosen_names, finish, settings_of
 from segkit.benchmarking.timing import MeasurementError, alternate, ratio, timed
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 EMPTY = """
 import hydra

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segkit.data.cells import draw
-from segkit.data.objects import numbers, object_ids
-from segkit.data.target import Target
-from segkit.data.weight_map import WeightMap
+from segkit.data.sources.cells import draw
+from segkit.targets.base import Target
+from segkit.targets.objects import numbers, object_ids
+from segkit.targets.weight_map import WeightMap
 
 ROUNDS = 51
 TARGETS = [

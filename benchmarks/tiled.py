@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.allocator import keep_freed_memory
 from segkit.benchmarking.child import Candidate
 from segkit.benchmarking.networks import Facts, bare_card, build
 from segkit.benchmarking.process import Measured, Spec
@@ -43,12 +42,13 @@ from segkit.benchmarking.side_by_side import (
     target_rows,
     time_rows,
 )
-from segkit.data.cells import draw
-from segkit.data.reading import read_image
-from segkit.errors import SegkitError
+from segkit.core.allocator import keep_freed_memory
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.images.reading import read_image
 from segkit.inference.predictor import Predictor
-from segkit.inference.tiling import plan_grid
-from segkit.inference.torch_network import TorchNetwork, windows_of
+from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
+from segkit.inference.tiles.tiling import plan_grid
 from segkit.models.fast import for_inference
 from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import Segmenter

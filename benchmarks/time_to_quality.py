@@ -38,21 +38,21 @@ from torch.utils.data import DataLoader, RandomSampler
 from segkit.benchmarking.machine import machine_facts
 from segkit.benchmarking.results import Results, Section
 from segkit.benchmarking.side_by_side import FOLDER, finish, require_peers
-from segkit.config import compose
-from segkit.data.checking import DataSummary, check
-from segkit.data.source import DataSource
-from segkit.data.transforms import TrainTransform
-from segkit.errors import SegkitError
-from segkit.files import make_folder, write_whole
+from segkit.config.compose import compose
+from segkit.config.validation import validate
+from segkit.core.errors import SegkitError
+from segkit.core.files import make_folder, write_whole
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.checks.checking import DataSummary, check
+from segkit.data.sources.base import DataSource
 from segkit.inference.loading import load
 from segkit.losses import Loss
+from segkit.optim.schedules import Schedule
 from segkit.report.curves import chart
 from segkit.report.table import read_csv
 from segkit.training.budget import Budget
 from segkit.training.callbacks import History
 from segkit.training.datamodule import default_workers
-from segkit.training.schedules import Schedule
-from segkit.validation import validate
 
 EXPERIMENTS = {"isbi2012": "isbi2012_modern", "dsb2018": "dsb2018"}
 """The default of segkit for each set."""

@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from scipy import ndimage
 
-from segkit.data.reading import read_image, read_mask
+from segkit.images.reading import read_image, read_mask
 
 SIZE = (256, 256)
 FRAMES = 24

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segkit.config import compose as compose
-    from segkit.data.source import DataSource as DataSource
-    from segkit.errors import SegkitError as SegkitError
+    from segkit.config.compose import compose as compose
+    from segkit.core.errors import SegkitError as SegkitError
+    from segkit.data.sources.base import DataSource as DataSource
     from segkit.inference.loading import load as load
     from segkit.inference.predictor import Prediction as Prediction
     from segkit.inference.predictor import Predictor as Predictor
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Imported on first use: `import segkit` must not import torch.
 _HOMES = {
-    "compose": "segkit.config",
-    "DataSource": "segkit.data.source",
-    "SegkitError": "segkit.errors",
+    "compose": "segkit.config.compose",
+    "DataSource": "segkit.data.sources.base",
+    "SegkitError": "segkit.core.errors",
     "Prediction": "segkit.inference.predictor",
     "Predictor": "segkit.inference.predictor",
     "load": "segkit.inference.loading",

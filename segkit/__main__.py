@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import runpy
 import sys
 
-from segkit.errors import did_you_mean
+from segkit.core.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a model",
@@ -34,7 +34,7 @@ def main() -> None:
         )
         sys.exit(2)
     del sys.argv[1]
-    importlib.import_module(f"segkit.{name}").main()
+    runpy.run_module(f"segkit.{name}", run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """python -m segkit.train: see conf/train.yaml, or --help."""
 
-from segkit.launch import launch
+from segkit.cli.launch import launch
 
 
 def main() -> None:

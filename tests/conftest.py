@@ -32,7 +32,7 @@ def pytest_xdist_auto_num_workers():
 
 def train_quick(folder: Path, *overrides: str):
     """A training of seconds into a folder."""
-    from segkit.config import compose
+    from segkit.config.compose import compose
     from segkit.training.run import train
 
     with warnings.catch_warnings():

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.data.cells import draw
-from segkit.data.reading import write_image, write_mask
+from segkit.data.sources.cells import draw
+from segkit.images.reading import write_image, write_mask
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

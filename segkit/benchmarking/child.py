@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from segkit.benchmarking.timing import timed
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 MB = 1e6
 
@@ -64,7 +64,7 @@ def _reason(error: BaseException) -> str:
 def _serve(answer: Callable[..., None]) -> None:
     request = json.loads(sys.stdin.readline())
     if request["plugins"]:
-        from segkit import plugins
+        from segkit.core import plugins
 
         plugins.load_named(request["plugins"])
     prepare = find(request["target"])

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console
 
-from segkit import plugins
 from segkit.benchmarking.combinations import (
     MEASURES,
     Result,
@@ -24,13 +23,14 @@ from segkit.benchmarking.combinations import (
 from segkit.benchmarking.plot import Bar, Color, draw_bars
 from segkit.benchmarking.results import Results, Row, Section, terminal_table
 from segkit.benchmarking.side_by_side import machine_of
-from segkit.errors import SegkitError, all_at_once
-from segkit.files import make_folder, write_whole
+from segkit.config.schema import Part
+from segkit.core import plugins
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.files import make_folder, write_whole
+from segkit.inference.runtimes.torch_network import choose_device
 from segkit.inference.settings import checked
-from segkit.inference.torch_network import choose_device
 from segkit.models.encoders import Encoder
 from segkit.models.necks import Neck
-from segkit.schema import Part
 from segkit.training.record import overrides
 
 NAME = "benchmark"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from segkit import __version__
-from segkit.planning.memory import GB, main_memory
+from segkit.core.memory import GB, main_memory
 
 PACKAGES = (
     "torch",

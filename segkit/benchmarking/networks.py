@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.allocator import keep_freed_memory
 from segkit.benchmarking.child import Candidate
 from segkit.benchmarking.roofline import BYTES_OF_ADAMW, Work, count_work
-from segkit.card import ModelCard
-from segkit.data.dataset import Item
-from segkit.data.normalization import Normalization
-from segkit.inference.torch_network import TorchNetwork, choose_device
+from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.normalization import Normalization
+from segkit.config.schema import Trainer
+from segkit.core.allocator import keep_freed_memory
+from segkit.data.loading.dataset import Item
+from segkit.inference.runtimes.torch_network import TorchNetwork, choose_device
 from segkit.losses import Loss
 from segkit.models.encoders import Encoder
 from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
+from segkit.optim.optimizers import Optimizer
+from segkit.optim.schedules import Schedule
 from segkit.report.colors import palette
-from segkit.schema import Trainer
 from segkit.training.module import SegmentationModule
-from segkit.training.optimizers import Optimizer
-from segkit.training.schedules import Schedule
 
 Part = Mapping[str, Any]
 LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}

@@ -15,7 +15,7 @@ from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
 
-from segkit.files import make_folder, write_whole
+from segkit.core.files import make_folder, write_whole
 
 Row = Mapping[str, object]
 """Column to value; None where there is none."""

@@ -15,7 +15,7 @@ from segkit.benchmarking.process import Measured, Spec, measure
 from segkit.benchmarking.results import Results, cell
 from segkit.benchmarking.roofline import Rates, Work, rates_of
 from segkit.benchmarking.timing import ratio
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 OURS = "segkit"
 FOLDER = Path("benchmarks/results")

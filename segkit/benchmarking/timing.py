@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 Measure = Callable[[], float]
 """Runs once and tells the seconds that it took."""

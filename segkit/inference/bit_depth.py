@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.card import ModelCard
-from segkit.inference.blending import Readable
+from segkit.checkpoint.card import ModelCard
+from segkit.inference.tiles.blending import Readable
 
 BITS = (8, 10, 12)
 """Depths that are told apart from 16 bits: of what they leave out there is no doubt."""

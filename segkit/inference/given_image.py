@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.reading import count_pages, read_image
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.images.reading import count_pages, read_image
 
 Image = Path | str | NDArray[Any]
 """A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""

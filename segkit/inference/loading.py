@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import SegkitError
-from segkit.inference.instances import BY_WAIST, WAIST
-from segkit.inference.network import Network
+from segkit.core.errors import SegkitError
+from segkit.inference.objects.instances import BY_WAIST, WAIST
 from segkit.inference.predictor import Predictor
+from segkit.inference.runtimes.network import Network
 
 
 def load(
@@ -85,18 +85,18 @@ def _require_used(predictor: Predictor, options: dict[str, Any]) -> None:
 def _network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
     # imported here: an exported file needs none of torch
     if path.suffix == ".onnx":
-        from segkit.inference.onnx_network import OnnxNetwork
+        from segkit.inference.runtimes.onnx_network import OnnxNetwork
 
         return OnnxNetwork.read(path, device, tile, batch_size)
     if path.suffix == ".xml":
-        from segkit.inference.openvino_network import OpenVinoNetwork
+        from segkit.inference.runtimes.openvino_network import OpenVinoNetwork
 
         return OpenVinoNetwork.read(path, device, tile, batch_size)
     if path.suffix == ".pt2":
-        from segkit.inference.torch_export_network import TorchExportNetwork
+        from segkit.inference.runtimes.torch_export_network import TorchExportNetwork
 
         return TorchExportNetwork.read(path, device, tile, batch_size)
-    from segkit import checkpoint
-    from segkit.inference.torch_network import TorchNetwork
+    from segkit.checkpoint import reading as checkpoint
+    from segkit.inference.runtimes.torch_network import TorchNetwork
 
     return TorchNetwork(*checkpoint.read(path), device, tile, batch_size)

@@ -9,14 +9,14 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.data.target import Target
-from segkit.errors import SegkitError
-from segkit.inference.blending import TTA, Canvas, Readable, fill
-from segkit.inference.ensemble import common_windows, require_alike
+from segkit.core.errors import SegkitError
 from segkit.inference.given_image import Image, load_image, named
-from segkit.inference.instances import WAIST, Decoder, decode
-from segkit.inference.network import Network
-from segkit.inference.tiling import OVERLAP, plan_grid
+from segkit.inference.objects.instances import WAIST, Decoder, decode
+from segkit.inference.runtimes.ensemble import common_windows, require_alike
+from segkit.inference.runtimes.network import Network
+from segkit.inference.tiles.blending import TTA, Canvas, Readable, fill
+from segkit.inference.tiles.tiling import OVERLAP, plan_grid
+from segkit.targets.base import Target
 
 Choice = Literal[Decoder, "training"]
 ROWS = 128
@@ -46,7 +46,7 @@ class Predictor:
             reads them from files.
         tta: Test-time augmentation: the mean over mirrored tiles ("flips"), or over all eight
             rotations and reflections ("d4").
-        instances: How objects are told apart, see :func:`segkit.inference.instances.decode`:
+        instances: How objects are told apart, see :func:`decode`:
             "components", "watershed", "border_core", "distance", None, not at all, or "training",
             as in the training.
         min_size: Pixels below which an object is dropped; None: as in the training.
@@ -206,7 +206,7 @@ class Predictor:
         """Predict an image that is larger than memory. Objects are not told apart.
 
         Args:
-            image: Read by windows; see :func:`segkit.data.windows.open_windows`.
+            image: Read by windows; see :func:`segkit.images.windows.open_windows`.
             write: Takes (top, left, labels), a block (h, w), of a multilabel model (N, h, w).
                 Together the blocks cover the image once.
             write_probabilities: Takes (top, left, block) of shape (C, h, w).

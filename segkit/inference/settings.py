@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from segkit import plugins
-from segkit.errors import all_at_once
-from segkit.inference.blending import TTA
-from segkit.inference.instances import WAIST
+from segkit.config.schema import say
+from segkit.core import plugins
+from segkit.core.errors import all_at_once
 from segkit.inference.loading import load
+from segkit.inference.objects.instances import WAIST
 from segkit.inference.predictor import Predictor
-from segkit.inference.tiling import OVERLAP
-from segkit.schema import say
+from segkit.inference.tiles.blending import TTA
+from segkit.inference.tiles.tiling import OVERLAP
 
 Choice = Literal["training", "components", "watershed", "border_core", "distance"]
-"""A :data:`segkit.targets.Decoder`, or that of the training."""
+"""A :data:`segkit.core.labels.Decoder`, or that of the training."""
 Side = Annotated[int, Field(ge=1)]
 Files = Annotated[
     list[Path],

@@ -8,11 +8,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import MODES, Mode
+from segkit.core.registry import Registrable
 from segkit.losses.targets import check_target, split_target
 from segkit.losses.weights import check_pixel_weights, require_pixel_weights
-from segkit.registry import Registrable
-from segkit.targets import MODES, Mode
 
 
 class Loss(nn.Module, Registrable, ABC, family="loss"):

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss, masked_mean
 from segkit.losses.weights import require_count, weight_tensor
-from segkit.targets import Mode
 
 
 class BinaryCrossEntropy(Loss, name="bce"):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss
 from segkit.losses.regions import region_dims, region_mean, regions, require_positive
 from segkit.losses.weights import region_weights
-from segkit.targets import Mode
 
 
 class CenterlineDice(Loss, name="cldice"):

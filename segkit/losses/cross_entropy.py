@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss, masked_mean
 from segkit.losses.bce import sigmoid_cross_entropy
 from segkit.losses.weights import require_count, weight_tensor
-from segkit.targets import Mode
 
 
 class CrossEntropy(Loss, name="cross_entropy"):

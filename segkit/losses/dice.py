@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss
 from segkit.losses.regions import (
     region_mean,
@@ -12,7 +13,6 @@ from segkit.losses.regions import (
     tversky_distance,
 )
 from segkit.losses.weights import region_weights
-from segkit.targets import Mode
 
 
 class Dice(Loss, name="dice"):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss, masked_mean
 from segkit.losses.targets import one_hot
 from segkit.losses.weights import require_count, weight_tensor
-from segkit.targets import Mode
 
 
 class Focal(Loss, name="focal"):

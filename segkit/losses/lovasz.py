@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss
 from segkit.losses.regions import region_mean, regions
 from segkit.losses.weights import region_weights
-from segkit.targets import Mode
 
 
 class Lovasz(Loss, name="lovasz"):

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 from segkit.losses.base import masked_mean
 from segkit.losses.targets import one_hot
 from segkit.losses.weights import require_count
-from segkit.targets import Mode
 
 
 def regions(

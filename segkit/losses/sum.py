@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError, all_at_once
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss
-from segkit.targets import Mode
 
 
 class WeightedSum(Loss, name="sum"):

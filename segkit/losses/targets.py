@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segkit.errors import SegkitError
-from segkit.targets import Mode
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 
 
 def check_target(target: Tensor, mode: Mode, shape: torch.Size) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segkit.core.labels import Mode
 from segkit.losses.base import Loss
 from segkit.losses.regions import (
     region_mean,
@@ -13,7 +14,6 @@ from segkit.losses.regions import (
     tversky_distance,
 )
 from segkit.losses.weights import region_weights
-from segkit.targets import Mode
 
 
 class Tversky(Loss, name="tversky"):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from segkit.errors import SegkitError
-from segkit.targets import Mode
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 
 
 def weight_tensor(option: str, values: list[float]) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
 from segkit.metrics.scores import Counts, class_scores, mean_scores, reported
-from segkit.targets import Mode
 
 SAMPLES = 1000
 LEVEL = 0.95

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
 from segkit.metrics.counts import SummedCounts, named, ratio
 from segkit.metrics.overlaps import check_ids, overlaps
 from segkit.metrics.rand import v_info, v_rand_counts
-from segkit.targets import IGNORE_INDEX
 
 THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
 """The thresholds of the challenge: 0, 0.1, ..., 1. A pixel is inside above one of them; at the last

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.metrics.counts import named, ratio
 from segkit.metrics.scores import defined_mean
-from segkit.targets import IGNORE_INDEX, MODES, Mode
 
 TOLERANCE = 0.0075
 """The default tolerance as a share of the image's diagonal, as Csurka et al. have it."""

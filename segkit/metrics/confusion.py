@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import MODES, Mode
 from segkit.losses.targets import check_target, require_classes, split_target
-from segkit.targets import MODES, Mode
 
 
 class ConfusionMatrix(Metric):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 Sums = Mapping[str, NDArray[np.float64]]
 """Named sums over images, each of the same shape (...): one set of sums, or many at once."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.counts import SummedCounts, named
 from segkit.metrics.matching import PERCENTS, matching_counts, matching_scores
 from segkit.metrics.overlaps import check_ids, overlaps

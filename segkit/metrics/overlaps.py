@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from segkit.errors import SegkitError
-from segkit.targets import IGNORE_INDEX
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import MODES, Mode
 from segkit.metrics.counts import ratio
-from segkit.targets import MODES, Mode
 
 UNDEFINED = "-"
 """How a score that has no value is shown in a table."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.targets import check_target, split_target
 from segkit.metrics.scores import UNDEFINED, Counts, class_scores
-from segkit.targets import IGNORE_INDEX, Mode
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """0.05, 0.10 ... 0.95."""

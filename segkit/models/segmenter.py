@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.conv import crop_to
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 
 def valid_output(size: int, depth: int) -> int | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from segkit.config.schema import TrainConfig
 from segkit.models.cost import gflops
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
-from segkit.schema import TrainConfig
 
 REFERENCE = 256
 """Side of the crop that is run, in pixels."""

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segkit.data.checking import DataSummary
-from segkit.data.transforms import TURNS
+from segkit.config.openings import filled, is_open, open_keys, valued, with_stand_ins
+from segkit.config.schema import TrainConfig
+from segkit.config.validation import validate
+from segkit.core.machine import Machine, find_machine
+from segkit.data.augment.transforms import TURNS
+from segkit.data.checks.checking import DataSummary
 from segkit.planning import rules
-from segkit.planning.machine import Machine, find_machine
 from segkit.planning.network import Network, measure_network
-from segkit.planning.openings import filled, is_open, open_keys, valued, with_stand_ins
 from segkit.planning.workload import find_workload
-from segkit.schema import TrainConfig
-from segkit.validation import validate
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def planned(
     if not open_keys(config):
         return config, []
     settings = validate(with_stand_ins(config))
-    machine = find_machine(settings.trainer)
+    machine = find_machine(settings.trainer.accelerator, settings.trainer.devices)
     network = measure_network(settings, summary.in_channels, num_classes)
     config, choices = plan(config, summary, machine, network)
     console.print(show(choices, machine), soft_wrap=False)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from segkit.data.checking import DataSummary
-from segkit.data.measuring import Measures
-from segkit.planning.machine import GB, Machine
+from segkit.core.machine import GB, Machine
+from segkit.data.checks.checking import DataSummary
+from segkit.data.checks.measuring import Measures
 from segkit.planning.network import Network
 
 Size = tuple[int, int]

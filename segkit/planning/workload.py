@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from segkit.data.checking import DataSummary
-from segkit.planning.machine import Machine
+from segkit.config.schema import Trainer
+from segkit.core.machine import Machine
+from segkit.data.checks.checking import DataSummary
 from segkit.planning.network import Network
 from segkit.planning.rules import counted
-from segkit.schema import Trainer
 
 PASSES = 60
 """How often each part of the images is seen, where neither steps nor time run out."""

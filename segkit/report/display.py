@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 _LOW, _HIGH = 0.5, 99.5  # percentiles that become black and white
 _SAMPLE = 1_000_000  # values looked at for the percentiles: enough for a slide of any size

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.colors import Color
 from segkit.report.colors import palette as palette
 from segkit.report.display import to_display as to_display

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.files import write_whole
+from segkit.core.files import write_whole
 from segkit.report import sections
 from segkit.report.colors import Color
 from segkit.report.picture import as_png, data_uri, sized

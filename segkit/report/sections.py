@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import OBJECT_SCORES
 from segkit.report.colors import Color
 from segkit.report.curves import chart
 from segkit.report.overlay import error_legend
@@ -23,7 +24,6 @@ from segkit.report.table import (
     is_missing,
     is_numeric,
 )
-from segkit.targets import OBJECT_SCORES
 
 _DASH = "–"
 _ONE_DECIMAL, _NO_DECIMAL = 12, 24  # a larger confusion matrix shows colours only

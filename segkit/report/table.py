@@ -13,8 +13,8 @@ from rich.box import ROUNDED
 from rich.table import Table
 from rich.text import Text
 
-from segkit.errors import SegkitError
-from segkit.files import write_whole
+from segkit.core.errors import SegkitError
+from segkit.core.files import write_whole
 
 _NAMES = {
     "iou": "IoU",

@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from segkit.data.dataset import CROPPING, READING, TARGET, TrainDataset
-from segkit.planning.machine import usable_cores
+from segkit.core.machine import usable_cores
+from segkit.data.loading.dataset import CROPPING, READING, TARGET, TrainDataset
 from segkit.training.datamodule import SegmentationData
 
 SHARE, SECONDS = 0.1, 1.0

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoint_io import CheckpointNotWrittenError
 

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from segkit.checkpoint import without_training
-from segkit.errors import SegkitError
-from segkit.files import written_whole
+from segkit.checkpoint.reading import without_training
+from segkit.core.errors import SegkitError
+from segkit.core.files import written_whole
 
 
 class CheckpointNotWrittenError(SegkitError):

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segkit import checkpoint
-from segkit.files import write_whole
-from segkit.inference.evaluation import Evaluation, evaluate
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.schema import TrainConfig
+from segkit.core.files import write_whole
+from segkit.evaluate.evaluation import Evaluation, evaluate
+from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.predictor import Predictor
-from segkit.inference.summary import write_evaluation_report, write_tables
-from segkit.inference.torch_network import TorchNetwork
+from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.cost import gflops
 from segkit.report.table import read_csv, score_table
-from segkit.schema import TrainConfig
 from segkit.training import callbacks
 from segkit.training.datamodule import SegmentationData
 from segkit.training.record import overrides

@@ -12,17 +12,17 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.data.cache import ArrayCache
-from segkit.data.checking import DataSummary
-from segkit.data.dataset import Crop, Item, TrainDataset, WholeDataset, as_item
-from segkit.data.normalization import Normalization
-from segkit.data.samplers import DrawSampler, EverySample
-from segkit.data.source import DataSource, Split
-from segkit.data.target import Target
-from segkit.data.transforms import TrainTransform
-from segkit.planning.machine import usable_cores
-from segkit.planning.memory import GB, main_memory
-from segkit.schema import Data
+from segkit.checkpoint.normalization import Normalization
+from segkit.config.schema import Data
+from segkit.core.machine import usable_cores
+from segkit.core.memory import GB, main_memory
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.checks.checking import DataSummary
+from segkit.data.loading.cache import ArrayCache
+from segkit.data.loading.dataset import Crop, Item, TrainDataset, WholeDataset, as_item
+from segkit.data.loading.samplers import DrawSampler, EverySample
+from segkit.data.sources.base import DataSource, Split
+from segkit.targets.base import Target
 
 SHARE = 0.25
 """Of the memory, and of the free disk, that a cache may take if nobody asked for it."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger as LightningLogger
 
-from segkit.errors import SegkitError
-from segkit.schema import Logger
+from segkit.config.schema import Logger
+from segkit.core.errors import SegkitError
 
 
 def make_logger(config: Logger, folder: Path, name: str) -> LightningLogger | bool:

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from segkit.card import ModelCard
-from segkit.checkpoint import KEY
-from segkit.data.dataset import Item
-from segkit.errors import SegkitError
-from segkit.inference.batching import SIDE
-from segkit.inference.torch_network import blend, windows_of
+from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.reading import KEY
+from segkit.config.schema import OF_OBJECTS
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.loading.dataset import Item
+from segkit.inference.runtimes.torch_network import blend, windows_of
+from segkit.inference.tiles.batching import SIDE
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
@@ -27,11 +29,9 @@ from segkit.metrics.scores import scores
 from segkit.models.fast import for_inference, to_channels_last
 from segkit.models.recomputing import recomputed_activations
 from segkit.models.segmenter import Segmenter
-from segkit.schema import OF_OBJECTS
-from segkit.targets import IGNORE_INDEX
+from segkit.optim.optimizers import Optimizer
+from segkit.optim.schedules import Schedule
 from segkit.training.budget import Budget
-from segkit.training.optimizers import Optimizer
-from segkit.training.schedules import Schedule
 
 WORTH_A_COPY = 2_000_000
 """Pixels to validate, from which on the making of a faster network pays on a CPU."""

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from segkit import checkpoint
-from segkit.card import ModelCard
-from segkit.data.checking import DataSummary
-from segkit.data.source import DataSource
-from segkit.data.target import Target
-from segkit.errors import SegkitError
-from segkit.files import write_whole
+from segkit.checkpoint import reading as checkpoint
+from segkit.checkpoint.card import ModelCard
+from segkit.config.schema import TrainConfig
+from segkit.core.errors import SegkitError
+from segkit.core.files import write_whole
+from segkit.data.checks.checking import DataSummary
+from segkit.data.sources.base import DataSource
 from segkit.models.segmenter import Segmenter
 from segkit.report.colors import palette
-from segkit.schema import TrainConfig
+from segkit.targets.base import Target
 
 
 def make_card(

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segkit import checkpoint
-from segkit.errors import SegkitError, all_at_once
-from segkit.planning.openings import with_values_of
-from segkit.schema import Trainer
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.openings import with_values_of
+from segkit.config.schema import Trainer
+from segkit.core.errors import SegkitError, all_at_once
 
 FIXED = (
     *("encoder", "neck", "head", "auxiliary", "data", "target"),

@@ -18,33 +18,33 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from segkit import plugins
-from segkit.data.checking import DataSummary, check
-from segkit.data.source import DataSource
-from segkit.data.target import Target
-from segkit.data.transforms import TrainTransform
-from segkit.errors import SegkitError, all_at_once
-from segkit.files import write_whole
-from segkit.inference.instances import decode
+from segkit.config.openings import with_stand_ins
+from segkit.config.schema import OF_OBJECTS, TrainConfig
+from segkit.config.validation import validate
+from segkit.core import plugins
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.files import write_whole
+from segkit.core.labels import Mode
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.checks.checking import DataSummary, check
+from segkit.data.sources.base import DataSource
+from segkit.inference.objects.instances import decode
 from segkit.losses.base import Loss
 from segkit.models.encoders.weights import PretrainedWarning
 from segkit.models.heads import Head
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input, valid_output
-from segkit.planning.openings import with_stand_ins
+from segkit.optim.optimizers import Optimizer
+from segkit.optim.schedules import Schedule
 from segkit.planning.plan import planned
 from segkit.report.table import write_csv
-from segkit.schema import OF_OBJECTS, TrainConfig
-from segkit.targets import Mode
+from segkit.targets.base import Target
 from segkit.training.conclusion import Run, conclude
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
-from segkit.training.optimizers import Optimizer
 from segkit.training.record import make_card, write_environment
 from segkit.training.resume import require_new, require_rest, resumed
-from segkit.training.schedules import Schedule
 from segkit.training.trainer import fit, make_trainer, quiet
-from segkit.validation import validate
 
 
 def train(config: DictConfig, folder: Path | str | None = None) -> Run:

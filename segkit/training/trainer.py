@@ -18,9 +18,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from rich.console import Console
 
-from segkit.errors import SegkitError
-from segkit.launch import INTERRUPTED
-from segkit.schema import TrainConfig
+from segkit.cli.launch import INTERRUPTED
+from segkit.config.schema import TrainConfig
+from segkit.core.errors import SegkitError
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
@@ -143,7 +143,7 @@ def fit(
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except SegkitError as error:
         # one of a worker process brings the trace along as its text
-        said = str(error).rpartition("segkit.errors.SegkitError: ")[2]
+        said = str(error).rpartition("segkit.core.errors.SegkitError: ")[2]
         if isinstance(error, CheckpointNotWrittenError) and last.is_file():
             raise SegkitError(
                 f"{said} The checkpoint before it, {last}, is whole: make room and go on with"

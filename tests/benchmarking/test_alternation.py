@@ -9,7 +9,7 @@ from segkit.benchmarking.timing import (
     ratio,
     timed,
 )
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 
 def recorded(names, fails_at=None):

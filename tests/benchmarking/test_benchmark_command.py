@@ -17,8 +17,8 @@ from segkit.benchmarking.combinations import (
 from segkit.benchmarking.command import BenchmarkConfig, benchmark, verdicts, write
 from segkit.benchmarking.process import Measured
 from segkit.benchmarking.roofline import Rates
-from segkit.config import compose
-from segkit.errors import SegkitError
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
 
 RATES = Rates(1e9, 1e9, 1e9)
 TINY = "{name: unet, width: 4, depth: 2}"

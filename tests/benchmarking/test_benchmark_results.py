@@ -22,7 +22,7 @@ from segkit.benchmarking.side_by_side import (
     target_rows,
     time_rows,
 )
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 
 RESULTS = Results(
     "Title",

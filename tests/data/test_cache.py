@@ -18,19 +18,19 @@ import tifffile
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from segkit.data.builtin import CellsSource
-from segkit.data.cache import ArrayCache
-from segkit.data.coding import LabelCoding
-from segkit.data.dataset import TrainDataset, WholeDataset, as_item
-from segkit.data.folder import FolderSource
-from segkit.data.normalization import Normalization
-from segkit.data.samplers import DrawSampler
-from segkit.data.source import DataSource, Sample
-from segkit.data.target import Foreground, Labels, Target
-from segkit.data.tracking_challenge import TrackingChallengeSource
-from segkit.data.transforms import TrainTransform
-from segkit.data.weight_map import WeightMap
-from segkit.errors import SegkitError
+from segkit.checkpoint.coding import LabelCoding
+from segkit.checkpoint.normalization import Normalization
+from segkit.core.errors import SegkitError
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.loading.cache import ArrayCache
+from segkit.data.loading.dataset import TrainDataset, WholeDataset, as_item
+from segkit.data.loading.samplers import DrawSampler
+from segkit.data.sources.base import DataSource, Sample
+from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.folder import FolderSource
+from segkit.data.sources.tracking_challenge import TrackingChallengeSource
+from segkit.targets.base import Foreground, Labels, Target
+from segkit.targets.weight_map import WeightMap
 
 SAMPLE = Sample("a", Path("images/a.png"), Path("masks/a.png"))
 AUGMENT: list[dict[str, Any]] = [{"name": "D4", "p": 1.0}, {"name": "GaussNoise", "p": 0.5}]
@@ -306,8 +306,8 @@ def test_its_folder_is_its_own_and_removed_when_it_is_closed() -> None:
 @pytest.mark.parametrize("end", ["pass", "raise ValueError", "raise KeyboardInterrupt"])
 def test_it_is_removed_however_the_program_ends(end: str) -> None:
     program = (
-        "from segkit.data.cache import ArrayCache; import numpy as np, os\n"
-        "from segkit.data.source import Sample\n"
+        "from segkit.data.loading.cache import ArrayCache; import numpy as np, os\n"
+        "from segkit.data.sources.base import Sample\n"
         "made = ArrayCache(); made.fetch(Sample('a'), 'image', lambda: np.ones(3))\n"
         "print(made.folder, len(os.listdir(made.folder)), flush=True)\n" + end
     )
@@ -320,7 +320,7 @@ def test_it_is_removed_however_the_program_ends(end: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_does_not_remove_it() -> None:
     program = (
-        "from segkit.data.cache import ArrayCache; import os, sys\n"
+        "from segkit.data.loading.cache import ArrayCache; import os, sys\n"
         "made = ArrayCache()\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); print(made.folder.is_dir())"

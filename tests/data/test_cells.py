@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segkit.data.cells import MIN_PIXELS, Cells, draw
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import MIN_PIXELS, Cells, draw
 
 SEEDS = range(50)
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segkit.data.cropping import count_by_row, cut_out, foreground_window
-from segkit.data.transforms import TURNS, TrainTransform, _build, _without_warnings
-from segkit.targets import IGNORE_INDEX
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.cropping import count_by_row, cut_out, foreground_window
+from segkit.data.augment.transforms import TURNS, TrainTransform, _build, _without_warnings
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
@@ -214,5 +214,5 @@ def test_counted_pixels_give_the_same_window(
 def test_counting_a_map_of_many_ids_takes_it_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.random.default_rng(0).integers(0, 900, (40, 30)).astype(np.uint16)
     wanted = count_by_row(labels)
-    monkeypatch.setattr("segkit.data.cropping._COUNTERS", 1500)
+    monkeypatch.setattr("segkit.data.augment.cropping._COUNTERS", 1500)
     np.testing.assert_array_equal(count_by_row(labels), wanted)

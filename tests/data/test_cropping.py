@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from segkit.data.cropping import foreground_window
-from segkit.data.transforms import TrainTransform
-from segkit.targets import IGNORE_INDEX
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.cropping import foreground_window
+from segkit.data.augment.transforms import TrainTransform
 
 H, W = 90, 120
 LARGE, SMALL = 1, 2

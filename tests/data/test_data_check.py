@@ -9,12 +9,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from segkit.data import scanning
-from segkit.data.builtin import CellsSource
-from segkit.data.checking import DataSummary, check
-from segkit.data.folder import FolderSource
-from segkit.data.reading import write_image, write_mask
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.data.checks import scanning
+from segkit.data.checks.checking import DataSummary, check
+from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.folder import FolderSource
+from segkit.images.reading import write_image, write_mask
 
 H, W = 7, 5
 NOISE = np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)

@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from segkit.data.builtin import CellsSource
-from segkit.data.coding import LabelCoding
-from segkit.data.dataset import TrainDataset, WholeDataset, as_item
-from segkit.data.folder import FolderSource
-from segkit.data.normalization import Normalization
-from segkit.data.samplers import DrawSampler
-from segkit.data.source import DataSource
-from segkit.data.target import BorderCore, Foreground, Labels
-from segkit.data.transforms import TrainTransform
-from segkit.data.weight_map import WeightMap
-from segkit.errors import SegkitError
+from segkit.checkpoint.coding import LabelCoding
+from segkit.checkpoint.normalization import Normalization
+from segkit.core.errors import SegkitError
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.loading.dataset import TrainDataset, WholeDataset, as_item
+from segkit.data.loading.samplers import DrawSampler
+from segkit.data.sources.base import DataSource
+from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.folder import FolderSource
+from segkit.targets.base import BorderCore, Foreground, Labels
+from segkit.targets.weight_map import WeightMap
 
 EIGHT = Normalization("uint8", 0, 255, (0.5,), (0.25,))
 AUGMENT: list[dict[str, Any]] = [

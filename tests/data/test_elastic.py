@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from segkit.data.elastic import ElasticGrid, displacement
-from segkit.data.transforms import TrainTransform, check_augment
-from segkit.targets import IGNORE_INDEX
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.elastic import ElasticGrid, displacement
+from segkit.data.augment.transforms import TrainTransform, check_augment
 
 SIZES = [(33, 47), (64, 64), (2, 5)]
 

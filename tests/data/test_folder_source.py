@@ -10,12 +10,12 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.data.checking import check
-from segkit.data.folder import FolderSource
-from segkit.data.reading import write_image, write_mask
-from segkit.data.source import SPLITS, DataSource, Sample
-from segkit.data.splitting import by_lists, by_ratio, natural
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.data.checks.checking import check
+from segkit.data.sources.base import SPLITS, DataSource, Sample
+from segkit.data.sources.folder import FolderSource
+from segkit.data.sources.splitting import by_lists, by_ratio, natural
+from segkit.images.reading import write_image, write_mask
 
 PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)
 LABELS = (PIXELS > 16).astype(np.uint8)

@@ -11,15 +11,15 @@ import tifffile
 import yaml
 from scipy import ndimage
 
-from segkit.config import compose
-from segkit.data.cells import draw
-from segkit.data.checking import check
-from segkit.data.partial import marked_only, reach, uncertain
-from segkit.data.reading import read_image, read_mask
-from segkit.data.source import SPLITS, DataSource
-from segkit.data.tracking_challenge import UNLABELLED, TrackingChallengeSource
-from segkit.errors import SegkitError
-from segkit.targets import IGNORE_INDEX
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.checks.checking import check
+from segkit.data.sources.base import SPLITS, DataSource
+from segkit.data.sources.cells import draw
+from segkit.data.sources.tracking_challenge import UNLABELLED, TrackingChallengeSource
+from segkit.images.reading import read_image, read_mask
+from segkit.targets.partial import marked_only, reach, uncertain
 
 SIZE = (96, 112)
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from segkit.data.cropping import cut_out
-from segkit.data.transforms import TrainTransform, check_augment
-from segkit.targets import IGNORE_INDEX
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.cropping import cut_out
+from segkit.data.augment.transforms import TrainTransform, check_augment
 
 PRESETS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]

@@ -17,9 +17,9 @@ import tifffile
 from conftest import train_quick
 
 import segkit
-from segkit.data.cells import draw
-from segkit.data.reading import read_image, read_mask, write_image
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.images.reading import read_image, read_mask, write_image
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.errors import SegkitError
-from segkit.inference.blending import Canvas, fill, mean_probabilities
-from segkit.inference.network import Network
-from segkit.inference.tiling import Windows, plan_grid
+from segkit.core.errors import SegkitError
+from segkit.inference.runtimes.network import Network
+from segkit.inference.tiles.blending import Canvas, fill, mean_probabilities
+from segkit.inference.tiles.tiling import Windows, plan_grid
 
 
 class Identity(Network):
@@ -107,7 +107,7 @@ def test_small_tiles_fill_a_batch_of_as_many_pixels():
 
 
 def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr("segkit.inference.blending.OPEN", 3)
+    monkeypatch.setattr("segkit.inference.tiles.blending.OPEN", 3)
     network = Identity(Windows(64, 8, 8), batch_size=4)
     asked = []
 
@@ -126,7 +126,7 @@ def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
 
 
 def test_large_images_do_not_gather_behind_a_small_one(monkeypatch):
-    monkeypatch.setattr("segkit.inference.blending.OPEN_PIXELS", 3 * 64 * 64)
+    monkeypatch.setattr("segkit.inference.tiles.blending.OPEN_PIXELS", 3 * 64 * 64)
     network = Identity(Windows(64, 8, 8), batch_size=1)
     asked = []
 

@@ -14,13 +14,14 @@ import pytest
 import tifffile
 import torch
 
-from segkit import checkpoint, load
-from segkit.config import compose
-from segkit.errors import SegkitError
-from segkit.exporting.command import ENDINGS, describe, export
-from segkit.inference.exported import KEY, Contents
-from segkit.inference.onnx_network import OnnxNetwork, _providers
-from segkit.inference.openvino_network import OpenVinoNetwork, _device
+from segkit import load
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.export.command import ENDINGS, describe, export
+from segkit.inference.runtimes.exported import KEY, Contents
+from segkit.inference.runtimes.onnx_network import OnnxNetwork, _providers
+from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, _device
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")

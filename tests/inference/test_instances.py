@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit.data.cells import draw
-from segkit.data.objects import object_ids
-from segkit.data.target import Target
-from segkit.errors import SegkitError
-from segkit.inference.instances import DECODERS, decode
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.inference.objects.instances import DECODERS, decode
+from segkit.targets.base import Target
+from segkit.targets.objects import object_ids
 
 # a target, its options, the mode of its head, its decoder, and of how many objects the IoU with
 # what is found exceeds 0.9 in a perfect prediction

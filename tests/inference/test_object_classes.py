@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import segkit
-from segkit.card import ModelCard
-from segkit.data.normalization import Normalization
-from segkit.inference.object_classes import classes_of_objects, object_classes
+from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.normalization import Normalization
+from segkit.inference.objects.object_classes import classes_of_objects, object_classes
 
 NUCLEI = {"name": "folder", "instances": True, "class_names": ["background", "nucleus"]}
 

@@ -10,12 +10,12 @@ import torch
 from conftest import train_quick
 
 import segkit
-from segkit import checkpoint
-from segkit.card import ModelCard
-from segkit.data.cells import draw
-from segkit.data.reading import write_image
-from segkit.errors import SegkitError
-from segkit.inference.tiling import Windows, plan_grid
+from segkit.checkpoint import reading as checkpoint
+from segkit.checkpoint.card import ModelCard
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.images.reading import write_image
+from segkit.inference.tiles.tiling import Windows, plan_grid
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,9 @@ def test_a_full_device_is_said_with_a_remedy(binary_run, images, monkeypatch):
 
 def test_a_tile_that_a_network_cannot_take_is_an_error(binary_run, monkeypatch):
     fixed = Windows(64, 32, 64, fixed=(64, 64))
-    monkeypatch.setattr("segkit.inference.torch_network.windows_of", lambda model, side: fixed)
+    monkeypatch.setattr(
+        "segkit.inference.runtimes.torch_network.windows_of", lambda model, side: fixed
+    )
     with pytest.raises(SegkitError, match=r"tile=96 cannot be had.* 64 x 64 pixels only"):
         segkit.load(binary_run.checkpoint, device="cpu", tile=96)
     assert segkit.load(binary_run.checkpoint, device="cpu", tile=64).windows == fixed

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segkit.errors import SegkitError
-from segkit.inference import reading_ahead
-from segkit.inference.reading_ahead import read_ahead
+from segkit.core.errors import SegkitError
+from segkit.inference.tiles import reading_ahead
+from segkit.inference.tiles.reading_ahead import read_ahead
 
 
 class Strip:

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.inference.regions import close_gaps, close_holes, merge_small, merge_waists, renumbered
+from segkit.inference.objects.regions import (
+    close_gaps,
+    close_holes,
+    merge_small,
+    merge_waists,
+    renumbered,
+)
 
 # five regions in a line, each with its peak, and saddles of 6, 2, 5 and 9 between them
 HEIGHT = np.array([[6, 8, 6, 6, 10, 2, 2, 4, 5, 5, 9, 12, 9, 9, 10]], np.float32)

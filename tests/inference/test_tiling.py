@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.inference.tiling import Windows, mirrored, plan_grid
+from segkit.inference.tiles.tiling import Windows, mirrored, plan_grid
 
 WINDOWS = st.builds(
     lambda step, smallest, more: Windows(smallest + more * step, step, smallest),

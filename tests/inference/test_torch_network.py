@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import segkit
-from segkit import checkpoint
-from segkit.data.cells import draw
-from segkit.inference.tiling import Windows
-from segkit.inference.torch_network import TorchNetwork, blend, windows_of
+from segkit.checkpoint import reading as checkpoint
+from segkit.data.sources.cells import draw
+from segkit.inference.runtimes.torch_network import TorchNetwork, blend, windows_of
+from segkit.inference.tiles.tiling import Windows
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import create_model
 
@@ -95,7 +95,7 @@ def test_tile_and_batch_are_planned_from_crop_and_memory(binary_run, monkeypatch
     assert need > 4 * 2 * 16
 
     def planned(memory, crop=(64, 64)):
-        monkeypatch.setattr("segkit.inference.torch_network.free_memory", lambda _: memory)
+        monkeypatch.setattr("segkit.inference.runtimes.torch_network.free_memory", lambda _: memory)
         found = TorchNetwork(model, type(card)(**{**vars(card), "img_size": crop}), "cpu")
         return found.windows.side, found.batch_size
 

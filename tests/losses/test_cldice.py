@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 from segkit.losses.cldice import soft_skeleton
 

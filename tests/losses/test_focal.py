@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
 

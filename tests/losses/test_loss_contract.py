@@ -14,7 +14,7 @@ from torch import Tensor
 
 import segkit.losses.base
 import segkit.losses.sum
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
 # What a loss cannot be built without. Every other loss is built with its defaults.

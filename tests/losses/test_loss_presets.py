@@ -7,7 +7,7 @@ import inspect
 import pytest
 from omegaconf import OmegaConf
 
-from segkit.config import compose, conf_dir
+from segkit.config.compose import compose, conf_dir
 from segkit.losses import Loss
 
 PRESETS = {

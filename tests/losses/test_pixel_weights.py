@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
 CHANNELS = {"binary": 1, "multiclass": 3, "multilabel": 3}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
 REGION_LOSSES = ["dice", "jaccard", "tversky"]

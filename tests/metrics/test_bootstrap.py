@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 import segkit.metrics.bootstrap
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.bootstrap import Interval, interval, intervals, score_intervals
 from segkit.metrics.scores import class_counts, scores
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import adapted_rand_error
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.borders import (
     BORDER_COUNTS,
     THRESHOLDS,

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from skimage.segmentation import find_boundaries
 
 import segkit.metrics.boundary
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.boundary import BOUNDARY_COUNTS, boundary_counts, boundary_scores
 
 

@@ -11,7 +11,7 @@ import torch
 import torchmetrics.functional.classification as peer
 from torchmetrics import MetricCollection
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics import ConfusionMatrix
 
 MODES = ["binary", "multiclass", "multilabel"]

@@ -15,7 +15,7 @@ from skimage.metrics import adapted_rand_error
 from torchmetrics.functional.detection import panoptic_quality
 
 import segkit.metrics.instances
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.bootstrap import intervals
 from segkit.metrics.instances import OBJECT_COUNTS, instance_scores, object_counts
 

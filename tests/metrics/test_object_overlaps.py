@@ -9,7 +9,7 @@ import pytest
 from skimage.metrics import contingency_table
 
 import segkit.metrics.overlaps
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.overlaps import overlaps
 
 

@@ -11,7 +11,7 @@ import torch
 import torchmetrics.functional.classification as peer
 
 import segkit.metrics.scores
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics import ConfusionMatrix
 from segkit.metrics.scores import class_counts, mean_scores, scores
 

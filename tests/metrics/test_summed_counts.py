@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics.instances import InstanceScores, instance_scores, object_counts
 
 

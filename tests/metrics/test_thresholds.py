@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchmetrics.functional.classification as peer
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.metrics import ConfusionMatrix
 from segkit.metrics.scores import scores
 from segkit.metrics.thresholds import THRESHOLDS, ThresholdCounts, threshold_sweep

@@ -13,7 +13,7 @@ import torch
 
 import segkit
 import segkit.models
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head
 from segkit.models.necks import Neck
@@ -26,7 +26,9 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*MODULES, "segkit.registry", "segkit.errors", "segkit.plugins"])
+@pytest.mark.parametrize(
+    "name", [*MODULES, "segkit.core.registry", "segkit.core.errors", "segkit.core.plugins"]
+)
 def test_the_examples_run(name):
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.failed == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
 from segkit.models.encoders.freezing import parts_without_gradient
 

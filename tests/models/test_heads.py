@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.heads import Head
 
 

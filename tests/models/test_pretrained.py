@@ -15,7 +15,7 @@ import safetensors.torch
 import timm
 import torch
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder, weights
 from segkit.models.encoders.weights import PretrainedWarning, find_weights, read_state
 from segkit.models.segmenter import create_model

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.segmenter import create_model
 from segkit.models.sizes import check_valid, valid_input, valid_output
 

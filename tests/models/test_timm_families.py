@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
 from segkit.models.segmenter import create_model
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segkit.config import compose
+from segkit.config.compose import compose
+from segkit.config.validation import validate
 from segkit.models.cost import gflops
 from segkit.models.encoders import Encoder
 from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import create_model
 from segkit.planning.network import Network, measure_network
-from segkit.validation import validate
 
 
 class Looking(Encoder, name="looks_at_its_numbers"):

@@ -14,11 +14,11 @@ import pytest
 import tifffile
 from omegaconf import OmegaConf
 
-from segkit import checkpoint
-from segkit.config import compose
-from segkit.data.reading import write_image, write_mask
-from segkit.errors import SegkitError
-from segkit.planning.openings import open_keys
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.compose import compose
+from segkit.config.openings import open_keys
+from segkit.core.errors import SegkitError
+from segkit.images.reading import write_image, write_mask
 from segkit.report.table import read_csv
 from segkit.training.run import Run, train
 

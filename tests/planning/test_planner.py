@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from segkit.config import compose
-from segkit.data.checking import DataSummary
-from segkit.data.coding import LabelCoding
-from segkit.data.measuring import Measures
-from segkit.data.normalization import Normalization
-from segkit.data.source import Sample
-from segkit.planning.machine import GB, Machine
+from segkit.checkpoint.coding import LabelCoding
+from segkit.checkpoint.normalization import Normalization
+from segkit.config.compose import compose
+from segkit.config.openings import OPENINGS, open_keys
+from segkit.config.validation import validate
+from segkit.core.machine import GB, Machine
+from segkit.data.checks.checking import DataSummary
+from segkit.data.checks.measuring import Measures
+from segkit.data.sources.base import Sample
 from segkit.planning.network import Network
-from segkit.planning.openings import OPENINGS, open_keys
 from segkit.planning.plan import plan, show
-from segkit.validation import validate
 
 CPU, GPU = Machine("cpu", 24 * GB, 2), Machine("cuda", 24 * GB, 8)
 RESNET18 = Network(14_300_000, 1280.0, 165_000.0, multiple=32, layer_norm=False)

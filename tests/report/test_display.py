@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.display import to_display
 
 

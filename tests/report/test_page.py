@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.page import Example, Report, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -219,7 +219,7 @@ def test_a_failing_write_leaves_the_old_page(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("segkit.files.os.fsync", full)
+    monkeypatch.setattr("segkit.core.files.os.fsync", full)
     with pytest.raises(SegkitError, match="No space left"):
         write_report(tmp_path / "run" / "report.html", Report(title="new"))
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == before

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv, score_table, write_csv
 
 ROWS = [

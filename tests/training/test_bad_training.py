@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import train_quick
 
-from segkit.data.reading import write_image, write_mask
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.images.reading import write_image, write_mask
 from segkit.losses.base import Loss
 from segkit.report.table import read_csv
 from segkit.training.callbacks import StopWhenNotFinite
@@ -86,7 +86,7 @@ def test_an_image_without_any_label_in_a_batch_does_no_harm(tmp_path):
     images_and_masks(tmp_path / "set", blank=2)
     options = ["data=folder", f"data.root='{tmp_path / 'set'}'", "data.label_map={255: 255}"]
     # a data set of its own: the preset's options of the drawn one do not fit
-    from segkit.config import compose
+    from segkit.config.compose import compose
     from segkit.training.run import train
 
     config = compose(

@@ -7,7 +7,7 @@ import types
 import pytest
 from conftest import train_quick
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv
 from segkit.training import budget
 from segkit.training.budget import NEVER, Budget

@@ -12,14 +12,14 @@ import torch
 from conftest import train_quick
 from lightning.fabric.utilities import move_data_to_device
 
-from segkit import checkpoint
-from segkit.data.builtin import CellsSource
-from segkit.data.cache import ArrayCache
-from segkit.data.checking import check
-from segkit.data.target import Labels
-from segkit.data.transforms import TrainTransform
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.schema import Data
+from segkit.data.augment.transforms import TrainTransform
+from segkit.data.checks.checking import check
+from segkit.data.loading.cache import ArrayCache
+from segkit.data.sources.builtin import CellsSource
 from segkit.report.table import read_csv
-from segkit.schema import Data
+from segkit.targets.base import Labels
 from segkit.training import datamodule
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from segkit.data.samplers import DrawSampler, EverySample
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.data.loading.samplers import DrawSampler, EverySample
 from segkit.report.table import read_csv
 
 

@@ -14,8 +14,8 @@ import torch
 from conftest import QUICK, train_quick
 
 import segkit
-from segkit.errors import SegkitError
-from segkit.files import written_whole
+from segkit.core.errors import SegkitError
+from segkit.core.files import written_whole
 
 SMALL = ("encoder=unet", "encoder.width=4", "encoder.depth=2")
 LAST = "checkpoints/last.ckpt"
@@ -43,11 +43,11 @@ def fill(monkeypatch):
             done += str(path).endswith(name)
             with monkeypatch.context() as patch:
                 if str(path).endswith(name):
-                    patch.setattr("segkit.files.os.fsync", fsync)
+                    patch.setattr("segkit.core.files.os.fsync", fsync)
                 with written_whole(path) as file:
                     yield file
 
-        for module in ("segkit.training.checkpoint_io", "segkit.files"):
+        for module in ("segkit.training.checkpoint_io", "segkit.core.files"):
             monkeypatch.setattr(f"{module}.written_whole", written)
 
     return full
@@ -146,7 +146,7 @@ def test_a_library_that_finds_the_disk_full_gives_no_traceback(tmp_path):
         "def go(config):\n    raise OSError(28, 'No space left on device')\n"
     )
     code = (
-        "import sys; from segkit.launch import launch; sys.argv = ['segkit', *sys.argv[1:]];"
+        "import sys; from segkit.cli.launch import launch; sys.argv = ['segkit', *sys.argv[1:]];"
         "launch('train', 'at_the_end_of_its_disk:go')"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

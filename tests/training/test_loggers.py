@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from conftest import train_quick
 
-from segkit.errors import SegkitError
-from segkit.schema import Logger
+from segkit.config.schema import Logger
+from segkit.core.errors import SegkitError
 from segkit.training.loggers import make_logger
 
 

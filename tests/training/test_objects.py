@@ -9,13 +9,13 @@ import pytest
 from conftest import train_quick
 
 import segkit
-from segkit.checkpoint import read
-from segkit.config import compose
-from segkit.data.builtin import CellsSource
-from segkit.data.reading import read_mask, write_image
-from segkit.errors import SegkitError
-from segkit.inference.evaluate_command import evaluate
-from segkit.predicting.command import predict
+from segkit.checkpoint.reading import read
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.data.sources.builtin import CellsSource
+from segkit.evaluate.command import evaluate
+from segkit.images.reading import read_mask, write_image
+from segkit.predict.command import predict
 from segkit.report.table import read_csv
 
 

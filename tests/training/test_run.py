@@ -9,8 +9,8 @@ import torch
 from conftest import train_quick
 from omegaconf import OmegaConf
 
-from segkit import checkpoint
-from segkit.errors import SegkitError
+from segkit.checkpoint import reading as checkpoint
+from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv
 
 
@@ -107,7 +107,7 @@ def test_an_encoder_needs_no_option_for_weights(tmp_path):
             return [first, self.two(first).relu()]
 
     try:
-        from segkit.config import compose
+        from segkit.config.compose import compose
         from segkit.training.run import train
 
         config = compose(["experiment=quick", "trainer.progress_bar=false"])
@@ -180,7 +180,7 @@ def test_the_schedule_ends_with_the_training(tmp_path):
 
 def test_training_with_everything_frozen_is_an_error():
     from segkit.models.segmenter import create_model
-    from segkit.training.optimizers import Optimizer
+    from segkit.optim.optimizers import Optimizer
 
     model = create_model({"name": "resnet18", "pretrained": False}, "fpn").requires_grad_(False)
     with pytest.raises(SegkitError, match="nothing is left to train"):
@@ -270,7 +270,7 @@ def test_needed_weights_that_are_missing_are_an_error(tmp_path):
 
 
 def test_normalization_is_that_of_the_training_images(binary_run):
-    from segkit.data.builtin import CellsSource
+    from segkit.data.sources.builtin import CellsSource
 
     card = checkpoint.read(binary_run.checkpoint)[1]
     source = CellsSource("binary", train=8, val=4, test=4, size=(64, 64))
@@ -282,7 +282,7 @@ def test_normalization_is_that_of_the_training_images(binary_run):
 @pytest.mark.slow
 def test_the_main_job_learns_what_it_promises(tmp_path):
     """`make train` as it is, but for the progress bar."""
-    from segkit.config import compose
+    from segkit.config.compose import compose
     from segkit.training.run import train
 
     config = compose(["trainer.progress_bar=false", "trainer.accelerator=cpu"])

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.registry import Registrable
 from segkit.models.conv import Norm, Padding
 from segkit.models.encoders.freezing import parameters_of, parts_without_gradient
 from segkit.models.sizes import valid_input
-from segkit.registry import Registrable
 
 Pretrained = bool | Literal["auto"] | Path
 Freeze = Literal["none", "all"] | int

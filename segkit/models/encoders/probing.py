@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.encoders.pyramid import pyramid_strides
 
 Blocks = Literal["several", "last"]

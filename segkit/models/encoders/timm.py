@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError, did_you_mean
+from segkit.core.errors import SegkitError, did_you_mean
 from segkit.models.encoders.base import Encoder, Pretrained
 from segkit.models.encoders.probing import Blocks, probe
 from segkit.models.encoders.pruning import drop_unused

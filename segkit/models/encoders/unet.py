@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.conv import DoubleConv, Norm, Padding, init_he
 from segkit.models.encoders.base import Encoder, Pretrained
 from segkit.models.encoders.weights import load_state

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
-from segkit.torch_files import fault
+from segkit.core.errors import SegkitError
+from segkit.core.torch_files import fault
 
 HUB_ANSWER_SECONDS = 4.0
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segkit.registry import Registrable
-from segkit.targets import Mode
+from segkit.core.labels import Mode
+from segkit.core.registry import Registrable
 
 
 class Head(nn.Module, Registrable, ABC, family="head"):

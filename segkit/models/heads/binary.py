@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
+from segkit.core.labels import decide
 from segkit.models.conv import init_he
 from segkit.models.heads.base import Head
-from segkit.targets import decide
 
 
 class BinaryHead(Head, name="binary"):

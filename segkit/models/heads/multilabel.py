@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segkit.core.labels import decide
 from segkit.models.conv import init_he
 from segkit.models.heads.base import Head
-from segkit.targets import decide
 
 
 class MultilabelHead(Head, name="multilabel"):

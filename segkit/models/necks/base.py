@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from segkit.registry import Registrable
+from segkit.core.registry import Registrable
 
 
 class Neck(nn.Module, Registrable, ABC, family="neck"):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from segkit.errors import SegkitError
+from segkit.core.errors import SegkitError
 from segkit.models.conv import ConvBlock, Norm, Padding, init_he
 from segkit.models.necks.base import Neck
 from segkit.models.necks.joining import JoinBlock

@@ -1,0 +1,123 @@
+"""What belongs to a trained network, as plain data; checkpoints and exported files hold it."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from segkit.checkpoint.coding import LabelCoding
+from segkit.checkpoint.normalization import FULL_SCALE, Normalization
+from segkit.core.errors import all_at_once
+from segkit.core.labels import MODES, Mode
+
+FORMAT = 1
+"""Of the card; a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to rebuild a trained network and to use it, as plain data.
+
+    Attributes:
+        encoder: Name and options of the encoder; weights are never fetched again.
+        neck: Name and options of the neck.
+        head: Name and options of the head, its threshold among them.
+        in_channels: Channels of the image.
+        num_classes: Number of classes, background included.
+        auxiliary: Number of auxiliary heads.
+        img_size: Size of the training crops, (height, width).
+        class_names: Names of the classes.
+        class_colors: RGB colours of the classes.
+        normalization: What happens to the intensities.
+        mask_values: The value of each class in the masks, in which predictions are written too.
+        background: The label that overlays leave unpainted, None where every class is painted.
+        target: Name and options of what was learned of the masks.
+        mode: What the head's logits mean.
+        threshold: Probability above which a pixel belongs to a class, where the head has one.
+        pretrained_from: Where the encoder's weights came from, None for random ones.
+        config: The resolved config of the training.
+        versions: Versions of segkit, torch, timm and Python.
+    """
+
+    encoder: dict[str, Any]
+    neck: dict[str, Any]
+    head: dict[str, Any]
+    in_channels: int
+    num_classes: int
+    auxiliary: int
+    img_size: tuple[int, int]
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...]
+    normalization: Normalization
+    mask_values: tuple[int, ...]
+    background: int | None = 0
+    target: dict[str, Any] = field(default_factory=lambda: {"name": "labels"})
+    mode: Mode = "binary"
+    threshold: float = 0.5
+    pretrained_from: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: dictionaries, lists, strings and numbers."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelCard:
+        """The inverse of :meth:`to_dict`; lists may stand for tuples, as in JSON.
+
+        Raises:
+            SegkitError: Fields are missing, or are not what they must be; all are named.
+        """
+        known = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
+        head = data.get("head")
+        if "mode" not in known and isinstance(head, dict) and head.get("name") in MODES:
+            known["mode"] = head["name"]  # cards of version 0.1.0
+            known["threshold"] = head.get("threshold", 0.5)
+        try:
+            card = TypeAdapter(cls).validate_python(known)
+            problems = list(card._problems())
+        except ValidationError as error:
+            problems = [_say(detail) for detail in error.errors()]
+        if problems:
+            raise all_at_once("the model card cannot be used:", problems)
+        return card
+
+    def _problems(self) -> Iterator[str]:
+        """What does not fit together, or cannot be."""
+        for key in ("encoder", "neck", "head", "target"):
+            if not isinstance(getattr(self, key).get("name"), str):
+                yield f"{key}.name is missing"
+        for key in ("class_names", "class_colors", "mask_values"):
+            if (count := len(getattr(self, key))) < self.num_classes:
+                yield f"{key} has {count} entries for num_classes={self.num_classes}"
+        if min(self.in_channels, self.num_classes, *self.img_size) < 1 or self.auxiliary < 0:
+            yield "in_channels, num_classes and img_size must be 1 or more, auxiliary 0 or more"
+        norm = self.normalization
+        if not len(norm.mean) == len(norm.std) == self.in_channels:
+            yield f"normalization has not a mean and a std for in_channels={self.in_channels}"
+        if norm.low >= norm.high or min(norm.std, default=1) <= 0:
+            yield "normalization.low must be below high, and std above 0"
+        if norm.dtype not in (*FULL_SCALE, "float32"):
+            yield f"normalization.dtype={norm.dtype!r} is no type of images"
+
+    @property
+    def num_logits(self) -> int:
+        """Channels of what the network gives."""
+        return 1 if self.mode == "binary" else self.num_classes
+
+    @property
+    def coding(self) -> LabelCoding:
+        """What the values of masks mean."""
+        return LabelCoding({value: label for label, value in enumerate(self.mask_values)})
+
+
+def _say(detail: Any) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={reprlib.repr(detail['input'])}: {detail['msg']}"

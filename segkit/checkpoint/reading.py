@@ -1,0 +1,175 @@
+"""What a checkpoint holds besides weights, and how a model comes back out of one."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit import __version__
+from segkit.checkpoint.card import FORMAT, ModelCard
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.torch_files import fault
+from segkit.models.encoders import Encoder
+from segkit.models.segmenter import Segmenter, create_model
+from segkit.targets.base import Target
+
+KEY = "segkit"
+PREFIX = "model."
+"""Of the network's weights among those of the Lightning module."""
+ANOTHER = "Use the best.ckpt or last.ckpt of a run of segkit, copied in full."
+AS_WRITTEN = "Use the checkpoint as its training wrote it."
+
+
+def build(card: ModelCard) -> Segmenter:
+    """The network that a card describes with fresh weights, without asking any hub."""
+    encoder = dict(card.encoder)
+    member, _ = Encoder.resolve(encoder["name"], {})
+    if "pretrained" in inspect.signature(member).parameters:
+        encoder["pretrained"] = False
+    return create_model(
+        encoder,
+        card.neck,
+        card.head,
+        num_classes=card.num_classes,
+        in_channels=card.in_channels,
+        auxiliary=card.auxiliary,
+        img_size=max(card.img_size),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import lightning
+    import timm
+
+    return {
+        "segkit": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # else an object of a class
+        "timm": timm.__version__,
+        "lightning": lightning.__version__,
+    }
+
+
+def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
+    """The trained network, in eval mode on the CPU, and its card. Only data is read, no code run.
+
+    Raises:
+        SegkitError: There is no such file, or it is no checkpoint of segkit.
+    """
+    stored = read_raw(Path(path))
+    try:
+        card = ModelCard.from_dict(stored[KEY])
+    except SegkitError as error:
+        raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
+    try:
+        model = build(card)
+        Target.resolve(card.target["name"], {})
+    except SegkitError as error:
+        wanted = card.config.get("plugins") or []
+        hint = f" The training named plugins={wanted}: name them again." if wanted else ""
+        raise SegkitError(f"checkpoint {path}: {error}{hint}") from error
+    weights = {
+        key.removeprefix(PREFIX): value
+        for key, value in stored["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
+    unfit = _unfit(model.state_dict(), weights)
+    if unfit:
+        raise all_at_once(
+            f"checkpoint {path}: its weights do not fit the network that its card describes."
+            f" {_other_versions(card)}",
+            unfit,
+        )
+    model.load_state_dict(weights)
+    return model.eval(), card
+
+
+def _unfit(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
+    """In what weights differ from those of a network: names, shapes; a line for each kind."""
+    shared = wanted.keys() & held.keys()
+    shapes = {
+        name: f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(shared)
+        if isinstance(held[name], torch.Tensor) and held[name].shape != wanted[name].shape
+    }
+    kinds = {
+        "tensors are missing": sorted(wanted.keys() - held.keys()),
+        "tensors are too many": sorted(held.keys() - wanted.keys()),
+        "are no tensors": sorted(n for n in shared if not isinstance(held[n], torch.Tensor)),
+        "tensors have another shape": [f"{name}: {shape}" for name, shape in shapes.items()],
+    }
+    return [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
+
+
+def _other_versions(card: ModelCard) -> str:
+    here = versions()
+    other = [f"{k} {v} (here {here[k]})" for k, v in card.versions.items() if here.get(k, v) != v]
+    if not other:
+        return AS_WRITTEN
+    return f"It was written with {', '.join(other)}: install these versions."
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The dictionary of a checkpoint file.
+
+    Raises:
+        SegkitError: There is no such file, it cannot be read, or it is no checkpoint of segkit.
+    """
+    if not path.is_file():
+        raise SegkitError(f"checkpoint: {_no_file(path)}")
+    stored = _load(path)
+    if not isinstance(stored, dict) or KEY not in stored or "state_dict" not in stored:
+        raise SegkitError(
+            f"{path} is no checkpoint of segkit: it has no entry '{KEY}'. Weights of an encoder"
+            " go to encoder.pretrained=PATH."
+        )
+    kinds = (isinstance(stored[key], dict) for key in (KEY, "state_dict"))
+    made = stored[KEY].get("format") if all(kinds) else None
+    if not isinstance(made, int):
+        raise SegkitError(f"checkpoint {path} is not as segkit writes it. {AS_WRITTEN}")
+    if made > FORMAT:
+        raise SegkitError(
+            f"checkpoint {path} has the format {made} of a newer segkit; this is"
+            f" {__version__}, which reads up to {FORMAT}. Upgrade segkit."
+        )
+    return stored
+
+
+def _load(path: Path) -> Any:
+    """The data of a file of torch.save."""
+    try:
+        reason = fault(path)
+        if not reason:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SegkitError(
+            f"checkpoint {path} cannot be read as data: {error.strerror or error}. Check that you"
+            " may read it."
+        ) from error
+    except pickle.UnpicklingError:  # its message advises to run the file's code
+        reason = "its pickle is damaged"
+    except Exception as error:  # torch has many
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    raise SegkitError(f"checkpoint {path} cannot be read as data: {reason}. {ANOTHER}")
+
+
+def _no_file(path: Path) -> str:
+    """What is where a checkpoint was looked for, and what may be meant."""
+    if not path.is_dir():
+        return f"there is no file {path.resolve()}. Give the best.ckpt of a run of segkit."
+    for held in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        if (path / held).is_file():
+            return f"{path.resolve()} is a folder. That is a run folder: use {path / held}."
+    return f"{path.resolve()} is a folder. Give the best.ckpt in the checkpoints of a run."
+
+
+def without_training(stored: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only a resumed training needs, such as the optimizer's state."""
+    kept = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
+    return {key: stored[key] for key in kept if key in stored}

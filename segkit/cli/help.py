@@ -1,0 +1,119 @@
+"""The help page of a command: what it is for, commands worth trying, the groups, the keys.
+
+Hydra's own page takes twice as long, as it composes once for each of its groups.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segkit.config.compose import compose, conf_dir
+from segkit.core import plugins
+
+PURPOSE = {
+    "train": """Train a segmentation model from an encoder, a neck and a head.
+
+usage: python -m segkit.train [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.train                                      the built-in data set
+  python -m segkit.train encoder=resnet34 neck=fpn head=multiclass
+  python -m segkit.train data=folder data.root=DIR encoder=timm encoder.name=convnext_tiny
+  python -m segkit.train data=folder data.root=DIR plan=auto  values to suit data and machine
+  python -m segkit.train -m encoder=resnet18,resnet34 neck=unet,fpn    a sweep and its table
+  python -m segkit.train --cfg job --resolve                  show the config, run nothing
+  python -m segkit.train resume=runs/NAME/TIME                go on where a run stopped""",
+    "evaluate": """Score a checkpoint on a data set.
+
+usage: python -m segkit.evaluate checkpoint=CKPT [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.evaluate checkpoint=CKPT                   on what it was validated on
+  python -m segkit.evaluate checkpoint=CKPT split=test
+  python -m segkit.evaluate checkpoint=CKPT data=folder data.root=DIR split=all
+  python -m segkit.evaluate checkpoint=CKPT tta=d4            the mean over eight views
+  python -m segkit.evaluate checkpoint=[A.ckpt,B.ckpt]        an ensemble
+  python -m segkit.evaluate checkpoint=CKPT output=DIR        where the report goes""",
+    "predict": """Write the masks of images.
+
+usage: python -m segkit.predict checkpoint=CKPT input=DIR_OR_FILE_OR_GLOB [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.predict checkpoint=CKPT input=DIR output=masks     again: goes on
+  python -m segkit.predict checkpoint=CKPT input='scans/**/*.tif'     or a list: input=images.txt
+  python -m segkit.predict checkpoint=[A.ckpt,B.ckpt] input=DIR tta=d4    an ensemble, eight views
+  python -m segkit.predict checkpoint=CKPT input=DIR instances=components min_size=20
+  python -m segkit.predict checkpoint=CKPT input=DIR polygons=geojson overlays=false
+  torchrun --nproc-per-node=4 -m segkit.predict checkpoint=CKPT input=DIR    four GPUs""",
+    "export": """Write a checkpoint as a file of ONNX, OpenVINO or torch.export.
+
+usage: python -m segkit.export checkpoint=CKPT [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.export checkpoint=CKPT                     model.onnx in the run folder
+  python -m segkit.export checkpoint=CKPT output=model.xml    for OpenVINO, with model.bin
+  python -m segkit.export checkpoint=CKPT output=model.pt2    a program of torch.export
+  python -m segkit.export checkpoint=CKPT quantize=int8       8 bits, where that is faster
+  python -m segkit.export checkpoint=CKPT input='scans/*.tif' the images that it is checked on
+  python -m segkit.predict checkpoint=model.onnx input=DIR    use the file like a checkpoint""",
+    "serve": """Serve a page to try a model on, and an HTTP endpoint beside it.
+
+usage: python -m segkit.serve checkpoint=CKPT [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.serve checkpoint=CKPT                      open http://127.0.0.1:8000
+  python -m segkit.serve checkpoint=CKPT port=0               on any free port
+  python -m segkit.serve checkpoint=CKPT instances=components tell objects apart
+  curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
+  curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
+  http://127.0.0.1:8000/docs                                  all that the endpoint takes""",
+    "benchmark": """Measure encoders x necks on this machine: parameters, operations, time, memory.
+
+usage: python -m segkit.benchmark [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.benchmark                                  a few encoders, a few minutes
+  python -m segkit.benchmark encoders=[resnet34,convnext_tiny] necks=[unet,fpn,fcn]
+  python -m segkit.benchmark upsample=[nearest,bilinear,deconv]   ways of upsampling
+  python -m segkit.benchmark sizes=[256,512] batch=8 channels=1 classes=5
+  python -m segkit.benchmark 'encoders=[{name:unet,width:32}]'    options of a part
+  python -m segkit.benchmark device=cuda precision=bfloat16   on a GPU, its own memory""",
+}
+
+TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": [], "benchmark": []}
+"""The groups of the commands that do not take all of them."""
+
+
+def help_page(command: str, overrides: list[str], config_dir: Path | str | None = None) -> str:
+    """The page, with the values that the overrides make.
+
+    Raises:
+        SegkitError: The overrides cannot be composed.
+    """
+    from omegaconf import OmegaConf
+
+    config = compose(overrides, command, config_dir)
+    groups = [
+        f"  {group}: {', '.join(choices)}"
+        for group, choices in find_groups(config_dir).items()
+        if command == "train" or group in TAKEN[command]
+    ]
+    parts = [PURPOSE[command]]
+    if groups:
+        parts.append("\n".join(["Groups and their choices:", *groups]))
+    parts.append(f"Keys and their values (conf/{command}.yaml says what they mean):")
+    parts.append(OmegaConf.to_yaml(config).rstrip())
+    parts.append("Flags: --cfg job, -m, --config-dir DIR; --hydra-help lists the others.")
+    return "\n\n".join(parts)
+
+
+def find_groups(config_dir: Path | str | None = None) -> dict[str, list[str]]:
+    """The groups of configs and their choices, those of plugins and of the user's folder too."""
+    places = [conf_dir(), *(folder for _, folder in plugins.conf_dirs())]
+    if config_dir is not None:
+        places.append(Path(config_dir))
+    found: dict[str, set[str]] = {}
+    for place in places:
+        for file in place.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(choices) for group, choices in sorted(found.items())}

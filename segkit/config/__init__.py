@@ -1,0 +1,1 @@
+"""The options of every command: composition, types, defaults and checks."""

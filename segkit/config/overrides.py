@@ -1,0 +1,142 @@
+"""What is wrong with a command line that Hydra cannot compose, said for every override at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segkit.core.errors import SegkitError, all_at_once, did_you_mean
+
+
+def explain(
+    error: Exception, command: str, overrides: list[str], config_dir: Path | str | None = None
+) -> SegkitError:
+    """The error that names all overrides that cannot be composed, with the nearest names.
+
+    Called inside a :func:`segkit.config.compose.session`.
+
+    Args:
+        error: What Hydra or OmegaConf raised.
+        command: The command whose config it is.
+        overrides: The command line.
+        config_dir: The folder that the command line adds.
+    """
+    import hydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    problems = []
+    groups, values = [], []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as wrong:
+            problems.append(
+                f"'{text}' cannot be parsed: {_first_line(wrong)}. Use KEY=VALUE; a value with"
+                " brackets or signs goes into quotes of its own, as in 'input=\"my scans (2)\"'."
+            )
+            continue
+        key = override.key_or_group.partition("@")[0]
+        options = _options(key, config_dir)
+        if options:
+            chosen = override.value()
+            wrong_choices = [
+                choice
+                for choice in (chosen if isinstance(chosen, list) else [chosen])
+                if isinstance(choice, str) and choice not in options
+            ]
+            problems += [_unknown_choice(key, choice, options) for choice in wrong_choices]
+            if not wrong_choices and not override.is_sweep_override():
+                groups.append(text)
+        elif not (override.is_add() or override.is_force_add()):
+            values.append((key, text))
+    try:
+        config = hydra.compose(command, overrides=[*search_path(config_dir), *groups])
+    except composition_errors() as why:
+        return all_at_once("the config cannot be composed:", [*problems, str(why)])
+    known = _keys(config)
+    for key, text in values:
+        if key not in known and key.partition(".")[0] != "hydra":
+            problems.append(f"'{text}': there is no key '{key}'.{_nearest(key, known)}")
+    if not problems:
+        return SegkitError(f"the config cannot be composed: {error}")
+    problems.append("--help lists the groups and the keys")
+    return all_at_once("the command line cannot be composed:", problems)
+
+
+def composition_errors() -> tuple[type[Exception], ...]:
+    """What Hydra raises when configs or overrides are wrong."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return HydraException, OmegaConfBaseException, YAMLError
+
+
+def search_path(config_dir: Path | str | None) -> list[str]:
+    """The override that adds a folder of the user's to the places of configs."""
+    if config_dir is None:
+        return []
+    if not Path(config_dir).is_dir():
+        raise SegkitError(f"there is no folder of configs {Path(config_dir).resolve()}.")
+    return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+
+
+def _options(group: str, config_dir: Path | str | None) -> list[str]:
+    """The choices of a group, those of the user's folder among them; none if it is no group."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.instance().hydra
+    assert state is not None
+    own = Path(config_dir or ".") / group
+    added = [path.stem for path in own.glob("*.yaml")] if config_dir else []
+    return sorted({*state.config_loader.get_group_options(group), *added})
+
+
+def _unknown_choice(group: str, choice: str, options: list[str]) -> str:
+    text = f"'{group}={choice}': there is no {group} '{choice}'."
+    if group == "encoder":
+        import timm
+
+        if timm.is_model(choice):
+            return f"{text} It is a timm model: use encoder=timm encoder.name={choice}."
+    return f"{text}{did_you_mean(choice, options)} Known: {', '.join(options)}."
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """All keys of a config, with dots."""
+    from omegaconf import DictConfig
+
+    found = []
+    for key in node:
+        found.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            found += _keys(child, f"{prefix}{key}.")
+    return found
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The nearest key in the same group, or the same key in another group (`max_epochs`)."""
+    group, _, last = key.rpartition(".")
+    elsewhere = _choices_with(group, last)
+    if elsewhere:
+        return f" It is a key of {' and of '.join(f'{group}={c}' for c in elsewhere[:3])}."
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    if same:
+        return " Did you mean " + " or ".join(f"'{k}'" for k in same[:3]) + "?"
+    return did_you_mean(key, known)
+
+
+def _choices_with(group: str, key: str) -> list[str]:
+    """The choices of a group whose configs have a key."""
+    import yaml
+
+    from segkit.config.compose import conf_dir
+
+    files = sorted((conf_dir() / group).glob("*.yaml")) if group.isidentifier() else []
+    return [file.stem for file in files if key in (yaml.safe_load(file.read_text("utf-8")) or {})]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

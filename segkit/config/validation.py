@@ -1,0 +1,237 @@
+"""The check of a config: every problem at once, and whether the parts fit each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from segkit.config.schema import OF_OBJECTS, Data, TrainConfig, say
+from segkit.core.errors import SegkitError, all_at_once
+
+
+def validate(config: Any) -> TrainConfig:
+    """Check a composed config: keys, types, names, options, and whether the parts fit each other.
+
+    Args:
+        config: What Hydra composed, or a mapping.
+
+    Raises:
+        SegkitError: Every problem, with its key, its value and what is allowed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if OmegaConf.is_config(config):
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise all_at_once(
+                "the config lacks values that must be given:",
+                [f"{key} is missing: give {key}=VALUE" for key in missing],
+            )
+        try:
+            config = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            raise SegkitError(f"the config cannot be resolved: {error}") from error
+    problems: list[str] = []
+    checked: TrainConfig | None = None
+    try:
+        checked = TrainConfig.model_validate(config)
+    except ValidationError as error:
+        problems += [say(detail, TrainConfig) for detail in error.errors()]
+    problems += _check_parts(config)
+    problems += _check_loss(config)
+    if checked is not None:
+        problems += _check_fit(checked)
+    if problems or checked is None:
+        raise all_at_once("the config cannot be used:", problems)
+    return checked
+
+
+def families() -> dict[str, type[Any]]:
+    """The families of parts by their key in the config."""
+    from segkit.data.sources.base import DataSource
+    from segkit.losses.base import Loss
+    from segkit.models.encoders import Encoder
+    from segkit.models.heads import Head
+    from segkit.models.necks import Neck
+    from segkit.optim.optimizers import Optimizer
+    from segkit.optim.schedules import Schedule
+    from segkit.targets.base import Target
+
+    return {
+        "encoder": Encoder,
+        "neck": Neck,
+        "head": Head,
+        "loss": Loss,
+        "data": DataSource,
+        "optimizer": Optimizer,
+        "scheduler": Schedule,
+        "target": Target,
+    }
+
+
+FILLED_IN = {
+    "encoder": {"in_channels"},
+    "neck": {"channels", "strides", "padding"},
+    "head": {"in_channels", "num_classes"},
+    "loss": {"mode", "ignore_index"},
+    "data": {"mode"},
+}
+"""Options that are wired, not written: no channel count stands in a config."""
+
+
+def _check_parts(config: dict[str, Any]) -> list[str]:
+    """Names and options of the parts that the registries know."""
+    from segkit.core.registry import check_options
+    from segkit.data.augment.transforms import check_augment
+
+    problems = []
+    for key, family in families().items():
+        part = config.get(key) if key != "loss" else None  # built for the head, see _check_loss
+        if not isinstance(part, dict) or not isinstance(part.get("name"), str):
+            continue  # said by the schema
+        own = set(Data.model_fields) if key == "data" else {"name"}
+        options = {k: v for k, v in part.items() if k not in own}
+        try:
+            member, options = family.resolve(part["name"], options)
+        except SegkitError as error:
+            problems.append(f"{key}.name: {error}")
+            continue
+        filled = FILLED_IN.get(key, set())
+        options = {k: v for k, v in options.items() if k not in filled or v is not None}
+        problems += [
+            f"{key}.{k} cannot be chosen: it follows from the data and the other parts"
+            for k in sorted(filled & options.keys())
+            if (key, k) != ("head", "num_classes")
+        ]
+        problems += [f"{key}: {problem}" for problem in check_options(member, options, filled)[1]]
+    encoder = config.get("encoder")
+    weights = encoder.get("pretrained") if isinstance(encoder, dict) else None
+    if isinstance(weights, str) and weights != "auto" and not Path(weights).is_file():
+        problems.append(
+            f"encoder.pretrained={weights!r}: there is no such file. Give true, false, auto or the"
+            " path of a file"
+        )
+    augment = config.get("augment")
+    if isinstance(augment, dict) and isinstance(augment.get("transforms"), list):
+        problems += check_augment([t for t in augment["transforms"] if isinstance(t, dict)])
+    return problems
+
+
+def _check_loss(config: dict[str, Any]) -> list[str]:
+    """Whether the loss can be built for what the head's logits mean."""
+    from segkit.losses.base import Loss
+    from segkit.models.heads import Head
+
+    loss, head = config.get("loss"), config.get("head")
+    if not isinstance(loss, dict) or not isinstance(head, dict) or "name" not in loss:
+        return []  # said by the schema
+    try:
+        mode = Head.resolve(str(head.get("name")), {})[0].mode
+    except SegkitError:
+        return []  # said with the head
+    options = {key: value for key, value in loss.items() if key != "name"}
+    wired = sorted(FILLED_IN["loss"] & set(options))
+    if wired:
+        return [
+            f"loss: {' and '.join(wired)} cannot be chosen: it is the same for loss, metrics, data"
+        ]
+    try:
+        Loss.build(str(loss["name"]), mode=mode, **options)
+    except SegkitError as error:
+        return [f"loss: {error}"]
+    return []
+
+
+def _check_fit(config: TrainConfig) -> list[str]:
+    """Parts that are right by themselves and wrong together."""
+    from segkit.models.necks import Neck
+
+    problems = []
+    if config.encoder.options.get("padding") == "valid" and config.neck.name != "unet":
+        problems.append(
+            f"encoder.padding=valid with neck={config.neck.name}: use neck=unet, which can"
+            " follow an unpadded encoder"
+        )
+    neck = Neck.resolve(config.neck.name, {})[0]
+    if config.auxiliary and neck.levels is Neck.levels:
+        problems.append(
+            f"auxiliary={config.auxiliary} with neck={config.neck.name}, which has no coarser"
+            " levels for auxiliary heads: use neck=unet or neck=fpn"
+        )
+    problems += _check_target(config)
+    if config.trainer.compile and config.trainer.recompute is True:
+        problems.append(
+            "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"
+            " what it computes again; leave one of them out"
+        )
+    endless = (
+        config.trainer.epochs == -1
+        and config.trainer.max_steps == -1
+        and config.trainer.max_time is None
+    )
+    if endless and config.trainer.early_stopping is None:
+        problems.append(
+            "trainer has no end: give max_epochs, max_steps, max_time or early_stopping"
+        )
+    if endless and config.scheduler.name != "constant":
+        problems.append(
+            f"scheduler={config.scheduler.name} needs to know the end: give trainer.max_epochs,"
+            " trainer.max_steps or trainer.max_time, or use scheduler=constant"
+        )
+    return problems
+
+
+def _check_target(config: TrainConfig) -> list[str]:
+    """A target that the head, the loss, the decoder or the metric does not go with."""
+    from segkit.losses.base import Loss
+    from segkit.models.heads import Head
+    from segkit.targets.base import Target
+
+    try:
+        target = Target.build(config.target.name, **config.target.options)
+        mode = Head.resolve(config.head.name, {})[0].mode
+        loss = Loss.build(config.loss.name, mode=mode, **config.loss.options)
+    except SegkitError:
+        return []  # said with the part
+    name, problems = config.target.name, []
+    if mode not in target.modes:
+        problems.append(
+            f"target={name} with head={config.head.name}: use"
+            f" {' or '.join(f'head={m}' for m in target.modes)}"
+        )
+    classes = config.head.options.get("num_classes")
+    if target.num_classes is not None and classes not in (None, target.num_classes):
+        problems.append(
+            f"head.num_classes={classes} with target={name}, which has {target.num_classes}"
+            " classes: leave it null"
+        )
+    if target.weight_map is not None and not loss.takes_weight:
+        problems.append(
+            f"target.weight_map with loss={config.loss.name}, which takes no weights of pixels: use"
+            " loss=cross_entropy, loss=dice_ce or target.weight_map=null"
+        )
+    fit = [f"instances={decoder}" for decoder in target.decoders_for(mode)]
+    remedy = " or ".join(fit) or "another target"
+    if config.instances is not None and f"instances={config.instances}" not in fit:
+        problems.append(
+            f"instances={config.instances} with target={name} and head={config.head.name}: use"
+            f" {remedy}"
+        )
+    if config.monitor in OF_OBJECTS and config.instances is None:
+        problems.append(
+            f"monitor={config.monitor} needs objects that are told apart: give {remedy}"
+        )
+    if config.min_size and config.instances is None:
+        problems.append(
+            f"min_size={config.min_size} drops small objects, and none are told apart: give"
+            f" {remedy}, or leave min_size out"
+        )
+    if "membranes" in config.metrics and (mode == "multilabel" or target.name != "labels"):
+        problems.append(
+            "metrics=[membranes] scores cells against the membranes between them: use"
+            " target=labels with head=binary, or head=multiclass of two classes"
+        )
+    return problems

@@ -1,0 +1,30 @@
+"""What the label of a pixel can mean: the words that heads, losses, metrics and data share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Mode = Literal["binary", "multiclass", "multilabel"]
+"""One foreground against the background; one of N classes; N classes that may overlap."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+Decoder = Literal["components", "watershed", "border_core", "distance"]
+"""How objects are told apart in a prediction; see segkit.inference.objects.instances."""
+
+OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
+"""Scores that can only be had where objects are told apart, and that a training can monitor."""
+
+IGNORE_INDEX = 255
+"""The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""
+
+
+def decide(probabilities: Any, mode: Mode, threshold: float) -> Any:
+    """Labels of probabilities (B, num_logits, H, W), which may be of numpy or of torch.
+
+    Returns:
+        (B, H, W), of overlapping classes (B, N, H, W): of "multiclass" the most probable class;
+        else whether the probability exceeds the threshold.
+    """
+    if mode == "multiclass":
+        return probabilities.argmax(1)
+    return (probabilities[:, 0] if mode == "binary" else probabilities) > threshold

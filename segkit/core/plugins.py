@@ -1,0 +1,151 @@
+"""Third-party members and configs, found through entry points and loaded when first needed.
+
+A package announces itself in its ``pyproject.toml``::
+
+    [project.entry-points."segkit.core.plugins"]
+    mine = "segkit_mine"
+
+The module is imported before the first name is looked up; the folder ``conf/`` in the package, if
+there is one, joins the search path of the configs (without importing the package).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable
+from functools import cache
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segkit.core.errors import SegkitError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "segkit.core.plugins"
+
+
+def _found() -> list[EntryPoint]:
+    if not _announced():
+        return []
+    from importlib.metadata import entry_points
+
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
+def _announced() -> bool:
+    """Whether any package can have a plugin: importing ``importlib.metadata``, which knows those
+    that do, takes as long as all else of segkit that ``--cfg`` needs.
+    """
+    for place in map(Path, sys.path):
+        if place.is_file():  # an archive
+            return True
+        for pattern in ("*-info/entry_points.txt", "EGG-INFO/entry_points.txt"):
+            if any(GROUP.encode() in file.read_bytes() for file in place.glob(pattern)):
+                return True
+    return False
+
+
+@cache
+def load() -> None:
+    """Import the modules of all installed plugins, once."""
+    for entry in _found():
+        try:
+            entry.load()
+        except SegkitError:
+            raise
+        except Exception as error:
+            raise SegkitError(
+                f"the plugin '{entry.name}' ({entry.value}) cannot be imported: {error!r}."
+                " Mend it or uninstall it."
+            ) from error
+
+
+def conf_dirs() -> list[tuple[str, Path]]:
+    """The ``conf/`` folders of the installed plugins, as pairs of plugin name and folder."""
+    found = []
+    for entry in _found():
+        spec = importlib.util.find_spec(entry.module.partition(".")[0])
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            folder = Path(place) / "conf"
+            if folder.is_dir():
+                found.append((entry.name, folder))
+    return found
+
+
+def listed(names: str | Iterable[object] | None) -> list[str]:
+    """The plugins of a config, which may be one name instead of a list."""
+    if not names:
+        return []
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def require_named(names: list[str], overrides: list[str]) -> None:
+    """A config file or a checkpoint must never import code: only the command line may name it.
+
+    Raises:
+        SegkitError: The config has plugins that the overrides do not name.
+    """
+    if names and not any(text.lstrip("+").startswith("plugins=") for text in overrides):
+        wanted = ",".join(names)
+        raise SegkitError(
+            f"plugins: a config file names {wanted}, but code is imported only if the command line"
+            f" names it. If you trust it, add plugins=[{wanted}]."
+        )
+
+
+def load_named(names: list[str]) -> None:
+    """Import what the user named on the command line: modules, or paths of Python files.
+
+    Raises:
+        SegkitError: There is no such file or module, or it cannot be run.
+    """
+    for name in names:
+        try:
+            if name.endswith(".py"):
+                _run_file(Path(name).resolve())
+            else:
+                importlib.import_module(name)
+        except SegkitError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name != name.partition(".")[0]:
+                raise SegkitError(
+                    f"plugins: '{name}' needs the module '{error.name}', which is not installed."
+                ) from error
+            raise SegkitError(
+                f"plugins: '{name}' cannot be imported ({error}). Name an installed module, or a"
+                " file by its path that ends in .py."
+            ) from error
+        except SyntaxError as error:
+            raise SegkitError(
+                f"plugins: '{name}' is no Python: {error.msg} at {error.filename}:{error.lineno}."
+            ) from error
+        except Exception as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            raise SegkitError(
+                f"plugins: '{name}' cannot be imported: {error!r} at {line.filename}:{line.lineno}."
+            ) from error
+
+
+@cache
+def _run_file(path: Path) -> None:
+    if not path.is_file():
+        raise SegkitError(f"plugins: there is no file {path}.")
+    # A module of its own, so that two files of one name are told apart and errors show their place.
+    # Its name is the same in every process, or workers could not unpickle the classes.
+    name = f"segkit_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    loader = SourceFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

@@ -1,0 +1,1 @@
+"""Samples to training items: datasets, samplers, the cache."""

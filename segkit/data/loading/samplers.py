@@ -1,0 +1,86 @@
+"""Which samples an epoch takes, in which order, and the seeds of their augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from segkit.core.errors import SegkitError
+
+Draw = tuple[int, int]
+"""Index of a sample and the seed of its augmentation."""
+
+
+class DrawSampler(Sampler[Draw]):
+    """Draws of a training epoch: each sample as often as the next, in a new order every time.
+
+    The draws of all epochs are one sequence, a permutation of the samples after the other, so that
+    epochs that are shorter or longer than the set also share it out evenly. It depends on the seed
+    alone: not on the number of workers, and a resumed training goes on with the draws that it would
+    have had.
+
+    Args:
+        count: Number of samples.
+        per_epoch: Number of draws in an epoch.
+        seed: Seed of the training.
+        rank: Number of this process.
+        processes: Number of processes, which share the draws of an epoch out evenly.
+    """
+
+    def __init__(
+        self, count: int, per_epoch: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.count, self.per_epoch, self.seed, self.epoch = count, per_epoch, seed, 0
+        self.rank, self.processes = rank, processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.per_epoch // self.processes
+
+    def __iter__(self) -> Iterator[Draw]:
+        first = self.epoch * self.per_epoch
+        end = first + self.per_epoch
+        rounds = range(first // self.count, -(-end // self.count))
+        order = np.concatenate(
+            [np.random.default_rng((self.seed, 0, n)).permutation(self.count) for n in rounds]
+        )
+        start = first - rounds[0] * self.count
+        seeds = np.random.default_rng((self.seed, 1, self.epoch)).integers(
+            2**31, size=self.per_epoch
+        )
+        drawn = order[start : start + self.per_epoch]
+        draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
+        # each process has as many, or one would wait for the others in vain
+        return iter(draws[self.rank :: self.processes][: len(self)])
+
+
+class EverySample(Sampler[int]):
+    """Each sample once, shared out over the processes: none is repeated to make their shares even.
+
+    Args:
+        count: Number of samples.
+        rank: Number of this process.
+        processes: Number of processes.
+
+    Raises:
+        SegkitError: There are more processes than samples.
+    """
+
+    def __init__(self, count: int, rank: int = 0, processes: int = 1) -> None:
+        if processes > count:
+            raise SegkitError(
+                f"there are {processes} processes and {count} images to validate: use fewer"
+                " devices, or more images."
+            )
+        self.numbers = range(rank, count, processes)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)

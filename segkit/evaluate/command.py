@@ -1,0 +1,169 @@
+"""What python -m segkit.evaluate does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+
+from segkit.config.schema import Data, Extras
+from segkit.core.errors import SegkitError
+from segkit.core.files import make_folder, write_whole
+from segkit.data.checks.checking import check
+from segkit.data.loading.dataset import WholeDataset
+from segkit.data.sources.base import SPLITS, DataSource, Split
+from segkit.evaluate.evaluation import Evaluation
+from segkit.evaluate.evaluation import evaluate as evaluate_samples
+from segkit.evaluate.summary import write_evaluation_report, write_tables
+from segkit.inference.bit_depth import DepthWatch
+from segkit.inference.settings import Inference, checked
+from segkit.report.table import score_table
+
+IN_NAME = (
+    "instances",
+    "min_size",
+    "waist",
+    "fill_holes",
+    "threshold",
+    "tta",
+    "tile",
+    "overlap",
+    "context",
+)
+"""Keys that are part of the folder's name where they are not the default."""
+ELSEWHERE = ("device", "batch_size", "plugins", "output")
+"""Keys that do not change the scores."""
+
+
+class EvaluateConfig(Inference):
+    """The config of ``python -m segkit.evaluate``; the keys are described in conf/evaluate.yaml."""
+
+    data: Data | None = None
+    split: Literal["train", "val", "test", "all"] = "val"
+    output: Path | None = None
+    metrics: Extras | None = None
+
+
+def evaluate(config: DictConfig) -> Evaluation:
+    """Score a checkpoint on a data set and write table, confusion and report.
+
+    Raises:
+        SegkitError: The config, the checkpoint or the data cannot be used.
+    """
+    settings = checked(EvaluateConfig, config)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    predictor = settings.predictor()
+    data = settings.data or Data.model_validate(predictor.card.config["data"])
+    card, target = predictor.card, predictor.target
+    masks = "binary" if target.from_ids else card.mode
+    source = DataSource.build(data.name, mode=masks, **data.options)
+    wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
+    summary = check(
+        source,
+        masks,
+        None if target.from_ids else card.num_classes,
+        needed=() if settings.split == "all" else wanted,
+    )
+    if summary.in_channels != predictor.card.in_channels:
+        raise SegkitError(
+            f"the images have {summary.in_channels} channels, the model was trained on"
+            f" {predictor.card.in_channels}: give data.channels={predictor.card.in_channels}, which"
+            " makes grey of RGB and RGB of grey."
+        )
+    samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
+    for note in summary.notes:
+        console.print(f"  note: {note}")
+    metrics = settings.metrics
+    if metrics is None:
+        metrics = predictor.card.config.get("metrics", [])
+    objects = predictor.instances is not None or "membranes" in metrics
+    dataset = WholeDataset(
+        source, samples, summary.coding, predictor.card.normalization, target, objects
+    )
+    folder = settings.output or default_folder(settings)
+    make_folder(folder)
+    used = settings.model_dump(mode="json", exclude=set(ELSEWHERE))
+    if changed := _changed(folder, used):
+        console.print(f"  note: {folder} is written over; it was of other settings ({changed})")
+
+    def say(text: str) -> None:
+        console.print(f"  note: {text}")
+
+    evaluation = evaluate_samples(
+        predictor,
+        dataset,
+        track(range(len(dataset)), "evaluating", transient=True),
+        metrics,
+        DepthWatch(card, say).see,
+    )
+
+    rows = evaluation.scores.rows()
+    write_tables(folder, evaluation, [sample.name for sample in samples])
+    write_whole(
+        folder / "metrics.json",
+        json.dumps(
+            {
+                "checkpoint": [str(path) for path in settings.checkpoint],
+                "split": settings.split,
+                "images": len(samples),
+                "settings": used,
+                **{name: _json(value) for name, value in evaluation.means.items()},
+                "intervals": {
+                    name: [_json(bounds.low), _json(bounds.high)]
+                    for name, bounds in evaluation.intervals.items()
+                },
+                "confusion": evaluation.confusion.tolist(),
+            },
+            indent=2,
+        ),
+    )
+    write_evaluation_report(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
+    console.print(score_table(rows, f"{data.name}, {settings.split}: {len(samples)} images"))
+    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    if evaluation.thresholds is not None:
+        for name, best in evaluation.thresholds.best.items():
+            console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
+    console.print(f"report: {folder / 'report.html'}")
+    return evaluation
+
+
+def default_folder(settings: EvaluateConfig) -> Path:
+    """Where results go that nobody named a folder for: beside the first model.
+
+    What is not as in the training is part of the name, so that the scores of an ensemble, of
+    test-time augmentation or of another threshold stand beside the plain ones.
+    """
+    first, *others = settings.checkpoint
+    beside = first.parent.parent if first.parent.name == "checkpoints" else first.parent
+    parts = ["evaluation", *([] if settings.data is None else [settings.data.name]), settings.split]
+    if first.name != "best.ckpt":
+        parts.append(first.stem if first.suffix == ".ckpt" else first.name)
+    if others:
+        paths = "\n".join(str(path.resolve()) for path in others)
+        which = hashlib.sha256(paths.encode()).hexdigest()[:6]
+        parts.append(f"ensemble-{len(settings.checkpoint)}-{which}")
+    for key in IN_NAME:
+        value = getattr(settings, key)
+        if value != EvaluateConfig.model_fields[key].default:
+            parts.append(f"{key}-{'none' if value is None else value}")
+    return beside / "-".join(parts)
+
+
+def _changed(folder: Path, used: dict[str, Any]) -> str:
+    """The settings that the results in a folder do not share, or nothing."""
+    try:
+        before = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
+        return ", ".join(key for key, value in used.items() if before.get(key) != value)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""  # there are none, or none of this version
+
+
+def _json(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None

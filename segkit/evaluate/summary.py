@@ -1,0 +1,159 @@
+"""The report of a run or of an evaluation, put together from its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.checkpoint.card import ModelCard
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.loading.dataset import WholeDataset
+from segkit.evaluate.evaluation import Evaluation, ImageScores
+from segkit.inference.predictor import Predictor
+from segkit.report.colors import Color
+from segkit.report.overlay import comparison
+from segkit.report.page import Example, Report, write_report
+from segkit.report.table import heading, write_csv
+
+NOT_DRAWN = ("step", "seconds", "seconds_per_step")
+"""Columns of metrics.csv that have no curve in the report."""
+SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
+"""Scores at the top of a report."""
+SHOWN = 4
+"""Predictions that a report shows of the worst and of the best."""
+
+
+def write_tables(folder: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
+    """Write what an evaluation found as CSV: classes, scores, images, and thresholds if it has any.
+
+    Args:
+        folder: Where to.
+        evaluation: What was found.
+        names: Names of the samples.
+    """
+    write_csv(folder / "classes.csv", evaluation.scores.rows())
+    write_csv(folder / "scores.csv", evaluation.rows())
+    write_csv(
+        folder / "images.csv",
+        [{"image": names[image.index], **image.scores} for image in evaluation.images],
+    )
+    if evaluation.thresholds is not None:
+        write_csv(folder / "thresholds.csv", evaluation.thresholds.rows())
+
+
+def write_evaluation_report(
+    folder: Path,
+    title: str,
+    predictor: Predictor,
+    dataset: WholeDataset,
+    evaluation: Evaluation,
+    *,
+    history: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write ``report.html`` with its pictures into a folder.
+
+    Args:
+        folder: Where to; ``config.yaml`` and ``environment.json`` in it are shown too.
+        title: Heading of the page.
+        predictor: The model that was evaluated.
+        dataset: The images that it was evaluated on.
+        evaluation: Its scores.
+        history: Rows of metrics.csv.
+        facts: What to show at the top besides the scores.
+        notes: Warnings to show.
+    """
+    card = predictor.card
+    mean = evaluation.means
+    names, colors = legend(card, predictor.mode)
+    write_report(
+        folder / "report.html",
+        Report(
+            title=title,
+            subtitle=f"{card.encoder['name']} + {card.neck['name']} + {card.head['name']},"
+            f" scored on {len(dataset)} images",
+            facts={
+                **{heading(k): f"{mean[k]:.4f}" for k in SHOWN_FIRST if k in mean},
+                **(facts or {}),
+            },
+            notes=notes,
+            history=[{k: v for k, v in row.items() if k not in NOT_DRAWN} for row in history],
+            table=evaluation.scores.rows(),
+            summary=evaluation.rows(),
+            confusion=(card.class_names, evaluation.confusion.tolist())
+            if evaluation.confusion.ndim == 2
+            else None,
+            examples=_examples(predictor, dataset, evaluation, colors),
+            classes=list(zip(names, colors, strict=True)),
+            objects=predictor.instances is not None,
+            background=card.background,
+            config=_text(folder / "config.yaml"),
+            environment={
+                key: str(value)
+                for key, value in json.loads(_text(folder / "environment.json") or "{}").items()
+                if key != "notes"
+            },
+        ),
+    )
+
+
+def legend(card: ModelCard, mode: str) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Names and colours by the labels of :func:`flat`: overlapping classes come after "none"."""
+    if mode == "multilabel":
+        return ("none", *card.class_names), ((0, 0, 0), *card.class_colors)
+    return card.class_names, card.class_colors
+
+
+def flat(labels: NDArray[Any], mode: str) -> NDArray[Any]:
+    """Labels (H, W) to be shown; of overlapping classes (N, H, W) each pixel's last, from 1."""
+    if mode != "multilabel" or labels.ndim == 2:
+        return labels + 1 if mode == "multilabel" else labels
+    number = np.arange(1, len(labels) + 1)[:, None, None]
+    shown = np.where(labels == 1, number, 0).max(axis=0)
+    shown[(labels == IGNORE_INDEX).all(axis=0)] = IGNORE_INDEX
+    return shown
+
+
+def _examples(
+    predictor: Predictor,
+    dataset: WholeDataset,
+    evaluation: Evaluation,
+    colors: Sequence[Color],
+) -> list[Example]:
+    """The worst and the best predictions; an image is shown once."""
+    score = "iou" if predictor.instances is None else "seg"
+    scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
+    worst = scored[:SHOWN]
+    best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
+    mode = predictor.mode
+    examples = []
+    kinds: list[tuple[Literal["worst", "best"], list[ImageScores]]]
+    kinds = [("worst", worst), ("best", best)]
+    for kind, chosen in kinds:
+        for image in chosen:
+            sample = dataset.samples[image.index]
+            shown, truth = dataset.source.read_image(sample), dataset.truth(image.index)
+            found = predictor(shown)
+            objects = None
+            if found.instances is not None and "ids" in truth:
+                objects = truth["ids"].numpy(), found.instances
+            picture = comparison(
+                shown,
+                flat(truth["target"].numpy(), mode),
+                flat(found.labels, mode),
+                colors,
+                background=predictor.card.background,
+                objects=objects,
+            )
+            examples.append(Example(sample.name, image.scores[score], picture, kind))
+    return examples
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

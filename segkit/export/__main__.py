@@ -1,0 +1,6 @@
+"""python -m segkit.export: see conf/export.yaml, or --help."""
+
+from segkit.cli.launch import launch
+
+if __name__ == "__main__":
+    launch("export", "segkit.export.command:export")

@@ -1,0 +1,122 @@
+"""The images that an exported file is checked on, and that a quantised one is calibrated with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.normalization import Normalization
+from segkit.config.schema import Data
+from segkit.core.errors import SegkitError
+from segkit.data.loading.dataset import WholeDataset
+from segkit.data.sources.base import DataSource
+from segkit.data.sources.cells import draw
+from segkit.images.channels import with_channels
+from segkit.images.reading import read_image
+from segkit.inference.tiles.tiling import Windows, mirrored
+from segkit.predict.inputs import find_images
+from segkit.targets.base import Target
+
+COUNT = 16
+"""Images at most: calibration learns nothing new of more, and the check is to take seconds."""
+SIDE = 512
+"""Largest side of what is cut out of an image."""
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Images like those that the model is used on.
+
+    Attributes:
+        origin: Where they come from, to be shown.
+        images: (H, W, C), each as it was read.
+        truths: Their labels (H, W), or (N, H, W) of overlapping classes; None where nobody knows.
+        note: Why they are not those of the training, empty if they are.
+    """
+
+    origin: str
+    images: list[NDArray[Any]]
+    truths: list[Tensor] | None = None
+    note: str = ""
+
+
+def find_real_images(card: ModelCard, given: list[str] | None, count: int = COUNT) -> RealImages:
+    """The images that were given, else the validation images of the training, else drawn ones.
+
+    Raises:
+        SegkitError: The images that were given cannot be read or have other channels.
+    """
+    if given:
+        files = _spread(find_images(given).files, count)
+        images = [with_channels(read_image(file.path), card.in_channels) for file in files]
+        return RealImages(f"{len(images)} of the images given", images)
+    try:
+        return _validation_images(card, count)
+    except (SegkitError, OSError, KeyError, ValueError) as error:  # the data may be elsewhere
+        reason = str(error).strip().partition("\n")[0]
+        note = (
+            f"the validation images of the training cannot be read ({reason}): drawn ones stand in"
+            " for them. input=FOLDER names images of yours."
+        )
+    return RealImages("4 drawn images", [drawn(card.normalization, i) for i in range(4)], note=note)
+
+
+def drawn(normalization: Normalization, number: int) -> NDArray[Any]:
+    """A drawn image (128, 128, C) of the intensities of the training."""
+    channels = [draw(1000 * number + i, (128, 128)).image for i in range(len(normalization.mean))]
+    unit = np.concatenate(channels, axis=2) / 255
+    low, high = normalization.low, normalization.high
+    return (low + unit * (high - low)).astype(normalization.dtype)
+
+
+def random_images(
+    normalization: Normalization, batch: int, size: tuple[int, int], seed: int
+) -> list[NDArray[Any]]:
+    """Noise (h, w, C) over the whole range of the intensities, and somewhat beyond."""
+    rng = np.random.default_rng(seed)
+    low, high = normalization.low, normalization.high
+    margin = (high - low) / 10
+    shape = (batch, *size, len(normalization.mean))
+    noise = rng.uniform(low - margin, high + margin, shape)
+    if normalization.dtype != "float32":
+        noise = noise.clip(0, np.iinfo(normalization.dtype).max)
+    return list(noise.astype(normalization.dtype))
+
+
+def cut(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
+    """What the network is given for the middle of an image, mirrored beyond its border."""
+    indices = []
+    for axis in (0, 1):
+        size = image.shape[axis]
+        window = windows.fixed[axis] if windows.fixed else windows.fit(min(size, SIDE))
+        first = max(0, (size - window) // 2)
+        indices.append(mirrored(first - windows.context, first + window + windows.context, size))
+    return image[indices[0]][:, indices[1]]
+
+
+def _validation_images(card: ModelCard, count: int) -> RealImages:
+    data = Data.model_validate(card.config["data"])
+    options = {k: v for k, v in card.target.items() if k != "name"}
+    target = Target.build(card.target["name"], **options)
+    source = DataSource.build(
+        data.name, mode="binary" if target.from_ids else card.mode, **data.options
+    )
+    samples = _spread(source.splits().get("val", []), count)
+    if not samples:
+        raise SegkitError("the data set has none")
+    dataset = WholeDataset(source, samples, card.coding, card.normalization, target)
+    images = [with_channels(source.read_image(s), card.in_channels) for s in samples]
+    truths = [dataset.truth(i)["target"] for i in range(len(samples))]
+    return RealImages(f"{len(images)} of the validation images of the training", images, truths)
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
+    """At most that many, evenly from the whole list."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]

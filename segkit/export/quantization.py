@@ -1,0 +1,202 @@
+"""int8: weights and activations of 8 bits, whose scales are measured on real images."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.checkpoint.card import ModelCard
+from segkit.core.errors import SegkitError
+from segkit.export.graph import quiet
+from segkit.export.images import RealImages
+from segkit.export.onnx_file import describe, missing
+from segkit.inference.predictor import Predictor
+from segkit.inference.runtimes.exported import INPUT, Contents
+from segkit.inference.runtimes.network import Network
+from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.scores import scores
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+QUANTIZED = ["Add", "Concat", "Conv", "Gemm", "MatMul", "MaxPool", "Relu", "Resize"]
+"""Operations that have an int8 kernel, or that pass int8 on without unpacking it."""
+RUNS = 9
+"""Of each network when their speeds are compared."""
+FASTER = 1.05
+"""What a ratio must exceed to be no chance."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What int8 gains and costs.
+
+    Attributes:
+        ratio: Speed over that of float32, measured in turns in this process.
+        before: IoU of float32.
+        after: IoU of int8.
+        against: What the IoU is taken against.
+    """
+
+    ratio: float
+    before: float
+    after: float
+    against: str
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether int8 is worth while on this machine."""
+        return self.ratio > FASTER
+
+    @property
+    def loss(self) -> float:
+        """In IoU."""
+        return self.before - self.after
+
+    def __str__(self) -> str:
+        return (
+            f"int8: {self.ratio:.2f} times the speed of float32 on this machine; IoU"
+            f" {self.after:.4f} instead of {self.before:.4f} against {self.against}, a loss of"
+            f" {self.loss:.4f}"
+        )
+
+
+def quantize(
+    proto: ModelProto,
+    contents: Contents,
+    batches: Sequence[NDArray[np.float32]],
+    folder: Path,
+    *,
+    keep_ends: bool = False,
+) -> ModelProto:
+    """Post-training quantisation: weights by channel, activations by the range that they took.
+
+    Args:
+        proto: The ONNX model in float32.
+        contents: What its file holds besides.
+        batches: What the graph is calibrated with, each (B, C, h, w).
+        folder: For files of a moment.
+        keep_ends: Leave the first and the last convolution as they are.
+
+    Raises:
+        SegkitError: The network cannot be quantised, or packages are missing.
+    """
+    try:
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+    except ImportError as error:
+        raise missing("int8", "onnx") from error
+    import onnx
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+        """The batches, one after the other."""
+
+        def __init__(self) -> None:
+            self._batches = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            """The next one, None at the end."""
+            batch = next(self._batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
+    source, target = folder / "float32.onnx", folder / "int8.onnx"
+    try:
+        source.write_bytes(proto.SerializeToString())
+        with quiet(), _silent():
+            quantize_static(
+                source,
+                target,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                nodes_to_exclude=[convolutions[0], convolutions[-1]] if keep_ends else [],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        made = onnx.load(target)
+    except OSError as error:
+        raise SegkitError(
+            f"cannot write into '{folder.parent}': {error.strerror or error}. Check that the disk"
+            " is not full."
+        ) from error
+    except Exception as error:  # ONNX Runtime has a dozen of them
+        reason = str(error).strip().partition("\n")[0] or repr(error)
+        raise SegkitError(
+            f"the network cannot be quantised: {reason}. Export it with quantize=none."
+        ) from error
+    describe(made, replace(contents, precision="int8"))
+    return made
+
+
+def measure(
+    reference: Network, quantized: Network, real: RealImages, tiles: Sequence[NDArray[Any]]
+) -> Quantized:
+    """Speed and IoU of a quantised network against the one in float32.
+
+    Args:
+        reference: The file in float32.
+        quantized: The file in int8.
+        real: The images on which the IoU is taken: against their masks where these are known, else
+            against what float32 says.
+        tiles: What the networks are given when they are timed, each (h, w, C).
+    """
+    images = real.images
+    labels = [_labels(network, images) for network in (reference, quantized)]
+    truths, against = real.truths, "the masks"
+    if truths is None:
+        truths, against = labels[0], "the labels of float32"
+    before, after = (_iou(found, truths, reference.card) for found in labels)
+    return Quantized(_ratio(reference, quantized, tiles), before, after, against)
+
+
+def _labels(network: Network, images: Sequence[NDArray[Any]]) -> list[Tensor]:
+    predictions = Predictor(network, instances=None).stream(images)
+    return [torch.from_numpy(one.labels).long() for one in predictions]
+
+
+def _iou(labels: Iterable[Tensor], truths: Iterable[Tensor], card: ModelCard) -> float:
+    confusion = ConfusionMatrix(card.mode, card.num_classes)
+    for found, truth in zip(labels, truths, strict=True):
+        confusion.update(found[None], truth[None])
+    return float(scores(confusion.compute(), card.mode, card.class_names).mean["iou"])
+
+
+def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> float:
+    """How many times as fast the second is, in runs that take turns: the machine may be busy."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for run in range(RUNS + 1):
+        for network, own in zip((first, second), times, strict=True):
+            batch = network.prepare(tiles[run % len(tiles)])[None]
+            start = time.perf_counter()
+            network.probabilities(batch)
+            if run:  # the first one warms up
+                own.append(time.perf_counter() - start)
+    return median(times[0]) / median(times[1])
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the advice of ONNX Runtime's tools, which goes to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

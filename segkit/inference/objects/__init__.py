@@ -1,0 +1,1 @@
+"""From class probabilities to objects."""

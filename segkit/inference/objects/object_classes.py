@@ -1,0 +1,101 @@
+"""Which classes objects can have, and which of them each object has."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.checkpoint.card import ModelCard
+from segkit.config.schema import Data
+from segkit.data.sources.base import DataSource
+from segkit.targets.base import Target
+
+
+class ObjectClass(NamedTuple):
+    """A class of objects.
+
+    Attributes:
+        name: Its name.
+        color: Its RGB colour.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+
+
+def object_classes(card: ModelCard) -> list[ObjectClass]:
+    """The classes that objects can have, in the order of their labels.
+
+    A model that was trained on ids of objects tells one kind apart, whatever its labels: core and
+    border, or the levels of a distance, are no classes of objects. Its name is that of the data.
+
+    Args:
+        card: Of the model.
+    """
+    first = 0 if card.mode == "multilabel" else 1  # background has no objects
+    if _has_one_kind(card):
+        return [ObjectClass(_name_of_ids(card), card.class_colors[first])]
+    named = zip(card.class_names, card.class_colors, strict=True)
+    return [ObjectClass(name, color) for name, color in named][first:]
+
+
+def classes_of_objects(
+    instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard
+) -> NDArray[np.intp]:
+    """The class of each object: that of most of its pixels.
+
+    Args:
+        instances: Ids of objects (H, W), 0 the background.
+        labels: (H, W), of overlapping classes (N, H, W) of 0 and 1.
+        card: Of the model.
+
+    Returns:
+        By the id, from 0 to the largest one, an index into :func:`object_classes`.
+    """
+    count = int(instances.max(initial=0)) + 1
+    if _has_one_kind(card):
+        return np.zeros(count, np.intp)
+    if labels.ndim == 3:
+        layers = [layer > 0 for layer in labels]
+    else:
+        layers = [labels == label for label in range(1, card.num_classes)]
+    votes = [np.bincount(instances[layer], minlength=count) for layer in layers]
+    return np.argmax(votes, axis=0)
+
+
+def _target(card: ModelCard) -> Target:
+    options = {key: value for key, value in card.target.items() if key != "name"}
+    return Target.build(card.target["name"], **options)
+
+
+def _has_one_kind(card: ModelCard) -> bool:
+    return _target(card).from_ids
+
+
+def _name_of_ids(card: ModelCard) -> str:
+    """What the data call the objects of which they have ids."""
+    if _target(card).class_names is None:  # the labels are those of the data
+        return card.class_names[1]
+    data = card.config.get("data")
+    if not isinstance(data, dict):
+        return "object"
+    names = data.get("class_names") or _names_of_source(json.dumps(data, default=str))
+    return str(names[1]) if names and len(names) == 2 else "object"
+
+
+@lru_cache
+def _names_of_source(data: str) -> tuple[str, ...] | None:
+    """Those of a source that names its classes itself; it may look through its files for that.
+
+    Args:
+        data: Its config in JSON.
+    """
+    try:
+        given = Data.model_validate(json.loads(data))
+        return DataSource.build(given.name, mode="binary", **given.options).class_names
+    except Exception:  # of another version, of a plugin, of files that are not here: only a name
+        return None

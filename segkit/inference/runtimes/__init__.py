@@ -1,0 +1,1 @@
+"""What runs a trained network: torch, ONNX Runtime, OpenVINO, torch.export."""

@@ -1,0 +1,170 @@
+"""A network of torch on tiles, and on whole images during training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.checkpoint.card import ModelCard
+from segkit.core.errors import SegkitError
+from segkit.core.machine import free_memory
+from segkit.inference.runtimes.network import Network
+from segkit.inference.tiles.batching import SIDE, plan_batches
+from segkit.inference.tiles.tiling import OVERLAP, Windows, plan_grid
+from segkit.models.cost import peak_bytes
+from segkit.models.fast import for_inference
+from segkit.models.segmenter import Segmenter
+from segkit.models.sizes import valid_input, valid_output
+
+
+class TorchNetwork(Network):
+    """A network of segkit, on the CPU or a GPU.
+
+    Args:
+        model: The network.
+        card: What belongs to it.
+        device: Where to compute: "auto" takes a GPU if there is one.
+        tile: Side of the tiles in pixels; None: as large as memory allows, up to 1024 or the
+            training's crops, if they were larger.
+        batch_size: Tiles in a batch; None: what memory allows.
+
+    Raises:
+        SegkitError: The device cannot be used.
+    """
+
+    xp = torch
+
+    def __init__(
+        self,
+        model: Segmenter,
+        card: ModelCard,
+        device: str = "auto",
+        tile: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self._device = choose_device(device)
+        self.device = str(self._device)
+        self.model = for_inference(model.to(self._device))
+        self.card = card
+        if tile is None or batch_size is None:
+            self.windows, self.batch_size = plan_batches(
+                lambda side: windows_of(model, side),
+                max(SIDE, *card.img_size),
+                tile,
+                batch_size,
+                free_memory(self._device),
+                peak_bytes(model, card.in_channels),
+                self._device.type,
+            )
+        else:
+            self.windows, self.batch_size = windows_of(model, tile), batch_size
+
+    @property
+    def num_logits(self) -> int:
+        """Channels of the probabilities."""
+        return self.model.head.num_logits
+
+    def probabilities(self, batch: NDArray[np.float32]) -> Tensor:
+        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32.
+
+        Raises:
+            SegkitError: There is too little memory.
+        """
+        try:
+            with torch.inference_mode():
+                return self.model.head.activate(self.model(self.array(batch)).float())
+        except RuntimeError as error:
+            if "allocate" not in str(error):  # in what each device says of full memory
+                raise
+            raise SegkitError(
+                f"device {self.device} has too little memory for a batch of the shape"
+                f" {batch.shape}. Smaller tiles and batches help: tile=256, batch_size=1."
+            ) from error
+
+    def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
+        """What the head decides, at another threshold if one is given."""
+        if threshold is not None:
+            return super().decide(probabilities, threshold).to(torch.uint8)
+        # on the device, for eight bytes a pixel take long to leave it
+        return self.model.head.decide(probabilities).to(torch.uint8)
+
+    def array(self, values: NDArray[np.float32]) -> Tensor:
+        """An array of numpy on the network's device."""
+        return torch.from_numpy(values).to(self._device, non_blocking=self._device.type == "cuda")
+
+    def numpy(self, array: Tensor) -> NDArray[np.float32]:
+        """The inverse of :meth:`array`."""
+        return array.cpu().numpy()
+
+
+def windows_of(model: Segmenter, side: int) -> Windows:
+    """Which tiles a network takes.
+
+    Args:
+        model: The network.
+        side: The largest side that is wanted, in pixels.
+    """
+    encoder = model.encoder
+    if encoder.padding == "valid":
+        depth = len(encoder.strides)
+        smallest = valid_output(valid_input(1, depth), depth)
+        assert smallest is not None
+        context = (valid_input(smallest, depth) - smallest) // 2
+        return Windows(side, 2 ** (depth - 1), smallest, context)
+    multiple = encoder.multiple or encoder.strides[-1]
+    if encoder.fixed_size is not None:
+        return Windows(max(encoder.fixed_size), multiple, fixed=encoder.fixed_size)
+    return Windows(side, multiple, 2 * multiple)  # at least two pixels on the coarsest level
+
+
+def blend(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    windows: Windows,
+    overlap: float = OVERLAP,
+) -> Tensor:
+    """What a network gives for whole images, in tiles where they are large.
+
+    The plain counterpart of :mod:`segkit.inference.tiles.blending`, for batches on one device.
+
+    Args:
+        network: (B, C, h, w) -> (B, N, h - 2 context, w - 2 context).
+        images: (B, C, H, W), normalised.
+        windows: Which tiles it takes.
+        overlap: The least share of a window that it has in common with the next.
+
+    Returns:
+        (B, N, H, W) float32.
+    """
+    height, width = images.shape[-2:]
+    grid = plan_grid(height, width, windows, overlap)
+    total: Tensor | None = None
+    for i, top in enumerate(grid.rows.starts):
+        rows = torch.from_numpy(grid.rows.indices(i, grid.context)).to(images.device)
+        down = torch.from_numpy(grid.rows.weights[i]).to(images.device)[:, None]
+        for j, left in enumerate(grid.columns.starts):
+            columns = torch.from_numpy(grid.columns.indices(j, grid.context)).to(images.device)
+            across = torch.from_numpy(grid.columns.weights[j]).to(images.device)
+            maps = network(images[..., rows, :][..., columns]).float() * (down * across)
+            if total is None:
+                total = maps.new_zeros(*maps.shape[:2], height, width)
+            part = total[..., top : top + grid.rows.window, left : left + grid.columns.window]
+            part += maps[..., : part.shape[-2], : part.shape[-1]]
+    assert total is not None
+    return total
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SegkitError(f"device '{device}' cannot be used: {error}") from error
+    return chosen

@@ -1,0 +1,164 @@
+"""The optimizers, and which parameters get which learning rate and weight decay."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from segkit.core.errors import SegkitError
+from segkit.core.registry import Registrable
+from segkit.models.segmenter import Segmenter
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+HeadFactor = Positive | Literal["auto"]
+WIDE = 128
+"""Inputs of each of a head's outputs from which on ``auto`` leaves its learning rate alone."""
+
+
+class Optimizer(Registrable, ABC, family="optimizer"):
+    """Makes the torch optimizer of a network.
+
+    Attributes:
+        lr: Learning rate of neck and heads.
+        weight_decay: Weight decay of matrices and kernels; biases and norms have none.
+        encoder_lr_factor: Factor on the learning rate of the encoder.
+        head_lr_factor: That of the heads; see :class:`AdamW` for ``auto``.
+    """
+
+    lr: float
+    weight_decay: float
+    encoder_lr_factor: float
+    head_lr_factor: HeadFactor = 1.0
+
+    @abstractmethod
+    def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The torch optimizer for groups that have their own ``lr`` and ``weight_decay``."""
+
+    def for_model(self, model: Segmenter) -> torch.optim.Optimizer:
+        """The torch optimizer for what is to be trained of a network."""
+        groups = parameter_groups(
+            model, self.lr, self.weight_decay, self.encoder_lr_factor, self.head_lr_factor
+        )
+        if not groups:
+            raise SegkitError("nothing is left to train: every parameter is frozen.")
+        return self.create(groups)
+
+
+class AdamW(Optimizer, name="adamw"):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    A step of Adam moves every weight by about the learning rate, whatever the gradient is, and so
+    the logits of a head over n channels by n times as much: over the 16 channels at the end of a
+    ResNet's U-Net they would need hundreds of steps to grow as large as probabilities near 0 and 1
+    need them. ``head_lr_factor=auto`` multiplies the learning rate of a narrow head by 128 / n, as
+    the rate of the last layer goes with 1 / n in Yang et al., "Tensor Programs V", 2022, table 3.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: Weight decay of kernels.
+        betas: Decay of the two averages.
+        encoder_lr_factor: Factor on the learning rate of the encoder.
+        head_lr_factor: Factor on that of the heads, or ``auto``: 128 / n where each output of a
+            head's narrowest convolution has n inputs, at least 1.
+    """
+
+    def __init__(
+        self,
+        lr: Positive = 1e-3,
+        weight_decay: NotNegative = 1e-2,
+        betas: tuple[Beta, Beta] = (0.9, 0.999),
+        encoder_lr_factor: Positive = 1.0,
+        head_lr_factor: HeadFactor = "auto",
+    ) -> None:
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
+        self.encoder_lr_factor, self.head_lr_factor = encoder_lr_factor, head_lr_factor
+
+    def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.AdamW."""
+        return torch.optim.AdamW(_in_one_pass(groups), lr=self.lr, betas=self.betas)
+
+
+class SGD(Optimizer, name="sgd"):
+    """Stochastic gradient descent with momentum; the 2015 U-Net took 0.99.
+
+    Args:
+        lr: Learning rate.
+        momentum: Momentum.
+        nesterov: Whether the gradient is taken ahead (Nesterov).
+        weight_decay: Weight decay of kernels.
+        encoder_lr_factor: Factor on the learning rate of the encoder.
+    """
+
+    def __init__(
+        self,
+        lr: Positive = 1e-2,
+        momentum: Beta = 0.9,
+        nesterov: bool = False,
+        weight_decay: NotNegative = 1e-4,
+        encoder_lr_factor: Positive = 1.0,
+    ) -> None:
+        if nesterov and momentum == 0:
+            raise SegkitError("optimizer.nesterov=true needs optimizer.momentum above 0.")
+        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
+        self.weight_decay, self.encoder_lr_factor = weight_decay, encoder_lr_factor
+
+    def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.SGD."""
+        return torch.optim.SGD(
+            _in_one_pass(groups), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+        )
+
+
+def _in_one_pass(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """On a CPU, have a step read and write each weight once (``fused``).
+
+    It is an option of each group here: of the whole optimizer, Lightning would not clip gradients
+    of mixed precision.
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    if not all(p.device.type == "cpu" and p.is_floating_point() for p in parameters):
+        return groups
+    return [{**group, "fused": True} for group in groups]
+
+
+def parameter_groups(
+    model: Segmenter,
+    lr: float,
+    weight_decay: float,
+    encoder_lr_factor: float = 1.0,
+    head_lr_factor: HeadFactor = 1.0,
+) -> list[dict[str, Any]]:
+    """A group for each learning rate, with and without weight decay; no frozen parameters.
+
+    A group's ``lr_factor`` is that of its learning rate.
+    """
+    factors = {id(p): encoder_lr_factor for p in model.encoder.parameters()}
+    for head in (model.head, *model.auxiliary):
+        factor = _for_width(head) if head_lr_factor == "auto" else head_lr_factor
+        factors |= {id(p): factor for p in head.parameters()}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = factors.get(id(parameter), 1.0), parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * factor,
+            "lr_factor": factor,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (factor, decays), parameters in groups.items()
+    ]
+
+
+def _for_width(head: nn.Module) -> float:
+    """The factor that ``auto`` stands for."""
+    inputs = [p[0].numel() for p in head.parameters() if p.ndim > 1]
+    return max(1.0, WIDE / min(inputs, default=WIDE))

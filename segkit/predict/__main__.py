@@ -1,0 +1,6 @@
+"""python -m segkit.predict: see conf/predict.yaml, or --help."""
+
+from segkit.cli.launch import launch
+
+if __name__ == "__main__":
+    launch("predict", "segkit.predict.command:predict")

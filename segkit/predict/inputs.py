@@ -1,0 +1,262 @@
+"""Which images a user means: by a file, a folder, a pattern or a list."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.images.reading import IMAGE_SUFFIXES
+from segkit.images.zarr_store import is_zarr
+
+FOLDER = ".segkit"
+"""In an output folder, what a prediction remembers of itself."""
+
+LISTS = (".txt", ".csv")
+"""Endings of files that name images."""
+
+
+class ImageFile(NamedTuple):
+    """An image, and where its results go.
+
+    Attributes:
+        path: The file, or the folder of a zarr.
+        stem: The path of its mask below the output folder, without the ending.
+    """
+
+    path: Path
+    stem: Path
+
+
+@dataclass
+class Found:
+    """What was found.
+
+    Attributes:
+        files: The images, in order.
+        notes: What to tell the user about them.
+    """
+
+    files: list[ImageFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_images(given: str | list[str], output: Path | None = None) -> Found:
+    """The images that a file, a folder, a pattern, a list file or several of these mean.
+
+    - A folder: every image below it, in its sub-folders too, but no hidden ones and no results of
+      predictions. Masks keep the sub-folders. Where it holds ``images`` and ``masks``, as the
+      data of a training do, it stands for ``images``.
+    - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part. What
+      lies in the output folder, or in a zarr that matches, is left out.
+    - A ``.txt`` file has a path in each line, a ``.csv`` file in its column ``image``, relative to
+      the file. Masks keep the folders of images below the file's folder.
+
+    Args:
+        given: The text, or several.
+        output: The folder of the results.
+
+    Raises:
+        SegkitError: There are none, or two would have one mask.
+    """
+    found = Found()
+    for text in [given] if isinstance(given, str) else given:
+        before = len(found.files)
+        path = Path(text)
+        if is_zarr(path):
+            found.files.append(ImageFile(path, Path(path.stem)))
+        elif path.is_dir():
+            _add_folder(found, path, output)
+        elif path.is_file() and path.suffix.lower() in LISTS:
+            found.files += _listed(path)
+        elif path.is_file():
+            found.files.append(ImageFile(path, Path(path.stem)))
+        elif glob.has_magic(text):
+            found.files += _matching(text, output)
+        else:
+            raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
+        if len(found.files) == before:
+            endings = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise SegkitError(
+                f"input: {text} has no images. Their endings may be {endings}, or .zarr."
+            )
+    _require_distinct(found.files)
+    return found
+
+
+def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[str]) -> None:
+    """Masks have the names of their images: never write them over the images.
+
+    Args:
+        files: The images.
+        output: The folder of the masks.
+        endings: Those that masks may have.
+
+    Raises:
+        SegkitError: A mask would be written over an image.
+    """
+    files = list(files)
+    inputs = {path.resolve() for path, _ in files}
+    for _, stem in files:
+        for ending in endings:
+            target = output / stem.with_name(stem.name + ending)
+            if target.resolve() in inputs:
+                raise SegkitError(
+                    f"output={output}: the mask would overwrite the image {target}. Name another"
+                    " folder."
+                )
+
+
+def require_extras_apart(
+    files: Sequence[ImageFile], output: Path, folders: Mapping[str, Sequence[str]]
+) -> None:
+    """What is written besides masks never goes over an image, or over the mask of another.
+
+    Args:
+        files: The images.
+        output: The folder of the masks.
+        folders: Those in it that are written to, with the endings of their files.
+
+    Raises:
+        SegkitError: It would.
+    """
+    home = output.resolve()
+    stems = {stem for _, stem in files}
+    for path, stem in files:
+        place = path.resolve()
+        for folder, endings in folders.items():
+            if not {*IMAGE_SUFFIXES, ".zarr"}.intersection(endings):
+                continue  # neither an image nor a mask has such a name
+            if stem.parts[0] == folder and _belongs(stem.relative_to(folder), stems):
+                raise SegkitError(
+                    f"input: the mask of {path} would be written to {output / stem}, where the"
+                    f" {folder} of another image go. Move one of them, or name them one by one."
+                )
+            is_there = place.suffix in endings and place.is_relative_to(home / folder)
+            if is_there and _belongs(place.relative_to(home / folder).with_suffix(""), stems):
+                raise SegkitError(
+                    f"output={output}: {folder} would overwrite the image {path}. Name another"
+                    " folder."
+                )
+
+
+def _belongs(rest: Path, stems: set[Path]) -> bool:
+    """Whether a file of that name would be of an image, or of a page of one."""
+    return rest in stems or (rest.name.isdecimal() and rest.parent in stems)
+
+
+def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
+    if (folder / "images").is_dir() and (folder / "masks").is_dir():
+        found.notes.append(f"{folder} holds images and masks: {folder / 'images'} is taken")
+        folder = folder / "images"
+    left_out: list[Path] = []
+    for path in _walk(folder, output.resolve() if output else None, left_out):
+        inside = path.relative_to(folder)
+        found.files.append(ImageFile(path, inside.with_suffix("")))
+    for path in left_out:
+        why = f"it lies beside {path.parent / 'images'}"
+        if (path / FOLDER).is_dir():
+            why = "it holds the results of an earlier prediction"
+        found.notes.append(f"{path} is left out, for {why}")
+
+
+def _walk(folder: Path, output: Path | None, left_out: list[Path]) -> Iterator[Path]:
+    """The images below a folder, sorted by their paths.
+
+    Masks of data sets and results of predictions go to ``left_out``.
+    """
+    entries = sorted(folder.iterdir())
+    names = {path.name for path in entries}
+    for path in entries:
+        if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
+            continue
+        if path.is_dir() and not is_zarr(path):
+            if path.resolve() == output:
+                continue
+            if (path / FOLDER).is_dir() or (path.name == "masks" and "images" in names):
+                left_out.append(path)
+            else:
+                yield from _walk(path, output, left_out)
+        elif _is_image(path):
+            yield path
+
+
+def _matching(pattern: str, output: Path | None) -> list[ImageFile]:
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    # Path.glob takes no absolute patterns
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    home = None if output is None else output.resolve()
+    if home is not None and base.resolve().is_relative_to(home):
+        home = None  # the results of another run, which the user means
+    images: list[ImageFile] = []
+    zarrs: set[Path] = set()
+    for path in sorted(map(Path, matches)):
+        is_result = home is not None and path.resolve().is_relative_to(home)
+        if is_result or not zarrs.isdisjoint(path.parents) or not _is_image(path):
+            continue
+        images.append(ImageFile(path, path.relative_to(base).with_suffix("")))
+        if path.is_dir():
+            zarrs.add(path)
+    return images
+
+
+def _listed(file: Path) -> list[ImageFile]:
+    """The images that a file names.
+
+    Raises:
+        SegkitError: It cannot be read, or an image is not there; all such lines are named.
+    """
+    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - links stay as they are named
+    images, problems = [], []
+    for number, name in _lines(file):
+        path = Path(os.path.abspath(home / name))  # noqa: PTH100
+        if not path.exists():
+            problems.append(f"line {number}: there is no file {path}")
+        stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
+        images.append(ImageFile(path, stem.with_suffix("")))
+    if problems:
+        raise all_at_once(f"input: images that {file} names are not there:", problems)
+    return images
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """The names in a list file, each with the number of its line."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            if file.suffix.lower() == ".txt":
+                rows = [(number, line.strip()) for number, line in enumerate(opened, start=1)]
+            else:
+                table = csv.DictReader(opened)
+                if "image" not in (table.fieldnames or []):
+                    held = ", ".join(table.fieldnames or []) or "none"
+                    raise SegkitError(
+                        f"input: {file} has no column 'image'. Its columns are {held}."
+                    )
+                rows = [(table.line_num, (row["image"] or "").strip()) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SegkitError(f"input: the list {file} cannot be read: {error}.") from error
+    return [(number, name) for number, name in rows if name]
+
+
+def _require_distinct(files: list[ImageFile]) -> None:
+    seen: dict[Path, Path] = {}
+    problems = []
+    for image, stem in files:
+        if stem in seen and seen[stem] == image:
+            problems.append(f"{image} is named twice")
+        elif stem in seen:
+            problems.append(f"{seen[stem]} and {image} would both be written to {stem}.png")
+        seen[stem] = image
+    if problems:
+        raise all_at_once("input: images would overwrite each other's masks:", problems)
+
+
+def _is_image(path: Path) -> bool:
+    return is_zarr(path) or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)

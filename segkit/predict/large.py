@@ -1,0 +1,210 @@
+"""Images that are too large for memory: read, predicted and written by windows.
+
+Tiles are read in one thread, predicted in the caller's and written in another one, with a limited
+number of bytes between them. Of a file of several pages one page after the other goes this way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.images.reading import read_image
+from segkit.images.window_writing import WindowFile
+from segkit.images.windows import WindowedImage, open_windows
+from segkit.inference.bit_depth import DepthWatch, Highest
+from segkit.inference.predictor import Predictor
+from segkit.predict.background import Background
+from segkit.predict.inputs import ImageFile
+from segkit.predict.outputs import Outputs, page_stem, to_16_bits
+
+LARGE = 4096**2
+"""Pixels from which on an image goes by windows."""
+OVERVIEW = 2048
+"""Longest side of the overlay of such an image, in pixels."""
+WAITING = 32 * 1024**2
+"""Bytes of labels and probabilities that wait to be written."""
+
+
+def is_large(path: Path, pages: int) -> bool:
+    """Whether the first page of a file is so large that it goes by windows, and can be read so.
+
+    Raises:
+        SegkitError: It cannot be read.
+    """
+    image = open_windows(path, 0 if pages > 1 else None)
+    if image is None:
+        return False
+    with image:
+        return image.shape[0] * image.shape[1] > LARGE
+
+
+class LargeImages:
+    """Writes the masks of large images; if they are wanted, probabilities and small overlays.
+
+    Objects and outlines are not made, for they need the whole map.
+
+    Args:
+        predictor: The model.
+        outputs: Where the results go.
+        depths: Looks at the values.
+        advance: Called with the share of a page that is written, from several threads.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        outputs: Outputs,
+        depths: DepthWatch,
+        advance: Callable[[float], None],
+    ) -> None:
+        self.predictor, self.outputs = predictor, outputs
+        self.depths, self.advance = depths, advance
+        card = predictor.card
+        self._layers = (card.num_classes,) if card.mode == "multilabel" else ()
+        self._dtype = outputs.mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
+
+    def predict(self, file: ImageFile, pages: int) -> None:
+        """Write what belongs to a file.
+
+        Raises:
+            SegkitError: The image cannot be read or does not fit the training, or nothing can be
+                written.
+        """
+        if pages == 1:
+            whole = open_windows(file.path)
+            assert whole is not None
+            with whole:
+                self._predict_file(file, whole)
+            return
+        stack = self.outputs.stack(file, pages)
+        for number in range(pages):
+            with _open_page(file.path, number) as image:
+                shape = (*self._layers, *image.shape[:2])
+                with stack.windows(number, shape, self._dtype) as mask:
+                    self._predict(file, page_stem(file, number), image, mask)
+        self.outputs.finish_stack(file, stack)
+
+    def _predict_file(self, file: ImageFile, image: WindowedImage) -> None:
+        wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
+        path = self.outputs.path(file.stem, f".{wanted.large_format}")
+        self.outputs.clear(file, path)
+        with WindowFile(path, shape, self._dtype, pyramid=wanted.pyramid) as mask:
+            self._predict(file, file.stem, image, mask)
+            self.outputs.record.finish(file, path)
+
+    def _predict(self, file: ImageFile, stem: Path, image: _Opened, mask: _Written) -> None:
+        """Write a mask into its file, and what belongs to it beside."""
+        wanted, (height, width) = self.outputs.wanted, image.shape[:2]
+        pictured = self.outputs.path("overlays" / stem, ".png")
+        mapped = self.outputs.path("probabilities" / stem, f".{wanted.large_format}")
+        begun = {pictured: wanted.overlays, mapped: wanted.probabilities}
+        self.outputs.record.begin(file, [path for path, is_on in begun.items() if is_on])
+        overview = _Overview(image, self._layers) if wanted.overlays else None
+        highest = Highest(image if overview is None else overview)
+        with ExitStack() as stack:
+            maps = None
+            if wanted.probabilities:
+                shape = (self.predictor.card.num_logits, height, width)
+                maps = WindowFile(mapped, shape, np.uint16, pyramid=wanted.pyramid)
+                stack.enter_context(maps)
+            writer = stack.enter_context(Background("segkit-writer", WAITING))
+
+            def store(top: int, left: int, labels: NDArray[np.uint8]) -> None:
+                mask.write(top, left, self.outputs.mask(labels))
+                if overview is not None:
+                    overview.add(top, left, labels)
+                self.advance(math.prod(labels.shape[-2:]) / (height * width))
+
+            def store_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
+                assert maps is not None
+                maps.write(top, left, to_16_bits(block))
+
+            def write(top: int, left: int, labels: NDArray[np.uint8]) -> None:
+                writer.do(partial(store, top, left, labels), labels.nbytes)
+
+            def write_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
+                block = block.copy()  # the band that it is of goes on
+                writer.do(partial(store_maps, top, left, block), block.nbytes)
+
+            source = highest if self.depths.wants(image.dtype) else overview or image
+            self.predictor.predict_windows(source, write, write_maps if maps else None)
+        if source is highest:
+            self.depths.judge(file.path, highest.value)
+        if overview is not None:
+            self.outputs.write_overlay(pictured, overview.image, overview.labels)
+
+
+class _Opened(Protocol):
+    """A page of a file that is read."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]: ...
+
+
+class _Written(Protocol):
+    """A page of a file that is written."""
+
+    def write(self, top: int, left: int, block: NDArray[Any]) -> None: ...
+
+
+def _open_page(path: Path, number: int) -> WindowedImage | _Held:
+    return open_windows(path, number) or _Held(read_image(path, number))
+
+
+class _Held:
+    """A page that can only be read as a whole, as a small one beside large ones."""
+
+    def __init__(self, image: NDArray[Any]) -> None:
+        self._image, self.dtype = image, image.dtype
+        height, width, channels = image.shape
+        self.shape = height, width, channels
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        return self._image[top : top + height, left : left + width]
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is open."""
+
+
+class _Overview:
+    """Every so manieth pixel of a large image, taken as it is read, and of its labels."""
+
+    def __init__(self, image: _Opened, layers: tuple[int, ...]) -> None:
+        height, width, channels = self.shape = image.shape
+        self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
+        size = math.ceil(height / self._step), math.ceil(width / self._step)
+        self.image = np.zeros((*size, channels), image.dtype)
+        self.labels = np.zeros((*layers, *size), np.uint8)
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """A window of the image, of which what is wanted is kept."""
+        part = self._source.read(top, left, height, width)
+        step = self._step
+        rows, columns = self._place(top, height), self._place(left, width)
+        self.image[rows, columns] = part[-top % step :: step, -left % step :: step]
+        return part
+
+    def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        """Take what is wanted of a block of labels."""
+        step = self._step
+        rows, columns = self._place(top, labels.shape[-2]), self._place(left, labels.shape[-1])
+        self.labels[..., rows, columns] = labels[..., -top % step :: step, -left % step :: step]
+
+    def _place(self, first: int, length: int) -> slice:
+        return slice(math.ceil(first / self._step), math.ceil((first + length) / self._step))

@@ -1,0 +1,28 @@
+"""Predicted labels as the files and the pictures of the user know them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.checkpoint.card import ModelCard
+from segkit.core.labels import Mode
+
+
+def mask_values(labels: NDArray[Any], mode: Mode, card: ModelCard) -> NDArray[Any]:
+    """Labels in the values of the training's masks, so that the one can stand for the other.
+
+    Args:
+        labels: (H, W), of overlapping classes (N, H, W) of 0 and 1.
+        mode: That of the model.
+        card: Its card.
+
+    Returns:
+        The same shape, uint8, or uint16 where a value needs it; overlapping classes are 0 and 255.
+    """
+    if mode == "multilabel":
+        return labels * np.uint8(255)
+    values = np.array(card.mask_values)
+    return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labels]

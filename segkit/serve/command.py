@@ -1,0 +1,91 @@
+"""What python -m segkit.serve does."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from segkit.core.errors import SegkitError
+from segkit.inference.settings import Inference, checked
+from segkit.serve.uploads import MEBIBYTE, Limits
+
+CONNECTIONS = 64
+"""Requests at the same time; those above get 503."""
+
+
+class ServeConfig(Inference):
+    """The config of ``python -m segkit.serve``; the keys are described in conf/serve.yaml."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    max_upload_mb: Annotated[float, Field(gt=0)] = 64
+    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+
+
+def serve(config: DictConfig) -> None:
+    """Serve the page and the endpoint until Ctrl-C.
+
+    Raises:
+        SegkitError: The config or the checkpoint cannot be used, the extra ``serve`` is not
+            installed, or the host or the port is not free.
+        KeyboardInterrupt: After Ctrl-C, when the image that is under way is done.
+    """
+    settings = checked(ServeConfig, config)
+    try:
+        import python_multipart  # noqa: F401 - FastAPI looks for it when it is too late
+        import uvicorn
+
+        from segkit.serve.app import create_app
+        from segkit.serve.guards import is_loopback
+    except ImportError as error:
+        raise SegkitError(
+            f"serving needs FastAPI, uvicorn and python-multipart ({error}): pip install"
+            " 'segkit-torch[serve]'."
+        ) from error
+    with listen(settings.host, settings.port) as listener:  # before the model is loaded
+        predictor = settings.predictor()
+        limits = Limits(round(settings.max_upload_mb * MEBIBYTE), settings.max_pixels)
+        more = len(settings.checkpoint) - 1
+        name = settings.checkpoint[0].name + (f" and {more} more" if more else "")
+        app = create_app(predictor, limits, name=name, host=settings.host)
+        if not is_loopback(settings.host):
+            print(f"host={settings.host}: other machines can send images to this server.")
+        print(f"serving {name} on {address(listener)} (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", server_header=False, limit_concurrency=CONNECTIONS
+            )
+        ).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; clients that come before the server runs wait for it.
+
+    Args:
+        host: A name or an address, of IPv4 or IPv6.
+        port: 0 for any free one.
+
+    Raises:
+        SegkitError: The host is none of this machine's, or the port is in use or reserved.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, place = sorted(found)[0]  # IPv4 first, as browsers take localhost
+        return socket.create_server(place[:2], family=family)
+    except socket.gaierror as error:
+        raise SegkitError(f"host '{host}' is not known: {error.strerror}.") from error
+    except OSError as error:
+        raise SegkitError(
+            f"host={host} port={port} cannot be used: {error.strerror}. Give another port, or"
+            " port=0 for any free one."
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """The address of a page behind a socket, for a browser of this machine."""
+    host, port, *_ = listener.getsockname()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,1 @@
+"""What is learned of labels and object ids."""

@@ -1,0 +1,265 @@
+"""Targets: what a model is trained to say of each pixel, drawn from the ids of objects.
+
+They are drawn after the augmentation, from the ids of the crop, so that a gap or a border is as
+wide in a picture that was scaled as in another one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, NamedTuple, final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX, MODES, Mode
+from segkit.core.registry import Registrable
+from segkit.targets.distance import depths, disc
+from segkit.targets.gap import separate
+from segkit.targets.objects import components_as_ids
+from segkit.targets.weight_map import WeightMap
+
+_FAR = 2**16 - 1
+
+
+class Drawing(NamedTuple):
+    """What a target draws of a map of objects; IGNORE_INDEX is put in afterwards.
+
+    Attributes:
+        labels: (H, W) or (H, W, N), uint8.
+        objects: (H, W) ids from which the weight map measures.
+        outside: (H, W) pixels on which its second term keeps objects apart; the background of
+            ``objects`` if it is None.
+    """
+
+    labels: NDArray[np.uint8]
+    objects: NDArray[np.uint16]
+    outside: NDArray[np.bool_] | None = None
+
+
+class Target(Registrable, ABC, family="target"):
+    """Base of every target: ``target.encode(mask)`` gives the labels to learn, and their weights.
+
+    A member holds its options and nothing else: it is sent to the workers that load data.
+
+    Args:
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+
+    Attributes:
+        from_ids: Whether :meth:`encode` takes ids of objects (uint16) instead of labels (uint8).
+        modes: The modes of the heads that can learn it.
+        num_classes: Classes of the labels, None for those of the data.
+        class_names: Their names, None for those of the data.
+        decoders: What finds the objects in predictions of it, the best one first.
+        gap: Pixels between touching objects that it takes and a decoder should give back.
+    """
+
+    from_ids: ClassVar[bool] = True
+    modes: tuple[Mode, ...]
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    decoders: ClassVar[tuple[str, ...]]
+    gap: int = 0
+
+    def __init__(self, weight_map: WeightMap | None = None) -> None:
+        self.weight_map = weight_map
+
+    @final
+    def decoders_for(self, mode: Mode) -> tuple[str, ...]:
+        """The decoders that fit, for a head of that mode."""
+        layered = mode == "multilabel"  # no class for each pixel, but maps to flood from
+        return tuple(name for name in self.decoders if not layered or name == "distance")
+
+    @final
+    def encode(self, mask: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """The labels of an image and the weights of its pixels.
+
+        Pixels of IGNORE_INDEX keep it, in every layer, and are as if beyond the image: no gap and
+        no border is drawn along them.
+
+        Args:
+            mask: (H, W) uint16 ids, see :func:`segkit.targets.objects.object_ids`; for the target
+                ``labels`` uint8 classes, (H, W) or (H, W, N).
+
+        Returns:
+            Labels (H, W) or (H, W, N), and weights (H, W) or None without a weight map.
+
+        Raises:
+            SegkitError: The mask is of another type or shape.
+        """
+        self._check(mask)
+        unknown = mask == IGNORE_INDEX
+        labels, objects, outside = self.draw(np.where(unknown, 0, mask), unknown)
+        labels[unknown] = IGNORE_INDEX
+        if self.weight_map is None:
+            return labels, None
+        classes = labels if labels.ndim == 2 else labels[..., 0]
+        return labels, self.weight_map(classes, objects, outside)
+
+    @abstractmethod
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """Draw the labels.
+
+        Args:
+            objects: The mask of :meth:`encode`, 0 where it is not labelled.
+            unknown: Which pixels are not labelled. What is drawn there does not count.
+        """
+
+    def _check(self, mask: NDArray[Any]) -> None:
+        kind, dims = (np.uint16, (2,)) if self.from_ids else (np.uint8, (2, 3))
+        if mask.dtype != kind or mask.ndim not in dims:
+            what = (
+                "ids (H, W) as uint16" if self.from_ids else "labels, (H, W) or (H, W, N), as uint8"
+            )
+            raise SegkitError(
+                f"target '{self.name}' is drawn from {what}, not from {mask.dtype} of the shape"
+                f" {mask.shape}."
+            )
+
+
+class Labels(Target, name="labels"):
+    """The classes as they are in the masks.
+
+    A weight map takes each connected region of a class but 0 for an object, as the cells between
+    the membranes of ISBI 2012; it needs one class for each pixel.
+
+    Args:
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+    """
+
+    from_ids = False
+    decoders = ("components", "watershed")
+
+    def __init__(self, weight_map: WeightMap | None = None) -> None:
+        super().__init__(weight_map)
+        self.modes = MODES if weight_map is None else ("binary", "multiclass")
+
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """See :meth:`Target.draw`."""
+        if self.weight_map is None:
+            return Drawing(objects, objects)
+        if objects.ndim == 3:
+            raise SegkitError(
+                "target 'labels' has a weight map, which needs one class for each pixel, but the"
+                f" masks have {objects.shape[2]} layers: give target.weight_map=null."
+            )
+        return Drawing(objects, components_as_ids(objects))
+
+
+class Foreground(Target, name="foreground"):
+    """Objects against the background, with a gap between those that touch.
+
+    Labels: 0 background, 1 object. See :func:`separate` for what the gap takes. A
+    weight map is measured from what the gap leaves, so that its second term is highest in the gap.
+
+    Args:
+        gap: Pixels between any two objects, 0 or more.
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+    """
+
+    modes = ("binary", "multiclass")
+    num_classes = 2
+    decoders = ("components", "watershed")
+
+    def __init__(
+        self, gap: Annotated[int, Field(ge=0)] = 2, weight_map: WeightMap | None = None
+    ) -> None:
+        super().__init__(weight_map)
+        self.gap = gap
+
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """See :meth:`Target.draw`."""
+        kept = separate(objects, self.gap)
+        return Drawing((kept > 0).astype(np.uint8), kept)
+
+
+class BorderCore(Target, name="border_core"):
+    """Three classes: the background, the cores of objects, and the borders around the cores.
+
+    Labels: 0 background, 1 core, 2 border. A pixel of an object is border if the centre of a pixel
+    of another object or of the background is at most ``border`` pixels from its own. So cores of
+    two objects never touch.
+
+    An object that is so thin that no core is left keeps its innermost pixels as its core: those
+    that are farthest from its contour. Where such a core touches another one, a gap of one pixel
+    between them becomes border, as :func:`segkit.targets.gap.separate` takes it.
+
+    The second term of a weight map is on borders as well, where d1 is 0: there it keeps objects
+    apart that touch.
+
+    Args:
+        border: Width of the border in pixels, 1 or more.
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+    """
+
+    modes = ("multiclass",)
+    num_classes = 3
+    class_names = ("background", "core", "border")
+    decoders = ("border_core",)
+
+    def __init__(
+        self, border: Annotated[int, Field(ge=1)] = 2, weight_map: WeightMap | None = None
+    ) -> None:
+        super().__init__(weight_map)
+        self.border = border
+
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """See :meth:`Target.draw`."""
+        near = disc(self.border**2)
+        # Something else is near where the largest or the smallest id around is another one. What
+        # is not labelled is made the smallest id for the one, the largest for the other.
+        above = cv2.dilate(objects, near) > objects
+        below = cv2.erode(np.where(unknown, np.uint16(_FAR), objects), near) < objects
+        core = (objects > 0) & ~above & ~below
+        thin = np.setdiff1d(np.unique(objects), np.unique(objects[core]))
+        thin = thin[thin > 0]
+        if len(thin):
+            for window, inside, d in depths(objects, unknown, set(thin.tolist())):
+                core[window] |= inside & (d == d[inside].max())
+            core = separate(np.where(core, objects, 0), 1) > 0
+        labels = np.where(objects > 0, np.uint8(2), np.uint8(0))
+        labels[core] = 1
+        return Drawing(labels, objects, ~core)
+
+
+class Distance(Target, name="distance"):
+    """The normalised distance of each pixel of an object to its contour, in levels.
+
+    With e(x) the distance of a pixel to the nearest pixel that is not of its object (1 at the
+    contour) and x over the object's pixels, d(x) = e(x) / max e is in (0, 1], whatever the object's
+    size. Of the N layers, layer k = 0 ... N - 1 is 1 where d > k / N: layer 0 is the objects
+    themselves, and the mean of the layers is d, rounded up to levels of 1 / N. So a multilabel head
+    learns a distance by ordinal regression, with any loss for overlapping classes.
+
+    An object of which no contour is in the crop has d = 1. The second term of a weight map is also
+    on the outer level (d <= 1 / N), where d1 is 0, and its balance is that of layer 0.
+
+    Args:
+        levels: N, 2 or more.
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+    """
+
+    modes = ("multilabel",)
+    decoders = ("distance",)
+
+    def __init__(
+        self, levels: Annotated[int, Field(ge=2, le=255)] = 5, weight_map: WeightMap | None = None
+    ) -> None:
+        super().__init__(weight_map)
+        self.levels = self.num_classes = levels
+        above = (f"distance > {k / levels:.3g}" for k in range(1, levels))
+        self.class_names = ("object", *above)
+
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """See :meth:`Target.draw`."""
+        distance = np.zeros(objects.shape, np.float32)
+        for window, inside, d in depths(objects, unknown):
+            own = d[inside]
+            largest = own.max()
+            distance[window][inside] = own / largest if np.isfinite(largest) else 1
+        steps = (np.arange(self.levels) / self.levels).astype(np.float32)
+        labels = (distance[..., None] > steps).view(np.uint8)  # (H, W, N)
+        return Drawing(labels, objects, labels[..., 1] == 0)

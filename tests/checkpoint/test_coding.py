@@ -1,0 +1,108 @@
+"""Values of masks to labels and back."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segkit.checkpoint.coding import LabelCoding, decide_coding, outside
+from segkit.core.errors import SegkitError
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "bool"])
+def test_values_that_mean_themselves(dtype: str) -> None:
+    mask = np.array([[0, 1], [1, 0]], dtype)
+    labels = LabelCoding({}).encode(mask)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, mask.astype(np.uint8))
+    labels[:] = 7
+    assert mask.max() <= 1  # a copy
+
+
+def test_a_map_beyond_8_bits_does_not_wrap() -> None:
+    mask = np.array([[0, 256, 300], [512, 255, 44]], np.uint16)
+    coding = LabelCoding({256: 1, 300: 2, 512: 255})
+    np.testing.assert_array_equal(coding.encode(mask), [[0, 1, 2], [255, 255, 44]])
+    np.testing.assert_array_equal(LabelCoding({-1: 255}).encode(np.array([[-1, 3]])), [[255, 3]])
+
+
+@pytest.mark.parametrize("value", [256, 300, 65_535, -1])
+def test_a_value_that_is_no_label_is_an_error(value: int) -> None:
+    with pytest.raises(SegkitError, match=rf"{value}.*data\.label_map"):
+        LabelCoding({}).encode(np.array([[0, value]], np.int32))
+
+
+def test_a_map_is_applied_at_once_and_not_one_after_the_other() -> None:
+    swapped = LabelCoding({0: 1, 1: 0})
+    np.testing.assert_array_equal(swapped.encode(np.array([[0, 1]], np.uint8)), [[1, 0]])
+    assert [swapped.value_of(label) for label in (0, 1)] == [1, 0]
+
+
+def test_ids_are_foreground_but_for_those_that_are_mapped() -> None:
+    coding, notes = decide_coding({0, 1, 256, 9}, True, {9: 255}, instances=True)
+    mask = np.array([[0, 1, 256, 9]], np.uint16)
+    np.testing.assert_array_equal(coding.encode(mask), [[0, 1, 1, 255]])
+    assert (coding.value_of(0), coding.value_of(1)) == (0, 255)
+    assert "ids" in notes[0]
+
+
+def test_layers_keep_their_shape() -> None:
+    mask = np.array([[[0, 255], [255, 255]]], np.uint8)
+    np.testing.assert_array_equal(LabelCoding({255: 1}).encode(mask), mask // 255)
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_the_lookup_of_8_bits_is_the_way_of_wider_masks(foreground: bool) -> None:
+    mask = np.arange(1024).reshape(16, 32, 2) % 256
+    coding = LabelCoding({3: 0, 200: 7, 255: 1}, foreground)
+    for part in (mask, mask[::-2, 5:-3], mask[..., 0], mask.transpose(2, 1, 0)):  # not in one piece
+        narrow = coding.encode(part.astype(np.uint8, order="K"))
+        assert narrow.flags.writeable
+        np.testing.assert_array_equal(narrow, coding.encode(part.astype(np.int32)))
+    view = mask.astype(np.uint8)[:, ::2]
+    np.testing.assert_array_equal(coding.encode(view), coding.encode(mask[:, ::2]))
+
+
+@pytest.mark.parametrize(
+    ("values", "two", "label_map", "meaning_of_255", "said"),
+    [
+        ({0, 255}, True, None, 1, "255 is taken as class 1"),
+        ({255}, True, None, 1, "255 is taken as class 1"),
+        ({0, 1, 255}, True, None, 255, "not labelled"),
+        ({0, 255}, False, None, 255, "not labelled"),
+        ({0, 3, 255}, True, {3: 1}, 255, "not labelled"),
+        ({0, 128, 255}, True, {128: 255}, 1, "255 is taken as class 1"),
+        ({0, 1, 255}, True, {255: 1}, 1, None),
+        ({0, 1, 255}, True, {255: 255}, 255, None),
+        ({0, 1}, True, None, 255, None),
+    ],
+)
+def test_what_255_means(
+    values: set[int],
+    two: bool,
+    label_map: dict[int, int] | None,
+    meaning_of_255: int,
+    said: str | None,
+) -> None:
+    coding, notes = decide_coding(values, two, label_map, instances=False)
+    assert coding.label_of(255) == meaning_of_255
+    assert [note for note in notes if said is None or said not in note] == []
+    assert len(notes) == (said is not None)
+
+
+def test_what_is_outside() -> None:
+    assert outside({-1, 0, 2, 3, 255, 256, 300}, LabelCoding({300: 1, 2: 9}), 3) == {-1, 2, 3, 256}
+
+
+def test_the_map_of_the_source_is_not_changed() -> None:
+    label_map = {128: 255}
+    decide_coding({0, 128, 255}, True, label_map, instances=False)
+    assert label_map == {128: 255}
+
+
+@given(st.dictionaries(st.integers(0, 70_000), st.integers(0, 255), max_size=6), st.data())
+def test_encode_does_what_label_of_says(label_map: dict[int, int], data: st.DataObject) -> None:
+    coding = LabelCoding(label_map)
+    values = data.draw(st.lists(st.sampled_from([*range(256), *label_map]), min_size=1))
+    labels = coding.encode(np.array([values], np.int32))
+    assert labels.tolist() == [[coding.label_of(value) for value in values]]

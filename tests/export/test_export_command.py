@@ -1,0 +1,241 @@
+"""python -m segkit.export on quick runs: what is in the files, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from segkit import load
+from segkit.checkpoint import reading as checkpoint
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.export import checking, command
+from segkit.export.command import ENDINGS, export
+from segkit.export.onnx_file import onnx_model
+from segkit.images.reading import write_image
+from segkit.inference.runtimes.exported import KEY
+
+FORMATS = sorted(ENDINGS)
+
+
+def run_export(run, output, *overrides: str):
+    return export(
+        compose([f"checkpoint='{run.checkpoint}'", f"output='{output}'", *overrides], "export")
+    )
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def exported(request, tiny_multiclass_run, tmp_path_factory):
+    """A file of each format, of three classes on colour images."""
+    file = tmp_path_factory.mktemp(request.param) / f"model{ENDINGS[request.param]}"
+    return run_export(tiny_multiclass_run, file)
+
+
+def test_a_file_predicts_as_the_checkpoint_does(exported, tiny_multiclass_run):
+    expected = load(tiny_multiclass_run.checkpoint, device="cpu", tta="flips", tile=64)
+    actual = load(exported, device="cpu", tta="flips", tile=64)
+    assert actual.windows == expected.windows
+    for size, channels in (((97, 131), 3), ((5, 9), 3), ((64, 64), 1)):  # grey becomes colour
+        image = draw(1, (160, 160), channels).image[: size[0], : size[1]]
+        one, other = expected(image), actual(image)
+        np.testing.assert_allclose(other.probabilities, one.probabilities, atol=1e-5)
+        assert (other.labels != one.labels).mean() < 1e-3
+        assert other.labels.dtype == np.uint8
+
+
+def test_a_file_holds_the_whole_card(exported, tiny_multiclass_run):
+    _, card = checkpoint.read(tiny_multiclass_run.checkpoint)
+    network = load(exported, device="cpu").networks[0]
+    assert network.card == card
+    assert network.contents.versions["torch"] == torch.__version__
+
+
+def test_only_the_finished_files_are_there(exported):
+    names = {"model.xml", "model.bin"} if exported.suffix == ".xml" else {exported.name}
+    assert {file.name for file in exported.parent.iterdir()} == names
+
+
+def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = run_export(tiny_run, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(os.fspath(file))
+    (given,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape) == ("image", ["batch", 1, "height", "width"])
+    assert (result.name, result.shape) == ("probabilities", ["batch", 1, "height", "width"])
+    stored = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+    assert stored["card"]["class_names"] == ["background", "cell"]
+    assert stored["card"]["normalization"]["dtype"] == "uint8"
+    assert stored["normalizes"] is True
+    content = file.read_bytes()
+    for path in (os.fspath(tmp_path), os.path.dirname(torch.__file__)):  # noqa: PTH120
+        assert path.encode() not in content
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run, tmp_path):
+    file = run_export(
+        tiny_multilabel_run, tmp_path / f"m{ENDINGS[kind]}", "normalize=false", "activate=false"
+    )
+    image = draw(3, (70, 90)).image
+    network = load(file, device="cpu").networks[0]
+    assert network.contents.output == "logits"
+    prepared = network.prepare(image)
+    np.testing.assert_allclose(
+        prepared, network.card.normalization(image).transpose(2, 0, 1), atol=1e-6
+    )
+    model, _ = checkpoint.read(tiny_multilabel_run.checkpoint)
+    with torch.no_grad():
+        expected = torch.sigmoid(model(torch.from_numpy(prepared)[None]))
+    actual = network.numpy(network.probabilities(prepared[None]))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_an_unpadded_network_keeps_its_sizes(unpadded_run, tmp_path):
+    expected = load(unpadded_run.checkpoint, device="cpu")
+    image = draw(2, (75, 98)).image
+    for kind in FORMATS:
+        file = run_export(unpadded_run, tmp_path / f"m{ENDINGS[kind]}")
+        actual = load(file, device="cpu")
+        assert actual.windows.context == 20
+        np.testing.assert_allclose(
+            actual(image).probabilities, expected(image).probabilities, atol=1e-5
+        )
+
+
+def test_the_differences_are_printed(tiny_run, tmp_path, capsys):
+    images = tmp_path / "images"
+    for i in range(2):
+        write_image(images / f"{i}.png", draw(i, (40, 50)).image)
+    run_export(tiny_run, tmp_path / "model.onnx", f"input='{images}'")
+    said = capsys.readouterr().out
+    assert "checked on random images of 1 x 1, 8 x 8, 5 x 11, 12 x 8, 9 x 15, batches" in said
+    assert "checked on 2 of the images given: largest difference of probabilities " in said
+    assert said.count("other labels in 0.") == 2
+    assert said.rstrip().endswith(" MB")
+
+
+def test_without_the_data_of_the_training_drawn_images_stand_in(tiny_run, tmp_path, capsys):
+    stored = torch.load(tiny_run.checkpoint, weights_only=True)
+    stored["segkit"]["config"]["data"] = {"name": "folder", "root": str(tmp_path / "gone")}
+    torch.save(stored, tmp_path / "best.ckpt")
+    export(compose([f"checkpoint='{tmp_path / 'best.ckpt'}'"], "export"))
+    said = capsys.readouterr().out
+    assert "the validation images of the training cannot be read" in said
+    assert "checked on 4 drawn images" in said
+    assert (tmp_path / "model.onnx").is_file()  # beside the checkpoint, without output=
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_failed_check_leaves_no_file(kind, tiny_run, tmp_path, monkeypatch):
+    file = tmp_path / f"model{ENDINGS[kind]}"
+    file.write_text("what was there before")
+    monkeypatch.setattr(checking, "DIFFERENCE", -1.0)
+    with pytest.raises(
+        SegkitError, match=r"was not written. .* does not give .* largest difference"
+    ):
+        run_export(tiny_run, file)
+    assert [p.name for p in tmp_path.iterdir()] == [file.name]
+    assert file.read_text() == "what was there before"
+
+
+def test_a_wrong_graph_fails_the_check(tiny_run, tmp_path, monkeypatch):
+    from onnx import numpy_helper
+
+    def sabotaged(model, contents, sizes):
+        proto = onnx_model(model, contents, sizes)
+        for tensor in proto.graph.initializer:
+            if tensor.name.endswith("head.conv.bias"):
+                moved = numpy_helper.to_array(tensor) + np.float32(0.1)
+                tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+                return proto
+        raise AssertionError("there is no such weight")
+
+    monkeypatch.setattr(command, "onnx_model", sabotaged)
+    with pytest.raises(SegkitError, match=r"does not give what the network gives"):
+        run_export(tiny_run, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_second_file_takes_the_first_back(tiny_run, tmp_path, monkeypatch):
+    """OpenVINO's two files appear together or not at all."""
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "m.bin").write_text("new")
+    (tmp_path / "m.bin").write_text("old")
+    (draft / "m.xml").write_text("new")
+    (tmp_path / "m.xml").mkdir()  # cannot be replaced by a file
+    (tmp_path / "m.xml" / "x").write_text("")
+    with pytest.raises(SegkitError, match="cannot write"):
+        command._publish("openvino", draft / "m.xml", tmp_path / "m.xml")
+    assert (tmp_path / "m.bin").read_text() == "old"
+
+
+def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
+    for output, overrides, message in (
+        ("m.onnx", ["format=openvino"], r"ends in \.xml\. Give output=.*m\.xml"),
+        ("m.tflite", [], r"one of \.onnx \(onnx\), \.xml \(openvino\), \.pt2"),
+        ("m.pt2", ["quantize=int8"], "quantize=int8 is for format=onnx and format=openvino"),
+        ("", [], "ending says the format"),
+        ("m.onnx", ["quantize=int4"], "quantize"),
+        ("m.onnx", ["max_iou_loss=2"], "max_iou_loss"),
+        ("m.onnx", ["size=0"], "size"),
+        ("m.onnx", ["size=[30,65]"], r"does not take 30 x 65 .* Give size=\[32,68\]"),
+        ("m.onnx", ["input=nowhere.png"], r"no file or folder .*nowhere\.png"),
+    ):
+        with pytest.raises(SegkitError, match=message):
+            run_export(tiny_run, tmp_path / output, *overrides)
+    with pytest.raises(SegkitError, match="checkpoint is missing"):
+        export(compose([], "export"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SegkitError, match=r"the folder '.*file' cannot be made"):
+        run_export(tiny_run, tmp_path / "file" / "m.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_network_too_large_for_one_file(tiny_run, tmp_path, monkeypatch):
+    from segkit.export import onnx_file
+
+    monkeypatch.setattr(onnx_file, "LIMIT", 1000)
+    with pytest.raises(SegkitError, match="one ONNX file holds 2 GB: use format=torch_export"):
+        run_export(tiny_run, tmp_path / "m.onnx")
+
+
+def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    from segkit.export import onnx_file
+    from segkit.export.graph import trace
+
+    def stubborn(model, contents, crop, sizes):
+        if contents.windows.fixed is None:
+            raise SegkitError("it counts its pixels")
+        return trace(model, contents, crop, sizes)
+
+    monkeypatch.setattr(onnx_file, "trace", stubborn)
+    file = run_export(tiny_run, tmp_path / "m.onnx")
+    said = capsys.readouterr().out
+    assert "for any size it cannot be done: it counts its pixels" in said
+    assert "batch x 1 x 64 x 64" in said
+    actual, expected = load(file, device="cpu"), load(tiny_run.checkpoint, device="cpu", tile=64)
+    assert actual.windows.fixed == (64, 64)
+    image = draw(4, (128, 128)).image[:101, :47]
+    found, wanted = actual(image), expected(image[:, :47])
+    assert found.labels.shape == (101, 47)
+    assert (found.labels != wanted.labels).mean() < 0.05  # other surroundings at the border
+
+
+def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path):
+    file = run_export(tiny_run, tmp_path / "m.pt2", "size=[32,48]")
+    predictor = load(file, device="cpu")
+    assert predictor.windows.fixed == (32, 48)
+    with pytest.raises(
+        SegkitError, match=r"cannot be run on a batch of the shape \(1, 1, 32, 32\)"
+    ):
+        predictor.networks[0].probabilities(np.zeros((1, 1, 32, 32), np.float32))
+    with pytest.raises(SegkitError, match="an unpadded network is exported for all of its sizes"):
+        run_export(unpadded_run, tmp_path / "u.onnx", "size=64")

@@ -1,0 +1,41 @@
+"""The graph that is exported, run as plain torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.checkpoint.normalization import Normalization
+from segkit.export.graph import ExportGraph, crop_by_padding, crop_by_slicing
+from segkit.models.segmenter import create_model
+
+
+@pytest.mark.parametrize("crop", [crop_by_slicing, crop_by_padding])
+@pytest.mark.parametrize("size", [(1, 1), (7, 64), (64, 64), (65, 33)])
+def test_it_pads_and_crops_as_the_network_does(crop, size):
+    torch.manual_seed(0)
+    model = create_model({"name": "resnet18", "pretrained": False}, "fcn", "binary").eval()
+    x = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        expected = model(x)
+        for activates in (False, True):
+            graph = ExportGraph(model, None, activates, crop)
+            torch.testing.assert_close(graph(x), expected.sigmoid() if activates else expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("uint8", 0, 255), ("uint16", 130, 40_000), ("float32", -2.5, 3.0)]
+)
+def test_it_normalises_as_normalization_does(dtype, low, high):
+    normalization = Normalization(dtype, low, high, (0.2, 0.5), (0.1, 0.3))
+    model = create_model(
+        {"name": "unet", "width": 2, "depth": 2}, "unet", "binary", in_channels=2
+    ).eval()
+    graph = ExportGraph(model, normalization, True, crop_by_slicing)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(low - 1, high + 1, (9, 11, 2)).clip(0 if dtype != "float32" else -4)
+    image = image.clip(None, {"uint8": 255}.get(dtype)).astype(dtype)
+    expected = normalization(image).transpose(2, 0, 1)
+    given = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1).copy())
+    np.testing.assert_allclose(graph._normalized(given[None])[0], expected, atol=1e-5)

@@ -1,0 +1,434 @@
+"""What is written by windows comes back, whole or not at all, in little memory."""
+
+import errno
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from segkit.core.errors import SegkitError
+from segkit.images import tile_scratch, tile_streaming, window_writing
+from segkit.images.reading import count_pages, read_image, read_mask
+from segkit.images.tile_scratch import Uncovered
+from segkit.images.tile_streaming import halve, level_sizes
+from segkit.images.window_writing import WindowFile
+from segkit.images.windows import open_windows
+
+try:
+    import zarr
+except ImportError:
+    zarr = None
+
+needs_zarr = pytest.mark.skipif(zarr is None, reason="zarr is not installed")
+OLD_TIFFFILE = tifffile.__version__ < "2024"
+SUFFIXES = [".tif", pytest.param(".zarr", marks=needs_zarr)]
+DTYPES = ["uint8", "uint16", "int32", "float32"]
+
+
+def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    rng = np.random.default_rng(sum(shape))
+    if dtype == "float32":
+        return rng.random(shape, np.float32)
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def same(got: np.ndarray, wanted: np.ndarray) -> None:
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got, wanted, strict=True)
+
+
+def write(path: Path, values: np.ndarray, window: int = 300, pyramid: bool = False) -> None:
+    H, W = values.shape[-2:]
+    with WindowFile(path, values.shape, values.dtype, pyramid=pyramid) as file:
+        for top in range(0, H, window):
+            for left in range(0, W, window):
+                file.write(top, left, values[..., top : top + window, left : left + window])
+
+
+def layers(path: Path) -> np.ndarray:
+    """(N, H, W): the pages of a TIFF, or the channels."""
+    read = read_image if _is_float(path) else read_mask
+    if count_pages(path) > 1:
+        pages = [read(path, page) for page in range(count_pages(path))]
+        return np.stack([page.reshape(page.shape[:2]) for page in pages])
+    values = read(path)
+    return np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0)
+
+
+def _is_float(path: Path) -> bool:
+    page = 0 if count_pages(path) > 1 else None
+    return read_image(path, page).dtype.kind == "f" and "int" not in path.stem
+
+
+def only(folder: Path, *names: str) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@st.composite
+def partitions(draw: st.DrawFn) -> tuple[tuple[int, int], list[tuple[int, int, int, int]]]:
+    """A size, and windows that cover it in any order; some of them overlap."""
+    H, W = draw(st.integers(1, 70)), draw(st.integers(1, 70))
+    rows = sorted({0, H, *draw(st.lists(st.integers(1, H), max_size=4))})
+    windows = []
+    for top, bottom in pairwise(rows):
+        columns = sorted({0, W, *draw(st.lists(st.integers(1, W), max_size=4))})
+        for left, right in pairwise(columns):
+            above, below = draw(st.integers(0, 5)), draw(st.integers(0, 5))
+            windows.append((max(top - above, 0), left, min(bottom + below, H), right))
+    return (H, W), draw(st.permutations(windows))
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    partitions(),
+    st.sampled_from([(), (1,), (3,)]),
+    st.sampled_from(DTYPES),
+    st.sampled_from([".tif"] if zarr is None else [".tif", ".zarr"]),
+    st.booleans(),
+)
+def test_any_windows_in_any_order(tmp_path, monkeypatch, partition, stack, dtype, suffix, pyramid):
+    (H, W), windows = partition
+    # older versions of tifffile do not write such an OME-TIFF
+    assume(not (OLD_TIFFFILE and suffix == ".tif" and pyramid and stack and W == 1))
+    monkeypatch.setitem(window_writing._SIDES, suffix, 16)  # so that there are many tiles
+    monkeypatch.setattr(tile_streaming, "TOP", 20)
+    values, path = noise(*stack, H, W, dtype=dtype), tmp_path / f"{dtype}{suffix}"
+    with WindowFile(path, values.shape, dtype, pyramid=pyramid) as file:
+        for top, left, bottom, right in windows:
+            file.write(top, left, values[..., top:bottom, left:right])
+    only(tmp_path, path.name)
+    same(layers(path), values.reshape(-1, H, W))
+    levels = [values.reshape(-1, H, W)]
+    for _ in level_sizes(H, W)[1:]:
+        levels.append(np.stack([halve(layer) for layer in levels[-1]]))
+    if not pyramid:
+        levels = levels[:1]
+    stored = stored_levels(path, pyramid)
+    assert len(stored) == len(levels)
+    for got, wanted in zip(stored, levels, strict=True):
+        same(got.reshape(wanted.shape), wanted)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def stored_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
+    """As other programs find them."""
+    if path.is_dir():
+        node = zarr.open(path, mode="r")
+        if not pyramid:
+            return [node[:]]
+        datasets = node.attrs["ome"]["multiscales"][0]["datasets"]
+        return [node[dataset["path"]][:] for dataset in datasets]
+    with tifffile.TiffFile(path) as tif:
+        if not pyramid:
+            return [tif.asarray()]
+        return [level.asarray() for level in tif.series[0].levels]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_of_what_was_written(tmp_path: Path, suffix: str, dtype: str) -> None:
+    values, path = noise(2, 1300, 1100, dtype=dtype), tmp_path / f"a{suffix}"
+    write(path, values, pyramid=True)
+    shown = values.astype(np.float32) if dtype == "int32" else values
+    image = open_windows(path)
+    assert image is not None
+    with image:
+        assert image.shape == (1300, 1100, 2)
+        for top, left in ((0, 0), (500, 480), (1200, 1000)):
+            window = shown[:, top : top + 100, left : left + 100]
+            same(image.read(top, left, 100, 100), np.ascontiguousarray(window.transpose(1, 2, 0)))
+
+
+def test_tiff_for_other_programs(tmp_path: Path) -> None:
+    values = noise(3, 1100, 600)
+    write(tmp_path / "pages.TIFF", values)
+    assert count_pages(tmp_path / "pages.TIFF") == 3  # as write_mask does it
+    write(tmp_path / "pyramid.tif", values, pyramid=True)
+    assert count_pages(tmp_path / "pyramid.tif") == 1
+    with tifffile.TiffFile(tmp_path / "pyramid.tif") as tif:
+        assert tif.is_ome
+        assert not tif.is_bigtiff
+        assert tif.series[0].axes == "CYX"
+        assert [level.shape for level in tif.series[0].levels] == [
+            (3, 1100, 600),
+            (3, 550, 300),
+            (3, 275, 150),
+        ]
+        page = tif.pages.first
+        assert (page.tile, page.compression) == ((512, 512), tifffile.COMPRESSION.ADOBE_DEFLATE)
+        assert [int(level.subfiletype) for level in page.pages] == [1, 1]
+
+
+def test_a_large_tiff_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = noise(600, 600)
+    for limit, big in ((4 * 512 * 512, True), (5 * 512 * 512, False)):
+        monkeypatch.setattr(tile_streaming, "_CLASSIC", limit)
+        write(tmp_path / "a.tif", values)
+        with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+            assert tif.is_bigtiff == big
+        same(read_mask(tmp_path / "a.tif"), values)
+
+
+@needs_zarr
+def test_zarr_for_other_programs(tmp_path: Path) -> None:
+    write(tmp_path / "plain.zarr", noise(3, 1100, 600))
+    plain = zarr.open_array(tmp_path / "plain.zarr", mode="r")
+    assert plain.chunks == (1, 1024, 600)
+    assert plain.metadata.dimension_names == ("c", "y", "x")
+    write(tmp_path / "labels.zarr", noise(1100, 600), pyramid=True)
+    write(tmp_path / "smooth.zarr", noise(3, 1100, 600, dtype="float32"), pyramid=True)
+    for name, axes, shift in (("labels", "yx", None), ("smooth", "cyx", [0.0, 1.5, 1.5])):
+        group = zarr.open_group(tmp_path / f"{name}.zarr", mode="r")
+        described = group.attrs["ome"]
+        assert described["version"] == "0.5"
+        (scales,) = described["multiscales"]
+        assert [axis["name"] for axis in scales["axes"]] == list(axes)
+        last = scales["datasets"][2]
+        assert group[last["path"]].shape[-2:] == (275, 150)
+        assert group[last["path"]].metadata.dimension_names == tuple(axes)
+        scale, *moved = last["coordinateTransformations"]
+        assert scale == {"type": "scale", "scale": [1.0] * (len(axes) - 2) + [4.0, 4.0]}
+        assert [change["translation"] for change in moved] == ([shift] if shift else [])
+
+
+def test_levels_of_a_pyramid() -> None:
+    assert level_sizes(512, 512) == [(512, 512)]
+    assert level_sizes(1, 1025) == [(1, 1025), (1, 513), (1, 257)]
+    labels = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
+    same(halve(labels), np.array([[1, 3], [7, 9]], np.uint8))
+    means = np.array([[3, 4.5], [7.5, 9]], np.float32)
+    same(halve(labels.astype(np.float32)), means)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_threads_may_write_at_once(tmp_path: Path, suffix: str) -> None:
+    values, path = noise(1200, 1200), tmp_path / f"a{suffix}"
+    corners = [(top, left) for top in range(0, 1200, 90) for left in range(0, 1200, 70)]
+    with WindowFile(path, values.shape, values.dtype) as file, ThreadPoolExecutor(8) as pool:
+        done = pool.map(
+            lambda at: file.write(*at, values[at[0] : at[0] + 90, at[1] : at[1] + 70]), corners
+        )
+        assert list(done) == [None] * len(corners)
+    same(read_mask(path), values)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_an_old_file_is_replaced(tmp_path: Path, suffix: str, pyramid: bool) -> None:
+    path = tmp_path / "folders" / "above" / f"a{suffix}"
+    write(path, noise(700, 20), pyramid=not pyramid)
+    write(path, noise(30, 600), pyramid=pyramid)
+    same(read_mask(path), noise(30, 600))
+    only(path.parent, path.name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize("old", [False, True])
+def test_after_an_error_an_old_file_stays(tmp_path, suffix, error, old) -> None:
+    def fail() -> None:
+        with WindowFile(path, (50, 50), "uint8") as file:
+            file.write(0, 0, noise(50, 50))
+            raise error
+
+    path = tmp_path / f"a{suffix}"
+    if old:
+        write(path, noise(30, 20))
+    with pytest.raises(type(error)):
+        fail()
+    only(tmp_path, *([path.name] if old else []))
+    if old:
+        same(read_mask(path), noise(30, 20))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_windows_must_cover_the_image(tmp_path: Path, suffix: str) -> None:
+    def leave_a_gap() -> None:
+        with WindowFile(tmp_path / f"a{suffix}", (50, 50), "uint8") as file:
+            file.write(0, 0, noise(30, 50))
+            file.write(40, 0, noise(10, 50))
+            file.write(20, 0, noise(25, 20))
+
+    with pytest.raises(SegkitError, match="no window has covered the rows 30 to 39, columns 20 to"):
+        leave_a_gap()
+    only(tmp_path)
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.lists(st.tuples(*[st.integers(0, 12)] * 4), max_size=8),
+)
+def test_what_is_uncovered(size: tuple[int, int], windows: list[tuple[int, ...]]) -> None:
+    left_over, uncovered = np.ones(size, bool), Uncovered(*size)
+    for window in windows:
+        top, bottom = sorted(min(y, size[0]) for y in window[:2])
+        left, right = sorted(min(x, size[1]) for x in window[2:])
+        if top < bottom and left < right:
+            uncovered.remove(top, left, bottom, right)
+            left_over[top:bottom, left:right] = False
+    found = np.zeros(size, int)
+    for top, left, bottom, right in uncovered._rectangles:
+        found[top:bottom, left:right] += 1
+    same(found, left_over.astype(int))
+    assert (uncovered.first() is None) == (not left_over.any())
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "block"),
+    [
+        (0, 0, np.zeros((51, 5), np.uint8)),
+        (-1, 0, np.zeros((5, 5), np.uint8)),
+        (46, 0, np.zeros((5, 5), np.uint8)),
+        (0, 46, np.zeros((5, 5), np.uint8)),
+        (0, 0, np.zeros((0, 5), np.uint8)),
+        (0, 0, np.zeros((1, 5, 5), np.uint8)),
+        (0, 0, np.zeros((5, 5), np.uint16)),
+        (0, 0, np.zeros((5, 5), np.float32)),
+    ],
+)
+def test_blocks_that_do_not_fit(tmp_path: Path, top: int, left: int, block: np.ndarray) -> None:
+    path = tmp_path / "a.tif"
+    with (
+        pytest.raises(SegkitError, match=r"a\.tif: .*does not fit into \(50, 50\) uint8"),
+        WindowFile(path, (50, 50), "uint8") as file,
+    ):
+        file.write(top, left, block)
+
+
+def test_smaller_numbers_fit_into_larger_ones(tmp_path: Path) -> None:
+    with WindowFile(tmp_path / "a.tif", (50, 50), "int32") as file:
+        file.write(0, 0, noise(50, 50))
+    same(read_mask(tmp_path / "a.tif"), noise(50, 50).astype(np.int32))
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    for name, shape, dtype, reason in (
+        ("a.png", (5, 5), "uint8", r"as \.tif, \.tiff or \.zarr, not as '\.png'"),
+        ("a.tif", (5,), "uint8", r"\(H, W\) or \(N, H, W\)"),
+        ("a.tif", (5, 0), "uint8", r"not \(5, 0\)"),
+        ("a.tif", (5, 5), "int64", "not int64"),
+    ):
+        with pytest.raises(SegkitError, match=reason):
+            WindowFile(tmp_path / name, shape, dtype)
+    file = WindowFile(tmp_path / "a.tif", (5, 5), "uint8")
+    with pytest.raises(SegkitError, match="inside of its with block"):
+        file.write(0, 0, noise(5, 5))
+    only(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_else_is_replaced(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(SegkitError, match="is there already"), WindowFile(path, (5, 5), "uint8"):
+        pytest.fail("must be refused before the work")
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_folders_that_cannot_be_written(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / f"a{suffix}"
+    with pytest.raises(SegkitError, match="cannot write"), WindowFile(path, (5, 5), "uint8"):
+        pytest.fail("must be refused before the work")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_permission(tmp_path: Path, monkeypatch, suffix: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tile_scratch.tempfile, "TemporaryFile", refuse)
+    path = tmp_path / f"a{suffix}"
+    refused = pytest.raises(SegkitError, match=r"cannot write .*a\.\w+': Permission denied\. Check")
+    with refused, WindowFile(path, (5, 5), "uint8"):
+        pytest.fail("must be refused before the work")
+    only(tmp_path)
+
+
+def test_a_disk_without_room_is_noticed_before_the_work(tmp_path: Path) -> None:
+    side = 10**7
+    with (
+        pytest.raises(SegkitError, match=r"needs 100000\.0 GB"),
+        WindowFile(tmp_path / "a.tif", (side, side), "uint8"),
+    ):
+        pytest.fail("must be refused before the work")
+    only(tmp_path)
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from segkit.images.window_writing import WindowFile
+from segkit.core.errors import SegkitError
+
+path, limit, early = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "early"
+noise = np.random.default_rng(0).integers(0, 255, (1500, 1500), dtype=np.uint8)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    with WindowFile(path, noise.shape, "uint8", pyramid=True) as file:
+        if not early:
+            file.write(0, 0, noise)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        file.write(0, 0, noise[:1, :1] if not early else noise)
+except SegkitError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("limit", "when"), [(3000, "late"), (400_000, "late"), (3000, "early")])
+def test_a_disk_that_fills_up(tmp_path: Path, suffix: str, limit: int, when: str) -> None:
+    """The system refuses to let files grow, which it reports as it reports a full disk."""
+    pytest.importorskip("resource")
+    path = tmp_path / f"a{suffix}"
+    write(path, noise(30, 20))
+    command = [sys.executable, "-c", FULL, str(path), str(limit), when]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert f"cannot write '{path}': File too large. Check" in done.stdout
+    only(tmp_path, path.name)
+    same(read_mask(path), noise(30, 20))
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from segkit.images.window_writing import WindowFile
+from segkit.images.windows import open_windows
+
+path, side, window = sys.argv[1], int(sys.argv[2]), 1000
+block = np.random.default_rng(0).integers(0, 3, (window, window), dtype=np.uint8)
+with WindowFile(path, (side, side), "uint8", pyramid=True) as file:
+    for top in range(0, side, window):
+        for left in range(0, side, window):
+            file.write(top, left, block)
+with open_windows(path) as image:
+    for top in range(0, side, window):
+        for left in range(0, side, window):
+            assert (image.read(top, left, window, window)[..., 0] == block).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_memory_does_not_grow_with_the_image(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("resource")
+    peaks = []
+    for side in (2_000, 12_000):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / f"{side}{suffix}"), str(side)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.15 * peaks[0]

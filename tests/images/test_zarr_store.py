@@ -1,0 +1,233 @@
+"""Zarrs of every kind, made on the fly, read whole and by windows."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit.core.errors import SegkitError
+from segkit.images.reading import count_pages, is_zarr, read_image, read_mask
+from segkit.images.windows import open_windows
+
+zarr = pytest.importorskip("zarr", minversion="3")
+
+H, W = 83, 70
+
+
+def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    values = np.random.default_rng(sum(shape)).integers(0, 2**16, shape)
+    return values.astype(bool if dtype == "bool" else dtype)
+
+
+def same(got: np.ndarray, wanted: np.ndarray) -> None:
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got, wanted, strict=True)
+
+
+def check(path: Path, page: int | None = None) -> None:
+    """The windows are parts of the whole, and cross the borders of blocks."""
+    whole = read_image(path, page)
+    image = open_windows(path, page)
+    assert image is not None
+    with image:
+        assert (image.shape, image.dtype) == (whole.shape, whole.dtype)
+        for top, left, height, width in (
+            (0, 0, H, W),
+            (H - 1, W - 1, 1, 1),
+            (40, 0, 1, W),
+            (0, 40, H, 1),
+            (15, 9, 40, 30),
+            (32, 16, 32, 16),
+            (70, 50, 13, 20),
+        ):
+            window = image.read(top, left, height, width)
+            same(window, np.ascontiguousarray(whole[top : top + height, left : left + width]))
+
+
+def store(path: Path, values: np.ndarray, **options) -> None:
+    options = {"chunks": (*(1,) * (values.ndim - 2), 32, 16), **options}
+    array = zarr.create_array(path, shape=values.shape, dtype=values.dtype, **options)
+    array[:] = values
+
+
+def ome(path: Path, values: np.ndarray, axes: str, version: str, **options) -> None:
+    """A pyramid of two levels, as version 0.4 (zarr 2) or 0.5 (zarr 3) has it."""
+    datasets = [{"path": "full"}, {"path": "half"}]
+    described = {"axes": [{"name": name} for name in axes], "datasets": datasets}
+    attributes = {"multiscales": [{**described, "version": version}]}
+    group = zarr.create_group(
+        path,
+        zarr_format=2 if version == "0.4" else 3,
+        attributes=attributes if version == "0.4" else {"ome": attributes},
+    )
+    for name, level in (("full", values), ("half", values[..., ::2, ::2])):
+        chunks = (*(1,) * (values.ndim - 2), 16, 32)
+        group.create_array(name, shape=level.shape, dtype=level.dtype, chunks=chunks)[:] = level
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int16", ">u2", "float16", "float32"])
+def test_zarr_of_two_axes(tmp_path: Path, zarr_format: int, dtype: str) -> None:
+    pixels = noise(H, W, dtype=dtype)
+    store(tmp_path / "a", pixels, zarr_format=zarr_format)  # the content counts, not the suffix
+    check(tmp_path / "a")
+    assert is_zarr(tmp_path / "a")
+    assert count_pages(tmp_path / "a") == 1
+    shown = (pixels * np.uint8(255) if dtype == "bool" else pixels)[..., None]
+    np.testing.assert_array_equal(read_image(tmp_path / "a"), shown)
+    if not dtype.startswith("float"):
+        np.testing.assert_array_equal(read_mask(tmp_path / "a"), pixels)
+        assert read_mask(tmp_path / "a").dtype.isnative
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("shape", "pages", "order"),
+    [
+        ((H, W, 3), 1, (0, 1, 2)),
+        ((5, H, W), 1, (1, 2, 0)),
+        ((4, H, W), 1, (1, 2, 0)),
+        ((33, H, W), 33, None),
+        ((2, 3, H, W), 2, (1, 2, 0)),
+        ((2, H, W, 4), 2, (0, 1, 2)),
+        ((2, 3, 5, H, W), 6, (1, 2, 0)),
+        ((2, 40, H, W), 80, None),
+    ],
+)
+def test_zarr_axes_without_names(tmp_path, zarr_format, shape, pages, order) -> None:
+    values, path = noise(*shape), tmp_path / "a.zarr"
+    chunks = tuple(min(side, 16) for side in shape)
+    store(path, values, zarr_format=zarr_format, chunks=chunks)
+    assert count_pages(path) == pages
+    flat = values.reshape(pages, *shape[-3 if order else -2 :])
+    for page in (0, pages - 1):
+        image = flat[page].transpose(order) if order else flat[page][..., None]
+        same(read_image(path, page), np.ascontiguousarray(image))
+        check(path, page)
+
+
+def test_zarr_axes_with_names(tmp_path: Path) -> None:
+    values, path = noise(H, 40, W, 2), tmp_path / "a.zarr"
+    store(path, values, chunks=(16, 16, 16, 1), dimension_names=["Y", "channel", "X", "time"])
+    assert count_pages(path) == 2
+    for page in range(2):
+        same(read_image(path, page), np.ascontiguousarray(values[..., page].transpose(0, 2, 1)))
+        check(path, page)
+    with pytest.raises(SegkitError, match="2 pages"):
+        open_windows(path)
+    with pytest.raises(SegkitError, match="no page 2"):
+        read_mask(path, 2)
+    store(tmp_path / "b.zarr", noise(3, H, W), attributes={"_ARRAY_DIMENSIONS": ["t", "y", "x"]})
+    assert count_pages(tmp_path / "b.zarr") == 3
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["yx", "cyx", "tczyx", "zyx"])
+def test_ome_zarr(tmp_path: Path, version: str, axes: str) -> None:
+    lengths = {"t": 2, "c": 3, "z": 2, "y": H, "x": W}
+    values = noise(*(lengths[axis] for axis in axes), dtype="uint16")
+    ome(tmp_path / "a.ome.zarr", values, axes, version)
+    pages = {"yx": 1, "cyx": 1, "tczyx": 4, "zyx": 2}[axes]
+    assert count_pages(tmp_path / "a.ome.zarr") == pages
+    for page in range(pages):
+        wanted = {
+            "yx": lambda: values[..., None],
+            "cyx": lambda: values.transpose(1, 2, 0),
+            "tczyx": lambda page=page: values[page // 2, :, page % 2].transpose(1, 2, 0),
+            "zyx": lambda page=page: values[page][..., None],
+        }[axes]()
+        same(read_image(tmp_path / "a.ome.zarr", page), np.ascontiguousarray(wanted))
+        check(tmp_path / "a.ome.zarr", page)
+
+
+def test_zarr_shards(tmp_path: Path) -> None:
+    store(tmp_path / "a.zarr", noise(H, W), chunks=(16, 16), shards=(48, 48))
+    check(tmp_path / "a.zarr")
+
+
+def test_a_zarr_of_few_blocks_is_read_whole(tmp_path: Path) -> None:
+    store(tmp_path / "a.zarr", noise(H, W), chunks=(H, W))
+    assert open_windows(tmp_path / "a.zarr") is None
+    same(read_mask(tmp_path / "a.zarr"), noise(H, W))
+
+
+def chunk_files(path: Path) -> list[Path]:
+    marks = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name not in marks)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_missing_block_is_the_fill_value(tmp_path: Path, zarr_format: int) -> None:
+    path, pixels = tmp_path / "a.zarr", noise(H, W)
+    store(path, pixels, zarr_format=zarr_format, fill_value=7)
+    chunk_files(path)[0].unlink()
+    pixels[:32, :16] = 7
+    same(read_mask(path), pixels)
+    check(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "noise"])
+def test_a_damaged_block_is_named(tmp_path: Path, zarr_format: int, damage: str) -> None:
+    path = tmp_path / "a.zarr"
+    store(path, noise(H, W), zarr_format=zarr_format)
+    block = chunk_files(path)[0]
+    data = block.read_bytes()
+    block.write_bytes({"emptied": b"", "cut": data[:50], "noise": b"\xff" * len(data)}[damage])
+    with pytest.raises(SegkitError, match=r"a\.zarr: cannot be read"):
+        read_image(path)
+    with open_windows(path) as image:
+        image.read(40, 40, 10, 10)
+        with pytest.raises(SegkitError, match=r"a\.zarr: cannot be read"):
+            image.read(0, 0, 10, 10)
+
+
+def test_groups_without_an_image(tmp_path: Path) -> None:
+    root = zarr.create_group(tmp_path / "a.zarr")
+    with pytest.raises(SegkitError, match=r"a\.zarr: .*no multiscales\. Nothing is inside"):
+        read_image(tmp_path / "a.zarr")
+    root.create_array("masks", shape=(H, W), dtype="uint8", chunks=(16, 16))
+    for use in (read_image, read_mask, count_pages, open_windows):
+        with pytest.raises(SegkitError, match=r"no multiscales\. Name .*masks'"):
+            use(tmp_path / "a.zarr")
+    check(tmp_path / "a.zarr" / "masks")
+
+
+def test_ome_metadata_that_lie(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    ome(path, noise(H, W), "yx", "0.5")
+    shutil.rmtree(path / "full")
+    with pytest.raises(SegkitError, match=r"a\.zarr: .*array 'full', which is not there"):
+        read_image(path)
+    ome(tmp_path / "b.zarr", noise(3, H, W), "yx", "0.5")
+    with pytest.raises(SegkitError, match=r"b\.zarr: .*axes y, x do not fit"):
+        read_image(tmp_path / "b.zarr")
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(SegkitError, match=r"a\.zarr: cannot be read"):
+        read_image(path)
+
+
+def test_zarrs_that_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert not is_zarr(tmp_path / "empty")
+    store(tmp_path / "line", np.arange(5), chunks=(5,))
+    store(tmp_path / "complex", np.zeros((H, W), np.complex64))
+    zarr.create_array(tmp_path / "none", shape=(0, W), dtype="uint8", chunks=(1, W))
+    for name, reason in (
+        ("empty", "it is a folder and no zarr"),
+        ("line", "is no image"),
+        ("complex", "complex64 are no image"),
+        ("none", "it is empty"),
+    ):
+        for use in (read_image, read_mask, open_windows):
+            with pytest.raises(SegkitError, match=f"{name}: .*{reason}"):
+                use(tmp_path / name)
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path / "a.zarr", noise(H, W))
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(SegkitError, match=r"a\.zarr: .*pip install 'segkit-torch\[zarr\]'"):
+        read_image(tmp_path / "a.zarr")

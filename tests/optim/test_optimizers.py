@@ -1,0 +1,107 @@
+"""Optimizer steps in one pass over the weights, against those of torch as it comes."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from segkit.models.fast import to_channels_last
+from segkit.models.heads import Head
+from segkit.models.segmenter import create_model
+from segkit.optim.optimizers import Optimizer
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "plain"),
+    [
+        ("adamw", {"weight_decay": 0.1}, torch.optim.AdamW),
+        ("sgd", {"momentum": 0.99, "nesterov": True}, torch.optim.SGD),
+    ],
+)
+def test_steps_are_those_of_torch(name: str, options: dict[str, Any], plain: Any) -> None:
+    model = create_model("unet", "fpn", in_channels=1)
+    optimizer = Optimizer.build(name, lr=0.01, **options).for_model(model)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    ours = [p for group in optimizer.param_groups for p in group["params"]]
+    theirs = [p.detach().clone().requires_grad_() for p in ours]
+    kept = iter(theirs)
+    groups = [
+        {
+            "params": [next(kept) for _ in group["params"]],
+            "weight_decay": group["weight_decay"],
+        }
+        for group in optimizer.param_groups
+    ]
+    reference = plain(groups, lr=0.01, **{k: v for k, v in options.items() if k != "weight_decay"})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        optimizer.step()
+        reference.step()
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("neck", ["unet", "fpn"])
+def test_gradients_lie_as_the_weights_do(neck: str) -> None:
+    """A step in one pass walks through both as they are in memory."""
+    model = create_model({"name": "resnet18", "pretrained": False}, neck)
+    to_channels_last(model)
+    image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    model(image).square().mean().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        strides = zip(parameter.shape, parameter.stride(), parameter.grad.stride(), strict=True)
+        assert all(own == gradient for side, own, gradient in strides if side > 1)
+
+
+def test_the_encoder_has_its_own_learning_rate_and_norms_do_not_decay() -> None:
+    model = create_model({"name": "resnet18", "pretrained": False, "freeze": 1}, "fpn")
+    optimizer = Optimizer.build("adamw", lr=0.1, weight_decay=0.5, encoder_lr_factor=0.01)
+    groups = optimizer.for_model(model).param_groups
+    encoder = {id(p) for p in model.encoder.parameters()}
+    seen = 0
+    for group in groups:
+        for parameter in group["params"]:
+            seen += 1
+            assert parameter.requires_grad
+            assert group["lr"] == pytest.approx(0.001 if id(parameter) in encoder else 0.1)
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0)
+    assert seen == sum(p.requires_grad for p in model.parameters()) < len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("neck", "width", "factor"), [("unet", 16, 8.0), ("unet", 48, 8 / 3), ("fpn", None, 1.0)]
+)
+def test_a_step_moves_the_logits_of_narrow_heads_as_far(
+    neck: str, width: int | None, factor: float
+) -> None:
+    model = create_model(
+        {"name": "resnet18", "pretrained": False}, {"name": neck, "width": width} if width else neck
+    )
+    for given, expected in (("auto", factor), (3.0, 3.0), (1.0, 1.0)):
+        optimizer = Optimizer.build("adamw", lr=0.1, head_lr_factor=given).for_model(model)
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert [rates.pop(id(p)) for p in model.head.parameters()] == [
+            pytest.approx(0.1 * expected)
+        ] * 2
+        assert set(rates.values()) == {0.1}
+
+
+def test_auxiliary_heads_have_rates_of_their_own_width() -> None:
+    model = create_model({"name": "resnet18", "pretrained": False}, "unet", auxiliary=2)
+    groups = Optimizer.build("adamw", lr=0.1).for_model(model).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    heads = [model.head, *model.auxiliary]
+    assert [rates[id(head.conv.bias)] for head in heads] == [
+        pytest.approx(r) for r in (0.8, 0.4, 0.2)
+    ]
+
+
+def test_a_head_without_weights_is_no_trouble() -> None:
+    model = create_model({"name": "resnet18", "pretrained": False}, "fpn")
+    model.head = cast("Head", nn.Identity())
+    assert len(Optimizer.build("adamw").for_model(model).param_groups) == 2

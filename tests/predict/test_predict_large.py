@@ -1,0 +1,219 @@
+"""Images that go by windows: pages of stacks, threads, progress, what goes wrong on the way."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import segkit
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.images.reading import read_image
+from segkit.images.tile_scratch import TileScratch
+from segkit.images.windows import WindowedImage
+from segkit.predict import large
+from segkit.predict.background import Background
+from segkit.predict.bounded_queue import EndedError
+from segkit.predict.command import predict
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(large, "LARGE", 10_000)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def run_predict(run, given: Path, out: Path, *more: str) -> None:
+    paths = [f"checkpoint='{run.checkpoint}'", f"input='{given}'", f"output='{out}'"]
+    predict(compose([*paths, "device=cpu", "tile=64", *more], "predict"))
+
+
+def cut(run, image: np.ndarray) -> float:
+    """A threshold that half of an image is above of."""
+    found = segkit.load(run.checkpoint, device="cpu", tile=64)(image)
+    return float(np.median(found.probabilities))
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("segkit")]
+
+
+@pytest.mark.parametrize("name", ["binary_run", "multilabel_run"])
+@pytest.mark.parametrize("kind", ["tif", "zarr"])
+def test_large_pages_go_one_by_one(name, kind, tmp_path, out, monkeypatch, request):
+    """Of their own sizes; the last one is small and can only be read whole."""
+    zarr = pytest.importorskip("zarr")
+    run = request.getfixturevalue(name)
+    sizes = ((200, 150), (130, 260), (40, 48))
+    pages = [draw(i, size).image[..., 0] for i, size in enumerate(sizes)]
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as tif:
+        for page in pages[:2]:
+            tif.write(page, tile=(64, 64), metadata=None)
+        tif.write(pages[2], compression="zlib", metadata=None)
+    whole = []
+    monkeypatch.setattr(
+        large, "read_image", lambda path, page: whole.append(page) or read_image(path, page)
+    )
+    threshold = cut(run, pages[0])
+    wanted = [f"threshold={threshold}", "probabilities=true", f"large_format={kind}"]
+    run_predict(run, tmp_path / "stack.tif", out, *wanted)
+    assert whole == [2]
+    predictor = segkit.load(run.checkpoint, device="cpu", tile=64, threshold=threshold)
+    with tifffile.TiffFile(out / "stack.tif") as masks:
+        assert len(masks.pages) == 3
+        for number, page in enumerate(pages):
+            expected = predictor(page)
+            assert 0 < expected.labels.mean() < 1
+            np.testing.assert_array_equal(masks.pages[number].asarray(), expected.labels * 255)
+            picture = read_image(out / f"overlays/stack/{number:04}.png")
+            assert picture.shape == (*page.shape, 3)
+            place = out / f"probabilities/stack/{number:04}.{kind}"
+            maps = tifffile.imread(place) if kind == "tif" else zarr.open_array(place)[:]
+            maps = maps.reshape(expected.probabilities.shape)
+            assert np.abs(maps / 65535 - expected.probabilities).max() < 1e-4
+    assert threads() == []
+
+
+def test_a_large_stack_with_a_bad_page_leaves_no_mask(binary_run, tmp_path, out):
+    pages = np.zeros((2, 150, 150), np.float32)
+    pages[1, 5, 5] = np.nan
+    tifffile.imwrite(tmp_path / "stack.tif", pages, tile=(64, 64), photometric="minisblack")
+    with pytest.raises(SegkitError, match=r"stack\.tif: .*not finite"):
+        run_predict(binary_run, tmp_path / "stack.tif", out, "overlays=false")
+    assert not list(out.glob("*.tif"))
+    assert not list(out.glob(".*.tmp"))
+    assert threads() == []
+
+
+def test_progress_moves_inside_of_an_image(binary_run, tmp_path, out, monkeypatch, capsys):
+    monkeypatch.setattr("segkit.predict.progress.EVERY", 0.0)
+    tifffile.imwrite(tmp_path / "big.tif", draw(3, (300, 200)).image[..., 0], tile=(64, 64))
+    run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "images/" in line]
+    shares = [float(line.split(":")[1].split()[0]) for line in lines]
+    assert len(lines) > 3
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[2] < 1
+    assert "1 of 1 images" in lines[-1]
+
+
+def test_a_failed_large_image_counts_as_done(binary_run, tmp_path, out, monkeypatch, capsys):
+    monkeypatch.setattr("segkit.predict.progress.EVERY", 0.0)
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        image = draw(3, (200, 200)).image[..., 0].astype(np.float32) / 255
+        image[150, 150] = np.nan if name == "a" else 0
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image, tile=(64, 64))
+    with pytest.raises(SegkitError, match="1 file could not"):
+        run_predict(binary_run, tmp_path / "in", out, "overlays=false")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "images/" in line]
+    assert "2 of 2 images" in lines[-1]
+
+
+def test_reading_computing_and_writing_are_in_threads_of_their_own(
+    binary_run, tmp_path, out, monkeypatch
+):
+    tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
+    seen: dict[str, set[str]] = {"read": set(), "write": set()}
+    read, write = WindowedImage.read, TileScratch.write
+
+    def reading(self, *window):
+        seen["read"].add(threading.current_thread().name)
+        return read(self, *window)
+
+    def writing(self, *block):
+        seen["write"].add(threading.current_thread().name)
+        return write(self, *block)
+
+    monkeypatch.setattr(WindowedImage, "read", reading)
+    monkeypatch.setattr(TileScratch, "write", writing)
+    run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+    assert seen == {"read": {"segkit-tiles_0"}, "write": {"segkit-writer"}}
+
+
+def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch):
+    tifffile.imwrite(tmp_path / "big.tif", draw(3, (300, 200)).image[..., 0], tile=(64, 64))
+    write, done = TileScratch.write, []
+
+    def full(self, *block):
+        done.append(1)
+        if len(done) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, *block)
+
+    monkeypatch.setattr(TileScratch, "write", full)
+    with pytest.raises(SegkitError, match="No space left on device") as error:
+        run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+    assert "0 of 1 masks were written" in str(error.value)
+    assert len(done) == 2
+    assert not list(out.glob("*.tif"))
+    assert threads() == []
+
+
+@pytest.mark.parametrize("by_windows", [True, False])
+def test_values_of_12_bits_are_said_once(binary_run, tmp_path, out, capsys, by_windows):
+    (tmp_path / "in").mkdir()
+    side = 200 if by_windows else 40
+    for name in "ab":
+        image = draw(3, (side, side)).image[..., 0].astype(np.uint16) * 16
+        assert 1023 < image.max() <= 4095
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image, tile=(64, 64))
+    run_predict(binary_run, tmp_path / "in", out)
+    said = capsys.readouterr().out
+    assert said.count("16 bits and no value above") == 1
+    assert f"note: {tmp_path / 'in/a.tif'} has 16 bits" in said
+    assert "multiply its values by 16" in said
+
+
+def test_work_in_the_background_keeps_its_order():
+    done = []
+    with Background("segkit-test", most=3) as background:
+        for number in range(50):
+            background.do(lambda number=number: (time.sleep(0.0005), done.append(number)), 1)
+    assert done == list(range(50))
+    assert threads() == []
+
+
+def test_what_goes_wrong_in_the_background_comes_out():
+    def broken():
+        raise ValueError("of the work")
+
+    def ask(times: int) -> None:
+        with Background("segkit-test", 1) as background:
+            for _ in range(times):
+                background.do(broken, 1)
+
+    for times in (1, 1000):
+        with pytest.raises(ValueError, match="of the work"):
+            ask(times)
+    assert threads() == []
+
+
+def test_an_error_of_the_caller_drops_what_is_left():
+    done, go = [], threading.Event()
+    background = Background("segkit-test", 100)
+
+    def ask() -> None:
+        with background:
+            background.do(lambda: go.wait(5), 1)
+            for _ in range(20):
+                background.do(lambda: done.append(1), 1)
+            threading.Timer(0.05, go.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+    assert not done
+    with pytest.raises(EndedError):
+        background.do(lambda: None, 1)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.serve.command import ServeConfig, address, listen, serve
+
+
+def composed(*overrides):
+    return compose([*overrides], "serve")
+
+
+def test_the_config_has_the_keys_of_the_command_and_their_defaults():
+    config = composed("checkpoint=a.ckpt")
+    known = {key: field.default for key, field in ServeConfig.model_fields.items()}
+    assert set(config) == set(known)
+    for key, default in known.items():
+        if key not in ("checkpoint", "plugins"):
+            assert config[key] == default, key
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("port=70000", "port"),
+        ("max_upload_mb=0", "max_upload_mb"),
+        ("max_pixels=-1", "max_pixels"),
+        ("instances=all", "instances"),
+        ("tta=some", "tta"),
+    ],
+)
+def test_wrong_values_are_named(override, named):
+    with pytest.raises(SegkitError, match=named):
+        serve(composed("checkpoint=a.ckpt", override))
+
+
+def test_the_checkpoint_must_be_given_and_be_there():
+    with pytest.raises(SegkitError, match="checkpoint=VALUE"):
+        serve(composed())
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    with pytest.raises(SegkitError, match=r"nowhere\.ckpt"):
+        serve(composed("checkpoint=nowhere.ckpt", "port=0"))
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "python_multipart"])
+def test_a_missing_extra_is_named(package, monkeypatch):
+    for loaded in list(sys.modules):
+        if loaded.startswith(("segkit.serve.app", "segkit.serve.predictions")):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SegkitError, match=r"pip install 'segkit-torch\[serve\]'") as error:
+        serve(composed("checkpoint=nowhere.ckpt"))
+    assert package in str(error.value)
+
+
+def test_a_port_in_use_is_named_with_the_remedy():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SegkitError, match=rf"port={port}.*port=0"):
+            listen("127.0.0.1", port)
+
+
+def test_a_host_of_another_machine_is_refused():
+    with pytest.raises(SegkitError, match=r"192\.0\.2\.1"):
+        listen("192.0.2.1", 0)  # of no machine: kept for documents
+
+
+def test_addresses_can_be_opened():
+    for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("localhost", None)):
+        with listen(host, 0) as listener:
+            where = address(listener)
+            name, port = re.fullmatch(r"http://\[?(.+?)\]?:(\d+)", where).groups()
+            assert shown in (None, name)
+            with socket.create_connection((name, int(port)), timeout=5):
+                pass
+
+
+@pytest.mark.slow
+def test_it_runs_until_ctrl_c(binary_run, tmp_path):
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    command = [
+        sys.executable,
+        "-m",
+        "segkit.serve",
+        f"checkpoint={binary_run.checkpoint}",
+        "port=0",
+    ]
+    with subprocess.Popen(
+        [*command, "device=cpu"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as server:
+        line = server.stdout.readline()
+        where = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert where, line + server.stderr.read()
+        with urllib.request.urlopen(f"{where[0]}/health", timeout=30) as answer:
+            assert answer.status == 200
+        port = where[0].rpartition(":")[2]
+        second = subprocess.run(
+            [*command[:-1], f"port={port}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 2
+        assert re.match(rf"error: .*port={port}.*Give another port", second.stderr)
+        server.send_signal(signal.SIGINT)
+        rest, errors = server.communicate(timeout=60)
+    assert (server.returncode, rest, errors) == (130, "", "stopped\n")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from serving.conftest import as_png
+
+from segkit.core.errors import SegkitError
+from segkit.serve.uploads import Limits, UploadError, read_upload, stem_of
+
+LIMITS = Limits(max_bytes=10_000, max_pixels=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.png", "a"),
+        ("a.b.tif", "a.b"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\scans\\ü 1.tif", "ü 1"),
+        ("", "image"),
+        ("..", "image"),
+        ("/", "image"),
+        (".png", "png"),
+        ("a\r\nSet-Cookie: b.png", "aSet-Cookie: b"),
+        (300 * "x" + ".png", 100 * "x"),
+    ],
+)
+def test_names_have_no_folders_and_no_control_characters(name, stem):
+    assert stem_of(name) == stem
+
+
+def test_limits_are_inclusive():
+    image = np.zeros((20, 50), np.uint8)
+    data = as_png(image)
+    upload = read_upload("a.png", data, None, Limits(len(data), 1000))
+    assert (upload.image.shape, upload.page, upload.pages, upload.title) == ((20, 50, 1), 0, 1, "a")
+    for limits in (Limits(len(data) - 1, 1000), Limits(len(data), 999)):
+        with pytest.raises(UploadError) as error:
+            read_upload("a.png", data, None, limits)
+        assert error.value.status == 413
+
+
+def test_many_channels_are_many_values():
+    file = io.BytesIO()
+    bands = np.zeros((30, 30, 12), np.uint8)
+    tifffile.imwrite(file, bands, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(UploadError, match="12 channels"):
+        read_upload("a.tif", file.getvalue(), None, Limits(10**6, 1000), channels=3)
+    kept = read_upload("a.tif", file.getvalue(), None, Limits(10**6, 1000), channels=12)
+    assert kept.image.shape == (30, 30, 12)
+
+
+def test_what_is_refused_is_not_decoded(monkeypatch):
+    import segkit.serve.uploads as uploads
+
+    def never(*arguments):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(uploads, "read_image", never)
+    with pytest.raises(UploadError):
+        read_upload("a.png", as_png(np.zeros((1001, 1), np.uint8)), None, LIMITS)
+
+
+def test_errors_name_no_path():
+    with pytest.raises(SegkitError, match=r"^the file: cannot be read"):
+        read_upload("a.png", as_png(np.zeros((9, 9), np.uint8))[:50], None, LIMITS)

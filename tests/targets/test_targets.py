@@ -1,0 +1,324 @@
+"""What every target promises, for each name in the registry, and what each one draws."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from omegaconf import OmegaConf
+from scipy import ndimage
+
+from segkit.config.compose import compose
+from segkit.core.errors import SegkitError
+from segkit.core.labels import MODES
+from segkit.data.sources.cells import draw
+from segkit.targets.base import Target
+from segkit.targets.gap import separate
+from segkit.targets.objects import components_as_ids, object_ids
+from segkit.targets.weight_map import WeightMap
+
+every_target = pytest.mark.parametrize("name", Target.names())
+maps = hnp.arrays(
+    np.uint16,
+    st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    elements=st.sampled_from([0, 0, 1, 2, 300, 255]),
+)
+
+
+def scene(seed: int = 0) -> np.ndarray:
+    """Ids of touching cells, some pixels of them not labelled."""
+    ids = object_ids(draw(seed, (120, 130), 1, (16, 20)).instances)
+    ids[:, :9] = 255
+    ids[50:60, 60:64] = 255
+    return ids
+
+
+def mask_for(target: Target, ids: np.ndarray) -> np.ndarray:
+    if target.from_ids:
+        return ids
+    return np.where(ids == 255, 255, ids > 0).astype(np.uint8)
+
+
+def test_the_builtin_targets_are_there():
+    assert {"labels", "foreground", "border_core", "distance"} <= set(Target.names())
+
+
+def test_the_base_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        Target()
+
+
+@every_target
+def test_the_docstring_describes_every_option(name):
+    target = Target.resolve(name, {})[0]
+    for option in inspect.signature(target).parameters:
+        assert f"\n    {option}: " in inspect.getdoc(target)
+
+
+@every_target
+def test_the_preset_shows_every_option_with_its_default(name):
+    preset = OmegaConf.to_container(compose([f"target={name}"]).target)
+    assert preset.pop("name") == name
+    options = inspect.signature(Target.resolve(name, {})[0]).parameters
+    assert preset == {key: option.default for key, option in options.items()}
+    Target.build(name, **preset)
+
+
+@every_target
+@pytest.mark.parametrize("weight_map", [None, WeightMap()])
+def test_labels_and_weights_have_their_types_and_shapes(name, weight_map):
+    target = Target.build(name, weight_map=weight_map)
+    ids = scene()
+    labels, weight = target.encode(mask_for(target, ids))
+    assert labels.dtype == np.uint8
+    layers = (target.num_classes,) if target.modes == ("multilabel",) else ()
+    assert labels.shape == (*ids.shape, *layers)
+    assert np.array_equal(labels == 255, np.broadcast_to((ids == 255).T, labels.T.shape).T)
+    most = 2 if layers else target.num_classes or 2
+    assert set(np.unique(labels)) == {*range(most), 255}
+    if weight_map is None:
+        assert weight is None
+    else:
+        assert weight.dtype == np.float32
+        assert weight.shape == ids.shape
+        assert np.array_equal(weight > 0, ids != 255)
+        assert weight.max() > 5
+
+
+@every_target
+def test_what_it_says_of_itself_fits(name):
+    target = Target.build(name)
+    assert target.modes
+    assert set(target.modes) <= set(MODES)
+    assert target.decoders
+    if target.class_names is not None:
+        assert len(target.class_names) == target.num_classes
+
+
+@every_target
+def test_it_travels_to_workers(name):
+    target = Target.build(name, weight_map=WeightMap())
+    copy = pickle.loads(pickle.dumps(target))
+    mask = mask_for(target, scene())
+    for one, two in zip(target.encode(mask), copy.encode(mask), strict=True):
+        assert np.array_equal(one, two)
+
+
+@every_target
+def test_the_mask_is_left_as_it_was(name):
+    target = Target.build(name, weight_map=WeightMap())
+    mask = mask_for(target, scene())
+    before = mask.copy()
+    target.encode(mask)
+    assert np.array_equal(mask, before)
+
+
+@every_target
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turning_the_mask_turns_the_target(name, turns):
+    target = Target.build(name, weight_map=WeightMap())
+    mask = mask_for(target, scene())
+    labels, weight = target.encode(mask)
+    turned, turned_weight = target.encode(np.ascontiguousarray(np.rot90(mask, turns)))
+    assert np.array_equal(turned, np.rot90(labels, turns))
+    assert np.allclose(turned_weight, np.rot90(weight, turns), atol=1e-5)
+
+
+@every_target
+@pytest.mark.parametrize("value", [0, 255])
+def test_an_image_without_objects(name, value):
+    target = Target.build(name, weight_map=WeightMap())
+    mask = np.full((5, 7), value, np.uint16 if target.from_ids else np.uint8)
+    labels, weight = target.encode(mask)
+    assert (labels == value).all()
+    assert (weight == (value == 0)).all()
+
+
+@every_target
+def test_the_smallest_image(name):
+    target = Target.build(name, weight_map=WeightMap())
+    mask = np.ones((1, 1), np.uint16 if target.from_ids else np.uint8)
+    labels, weight = target.encode(mask)
+    assert (labels == 1).all()  # of border_core: core
+    assert weight.tolist() == [[1]]
+
+
+@every_target
+def test_another_type_of_mask_is_an_error(name):
+    target = Target.build(name)
+    with pytest.raises(SegkitError, match=f"target '{name}' is drawn from .* not from int64"):
+        target.encode(np.zeros((4, 4), np.int64))
+    with pytest.raises(SegkitError, match="of the shape"):
+        target.encode(np.zeros((4,), np.uint16 if target.from_ids else np.uint8))
+
+
+def test_labels_are_left_as_they_are():
+    rng = np.random.default_rng(0)
+    for shape in ((6, 7), (6, 7, 3)):
+        mask = rng.choice(np.array([0, 1, 9, 255], np.uint8), shape)
+        labels, weight = Target.build("labels").encode(mask)
+        assert np.array_equal(labels, mask)
+        assert weight is None
+
+
+def test_the_weight_map_of_labels_takes_regions_for_objects():
+    target = Target.build("labels", weight_map={})
+    assert set(target.modes) == {"binary", "multiclass"}
+    assert set(Target.build("labels").modes) == set(MODES)
+    mask = mask_for(target, scene())
+    _, weight = target.encode(mask)
+    regions = np.where(mask == 255, 0, components_as_ids(mask))
+    assert np.array_equal(weight, WeightMap()(mask, regions))
+
+
+def test_the_weight_map_of_labels_needs_one_class_for_each_pixel():
+    with pytest.raises(SegkitError, match=r"3 layers.*target\.weight_map=null"):
+        Target.build("labels", weight_map={}).encode(np.zeros((4, 4, 3), np.uint8))
+
+
+@given(maps, st.integers(0, 3))
+def test_foreground_is_what_the_gap_leaves(ids, gap):
+    target = Target.build("foreground", gap=gap, weight_map={})
+    labels, weight = target.encode(ids)
+    kept = separate(np.where(ids == 255, 0, ids), gap)
+    assert target.gap == gap
+    assert np.array_equal(labels, np.where(ids == 255, 255, kept > 0))
+    assert np.array_equal(weight, WeightMap()(labels, kept))
+
+
+def test_the_gap_weighs_most():
+    ids = np.zeros((21, 40), np.uint16)
+    ids[5:16, 5:20], ids[5:16, 20:35] = 1, 2
+    labels, weight = Target.build("foreground", gap=2, weight_map={"balance": False}).encode(ids)
+    assert labels[10, 18:22].tolist() == [1, 0, 0, 1]
+    assert weight[10, 19] == weight.max() == pytest.approx(1 + 10 * np.exp(-(3**2) / 50))
+
+
+def contour_distance(ids):
+    """The distance to the nearest labelled pixel of anything else, object after object."""
+    found = np.zeros(ids.shape)
+    for number in set(np.unique(ids)) - {0, 255}:
+        own = ids == number
+        other = ~own & (ids != 255)
+        away = ndimage.distance_transform_edt(~other) if other.any() else np.full(ids.shape, np.inf)
+        found[own] = away[own]
+    return found
+
+
+@given(maps, st.integers(1, 4))
+def test_the_border_is_what_is_near_something_else(ids, border):
+    labels, _ = Target.build("border_core", border=border).encode(ids)
+    distance = contour_distance(ids)
+    objects = (ids > 0) & (ids != 255)
+    assert np.array_equal(labels == 255, ids == 255)
+    assert np.array_equal(labels == 0, ids == 0)
+    assert set(np.unique(labels[objects])) <= {1, 2}
+    thick = [n for n in np.unique(ids[objects]) if (distance[ids == n] > border).any()]
+    if len(thick) == len(np.unique(ids[objects])):
+        assert np.array_equal(labels == 1, objects & (distance > border))
+    else:  # cores of thin objects are more, and take from others
+        assert not (labels[np.isin(ids, thick) & (distance <= border)] == 1).any()
+
+
+@given(maps, st.integers(1, 4))
+def test_cores_never_touch_each_other(ids, border):
+    labels, _ = Target.build("border_core", border=border).encode(ids)
+    cores = np.where(labels == 1, ids, 0)
+    assert np.array_equal(separate(cores, 1), cores)
+
+
+def test_borders_run_between_objects_but_not_along_the_image_or_what_is_not_labelled():
+    ids = np.zeros((12, 30), np.uint16)
+    ids[:, :10], ids[:, 10:20], ids[:, 20:24] = 1, 2, 255
+    labels, _ = Target.build("border_core", border=2).encode(ids)
+    row = [1] * 8 + [2] * 2 + [2] * 2 + [1] * 8 + [255] * 4 + [0] * 6
+    assert (labels == row).all()
+
+
+def test_a_thin_object_keeps_its_innermost_pixels_as_core():
+    ids = np.zeros((9, 20), np.uint16)
+    ids[3:6, 2:9] = 1  # three pixels high: the middle row, less its ends, is 2 deep
+    ids[2:4, 12:18] = 2  # two pixels high: all are 1 deep
+    ids[7, 12] = 3
+    labels, _ = Target.build("border_core", border=3).encode(ids)
+    assert np.argwhere(np.where(ids == 1, labels, 0) == 1).tolist() == [[4, x] for x in range(3, 8)]
+    assert (labels[ids == 2] == 1).all()
+    assert labels[7, 12] == 1
+
+
+def test_cores_of_thin_objects_that_touch_are_kept_apart():
+    ids = np.zeros((4, 12), np.uint16)
+    ids[1:3, 2:6], ids[1:3, 6:10] = 1, 2
+    labels, _ = Target.build("border_core", border=2).encode(ids)
+    assert labels[1].tolist() == [0, 0, 1, 1, 1, 1, 2, 1, 1, 1, 0, 0]
+
+
+def test_the_weight_map_of_border_core_reaches_the_borders():
+    ids = np.zeros((20, 40), np.uint16)
+    ids[3:17, 5:20], ids[3:17, 20:35] = 1, 2
+    target = Target.build("border_core", border=2, weight_map={"balance": False})
+    labels, weight = target.encode(ids)
+    assert (weight[labels == 1] == 1).all()
+    assert weight[10, 19] == pytest.approx(1 + 10 * np.exp(-1 / 50))
+    assert weight[10, 19] == weight.max()
+
+
+@given(maps, st.integers(2, 7))
+def test_layers_are_the_levels_of_the_normalised_distance(ids, levels):
+    labels, _ = Target.build("distance", levels=levels).encode(ids)
+    distance = contour_distance(ids)
+    for number in set(np.unique(ids)) - {0, 255}:
+        own = ids == number
+        largest = distance[own].max()
+        distance[own] = 1 if np.isinf(largest) else distance[own] / largest
+    expected = [distance > k / levels + 1e-6 for k in range(levels)]
+    expected = np.where((ids == 255)[..., None], 255, np.stack(expected, -1))
+    assert np.array_equal(labels, expected)
+
+
+def test_the_distance_is_in_the_layers_mean_whatever_the_size():
+    ids = np.zeros((100, 200), np.uint16)
+    cv2.circle(ids, (40, 50), 36, 1, -1)
+    cv2.circle(ids, (130, 50), 12, 2, -1)
+    labels, _ = Target.build("distance", levels=12).encode(ids)
+    mean = labels.mean(axis=2)
+    assert mean[50, 40] == mean[50, 130] == 1
+    # half way, in pixels that are 1 and not 0 deep at the contour, and rounded up to twelfths
+    assert mean[50, 40 - 18] == np.ceil(12 * 19 / 37) / 12
+    assert mean[50, 130 - 6] == np.ceil(12 * 7 / 13) / 12
+    assert (np.diff(labels.astype(int), axis=2) <= 0).all()
+
+
+def test_the_layers_are_named():
+    target = Target.build("distance", levels=4)
+    names = ("object", "distance > 0.25", "distance > 0.5", "distance > 0.75")
+    assert (target.num_classes, target.class_names) == (4, names)
+
+
+def test_touching_objects_each_have_their_own_distance():
+    ids = np.repeat(np.array([[0] + [1] * 9 + [2] * 3 + [0]], np.uint16), 31, axis=0)
+    labels, _ = Target.build("distance", levels=5).encode(ids)
+    assert labels[15, 5].all()
+    assert labels[15, 11].all()
+    assert labels[15, 9:11, 1].tolist() == [0, 1]  # 1/5 is not above 1/5, 1/2 is
+    assert labels[15, 9:11, 2:].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("foreground", {"gap": -1}),
+        ("border_core", {"border": 0}),
+        ("distance", {"levels": 1}),
+        ("distance", {"levels": 256}),
+    ],
+)
+def test_options_out_of_range_are_errors(name, options):
+    with pytest.raises(SegkitError, match=next(iter(options))):
+        Target.build(name, **options)

@@ -7,7 +7,7 @@ ARGS ?=
 PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-peers check format wheel clean
+.PHONY: help install train test test-fast test-nightly test-peers check format wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -17,11 +17,14 @@ install: .venv/installed  ## make .venv with the pinned packages
 train: .venv/installed  ## train on the built-in data; make train ARGS="encoder=resnet34 neck=fpn"
 	$(BIN)/python -m segkit.train $(ARGS)
 
-test: .venv/installed-dev  ## run the tests, slow ones included; make test ARGS="-k unet -n 0"
-	$(BIN)/python -m pytest $(PARALLEL) -m "not peers" $(ARGS)
+test: .venv/installed-dev  ## run the tests; make test ARGS="-k unet -n 0"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not nightly and not peers" $(ARGS)
 
 test-fast: .venv/installed-dev  ## run the unit tests only
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not peers" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not peers" $(ARGS)
+
+test-nightly: .venv/installed-dev  ## run the full crosses, the browser and the installations
+	$(BIN)/python -m pytest $(PARALLEL) -m nightly $(ARGS)
 
 test-peers: .venv/installed-peers  ## compare with other libraries, which it installs
 	$(BIN)/python -m pytest -m peers $(ARGS)
@@ -42,8 +45,8 @@ clean:  ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 .venv/created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "segkit needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "segkit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@
 

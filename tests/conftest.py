@@ -21,7 +21,13 @@ if threading.current_thread() is threading.main_thread():
 import pytest
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
+QUICK = [
+    "experiment=quick",
+    "trainer.progress_bar=false",
+    "trainer.accelerator=cpu",
+    # twenty thousand parameters: reading the checkpoint costs next to nothing
+    *("encoder=unet", "encoder.depth=3", "encoder.width=8", "encoder.norm=batch"),
+]
 
 
 @pytest.hookimpl(optionalhook=True, wrapper=True)  # where pytest-xdist is installed

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
 if typing.TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class NamedMeta(ABCMeta):

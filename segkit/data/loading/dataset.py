@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NotRequired
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from segkit.checkpoint.coding import LabelCoding
 from segkit.checkpoint.normalization import Normalization

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from serving.conftest import gigapixel_png
+from serve.conftest import gigapixel_png
 
 from segkit.core.errors import SegkitError
 from segkit.images.extent import has_known_start, read_extent

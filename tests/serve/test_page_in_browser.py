@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from serving.conftest import as_png
+from serve.conftest import as_png
 
 import segkit
 from segkit.data.sources.cells import draw

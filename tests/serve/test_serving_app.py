@@ -13,7 +13,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from fastapi.testclient import TestClient
-from serving.conftest import Thresholds, as_png, gigapixel_png, make_card
+from serve.conftest import Thresholds, as_png, gigapixel_png, make_card
 
 from segkit.images.reading import read_image
 from segkit.serve.app import create_app

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from serving.conftest import as_png
+from serve.conftest import as_png
 
 from segkit.core.errors import SegkitError
 from segkit.serve.uploads import Limits, UploadError, read_upload, stem_of

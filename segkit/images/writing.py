@@ -54,7 +54,9 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
         wanted = "(H, W)" if dimensions == (2,) else "(H, W) or (N, H, W)"
         raise SegkitError(f"labels must be {wanted} integers, not {labels.shape} {labels.dtype}.")
     low, high = int(labels.min()), int(labels.max())
-    kinds = [np.uint8, np.uint16] if suffix == ".png" else [np.uint8, np.uint16, np.int32]
+    kinds: list[type[np.integer[Any]]] = [np.uint8, np.uint16]
+    if suffix != ".png":
+        kinds.append(np.int32)
     dtype = next((kind for kind in kinds if high <= np.iinfo(kind).max), None)
     if dtype is None or low < 0:
         hint = " A .tif takes labels up to 2^31 - 1." if suffix == ".png" and low >= 0 else ""

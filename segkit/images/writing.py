@@ -54,7 +54,7 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
         wanted = "(H, W)" if dimensions == (2,) else "(H, W) or (N, H, W)"
         raise SegkitError(f"labels must be {wanted} integers, not {labels.shape} {labels.dtype}.")
     low, high = int(labels.min()), int(labels.max())
-    kinds: list[type[np.integer[Any]]] = [np.uint8, np.uint16]
+    kinds: list[type[np.uint8 | np.uint16 | np.int32]] = [np.uint8, np.uint16]
     if suffix != ".png":
         kinds.append(np.int32)
     dtype = next((kind for kind in kinds if high <= np.iinfo(kind).max), None)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console
 
 from segkit.benchmarking.combinations import (
@@ -23,12 +22,11 @@ from segkit.benchmarking.combinations import (
 from segkit.benchmarking.plot import Bar, Color, draw_bars
 from segkit.benchmarking.results import Results, Row, Section, terminal_table
 from segkit.benchmarking.side_by_side import machine_of
-from segkit.config.schema import Part
+from segkit.config.settings import BenchmarkSettings, parse_settings
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, write_whole
 from segkit.inference.runtimes.torch_network import choose_device
-from segkit.inference.settings import checked
 from segkit.models.encoders import Encoder
 from segkit.models.necks import Neck
 from segkit.training.record import overrides
@@ -47,41 +45,6 @@ FLOOR = (
 )
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _named(value: Any) -> Any:
-    return [{"name": each} if isinstance(each, str) else each for each in _listed(value)]
-
-
-Count = Annotated[int, Field(ge=1)]
-Parts = Annotated[list[Part], BeforeValidator(_named), Field(min_length=1)]
-Upsample = Literal["nearest", "bilinear", "deconv"]
-
-
-class BenchmarkConfig(BaseModel):
-    """The config of ``python -m segkit.benchmark``; conf/benchmark.yaml describes the keys."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    encoders: Parts
-    necks: Parts
-    upsample: Annotated[list[Upsample], BeforeValidator(_listed), Field(min_length=1)]
-    sizes: Annotated[list[Count], BeforeValidator(_listed), Field(min_length=1)]
-    batch: Count = 4
-    channels: Count = 3
-    classes: Count = 1
-    device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    rounds: Count = 6
-    warm_up: Annotated[int, Field(ge=0)] = 2
-    threads: Count | None = None
-    timeout: Annotated[float, Field(gt=0)] = 600
-    output: Path = Path("benchmark")
-    plugins: list[str] | str = []
-
-
 def benchmark(config: DictConfig) -> Path:
     """Measure encoders x necks and write a table, a picture and all figures.
 
@@ -91,7 +54,7 @@ def benchmark(config: DictConfig) -> Path:
     Raises:
         SegkitError: The config cannot be used, or no combination could be measured.
     """
-    settings = checked(BenchmarkConfig, config)
+    settings = parse_settings(BenchmarkSettings, config)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     _require_names(settings)
     device = str(choose_device(settings.device))
@@ -138,7 +101,9 @@ def benchmark(config: DictConfig) -> Path:
     return settings.output
 
 
-def write(results: Sequence[Result], settings: BenchmarkConfig, machine: dict[str, Any]) -> Results:
+def write(
+    results: Sequence[Result], settings: BenchmarkSettings, machine: dict[str, Any]
+) -> Results:
     """Write what was found.
 
     Args:
@@ -232,7 +197,7 @@ def _picture(results: Sequence[Result], joins: Sequence[dict[str, object]]) -> b
     )
 
 
-def _require_names(settings: BenchmarkConfig) -> None:
+def _require_names(settings: BenchmarkSettings) -> None:
     """Typing errors are said at once; what cannot be built is said in its row.
 
     Raises:

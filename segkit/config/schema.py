@@ -31,6 +31,7 @@ Monitor = Literal[
     "val/pq",
     "val/aji",
 ]
+PLUGINS = "modules or .py files with encoders, losses ... of your own, to import"
 OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
 """What can only be monitored where objects are told apart."""
 EPOCHS = 16
@@ -160,7 +161,7 @@ class TrainConfig(Section):
     metrics: Extras = []
     monitor: Monitor
     resume: Path | None = None
-    plugins: list[str] | str = []
+    plugins: list[str] | str = Field([], description=PLUGINS)
 
     @property
     def monitor_mode(self) -> Literal["min", "max"]:
@@ -168,7 +169,7 @@ class TrainConfig(Section):
         return "min" if self.monitor == "val/loss" else "max"
 
 
-def say(detail: Any, schema: type[BaseModel]) -> str:
+def describe_error(detail: Any, schema: type[BaseModel]) -> str:
     """One problem that pydantic found, with the key, the value and what is allowed."""
     keys = [str(part) for part in detail["loc"]]
     key = ".".join(keys)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from segkit.config.schema import OF_OBJECTS, Data, TrainConfig, say
+from segkit.config.schema import OF_OBJECTS, Data, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
 
 
@@ -39,7 +39,7 @@ def validate(config: Any) -> TrainConfig:
     try:
         checked = TrainConfig.model_validate(config)
     except ValidationError as error:
-        problems += [say(detail, TrainConfig) for detail in error.errors()]
+        problems += [describe_error(detail, TrainConfig) for detail in error.errors()]
     problems += _check_parts(config)
     problems += _check_loss(config)
     if checked is not None:

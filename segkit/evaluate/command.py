@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from segkit.config.schema import Data, Extras
+from segkit.config.schema import Data
+from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
 from segkit.data.checks.checking import check
@@ -22,7 +23,7 @@ from segkit.evaluate.evaluation import Evaluation
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.bit_depth import DepthWatch
-from segkit.inference.settings import Inference, checked
+from segkit.inference.loading import load_from_settings
 from segkit.report.table import score_table
 
 IN_NAME = (
@@ -41,24 +42,15 @@ ELSEWHERE = ("device", "batch_size", "plugins", "output")
 """Keys that do not change the scores."""
 
 
-class EvaluateConfig(Inference):
-    """The config of ``python -m segkit.evaluate``; the keys are described in conf/evaluate.yaml."""
-
-    data: Data | None = None
-    split: Literal["train", "val", "test", "all"] = "val"
-    output: Path | None = None
-    metrics: Extras | None = None
-
-
 def evaluate(config: DictConfig) -> Evaluation:
     """Score a checkpoint on a data set and write table, confusion and report.
 
     Raises:
         SegkitError: The config, the checkpoint or the data cannot be used.
     """
-    settings = checked(EvaluateConfig, config)
+    settings = parse_settings(EvaluateSettings, config)
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    predictor = settings.predictor()
+    predictor = load_from_settings(settings)
     data = settings.data or Data.model_validate(predictor.card.config["data"])
     card, target = predictor.card, predictor.target
     masks = "binary" if target.from_ids else card.mode
@@ -133,7 +125,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     return evaluation
 
 
-def default_folder(settings: EvaluateConfig) -> Path:
+def default_folder(settings: EvaluateSettings) -> Path:
     """Where results go that nobody named a folder for: beside the first model.
 
     What is not as in the training is part of the name, so that the scores of an ensemble, of
@@ -150,7 +142,7 @@ def default_folder(settings: EvaluateConfig) -> Path:
         parts.append(f"ensemble-{len(settings.checkpoint)}-{which}")
     for key in IN_NAME:
         value = getattr(settings, key)
-        if value != EvaluateConfig.model_fields[key].default:
+        if value != EvaluateSettings.model_fields[key].default:
             parts.append(f"{key}-{'none' if value is None else value}")
     return beside / "-".join(parts)
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from omegaconf import DictConfig
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
+from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder
 from segkit.export.checking import Comparison, check, sizes_to_check
@@ -27,7 +28,6 @@ from segkit.export.torch_export_file import write_torch_export
 from segkit.inference.runtimes.exported import Contents, ExportedNetwork
 from segkit.inference.runtimes.network import Network
 from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
-from segkit.inference.settings import checked
 from segkit.inference.tiles.batching import SIDE
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import Segmenter
@@ -48,23 +48,6 @@ Size = Annotated[
 ]
 
 
-class ExportConfig(BaseModel):
-    """The config of ``python -m segkit.export``; the keys are described in conf/export.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    checkpoint: Path
-    format: Format | None = None
-    output: Path | None = None
-    normalize: bool = True
-    activate: bool = True
-    size: Size | None = None
-    quantize: Literal["none", "int8", "int8_always"] = "none"
-    max_iou_loss: Annotated[float, Field(ge=0, le=1)] = 0.02
-    input: Sources | None = None
-    plugins: list[str] | str = []
-
-
 def export(config: DictConfig) -> Path:
     """Write a checkpoint as a file of another runtime, once it has proved to be the same network.
 
@@ -75,7 +58,7 @@ def export(config: DictConfig) -> Path:
         SegkitError: The config or the checkpoint cannot be used, the network cannot be exported, or
             the file does not give what the network gives; nothing is written then.
     """
-    settings = checked(ExportConfig, config)
+    settings = parse_settings(ExportSettings, config)
     kind, path = _target(settings)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     model, card = checkpoint.read(settings.checkpoint)
@@ -185,7 +168,7 @@ def read(kind: Format, path: Path) -> ExportedNetwork:
 
 
 def _quantize(
-    settings: ExportConfig,
+    settings: ExportSettings,
     kind: Format,
     proto: ModelProto,
     contents: Contents,
@@ -231,7 +214,7 @@ def _write(kind: Format, proto: ModelProto, contents: Contents, path: Path) -> N
         write_openvino(proto, contents, path)
 
 
-def _target(settings: ExportConfig) -> tuple[Format, Path]:
+def _target(settings: ExportSettings) -> tuple[Format, Path]:
     """The format and the file, of which one may say the other."""
     kind, path = settings.format, settings.output
     if kind is None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit.config.settings import WAIST, ModelSettings, PredictionOptions
 from segkit.core.errors import SegkitError
-from segkit.inference.objects.instances import BY_WAIST, WAIST
+from segkit.inference.objects.instances import BY_WAIST
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.network import Network
 
@@ -55,6 +56,12 @@ def load(
     predictor = Predictor(networks, **options)
     _require_used(predictor, options)
     return predictor
+
+
+def load_from_settings(settings: ModelSettings) -> Predictor:
+    """The predictor that a command's settings describe; see :func:`load`."""
+    options = settings.model_dump(include=set(PredictionOptions.model_fields))
+    return load(settings.checkpoint, settings.device, **options)
 
 
 def _require_used(predictor: Predictor, options: dict[str, Any]) -> None:

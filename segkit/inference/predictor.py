@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.config.settings import OVERLAP, TTA, WAIST
 from segkit.core.errors import SegkitError
 from segkit.inference.given_image import Image, load_image, named
-from segkit.inference.objects.instances import WAIST, Decoder, decode
+from segkit.inference.objects.instances import Decoder, decode
 from segkit.inference.runtimes.ensemble import common_windows, require_alike
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.blending import TTA, Canvas, Readable, fill
-from segkit.inference.tiles.tiling import OVERLAP, plan_grid
+from segkit.inference.tiles.blending import Canvas, Readable, fill
+from segkit.inference.tiles.tiling import plan_grid
 from segkit.targets.base import Target
 
 Choice = Literal[Decoder, "training"]

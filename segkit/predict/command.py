@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import Field
 from rich.console import Console
 
+from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder
+from segkit.inference.loading import load_from_settings
 from segkit.inference.predictor import Predictor
-from segkit.inference.settings import Inference, checked
 from segkit.predict.fingerprints import content_hash
 from segkit.predict.inputs import find_images, require_apart, require_extras_apart
-from segkit.predict.outputs import ENDINGS, Outputs, Wanted
+from segkit.predict.outputs import ENDINGS, Outputs
 from segkit.predict.pipeline import Pipeline
 from segkit.predict.polygons import require_polygons
 from segkit.predict.progress import Meter
@@ -27,14 +27,6 @@ SHOWN = 3
 """Finished files that are named where a run ends early."""
 ELSEWHERE = ("checkpoint", "device", "batch_size", "plugins", "input", "output", "overwrite")
 """Keys that do not change what a mask holds; the checkpoint counts by what is in it."""
-
-
-class PredictConfig(Inference, Wanted):
-    """The config of ``python -m segkit.predict``; the keys are described in conf/predict.yaml."""
-
-    input: str | Annotated[list[str], Field(min_length=1)]
-    output: Path
-    overwrite: bool = False
 
 
 def predict(config: DictConfig) -> None:
@@ -48,7 +40,7 @@ def predict(config: DictConfig) -> None:
             failed; all are named.
         KeyboardInterrupt: The user has ended it.
     """
-    settings = checked(PredictConfig, config)
+    settings = parse_settings(PredictSettings, config)
     share = Share.join()
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
     if settings.polygons is not None:
@@ -59,7 +51,7 @@ def predict(config: DictConfig) -> None:
     require_apart(found.files, settings.output, ENDINGS)
     make_folder(settings.output)
     settings.device = share.device(settings.device)
-    predictor = settings.predictor()
+    predictor = load_from_settings(settings)
     folders = settings.folders(predictor.instances is not None)
     require_extras_apart(found.files, settings.output, folders)
     record = Record(settings.output, _identity(settings), ENDINGS, folders, share.rank)
@@ -88,7 +80,7 @@ def _run(
     predictor: Predictor,
     record: Record,
     left: Unfinished,
-    settings: PredictConfig,
+    settings: PredictSettings,
     console: Console,
 ) -> dict[str, Any]:
     """Predict what is left; tell how many files that were, and what is wrong with them."""
@@ -113,7 +105,7 @@ def _run(
     return {"count": len(left.files), "problems": list(pipeline.problems.values())}
 
 
-def _identity(settings: PredictConfig) -> dict[str, Any]:
+def _identity(settings: PredictSettings) -> dict[str, Any]:
     """What the masks depend on, as plain data."""
     options = settings.model_dump(mode="json", exclude=set(ELSEWHERE))
     return {"checkpoint": content_hash(settings.checkpoint), **options}

@@ -19,14 +19,14 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from segkit.checkpoint.card import ModelCard
+from segkit.config.settings import OutputOptions
 from segkit.core.files import write_whole
 from segkit.evaluate.summary import flat, legend
 from segkit.images.reading import write_image, write_mask
@@ -44,31 +44,6 @@ ENDINGS = (".png", ".tif", ".zarr")
 """Of masks."""
 FULL = 65535
 """What a probability of 1 is written as."""
-
-
-class Wanted(BaseModel):
-    """What is written besides masks, and what stands in them; see conf/predict.yaml."""
-
-    values: Literal["training", "ids"] = "training"
-    overlays: bool = True
-    probabilities: bool = False
-    polygons: Literal["geojson", "coco"] | None = None
-    large_format: Literal["tif", "zarr"] = "tif"
-    pyramid: bool = False
-
-    def needs_whole_maps(self, with_objects: bool) -> bool:
-        """Whether large images cannot go by windows, for something is found in the whole map."""
-        return with_objects or self.polygons is not None
-
-    def folders(self, with_objects: bool) -> dict[str, tuple[str, ...]]:
-        """The folders that are written to besides masks, with the endings of their files."""
-        written = {
-            "overlays": (self.overlays, (".png",)),
-            "instances": (with_objects, (".png", ".tif")),
-            "probabilities": (self.probabilities, (".tif", ".zarr")),
-            "polygons": (self.polygons == "geojson", (".geojson",)),
-        }
-        return {folder: endings for folder, (is_on, endings) in written.items() if is_on}
 
 
 class Page(NamedTuple):
@@ -104,7 +79,7 @@ class Outputs:
     def __init__(
         self,
         record: Record,
-        wanted: Wanted,
+        wanted: OutputOptions,
         card: ModelCard,
         with_objects: bool,
         overwrite: bool = False,

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import socket
-from typing import Annotated
 
 from omegaconf import DictConfig
-from pydantic import Field
 
+from segkit.config.settings import ServeSettings, parse_settings
 from segkit.core.errors import SegkitError
-from segkit.inference.settings import Inference, checked
+from segkit.inference.loading import load_from_settings
 from segkit.serve.uploads import MEBIBYTE, Limits
 
 CONNECTIONS = 64
 """Requests at the same time; those above get 503."""
-
-
-class ServeConfig(Inference):
-    """The config of ``python -m segkit.serve``; the keys are described in conf/serve.yaml."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    max_upload_mb: Annotated[float, Field(gt=0)] = 64
-    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
 
 
 def serve(config: DictConfig) -> None:
@@ -33,7 +23,7 @@ def serve(config: DictConfig) -> None:
             installed, or the host or the port is not free.
         KeyboardInterrupt: After Ctrl-C, when the image that is under way is done.
     """
-    settings = checked(ServeConfig, config)
+    settings = parse_settings(ServeSettings, config)
     try:
         import python_multipart  # noqa: F401 - FastAPI looks for it when it is too late
         import uvicorn
@@ -46,7 +36,7 @@ def serve(config: DictConfig) -> None:
             " 'segkit-torch[serve]'."
         ) from error
     with listen(settings.host, settings.port) as listener:  # before the model is loaded
-        predictor = settings.predictor()
+        predictor = load_from_settings(settings)
         limits = Limits(round(settings.max_upload_mb * MEBIBYTE), settings.max_pixels)
         more = len(settings.checkpoint) - 1
         name = settings.checkpoint[0].name + (f" and {more} more" if more else "")

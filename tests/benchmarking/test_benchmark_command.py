@@ -14,10 +14,11 @@ from segkit.benchmarking.combinations import (
     compare_joins,
     label,
 )
-from segkit.benchmarking.command import BenchmarkConfig, benchmark, verdicts, write
+from segkit.benchmarking.command import benchmark, verdicts, write
 from segkit.benchmarking.process import Measured
 from segkit.benchmarking.roofline import Rates
 from segkit.config.compose import compose
+from segkit.config.settings import BenchmarkSettings
 from segkit.core.errors import SegkitError
 
 RATES = Rates(1e9, 1e9, 1e9)
@@ -101,7 +102,7 @@ def test_a_failed_combination_is_a_row_with_its_reason(tmp_path):
         Measured(failure="too little memory"),
         RATES,
     )
-    settings = BenchmarkConfig(
+    settings = BenchmarkSettings(
         encoders=["resnet18"], necks=["unet"], upsample=["nearest"], sizes=[64], output=tmp_path
     )
     write([good, bad], settings, {"processor": "one"})

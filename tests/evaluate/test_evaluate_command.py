@@ -9,10 +9,11 @@ import pytest
 import tifffile
 
 from segkit.config.compose import compose
+from segkit.config.settings import EvaluateSettings
 from segkit.core.errors import SegkitError
 from segkit.data.sources.builtin import CellsSource
 from segkit.data.sources.cells import draw
-from segkit.evaluate.command import EvaluateConfig, default_folder, evaluate
+from segkit.evaluate.command import default_folder, evaluate
 from segkit.images.reading import write_image, write_mask
 from segkit.report.table import read_csv
 
@@ -96,7 +97,7 @@ def test_what_is_not_as_in_the_training_has_a_folder_of_its_own(binary_run, tmp_
     runs = [tmp_path / name / "checkpoints/best.ckpt" for name in "abc"]
 
     def folder(*files: Path, **options) -> str:
-        found = default_folder(EvaluateConfig(checkpoint=[*map(str, files)], **options))
+        found = default_folder(EvaluateSettings(checkpoint=[*map(str, files)], **options))
         assert found.parent == tmp_path / "a"
         return found.name
 

@@ -11,8 +11,9 @@ import urllib.request
 import pytest
 
 from segkit.config.compose import compose
+from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
-from segkit.serve.command import ServeConfig, address, listen, serve
+from segkit.serve.command import address, listen, serve
 
 
 def composed(*overrides):
@@ -21,7 +22,7 @@ def composed(*overrides):
 
 def test_the_config_has_the_keys_of_the_command_and_their_defaults():
     config = composed("checkpoint=a.ckpt")
-    known = {key: field.default for key, field in ServeConfig.model_fields.items()}
+    known = {key: field.default for key, field in ServeSettings.model_fields.items()}
     assert set(config) == set(known)
     for key, default in known.items():
         if key not in ("checkpoint", "plugins"):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
+from segkit.config.settings import WAIST
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Decoder as Decoder
 from segkit.core.labels import Mode
@@ -27,8 +28,6 @@ from segkit.inference.objects.regions import (
 from segkit.targets.distance import distance_to
 from segkit.targets.objects import components
 
-WAIST = 0.8
-"""The default of ``waist``."""
 BY_WAIST = ("watershed", "distance")
 """The decoders that cut objects at their waists."""
 

@@ -12,18 +12,17 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.config.settings import TTA
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.reading_ahead import Arrays, read_ahead
 from segkit.inference.tiles.tiling import Grid
 
-TTA = Literal["none", "flips", "d4"]
-"""Test-time augmentation: the mean over mirrored tiles, or over all rotations and reflections."""
 BAND_BYTES = 64 * 1024**2
 """What the band of an image may take."""
 OPEN = 32

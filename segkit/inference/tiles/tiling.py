@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-OVERLAP = 0.25
-"""Share of a tile that it has in common with the next."""
+from segkit.config.settings import OVERLAP
 
 
 @dataclass(frozen=True)

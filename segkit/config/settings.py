@@ -1,0 +1,344 @@
+"""The options of the commands that use a trained model, and of the benchmark.
+
+Each field states its default, its range and its meaning; the help pages and docs/options.md are
+made from them. Importing this module imports neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from segkit.config.schema import PLUGINS, Data, Extras, Part, Section, describe_error
+from segkit.core import plugins
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import Decoder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+TTA = Literal["none", "flips", "d4"]
+WAIST = 0.8
+OVERLAP = 0.25
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_parts(value: Any) -> Any:
+    return [{"name": each} if isinstance(each, str) else each for each in _as_list(value)]
+
+
+def _as_square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+Count = Annotated[int, Field(ge=1)]
+Files = Annotated[
+    list[Path],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+"""One file or several."""
+
+
+class PredictionOptions(Section):
+    """How a trained model predicts: the keyword arguments of ``segkit.load``."""
+
+    instances: Decoder | Literal["training"] | None = Field(
+        "training",
+        description="how to tell objects apart; training: as the training did; null: not at all",
+    )
+    min_size: int | None = Field(
+        None,
+        ge=0,
+        description="objects of fewer pixels are dropped; null: the limit of the training",
+    )
+    waist: float = Field(
+        WAIST,
+        gt=0,
+        le=1,
+        description="for watershed and distance: two parts are separate objects if the waist"
+        " between them is narrower than this share of the smaller part's width",
+    )
+    fill_holes: bool = Field(
+        False, description="whether background enclosed by a single object joins that object"
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="probability above which a pixel belongs to a class, for binary and multilabel"
+        " models; null: the threshold of the training",
+    )
+    tta: TTA = Field(
+        "none",
+        description="test-time augmentation: the mean over mirrored tiles (flips), or over all"
+        " eight rotations and reflections (d4)",
+    )
+    tile: int | None = Field(
+        None,
+        ge=1,
+        description="side of the tiles that large images are cut into, in pixels; null: chosen"
+        " from the training's crops and the memory",
+    )
+    overlap: float = Field(
+        OVERLAP, ge=0, lt=1, description="least share of a tile that it shares with the next one"
+    )
+    context: int | None = Field(
+        None,
+        ge=0,
+        description="pixels around each tile that the network sees but does not decide; null: as"
+        " many as the network needs",
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="tiles per batch, which may come from several images; null: what memory allows",
+    )
+
+
+class ModelSettings(PredictionOptions):
+    """What evaluate, predict and serve share."""
+
+    checkpoint: Files = Field(
+        description="best.ckpt or last.ckpt of a run, or a file written by segkit.export; the"
+        " probabilities of several, as [a.ckpt,b.ckpt], are averaged"
+    )
+    device: str = Field(
+        "auto",
+        description="auto, cpu, cuda ...; under torchrun each process uses a GPU of its own",
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+
+class EvaluateSettings(ModelSettings):
+    """The options of ``python -m segkit.evaluate``."""
+
+    data: Data | None = Field(
+        None, description="the data set; null: the one that the model was trained on"
+    )
+    split: Literal["train", "val", "test", "all"] = Field("val", description="the split to score")
+    output: Path | None = Field(
+        None,
+        description="folder of the results; null: evaluation-SPLIT in the run folder of the"
+        " checkpoint, with the data set and the changed options in its name",
+    )
+    metrics: Extras | None = Field(
+        None,
+        description="additional scores: boundary (boundary F1, 95 % Hausdorff distance), membranes"
+        " (V_rand, V_info and pixel error of ISBI 2012); null: those of the training",
+    )
+
+
+class OutputOptions(BaseModel):
+    """What predict writes besides masks, and how masks are written."""
+
+    values: Literal["training", "ids"] = Field(
+        "training",
+        description="values in the masks: those of the training's masks, or 0, 1, ... (ids)",
+    )
+    overlays: bool = Field(True, description="also draw each mask over its image, into overlays/")
+    probabilities: bool = Field(
+        False,
+        description="also write probabilities/: 16-bit TIFFs, a page per channel, value / 65535",
+    )
+    polygons: Literal["geojson", "coco"] | None = Field(
+        None,
+        description="also write outlines along pixel edges, x to the right, y downwards: geojson, a"
+        " file per image in polygons/ for QuPath; coco, one coco.json. They outline objects if"
+        " these are told apart, else connected regions",
+    )
+    large_format: Literal["tif", "zarr"] = Field(
+        "tif",
+        description="format of masks of images above 16 million pixels that are read by windows"
+        " (tiled TIFF, zarr); files with several such pages always become tif",
+    )
+    pyramid: bool = Field(
+        False,
+        description="whether those masks get smaller levels for viewers; not for several pages",
+    )
+
+    def needs_whole_maps(self, with_objects: bool) -> bool:
+        """Whether large images cannot be processed window by window."""
+        return with_objects or self.polygons is not None
+
+    def folders(self, with_objects: bool) -> dict[str, tuple[str, ...]]:
+        """The folders written besides the masks, with the suffixes of their files."""
+        written = {
+            "overlays": (self.overlays, (".png",)),
+            "instances": (with_objects, (".png", ".tif")),
+            "probabilities": (self.probabilities, (".tif", ".zarr")),
+            "polygons": (self.polygons == "geojson", (".geojson",)),
+        }
+        return {folder: endings for folder, (is_on, endings) in written.items() if is_on}
+
+
+class PredictSettings(ModelSettings, OutputOptions):
+    """The options of ``python -m segkit.predict``."""
+
+    input: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="an image, a folder with its sub-folders, a quoted pattern such as"
+        " 'images/**/*.tif', a .txt with a path per line, a .csv with a column \"image\", or a list"
+    )
+    output: Path = Field(
+        Path("predictions"),
+        description="folder of the masks, named after their images: .png, or .tif for several"
+        " pages or overlapping classes. Finished masks are kept, so the same command resumes",
+    )
+    overwrite: bool = Field(
+        False,
+        description="whether to redo finished images and to replace masks that this command did"
+        " not write",
+    )
+
+
+class ServeSettings(ModelSettings):
+    """The options of ``python -m segkit.serve``."""
+
+    host: str = Field(
+        "127.0.0.1",
+        description="address to bind to; 127.0.0.1: this machine only, 0.0.0.0: the whole network",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+    max_upload_mb: float = Field(64, gt=0, description="largest accepted file, in MiB")
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        description="largest accepted height x width; small files can unpack to gigapixels",
+    )
+
+
+class ExportSettings(Section):
+    """The options of ``python -m segkit.export``."""
+
+    checkpoint: Path = Field(description="best.ckpt or last.ckpt of a run")
+    format: Literal["onnx", "openvino", "torch_export"] | None = Field(
+        None,
+        description="onnx, openvino (.xml and .bin) or torch_export (.pt2); null: by the suffix of"
+        " output, or onnx",
+    )
+    output: Path | None = Field(
+        None,
+        description="the file; null: model.onnx, model.xml or model.pt2 in the run folder of the"
+        " checkpoint",
+    )
+    normalize: bool = Field(
+        True,
+        description="whether the file takes intensities like those of the training images (float32)"
+        " and normalizes them itself",
+    )
+    activate: bool = Field(True, description="whether the file returns probabilities, not logits")
+    size: Annotated[tuple[Count, Count], BeforeValidator(_as_square)] | None = Field(
+        None,
+        description="fixed [height, width] of the input, or one number for squares, for runtimes"
+        " that need it; null: any size, if the network allows it",
+    )
+    quantize: Literal["none", "int8", "int8_always"] = Field(
+        "none",
+        description="int8: 8 bits if that is faster on this machine and loses little;"
+        " int8_always: in any case",
+    )
+    max_iou_loss: float = Field(
+        0.02, ge=0, le=1, description="IoU that int8 may lose before float32 is kept"
+    )
+    input: Annotated[list[str], BeforeValidator(_as_list)] | None = Field(
+        None,
+        description="images to check on and to calibrate int8 with: a file, a folder, a quoted"
+        " pattern or a list; null: the validation images of the training",
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+
+_ENCODERS: Any = ["resnet18", "resnet34", "mobilenetv3_large_100"]
+# the second fpn is about as wide as the unet, so that they differ only in how they join
+_NECKS: Any = ["unet", "fpn", {"name": "fpn", "width": 64, "merge_width": 64}]
+
+
+class BenchmarkSettings(Section):
+    """The options of ``python -m segkit.benchmark``."""
+
+    encoders: Annotated[list[Part], BeforeValidator(_as_parts), Field(min_length=1)] = Field(
+        _ENCODERS,
+        validate_default=True,
+        description="names of encoders or timm models, or mappings such as {name: unet, width: 32}",
+    )
+    necks: Annotated[list[Part], BeforeValidator(_as_parts), Field(min_length=1)] = Field(
+        _NECKS,
+        validate_default=True,
+        description="necks, given like encoders",
+    )
+    upsample: Annotated[
+        list[Literal["nearest", "bilinear", "deconv"]],
+        BeforeValidator(_as_list),
+        Field(min_length=1),
+    ] = Field(
+        ["nearest"],
+        description="each neck is measured with each of these, unless it sets its own",
+    )
+    sizes: Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        [256], description="sides of the images in pixels"
+    )
+    batch: Count = Field(4, description="images per batch")
+    channels: Count = Field(3, description="channels of the images")
+    classes: Count = Field(
+        1, description="1: foreground and background; more: mutually exclusive classes"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda ...")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 uses autocast"
+    )
+    rounds: Count = Field(6, description="measured runs of each network")
+    warm_up: int = Field(2, ge=0, description="runs before these")
+    threads: Count | None = Field(
+        None, description="computing threads; null: OMP_NUM_THREADS, or all cores"
+    )
+    timeout: float = Field(
+        600, gt=0, description="seconds after which building or running a network is given up"
+    )
+    output: Path = Field(
+        Path("benchmark"), description="folder of benchmark.md, benchmark.json and benchmark.png"
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def parse_settings(schema: type[Settings], config: DictConfig) -> Settings:
+    """Check the composed config of a command and load the plugins that it names.
+
+    Raises:
+        SegkitError: Values are missing or wrong; all of them are listed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    plugins.load_named(plugins.listed(config.get("plugins")))
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise all_at_once(
+            "required values are missing:",
+            [f"{key} is missing: give {key}=VALUE" for key in missing],
+        )
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SegkitError(f"the config cannot be resolved: {error}") from error
+    return check_settings(schema, values)
+
+
+def check_settings(schema: type[Settings], values: dict[str, Any]) -> Settings:
+    """Check plain values against a model.
+
+    Raises:
+        SegkitError: Values are wrong; all of them are listed.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = [describe_error(detail, schema) for detail in error.errors()]
+        raise all_at_once("the config cannot be used:", problems) from error

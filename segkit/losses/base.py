@@ -1,44 +1,47 @@
-"""The family of losses: what every loss takes, checks and promises."""
+"""The family of losses: what every loss takes, checks and guarantees."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import MODES, Mode
+from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.core.registry import Registrable
-from segkit.losses.targets import check_target, split_target
-from segkit.losses.weights import check_pixel_weights, require_pixel_weights
+from segkit.losses.labels import check_target, split_target
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Loss(nn.Module, Registrable, ABC, family="loss"):
-    """Base of every loss: ``loss(logits, target)`` gives one number to descend.
+    """Base of every loss: ``loss(logits, target)`` returns the scalar to minimise.
 
-    What all members promise:
+    Every loss guarantees:
 
-    - Pixels of the label ``ignore_index`` do not exist: the value is the one of the image without
-      them, and their gradient is zero. Where every pixel is ignored the loss is 0, with a zero
-      gradient.
-    - They compute in float32 whatever the logits' dtype and autocast say: sums over the pixels of
-      an image overflow float16.
-    - Finite logits give finite gradients.
-    - False positives cost something where a mask is empty or a class absent; each docstring says
-      how much.
+    - Pixels labelled ``ignore_index`` change nothing: the value is that of the image without them,
+      and their gradient is zero. If every pixel is ignored, the loss is 0 with a zero gradient.
+    - Computation in float32, whatever the dtype of the logits and under autocast: sums over the
+      pixels of an image overflow float16.
+    - Finite gradients for finite logits.
+    - False positives cost something even where a mask is empty or a class absent; each docstring
+      says how much.
 
-    A member implements :meth:`compute`, narrows ``modes`` where it cannot serve them all, and sets
-    ``takes_weight`` where it can weigh pixels.
+    A subclass implements :meth:`compute`, narrows ``modes`` if it cannot handle all of them, and
+    sets ``takes_weight`` if it can weight pixels.
 
     Args:
         mode: What the channels of the logits mean: ``binary`` (1 channel, sigmoid), ``multiclass``
             (N channels, softmax) or ``multilabel`` (N channels, N sigmoids).
-        ignore_index: The label of pixels that do not count.
+        ignore_index: Label of pixels that do not count.
 
     Raises:
-        SegkitError: The loss does not serve the mode.
+        SegkitError: The loss does not support the mode, an option is out of range, or the number of
+            class weights is wrong.
 
     Example:
         >>> import torch
@@ -52,12 +55,17 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 
     modes: ClassVar[tuple[Mode, ...]] = MODES
     takes_weight: bool = False
-    """Whether it takes a map of pixel weights; a sum knows only when its terms are built."""
+    """Whether it accepts pixel weights. Not a ClassVar: for a sum it depends on the terms."""
 
-    def __init__(self, mode: Mode, ignore_index: int = 255) -> None:
+    def __init__(self, mode: Mode, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
         if mode not in self.modes:
-            raise SegkitError(_unserved(type(self), mode))
+            message = f"loss '{self.name}' has no mode '{mode}': it supports"
+            message += f" {', '.join(self.modes)}."
+            if mode in MODES:
+                others = [n for n in Loss.names() if mode in Loss.resolve(n, {})[0].modes]
+                message += f" Mode '{mode}' is supported by {', '.join(others)}."
+            raise SegkitError(message)
         self.mode = mode
         self.ignore_index = ignore_index
 
@@ -65,33 +73,31 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 
-        Labels that are no class, and weights that are none, raise an error on the CPU. On other
-        devices, and in a compiled graph, they are not looked for, since looking would wait for the
-        device at every step.
+        Invalid labels and weights raise an error on the CPU only: on other devices the check would
+        wait for the device at every step, and a compiled graph cannot contain it.
 
-        With a weight map w the loss of a pixel l becomes w l, and the mean still divides by what it
-        divides by without the map::
+        A weight map w multiplies the loss l of each pixel; the divisor stays the same as without
+        the map::
 
             loss = sum w l / number of pixels that count
 
         This is the energy of Ronneberger et al., "U-Net", 2015, eq. 1, as a mean: a weight of 10
-        makes its pixel count 10 times, and leaves all others as they were. Divided by the sum of
-        the weights, it would make the others count less instead.
+        makes a pixel count 10 times and changes no other pixel. Dividing by the sum of the weights
+        would make the others count less.
 
         Args:
-            logits: Scores before the sigmoid or softmax, (B, C, H, W), of any float dtype.
-            target: Labels (B, H, W) of any integer dtype: 0 ... C - 1 (binary: 0 and 1) or
-                ``ignore_index``. With mode multilabel (B, C, H, W) of 0, 1 and ``ignore_index`` as
-                well; a label map then means that each pixel has exactly one class.
-            weight: Pixel weights (B, H, W) of any float dtype, finite and 0 or more. Those of
-                ignored pixels mean nothing. None: each pixel weighs 1.
+            logits: Scores before the sigmoid or softmax, (B, C, H, W), any float dtype.
+            target: Labels (B, H, W), any integer dtype: 0 ... C - 1 (binary: 0 and 1) or
+                ``ignore_index``. For multilabel also (B, C, H, W) of 0, 1 and ``ignore_index``; a
+                label map then means exactly one class per pixel.
+            weight: Pixel weights (B, H, W), any float dtype, finite and 0 or more; the values at
+                ignored pixels do not matter. None: every pixel has weight 1.
 
         Returns:
             A float32 scalar.
 
         Raises:
-            SegkitError: A shape, a dtype, a label or a weight is wrong, or weights are given to a
-                loss that takes none.
+            SegkitError: A shape, dtype, label or weight is invalid, or the loss takes no weights.
         """
         self._check_logits(logits)
         check_target(target, self.mode, logits.shape)
@@ -100,7 +106,7 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
             target, self.mode, logits.shape[1], self.ignore_index, check_values
         )
         if weight is not None:
-            weight = self._weight_map(weight, logits.shape, valid, check_values)
+            weight = self._prepare_weight(weight, logits.shape, valid, check_values)
         with torch.autocast(logits.device.type, enabled=False):
             return self.compute(logits.float(), truth, valid, weight)
 
@@ -108,18 +114,18 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """The loss of checked inputs, to be implemented without waiting for the device.
+        """The loss of checked inputs. Implement it without waiting for the device.
 
         Args:
             logits: (B, C, H, W), float32.
             truth: Multiclass: int64 labels (B, H, W). Binary and multilabel: bool (B, C, H, W).
-                What it says where ``valid`` is False means nothing.
-            valid: Which entries of the truth count, bool, of the same shape.
+                Undefined where ``valid`` is False.
+            valid: Which entries of the truth count, bool, same shape.
             weight: Pixel weights that broadcast to the truth, (B, H, W) or (B, 1, H, W), float32, 0
                 where nothing counts; always None without ``takes_weight``.
 
         Returns:
-            A scalar of the logits' dtype.
+            A scalar with the dtype of the logits.
         """
 
     def _check_logits(self, logits: Tensor) -> None:
@@ -130,59 +136,86 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
             )
         if not logits.is_floating_point():
             raise SegkitError(
-                f"loss '{self.name}' takes float logits, not {logits.dtype}: give the scores of the"
-                " model, not the labels decided from them."
+                f"loss '{self.name}' takes float logits, not {logits.dtype}: pass the output of the"
+                " model, not decided labels."
             )
-        if self.mode == "binary" and logits.shape[1] != 1:
+        if self.mode == "binary" and shape[1] != 1:
             raise SegkitError(
                 f"loss '{self.name}': mode 'binary' takes 1 channel, but the logits {shape} have"
-                f" {logits.shape[1]}. Use mode 'multiclass', or a head with 1 channel."
+                f" {shape[1]}. Use mode 'multiclass', or a head with 1 channel."
             )
-        if self.mode == "multiclass" and logits.shape[1] < 2:
+        if self.mode == "multiclass" and shape[1] < 2:
             raise SegkitError(
                 f"loss '{self.name}': mode 'multiclass' takes 2 channels or more, but the logits"
-                f" {shape} have {logits.shape[1]}. Use mode 'binary', or a head with more channels."
+                f" {shape} have {shape[1]}. Use mode 'binary', or a head with more channels."
             )
 
-    def _weight_map(
+    def _prepare_weight(
         self, weight: Tensor, shape: torch.Size, valid: Tensor, check_values: bool
     ) -> Tensor:
-        """The weights as :meth:`compute` takes them."""
+        """Check the weights and bring them into the form that :meth:`compute` takes."""
         if not self.takes_weight:
-            raise SegkitError(_weightless(self))
-        check_pixel_weights(weight, shape)
+            takers = [n for n in Loss.names() if Loss.resolve(n, {})[0].takes_weight]
+            raise SegkitError(
+                f"loss '{self.name}' takes no pixel weights. These do: {', '.join(takers)}, and a"
+                " sum with one of them. Choose one, or remove the weight map."
+            )
+        B, _, H, W = shape
+        if tuple(weight.shape) != (B, H, W):
+            raise SegkitError(
+                f"the weight map has the shape {tuple(weight.shape)}, but {(B, H, W)} is needed:"
+                " one weight per pixel, for all channels."
+            )
+        if not weight.is_floating_point():
+            raise SegkitError(
+                f"the weight map is {weight.dtype}, but weights are floats: convert it with"
+                " weight.float()."
+            )
         if valid.ndim == 4:
             weight, valid = weight.unsqueeze(1), valid.any(1, keepdim=True)  # (B, 1, H, W)
         if check_values:
-            require_pixel_weights(weight, valid)
-        # Not by multiplication: what stands at ignored pixels may be NaN.
+            wrong = valid & ~(weight.isfinite() & (weight >= 0))
+            if wrong.any():
+                raise SegkitError(
+                    f"the weight map contains {weight[wrong][0].item()}: weights must be finite,"
+                    " and 0 or more. Check how the map is computed."
+                )
+        # not by multiplication: ignored pixels may hold NaN
         return torch.where(valid, weight.float(), 0)
 
 
 def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum of the valid values over the sum of their weights, and 0 where that sum is 0.
+    """Sum of the valid values over the sum of their weights, or 0 if that sum is 0.
 
     Args:
-        values: Any shape; a weighted mean takes them multiplied by their weights already.
-        valid: Which values count, bool, of the same shape.
-        weights: The weight of each value, of the same shape; without it each weighs 1.
+        values: Any shape; for a weighted mean already multiplied by the weights.
+        valid: Which values count, bool, same shape.
+        weights: The weight of each value, same shape; None: all 1.
     """
     total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
-    # Where nothing counts: 0 / 1, so that neither the value nor the gradient is NaN.
+    # 0 / 1 where nothing counts, so that neither the value nor the gradient is NaN
     return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)
 
 
-def _weightless(loss: Loss) -> str:
-    takers = [name for name in Loss.names() if Loss.resolve(name, {})[0].takes_weight]
-    return (
-        f"loss '{loss.name}' takes no pixel weights. These do: {', '.join(takers)}, and a sum with"
-        " one of them. Choose one, or leave the weight map out."
-    )
+def weight_tensor(option: str, values: list[float]) -> Tensor:
+    """The class weights of an option as a float32 tensor (N,).
+
+    Raises:
+        SegkitError: A weight is negative or not finite, or none is above zero.
+    """
+    if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
+        raise SegkitError(
+            f"{option} is {values}: give weights of zero or more, at least one of them above zero."
+        )
+    return torch.tensor(values, dtype=torch.float32)
 
 
-def _unserved(loss: type[Loss], mode: str) -> str:
-    message = f"loss '{loss.name}' has no mode '{mode}': it serves {', '.join(loss.modes)}."
-    if mode in MODES:
-        others = [name for name in Loss.names() if mode in Loss.resolve(name, {})[0].modes]
-        message += f" Mode '{mode}' is served by {', '.join(others)}."
-    return message
+def require_count(option: str, weights: Tensor, expected: int, whose: str) -> None:
+    """Raise SegkitError unless there are as many weights (N,) as expected; ``whose``: one per what.
+
+    Whether the number of weights is right is known only from the logits.
+    """
+    if weights.numel() != expected:
+        raise SegkitError(
+            f"{option} has {weights.numel()} weight(s), but {expected} are needed: one per {whose}."
+        )

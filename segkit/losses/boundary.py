@@ -1,4 +1,4 @@
-"""Boundary loss: errors cost by how far they are from the true boundary."""
+"""Boundary loss: an error costs in proportion to its distance from the true boundary."""
 
 from __future__ import annotations
 
@@ -8,56 +8,52 @@ import torch
 from torch import Tensor
 
 from segkit.losses.base import Loss, masked_mean
-from segkit.losses.regions import regions
+from segkit.losses.regions import split_regions
 
 Mask = npt.NDArray[np.bool_]
 
 
 class Boundary(Loss, name="boundary"):
-    """Mean error, each times the distance to the boundary of its class, in pixels.
+    """Mean error, weighted by the distance in pixels to the boundary of the class.
 
-    With p the softmax or sigmoid of the logits, t the truth of 0 or 1 and D_c(i) the distance of
-    the centre of pixel i from the boundary between the class c and the rest::
+    With p the softmax or sigmoid of the logits, t the truth of 0 or 1 and D_c(i) the distance from
+    the centre of pixel i to the boundary between class c and the rest::
 
         loss = mean_i,c D_c(i) |p_c(i) - t_c(i)|
 
     The mean is over the pixels and classes that count. The paper's loss is sum phi p, with phi = -D
-    inside and D outside: the same up to sum phi t, which does not depend on the model, so that the
-    gradient is the same and a right prediction costs 0. The boundary runs between the pixels, half
-    a pixel from either centre: D is 0.5 next to it, on both sides, and structures of one pixel
-    count.
+    inside and D outside. It differs by sum phi t, which does not depend on the model: the gradient
+    is the same, and here a correct prediction costs 0. The boundary runs between pixels, half a
+    pixel from the centres on both sides, so D is 0.5 next to it and one-pixel structures count.
 
-    Distances are measured within an image, to the pixels that are not ignored, as if the others
-    were not there. Where a class fills all that counts of an image, or nothing of it, there is no
-    boundary: each pixel then is as far as the diagonal of the part that counts, the largest
-    distance that there could be. So false positives on an empty mask cost the most of all.
+    Distances are measured within an image, as if ignored pixels were not there. Where a class fills
+    everything that counts in an image, or is absent from it, there is no boundary: every pixel is
+    then at the largest possible distance, the diagonal of the part that counts. So false positives
+    on an empty mask cost most.
 
-    The boundary alone is a poor teacher at the start, when nothing is near it: give it to a sum
-    with a loss of regions, at a small weight. 0.01 is the paper's at its start. The distances are
-    computed on the CPU, for which a GPU has to wait.
+    Training with this loss alone starts poorly, while nothing is near a boundary: combine it with
+    an overlap loss in a sum, at a small weight. The paper starts at 0.01. Distances are computed on
+    the CPU, so a GPU has to wait for them.
 
     Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019.
 
-    Args:
-        mode: What the channels of the logits mean.
-        ignore_index: The label of pixels that do not count.
     """
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        p, t, valid = regions(logits, truth, valid, self.mode)
+        p, t, valid = split_regions(logits, truth, valid, self.mode)
         distance = boundary_distance(t, valid).to(p.dtype)  # (B, C, H, W)
         return masked_mean(torch.where(t, 1 - p, p) * distance, valid)
 
 
-# An operator of its own, so that a compiled graph goes through it without looking inside.
+# a custom operator, so that a compiled graph does not trace into it
 @torch.library.custom_op(
     "segkit::boundary_distance", mutates_args=(), schema="(Tensor truth, Tensor valid) -> Tensor"
 )
 def boundary_distance(truth: Tensor, valid: Tensor) -> Tensor:
-    """The distance of each pixel's centre from the boundary of its class, in pixels, unsigned.
+    """The unsigned distance of each pixel's centre from the boundary of its class, in pixels.
 
     Args:
         truth: Bool (B, C, H, W), on any device.
@@ -70,7 +66,7 @@ def boundary_distance(truth: Tensor, valid: Tensor) -> Tensor:
     distances = np.zeros(planes.shape, np.float32)  # (BC, H, W)
     for plane, counts, out in zip(planes, counted, distances, strict=True):
         if counts.any():
-            out[counts] = _distance(plane, counts)[counts]
+            out[counts] = _measure_distance(plane, counts)[counts]
     return torch.from_numpy(distances).view(truth.shape).to(truth.device)
 
 
@@ -79,13 +75,13 @@ def _(truth: Tensor, valid: Tensor) -> Tensor:
     return torch.empty(truth.shape, dtype=torch.float32, device=truth.device)
 
 
-def _distance(truth: Mask, valid: Mask) -> npt.NDArray[np.float32]:
-    """The distances of one class in one image, (H, W); they mean nothing where nothing counts."""
-    import cv2  # here, because losses are listed and checked without it
+def _measure_distance(truth: Mask, valid: Mask) -> npt.NDArray[np.float32]:
+    """The distances of one class in one image, (H, W); undefined where nothing counts."""
+    import cv2  # here: listing and checking losses does not need it
 
     inside, outside = truth & valid, ~truth & valid
     if inside.any() and outside.any():
-        # The precise method is exact; the others are off by some per cent.
+        # only the precise method is exact
         to_inside, to_outside = (
             cv2.distanceTransform((~x).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
             for x in (inside, outside)

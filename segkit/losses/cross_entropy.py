@@ -1,44 +1,37 @@
-"""Cross-entropy in every mode, with class weights and label smoothing."""
+"""Cross-entropy in every mode, and binary cross-entropy with a weight for the positives."""
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from segkit.core.errors import SegkitError
-from segkit.core.labels import Mode
-from segkit.losses.base import Loss, masked_mean
-from segkit.losses.bce import sigmoid_cross_entropy
-from segkit.losses.weights import require_count, weight_tensor
+from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.losses.base import Loss, masked_mean, require_count, weight_tensor
 
 
 class CrossEntropy(Loss, name="cross_entropy"):
-    """Mean cross-entropy over the pixels that count.
+    """Mean cross-entropy: softmax for multiclass, sigmoid for binary and multilabel.
 
     With p the softmax of the logits, y the true class, w the class weights and e the smoothing::
 
         q_c  = (1 - e) [c = y] + e / C
         loss = sum_pixels sum_c -w_c q_c log p_c  /  sum_pixels w_y
 
-    Only pixels that are not ignored enter either sum. A sigmoid is a choice between two classes, so
-    binary and multilabel logits follow the same formula with C = 2: binary has the two weights
-    (background, foreground); multilabel has one weight per class, for its presence and absence
-    alike, and the sums run over the classes too. A map of pixel weights multiplies the upper sum
-    only. An absent class adds nothing to either sum; its false positives are errors of the classes
-    that are there. Definition: Bishop, "Pattern Recognition and
-    Machine Learning", 2006, eq. 4.108; smoothing: Szegedy et al., "Rethinking the Inception
-    Architecture", 2016.
+    Both sums leave ignored pixels out. A sigmoid is a choice between two classes, so binary and
+    multilabel logits follow the same formula with C = 2; for multilabel the sums run over the
+    classes too. Pixel weights multiply the upper sum only. An absent class adds nothing to either
+    sum; its false positives are errors of the classes that are present.
+
+    Bishop, "Pattern Recognition and Machine Learning", 2006, eq. 4.108; smoothing: Szegedy et al.,
+    "Rethinking the Inception Architecture", 2016.
 
     Args:
-        mode: What the channels of the logits mean.
-        ignore_index: The label of pixels that do not count.
-        class_weights: Multiclass and multilabel: one weight per class. Binary: background,
-            foreground.
-        label_smoothing: e, in [0, 1).
-
-    Raises:
-        SegkitError: The weights or the smoothing are out of range, or there are too few or too many
-            weights.
+        class_weights: One weight per class; with the binary head two, [background, foreground]. A
+            class of a multilabel head has one weight for its presence and absence alike.
+        label_smoothing: Share of each label that is spread over all classes.
     """
 
     takes_weight = True
@@ -47,28 +40,26 @@ class CrossEntropy(Loss, name="cross_entropy"):
     def __init__(
         self,
         mode: Mode,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         class_weights: list[float] | None = None,
-        label_smoothing: float = 0.0,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(mode, ignore_index)
-        if not 0 <= label_smoothing < 1:
-            raise SegkitError(f"label_smoothing is {label_smoothing}: give 0 or more, below 1.")
         weights = None if class_weights is None else weight_tensor("class_weights", class_weights)
         if weights is not None and mode == "binary":
             require_count("class_weights", weights, 2, "class: background, foreground")
         self.label_smoothing = label_smoothing
-        # Not persistent: they come from the config, not from training.
+        # weights are never persistent: they come from the config, not from training
         self.register_buffer("class_weights", weights, persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        weights = self._weights(logits)  # (C,), binary (2,)
+        weights = self._class_weights(logits)  # (C,), binary (2,)
         if self.mode == "multiclass":
-            # Not reduced by torch: its own mean is NaN where all is ignored, and its sum is not
-            # deterministic on CUDA.
+            # not reduced by torch: its mean is NaN where all pixels are ignored, and its sum is not
+            # deterministic on CUDA
             losses = F.cross_entropy(
                 logits, truth, weights, reduction="none", label_smoothing=self.label_smoothing
             )  # (B, H, W)
@@ -85,9 +76,73 @@ class CrossEntropy(Loss, name="cross_entropy"):
             losses = losses * weight
         return masked_mean(losses, valid, divisor)
 
-    def _weights(self, logits: Tensor) -> Tensor:
+    def _class_weights(self, logits: Tensor) -> Tensor:
         if self.class_weights is None:
             return logits.new_ones(2 if self.mode == "binary" else logits.shape[1])
         if self.mode != "binary":
             require_count("class_weights", self.class_weights, logits.shape[1], "class")
         return self.class_weights.to(logits)  # the module may have been cast to half precision
+
+
+class BinaryCrossEntropy(Loss, name="bce"):
+    """Mean binary cross-entropy over the pixels (for multilabel: and classes) that count.
+
+    With p = sigmoid(logit), y the truth of 0 or 1 and w the ``pos_weight``::
+
+        l = -(w y log p + (1 - y) log(1 - p))
+
+    The mean divides by the number of pixels, not by their weights, as PyTorch's
+    ``BCEWithLogitsLoss`` does. Each pixel of an empty mask costs -log(1 - p), as any other.
+
+    Bishop, "Pattern Recognition and Machine Learning", 2006, eq. 4.90.
+
+    Args:
+        pos_weight: Weight of the positive pixels: one number, or one per class. Above 1 it favours
+            recall.
+    """
+
+    modes: ClassVar[tuple[Mode, ...]] = ("binary", "multilabel")
+    takes_weight = True
+    pos_weight: Tensor
+
+    def __init__(
+        self,
+        mode: Mode,
+        ignore_index: int = IGNORE_INDEX,
+        pos_weight: float | list[float] | None = None,
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        if not isinstance(pos_weight, list):
+            pos_weight = [1.0 if pos_weight is None else pos_weight]
+        self.register_buffer(
+            "pos_weight", weight_tensor("pos_weight", pos_weight), persistent=False
+        )
+
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        if self.pos_weight.numel() > 1:
+            require_count("pos_weight", self.pos_weight, logits.shape[1], "channel of the logits")
+        positive = self.pos_weight.to(logits).view(-1, 1, 1)  # (1 or C, 1, 1)
+        losses = sigmoid_cross_entropy(logits, truth.to(logits.dtype), positive, 1.0)
+        if weight is not None:
+            losses = losses * weight
+        return masked_mean(losses, valid)
+
+
+def sigmoid_cross_entropy(
+    logits: Tensor, truth: Tensor, positive: Tensor, negative: Tensor | float
+) -> Tensor:
+    """Cross-entropy of each sigmoid, (B, C, H, W), not reduced.
+
+    Args:
+        logits: (B, C, H, W).
+        truth: The probability of the positive class, (B, C, H, W), float.
+        positive: Weight of the positive term, broadcast to (B, C, H, W).
+        negative: Weight of the negative term, likewise.
+    """
+    # log(1 - sigmoid(x)) = log sigmoid(-x), which does not cancel where sigmoid(x) rounds to 1
+    return -(
+        positive * truth * F.logsigmoid(logits) + negative * (1 - truth) * F.logsigmoid(-logits)
+    )

@@ -1,4 +1,4 @@
-"""Sums over the regions of the classes: what Dice, Jaccard, Tversky and their kin are made of."""
+"""Sums over the regions of the classes, for the losses that measure overlap."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
-from segkit.losses.base import masked_mean
-from segkit.losses.targets import one_hot
-from segkit.losses.weights import require_count
+from segkit.losses.base import masked_mean, require_count, weight_tensor
+from segkit.losses.labels import one_hot
 
 
-def regions(
+def split_regions(
     logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The predicted and the true region of each class.
 
-    Args:
-        logits: (B, C, H, W).
-        truth: As :meth:`Loss.compute` takes it.
-        valid: Likewise.
-        mode: What the C channels mean.
+    The arguments are those of :meth:`Loss.compute`, and the mode.
 
     Returns:
         The probabilities p, the truth (bool) and what counts (bool), each (B, C, H, W); p is 0 and
@@ -44,13 +39,7 @@ def region_dims(per_image: bool) -> tuple[int, ...]:
 
 
 class Counts(NamedTuple):
-    """Pixels of each class, each (C,) or (B, C).
-
-    Attributes:
-        tp: Found and there.
-        fp: Found where it is not.
-        fn: There and not found.
-    """
+    """Soft numbers of pixels of each class, each (C,) or (B, C)."""
 
     tp: Tensor
     fp: Tensor
@@ -60,28 +49,24 @@ class Counts(NamedTuple):
 def soft_counts(
     logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode, per_image: bool
 ) -> tuple[Counts, Tensor]:
-    """How much of each class is found, found where it is not, and missed.
+    """Count true positives, false positives and false negatives of each class.
 
     With the probabilities p and the truth t of the pixels that count::
 
         TP = sum p t,  FP = sum p (1 - t),  FN = sum (1 - p) t
 
-    Args:
-        logits: (B, C, H, W).
-        truth: As :meth:`Loss.compute` takes it.
-        valid: Likewise.
-        mode: What the C channels mean.
-        per_image: Whether each image has its own sums.
+    The arguments are those of :meth:`Loss.compute`, the mode, and whether each image has its own
+    sums.
 
     Returns:
         The counts, and whether any pixel counts (bool); each (C,), or (B, C) with ``per_image``.
     """
-    # A compiler joins the plain form into as few passes itself.
+    # compilers fuse the plain form into as few passes themselves
     if mode == "multiclass" and logits.device.type == "cpu" and not torch.compiler.is_compiling():
         tp, fp, fn = _CountsOfLabels.apply(logits.softmax(1), truth, valid)  # (B, C)
         counted = valid.flatten(1).any(1, keepdim=True).expand_as(tp)  # (B, C)
     else:
-        p, t, valid = regions(logits, truth, valid, mode)
+        p, t, valid = split_regions(logits, truth, valid, mode)
         tp, fp = torch.where(t, p, 0).sum((2, 3)), torch.where(t, 0, p).sum((2, 3))
         fn, counted = torch.where(t, 1 - p, 0).sum((2, 3)), valid.any(-1).any(-1)
     if per_image:
@@ -90,29 +75,29 @@ def soft_counts(
 
 
 class _CountsOfLabels(torch.autograd.Function):
-    """The counts of a label map, without a map of the truth of each class.
+    """The counts of a label map, without a map of the truth for each class.
 
-    They are linear in p: the gradient is one number where the class is the pixel's own, and another
-    elsewhere.
+    They are linear in p: its gradient is one number where the class is the true one of a pixel, and
+    another elsewhere. Three times as fast as the plain sums, see benchmarks/results/speed.md.
     """
 
     @staticmethod
     def forward(p: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) and labels and what counts, (B, H, W), to three times (B, C)."""
+        """Probabilities (B, C, H, W), labels and mask (B, H, W) to TP, FP and FN (B, C)."""
         B, C = p.shape[:2]
         own = p.gather(1, labels.unsqueeze(1)).squeeze(1)  # (B, H, W)
-        cells = _cells(labels, C)
+        cells = _index_cells(labels, C)
         fp = p.new_zeros(B, C)
         for image, at, counts, total in zip(p, labels, valid, fp, strict=True):
             others = image.scatter(0, at.unsqueeze(0), 0)  # (C, H, W)
             total.copy_(others.masked_fill_(~counts, 0).sum((1, 2)))
 
-        def of_classes(values: Tensor) -> Tensor:
-            # One pixel after the other: float32 would lose the last of many.
+        def sum_by_class(values: Tensor) -> Tensor:
+            # added pixel by pixel: float32 would lose the last of many
             values = torch.where(valid, values, 0).double().flatten()
             return cells.flatten().bincount(values, B * C).view(B, C).to(p.dtype)
 
-        return of_classes(own), fp, of_classes(1 - own)
+        return sum_by_class(own), fp, sum_by_class(1 - own)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -123,36 +108,17 @@ class _CountsOfLabels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of p, (B, C, H, W)."""
+        """The gradient with respect to p, (B, C, H, W)."""
         labels, valid = ctx.saved_tensors
-        own = (tp - fn).flatten()[_cells(labels, tp.shape[1])]  # (B, H, W)
+        own = (tp - fn).flatten()[_index_cells(labels, tp.shape[1])]  # (B, H, W)
         gradient = fp[..., None, None].expand(ctx.shape).contiguous()
         gradient.scatter_(1, labels.unsqueeze(1), own.unsqueeze(1))
         return gradient.masked_fill_(~valid.unsqueeze(1), 0), None, None
 
 
-def _cells(labels: Tensor, classes: int) -> Tensor:
-    """The place of each pixel's image and class in a flattened (B, C) table, (B, H, W)."""
+def _index_cells(labels: Tensor, classes: int) -> Tensor:
+    """The index of each pixel's image and class in a flattened (B, C) table, (B, H, W)."""
     return labels + classes * torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-
-
-def tversky_distance(counts: Counts, alpha: float, beta: float, smooth: float) -> Tensor:
-    """One minus the Tversky index of each region, (C,) or (B, C).
-
-    With s the ``smooth``::
-
-        1 - (TP + s) / (TP + alpha FP + beta FN + s)
-            = (alpha FP + beta FN) / (TP + alpha FP + beta FN + s)
-
-    Args:
-        counts: Those of :func:`soft_counts`.
-        alpha: The weight of false positives.
-        beta: The weight of false negatives.
-        smooth: In pixels, above 0.
-    """
-    # The right-hand side: a difference of two numbers near 1 would lose the small losses.
-    wrong = alpha * counts.fp + beta * counts.fn
-    return wrong / (counts.tp + wrong + smooth)
 
 
 def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -160,11 +126,11 @@ def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -
 
     Args:
         losses: (C,) or (B, C).
-        counted: Which of them count, bool, of the same shape.
+        counted: Which of them count, bool, same shape.
         class_weights: (C,), or None for equal ones.
 
     Raises:
-        SegkitError: There are fewer or more weights than classes.
+        SegkitError: The number of weights is not the number of classes.
     """
     if class_weights is None:
         return masked_mean(losses, counted)
@@ -173,7 +139,17 @@ def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -
     return masked_mean(losses * weights, counted, weights)
 
 
-def require_positive(option: str, value: float, example: str) -> None:
-    """Raise SegkitError unless an option is a finite number above 0."""
-    if not 0 < value < float("inf"):
-        raise SegkitError(f"{option} is {value}: give {example}.")
+def region_weights(mode: Mode, class_weights: list[float] | None) -> Tensor | None:
+    """The class weights for :func:`region_mean`, (C,) or None.
+
+    Raises:
+        SegkitError: A weight is out of range, or the mode is binary, which has one region.
+    """
+    if class_weights is None:
+        return None
+    if mode == "binary":
+        raise SegkitError(
+            f"class_weights is {class_weights}, but mode 'binary' has one class, the foreground,"
+            " and nothing to weigh it against. Remove the option."
+        )
+    return weight_tensor("class_weights", class_weights)

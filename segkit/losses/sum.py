@@ -9,27 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.core.labels import Mode
+from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss
 
 
 class WeightedSum(Loss, name="sum"):
-    """Sum of losses, each times its weight::
+    """Weighted sum of other losses::
 
         loss = sum_i w_i loss_i
 
-    Dice + cross-entropy is the usual pair: Isensee et al., "nnU-Net", 2021. A map of pixel weights
-    goes to the terms that take one; at least one must.
+    Dice + cross-entropy is the usual pair: Isensee et al., "nnU-Net", 2021. Pixel weights go to the
+    terms that take them; at least one term must.
 
     Args:
-        mode: What the channels of the logits mean; passed on to every term.
-        ignore_index: The label of pixels that do not count; passed on likewise.
-        terms: The options of each term. The key is the name of a loss, or any key where the options
-            hold a ``name``. ``weight``, above 0, is 1 where it is not given.
-
-    Raises:
-        SegkitError: There is no term, or terms have an unknown name, wrong options or a weight that
-            is not above 0; all of them are named.
+        terms: The options of each term, and its ``weight`` in the sum, above 0 (default 1). The key
+            is the name of the loss, or any word if the options hold a ``name``.
 
     Example:
         >>> loss = Loss.build(
@@ -42,7 +36,7 @@ class WeightedSum(Loss, name="sum"):
     """
 
     def __init__(
-        self, mode: Mode, terms: dict[str, dict[str, Any]], ignore_index: int = 255
+        self, mode: Mode, terms: dict[str, dict[str, Any]], ignore_index: int = IGNORE_INDEX
     ) -> None:
         super().__init__(mode, ignore_index)
         if not terms:
@@ -52,7 +46,7 @@ class WeightedSum(Loss, name="sum"):
         losses, weights, problems = [], [], []
         for key, options in terms.items():
             try:
-                loss, weight = _term(key, dict(options), mode, ignore_index)
+                loss, weight = _build_term(key, dict(options), mode, ignore_index)
             except SegkitError as error:
                 problems.append(f"term '{key}': {error}")
             else:
@@ -60,7 +54,7 @@ class WeightedSum(Loss, name="sum"):
                 weights.append(weight)
         if problems:
             raise all_at_once("loss 'sum' cannot be built with these terms:", problems)
-        # A list, not a dictionary of modules: a key may hold dots, or be a name that a module uses.
+        # a ModuleList, as the keys of a ModuleDict cannot hold dots or be names of its methods
         self.terms = nn.ModuleList(losses)
         self.weights = tuple(weights)
         self.takes_weight = any(loss.takes_weight for loss in losses)
@@ -77,7 +71,9 @@ class WeightedSum(Loss, name="sum"):
         return torch.stack(losses).sum()
 
 
-def _term(key: str, options: dict[str, Any], mode: Mode, ignore_index: int) -> tuple[Loss, float]:
+def _build_term(
+    key: str, options: dict[str, Any], mode: Mode, ignore_index: int
+) -> tuple[Loss, float]:
     weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise SegkitError(f"the weight is {weight!r}: give a number above 0.")

@@ -181,7 +181,7 @@ def _checked(
         wrong = values[valid & ((values < 0) | (values > highest))]
         if wrong.size:
             raise SegkitError(
-                f"the {what} holds the label {wrong[0]}, but the classes are 0 to {highest}: map"
+                f"the {what} contains the label {wrong[0]}, but the classes are 0 to {highest}: map"
                 " the labels to the classes."
             )
     return labels.reshape(-1, *labels.shape[-2:]), truth.reshape(-1, *truth.shape[-2:])

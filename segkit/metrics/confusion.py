@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import MODES, Mode
-from segkit.losses.targets import check_target, require_classes, split_target
+from segkit.losses.labels import check_target, require_classes, split_target
 
 
 class ConfusionMatrix(Metric):

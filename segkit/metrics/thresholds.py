@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.targets import check_target, split_target
+from segkit.losses.labels import check_target, split_target
 from segkit.metrics.scores import UNDEFINED, Counts, class_scores
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))

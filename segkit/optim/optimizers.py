@@ -1,4 +1,4 @@
-"""The optimizers, and which parameters get which learning rate and weight decay."""
+"""The optimizers, and the learning rate and weight decay of each group of parameters."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NotNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 HeadFactor = Positive | Literal["auto"]
 WIDE = 128
-"""Inputs of each of a head's outputs from which on ``auto`` leaves its learning rate alone."""
+"""Inputs per output of a head from which on ``auto`` leaves its learning rate unchanged."""
 
 
 class Optimizer(Registrable, ABC, family="optimizer"):
-    """Makes the torch optimizer of a network.
+    """Creates the torch optimizer of a network.
 
     Attributes:
         lr: Learning rate of neck and heads.
         weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         encoder_lr_factor: Factor on the learning rate of the encoder.
-        head_lr_factor: That of the heads; see :class:`AdamW` for ``auto``.
+        head_lr_factor: Factor on the learning rate of the heads; see :class:`AdamW` for ``auto``.
     """
 
     lr: float
@@ -38,34 +38,37 @@ class Optimizer(Registrable, ABC, family="optimizer"):
 
     @abstractmethod
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The torch optimizer for groups that have their own ``lr`` and ``weight_decay``."""
+        """The torch optimizer for parameter groups with their own ``lr`` and ``weight_decay``."""
 
     def for_model(self, model: Segmenter) -> torch.optim.Optimizer:
-        """The torch optimizer for what is to be trained of a network."""
+        """The torch optimizer for the trainable parameters of a network."""
         groups = parameter_groups(
             model, self.lr, self.weight_decay, self.encoder_lr_factor, self.head_lr_factor
         )
         if not groups:
-            raise SegkitError("nothing is left to train: every parameter is frozen.")
+            raise SegkitError(
+                "nothing is left to train: every parameter is frozen. Use encoder.freeze=none, or"
+                " freeze fewer stages."
+            )
         return self.create(groups)
 
 
 class AdamW(Optimizer, name="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    A step of Adam moves every weight by about the learning rate, whatever the gradient is, and so
-    the logits of a head over n channels by n times as much: over the 16 channels at the end of a
-    ResNet's U-Net they would need hundreds of steps to grow as large as probabilities near 0 and 1
-    need them. ``head_lr_factor=auto`` multiplies the learning rate of a narrow head by 128 / n, as
-    the rate of the last layer goes with 1 / n in Yang et al., "Tensor Programs V", 2022, table 3.
+    A step of Adam moves every weight by about the learning rate, whatever the gradient, and so the
+    logits of a head over n channels by about n times as much. Over the 16 channels at the end of a
+    ResNet's U-Net they would take hundreds of steps to reach probabilities near 0 and 1.
+    ``head_lr_factor=auto`` multiplies the learning rate of a narrow head by 128 / n, as the rate of
+    the last layer scales with 1 / n in Yang et al., "Tensor Programs V", 2022, table 3.
 
     Args:
         lr: Learning rate.
-        weight_decay: Weight decay of kernels.
-        betas: Decay of the two averages.
+        weight_decay: Weight decay of matrices and kernels; biases and norms have none.
+        betas: Decay rates of the averages of the gradient and of its square.
         encoder_lr_factor: Factor on the learning rate of the encoder.
-        head_lr_factor: Factor on that of the heads, or ``auto``: 128 / n where each output of a
-            head's narrowest convolution has n inputs, at least 1.
+        head_lr_factor: Factor on the learning rate of the heads. auto: 128 / n, at least
+            1, for a head whose narrowest convolution has n inputs per output.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class AdamW(Optimizer, name="adamw"):
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
-        return torch.optim.AdamW(_in_one_pass(groups), lr=self.lr, betas=self.betas)
+        return torch.optim.AdamW(_fuse_steps(groups), lr=self.lr, betas=self.betas)
 
 
 class SGD(Optimizer, name="sgd"):
@@ -90,8 +93,8 @@ class SGD(Optimizer, name="sgd"):
     Args:
         lr: Learning rate.
         momentum: Momentum.
-        nesterov: Whether the gradient is taken ahead (Nesterov).
-        weight_decay: Weight decay of kernels.
+        nesterov: Whether to use Nesterov momentum.
+        weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         encoder_lr_factor: Factor on the learning rate of the encoder.
     """
 
@@ -111,15 +114,15 @@ class SGD(Optimizer, name="sgd"):
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
         return torch.optim.SGD(
-            _in_one_pass(groups), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+            _fuse_steps(groups), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
 
 
-def _in_one_pass(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """On a CPU, have a step read and write each weight once (``fused``).
+def _fuse_steps(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """On a CPU, let a step read and write each weight once (``fused``).
 
-    It is an option of each group here: of the whole optimizer, Lightning would not clip gradients
-    of mixed precision.
+    Set for each group: with the option on the whole optimizer, Lightning refuses to clip the
+    gradients of mixed precision.
     """
     parameters = [p for group in groups for p in group["params"]]
     if not all(p.device.type == "cpu" and p.is_floating_point() for p in parameters):
@@ -134,13 +137,13 @@ def parameter_groups(
     encoder_lr_factor: float = 1.0,
     head_lr_factor: HeadFactor = 1.0,
 ) -> list[dict[str, Any]]:
-    """A group for each learning rate, with and without weight decay; no frozen parameters.
+    """Group the trainable parameters by learning rate, and by whether they have weight decay.
 
-    A group's ``lr_factor`` is that of its learning rate.
+    The ``lr_factor`` of a group is the factor on its learning rate.
     """
     factors = {id(p): encoder_lr_factor for p in model.encoder.parameters()}
     for head in (model.head, *model.auxiliary):
-        factor = _for_width(head) if head_lr_factor == "auto" else head_lr_factor
+        factor = _compute_auto_factor(head) if head_lr_factor == "auto" else head_lr_factor
         factors |= {id(p): factor for p in head.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -158,7 +161,7 @@ def parameter_groups(
     ]
 
 
-def _for_width(head: nn.Module) -> float:
-    """The factor that ``auto`` stands for."""
+def _compute_auto_factor(head: nn.Module) -> float:
+    """The value of ``auto``, from the narrowest convolution of the head."""
     inputs = [p[0].numel() for p in head.parameters() if p.ndim > 1]
     return max(1.0, WIDE / min(inputs, default=WIDE))

@@ -1,10 +1,12 @@
-"""The weighted sum of losses: its value, and what it refuses."""
+"""The weighted sum of losses: its value, its presets, and what it refuses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from segkit.config.compose import compose, conf_dir
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
@@ -37,19 +39,19 @@ def test_is_the_weighted_sum_of_its_terms(batch, mode):
     torch.testing.assert_close(loss(*batch), expected)
 
 
-def test_a_key_may_be_any_word_where_the_name_is_given(batch):
+def test_a_key_may_be_any_word_if_the_options_name_the_loss(batch):
     terms = {"soft.loss": {"name": "dice", "smooth": 1.0}, "keys": {"name": "dice", "smooth": 9.0}}
     options = {"mode": "multiclass", "ignore_index": 100}
     expected = sum(Loss.build("dice", smooth=smooth, **options)(*batch) for smooth in (1.0, 9.0))
     torch.testing.assert_close(Loss.build("sum", terms=terms, **options)(*batch), expected)
 
 
-def test_the_terms_have_the_mode_and_the_ignore_index_of_the_sum():
+def test_terms_inherit_mode_and_ignore_index():
     loss = Loss.build("sum", mode="multilabel", ignore_index=7, terms={"dice": {}, "focal": {}})
     assert {(term.mode, term.ignore_index) for term in loss.terms} == {("multilabel", 7)}
 
 
-def test_the_options_given_are_left_as_they_were():
+def test_the_given_options_are_not_changed():
     terms = {"overlap": {"name": "dice", "weight": 2.0}}
     Loss.build("sum", mode="binary", terms=terms)
     Loss.resolve("sum", {})[0]("binary", terms)
@@ -83,7 +85,48 @@ def test_wrong_terms_are_refused(terms, message):
         Loss.build("sum", mode="multiclass", terms=terms)
 
 
-def test_all_wrong_terms_are_named_at_once():
+def test_all_wrong_terms_are_listed_at_once():
     terms = {"dicce": {}, "focal": {"gamma": -1.0}, "dice": {}}
     with pytest.raises(SegkitError, match=r"(?s)term 'dicce'.*term 'focal'"):
         Loss.build("sum", mode="multiclass", terms=terms)
+
+
+PRESETS = {
+    path.stem: OmegaConf.to_container(OmegaConf.load(path))
+    for path in conf_dir().glob("loss/*.yaml")
+}
+SUMS = [name for name, options in PRESETS.items() if options["name"] == "sum"]
+
+
+def build_preset(mode: str, *overrides: str) -> Loss:
+    options = OmegaConf.to_container(compose(list(overrides)).loss)
+    return Loss.build(options.pop("name"), mode=mode, **options)
+
+
+def test_every_loss_has_a_preset():
+    shown = {options["name"] for options in PRESETS.values()}
+    assert shown | {key for name in SUMS for key in PRESETS[name]["terms"]} >= set(Loss.names())
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_presets_of_sums_work_with_every_head(name):
+    for mode in ("binary", "multiclass", "multilabel"):
+        assert Loss.build("sum", mode=mode, terms=PRESETS[name]["terms"]).weights
+
+
+def test_terms_of_a_preset_can_be_changed_added_and_removed():
+    loss = build_preset(
+        "binary",
+        *("loss=dice_ce", "loss.terms.cross_entropy.weight=0.25"),
+        *("+loss.terms.lovasz.weight=2", "~loss.terms.dice"),
+    )
+    assert [type(term).name for term in loss.terms] == ["cross_entropy", "lovasz"]
+    assert loss.weights == (0.25, 2.0)
+
+
+def test_focal_tversky_is_tversky_with_the_power_of_the_paper(batch):
+    logits, target = batch
+    target = torch.where(target == 100, 255, target)
+    value = build_preset("multiclass", "loss=focal_tversky")(logits, target)
+    expected = Loss.build("tversky", mode="multiclass", gamma=0.75)(logits, target)
+    torch.testing.assert_close(value, expected)

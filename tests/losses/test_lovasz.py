@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from segkit.losses import Loss
-from segkit.losses.lovasz import jaccard_steps
+from segkit.losses.lovasz import compute_jaccard_steps
 
 
 def jaccard_of(wrong: set[int], truth: set[int]) -> float:
@@ -135,7 +135,7 @@ def test_a_class_that_an_image_lacks_leaves_its_mean():
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=12))
 def test_the_steps_lead_from_nothing_wrong_to_all_wrong(pixels):
     errors, truth, valid = (torch.tensor(column) for column in zip(*pixels, strict=True))
-    steps = jaccard_steps(errors, truth & valid, valid)
+    steps = compute_jaccard_steps(errors, truth & valid, valid)
     assert (steps >= 0).all()
     assert (steps[~valid] == 0).all()
     assert steps.sum().item() == pytest.approx(1.0 if valid.any() else 0.0, abs=1e-5)
@@ -147,7 +147,7 @@ def test_the_steps_are_as_exact_in_float32_as_in_float64():
     errors = torch.rand(1 << 20, generator=generator)
     truth = torch.rand(1 << 20, generator=generator) < 0.3
     valid = torch.ones_like(truth)
-    exact = jaccard_steps(errors.double(), truth, valid)
+    exact = compute_jaccard_steps(errors.double(), truth, valid)
     torch.testing.assert_close(
-        jaccard_steps(errors, truth, valid).double(), exact, rtol=1e-5, atol=0
+        compute_jaccard_steps(errors, truth, valid).double(), exact, rtol=1e-5, atol=0
     )

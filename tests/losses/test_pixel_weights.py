@@ -1,4 +1,4 @@
-"""Maps of pixel weights: which losses take them, what they do, and what is refused."""
+"""Maps of pixel weights: which losses take them, their effect, and what is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def batch(mode, generator):
     return logits, target, torch.rand(2, 5, 7, generator=generator) * 10
 
 
-def test_the_losses_of_single_pixels_take_weights():
+def test_losses_of_single_pixels_take_weights():
     assert {name for name, _ in TAKERS} == {"bce", "cross_entropy", "focal"}
 
 
@@ -48,8 +48,8 @@ def test_ones_change_nothing_and_a_constant_is_a_factor(name, mode, generator):
 
 
 @every_taker
-def test_is_the_weighted_sum_of_the_pixels_over_their_number(name, mode, generator):
-    """Pixel by pixel: the map multiplies the loss that the pixel would have alone."""
+def test_equals_the_weighted_sum_over_the_number_of_pixels(name, mode, generator):
+    """Each weight multiplies the loss that its pixel would have alone."""
     logits, target, weight = batch(mode, generator)
     loss = Loss.build(name, mode=mode)
     total, count = 0.0, 0
@@ -62,7 +62,7 @@ def test_is_the_weighted_sum_of_the_pixels_over_their_number(name, mode, generat
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_class_weights_and_pixel_weights_together(generator, smoothing):
-    """The map is in the upper sum only, the class weights are in both."""
+    """The map is in the numerator only, class weights are in both."""
     logits, target, weight = batch("multiclass", generator)
     options = {"class_weights": [0.5, 1.0, 4.0], "label_smoothing": smoothing}
     kept = target != 255
@@ -75,7 +75,7 @@ def test_class_weights_and_pixel_weights_together(generator, smoothing):
 
 
 @every_taker
-def test_the_weights_of_ignored_pixels_mean_nothing(name, mode, generator):
+def test_weights_at_ignored_pixels_do_not_matter(name, mode, generator):
     logits, target, weight = batch(mode, generator)
     loss = Loss.build(name, mode=mode)
     expected = loss(logits, target, weight)
@@ -87,7 +87,7 @@ def test_the_weights_of_ignored_pixels_mean_nothing(name, mode, generator):
         assert (gradient.movedim(1, -1)[target == 255] == 0).all()
 
 
-def test_a_pixel_that_one_class_ignores_weighs_for_the_others(generator):
+def test_a_pixel_ignored_in_one_class_has_its_weight_in_the_others(generator):
     logits, _, weight = batch("multilabel", generator)
     stack = torch.randint(2, logits.shape, generator=generator)
     stack[0, 1, 2, 3] = 255
@@ -109,22 +109,20 @@ def test_weights_of_zero_alone_cost_nothing(name, mode, generator):
     assert (logits.grad == 0).all()
 
 
-@every_taker
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_any_float_dtype_are_computed_with_in_float32(name, mode, dtype, generator):
-    logits, target, weight = batch(mode, generator)
-    weight = weight.to(dtype)
-    loss = Loss.build(name, mode=mode)
-    value = loss(logits, target, weight)
+def test_weights_of_any_float_dtype_become_float32(dtype, generator):
+    logits, target, weight = batch("multiclass", generator)
+    loss = Loss.build("focal", mode="multiclass")
+    value = loss(logits, target, weight.to(dtype))
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss(logits, target, weight.float()))
+    torch.testing.assert_close(value, loss(logits, target, weight.to(dtype).float()))
 
 
-@every_taker
-def test_compiles_into_one_graph_with_weights(name, mode, generator):
+@pytest.mark.slow
+def test_compiles_into_one_graph_with_weights(generator):
     torch.compiler.reset()
-    loss = Loss.build(name, mode=mode)
-    inputs = batch(mode, generator)
+    loss = Loss.build("cross_entropy", mode="multilabel")
+    inputs = batch("multilabel", generator)
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*inputs), loss(*inputs))
 
@@ -137,12 +135,13 @@ def test_gradients_with_weights_are_right(name, mode, generator):
     if mode != "multiclass":
         truth = (truth.unsqueeze(1) == 1).expand_as(logits)
         valid, weight = valid.unsqueeze(1).expand_as(logits), weight.unsqueeze(1)
-    inputs = logits.double().requires_grad_()
+    truth, valid, weight = (x[:1, ..., :3] for x in (truth, valid, weight))
+    inputs = logits[:1, ..., :3].double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss.compute(x, truth, valid, weight), inputs)
 
 
 @pytest.mark.parametrize("mode", CHANNELS)
-def test_a_sum_hands_the_weights_to_the_terms_that_take_them(mode, generator):
+def test_a_sum_passes_weights_to_the_terms_that_take_them(mode, generator):
     logits, target, weight = batch(mode, generator)
     nested = {"name": "sum", "terms": {"focal": {}, "jaccard": {}}}
     value = Loss.build("sum", mode=mode, terms=TERMS | {"inner": nested})(logits, target, weight)
@@ -155,30 +154,19 @@ def test_a_sum_hands_the_weights_to_the_terms_that_take_them(mode, generator):
     torch.testing.assert_close(value, expected)
 
 
-def test_a_sum_takes_weights_where_one_of_its_terms_does():
-    build = Loss.build
-    assert build("sum", mode="binary", terms=TERMS).takes_weight
-    assert not build("sum", mode="binary", terms={"dice": {}, "lovasz": {}}).takes_weight
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        *((name, {}) for name in Loss.names() if name not in {n for n, _ in TAKERS} | {"sum"}),
-        ("sum", {"terms": {"dice": {}, "tversky": {}}}),
-    ],
-)
-def test_the_other_losses_name_those_that_take_weights(name, options, generator):
-    logits, target, weight = batch("binary", generator)
-    loss = Loss.build(name, mode="binary", **options)
-    with pytest.raises(
-        SegkitError, match=f"'{name}' takes no pixel weights.* bce, cross_entropy, focal, and a sum"
-    ):
-        loss(logits, target, weight)
+def test_a_sum_takes_weights_if_one_of_its_terms_does(generator):
+    assert Loss.build("sum", mode="binary", terms=TERMS).takes_weight
+    inputs = batch("binary", generator)
+    for name, options in (("dice", {}), ("sum", {"terms": {"dice": {}, "tversky": {}}})):
+        with pytest.raises(
+            SegkitError,
+            match=f"'{name}' takes no pixel weights.* bce, cross_entropy, focal, and a sum",
+        ):
+            Loss.build(name, mode="binary", **options)(*inputs)
 
 
 @pytest.mark.parametrize("mode", CHANNELS)
-def test_wrong_weights_are_told_with_a_remedy(mode, generator):
+def test_wrong_weights_are_refused_with_a_remedy(mode, generator):
     logits, target, weight = batch(mode, generator)
     loss = Loss.build("focal", mode=mode)
     with pytest.raises(SegkitError, match=r"\(2, 5, 6\), but \(2, 5, 7\) is needed"):
@@ -189,5 +177,5 @@ def test_wrong_weights_are_told_with_a_remedy(mode, generator):
         loss(logits, target, weight.long())
     for value in (-0.5, math.nan, math.inf):
         weight[1, 4, 6] = value
-        with pytest.raises(SegkitError, match=f"holds {value}: weights are finite"):
+        with pytest.raises(SegkitError, match=f"contains {value}: weights must be finite"):
             loss(logits, target, weight)

@@ -285,9 +285,9 @@ def test_what_is_wrong_is_refused():
         boundary_counts(truth, truth, "multilabel", 3)
     with pytest.raises(SegkitError, match="float64 values: give the decided labels"):
         boundary_counts(truth * 1.0, truth, "binary", 2)
-    with pytest.raises(SegkitError, match="prediction holds the label 2"):
+    with pytest.raises(SegkitError, match="prediction contains the label 2"):
         boundary_counts(truth * 2, truth, "binary", 2)
-    with pytest.raises(SegkitError, match="truth holds the label 3"):
+    with pytest.raises(SegkitError, match="truth contains the label 3"):
         boundary_counts(truth, truth * 3, "multiclass", 2)
     with pytest.raises(SegkitError, match="tolerance is -1"):
         boundary_counts(truth, truth, "binary", 2, -1)

@@ -253,9 +253,9 @@ def test_labels_that_are_no_class_are_refused(mode):
     metric = ConfusionMatrix(mode, CLASSES[mode])
     labels, target = batch(mode)
     counted = target != 255
-    with pytest.raises(SegkitError, match="the target holds the label"):
+    with pytest.raises(SegkitError, match="the target contains the label"):
         metric.update(labels, target.masked_fill(counted, 9))
-    with pytest.raises(SegkitError, match="the prediction holds the label"):
+    with pytest.raises(SegkitError, match="the prediction contains the label"):
         metric.update(torch.full_like(labels, 9), target)
     metric.update(labels.masked_fill(~counted, 9), target)  # what is ignored may be anything
     assert torch.equal(metric.compute(), matrix(mode, (labels, target)))

@@ -188,7 +188,7 @@ def test_wrong_inputs_are_refused():
         metric.update(probabilities.long(), target)
     with pytest.raises(SegkitError, match="needs"):
         metric.update(probabilities, target[..., 1:])
-    with pytest.raises(SegkitError, match="holds the label"):
+    with pytest.raises(SegkitError, match="contains the label"):
         metric.update(probabilities, target + 1)
     with pytest.raises(SegkitError, match="one name per class"):
         threshold_sweep(metric, ["cell"])

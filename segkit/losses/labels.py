@@ -1,4 +1,4 @@
-"""What a target is: integer label maps, one ignore value, and how losses and metrics read them."""
+"""Check targets and split them into the truth and the pixels that count, for losses and metrics."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from segkit.core.labels import Mode
 
 
 def check_target(target: Tensor, mode: Mode, shape: torch.Size) -> None:
-    """Check the shape and the dtype of a target, not its values.
+    """Check the shape and dtype of a target, not its values.
 
     Args:
-        target: The target as the caller gave it.
+        target: The target as the caller passed it.
         mode: What the C channels mean.
-        shape: The (B, C, H, W) that the target is to go with.
+        shape: The (B, C, H, W) that the target belongs to.
 
     Raises:
-        SegkitError: The shape is not (B, H, W), nor (B, C, H, W) where the mode is multilabel; or
-            the values are not integers.
+        SegkitError: The shape is not (B, H, W), or for multilabel (B, C, H, W); or the dtype is not
+            an integer.
     """
     if target.is_floating_point() or target.is_complex():
         raise SegkitError(
-            f"the target holds {target.dtype} values, but class labels are integers:"
-            " convert it with target.long()."
+            f"the target is {target.dtype}, but class labels are integers: convert it with"
+            " target.long()."
         )
     B, C, H, W = shape
     if tuple(target.shape) == (B, H, W) or (mode == "multilabel" and target.shape == shape):
@@ -44,19 +44,19 @@ def check_target(target: Tensor, mode: Mode, shape: torch.Size) -> None:
 def split_target(
     target: Tensor, mode: Mode, channels: int, ignore_index: int, check_values: bool
 ) -> tuple[Tensor, Tensor]:
-    """Split a target that :func:`check_target` has passed into the truth and the pixels that count.
+    """Split a target that :func:`check_target` accepted into the truth and the pixels that count.
 
     Args:
         target: Labels (B, H, W), or 0/1 per class (B, C, H, W) for multilabel; any integer dtype.
         mode: What the C channels mean.
         channels: C.
-        ignore_index: The label of pixels that do not count.
-        check_values: Whether to look for labels that are no class. It waits for the device.
+        ignore_index: Label of pixels that do not count.
+        check_values: Whether to look for invalid labels. This waits for the device.
 
     Returns:
-        The truth and the mask of what counts, both of one shape. Multiclass: int64 labels and bool,
-        (B, H, W). Binary and multilabel: both bool, (B, C, H, W). The truth of a pixel that does
-        not count is a legal one (class 0 or False), but means nothing.
+        The truth and the mask of what counts, same shape. Multiclass: int64 labels and bool,
+        (B, H, W). Binary and multilabel: both bool, (B, C, H, W). Where the mask is False, the
+        truth is a valid label (class 0 or False) without meaning.
 
     Raises:
         SegkitError: ``check_values`` is set and a label is neither a class nor ``ignore_index``.
@@ -82,7 +82,7 @@ def split_target(
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Labels (B, H, W) as one bool channel per class (B, C, H, W)."""
-    # By comparison: torch's one_hot takes 8 bytes per entry, and scatters.
+    # by comparison: torch's one_hot takes 8 bytes per entry, and scatters
     numbers = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
     return labels.unsqueeze(1) == numbers
 
@@ -93,17 +93,18 @@ def require_classes(
     """Raise SegkitError where a label that counts is not one of 0 ... classes - 1.
 
     Args:
-        what: What holds the labels, for the message.
-        labels: int64 labels of any shape.
-        valid: Which of them count, of the same shape.
+        what: What contains the labels, for the message.
+        labels: int64 labels, any shape.
+        valid: Which of them count, same shape.
         classes: The number of classes.
         besides: What else is allowed, for the message.
     """
     wrong = valid & ((labels < 0) | (labels >= classes))
     if wrong.any():
         values = torch.unique(labels[wrong]).tolist()
-        listed = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
         raise SegkitError(
-            f"{what} holds the label(s) {listed}, but the {classes} classes are 0 to {classes - 1}"
-            f"{besides}. Map the labels to the classes, or raise the number of classes."
+            f"{what} contains the label(s) {shown}, but the {classes} classes are 0 to"
+            f" {classes - 1}{besides}. Map the labels to the classes, or raise the number of"
+            " classes."
         )

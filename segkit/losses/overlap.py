@@ -1,0 +1,188 @@
+"""Overlap losses, all cases of Tversky's index: Dice, Jaccard, Tversky and focal Tversky.
+
+With p the softmax or sigmoid of the logits, t the truth of 0 or 1 and s the ``smooth``::
+
+    TP = sum p_c t_c      FP = sum p_c (1 - t_c)      FN = sum (1 - p_c) t_c
+    T_c  = (TP + s) / (TP + alpha FP + beta FN + s)
+    loss = mean_c (1 - T_c)^gamma
+
+The sums run over the pixels of the batch that are not ignored, or with ``per_image`` over those of
+each image; the mean then runs over images and classes. Each process of a distributed training sums
+over its own batch.
+
+A class that is absent from the truth has T = s / (alpha sum p + s): its loss is 0 if nothing of it
+is predicted, and 1/2 (to the power gamma) for s / alpha pixels of false positives. All classes are
+in the mean, absent or not, including the background of a multiclass model: leaving absent classes
+out would make their false positives free. Only a class (or image) whose every pixel is ignored is
+left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.losses.base import Loss, Positive
+from segkit.losses.regions import Counts, region_mean, region_weights, soft_counts
+
+
+class Dice(Loss, name="dice"):
+    """One minus the soft Dice coefficient, averaged over the classes.
+
+    Tversky's index with alpha = beta = 1/2, and half the ``smooth``::
+
+        d_c  = (2 sum p_c t_c + s) / (sum p_c + sum t_c + s)
+        loss = mean_c (1 - d_c)
+
+    See :mod:`segkit.losses.overlap` for the sums and for absent classes: false positives of s
+    pixels of an absent class cost 1/2, of 9 s pixels 0.9.
+
+    Milletari et al., "V-Net", 2016, with the first power in the denominator as in Drozdzal et al.,
+    "The Importance of Skip Connections in Biomedical Image Segmentation", 2016.
+
+    Args:
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
+            hardly any gradient.
+        per_image: Whether each image has its own ratio, instead of one for the batch. Small objects
+            then weigh as much as large ones in other images.
+        class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
+            with the binary head.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        ignore_index: int = IGNORE_INDEX,
+        smooth: Positive = 1.0,
+        per_image: bool = False,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        self.index = _Index(mode, 0.5, 0.5, smooth / 2, per_image, class_weights)
+
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        return self.index(logits, truth, valid)
+
+
+class Jaccard(Loss, name="jaccard"):
+    """One minus the soft Jaccard index (intersection over union), averaged over the classes.
+
+    Tversky's index with alpha = beta = 1::
+
+        j_c  = (sum p_c t_c + s) / (sum p_c + sum t_c - sum p_c t_c + s)
+        loss = mean_c (1 - j_c)
+
+    See :mod:`segkit.losses.overlap` for the sums and for absent classes: false positives of s
+    pixels of an absent class cost 1/2.
+
+    Rahman and Wang, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
+    Segmentation", 2016.
+
+    Args:
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
+            hardly any gradient.
+        per_image: Whether each image has its own ratio, instead of one for the batch.
+        class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
+            with the binary head.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        ignore_index: int = IGNORE_INDEX,
+        smooth: Positive = 1.0,
+        per_image: bool = False,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        self.index = _Index(mode, 1.0, 1.0, smooth, per_image, class_weights)
+
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        return self.index(logits, truth, valid)
+
+
+class Tversky(Loss, name="tversky"):
+    """One minus the soft Tversky index, to the power gamma, averaged over the classes.
+
+    See :mod:`segkit.losses.overlap` for the formula and for absent classes. Misses and false
+    alarms weigh differently; with gamma = 1, alpha = beta = 1 this is the Jaccard loss.
+
+    Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional deep
+    networks", 2017, where alpha = 0.3, beta = 0.7 did best. Focal: Abraham and Khan, "A Novel Focal
+    Tversky Loss Function", 2019; its exponent is 1/gamma, and its best, 4/3, is 0.75 here.
+
+    Args:
+        alpha: Weight of the false positives.
+        beta: Weight of the false negatives. Larger than alpha it favours recall.
+        gamma: Power of the loss of each class. 1 is plain Tversky; below 1 classes that
+            are nearly right count more (0.75 is the focal Tversky of the paper), above 1 those that
+            are wrong.
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
+            hardly any gradient.
+        per_image: Whether each image has its own ratio, instead of one for the batch.
+        class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
+            with the binary head.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        ignore_index: int = IGNORE_INDEX,
+        alpha: Positive = 0.3,
+        beta: Positive = 0.7,
+        gamma: Positive = 1.0,
+        smooth: Positive = 1.0,
+        per_image: bool = False,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        super().__init__(mode, ignore_index)
+        self.index = _Index(mode, alpha, beta, smooth, per_image, class_weights, gamma)
+
+    def compute(
+        self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Loss.compute`."""
+        return self.index(logits, truth, valid)
+
+
+class _Index(nn.Module):
+    """What the overlap losses share: (1 - T)^gamma, averaged over the classes."""
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        mode: Mode,
+        alpha: float,
+        beta: float,
+        smooth: float,
+        per_image: bool,
+        class_weights: list[float] | None,
+        gamma: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.mode, self.per_image = mode, per_image
+        self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
+        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+        """The inputs of :meth:`Loss.compute` to a scalar."""
+        counts, counted = soft_counts(logits, truth, valid, self.mode, self.per_image)
+        losses = self._distance(counts)  # (C,) or (B, C)
+        if self.gamma != 1:
+            # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there
+            smallest = 1e-12
+            losses = torch.where(losses > smallest, losses.clamp(min=smallest) ** self.gamma, 0)
+        return region_mean(losses, counted, self.class_weights)
+
+    def _distance(self, counts: Counts) -> Tensor:
+        """1 - T, as a ratio: a difference of two numbers near 1 would lose small losses."""
+        wrong = self.alpha * counts.fp + self.beta * counts.fn
+        return wrong / (counts.tp + wrong + self.smooth)

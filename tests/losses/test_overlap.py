@@ -1,0 +1,273 @@
+"""Dice, Jaccard and Tversky: by hand, against plain sums, and what absent classes cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
+
+from segkit.core.errors import SegkitError
+from segkit.losses import Loss
+from segkit.losses.regions import region_dims, soft_counts, split_regions
+
+OVERLAP = ["dice", "jaccard", "tversky"]
+REGIONS = [*OVERLAP, "lovasz", "cldice"]
+assert_close = torch.testing.assert_close
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels():
+    target = torch.randint(4, (3, 9, 7), generator=torch.Generator().manual_seed(1))
+    target[target == 3] = 2  # class 3 is absent
+    target[0, 1:4, 2:6] = 255
+    return target
+
+
+@pytest.fixture
+def stack():
+    return torch.randint(2, (3, 4, 9, 7), generator=torch.Generator().manual_seed(2))
+
+
+def certain(labels: Tensor, classes: int) -> Tensor:
+    """Logits that decide for the labels with certainty, (B, C, H, W)."""
+    numbers = [1] if classes == 1 else range(classes)
+    return torch.where(torch.stack([labels == c for c in numbers], 1), 100.0, -100.0)
+
+
+def plain_tversky(logits, labels, alpha, beta, gamma, smooth, per_image, weights):
+    """The formula in float64, class by class and with lists of pixels."""
+    p = logits.double().softmax(1).numpy()
+    labels = labels.numpy()
+    groups = [[b] for b in range(len(p))] if per_image else [list(range(len(p)))]
+    losses, divisor = 0.0, 0.0
+    for images in groups:
+        for c in range(p.shape[1]):
+            kept = labels[images] != 255
+            q, t = p[images, c][kept], (labels[images] == c)[kept]
+            tp, fp, fn = q[t].sum(), q[~t].sum(), (1 - q[t]).sum()
+            index = (tp + smooth) / (tp + alpha * fp + beta * fn + smooth)
+            losses += weights[c] * (1 - index) ** gamma
+            divisor += weights[c]
+    return losses / divisor
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("weights", [None, [0.0, 1.0, 2.5, 0.5]])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "gamma", "smooth"), [(0.3, 0.7, 0.75, 0.1), (2.0, 0.1, 2.0, 1e-3)]
+)
+def test_tversky_follows_the_formula(
+    logits, labels, alpha, beta, gamma, smooth, per_image, weights
+):
+    options = {"alpha": alpha, "beta": beta, "gamma": gamma, "smooth": smooth}
+    loss = Loss.build(
+        "tversky", mode="multiclass", per_image=per_image, class_weights=weights, **options
+    )
+    expected = plain_tversky(
+        logits, labels, per_image=per_image, weights=weights or [1.0] * 4, **options
+    )
+    assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize(("name", "half", "smooth"), [("dice", 0.5, 0.4), ("jaccard", 1.0, 0.8)])
+def test_dice_and_jaccard_are_cases_of_tversky(logits, labels, mode, name, half, smooth):
+    if mode == "binary":
+        logits, labels = logits[:, :1], torch.where(labels == 255, 255, labels.clamp(max=1))
+    for per_image in (False, True):
+        options = {"mode": mode, "per_image": per_image}
+        case = Loss.build(name, smooth=0.8, **options)
+        tversky = Loss.build("tversky", alpha=half, beta=half, smooth=smooth, **options)
+        assert_close(case(logits, labels), tversky(logits, labels))
+
+
+def test_by_hand():
+    # p = (1/2, 1/2, 3/4, 1/4), t = (1, 0, 1, 0): TP 5/4, FP 3/4, FN 3/4
+    logits = torch.tensor([0.5, 0.5, 0.75, 0.25]).logit().view(1, 1, 2, 2)
+    target = torch.tensor([[[1, 0], [1, 0]]])
+    for name, options, expected in (
+        ("dice", {}, 1 - (2.5 + 0.5) / (4 + 0.5)),
+        ("jaccard", {}, 1 - 1.75 / 3.25),
+        ("tversky", {"alpha": 0.2, "beta": 0.6}, 1 - 1.75 / 2.35),
+        ("tversky", {"alpha": 0.2, "beta": 0.6, "gamma": 0.75}, (1 - 1.75 / 2.35) ** 0.75),
+    ):
+        value = Loss.build(name, mode="binary", smooth=0.5, **options)(logits, target)
+        assert value.item() == pytest.approx(expected, rel=1e-6)
+    # truth 0 0 1 2, decided 0 1 1 1: overlaps 1 1 0, true 2 1 1, decided 1 3 0
+    logits = certain(torch.tensor([[[0, 1, 1, 1]]]), 3)
+    value = Loss.build("dice", mode="multiclass")(logits, torch.tensor([[[0, 0, 1, 2]]]))
+    assert value.item() == pytest.approx(1 - (3 / 4 + 3 / 5 + 1 / 2) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "score"), [("jaccard", multiclass_jaccard_index), ("dice", multiclass_f1_score)]
+)
+def test_certain_predictions_score_as_in_torchmetrics(logits, labels, name, score):
+    """With hardly any smooth: the classes that are there, or are predicted."""
+    decided = logits.argmax(1)
+    expected = 1 - score(decided, labels, num_classes=4, average="none", ignore_index=255)
+    value = Loss.build(name, mode="multiclass", smooth=1e-6)(certain(decided, 4), labels)
+    assert_close(value, expected.mean())
+
+
+@pytest.mark.parametrize("name", OVERLAP)
+@pytest.mark.parametrize("count", [1, 10, 60])
+def test_false_positives_on_an_empty_mask_cost_their_share(name, count):
+    options = {"tversky": {"alpha": 0.3, "gamma": 0.75}}.get(name, {})
+    decided = (torch.arange(64) < count).long().view(1, 8, 8)
+    loss = Loss.build(name, mode="binary", smooth=2.0, **options)
+    share, gamma = (0.3 * count, 0.75) if name == "tversky" else (count, 1)
+    value = loss(certain(decided, 1), torch.zeros_like(decided))
+    assert value.item() == pytest.approx((share / (share + 2)) ** gamma, rel=1e-5)
+
+
+def test_false_positives_of_an_absent_class_cost_in_multiclass():
+    target = torch.zeros(1, 8, 8, dtype=torch.int64)
+    decided = target.clone()
+    decided[0, :4] = 2
+    # class 0: 32 of 64 found; class 1: absent, not predicted; class 2: absent, 32 predicted
+    value = Loss.build("dice", mode="multiclass")(certain(decided, 3), target)
+    assert value.item() == pytest.approx((1 - 65 / 97 + 0 + 32 / 33) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OVERLAP)
+def test_a_perfect_prediction_costs_nothing_whatever_the_weights(name, labels):
+    loss = Loss.build(name, mode="multiclass", class_weights=[0.1, 3.0, 1.0, 7.0])
+    assert loss(certain(labels, 4), labels) == 0
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_per_image_is_the_mean_of_the_images_that_count(name, logits, stack):
+    whole = Loss.build(name, mode="multilabel")
+    each = torch.stack([whole(logits[i : i + 1], stack[i : i + 1]) for i in range(3)])
+    per_image = Loss.build(name, mode="multilabel", per_image=True)
+    assert_close(per_image(logits, stack), each.mean())
+    assert not torch.isclose(whole(logits, stack), each.mean(), rtol=1e-5)
+    stack[2] = 255
+    assert_close(per_image(logits, stack), each[:2].mean())
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_class_weights_are_a_weighted_mean_over_the_classes(name, logits, stack):
+    weights = [0.5, 2.0, 1.0, 0.0]
+    for per_image in (False, True):
+        plain = Loss.build(name, mode="multilabel", per_image=per_image)
+        each = [plain(logits[:, c : c + 1], stack[:, c : c + 1]).item() for c in range(4)]
+        loss = Loss.build(name, mode="multilabel", per_image=per_image, class_weights=weights)
+        expected = np.average(each, weights=weights)
+        assert loss(logits, stack).item() == pytest.approx(expected, rel=1e-5)
+    assert_close(loss.bfloat16()(logits, stack), loss(logits, stack))
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_class_weights_that_do_not_fit_are_refused(name, logits, labels):
+    with pytest.raises(SegkitError, match=r"2 weight.*4 are needed"):
+        Loss.build(name, mode="multiclass", class_weights=[1.0, 2.0])(logits, labels)
+    with pytest.raises(SegkitError, match="above zero"):
+        Loss.build(name, mode="multiclass", class_weights=[0.0, 0.0])
+    with pytest.raises(SegkitError, match="'binary' has one class"):
+        Loss.build(name, mode="binary", class_weights=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.75, 3.0])
+@pytest.mark.parametrize("scale", [5.0, 50.0, 1e4])
+def test_the_power_has_a_finite_slope_where_all_is_right(gamma, scale):
+    """x^0.75 has an infinite one at 0."""
+    target = torch.tensor([[[0, 1], [1, 0]]])
+    logits = torch.where(target == 1, scale, -scale).unsqueeze(1).requires_grad_()
+    value = Loss.build("tversky", mode="binary", gamma=gamma)(logits, target)
+    value.backward()
+    assert value < 0.02 ** min(gamma, 1.0)
+    assert logits.grad.isfinite().all()
+    assert (logits.grad != 0).any() == (scale == 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *(("tversky", option) for option in ("alpha", "beta", "gamma", "smooth")),
+        *((name, "smooth") for name in ("dice", "jaccard", "cldice")),
+        ("cldice", "iterations"),
+    ],
+)
+def test_options_are_above_zero(name, option):
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(SegkitError, match=option):
+            Loss.build(name, mode="binary", **{option: value})
+
+
+# The counts of label maps, which have a faster form.
+
+
+def count_plainly(
+    logits: Tensor, labels: Tensor, valid: Tensor, mode: str, per_image: bool
+) -> tuple[list[Tensor], Tensor]:
+    p, t, counts = split_regions(logits, labels, valid, mode)
+    dims = region_dims(per_image)
+    sums = [torch.where(t, p, 0), torch.where(t, 0, p), torch.where(t, 1 - p, 0)]
+    return [values.sum(dims) for values in sums], counts.any(dims)
+
+
+def random_batch(size: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(size[0], classes, *size[1:], generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, size, generator=generator)
+    return logits, labels, torch.rand(size, generator=generator) > 0.3
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize(("size", "classes"), [((3, 7, 5), 5), ((1, 1, 1), 2), ((0, 4, 4), 5)])
+@pytest.mark.parametrize("counted", ["some", "none", "one image"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_fast_counts_and_gradients_equal_the_plain_sums(per_image, size, classes, counted, layout):
+    logits, labels, valid = random_batch(size, classes)
+    if counted != "some":
+        valid[counted == "one image" :] = False
+    logits = logits.contiguous(memory_format=layout)
+    found, expected = [], []
+    for count, results in ((soft_counts, found), (count_plainly, expected)):
+        x = logits.clone().requires_grad_()
+        sums, any_counted = count(x, labels, valid, "multiclass", per_image)
+        weights = [torch.linspace(1, 2, s.numel(), dtype=s.dtype).view_as(s) for s in sums]
+        sum((w * s.square()).sum() for w, s in zip(weights, sums, strict=True)).backward()
+        results += [*sums, any_counted, x.grad]
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_second_derivatives_are_right():
+    logits, labels, valid = random_batch((2, 3, 2), 3)
+    assert torch.autograd.gradgradcheck(
+        lambda x: soft_counts(x, labels, valid, "multiclass", True)[0], logits.requires_grad_()
+    )
+
+
+def test_few_pixels_are_not_lost_among_many():
+    """Float32 sums of a million numbers near 1, one of which is off by 1e-3."""
+    labels = torch.zeros(1, 1024, 1024, dtype=torch.int64)
+    logits = torch.tensor([30.0, 0.0]).view(1, 2, 1, 1).repeat(1, 1, 1024, 1024)
+    logits[0, 0, 5, 5] = 6.9067547786  # p = 0.999
+    (tp, fp, fn), _ = soft_counts(logits, labels, labels == 0, "multiclass", False)
+    assert tp[0] == pytest.approx(1024**2, rel=1e-6)
+    assert fn[0].item() == pytest.approx(1e-3, rel=1e-3)
+    assert fp[1].item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_no_map_of_the_truth_is_made_for_each_class():
+    """All that is kept for the backward pass: the probabilities for the softmax, and the labels."""
+    logits, labels, valid = random_batch((2, 32, 32), 20)
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        soft_counts(logits.requires_grad_(), labels, valid, "multiclass", False)
+    assert sum(kept.values()) <= logits.nbytes + labels.nbytes + valid.nbytes

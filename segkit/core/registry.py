@@ -1,67 +1,55 @@
-"""Families of named classes: encoders, necks, heads, losses ..., listed, checked, built by name.
+"""Families of classes that are built by name: encoders, necks, heads, losses and so on.
 
-A family is an abstract class, a member is a final subclass that names itself::
+A family is an abstract class. A member is a final subclass that names itself::
 
-    class Encoder(nn.Module, Registrable, family="encoder"): ...
+    class Encoder(nn.Module, Registrable, ABC, family="encoder"): ...
     class MyEncoder(Encoder, name="mine"): ...
 
     Encoder.names("m*")                 # ['mine']
     Encoder.build("mine", in_channels=1)
 
-Options are checked against the member's signature, names and types, before anything is built.
+The constructor's signature is the only place that states options, types and defaults. Options are
+checked against it before anything is built. A family of segkit consists of the modules of its
+package, so a new member needs no entry anywhere.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import inspect
+import pkgutil
 import re
 import types
 import typing
-from abc import ABCMeta
 from collections.abc import Iterable
 from dataclasses import is_dataclass
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, Self
 
+from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
-if typing.TYPE_CHECKING:
-    from typing import Self
 
+class Registrable:
+    """Base of every family. See the module's docstring for the use.
 
-class NamedMeta(ABCMeta):
-    """Takes the class keyword ``name`` past ABCMeta, which in Python 3.10 has a parameter of it."""
-
-    def __new__(
-        mcls, cls_name: str, bases: tuple[type, ...], body: dict[str, Any], /, **keywords: Any
-    ) -> Any:
-        """Hand ``name`` on as ``member``, to __init_subclass__."""
-        if "name" in keywords:
-            keywords["member"] = keywords.pop("name")
-        return super().__new__(mcls, cls_name, bases, body, **keywords)
-
-    def __init__(cls, cls_name: str, bases: tuple[type, ...], body: Any, /, **_: Any) -> None:
-        super().__init__(cls_name, bases, body)
-
-
-class Registrable(metaclass=NamedMeta):
-    """Base of every family. See the module's docstring for the use."""
+    Keyword-only parameters of a family's ``build`` are options that all its members take.
+    """
 
     family: ClassVar[str] = ""
     name: ClassVar[str] = ""
-    # Options, with their types, that a family's build() takes over and above those of the member.
-    build_options: ClassVar[dict[str, Any]] = {}
     _members: ClassVar[dict[str, type[Any]]]
     _root: ClassVar[type[Any]]
 
     def __init_subclass__(
-        cls, *, member: str | None = None, family: str | None = None, **kwargs: Any
+        cls, *, name: str | None = None, family: str | None = None, **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
         if family is not None:
             cls.family, cls._members, cls._root = family, {}, cls
             return
-        if member is None:
+        if name is None:
             raise SegkitError(
                 f"class {cls.__qualname__} needs a name to be found by: "
                 f'class {cls.__name__}({cls._root.__name__}, name="...").'
@@ -71,25 +59,37 @@ class Registrable(metaclass=NamedMeta):
                 f"class {cls.__qualname__} subclasses '{cls.name}', which is final: subclass "
                 f"{cls._root.__name__} instead, and hold the other {cls.family} as an attribute."
             )
-        known = cls._members.get(member)
-        # a notebook cell that is run twice, a reloaded module
-        again = known is not None and (known.__module__, known.__qualname__) == (
+        known = cls._members.get(name)
+        # a notebook cell that is run twice defines the same class again
+        if known is not None and (known.__module__, known.__qualname__) != (
             cls.__module__,
             cls.__qualname__,
-        )
-        if known is not None and not again:
+        ):
             raise SegkitError(
-                f"two classes name themselves {cls.family} '{member}': {_place(known)} and"
+                f"two classes are named {cls.family} '{name}': {_place(known)} and"
                 f" {_place(cls)}. Rename one of them."
             )
-        cls.name = member
-        cls._members[member] = cls
+        cls.name = name
+        cls._members[name] = cls
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """The members by name, those of installed plugins included."""
+        package = cls._root.__module__.rpartition(".")[0]
+        if package.startswith("segkit."):
+            _import_modules(package)
+        plugins.load()
+        return cls._members
+
+    @classmethod
+    def known_names(cls) -> Iterable[str]:
+        """All names that :meth:`build` takes."""
+        return cls.members()
 
     @classmethod
     def names(cls, pattern: str = "*") -> list[str]:
-        """Names of the members that match the wildcard pattern, in natural order."""
-        _load_plugins()
-        known = [name for name in cls._known_names() if fnmatch.fnmatchcase(name, pattern)]
+        """The names that match the wildcard pattern, in natural order."""
+        known = [name for name in cls.known_names() if fnmatch.fnmatchcase(name, pattern)]
         return sorted(known, key=_natural)
 
     @classmethod
@@ -97,79 +97,96 @@ class Registrable(metaclass=NamedMeta):
         """Build the member of that name.
 
         Raises:
-            SegkitError: The name or an option is unknown, or an option missing or of another type.
+            SegkitError: The name or an option is unknown, or an option is missing or has a wrong
+                type.
         """
-        member, options = cls.checked(name, options)
+        member, options = cls.bind(name, options)
         return member(**options)
 
     @classmethod
-    def checked(cls, name: str, options: dict[str, Any]) -> tuple[type[Self], dict[str, Any]]:
-        """The class behind a name and the options as their types want them; raises like build()."""
+    def bind(cls, name: str, options: dict[str, Any]) -> tuple[type[Self], dict[str, Any]]:
+        """The class of a name, and the options converted to its types. Raises like build()."""
         member, resolved = cls.resolve(name, options)
-        checked, problems = check_options(member, resolved)
+        bound, problems = check_options(member, resolved)
         if problems:
             implied = resolved.keys() - options.keys()
             raise all_at_once(
                 f"{cls.family} '{name}' cannot be built with these options:",
                 [*problems, f"its signature is {name}{signature(member, implied)}"],
             )
-        return member, checked
+        return member, bound
 
     @classmethod
     def resolve(cls, name: str, options: dict[str, Any]) -> tuple[type[Self], dict[str, Any]]:
-        """The class behind a name and the options to build it with.
+        """The class of a name, and the options to build it with.
 
         Raises:
             SegkitError: The name is unknown.
         """
-        _load_plugins()
-        found = cls._members.get(name)
+        found = cls.members().get(name)
         if found is None:
             raise SegkitError(
-                f"{cls.family} '{name}' is not known.{did_you_mean(str(name), cls._known_names())}"
+                f"{cls.family} '{name}' is not known.{did_you_mean(str(name), cls.known_names())}"
                 f" List them with segkit.{cls._root.__name__}.names()."
             )
         return found, dict(options)
 
-    @classmethod
-    def _known_names(cls) -> list[str]:
-        return list(cls._members)
-
 
 def check_options(
-    member: type[Registrable], options: dict[str, Any], given: Iterable[str] = ()
+    member: type[Any], options: dict[str, Any], given: Iterable[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """Check options against the signature of a class.
 
     Args:
         member: The class whose ``__init__`` is to take the options.
         options: The options by name.
-        given: Names that somebody else fills in: they are not reported as missing.
+        given: Names that are filled in later and therefore not missing.
 
     Returns:
         The options, converted to the annotated types, and the problems, each as a sentence.
     """
+    from pydantic import ValidationError
+
     parameters, hints = _parameters(member), _hints(member)
-    known = [*parameters, *member.build_options]
-    problems = []
-    checked = dict(options)
-    for key, value in options.items():
-        if key not in known:
-            problems.append(
-                f"option '{key}' is not known.{did_you_mean(key, known)}"
-                f" Known: {', '.join(known) or 'none'}."
-            )
-        elif key in hints:
-            checked[key], what = _convert(value, hints[key])
-            if what:
-                problems.append(f"option '{key}' is {value!r}: {what}.")
-    for key, parameter in parameters.items():
-        if parameter.default is parameter.empty and key not in options and key not in given:
-            problems.append(f"option '{key}' is missing.")
-    return checked, problems
+    adapters = _adapters(member)  # type: ignore[arg-type]  # classes are hashable
+    known = options.keys() & parameters.keys()
+    problems = [
+        f"option '{key}' is not known.{did_you_mean(key, parameters)}"
+        f" Known: {', '.join(parameters) or 'none'}."
+        for key in options
+        if key not in known
+    ]
+    bound = dict(options)
+    for key in sorted(known & hints.keys(), key=list(options).index):
+        value, kinds = options[key], _alternatives(hints[key])
+        if isinstance(value, bool) and not {bool, Any, object} & kinds and {int, float} & kinds:
+            # pydantic would turn True into 1
+            problems.append(f"option '{key}' is {value}: Input should be a number, not a boolean.")
+            continue
+        try:
+            bound[key] = adapters[key].validate_python(value)
+        except ValidationError as error:
+            fields = any(is_dataclass(kind) for kind in kinds)  # then the keys are named too
+            texts = [
+                f"{e['loc'][-1]}: {e['msg']}" if fields and e["loc"] else e["msg"]
+                for e in error.errors()
+            ]
+            problems.append(f"option '{key}' is {value!r}: {'; '.join(dict.fromkeys(texts))}.")
+    problems += [
+        f"option '{key}' is missing."
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in {*options, *given}
+    ]
+    return bound, problems
 
 
-def signature(member: type[Registrable], hidden: Iterable[str] = ()) -> str:
+def default_options(member: type[Any]) -> dict[str, Any]:
+    """The options of a class that have a default, with it."""
+    parameters = _parameters(member).values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def signature(member: type[Any], hidden: Iterable[str] = ()) -> str:
     """The options of a class with their types and defaults, for messages.
 
     Example:
@@ -179,53 +196,43 @@ def signature(member: type[Registrable], hidden: Iterable[str] = ()) -> str:
         >>> signature(Square)
         "(side: int, fill: 'red' | 'blue' = 'red')"
     """
-    hints = _hints(member)
-    shown = {key: parameter.default for key, parameter in _parameters(member).items()}
-    shown |= dict.fromkeys(member.build_options, inspect.Parameter.empty)
-    options = []
-    for key, default in shown.items():
+    hints, options = _hints(member), []
+    for key, parameter in _parameters(member).items():
         if key not in hidden:
             kind = f": {_plain(hints[key])}" if key in hints else ""
-            options.append(
-                f"{key}{kind}" + ("" if default is inspect.Parameter.empty else f" = {default!r}")
-            )
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            options.append(f"{key}{kind}{default}")
     return f"({', '.join(options)})"
 
 
-def _parameters(member: type[Registrable]) -> dict[str, inspect.Parameter]:
-    """The options of __init__; a class without its own would show *args and **kwargs of torch."""
+def _parameters(member: type[Any]) -> dict[str, inspect.Parameter]:
+    """The options of __init__, and those of the family's build(); *args and **kwargs are none."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(member).parameters
-    return {key: p for key, p in parameters.items() if p.kind not in variadic}
+    own = inspect.signature(member).parameters.values()
+    shared = inspect.signature(member._root.build).parameters.values()
+    found = [p for p in own if p.kind not in variadic]
+    found += [p for p in shared if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return {p.name: p for p in found}
 
 
-def _hints(member: type[Registrable]) -> dict[str, Any]:
+def _hints(member: Any) -> dict[str, Any]:
+    functions = (member._root.build, member.__init__)
     try:
-        hints = typing.get_type_hints(member.__init__, include_extras=True)
+        found = [typing.get_type_hints(function, include_extras=True) for function in functions]
     except NameError:  # types of a plugin that are imported for type checkers only
-        hints = {}
-    return hints | member.build_options
+        return {}
+    return found[0] | found[1]
 
 
-def _convert(value: Any, hint: Any) -> tuple[Any, str]:
-    """The value as the type wants it, and what is wrong with it, if anything."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+@cache
+def _adapters(member: Any) -> dict[str, Any]:
+    from pydantic import ConfigDict, TypeAdapter
 
-    kinds = _alternatives(hint)
-    if isinstance(value, bool) and not {bool, Any, object} & kinds and {int, float} & kinds:
-        return value, "Input should be a number, not a boolean"  # pydantic would make 1 of True
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            hint, config=ConfigDict(arbitrary_types_allowed=True)
-        )
-        return adapter.validate_python(value), ""
-    except ValidationError as error:
-        fields = any(is_dataclass(kind) for kind in kinds)  # with keys of their own to be named
-        said = [
-            f"{detail['loc'][-1]}: {detail['msg']}" if fields and detail["loc"] else detail["msg"]
-            for detail in error.errors()
-        ]
-        return value, "; ".join(dict.fromkeys(said))
+    config = ConfigDict(arbitrary_types_allowed=True)
+    hints = _hints(member)
+    return {
+        key: TypeAdapter(hints[key], config=config) for key in _parameters(member) if key in hints
+    }
 
 
 def _alternatives(hint: Any) -> set[Any]:
@@ -239,7 +246,7 @@ def _alternatives(hint: Any) -> set[Any]:
 
 
 def _plain(hint: Any) -> str:
-    """A type as a user writes values of it."""
+    """A type as a user writes its values."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _plain(arguments[0])
@@ -253,10 +260,10 @@ def _plain(hint: Any) -> str:
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
-def _load_plugins() -> None:
-    from segkit.core import plugins
-
-    plugins.load()
+@cache
+def _import_modules(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -264,6 +271,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _place(cls: type[Any]) -> str:
+    """Where a class is defined."""
     try:
         line = inspect.getsourcelines(cls)[1]
         return f"{cls.__qualname__} ({inspect.getsourcefile(cls)}:{line})"

@@ -1,1 +1,3 @@
-"""What is learned of labels and object ids."""
+"""What is learned from labels and object ids."""
+
+from segkit.targets.base import Target as Target

@@ -416,9 +416,9 @@ def test_the_presets_build_it(twelve: Path, preset: str) -> None:
     config = compose([f"data={preset}", f"data.root={twelve}", "data.test_sequences=[03]"]).data
     shared = yaml.safe_load((ROOT / "conf" / "loader.yaml").read_text(encoding="utf-8"))
     options = {k: config[k] for k in config if k not in {*shared, "name"}}
-    assert set(options) == set(
-        DataSource.checked(config.name, {"mode": "binary", **options})[1]
-    ) - {"mode"}
+    assert set(options) == set(DataSource.bind(config.name, {"mode": "binary", **options})[1]) - {
+        "mode"
+    }
     found = DataSource.build(config.name, mode="binary", **options)
     divided = names(found)
     strict = preset != "tracking_challenge"

@@ -1,1 +1,3 @@
 """Where samples come from."""
+
+from segkit.data.sources.base import DataSource as DataSource

@@ -1,7 +1,3 @@
-"""Encoders: importing the package makes all built-in members known."""
+"""Encoders, the backbones of a network."""
 
-from segkit.models.encoders.base import Encoder
-from segkit.models.encoders.timm import TimmEncoder
-from segkit.models.encoders.unet import UNetEncoder
-
-__all__ = ["Encoder", "TimmEncoder", "UNetEncoder"]
+from segkit.models.encoders.base import Encoder as Encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,22 +50,25 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     fixed_size: tuple[int, int] | None = None
     pretrained_from: str | None = None
     input_stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    # Options that build() takes for every member, over and above those of its __init__.
-    build_options: ClassVar[dict[str, Any]] = {"freeze": Freeze}
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
 
     @classmethod
-    def build(cls, name: str, /, **options: Any) -> Encoder:
-        """Build an encoder by name; every timm model name is one. ``freeze``: see :meth:`freeze`.
+    def build(cls, name: str, /, *, freeze: Freeze = "none", **options: Any) -> Encoder:
+        """Build an encoder by name; every timm model name is one.
+
+        Args:
+            name: Name of a member or of a timm model.
+            freeze: none, all, or the number of stages, finest first, that are not trained.
+            options: Those of the constructor.
 
         Raises:
             SegkitError: The name or an option is unknown or wrong, or it cannot be built.
         """
-        member, options = cls.checked(name, options)
-        freeze = options.pop("freeze", "none")
+        member, options = cls.bind(name, {**options, "freeze": freeze})
+        freeze = options.pop("freeze")
         encoder = member(**options)
         encoder.in_channels = options.get("in_channels", encoder.in_channels)
         encoder.freeze(freeze)
@@ -78,18 +81,19 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         Raises:
             SegkitError: The name is unknown, or the option ``model`` names another timm model.
         """
-        if name in cls._members or str(name).partition(".")[0] not in _timm_names():
+        if name in cls.members() or str(name).partition(".")[0] not in _timm_names():
             return super().resolve(name, options)
         if options.get("model", name) != name:
             raise SegkitError(
                 f"encoder '{name}' is itself a timm model: leave out the option model="
                 f"{options['model']}, or use the encoder 'timm' with it."
             )
-        return cls._members["timm"], {**options, "model": name}
+        return cls.members()["timm"], {**options, "model": name}
 
     @classmethod
-    def _known_names(cls) -> list[str]:
-        return list({**cls._members, **dict.fromkeys(_timm_names())})
+    def known_names(cls) -> list[str]:
+        """The members and the models of timm."""
+        return list({**cls.members(), **dict.fromkeys(_timm_names())})
 
     def freeze(self, stages: Freeze) -> None:
         """Keep the first stages as they are: no gradient, batch norm and dropout in eval mode.

@@ -1,8 +1,3 @@
-"""Heads: importing the package makes all built-in members known."""
+"""Heads, which turn a map into logits and logits into labels."""
 
-from segkit.models.heads.base import Head
-from segkit.models.heads.binary import BinaryHead
-from segkit.models.heads.multiclass import MulticlassHead
-from segkit.models.heads.multilabel import MultilabelHead
-
-__all__ = ["BinaryHead", "Head", "MulticlassHead", "MultilabelHead"]
+from segkit.models.heads.base import Head as Head

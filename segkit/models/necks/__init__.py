@@ -1,8 +1,3 @@
-"""Necks: importing the package makes all built-in members known."""
+"""Necks, which turn the maps of an encoder into one."""
 
-from segkit.models.necks.base import Neck
-from segkit.models.necks.fcn import FCNNeck
-from segkit.models.necks.fpn import FPNNeck
-from segkit.models.necks.unet import UNetNeck
-
-__all__ = ["FCNNeck", "FPNNeck", "Neck", "UNetNeck"]
+from segkit.models.necks.base import Neck as Neck

@@ -1,0 +1,14 @@
+from .config.compose import compose as compose
+from .core.errors import SegkitError as SegkitError
+from .data.sources.base import DataSource as DataSource
+from .inference.loading import load as load
+from .inference.predictor import Prediction as Prediction
+from .inference.predictor import Predictor as Predictor
+from .losses.base import Loss as Loss
+from .models.encoders.base import Encoder as Encoder
+from .models.heads.base import Head as Head
+from .models.necks.base import Neck as Neck
+from .models.segmenter import Segmenter as Segmenter
+from .models.segmenter import create_model as create_model
+
+__version__: str

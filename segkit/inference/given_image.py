@@ -56,11 +56,13 @@ def _pages(path: Path) -> int:
         return 1
 
 
-def named(error: SegkitError | MemoryError, image: Image) -> SegkitError:
-    """An error that names the image, where it is a file; one of memory is put in our words."""
-    text = "the image does not fit into memory." if isinstance(error, MemoryError) else str(error)
+def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> SegkitError:
+    """An error that names the image if it is a file. A MemoryError gets a message."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = "the image does not fit into memory."
     if isinstance(image, str | Path) and str(image) not in text:
         text = f"{image}: {text}"
-    said = SegkitError(text)
-    said.__cause__ = error
-    return said
+    named = SegkitError(text)
+    named.__cause__ = error
+    return named

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from segkit.config.settings import OVERLAP, TTA, WAIST
 from segkit.core.errors import SegkitError
-from segkit.inference.given_image import Image, load_image, named
+from segkit.inference.given_image import Image, load_image, name_image
 from segkit.inference.objects.instances import Decoder, decode
 from segkit.inference.runtimes.ensemble import common_windows, require_alike
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.blending import Canvas, Readable, fill
+from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
 from segkit.inference.tiles.tiling import plan_grid
 from segkit.targets.base import Target
 
@@ -182,7 +182,7 @@ class Predictor:
                 try:
                     whole = _Whole(self, load_image(image, page), image)
                 except (SegkitError, MemoryError) as error:
-                    found.append(named(error, image))
+                    found.append(name_image(error, image))
                     continue
                 found.append(whole)
                 yield self._canvas(whole, whole.write)
@@ -192,7 +192,7 @@ class Predictor:
                 first = found.pop(0)
                 yield first if isinstance(first, SegkitError) else first.prediction()
 
-        for canvas in fill(canvases(), self.networks, self.tta):
+        for canvas in predict_canvases(canvases(), self.networks, self.tta):
             assert isinstance(canvas.image, _Whole)
             canvas.image.is_complete, canvas.image.error = True, canvas.error
             yield from results()
@@ -223,9 +223,9 @@ class Predictor:
                 if write_probabilities is not None:
                     write_probabilities(top + at, left, self.networks[0].numpy(rows))
 
-        for canvas in list(fill([self._canvas(image, take)], self.networks, self.tta)):
+        for canvas in list(predict_canvases([self._canvas(image, take)], self.networks, self.tta)):
             if canvas.error is not None:
-                raise canvas.error
+                raise name_image(canvas.error)
 
     def objects(
         self, probabilities: NDArray[np.float32], labels: NDArray[Any]
@@ -263,7 +263,7 @@ class _Whole:
 
     def __init__(self, predictor: Predictor, image: NDArray[Any], given: Image) -> None:
         self.is_complete = False
-        self.error: SegkitError | None = None
+        self.error: SegkitError | MemoryError | None = None
         self._predictor, self._image, self._given = predictor, image, given
         height, width, _ = self.shape = image.shape
         channels = predictor.networks[0].num_logits
@@ -276,13 +276,13 @@ class _Whole:
 
     def prediction(self) -> Prediction | SegkitError:
         if self.error is not None:
-            return named(self.error, self._given)
+            return name_image(self.error, self._given)
         found = None
         if self._predictor.instances is not None:
             try:
                 found = self._predictor.objects(self.probabilities, self.labels)
             except MemoryError as error:
-                return named(error, self._given)
+                return name_image(error, self._given)
         return Prediction(self.labels, self.probabilities, found)
 
     def write(self, top: int, left: int, block: Any) -> None:

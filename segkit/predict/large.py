@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from segkit.images.reading import read_image
 from segkit.images.window_writing import WindowFile
 from segkit.images.windows import WindowedImage, open_windows
+from segkit.inference.background import Background
 from segkit.inference.bit_depth import DepthWatch, Highest
 from segkit.inference.predictor import Predictor
-from segkit.predict.background import Background
 from segkit.predict.inputs import ImageFile
 from segkit.predict.outputs import Outputs, page_stem, to_16_bits
 
@@ -128,11 +128,11 @@ class LargeImages:
                 maps.write(top, left, to_16_bits(block))
 
             def write(top: int, left: int, labels: NDArray[np.uint8]) -> None:
-                writer.do(partial(store, top, left, labels), labels.nbytes)
+                writer.submit(partial(store, top, left, labels), labels.nbytes)
 
             def write_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
                 block = block.copy()  # the band that it is of goes on
-                writer.do(partial(store_maps, top, left, block), block.nbytes)
+                writer.submit(partial(store_maps, top, left, block), block.nbytes)
 
             source = highest if self.depths.wants(image.dtype) else overview or image
             self.predictor.predict_windows(source, write, write_maps if maps else None)

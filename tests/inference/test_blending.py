@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.blending import Canvas, fill, mean_probabilities
+from segkit.inference.tiles.blending import Canvas, mean_probabilities, predict_canvases
 from segkit.inference.tiles.tiling import Windows, plan_grid
 
 
@@ -18,7 +18,7 @@ class Identity(Network):
 
     def __init__(self, windows, batch_size=1, channels=1):
         self.windows, self.batch_size, self.channels = windows, batch_size, channels
-        self.card = SimpleNamespace(num_logits=channels)
+        self.card = SimpleNamespace(num_logits=channels, in_channels=channels)
         self.calls = []
 
     def prepare(self, window):
@@ -56,7 +56,7 @@ def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20, windows
 
         grid = plan_grid(*image.shape[:2], windows or network.windows, overlap)
         canvases.append(Canvas(Image(image), grid, write, network, band_bytes))
-    done = list(fill(canvases, [network], tta))
+    done = list(predict_canvases(canvases, [network], tta))
     assert done == canvases  # in their order
     return results, counts, canvases
 
@@ -119,7 +119,7 @@ def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
             yield Canvas(Image(image), grid, lambda *_: None, network)
 
     most = 0
-    for number, _ in enumerate(fill(canvases(), [network], "none")):
+    for number, _ in enumerate(predict_canvases(canvases(), [network], "none")):
         most = max(most, len(asked) - number)
     assert most <= 4 + 1
     assert len(asked) == 40
@@ -138,7 +138,7 @@ def test_large_images_do_not_gather_behind_a_small_one(monkeypatch):
                 Image(np.ones((side, side, 1), np.float32)), grid, lambda *_: None, network
             )
 
-    done = fill(canvases(), [network], "none")
+    done = predict_canvases(canvases(), [network], "none")
     next(done)
     assert len(asked) == 4
     assert len(list(done)) == 10
@@ -149,7 +149,7 @@ def test_a_batch_is_no_larger_than_any_network_of_an_ensemble_takes():
     image = np.ones((32, 32 * 9, 1), np.float32)
     grid = plan_grid(*image.shape[:2], strong.windows, 0)
     canvas = Canvas(Image(image), grid, lambda *_: None, strong)
-    list(fill([canvas], [strong, weak], "d4"))
+    list(predict_canvases([canvas], [strong, weak], "d4"))
     assert max(shape[0] for shape in strong.calls + weak.calls) == 2
 
 
@@ -160,6 +160,42 @@ def test_views_do_not_make_a_batch_larger(tta):
     given = mean_probabilities([network], [batch], tta, 7)
     np.testing.assert_allclose(given, batch, rtol=1e-6)
     assert {shape[0] for shape in network.calls} <= {3, 6}
+
+
+class Small(Identity):
+    """Its device holds few tiles."""
+
+    def __init__(self, windows, batch_size, holds, side=999):
+        super().__init__(windows, batch_size)
+        self.holds, self.side = holds, side
+
+    def probabilities(self, batch):
+        if len(batch) > self.holds or batch.shape[-1] > self.side:
+            self.calls.append("full")
+            raise self.too_little_memory(batch.shape)
+        return super().probabilities(batch)
+
+
+@pytest.mark.parametrize("tta", ["none", "d4"])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tta):
+    network = Small(Windows(16, 16, 16), batch_size=32, holds=3)
+    images = [np.random.default_rng(i).random((40 + i, 40, 1), np.float32) for i in range(9)]
+    results, _, _ = predict(network, images, tta=tta)
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_allclose(result[0], image[..., 0], atol=1e-5)
+    assert network.calls[:4] == ["full"] * 4  # 32, 16, 8, 4; all later batches fit
+    assert "full" not in network.calls[4:]
+
+
+def test_a_tile_that_does_not_fit_into_memory_fails_only_its_image():
+    network = Small(Windows(64, 8, 8), batch_size=4, holds=1, side=16)
+    images = [np.full((side, side, 1), side, np.float32) for side in (16, 40, 8)]
+    results, _, canvases = predict(network, images)
+    assert [canvas.error is None for canvas in canvases] == [True, False, True]
+    assert "too little memory for a batch of the shape (1, 1, 40, 40)" in str(canvases[1].error)
+    assert "tile=256 batch_size=1" in str(canvases[1].error)
+    np.testing.assert_allclose(results[0], 16)
+    np.testing.assert_allclose(results[2], 8)
 
 
 def test_an_image_that_cannot_be_predicted_does_not_touch_the_others():
@@ -213,3 +249,22 @@ def test_strips_cover_a_wide_image_with_few_tiles_twice(band_bytes):
     rows, columns = (len(axis.starts) for axis in (canvases[0].grid.rows, canvases[0].grid.columns))
     most = {1: 3, 4 * 16 * 40: 1.5, 2**30: 1}[band_bytes]
     assert rows * columns <= len(network.calls) <= most * rows * columns
+
+
+def test_there_is_no_seam():
+    """A network that is wrong at the borders of its tiles: blending hides it."""
+
+    class Wrong(Identity):
+        def probabilities(self, batch):
+            found = batch + 1
+            found[..., 2:-2] -= 1
+            return found
+
+    image = np.zeros((64, 300, 1), np.float32)
+
+    def steps(overlap):
+        ((result,), _, _) = predict(Wrong(Windows(64, 8, 8)), [image], overlap)
+        return np.abs(np.diff(result[0, 32, 2:-2]))
+
+    assert steps(0).max() == pytest.approx(1, abs=1e-3)
+    assert steps(0.25).max() < 0.02

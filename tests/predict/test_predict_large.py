@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,6 @@ from segkit.images.reading import read_image
 from segkit.images.tile_scratch import TileScratch
 from segkit.images.windows import WindowedImage
 from segkit.predict import large
-from segkit.predict.background import Background
-from segkit.predict.bounded_queue import EndedError
 from segkit.predict.command import predict
 
 
@@ -139,7 +136,7 @@ def test_reading_computing_and_writing_are_in_threads_of_their_own(
     monkeypatch.setattr(WindowedImage, "read", reading)
     monkeypatch.setattr(TileScratch, "write", writing)
     run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
-    assert seen == {"read": {"segkit-tiles_0"}, "write": {"segkit-writer"}}
+    assert seen == {"read": {"segkit-tiles_0"}, "write": {"segkit-writer_0"}}
 
 
 def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch):
@@ -174,46 +171,3 @@ def test_values_of_12_bits_are_said_once(binary_run, tmp_path, out, capsys, by_w
     assert said.count("16 bits and no value above") == 1
     assert f"note: {tmp_path / 'in/a.tif'} has 16 bits" in said
     assert "multiply its values by 16" in said
-
-
-def test_work_in_the_background_keeps_its_order():
-    done = []
-    with Background("segkit-test", most=3) as background:
-        for number in range(50):
-            background.do(lambda number=number: (time.sleep(0.0005), done.append(number)), 1)
-    assert done == list(range(50))
-    assert threads() == []
-
-
-def test_what_goes_wrong_in_the_background_comes_out():
-    def broken():
-        raise ValueError("of the work")
-
-    def ask(times: int) -> None:
-        with Background("segkit-test", 1) as background:
-            for _ in range(times):
-                background.do(broken, 1)
-
-    for times in (1, 1000):
-        with pytest.raises(ValueError, match="of the work"):
-            ask(times)
-    assert threads() == []
-
-
-def test_an_error_of_the_caller_drops_what_is_left():
-    done, go = [], threading.Event()
-    background = Background("segkit-test", 100)
-
-    def ask() -> None:
-        with background:
-            background.do(lambda: go.wait(5), 1)
-            for _ in range(20):
-                background.do(lambda: done.append(1), 1)
-            threading.Timer(0.05, go.set).start()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ask()
-    assert not done
-    with pytest.raises(EndedError):
-        background.do(lambda: None, 1)

@@ -10,13 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
+from segkit.core.errors import SegkitError
 from segkit.core.labels import decide
 from segkit.images.channels import with_channels
 from segkit.inference.tiles.tiling import Windows
 
 
+class TooLittleMemoryError(SegkitError):
+    """A batch does not fit into the memory of the device."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of numpy, torch or another runtime says that memory is full."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "not enough memory", "allocate", "bad_alloc")
+    )
+
+
 class Network(ABC):
-    """Probabilities of tiles. A member says how they are computed, on which kind of arrays.
+    """Computes the probabilities of tiles. A member says how, and on which kind of arrays.
 
     Attributes:
         card: What belongs to the network.
@@ -48,7 +61,21 @@ class Network(ABC):
 
     @abstractmethod
     def probabilities(self, batch: NDArray[np.float32]) -> Any:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32, of ``xp``."""
+        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32, of ``xp``.
+
+        Raises:
+            TooLittleMemoryError: The batch does not fit into memory; smaller ones may.
+        """
+
+    def too_little_memory(self, shape: tuple[int, ...]) -> TooLittleMemoryError:
+        """The error of a batch that does not fit into memory.
+
+        Raise it outside of the ``except`` block: the error of the runtime holds the tensors.
+        """
+        return TooLittleMemoryError(
+            f"device {self.device} has too little memory for a batch of the shape {shape}. Use"
+            " smaller tiles and batches: tile=256 batch_size=1."
+        )
 
     def decide(self, probabilities: Any, threshold: float | None = None) -> Any:
         """(B, num_logits, H, W) of ``xp`` to labels (B, H, W), or (B, N, H, W) where they overlap.

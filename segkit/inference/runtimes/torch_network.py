@@ -13,7 +13,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OVERLAP
 from segkit.core.errors import SegkitError
 from segkit.core.machine import free_memory
-from segkit.inference.runtimes.network import Network
+from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.batching import SIDE, plan_batches
 from segkit.inference.tiles.tiling import Windows, plan_grid
 from segkit.models.cost import peak_bytes
@@ -70,21 +70,14 @@ class TorchNetwork(Network):
         return self.model.head.num_logits
 
     def probabilities(self, batch: NDArray[np.float32]) -> Tensor:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32.
-
-        Raises:
-            SegkitError: There is too little memory.
-        """
+        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""
         try:
             with torch.inference_mode():
                 return self.model.head.activate(self.model(self.array(batch)).float())
-        except RuntimeError as error:
-            if "allocate" not in str(error):  # in what each device says of full memory
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
-            raise SegkitError(
-                f"device {self.device} has too little memory for a batch of the shape"
-                f" {batch.shape}. Smaller tiles and batches help: tile=256, batch_size=1."
-            ) from error
+        raise self.too_little_memory(batch.shape)
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
         """What the head decides, at another threshold if one is given."""

@@ -1,9 +1,9 @@
-"""Tiles of many images through the networks in full batches, and put together again.
+"""Run the tiles of many images through the networks in full batches, and blend them.
 
-The tiles of one image are blended in bands: as soon as the last tile of a row has been added, the
-rows of pixels that no later tile reaches are done, are handed out and forgotten. Images that are so
-wide that a band would be large are cut into strips of columns, whose tiles at the cuts are computed
-twice. So memory does not grow with the image.
+The tiles of one image are blended in bands: once the last tile of a row has been added, the pixel
+rows that no later tile reaches are final. They are written and dropped. An image so wide that a
+band would be large is cut into strips of columns; tiles at the cuts are computed twice. Memory
+therefore does not grow with the image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,16 +18,18 @@ from numpy.typing import NDArray
 
 from segkit.config.settings import TTA
 from segkit.core.errors import SegkitError
-from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.reading_ahead import Arrays, read_ahead
+from segkit.inference.background import Background
+from segkit.inference.runtimes.network import Network, TooLittleMemoryError
 from segkit.inference.tiles.tiling import Grid
 
 BAND_BYTES = 64 * 1024**2
-"""What the band of an image may take."""
+"""Size of the band of one image."""
+AHEAD_BYTES = 64 * 1024**2
+"""Tiles that are prepared ahead; at most those of one batch."""
 OPEN = 32
-"""Images that wait for others to fill a batch, at most."""
+"""Images that may wait for others to fill a batch."""
 OPEN_PIXELS = 64 * 1024**2
-"""Pixels of these images together, at most: large ones may be done and wait behind a small one."""
+"""Pixels of these images together: large ones may be finished and wait behind a small one."""
 
 
 class Readable(Protocol):
@@ -47,7 +48,7 @@ Write = Callable[[int, int, Any], None]
 
 
 class Tile(NamedTuple):
-    """A tile of a canvas: of which strip, and which row and column of the grid it is."""
+    """A tile of a canvas: its strip, and its row and column in the grid."""
 
     strip: int
     row: int
@@ -55,15 +56,23 @@ class Tile(NamedTuple):
     ends_row: bool
 
 
+class Strip(NamedTuple):
+    """Columns of an image that are blended in one band: pixels and the tiles that reach them."""
+
+    first: int
+    end: int
+    tiles: list[int]
+
+
 class Canvas:
-    """The tiles of one image, and the band in which they meet.
+    """The tiles of one image, and the band in which they are blended.
 
     Args:
-        image: What is predicted.
+        image: The image.
         grid: Its tiles.
-        write: Takes the blocks of pixels that are done; together they cover the image once.
-        network: Whose arrays the maps of the tiles are.
-        band_bytes: What a band may take.
+        write: Takes the blocks of final pixels; together they cover the image once.
+        network: The network whose kind of arrays the maps are.
+        band_bytes: Size limit of the band.
     """
 
     def __init__(
@@ -75,34 +84,31 @@ class Canvas:
         band_bytes: int = BAND_BYTES,
     ) -> None:
         self.image, self.grid, self._write, self._network = image, grid, write, network
-        self.error: SegkitError | None = None
-        self._left = 0
+        self.error: SegkitError | MemoryError | None = None
         columns, window = grid.columns, grid.rows.window
         widest = max(1, band_bytes // (4 * network.num_logits * window))
-        # none narrower than a window, of which most would be computed twice
+        # none narrower than a window: most of its tiles would be computed twice
         count = max(1, min(math.ceil(columns.size / widest), columns.size // columns.window))
         starts = [columns.starts[i * len(columns.starts) // count] for i in range(count)]
-        self._strips = list(zip(starts, [*starts[1:], columns.size], strict=True))
+        self._strips = []
+        for first, end in zip(starts, [*starts[1:], columns.size], strict=True):
+            reach = range(first - columns.window + 1, end)
+            tiles = [number for number, start in enumerate(columns.starts) if start in reach]
+            self._strips.append(Strip(first, end, tiles))
+        self._left = len(grid.rows.starts) * sum(len(strip.tiles) for strip in self._strips)
         self._band: Any = None
         self._down: Any = None
         self._across: Any = None
 
     def tiles(self) -> Iterator[Tile]:
-        """All tiles, in the order in which they are to be added."""
-        columns = self.grid.columns
-        for strip, (first, end) in enumerate(self._strips):
-            needed = [
-                number
-                for number, start in enumerate(columns.starts)
-                if start < end and start + columns.window > first
-            ]
+        """All tiles, in the order in which they must be added."""
+        for number, strip in enumerate(self._strips):
             for row in range(len(self.grid.rows.starts)):
-                for column in needed:
-                    self._left += 1
-                    yield Tile(strip, row, column, column == needed[-1])
+                for column in strip.tiles:
+                    yield Tile(number, row, column, column == strip.tiles[-1])
 
     def read(self, tile: Tile) -> NDArray[Any]:
-        """What a tile sees of the image, (h, w, C), mirrored beyond its border."""
+        """The part of the image that a tile sees, (h, w, C), mirrored beyond the border."""
         rows = self.grid.rows.indices(tile.row, self.grid.context)
         columns = self.grid.columns.indices(tile.column, self.grid.context)
         top, left = int(rows.min()), int(columns.min())
@@ -113,16 +119,16 @@ class Canvas:
         return part[rows - top][:, columns - left]
 
     def add(self, tile: Tile, maps: Any) -> None:
-        """Blend what the networks say of a tile, (num_logits, h, w): the window in its middle."""
+        """Blend the maps of a tile (num_logits, h, w): the window in their middle."""
         rows, columns = self.grid.rows, self.grid.columns
-        around = (maps.shape[-1] - columns.window) // 2  # a padded network answers for the context
+        around = (maps.shape[-1] - columns.window) // 2  # a padded network decides the context too
         maps = maps[..., around : around + rows.window, around : around + columns.window]
-        first, end = self._strips[tile.strip]
+        first, end, _ = self._strips[tile.strip]
         begin = columns.starts[tile.column]
         if self._band is None:
             shape = len(maps), rows.window, end - first
             self._band = self._network.array(np.zeros(shape, np.float32))
-        if self._down is None:  # once, for a GPU waits for each copy
+        if self._down is None:  # once: a GPU waits for each copy
             self._down = self._network.array(rows.weights)
             self._across = self._network.array(columns.weights)
         low, high = max(first, begin), min(end, begin + columns.window)
@@ -144,92 +150,115 @@ class Canvas:
             self._band[:] = 0
             self._band[:, : rest.shape[1]] = rest
 
-    def fail(self, error: SegkitError) -> None:
-        """The image cannot be read; its other tiles do not matter any more."""
-        self.error, self._left = error, 0
-
     @property
     def pixels(self) -> int:
-        """Of the image."""
+        """Pixels of the image."""
         return self.grid.rows.size * self.grid.columns.size
 
     @property
     def is_done(self) -> bool:
-        """Whether all tiles have been added. True before :meth:`tiles` was asked, too."""
-        return self._left == 0
+        """Whether all tiles have been added, or the image has failed."""
+        return self._left == 0 or self.error is not None
 
 
-def fill(canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA) -> Iterator[Canvas]:
-    """Predict images; tiles of one size share batches, whichever image they are of.
+def predict_canvases(
+    canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA
+) -> Iterator[Canvas]:
+    """Predict images; tiles of one size share batches across images.
+
+    A batch that does not fit into memory is halved, and so are all later ones.
 
     Args:
-        canvases: One for each image; the next is asked for only when there is room for it.
-        networks: The mean of their probabilities is taken.
-        tta: Test-time augmentation, over which the mean is taken too.
+        canvases: One for each image; the next is requested only when there is room for it.
+        networks: Their probabilities are averaged.
+        tta: Test-time augmentation, averaged too.
 
     Yields:
-        The canvases in their order, done or with their ``error``.
+        The canvases in their order, finished or with their ``error``.
     """
-    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, Arrays]]]
+    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, list[NDArray[np.float32]]]]]
     waiting = defaultdict(deque)
     opened: deque[Canvas] = deque()
+    batch_pixels = min(
+        network.batch_size * (network.windows.largest + 2 * network.windows.context) ** 2
+        for network in networks
+    )
+    ahead = 4 * batch_pixels * sum(network.card.in_channels for network in networks)
+
+    def limit(shape: tuple[int, int]) -> int:
+        """Tiles in a batch."""
+        return max(1, batch_pixels // math.prod(shape))
+
+    def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[np.float32]]]]:
+        """The tiles of a canvas as the networks take them (C, h, w); runs in a thread."""
+        try:
+            for tile in canvas.tiles():
+                window = canvas.read(tile)
+                yield tile, [network.prepare(window) for network in networks]
+        except (SegkitError, MemoryError) as error:
+            canvas.error = error
 
     def run(shape: tuple[int, int]) -> None:
-        taken = [waiting[shape].popleft() for _ in range(min(limit(shape), len(waiting[shape])))]
+        nonlocal batch_pixels
+        queue = waiting[shape]
+        taken = [queue.popleft() for _ in range(min(limit(shape), len(queue)))]
         taken = [entry for entry in taken if entry[0].error is None]
         if not taken:
             return
-        batches = [np.stack(arrays) for arrays in zip(*(entry[2] for entry in taken), strict=True)]
-        maps = mean_probabilities(networks, batches, tta, limit(shape))
-        for (canvas, tile, _), one in zip(taken, maps, strict=True):
-            canvas.add(tile, one)
+        try:
+            batches = [
+                np.stack(tiles) for tiles in zip(*(entry[2] for entry in taken), strict=True)
+            ]
+            maps = mean_probabilities(networks, batches, tta, limit(shape))
+        except (TooLittleMemoryError, MemoryError) as error:
+            # not the error itself: through its traceback it would hold the memory
+            problem = SegkitError(str(error) or "the batch does not fit into memory.")
+        else:
+            for (canvas, tile, _), one in zip(taken, maps, strict=True):
+                canvas.add(tile, one)
+            return
+        together = min(limit(shape), len(taken) * len(VIEWS[tta]))
+        if together > 1:
+            batch_pixels = together // 2 * math.prod(shape)
+            queue.extendleft(reversed(taken))
+        else:
+            taken[0][0].error = problem
 
-    def limit(shape: tuple[int, int]) -> int:
-        """Tiles in a batch: as many pixels as that of the largest window has, of any network."""
-        most = min(
-            network.batch_size * (network.windows.largest + 2 * network.windows.context) ** 2
-            for network in networks
-        )
-        return max(1, most // math.prod(shape))
-
-    def finished(most: int) -> Iterator[Canvas]:
-        """The first ones that are done; at most so many are left open."""
-        while opened and (opened[0].is_done or len(opened) > most or too_large()):
+    def finish(most: int) -> Iterator[Canvas]:
+        """Yield the first canvases that are done; leave at most ``most`` open."""
+        while opened and (opened[0].is_done or len(opened) > most or is_too_large()):
             for shape in list(waiting):
-                while waiting[shape] and any(entry[0] is opened[0] for entry in waiting[shape]):
+                while any(entry[0] is opened[0] for entry in waiting[shape]):
                     run(shape)
             yield opened.popleft()
 
-    def too_large() -> bool:
-        """Never true of one image alone."""
+    def is_too_large() -> bool:
+        """Never true of a single image."""
         return len(opened) > 1 and sum(canvas.pixels for canvas in opened) > OPEN_PIXELS
 
-    with ThreadPoolExecutor(1, "segkit-tiles") as thread:
+    with Background("segkit-tiles", min(ahead, AHEAD_BYTES)) as reader:
         for canvas in canvases:
             opened.append(canvas)
-            for tile, ahead in read_ahead(canvas, networks, limit, thread):
-                try:
-                    arrays = ahead.result()
-                except SegkitError as error:
-                    canvas.fail(error)
-                    break
+            for tile, arrays in reader.read_ahead(
+                prepare(canvas), lambda ready: sum(array.nbytes for array in ready[1])
+            ):
                 shape = arrays[0].shape[1:]
                 waiting[shape].append((canvas, tile, arrays))
-                if len(waiting[shape]) >= limit(shape):
+                while len(waiting[shape]) >= limit(shape):
                     run(shape)
-            yield from finished(OPEN)
-        yield from finished(0)
+            yield from finish(OPEN)
+        yield from finish(0)
 
 
 def mean_probabilities(
     networks: Sequence[Network], batches: Sequence[NDArray[np.float32]], tta: TTA, limit: int
 ) -> Any:
-    """The mean over networks and views of what they say of a batch.
+    """Average the probabilities of a batch over networks and views.
 
     Args:
         networks: They compute on arrays of the same kind.
-        batches: For each of them (B, C, h, w).
-        tta: Which views.
+        batches: (B, C, h, w), one for each network.
+        tta: The views.
         limit: Tiles that one call takes.
 
     Returns:
@@ -239,21 +268,21 @@ def mean_probabilities(
     views = VIEWS[tta]
     total: Any = None
     for network, batch in zip(networks, batches, strict=True):
-        for group in _together(views, batch, limit):
-            seen = [_view(np, batch, *view) for view in group]
+        for group in _group_views(views, batch, limit):
+            seen = [_apply_view(np, batch, *view) for view in group]
             given = network.probabilities(
                 np.ascontiguousarray(seen[0] if len(seen) == 1 else np.concatenate(seen))
             )
             for number, view in enumerate(group):
                 part = given[number * len(batch) : (number + 1) * len(batch)]
-                part = _back(xp, part, *view)
+                part = _undo_view(xp, part, *view)
                 total = part if total is None else total + part
     count = len(views) * len(networks)
     return total if count == 1 else total / count
 
 
 View = tuple[bool, tuple[int, ...]]
-"""Whether rows and columns change places, and the axes that are then mirrored."""
+"""Whether rows and columns are swapped, and the axes that are then mirrored."""
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 VIEWS: dict[TTA, list[View]] = {
     "none": [(False, ())],
@@ -262,10 +291,10 @@ VIEWS: dict[TTA, list[View]] = {
 }
 
 
-def _together(
+def _group_views(
     views: Sequence[View], batch: NDArray[np.float32], limit: int
 ) -> Iterator[Sequence[View]]:
-    """The views that go through a network at once: of one form, and no more than it takes."""
+    """The views that go through a network together: of one form, and no more than it takes."""
     most = max(1, limit // len(batch))
     square = batch.shape[-1] == batch.shape[-2]
     forms = (
@@ -276,11 +305,11 @@ def _together(
             yield form[at : at + most]
 
 
-def _view(xp: Any, batch: Any, turned: bool, axes: tuple[int, ...]) -> Any:
+def _apply_view(xp: Any, batch: Any, turned: bool, axes: tuple[int, ...]) -> Any:
     batch = xp.swapaxes(batch, -1, -2) if turned else batch
     return xp.flip(batch, axes) if axes else batch
 
 
-def _back(xp: Any, maps: Any, turned: bool, axes: tuple[int, ...]) -> Any:
+def _undo_view(xp: Any, maps: Any, turned: bool, axes: tuple[int, ...]) -> Any:
     maps = xp.flip(maps, axes) if axes else maps
     return xp.swapaxes(maps, -1, -2) if turned else maps

@@ -12,39 +12,36 @@ On a GPU: --device cuda --dtype bfloat16 --encoders resnet50 --shapes 16x512 --o
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segkit.benchmarking.child import Candidate
-from segkit.benchmarking.networks import LOSS, Facts, autocast, build
-from segkit.benchmarking.process import Spec
-from segkit.benchmarking.results import Results, Section, command_line
-from segkit.benchmarking.roofline import BYTES_OF_ADAMW
-from segkit.benchmarking.side_by_side import (
+from harness import networks
+from harness.networks import Facts
+from harness.process import Candidate, Spec, run_script
+from harness.results import Section
+from harness.roofline import BYTES_OF_ADAMW
+from harness.side_by_side import (
     Case,
-    chosen,
-    failures,
-    finish,
-    machine_of,
-    memory_rows,
+    as_data,
+    choose_cases,
+    list_failures,
+    list_memory,
+    list_targets,
+    list_times,
+    measure_machine,
     network_arguments,
-    raw,
+    publish,
     require_peers,
     run_cases,
-    settings_of,
-    target_rows,
-    time_rows,
 )
+from segkit.benchmark.networks import LOSS, autocast, build_network
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 from segkit.models.segmenter import Segmenter
 
-HERE = str(Path(__file__).resolve())
 ENCODERS = ("resnet34", "mobilenetv3_large_100")
 SHAPES = ("4x256", "1x512")
 EQUAL = {
@@ -132,7 +129,7 @@ def smp_training(
     layout = torch.channels_last if best else torch.contiguous_format
     model, facts = _laid_out(smp_model(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model
-    loss = Loss.build("sum", mode="binary", terms=LOSS)
+    loss = Loss.build_network("sum", mode="binary", terms=LOSS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     images = torch.rand(batch, 3, side, side, device=device)
     labels = torch.randint(0, 2, (batch, side, side), device=device)
@@ -186,7 +183,7 @@ def prove_equal(encoder: str) -> float:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.running_mean, std=0.1)
             nn.init.uniform_(layer.running_var, 0.5, 2)
-    ours = build({"name": encoder}, EQUAL["unet"], 3, 1, 128)
+    ours = build_network({"name": encoder}, EQUAL["unet"], 3, 1, 128)
     copy_unet(theirs, ours)
     image = torch.rand(2, 3, 128, 160)
     with torch.no_grad():
@@ -197,11 +194,15 @@ def prove_equal(encoder: str) -> float:
     return difference
 
 
-def cases(options: Any) -> list[Case]:
+def list_cases(options: Any) -> list[Case]:
     """All that is compared."""
     common = {"device": options.device, "dtype": options.dtype}
     made = []
-    for kind in ("inference", "training"):
+    kinds = {
+        "inference": (networks.predict, smp_inference),
+        "training": (networks.train, smp_training),
+    }
+    for kind, (ours, smp) in kinds.items():
         for architecture, neck in EQUAL.items():
             for encoder in options.encoders:
                 for shape in options.shapes:
@@ -212,19 +213,19 @@ def cases(options: Any) -> list[Case]:
                     if options.compile and kind == "training":
                         own["compiled"] = True
                     specs = {
-                        "segkit": (f"segkit.benchmarking.networks:{kind}", {**own, "neck": neck}),
-                        SMP: (f"{HERE}:smp_{kind}", {**theirs, "best": False}),
-                        LAST: (f"{HERE}:smp_{kind}", {**theirs, "best": True}),
+                        "segkit": (ours, {**own, "neck": neck}),
+                        SMP: (smp, {**theirs, "best": False}),
+                        LAST: (smp, {**theirs, "best": True}),
                     }
                     if kind == "training" and options.device == "cpu":
                         best = {**theirs, "best": True, "kept": True}
-                        specs[KEPT] = (f"{HERE}:smp_{kind}", best)
+                        specs[KEPT] = (smp, best)
                     if options.compile:
                         best = {**theirs, "best": True, "compiled": True}
-                        specs[f"{LAST} compiled"] = (f"{HERE}:smp_{kind}", best)
+                        specs[f"{LAST} compiled"] = (smp, best)
                     if architecture == "fpn":
                         default = {**own, "neck": {"name": "fpn"}}
-                        specs["segkit's own fpn"] = (specs["segkit"][0], default)
+                        specs["segkit's own fpn"] = (ours, default)
                     made.append(
                         Case(
                             f"{architecture} {encoder} {kind} {batch} x 3 x {side} x {side}",
@@ -238,13 +239,13 @@ def cases(options: Any) -> list[Case]:
     return made
 
 
-def architecture_rows(encoders: list[str]) -> list[dict[str, object]]:
+def list_architectures(encoders: list[str]) -> list[dict[str, object]]:
     """Parameters of both, and the largest difference of their logits where weights are shared."""
     rows: list[dict[str, object]] = []
     for name, neck in EQUAL.items():
         for encoder in encoders:
-            ours = build({"name": encoder}, neck, 3, 1, 64)
-            own = build({"name": encoder}, {"name": name}, 3, 1, 64)
+            ours = build_network({"name": encoder}, neck, 3, 1, 64)
+            own = build_network({"name": encoder}, {"name": name}, 3, 1, 64)
             counts = [
                 sum(p.numel() for p in model.parameters())
                 for model in (ours, smp_model(name, encoder), own)
@@ -268,30 +269,19 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile both, on a GPU")
     options = parser.parse_args()
     require_peers("segmentation_models_pytorch")
-    try:
-        wanted = chosen(cases(options), options.only)
-        same = architecture_rows(options.encoders)
-        machine, rates = machine_of(options.device, options.dtype, options.threads)
-        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-        sections = [
-            Section("The same networks", same, SAME),
-            Section("Time", time_rows(wanted, found, rates), [RATIOS, *failures(found)]),
-            Section("Peak memory", memory_rows(wanted, found)),
-        ]
-        if targets := target_rows(wanted, found):
-            sections.append(Section("What is wanted", targets))
-        results = Results(
-            "Networks against segmentation-models-pytorch",
-            command_line("benchmarks/networks.py"),
-            machine,
-            settings_of(options),
-            sections,
-            [WHAT],
-            raw=raw(found),
-        )
-        finish(results, options.output, "networks")
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    wanted = choose_cases(list_cases(options), options.only)
+    same = list_architectures(options.encoders)
+    machine, rates = measure_machine(options.device, options.dtype, options.threads)
+    found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
+    sections = [
+        Section("The same networks", same, SAME),
+        Section("Time", list_times(wanted, found, rates), [RATIOS, *list_failures(found)]),
+        Section("Peak memory", list_memory(wanted, found)),
+    ]
+    if targets := list_targets(wanted, found):
+        sections.append(Section("What is wanted", targets))
+    title = "Networks against segmentation-models-pytorch"
+    publish("networks", title, options, machine, sections, [WHAT], as_data(found))
 
 
 WHAT = (
@@ -317,4 +307,4 @@ RATIOS = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,17 +31,17 @@ import torch
 import yaml
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from segkit.benchmarking.results import Results, Section, command_line
-from segkit.benchmarking.side_by_side import (
+from harness.process import run_script
+from harness.results import Section
+from harness.side_by_side import (
     OURS,
     arguments,
-    chosen_names,
-    finish,
-    machine_of,
+    choose_names,
+    measure_machine,
+    publish,
     require_peers,
-    settings_of,
 )
-from segkit.benchmarking.timing import Measure, alternate, ratio
+from harness.timing import Measure, alternate, ratio
 from segkit.config.compose import conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment.transforms import TrainTransform
@@ -168,7 +167,7 @@ def seconds_a_crop(batches: Batches, seconds: float) -> Measure:
     return measure
 
 
-def drawn(folder: Path) -> Path:
+def write_cells(folder: Path) -> Path:
     """The built-in cells as files, 512 x 512."""
     source = CellsSource("binary", train=32, val=0, test=0, size=(512, 512), instances=True)
     folder = folder / "built-in" / "cells"
@@ -200,7 +199,7 @@ def candidates(
     }
 
 
-def named(root: Path) -> str:
+def name_set(root: Path) -> str:
     """What to call a set: its folder and the one around it."""
     return "/".join(root.resolve().parts[-2:])
 
@@ -240,7 +239,7 @@ def compare(
     height, width = summary.measures.median
     count = len(summary.splits["train"])
     row: dict[str, object] = {
-        "set": named(root),
+        "set": name_set(root),
         "images": f"{count} of {height} x {width} x {summary.in_channels}",
         "augment": augment,
     }
@@ -269,34 +268,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     options = parser.parse_args()
     require_peers("monai")
-    try:
-        machine, rates = machine_of(threads=1)
-        cv2.setNumThreads(0)
-        torch.set_num_threads(1)
-        with tempfile.TemporaryDirectory() as folder:
-            roots = [*options.roots, *options.instances] or [drawn(Path(folder))]
-            names = {
-                f"{named(root)} {augment}": (root, augment)
-                for root in roots
-                for augment in options.augments
-            }
-            rows, raw = [], {}
-            for number, name in enumerate(wanted := chosen_names(list(names), options.only), 1):
-                print(f"[{number}/{len(wanted)}] {name}", flush=True)
-                row, raw[name] = compare(*names[name], options, rates.bytes)
-                rows.append(row)
-        results = Results(
-            "Training crops a second",
-            command_line("benchmarks/pipeline.py"),
-            machine,
-            settings_of(options),
-            [Section("", rows)],
-            [WHAT],
-            raw=raw,
-        )
-        finish(results, options.output, "pipeline")
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    machine, rates = measure_machine(threads=1)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        roots = [*options.roots, *options.instances] or [write_cells(Path(folder))]
+        names = {
+            f"{name_set(root)} {augment}": (root, augment)
+            for root in roots
+            for augment in options.augments
+        }
+        rows, raw = [], {}
+        for number, name in enumerate(wanted := choose_names(list(names), options.only), 1):
+            print(f"[{number}/{len(wanted)}] {name}", flush=True)
+            row, raw[name] = compare(*names[name], options, rates.bytes)
+            rows.append(row)
+    title = "Training crops a second"
+    publish("pipeline", title, options, machine, [Section("", rows)], [WHAT], raw)
 
 
 WHAT = (
@@ -307,4 +295,4 @@ WHAT = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

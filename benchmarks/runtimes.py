@@ -8,36 +8,28 @@ torch.onnx.export with the same free axes, and run by the same runtime with the 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segkit.benchmarking.child import Candidate
-from segkit.benchmarking.process import Spec
-from segkit.benchmarking.results import Results, Section, command_line
-from segkit.benchmarking.side_by_side import (
+from harness.process import Candidate, Spec, run_script
+from harness.results import Section
+from harness.side_by_side import (
     Case,
-    chosen,
-    failures,
-    finish,
-    machine_of,
-    memory_rows,
+    as_data,
+    choose_cases,
+    list_failures,
+    list_memory,
+    list_times,
+    measure_machine,
     network_arguments,
-    raw,
+    publish,
     require_peers,
     run_cases,
-    settings_of,
-    time_rows,
 )
-from segkit.core.errors import SegkitError
 
-# No torch up here: the processes that are measured import this file.
-
-HERE = str(Path(__file__).resolve())
-RUNTIMES = {"ONNX Runtime": "onnx_session", "OpenVINO": "openvino_session"}
 ENCODERS = ("resnet34", "mobilenetv3_large_100")
 SHAPES = ("4x256", "1x512")
 OPSET = 18
@@ -72,6 +64,9 @@ def openvino_session(
     return Candidate(lambda: np.array(compiled(images)[0]), lambda: work)
 
 
+RUNTIMES = {"ONNX Runtime": onnx_session, "OpenVINO": openvino_session}
+
+
 def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     """The files of both, by name; of the U-Net with the same weights.
 
@@ -79,10 +74,10 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
         SegkitError: A network cannot be exported.
     """
     import torch
-    from networks import EQUAL, copy_unet, smp_model
     from torch.export import Dim
 
-    from segkit.benchmarking.networks import bare_card, build
+    from networks import EQUAL, copy_unet, smp_model
+    from segkit.benchmark.networks import build_network, make_bare_card
     from segkit.export.checking import sizes_to_check
     from segkit.export.command import describe
     from segkit.export.graph import quiet
@@ -90,12 +85,11 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
 
     torch.manual_seed(0)
     neck = EQUAL[architecture]
-    ours = build({"name": encoder}, neck, 3, 1, 256)
+    ours = build_network({"name": encoder}, neck, 3, 1, 256)
     theirs = smp_model(architecture, encoder).eval()
     if architecture == "unet":
         copy_unet(theirs, ours)
-    card = bare_card(ours, {"name": encoder}, neck, 256, 3)
-    contents = describe(ours.eval(), card, normalizes=False, activates=True)
+    contents = describe(ours.eval(), make_bare_card(ours, 256), normalizes=False, activates=True)
     files = {name: folder / f"{architecture}-{encoder}-{name}.onnx" for name in ("segkit", "smp")}
     write_onnx(onnx_model(ours, contents, sizes_to_check(contents.windows)), files["segkit"])
     free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
@@ -113,19 +107,20 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def work_of(architecture: str, encoder: str, batch: int, side: int) -> dict[str, Any]:
+def count_work(architecture: str, encoder: str, batch: int, side: int) -> dict[str, Any]:
     """Parameters and counted work of a batch."""
     import torch
+
+    from harness.networks import Facts
     from networks import EQUAL
+    from segkit.benchmark.networks import build_network
 
-    from segkit.benchmarking.networks import Facts, build
-
-    model = build({"name": encoder}, EQUAL[architecture], 3, 1, side).eval()
+    model = build_network({"name": encoder}, EQUAL[architecture], 3, 1, side).eval()
     with torch.no_grad():
         return Facts(model).of(lambda: model(torch.zeros(batch, 3, side, side)))()
 
 
-def difference(files: dict[str, Path]) -> float:
+def compare_files(files: dict[str, Path]) -> float:
     """The largest difference of the probabilities of both files."""
     import onnxruntime
 
@@ -144,61 +139,51 @@ def main() -> None:
     options = parser.parse_args()
     require_peers("segmentation_models_pytorch", "onnxruntime", "onnxscript", "openvino")
     pairs = [(a, encoder) for a in ("unet", "fpn") for encoder in options.encoders]
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            made, same = [], []
-            for architecture, encoder in pairs:
-                if not _asked(f"{architecture} {encoder}", options):
-                    continue
-                print(f"exporting {architecture} {encoder}", flush=True)
-                files = export(architecture, encoder, Path(name))
-                shared = architecture == "unet"
-                same.append(
-                    {
-                        "network": f"{architecture} {encoder}",
-                        **{f"{n}, MB": path.stat().st_size / 1e6 for n, path in files.items()},
-                        "largest difference": difference(files) if shared else None,
-                    }
-                )
-                made += _cases(architecture, encoder, files, options)
-            wanted = chosen(made, options.only)
-            machine, rates = machine_of(threads=options.threads)
-            found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-        results = Results(
-            "Exported networks against those of segmentation-models-pytorch",
-            command_line("benchmarks/runtimes.py"),
-            machine,
-            settings_of(options),
-            [
-                Section("The files", same, [SAME]),
-                Section("Time", time_rows(wanted, found, rates), failures(found)),
-                Section("Peak memory", memory_rows(wanted, found)),
-            ],
-            [WHAT],
-            raw=raw(found),
-        )
-        finish(results, options.output, "runtimes")
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    with tempfile.TemporaryDirectory() as name:
+        cases, same = [], []
+        for architecture, encoder in pairs:
+            if not _is_wanted(f"{architecture} {encoder}", options):
+                continue
+            print(f"exporting {architecture} {encoder}", flush=True)
+            files = export(architecture, encoder, Path(name))
+            shared = architecture == "unet"
+            same.append(
+                {
+                    "network": f"{architecture} {encoder}",
+                    **{f"{n}, MB": path.stat().st_size / 1e6 for n, path in files.items()},
+                    "largest difference": compare_files(files) if shared else None,
+                }
+            )
+            cases += _list_cases(architecture, encoder, files, options)
+        wanted = choose_cases(cases, options.only)
+        machine, rates = measure_machine(threads=options.threads)
+        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
+    sections = [
+        Section("The files", same, [SAME]),
+        Section("Time", list_times(wanted, found, rates), list_failures(found)),
+        Section("Peak memory", list_memory(wanted, found)),
+    ]
+    title = "Exported networks against those of segmentation-models-pytorch"
+    publish("runtimes", title, options, machine, sections, [WHAT], as_data(found))
 
 
-def _asked(network: str, options: Any) -> bool:
-    """Whether any case of a network is asked for: an export takes long."""
+def _is_wanted(network: str, options: Any) -> bool:
+    """Whether any case of a network is wanted: an export takes long."""
     names = [f"{network} {shape} {runtime}" for shape in options.shapes for runtime in RUNTIMES]
     return any(all(text in name for text in options.only) for name in names)
 
 
-def _cases(architecture: str, encoder: str, files: dict[str, Path], options: Any) -> list[Case]:
+def _list_cases(
+    architecture: str, encoder: str, files: dict[str, Path], options: Any
+) -> list[Case]:
     made = []
     for shape in options.shapes:
         batch, side = map(int, shape.split("x"))
-        work = work_of(architecture, encoder, batch, side)
-        for runtime, function in RUNTIMES.items():
+        work = count_work(architecture, encoder, batch, side)
+        for runtime, session in RUNTIMES.items():
             size = {"batch": batch, "side": side, "threads": options.threads, "work": work}
             specs = {
-                name: Spec(
-                    f"{HERE}:{function}", {"path": str(path), **size}, threads=options.threads
-                )
+                name: Spec(session, {"path": str(path), **size}, threads=options.threads)
                 for name, path in files.items()
             }
             made.append(Case(f"{architecture} {encoder} {shape} {runtime}", specs))
@@ -215,4 +200,4 @@ SAME = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

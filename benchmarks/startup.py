@@ -12,10 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from segkit.benchmarking.machine import machine_facts
-from segkit.benchmarking.results import Results, Section, command_line
-from segkit.benchmarking.side_by_side import arguments, chosen_names, finish, settings_of
-from segkit.benchmarking.timing import MeasurementError, alternate, ratio, timed
+from harness.machine import machine_facts
+from harness.process import run_script
+from harness.results import Section
+from harness.side_by_side import arguments, choose_names, publish
+from harness.timing import MeasurementError, alternate, ratio, timed
 from segkit.core.errors import SegkitError
 
 EMPTY = """
@@ -66,7 +67,7 @@ class Command:
             raise MeasurementError(f"{' '.join(self._words[1:])} ends with {done.returncode}")
 
 
-def cases(folder: Path) -> dict[str, dict[str, Command]]:
+def list_cases(folder: Path) -> dict[str, dict[str, Command]]:
     """What is compared: ours first, then what it is held against."""
     empty, first = folder / "empty.py", folder / "first_step.py"
     empty.write_text(EMPTY)
@@ -90,40 +91,29 @@ def cases(folder: Path) -> dict[str, dict[str, Command]]:
 
 def main() -> None:
     options = arguments(str(__doc__), rounds=9, warm_up=1).parse_args()
-    try:
-        rows: list[dict[str, object]] = []
-        raw = {}
-        with tempfile.TemporaryDirectory() as folder:
-            made = cases(Path(folder))
-            for name in chosen_names(list(made), options.only):
-                measures = {key: timed(run) for key, run in made[name].items()}
-                found = alternate(measures, options.rounds, options.warm_up)
-                if found.failures:
-                    raise SegkitError("; ".join(found.failures.values()))
-                (ours, own), (peer, theirs) = found.seconds.items()
-                rows.append(
-                    {
-                        "case": name,
-                        "against": peer,
-                        f"{ours}, s": statistics.median(own),
-                        "other, s": statistics.median(theirs),
-                        "ratio": str(ratio(own, theirs)),
-                        "at most": MOST.get(name),
-                    }
-                )
-                raw[name] = found.seconds
-        results = Results(
-            "How long the commands take to begin",
-            command_line("benchmarks/startup.py"),
-            machine_facts(),
-            settings_of(options),
-            [Section("", rows)],
-            [WHAT],
-            raw=raw,
-        )
-        finish(results, options.output, "startup")
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    rows: list[dict[str, object]] = []
+    raw = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cases = list_cases(Path(folder))
+        for name in choose_names(list(cases), options.only):
+            measures = {key: timed(run) for key, run in cases[name].items()}
+            found = alternate(measures, options.rounds, options.warm_up)
+            if found.failures:
+                raise SegkitError("; ".join(found.failures.values()))
+            (ours, own), (peer, theirs) = found.seconds.items()
+            rows.append(
+                {
+                    "case": name,
+                    "against": peer,
+                    f"{ours}, s": statistics.median(own),
+                    "other, s": statistics.median(theirs),
+                    "ratio": str(ratio(own, theirs)),
+                    "at most": MOST.get(name),
+                }
+            )
+            raw[name] = found.seconds
+    title = "How long the commands take to begin"
+    publish("startup", title, options, machine_facts(), [Section("", rows)], [WHAT], raw)
 
 
 WHAT = (
@@ -133,4 +123,4 @@ WHAT = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,6 @@ process of its own, and they take turns; the largest difference of their probabi
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,26 +21,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.benchmarking.child import Candidate
-from segkit.benchmarking.networks import Facts, bare_card, build
-from segkit.benchmarking.process import Measured, Spec
-from segkit.benchmarking.results import Results, Section, cell, command_line
-from segkit.benchmarking.side_by_side import (
+from harness.networks import Facts
+from harness.process import Candidate, Measured, Spec, run_script
+from harness.results import Section, format_cell
+from harness.side_by_side import (
     OURS,
     Case,
-    chosen,
-    failures,
-    finish,
-    machine_of,
-    memory_rows,
+    as_data,
+    choose_cases,
+    list_failures,
+    list_memory,
+    list_targets,
+    list_times,
+    measure_machine,
     network_arguments,
-    raw,
+    publish,
     require_peers,
     run_cases,
-    settings_of,
-    target_rows,
-    time_rows,
 )
+from segkit.benchmark.networks import build_network, make_bare_card
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
@@ -53,7 +51,6 @@ from segkit.models.fast import for_inference
 from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import Segmenter
 
-HERE = str(Path(__file__).resolve())
 NECK = {"name": "unet"}
 MONAI = "monai"
 MOST = {MONAI: 0.70, f"{MONAI} MB": 0.50}
@@ -65,7 +62,7 @@ BUFFER = 1
 def network(encoder: str, tile: int) -> Segmenter:
     """The network of all candidates, its norms as after a training."""
     torch.manual_seed(0)
-    model = build({"name": encoder}, NECK, 1, 1, tile)
+    model = build_network({"name": encoder}, NECK, 1, 1, tile)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(layer.running_mean, std=0.1)
@@ -89,9 +86,7 @@ def segkit_tiled(
     keep_freed_memory()  # as the commands do
     model = network(encoder, tile)
     facts = Facts(model)
-    card = replace(
-        bare_card(model, {"name": encoder}, NECK, tile, 1, "uint8", 255.0), target=TARGET
-    )
+    card = replace(make_bare_card(model, tile, "uint8", 255.0), target=TARGET)
     predictor = Predictor(TorchNetwork(model, card, "cpu", tile), overlap=overlap)
     del model
     pixels: NDArray[np.uint8] = np.load(image)
@@ -217,7 +212,7 @@ def _facts(
     return say
 
 
-def texture(image: Path | None, side: int) -> NDArray[np.uint8]:
+def make_texture(image: Path | None, side: int) -> NDArray[np.uint8]:
     """A large image whose tiles are not alike: a small one, repeated with an offset."""
     small = draw(1, (1000, 1000)).image if image is None else read_image(image)
     if small.dtype != np.uint8:
@@ -232,7 +227,7 @@ def texture(image: Path | None, side: int) -> NDArray[np.uint8]:
     return large
 
 
-def cases(options: Any, folder: Path) -> list[Case]:
+def list_cases(options: Any, folder: Path) -> list[Case]:
     """All that is compared; the second overlap only with what counts, as it takes longer."""
     made = []
     for number, overlap in enumerate(options.overlaps):
@@ -243,18 +238,18 @@ def cases(options: Any, folder: Path) -> list[Case]:
             "overlap": overlap,
         }
         plain = {"batch": options.batch, "buffered": False, "fast": False}
-        ways: dict[str, tuple[str, dict[str, Any]]] = {
-            OURS: ("segkit_tiled", {"windows": False}),
-            MONAI: ("monai_tiled", plain),
+        ways: dict[str, tuple[Callable[..., Candidate], dict[str, Any]]] = {
+            OURS: (segkit_tiled, {"windows": False}),
+            MONAI: (monai_tiled, plain),
         }
         if number == 0:
-            ways["segkit by windows"] = ("segkit_tiled", {"windows": True})
-            ways["monai, batches of 1"] = ("monai_tiled", {**plain, "batch": 1})
-            ways["monai buffered"] = ("monai_tiled", {**plain, "buffered": True})
-            ways["monai, segkit's network"] = ("monai_tiled", {**plain, "fast": True})
+            ways["segkit by windows"] = (segkit_tiled, {"windows": True})
+            ways["monai, batches of 1"] = (monai_tiled, {**plain, "batch": 1})
+            ways["monai buffered"] = (monai_tiled, {**plain, "buffered": True})
+            ways["monai, segkit's network"] = (monai_tiled, {**plain, "fast": True})
         specs = {
             name: Spec(
-                f"{HERE}:{function}",
+                function,
                 {**common, **more, "result": str(folder / f"{overlap}-{i}.npy")},
                 threads=options.threads,
             )
@@ -268,7 +263,7 @@ def cases(options: Any, folder: Path) -> list[Case]:
     return made
 
 
-def difference_rows(
+def list_differences(
     wanted: list[Case], found: dict[str, dict[str, Measured]]
 ) -> list[dict[str, object]]:
     """How far the probabilities of all are from ours."""
@@ -287,7 +282,7 @@ def difference_rows(
                     "against": name,
                     "largest difference": float(apart.max()),
                     "mean": float(apart.mean()),
-                    "tiles": f"{cell(facts['tiles'])} of {facts['window']}",
+                    "tiles": f"{format_cell(facts['tiles'])} of {facts['window']}",
                 }
             )
     return rows
@@ -303,34 +298,22 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet18")
     options = parser.parse_args()
     require_peers("monai")
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            np.save(folder / "image.npy", texture(options.image, options.side))
-            wanted = chosen(cases(options, folder), options.only)
-            machine, rates = machine_of(threads=options.threads)
-            found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-            sections = [
-                Section("Time", time_rows(wanted, found, rates), failures(found)),
-                Section("Peak memory", memory_rows(wanted, found), [MEMORY]),
-                Section("The same results", difference_rows(wanted, found), [SAME]),
-                Section("What is wanted", target_rows(wanted, found)),
-            ]
-        results = Results(
-            "Large images in tiles against MONAI",
-            command_line("benchmarks/tiled.py"),
-            machine,
-            {
-                **settings_of(options),
-                "image": options.image.name if options.image else "drawn cells",
-            },
-            sections,
-            [f"U-Net with {options.encoder}, random weights. {WHAT.format(options.batch)}"],
-            raw=raw(found),
-        )
-        finish(results, options.output, "tiled")
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "image.npy", make_texture(options.image, options.side))
+        wanted = choose_cases(list_cases(options, folder), options.only)
+        machine, rates = measure_machine(threads=options.threads)
+        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
+        sections = [
+            Section("Time", list_times(wanted, found, rates), list_failures(found)),
+            Section("Peak memory", list_memory(wanted, found), [MEMORY]),
+            Section("The same results", list_differences(wanted, found), [SAME]),
+            Section("What is wanted", list_targets(wanted, found)),
+        ]
+    options.image = options.image.name if options.image else "drawn cells"
+    notes = [f"U-Net with {options.encoder}, random weights. {WHAT.format(options.batch)}"]
+    title = "Large images in tiles against MONAI"
+    publish("tiled", title, options, machine, sections, notes, as_data(found))
 
 
 WHAT = (
@@ -351,4 +334,4 @@ SAME = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -29,15 +29,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
-from pipeline import Plain
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
 
-from segkit.benchmarking.machine import machine_facts
-from segkit.benchmarking.results import Results, Section
-from segkit.benchmarking.side_by_side import FOLDER, finish, require_peers
+from harness.machine import machine_facts
+from harness.process import run_script
+from harness.results import Section
+from harness.side_by_side import FOLDER, publish, require_peers
+from pipeline import Plain
 from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
@@ -266,10 +267,7 @@ def main() -> None:
     present = {name: root.resolve() for name, root in given.items() if root is not None}
     if not present:
         parser.error("give the folder of a set")
-    try:
-        measure(present, options)
-    except SegkitError as error:
-        sys.exit(f"error: {error}")
+    measure(present, options)
 
 
 def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
@@ -309,16 +307,13 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
         drawing = drawing.replace("<svg", ALONE, 1)
         write_whole(options.output / f"time_to_quality_{name}.svg", drawing)
     pictures = [f"![{name}](time_to_quality_{name}.svg)" for name in present]
-    title = f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores"
-    results = Results(
-        "Quality after a few minutes",
-        " ".join(["python benchmarks/time_to_quality.py", *(f"--{name} DIR" for name in present)]),
-        machine_facts("cpu"),
-        {"minutes": options.minutes, "seeds": options.seeds},
-        [Section(title, rows, [WHAT, *pictures])],
-        raw=raw,
-    )
-    finish(results, options.output, "time_to_quality")
+    after = f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores"
+    title = "Quality after a few minutes"
+    sections = [Section(after, rows, [WHAT, *pictures])]
+    folders = (f"--{name} DIR" for name in present)  # where they are concerns nobody else
+    command = " ".join(["python benchmarks/time_to_quality.py", *folders])
+    shown = argparse.Namespace(minutes=options.minutes, seeds=options.seeds, output=options.output)
+    publish("time_to_quality", title, shown, machine_facts(), sections, [], raw, command)
 
 
 WHAT = (
@@ -332,4 +327,4 @@ WHAT = (
 )
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

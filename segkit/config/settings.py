@@ -269,7 +269,7 @@ class BenchmarkSettings(Section):
     necks: Annotated[list[Part], BeforeValidator(_as_parts), Field(min_length=1)] = Field(
         _NECKS,
         validate_default=True,
-        description="necks, given like encoders",
+        description="necks, given like encoders; the first is compared with each other one",
     )
     upsample: Annotated[
         list[Literal["nearest", "bilinear", "deconv"]],
@@ -297,7 +297,7 @@ class BenchmarkSettings(Section):
         None, description="computing threads; null: OMP_NUM_THREADS, or all cores"
     )
     timeout: float = Field(
-        600, gt=0, description="seconds after which building or running a network is given up"
+        600, gt=0, description="seconds that predicting or training with a network may take"
     )
     output: Path = Field(
         Path("benchmark"), description="folder of benchmark.md, benchmark.json and benchmark.png"

@@ -2,11 +2,5 @@
 
 from segkit.cli.launch import launch
 
-
-def main() -> None:
-    """Run the command."""
-    launch("benchmark", "segkit.benchmarking.command:benchmark")
-
-
 if __name__ == "__main__":
-    main()
+    launch("benchmark", "segkit.benchmark.command:benchmark")

@@ -1,4 +1,4 @@
-"""Runs that take turns, so that a machine whose speed drifts slows all of them alike."""
+"""Alternating runs: a machine whose speed drifts slows all of them alike."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from segkit.core.errors import SegkitError
 
 Measure = Callable[[], float]
-"""Runs once and tells the seconds that it took."""
+"""Runs once and returns the seconds it took."""
 
 
 class MeasurementError(SegkitError):
-    """What was to be measured could not be run; the others go on.
+    """A candidate could not be run; the others go on.
 
     Attributes:
         for_good: Whether it would fail again.
@@ -27,11 +27,11 @@ class MeasurementError(SegkitError):
 
 @dataclass(frozen=True)
 class Timings:
-    """What :func:`alternate` found.
+    """The result of :func:`alternate`.
 
     Attributes:
-        seconds: Of each name, one entry a round, in the order of the rounds.
-        failures: Of each name that dropped out, why. It has no seconds.
+        seconds: Name to one entry a round, in order.
+        failures: Name to the reason why it dropped out; it has no seconds.
     """
 
     seconds: dict[str, list[float]]
@@ -40,13 +40,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long one takes against another.
+    """How long one takes compared with another.
 
     Attributes:
-        median: The median over the pairs of a round: below 1, it is the faster one.
+        median: Median over the pairs of a round; below 1 it is faster.
         low: Lower quartile of the pairs.
         high: Upper quartile of the pairs.
-        pairs: How many there are.
+        pairs: Their number.
     """
 
     median: float
@@ -63,12 +63,12 @@ def timed(
     wait: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measure:
-    """A run with a clock.
+    """A function that runs once and returns the seconds.
 
     Args:
-        run: What is measured.
-        wait: Returns when the device has done what was asked of it.
-        clock: Tells the seconds since some moment.
+        run: What to measure.
+        wait: Returns when the device has finished its work.
+        clock: Seconds since any fixed moment.
     """
 
     def measure() -> float:
@@ -82,15 +82,15 @@ def timed(
 
 
 def alternate(measures: Mapping[str, Measure], rounds: int, warm_up: int = 1) -> Timings:
-    """Measure several things in turns: A B A B in the first half of the rounds, then B A B A.
+    """Measure in turns: A B A B in the first half of the rounds, then B A B A.
 
-    What runs second may find a warmer cache or a hotter processor: in both orders that evens out.
+    The second of a pair may find a warmer cache or a hotter processor; both orders even that out.
     A measure that raises :class:`MeasurementError` drops out.
 
     Args:
-        measures: What is measured, by name.
-        rounds: How often each is measured, at least once.
-        warm_up: Rounds before that which do not count.
+        measures: The measures by name.
+        rounds: How often each is taken, at least once.
+        warm_up: Rounds before those.
     """
     if rounds < 1 or warm_up < 0:
         raise SegkitError(f"rounds={rounds} warm_up={warm_up}: give at least one round.")
@@ -114,14 +114,14 @@ def alternate(measures: Mapping[str, Measure], rounds: int, warm_up: int = 1) ->
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """The median of ours / theirs over the rounds, and its quartiles.
 
-    The pair of a round was measured at about the same time, so that a slow minute is in both.
+    The two of a round were measured at about the same time, so a slow minute is in both.
 
     Args:
         ours: Seconds, one entry a round.
-        theirs: Likewise, of the same rounds.
+        theirs: Seconds of the same rounds.
 
     Raises:
-        SegkitError: They are not pairs.
+        SegkitError: The numbers of entries differ, or there are none.
     """
     if not ours or len(ours) != len(theirs):
         raise SegkitError(f"a ratio needs pairs, and got {len(ours)} and {len(theirs)} times.")

@@ -1,10 +1,10 @@
-"""The floor of a time: what the work would take at the speed that the machine itself has.
+"""The floor of a time: what the work would take at the speed of the machine itself.
 
 The roofline model (Williams, Waterman and Patterson 2009): work takes at least its operations over
-the rate of the arithmetic, and at least its bytes over the rate of the memory. Both rates are
-measured, and so are the operations and the bytes, by running the work once. The rate of the
-arithmetic is that of a large matrix product or of a large convolution, whichever is faster: they
-come from two libraries, of which one may not know the processor well.
+the rate of the arithmetic, and at least its bytes over the rate of the memory. The rates are
+measured, and operations and bytes are counted in one run. The rate of the arithmetic is the better
+one of a large matrix product and a large convolution: they come from two libraries, and one of
+them may not know the processor well.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.benchmarking.child import Candidate
-from segkit.benchmarking.machine import machine_facts
-from segkit.benchmarking.timing import timed
+from harness.machine import machine_facts
+from harness.process import Candidate
+from harness.timing import timed
 
 SIDE = {"cpu": 2048, "cuda": 8192}
-"""Rows of the matrices, as many as columns: large enough to be all arithmetic."""
+"""Side of the square matrices: large enough to be all arithmetic."""
 CHANNELS, BATCH, MAP = 256, {"cpu": 1, "cuda": 64}, 64
-"""Of the 3x3 convolution: its channels, images, and the side of its maps."""
+"""Channels, images and side of the maps of the 3x3 convolution."""
 COPIED = {"cpu": 256 * 1024**2, "cuda": 2 * 1024**3}
-"""Bytes that are copied: more than any cache holds."""
+"""Bytes to copy: more than any cache holds."""
 SECONDS = 2.0
-"""How long each rate is measured; the fastest run counts."""
+"""Time for each rate; the fastest run counts."""
 BYTES_OF_ADAMW = 7 * 4
-"""What a step of AdamW moves for each parameter in float32: the gradient, the parameter and two
-averages are read, the last three are written."""
+"""What AdamW moves per parameter in float32: it reads the gradient, the parameter and two averages
+and writes the last three."""
 RATES = {
     "matrix product, GFLOP/s": "product",
     "3x3 convolution, GFLOP/s": "convolution",
     "copy, GB/s": "bytes",
 }
-"""The rates among the facts of a machine, in billions."""
+"""Names of the rates in the facts of a machine, in billions per second."""
 MOVING = frozenset(
     {
         "addmm",
@@ -55,17 +55,17 @@ MOVING = frozenset(
         "_scaled_dot_product_flash_attention_for_cpu",
     }
 )
-"""The operations of torch whose bytes are counted."""
+"""Operations of torch whose bytes are counted."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine reaches at its best.
+    """The best rates of a machine.
 
     Attributes:
-        product: Floating-point operations a second, of a matrix product.
-        convolution: Likewise, of a convolution.
-        bytes: Bytes a second, of a copy: those that are read and those that are written.
+        product: Floating-point operations per second of a matrix product.
+        convolution: The same of a convolution.
+        bytes: Bytes per second of a copy, read and written ones.
     """
 
     product: float
@@ -74,42 +74,41 @@ class Rates:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations a second, the better of both."""
+        """Floating-point operations per second, the better of both."""
         return max(self.product, self.convolution)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What some work consists of.
+    """The amount of some work.
 
     Attributes:
         flops: Operations of convolutions, matrix products and attention; a multiply-add is two.
-        bytes: What they read and write: inputs, weights and results, once for each operation.
+        bytes: What those read and write: inputs, weights and results, once per operation.
             Normalisation, activations, upsampling, concatenation and addition count nothing, since
-            they can be done while values pass anyway.
+            they can be fused into the others.
     """
 
     flops: float
     bytes: float
 
     def floor(self, rates: Rates) -> float:
-        """Seconds that it takes at least on such a machine."""
+        """The least seconds that it takes on a machine of these rates."""
         return max(self.flops / rates.flops, self.bytes / rates.bytes)
 
 
 def count_work(run: Callable[[], object]) -> Work:
-    """Count what a run of torch does, way back included if it has one."""
+    """Count the work of a run of torch, including the backward pass if there is one."""
     counter, traffic = FlopCounterMode(display=False), _Traffic()
     with counter, traffic:
         run()
     return Work(counter.get_total_flops(), traffic.bytes)
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch says no types
-    """Adds up the bytes of the tensors that convolutions and the like take and give."""
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the inputs and outputs of convolutions and the like."""
 
     def __init__(self) -> None:
-        # torch gives it no types
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
@@ -128,7 +127,7 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch say
 
 
 def measure_rates(device: str, dtype: torch.dtype, seconds: float = SECONDS) -> Rates:
-    """The rates of a machine, each the best of the runs of that many seconds."""
+    """Measure the rates of a machine, each the best run in so many seconds."""
     kind = "cuda" if device.startswith("cuda") else "cpu"
     side = SIDE[kind]
     a = torch.rand(side, side, device=device, dtype=dtype)
@@ -144,7 +143,7 @@ def measure_rates(device: str, dtype: torch.dtype, seconds: float = SECONDS) -> 
         convolve = _fastest(lambda: F.conv2d(maps, kernel, padding=1), wait, seconds)
     per_convolution = 2 * 9 * CHANNELS**2 * MAP**2 * BATCH[kind]
     source = torch.zeros(COPIED[kind], dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)  # zeros, not empty: else the first copy asks for its memory
+    target = torch.zeros_like(source)  # not empty: the first copy would have to allocate
     copy = _fastest(lambda: target.copy_(source), wait, seconds)
     return Rates(2 * side**3 / multiply, per_convolution / convolve, 2 * COPIED[kind] / copy)
 
@@ -160,7 +159,7 @@ def _fastest(run: Callable[[], object], wait: Callable[[], object], seconds: flo
 
 
 def machine(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
-    """A candidate whose facts are the machine and its rates, with the threads of its process."""
+    """A candidate whose facts are the machine and its rates, for the threads of its process."""
 
     def facts() -> dict[str, Any]:
         rates = measure_rates(device, getattr(torch, dtype), seconds)
@@ -173,5 +172,5 @@ def machine(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
 
 
 def rates_of(facts: Mapping[str, Any]) -> Rates:
-    """The rates among the facts of :func:`machine`."""
+    """Read the rates from the facts of :func:`machine`."""
     return Rates(**{name: facts[key] * 1e9 for key, name in RATES.items()})

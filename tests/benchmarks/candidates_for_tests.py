@@ -7,22 +7,15 @@ import signal
 import time
 from pathlib import Path
 
-from segkit.benchmarking.child import Candidate
+from harness.process import Candidate
 
 
-def quiet(result="done"):
-    return Candidate(
-        lambda: None, lambda: {"result": result, "threads": os.environ["OMP_NUM_THREADS"]}
-    )
-
-
-def chatty():
-    print("this is no answer")
-    return Candidate(lambda: print("nor is this"))
+def quiet():
+    return Candidate(lambda: None, lambda: {"threads": os.environ["OMP_NUM_THREADS"]})
 
 
 def hungry(megabytes):
-    """Its runs take memory and give it back; its facts take more, which is in no peak."""
+    """Its runs take memory and free it; its facts take more, which is in no peak."""
     return Candidate(
         lambda: len(b"x" * (megabytes * 1_000_000)),
         lambda: {"later": len(b"x" * (5 * megabytes * 1_000_000))},
@@ -46,13 +39,13 @@ def failing(when):
     return Candidate(run)
 
 
-def crowded(folder, name, others):
-    """Cannot run while others live, as where memory is too little for all."""
+def crowded(folder, name, other):
+    """Cannot run while another lives, as if memory were too little for both."""
     Path(folder, name).touch()
 
     def run():
-        if others and Path(folder, others).exists():
-            Path(folder, others).unlink()
+        if other and Path(folder, other).exists():
+            Path(folder, other).unlink()
             raise MemoryError("there is too little memory")
 
     return Candidate(run)

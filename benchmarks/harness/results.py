@@ -1,4 +1,4 @@
-"""The figures of a benchmark as Markdown and JSON, with all that is needed to judge them."""
+"""The figures of a benchmark as Markdown and JSON, with the context that they need."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.box import ROUNDED
-from rich.table import Table
-from rich.text import Text
 
 from segkit.core.files import make_folder, write_whole
 
@@ -27,8 +23,8 @@ class Section:
 
     Attributes:
         title: Its heading; empty for none.
-        rows: Its lines.
-        notes: What is said below it, a paragraph each.
+        rows: Its rows.
+        notes: Paragraphs below it.
     """
 
     title: str
@@ -38,16 +34,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Results:
-    """What a benchmark found.
+    """The results of a benchmark.
 
     Attributes:
         title: The heading.
-        command: How to get the figures again.
-        machine: Facts of :func:`segkit.benchmarking.machine.machine_facts`.
-        settings: What was asked for.
+        command: The command that repeats the figures.
+        machine: Facts of :func:`harness.machine.machine_facts`.
+        settings: The options.
         sections: The tables.
-        notes: What is said above them, a paragraph each.
-        picture: Name of a file beside it that shows them.
+        notes: Paragraphs above the tables.
         raw: What the tables were made of, for the JSON file alone.
     """
 
@@ -57,7 +52,6 @@ class Results:
     settings: Mapping[str, Any]
     sections: Sequence[Section]
     notes: Sequence[str] = ()
-    picture: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str) -> list[Path]:
@@ -69,7 +63,7 @@ class Results:
         make_folder(folder)
         files = {
             folder / f"{name}.md": self.markdown(),
-            folder / f"{name}.json": json.dumps(plain(self.as_dict()), indent=2) + "\n",
+            folder / f"{name}.json": json.dumps(make_plain(self.as_dict()), indent=2) + "\n",
         }
         for path, text in files.items():
             write_whole(path, text)
@@ -92,9 +86,12 @@ class Results:
 
     def markdown(self) -> str:
         """As a page."""
-        parts = [f"# {self.title}", f"    {self.command}", _machine(self.machine), *self.notes]
-        if self.picture:
-            parts.append(f"![{self.title}]({self.picture})")
+        parts = [
+            f"# {self.title}",
+            f"    {self.command}",
+            _describe_machine(self.machine),
+            *self.notes,
+        ]
         for section in self.sections:
             if section.title:
                 parts.append(f"## {section.title}")
@@ -103,7 +100,7 @@ class Results:
 
 
 def command_line(module: str) -> str:
-    """What the user typed to run a module or a script, but for where the results go."""
+    """The command line of a script, without the folder of its results."""
     words, typed = [], iter(sys.argv[1:])
     for word in typed:
         if word == "--output":
@@ -120,29 +117,14 @@ def markdown_table(rows: Sequence[Row]) -> str:
         return ""
     right = [all(not isinstance(row.get(c), str) for row in rows) for c in columns]
     lines = [columns, ["---:" if numbers else "---" for numbers in right]]
-    lines += [[cell(row.get(column)).replace("|", "\\|") for column in columns] for row in rows]
+    lines += [
+        [format_cell(row.get(column)).replace("|", "\\|") for column in columns] for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Table:
-    """The same for the terminal."""
-    table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
-    for column in dict.fromkeys(column for row in rows for column in row):
-        numbers = all(not isinstance(row.get(column), str) for row in rows)
-        heading = Text(column.replace(" ", "\n") if numbers else column)
-        table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers)
-    for row in rows:
-        table.add_row(
-            *(
-                Text(cell(row.get(str(column.header).replace("\n", " "))))
-                for column in table.columns
-            )
-        )
-    return table
-
-
-def cell(value: object) -> str:
-    """A value to read: three digits of a small number, thousands of a large one set apart."""
+def format_cell(value: object) -> str:
+    """A value to read: three digits, thousands set apart."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, float):
@@ -150,18 +132,18 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: tuples are lists, NaN and infinity are null."""
+def make_plain(value: Any) -> Any:
+    """A value for JSON: tuples become lists, NaN and infinity null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): make_plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [make_plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    said = [f"{key}: {cell(value)}" for key, value in facts.items() if key != "versions"]
-    said += [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
-    return "; ".join(said) + "." if said else ""
+def _describe_machine(facts: Mapping[str, Any]) -> str:
+    parts = [f"{key}: {format_cell(value)}" for key, value in facts.items() if key != "versions"]
+    parts += [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
+    return "; ".join(parts) + "." if parts else ""

@@ -1,0 +1,1 @@
+"""The benchmark command: what encoders and necks cost on this machine."""

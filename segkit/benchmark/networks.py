@@ -1,0 +1,159 @@
+"""Networks with random weights, and the two things that are timed: predicting and a training step.
+
+Both run the code of ``segkit.load`` and ``python -m segkit.train``, so that the figures are what
+users get.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.normalization import Normalization
+from segkit.config.schema import Trainer
+from segkit.core.allocator import keep_freed_memory
+from segkit.data.loading.dataset import Item
+from segkit.inference.runtimes.torch_network import TorchNetwork
+from segkit.losses import Loss
+from segkit.models.encoders import Encoder
+from segkit.models.segmenter import Segmenter, create_model
+from segkit.models.sizes import valid_input
+from segkit.optim.optimizers import Optimizer
+from segkit.optim.schedules import Schedule
+from segkit.report.colors import palette
+from segkit.training.module import SegmentationModule
+
+LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}
+"""The terms of the loss of a training step."""
+
+
+def build_network(
+    encoder: Mapping[str, Any], neck: Mapping[str, Any], channels: int, classes: int, side: int
+) -> Segmenter:
+    """Build a network with random weights; one class is the foreground of a binary head."""
+    options = dict(encoder)
+    member, _ = Encoder.resolve(options["name"], {})
+    if "pretrained" in inspect.signature(member).parameters:
+        options["pretrained"] = False
+    return create_model(
+        options,
+        neck,
+        "binary" if classes == 1 else "multiclass",
+        num_classes=None if classes == 1 else classes,
+        in_channels=channels,
+        img_size=side,
+    )
+
+
+def input_side(model: Segmenter, side: int) -> int:
+    """The side of the input for an output of ``side``: an unpadded network needs a margin."""
+    if model.encoder.padding == "valid":
+        return valid_input(side, len(model.encoder.strides))
+    return side
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context that computes in a precision; float32 changes nothing."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
+
+
+def prediction(
+    model: Segmenter, batch: int, side: int, device: str = "cpu", precision: str = "float32"
+) -> Callable[[], Tensor]:
+    """A function that predicts the probabilities of a batch, as ``segkit.load`` does.
+
+    Args:
+        model: The network; it moves to the device.
+        batch: Images in the batch.
+        side: Height and width of the prediction.
+        device: Where to compute.
+        precision: float32, or bfloat16 or float16 through autocast.
+    """
+    keep_freed_memory()  # as the commands do
+    channels, seen = model.encoder.in_channels, input_side(model, side)
+    network = TorchNetwork(model, make_bare_card(model, side), device, tile=side, batch_size=batch)
+    if precision != "float32":  # the packed convolutions of a CPU would compute in float32
+        network.model = model.eval()
+    images = torch.rand(batch, channels, seen, seen).numpy()
+
+    def predict() -> Tensor:
+        with autocast(device, precision):
+            return network.probabilities(images)
+
+    return predict
+
+
+def training_step(
+    model: Segmenter,
+    batch: int,
+    side: int,
+    device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
+) -> Callable[[], None]:
+    """A function that takes a step as the train command does: forward, loss, backward, AdamW.
+
+    Args:
+        model: The network; it moves to the device.
+        batch: Images in the batch.
+        side: Height and width of the labels.
+        device: Where to compute.
+        precision: float32, or bfloat16 through autocast.
+        compiled: Whether to compile the network.
+    """
+    keep_freed_memory()  # as the commands do
+    model = model.to(device).train()
+    module = SegmentationModule(
+        model,
+        make_bare_card(model, side),
+        Loss.build("sum", mode=model.head.mode, terms=LOSS),
+        Optimizer.build("adamw"),
+        Schedule.build("constant"),
+        [],
+        channels_last=Trainer().channels_last,
+        compiled=compiled,
+    )
+    # without a trainer Lightning would warn at each step
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    optimizer = module.optimizer.for_model(model)
+    seen = input_side(model, side)
+    images = torch.rand(batch, model.encoder.in_channels, seen, seen, device=device)
+    size = (batch, *model.output_size(seen, seen))
+    labels = torch.randint(0, max(2, model.head.num_classes), size, device=device)
+    item: Item = {"image": images, "target": labels, "index": torch.arange(batch)}
+
+    def step() -> None:
+        with autocast(device, precision):
+            loss = module.training_step(item, 0)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def make_bare_card(
+    model: Segmenter, side: int, dtype: str = "float32", high: float = 1.0
+) -> ModelCard:
+    """Make a card as a training would, for intensities from 0 to ``high``."""
+    channels, count = model.encoder.in_channels, model.head.num_classes
+    return ModelCard(
+        encoder={"name": model.encoder.name},
+        neck={"name": model.neck.name},
+        head={"name": model.head.mode},
+        in_channels=channels,
+        num_classes=count,
+        auxiliary=0,
+        img_size=(side, side),
+        class_names=tuple(f"class_{i}" for i in range(count)),
+        class_colors=tuple(palette(count)),
+        normalization=Normalization(dtype, 0.0, high, (0.0,) * channels, (1.0,) * channels),
+        mask_values=tuple(range(count)),
+        mode=model.head.mode,
+    )

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from segkit.benchmark.command import (
+    MEASURES,
+    Combination,
+    benchmark,
+    combine,
+    compare_necks,
+    describe_comparison,
+    make_row,
+    name_part,
+    write_results,
+)
+from segkit.benchmark.measuring import measure
+from segkit.config.compose import compose
+from segkit.config.settings import BenchmarkSettings
+from segkit.core.errors import SegkitError
+
+
+def settings(**changes):
+    known = {"encoders": ["resnet18"], "necks": ["unet"], "upsample": ["nearest"], "sizes": [64]}
+    return BenchmarkSettings(**{**known, **changes})
+
+
+def measured(factor=1.0):
+    return {
+        "parameters": int(1e6 * factor),
+        "gflops": 2.0 * factor,
+        "seconds": [0.1 * factor, 0.3 * factor, 0.2 * factor],
+        "peak_mb": 100.0 * factor,
+    }
+
+
+def test_everything_is_combined_with_everything():
+    made = combine(
+        settings(
+            encoders=["resnet18", "resnet34"],
+            necks=["unet", {"name": "fpn", "upsample": "deconv"}],
+            upsample=["nearest", "bilinear"],
+            sizes=[32, 64],
+        )
+    )
+    names = [(one.side, one.encoder["name"], name_part(one.neck)) for one in made]
+    necks = ["unet upsample=nearest", "unet upsample=bilinear", "fpn upsample=deconv"]
+    encoders = ("resnet18", "resnet34")
+    assert names == [(side, e, neck) for side in (32, 64) for e in encoders for neck in necks]
+
+
+def test_a_row_has_all_measures_and_what_failed():
+    one = Combination({"name": "resnet18"}, {"name": "unet"}, 64)
+    row = make_row(one, measured(), {"failure": "out of memory"})
+    assert (row["M param."], row["GFLOPs"], row["predict ms"], row["predict MB"]) == (
+        1,
+        2,
+        200,
+        100,
+    )
+    assert row["train ms"] is row["train MB"] is None
+    assert row["failure"] == "train: out of memory"
+    row = make_row(one, {"failure": "no"}, {"failure": "no"})
+    assert row["failure"] == "no"
+    assert {row[key] for key in MEASURES} == {None}
+
+
+def test_the_first_neck_is_compared_on_the_same_encoder_size_and_upsampling():
+    factors = {
+        ("resnet18", "unet"): 2.0,
+        ("resnet18", "fpn"): 1.0,
+        ("resnet34", "unet"): 3.0,
+        ("resnet34", "fpn"): 0.5,
+        ("other", "fpn"): 100.0,  # nothing to compare it with
+    }
+    combinations = [Combination({"name": e}, {"name": n}, 64) for e, n in factors]
+    rows = [
+        make_row(one, measured(factor), measured(factor))
+        for one, factor in zip(combinations, factors.values(), strict=True)
+    ]
+    (row,) = compare_necks(combinations, rows)
+    assert row == {"necks": "unet / fpn"} | dict.fromkeys(MEASURES, pytest.approx((2 + 6) / 2))
+    assert "unet costs, compared with fpn, more: M param. x 4.00, GFLOPs" in describe_comparison(
+        row
+    )
+    same = {"necks": "a / b"} | dict.fromkeys(MEASURES, 1.0)
+    assert describe_comparison(same) == "a costs, compared with b, the same."
+
+
+def test_a_failed_combination_is_a_row_with_its_reason(tmp_path):
+    one = Combination({"name": "vit"}, {"name": "fpn"}, 64)
+    rows = [
+        make_row(one, measured(), measured()),
+        make_row(one, *2 * [{"failure": "too little memory"}]),
+    ]
+    write_results(
+        settings(output=tmp_path), rows, [], {"processor": "one", "versions": {"torch": 2}}
+    )
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "| vit | fpn | 64 | - |" in page
+    assert "vit + fpn, 64 x 64: too little memory" in page
+    assert "processor: one; torch 2." in page
+    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"] == rows
+    Image.open(tmp_path / "benchmark.png").verify()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["encoders=[resnt18]", "necks=[unt]"], r"(?s)Did you mean 'resnet18'.*'unet'"),
+        (["rounds=0"], "rounds"),
+        (["encoders=[]"], "encoders"),
+        (["upsample=[cubic]"], "upsample"),
+        (["device=nothing"], "device 'nothing' cannot be used"),
+    ],
+)
+def test_wrong_values_are_named_before_anything_is_measured(overrides, message, tmp_path):
+    with pytest.raises(SegkitError, match=message):
+        benchmark(compose([*overrides, f"output={tmp_path / 'new'}"], "benchmark"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_concatenation_costs_more_than_addition():
+    tiny = {"name": "unet", "width": 4, "depth": 3}
+    common = {"encoder": tiny, "side": 32, "batch": 2, "rounds": 1, "warm_up": 0}
+    unet = measure("predict", neck={"name": "unet"}, **common)
+    fpn = measure("predict", neck={"name": "fpn", "width": 4, "merge_width": 4}, **common)
+    assert unet["parameters"] > fpn["parameters"]
+    assert unet["gflops"] > fpn["gflops"]
+
+
+def test_the_command_fails_if_nothing_could_be_measured(tmp_path):
+    overrides = ["encoders=[unet]", "necks=[unet]", "timeout=0.01", f"output={tmp_path}"]
+    with pytest.raises(SegkitError, match=r"no combination could .*: no result after 0\.01 s"):
+        benchmark(compose(overrides, "benchmark"))
+    assert "no result after" in (tmp_path / "benchmark.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_measures_and_writes(tmp_path, monkeypatch, capsys):
+    """One network works, and one fails when it is built."""
+    typed = ["encoders=[{name: unet, width: 4, depth: 2}]", "necks=[unet,{name: fpn, width: 0}]"]
+    typed += ["sizes=32", "batch=2", "rounds=2", "warm_up=0"]
+    monkeypatch.setattr("segkit.benchmark.command.overrides", lambda: [*typed, "output=secret"])
+    assert benchmark(compose([*typed, f"output={tmp_path}"], "benchmark")) == tmp_path
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "sizes=32 batch=2 rounds=2 warm_up=0\n" in page
+    assert "secret" not in page  # where the results went is nobody's business
+    good, bad = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert all(good[key] > 0 for key in MEASURES[:4])
+    assert "width" in bad["failure"]
+    assert "unet width=4 depth=2" in capsys.readouterr().out

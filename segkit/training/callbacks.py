@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
@@ -63,31 +65,90 @@ class ExponentialAverage(WeightAveraging):
             self._swapped = False
 
 
-class StopAfterBatch(L.Callback):
-    """Makes Ctrl-C end the training after the batch that is under way.
+class StopAfterStep(L.Callback):
+    """Makes Ctrl-C end the training after the optimizer step that is under way.
 
     An exception out of nowhere could fall into the writing of a checkpoint, or into code that
-    swallows it. A second Ctrl-C does not wait.
+    swallows it, and gradients that are accumulated for a later step would be lost. A second Ctrl-C
+    does not wait.
     """
 
     def __init__(self) -> None:
         self.asked = False
 
     def ask(self, *_: Any) -> None:
-        """The handler of the signal."""
+        """Handle the signal."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Stop if it was asked for."""
-        if self.asked:
-            raise KeyboardInterrupt
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Stop after a step; after the last one of an epoch, validation or its end stop it."""
+        stepped = (index + 1) % trainer.accumulate_grad_batches == 0
+        self._stop(stepped and not trainer.is_last_batch)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        """Stop if it was asked for."""
-        if self.asked:
+        """Stop within a validation, which a resumed run starts again."""
+        self._stop()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Stop when the epoch has its row in metrics.csv."""
+        self._stop()
+
+    def _stop(self, now: bool = True) -> None:
+        if self.asked and now:
             raise KeyboardInterrupt
+
+
+class Resumption(L.Callback):
+    """Lets a resumed run do what it would have done without the stop.
+
+    Random numbers of a step, as dropout draws them, follow from the seed, the epoch, the batch and
+    the process. Batches whose gradients were lost are trained again, and a validation that was
+    stopped starts again. Paths are those of the run
+    folder where it is now, so that the best score counts on after a move.
+
+    Args:
+        seed: The seed of the training.
+        folder: The folder of the checkpoints.
+    """
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed, self.folder = seed, Path(os.path.realpath(folder))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the random numbers of this batch."""
+        key = (self.seed, 2, trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Change what Lightning will take from the checkpoint."""
+        loops = checkpoint["loops"]["fit_loop"]
+        epoch, progress = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+        lost = progress["current"]["processed"] % trainer.accumulate_grad_batches
+        if lost and not progress["is_last_batch"]:
+            for counts in (progress["current"], progress["total"]):
+                counts.update(dict.fromkeys(counts, counts["processed"] - lost))
+        if progress["is_last_batch"] and epoch["processed"] < epoch["started"]:
+            validation = loops["epoch_loop.val_loop.batch_progress"]
+            for counts in (validation["current"], validation["total"]):  # it has begun, and no more
+                counts.update(ready=1, started=1, processed=0, completed=0)
+        for state in checkpoint["callbacks"].values():
+            if "best_model_path" in state:
+                state["dirpath"] = str(self.folder)
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = self._moved(state[key])
+                best = state["best_k_models"]
+                state["best_k_models"] = {self._moved(path): best[path] for path in best}
+
+    def _moved(self, path: str) -> str:
+        return path and str(self.folder / Path(path).name)
 
 
 class LossNotFiniteError(SegkitError):

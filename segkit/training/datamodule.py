@@ -6,6 +6,8 @@ import shutil
 import socket
 import tempfile
 import warnings
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 import lightning as L
@@ -20,7 +22,7 @@ from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks.checking import DataSummary
 from segkit.data.loading.cache import ArrayCache
 from segkit.data.loading.dataset import Crop, Item, TrainDataset, WholeDataset, as_item
-from segkit.data.loading.samplers import DrawSampler, EverySample
+from segkit.data.loading.samplers import Draw, DrawSampler, EverySample
 from segkit.data.sources.base import DataSource, Split
 from segkit.targets.base import Target
 
@@ -28,6 +30,59 @@ SHARE = 0.25
 """Of the memory, and of the free disk, that a cache may take if nobody asked for it."""
 CACHED: tuple[Split, ...] = ("train", "val")
 """The splits that a training reads again and again."""
+
+
+class LazyLoader(DataLoader[Crop]):
+    """A loader whose workers start when the first batch is asked for.
+
+    Lightning makes the first iterator before it has restored the state of a resumed run, and
+    workers would fetch the batches of epoch 0.
+    """
+
+    def __iter__(self) -> Iterator[Crop]:  # type: ignore[override]
+        yield from super().__iter__()
+
+
+class NextDraws(DrawSampler):
+    """The draws that come next: at the start of an epoch, or in the middle of a resumed one.
+
+    The trainer is asked when an iteration starts, so that the two cannot get out of step.
+
+    Args:
+        count: Number of samples.
+        per_epoch: Number of draws in an epoch.
+        seed: Seed of the training.
+        rank: Number of this process.
+        processes: Number of processes.
+        trainer: The trainer; None starts with epoch 0.
+        batch_size: Draws in a batch.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        per_epoch: int,
+        seed: int,
+        rank: int,
+        processes: int,
+        trainer: L.Trainer | None,
+        batch_size: int,
+    ) -> None:
+        super().__init__(count, per_epoch, seed, rank, processes)
+        self.trainer, self.batch_size = trainer, batch_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        if self.trainer is None:
+            return super().__iter__()
+        loop = self.trainer.fit_loop
+        epoch: Any = loop.epoch_progress.current  # Lightning's types lack their counts
+        batches: Any = loop.epoch_loop.batch_progress.current
+        finished, within = epoch.processed, 0
+        if epoch.processed < epoch.started:  # an epoch is under way
+            more, within = divmod(batches.processed, len(self) // self.batch_size or 1)
+            finished += more
+        self.set_epoch(finished)
+        return islice(super().__iter__(), within * self.batch_size, None)
 
 
 class SegmentationData(L.LightningDataModule):
@@ -127,11 +182,16 @@ class SegmentationData(L.LightningDataModule):
             self.workers,
         )
         per_epoch = self.config.samples_per_epoch or len(samples)
-        sampler = DrawSampler(len(samples), per_epoch, self.seed, *self._process)
-        return DataLoader(
+        share = per_epoch // self._process[1]
+        batch_size = min(self.config.batch_size, max(1, share))
+        sampler = NextDraws(
+            len(samples), per_epoch, self.seed, *self._process, self.trainer, batch_size
+        )
+        return LazyLoader(
             dataset,
-            batch_size=min(self.config.batch_size, max(1, len(sampler))),
+            batch_size=batch_size,
             sampler=sampler,
+            generator=torch.Generator(),  # leaves the global one to dropout
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self._on_gpu,
@@ -145,6 +205,7 @@ class SegmentationData(L.LightningDataModule):
             whole,
             sampler=EverySample(len(whole), *self._process),
             batch_size=self.config.val_batch_size if self.summary.one_size["val"] else 1,
+            generator=torch.Generator(),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self._on_gpu,

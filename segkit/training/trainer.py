@@ -57,7 +57,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     t = settings.trainer
     listed: list[L.Callback] = [
         callbacks.History(folder),
-        callbacks.StopAfterBatch(),
+        callbacks.Resumption(settings.seed, folder / "checkpoints"),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
     ]
@@ -78,6 +78,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         listed.append(Budget(t.seconds, t.check_val_every_n_epoch))
     if t.progress_bar:
         listed.append(RichProgressBar(leave=False))
+    listed.append(callbacks.StopAfterStep())  # when the others have seen the step
     on_cpu = t.accelerator == "cpu" or (
         t.accelerator == "auto" and not torch.cuda.is_available() and platform.machine() != "arm64"
     )
@@ -134,7 +135,7 @@ def fit(
     last = last_checkpoint(folder)
     # Lightning declares the attribute nowhere
     held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterBatch))
+    (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterStep))
     console.print(data.cache_note)
     in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
     before = signal.signal(signal.SIGINT, stop.ask) if in_main else None

@@ -61,34 +61,6 @@ def test_two_runs_with_one_seed_give_the_same_numbers_to_the_bit(tmp_path):
     assert read_csv(other.folder / "metrics.csv")[0]["train/loss"] != rows[0][0]["train/loss"]
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
-    whole = train_quick(tmp_path / "whole", "trainer.max_epochs=3", "scheduler=constant")
-    train_quick(tmp_path / "part", "trainer.max_epochs=1", "scheduler=constant")
-    again = f"resume={tmp_path / 'part'}"
-    resumed = train_quick(tmp_path / "part", "trainer.max_epochs=3", "scheduler=constant", again)
-    ends = [checkpoint.read_raw(r.folder / "checkpoints/last.ckpt") for r in (whole, resumed)]
-    for key, value in ends[0]["state_dict"].items():
-        assert torch.equal(value, ends[1]["state_dict"][key]), key
-    rows = [read_csv(r.folder / "metrics.csv") for r in (whole, resumed)]
-    assert [r["epoch"] for r in rows[1]] == [0, 1, 2]
-    assert [r["val/loss"] for r in rows[0]] == [r["val/loss"] for r in rows[1]]
-    assert [r["seconds"] for r in rows[1]] == sorted(r["seconds"] for r in rows[1])
-    environment = json.loads((tmp_path / "part" / "environment.json").read_text())
-    assert len(environment["resumed"]) == 1
-
-
-def test_a_run_is_neither_overwritten_nor_falsified(binary_run):
-    """Training into a run's folder, and going on with one that has finished, are refused."""
-    before = {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()}
-    with pytest.raises(SegkitError, match="holds a run already"):
-        train_quick(binary_run.folder, "neck=fcn")
-    with pytest.raises(SegkitError, match="has finished, 1 of 1 epochs"):
-        train_quick(binary_run.folder, f"resume={binary_run.folder}")
-    with pytest.raises(SegkitError, match=r"neck is .*fcn.*, the run has .*unet"):
-        train_quick(binary_run.folder, f"resume={binary_run.folder}", "neck=fcn")
-    assert {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()} == before
-
-
 def test_an_encoder_needs_no_option_for_weights(tmp_path):
     """Its checkpoint is loaded like any other."""
     from torch import nn

@@ -11,47 +11,61 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.metrics.counts import SummedCounts, named, ratio
-from segkit.metrics.overlaps import check_ids, overlaps
-from segkit.metrics.rand import v_info, v_rand_counts
+from segkit.metrics.counts import SummedCounts, name_entries, ratio
+from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
 
 THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
-"""The thresholds of the challenge: 0, 0.1, ..., 1. A pixel is inside above one of them; at the last
-one so is a pixel of exactly 1, as the steps of the challenge's script add up to a little less."""
+"""The thresholds of the challenge: 0, 0.1, ..., 1. Pixels above it are inside cells. The last
+one is just below 1, as the steps in the challenge's script add up to that."""
 
 BORDER_COUNTS = (
     *("slices", "v_rand", "v_info"),
     *("rand_together", "rand_reference", "rand_predicted"),
     *("tp", "fp", "fn"),
 )
-"""The names of the C entries that :func:`border_counts` has for each threshold."""
+"""The names of the C entries of :func:`border_counts` for each threshold."""
+
+
+class BorderScores(SummedCounts):
+    """The scores of borders over all slices and processes.
+
+    ``update`` takes the result of :func:`border_counts`, ``compute`` returns
+    :func:`border_scores`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(len(THRESHOLDS), len(BORDER_COUNTS))
+
+    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
+        """:func:`border_scores` of the sums."""
+        return border_scores(total)
 
 
 def border_counts(
     truth: NDArray[Any], probability: NDArray[Any], ignore_index: int | None = IGNORE_INDEX
 ) -> NDArray[np.float64]:
-    """Count what the scores of borders need of one image (a slice of a stack), per threshold.
+    """Count what the scores of borders need from one image (a slice of a stack), per threshold.
 
-    Above each threshold the regions that are connected by edges, not by corners, are the predicted
-    objects. For V_rand and V_info they then grow until only lines of one pixel are left between
-    them (a watershed), so that the width of the borders does not matter. Each pixel that is in none
-    of them is an object of its own; where nothing is inside, that is every pixel. Ignored pixels
-    can connect regions, but are not counted.
+    The predicted objects are the regions above the threshold, connected by edges, not by corners.
+    For V_rand and V_info they then grow (a watershed) until lines of one pixel are left between
+    them, so that the width of borders does not matter. Each pixel in none of them is an object of
+    its own; if nothing is inside, that is every pixel. Ignored pixels can connect regions, but are
+    not counted.
 
     Args:
-        truth: (H, W) ids of the true cells, of any integer dtype; 0 is the membrane between them.
+        truth: (H, W) ids of the true cells, any integer dtype; 0 is the membrane between them.
         probability: (H, W) probability of being inside a cell (1 - that of membrane), 0 ... 1.
-        ignore_index: The id of the truth's pixels that do not count; None: all count.
+        ignore_index: The id of pixels in the truth that do not count; None: all count.
 
     Returns:
         (T, C) float64, in the order of ``THRESHOLDS`` and ``BORDER_COUNTS``.
 
     Raises:
-        SegkitError: The truth is no map of ids, the sizes differ, or the probabilities are none.
+        SegkitError: The truth is no map of ids, the sizes differ, or the probabilities are invalid.
     """
     check_ids("the truth", truth)
     _check_probability(truth, probability)
-    probability = probability.astype(np.float64)  # below it the last threshold would be 1
+    probability = probability.astype(np.float64)  # in a lower precision the last threshold is 1
     cells = truth != 0
     valid = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
     rows: list[list[float]] = []
@@ -59,8 +73,8 @@ def border_counts(
     for threshold in THRESHOLDS:
         inside = probability > threshold
         size = int(inside.sum())
-        if size != before:  # less and less is inside: as many pixels are the same pixels
-            rows.append(_counts(truth, inside, cells & valid, ~cells & valid, ignore_index))
+        if size != before:  # the regions only shrink: an equal size means the same pixels
+            rows.append(_count_at(truth, inside, cells & valid, ~cells & valid, ignore_index))
             before = size
         else:
             rows.append(rows[-1])
@@ -68,36 +82,36 @@ def border_counts(
 
 
 def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The scores of summed :func:`border_counts`, as the challenge has them.
+    """The scores of summed :func:`border_counts`, as the challenge defines them.
 
-    Each score is the best one over the thresholds, found for itself:
+    Each score is its own best one over the thresholds:
 
-    - ``v_rand``, ``v_info``: the final measures, of thinned borders and of the pixels of true cells
-      alone (Arganda-Carreras et al. 2015). They are the means over the slices at the threshold at
-      which the mean is largest, and ``v_rand_threshold``, ``v_info_threshold`` is the first such.
-    - ``rand_error``, ``pixel_error``: two of the first measures, which the challenge dropped since
+    - ``v_rand``, ``v_info``: the final measures, from thinned borders and the pixels of true cells
+      alone (Arganda-Carreras et al. 2015). They are the means over the slices at the threshold with
+      the largest mean; ``v_rand_threshold``, ``v_info_threshold`` is the first such threshold.
+    - ``rand_error``, ``pixel_error``: two earlier measures, which the challenge dropped because
       they depend on the width of the borders. Both are 1 - F-score, and pool the slices:
       ``rand_error`` of pairs of pixels of true cells, without thinning; ``pixel_error`` of pixels,
       with those inside the cells as the positives::
 
           pixel_error = 1 - 2 tp / (2 tp + fp + fn)
 
-    Where no slice has a true cell none of them has a value (NaN). A slice without one is left out
-    of the means.
+    If no slice has a true cell, no score has a value (NaN). A slice without one is left out of the
+    means.
 
     Args:
-        counts: (..., T, C): the sums over slices, or many such sums at once, as a bootstrap draws.
+        counts: (..., T, C): the sums over slices, or many such sums at once, as in a bootstrap.
 
     Returns:
-        Each score, (...), float64: of one sum of counts, an array without axes.
+        Each score, (...), float64; for one sum of counts an array without axes.
 
     Raises:
-        SegkitError: The last axes are not T and C long.
+        SegkitError: The last axes do not have T and C entries.
     """
-    sums = named(BORDER_COUNTS, counts)
+    sums = name_entries(BORDER_COUNTS, counts)
     if sums["slices"].shape[-1:] != (len(THRESHOLDS),):
         raise SegkitError(
-            f"counts of the shape {np.shape(counts)} were given; there are {len(THRESHOLDS)}"
+            f"the counts have the shape {np.shape(counts)}, but there are {len(THRESHOLDS)}"
             f" thresholds with {len(BORDER_COUNTS)} counts each: give sums of border_counts()."
         )
     scores = {}
@@ -116,21 +130,55 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
     }
 
 
-class BorderScores(SummedCounts):
-    """The scores of borders over all slices and processes.
+def count_v_rand(objects: Overlaps) -> tuple[int, int, int]:
+    """Sum the squared sizes that V_rand is made of (Arganda-Carreras et al. 2015).
 
-    ``update`` takes what :func:`border_counts` gives, ``compute`` gives :func:`border_scores`.
+    Of the pixels that lie in reference objects, with s_i of them in the predicted object i, t_j in
+    the reference object j and p_ij in both::
+
+        V_rand = sum p_ij^2 / (0.5 sum s_i^2 + 0.5 sum t_j^2)
+
+    Unlike in the adapted Rand error of :mod:`segkit.metrics.instances`, each pixel of the predicted
+    background is an object of its own.
+
+    Returns:
+        sum p_ij^2, sum t_j^2 and sum s_i^2.
     """
+    single = int(objects.missed.sum())
+    return (
+        sum_squares(objects.shared) + single,
+        sum_squares(objects.reference_areas),
+        sum_squares(objects.inside) + single,
+    )
 
-    def __init__(self) -> None:
-        super().__init__(len(THRESHOLDS), len(BORDER_COUNTS))
 
-    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
-        """:func:`border_scores` of the sums."""
-        return border_scores(total)
+def compute_v_info(objects: Overlaps) -> float:
+    """V_info (Arganda-Carreras et al. 2015), of the same clusterings as V_rand.
+
+    With the mutual information I and the entropies H of the prediction S and the reference T::
+
+        V_info = I(S; T) / (0.5 H(S) + 0.5 H(T))
+
+    It is 1 where both are one single object, and has no value (NaN) without reference pixels.
+    """
+    pixels = int(objects.reference_areas.sum())
+    if pixels == 0:
+        return float("nan")
+
+    def entropy(sizes: NDArray[np.int64]) -> float:
+        sizes = sizes[sizes > 0]
+        return float((sizes / pixels * np.log(pixels / sizes)).sum())
+
+    single = objects.missed.sum() * np.log(pixels) / pixels
+    reference = entropy(objects.reference_areas)
+    predicted = entropy(objects.inside) + single
+    joint = entropy(objects.shared) + single
+    if reference + predicted == 0:
+        return 1.0
+    return float(max(0.0, 2 * (reference + predicted - joint) / (reference + predicted)))
 
 
-def _counts(
+def _count_at(
     truth: NDArray[Any],
     inside: NDArray[np.bool_],
     cells: NDArray[np.bool_],
@@ -138,19 +186,19 @@ def _counts(
     ignore_index: int | None,
 ) -> list[float]:
     """The counts at one threshold."""
-    from skimage.segmentation import watershed  # takes its time, and few score borders
+    from skimage.segmentation import watershed  # slow to import, and few score borders
 
     regions = ndimage.label(inside)[0]
     thinned = watershed(~inside, regions, connectivity=1, watershed_line=True)
     objects = overlaps(truth, thinned, ignore_index)
-    together, reference, predicted = v_rand_counts(objects)
+    together, reference, predicted = count_v_rand(objects)
     some = reference > 0
     tp, fp = int((inside & cells).sum()), int((inside & membrane).sum())
     return [
         some,
         2 * together / (reference + predicted) if some else 0,
-        v_info(objects) if some else 0,
-        *v_rand_counts(overlaps(truth, regions, ignore_index)),
+        compute_v_info(objects) if some else 0,
+        *count_v_rand(overlaps(truth, regions, ignore_index)),
         *(tp, fp, int(cells.sum()) - tp),
     ]
 
@@ -159,7 +207,7 @@ def _check_probability(truth: NDArray[Any], probability: NDArray[Any]) -> None:
     if truth.shape != probability.shape:
         raise SegkitError(
             f"the truth has the shape {truth.shape} and the map of probabilities"
-            f" {probability.shape}: give one (H, W) map for the same image."
+            f" {probability.shape}: give one (H, W) map of the same image."
         )
     if not np.issubdtype(probability.dtype, np.floating):
         raise SegkitError(
@@ -167,7 +215,7 @@ def _check_probability(truth: NDArray[Any], probability: NDArray[Any]) -> None:
             " probability of being inside a cell."
         )
     low, high = (probability.min(), probability.max()) if probability.size else (0, 0)
-    if not (low >= 0 and high <= 1):  # also where one is NaN
+    if not (low >= 0 and high <= 1):  # also if one is NaN
         raise SegkitError(
             f"the map of probabilities runs from {low} to {high}: give floats from 0 to 1, the"
             " probability of being inside a cell, not logits."

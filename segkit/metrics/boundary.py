@@ -1,4 +1,4 @@
-"""How well boundaries lie: boundary F1 and the 95 % Hausdorff distance, per class and image."""
+"""Boundary F1 and the 95 % Hausdorff distance, per class and image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
-from segkit.metrics.counts import named, ratio
-from segkit.metrics.scores import defined_mean
+from segkit.metrics.counts import mean_defined, name_entries, ratio
 
 TOLERANCE = 0.0075
-"""The default tolerance as a share of the image's diagonal, as Csurka et al. have it."""
+"""The default tolerance as a share of the image's diagonal (Csurka et al. 2013)."""
 
 BOUNDARY_COUNTS = ("near", "predicted", "found", "true", "distance", "finite", "missed")
 """The names of the 7 entries of :func:`boundary_counts`."""
@@ -30,31 +29,29 @@ Map = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class BoundaryScores:
-    """Scores of the boundaries of each class, (..., C). Made by :func:`boundary_scores`.
+    """Scores of the boundaries of each class, (..., C). Created by :func:`boundary_scores`.
 
-    With the boundary pixels of a class in the prediction and in the truth, those of all images
-    together, and t the tolerance::
+    With the predicted and true boundary pixels of a class in all images, and t the tolerance::
 
         precision = share of the predicted ones that are at most t away from a true one
         recall = share of the true ones that are at most t away from a predicted one
         f1 = 2 precision recall / (precision + recall)
 
     ``hd95`` is the larger of two 95th percentiles, in pixels: of the distances from each predicted
-    boundary pixel to the nearest true one, and the other way round. It is computed in each image,
-    and its mean runs over the images that have it.
+    boundary pixel to the nearest true one, and the other way round. It is computed per image and
+    averaged over the images that have it.
 
-    A class with no boundary in either has no value: NaN. Where only one of the two has a boundary,
-    f1 is 0, and there is no finite distance: such an image is counted in ``missed``, and its
-    distance is left out of the mean, for no number would be true of it. So a mean distance says
-    little without ``missed``. Where all images are such, the distance is infinite.
+    A class without predicted and true boundary has no value: NaN. If only one of the two exists in
+    an image, f1 is 0 and no distance is defined: the image is left out of the mean distance and
+    counted in ``missed``, so look at both. If that is so in all images, the distance is infinite.
 
     Attributes:
         f1: Boundary F1 (Csurka et al., "What is a good evaluation measure for semantic
-            segmentation?", 2013; theirs is the mean of the values of single images).
-        precision: Of the predicted boundary; NaN where there is none.
-        recall: Of the true boundary; NaN where there is none.
+            segmentation?", 2013; theirs is the mean over single images).
+        precision: Precision of the boundary; NaN without predicted boundary.
+        recall: Recall of the boundary; NaN without true boundary.
         hd95: 95 % Hausdorff distance in pixels (Huttenlocher et al. 1993).
-        missed: The number of images in which only one of the two has a boundary.
+        missed: The number of images with only a predicted or only a true boundary.
     """
 
     f1: NDArray[np.float64]
@@ -67,14 +64,13 @@ class BoundaryScores:
     def mean(self) -> dict[str, NDArray[np.float64]]:
         """What to report, (...): ``boundary_f1``, ``hd95`` and ``hd95_missed``.
 
-        The first two are means over the classes that have a (finite) value; where some class is
-        missed and none has a finite distance, ``hd95`` is infinite. The last is the sum of
-        ``missed``: the distances that are not in the mean.
+        The first two are means over the classes with a finite value; ``hd95`` is infinite if only
+        infinite ones exist. The last is the sum of ``missed``: the distances outside the mean.
         """
         infinite = np.isinf(self.hd95)
-        distance = defined_mean(np.where(infinite, np.nan, self.hd95))
+        distance = mean_defined(np.where(infinite, np.nan, self.hd95))
         return {
-            "boundary_f1": defined_mean(self.f1),
+            "boundary_f1": mean_defined(self.f1),
             "hd95": np.where(np.isnan(distance) & infinite.any(-1), np.inf, distance),
             "hd95_missed": self.missed.sum(-1),
         }
@@ -88,33 +84,32 @@ def boundary_counts(
     tolerance: float | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> NDArray[np.float64]:
-    """What is counted in one image; the counts of images are added, and the sums scored.
+    """Count what the scores of boundaries need from one image; add the counts of images.
 
-    A pixel belongs to the boundary of its class where one of its four neighbours is of another
-    class. The border of the image is no boundary, and pixels of the label ``ignore_index`` do not
-    exist, in the prediction as in the truth: there is no boundary in them nor against them.
+    A pixel is on the boundary of its class if one of its four neighbours has another class. The
+    border of the image is no boundary. Pixels labelled ``ignore_index`` in the truth are removed
+    from both maps: there is no boundary in them or against them.
 
     Args:
         labels: The decided labels (H, W), or 0/1 per class (N, H, W) for multilabel.
-        truth: The true labels, of the same shape; for multilabel also (H, W), which means that each
-            pixel has exactly one class.
+        truth: The true labels, same shape; for multilabel also (H, W), which means exactly one
+            class per pixel.
         mode: The mode in which the labels were decided.
-        num_classes: N. Binary: 2 or 1, which mean the same.
-        tolerance: How far boundaries may lie apart, in pixels, at least 0; None: 0.75 % of the
+        num_classes: N. Binary: 2 or 1, with the same meaning.
+        tolerance: Accepted distance between boundaries, in pixels, at least 0; None: 0.75 % of the
             image's diagonal.
-        ignore_index: The label of pixels that do not count.
+        ignore_index: Label of pixels that do not count.
 
     Returns:
-        (C, 7), C the reported classes: N, or the foreground alone for binary. The last axis is that
-        of :data:`BOUNDARY_COUNTS`: predicted boundary pixels near enough to the truth, all
-        predicted ones, true ones near enough to the prediction, all true ones; the 95 % Hausdorff
-        distance, 0 where there is none; 1 where there is one; 1 where only one of the two has a
-        boundary.
+        (C, 7), with C = N classes, or for binary the foreground alone. The last axis follows
+        :data:`BOUNDARY_COUNTS`: predicted boundary pixels within the tolerance, all predicted ones,
+        true ones within the tolerance, all true ones; the 95 % Hausdorff distance, or 0; 1 if it is
+        defined; 1 if only one of the two boundaries exists.
 
     Raises:
-        SegkitError: A shape, a dtype or a label is wrong, or the tolerance is negative.
+        SegkitError: A shape, dtype or label is invalid, or the tolerance is negative.
     """
-    labels, truth = _checked(labels, truth, mode, num_classes, ignore_index)
+    labels, truth = _check_labels(labels, truth, mode, num_classes, ignore_index)
     if tolerance is None:
         tolerance = TOLERANCE * math.hypot(*truth.shape[-2:])
     elif not tolerance >= 0:
@@ -122,14 +117,14 @@ def boundary_counts(
     rows = []
     for predicted, true in zip(labels, truth, strict=True):  # (H, W) each
         valid = true != ignore_index
-        ours, theirs = _boundary(predicted, valid), _boundary(true, valid)
+        ours, theirs = _find_boundary(predicted, valid), _find_boundary(true, valid)
         classes = range(num_classes) if mode == "multiclass" else (1,)
-        rows += _compare(ours, theirs, classes, tolerance)
+        rows += _count_classes(ours, theirs, classes, tolerance)
     return np.array(rows, dtype=np.float64)
 
 
 def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
-    """The scores of an image's counts or, of their sums, of many images.
+    """The scores of :func:`boundary_counts`.
 
     Args:
         counts: (..., C, 7): of one image, the sums over many, or many such sums at once.
@@ -142,10 +137,10 @@ def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
         >>> result.f1.round(4), result.hd95
         (array([0.5263]), array([2.]))
     """
-    sums = named(BOUNDARY_COUNTS, counts)
+    sums = name_entries(BOUNDARY_COUNTS, counts)
     near, predicted, found, true = (sums[name] for name in BOUNDARY_COUNTS[:4])
     precision, recall = ratio(near, predicted), ratio(found, true)
-    # 2 P R / (P + R) without the division by 0: where one has no boundary, or nothing is near.
+    # 2 P R / (P + R) without dividing by 0 where a boundary is missing or nothing is near
     product = near * found
     f1 = np.where(
         product > 0,
@@ -157,12 +152,12 @@ def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
     return BoundaryScores(f1, precision, recall, hd95, sums["missed"])
 
 
-def _checked(
+def _check_labels(
     labels: Map, truth: Map, mode: Mode, num_classes: int, ignore_index: int
 ) -> tuple[Map, Map]:
-    """The prediction and the truth, (1, H, W) or for multilabel (N, H, W)."""
+    """Check the prediction and the truth; returns them as (1, H, W) or for multilabel (N, H, W)."""
     if mode not in MODES:
-        raise SegkitError(f"mode '{mode}' is not known: use {', '.join(MODES)}.")
+        raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
     if mode == "multilabel" and truth.ndim == 2:
         numbers = np.arange(num_classes).reshape(-1, 1, 1)
         truth = np.where(truth == ignore_index, ignore_index, truth == numbers)  # (N, H, W)
@@ -171,13 +166,13 @@ def _checked(
         form = f"({num_classes}, H, W)" if mode == "multilabel" else "(H, W)"
         raise SegkitError(
             f"the prediction has the shape {labels.shape} and the truth {truth.shape}; mode"
-            f" '{mode}' takes {form}, both of one size: give the labels of one image."
+            f" '{mode}' takes {form} for both: give the labels of one image."
         )
     highest = num_classes - 1 if mode == "multiclass" else 1
     valid = truth != ignore_index
     for what, values in (("prediction", labels), ("truth", truth)):
         if values.dtype.kind not in "iub":
-            raise SegkitError(f"the {what} holds {values.dtype} values: give the decided labels.")
+            raise SegkitError(f"the {what} is {values.dtype}: give the decided labels.")
         wrong = values[valid & ((values < 0) | (values > highest))]
         if wrong.size:
             raise SegkitError(
@@ -187,8 +182,8 @@ def _checked(
     return labels.reshape(-1, *labels.shape[-2:]), truth.reshape(-1, *truth.shape[-2:])
 
 
-def _boundary(labels: Map, valid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Of boundary pixels the label plus 1, else 0, (H, W)."""
+def _find_boundary(labels: Map, valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The label plus 1 at boundary pixels, else 0, (H, W)."""
     below = (labels[1:] != labels[:-1]) & valid[1:] & valid[:-1]  # (H - 1, W)
     right = (labels[:, 1:] != labels[:, :-1]) & valid[:, 1:] & valid[:, :-1]  # (H, W - 1)
     edge = np.zeros(labels.shape, dtype=bool)
@@ -199,7 +194,7 @@ def _boundary(labels: Map, valid: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.where(edge, labels.astype(np.int64) + 1, 0)
 
 
-def _compare(
+def _count_classes(
     ours: NDArray[np.int64],
     theirs: NDArray[np.int64],
     classes: Iterable[int],
@@ -220,7 +215,7 @@ def _compare(
             slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True)
         )
         mine, yours = ours[crop] == number, theirs[crop] == number
-        to_true, to_predicted = _distance(yours)[mine], _distance(mine)[yours]
+        to_true, to_predicted = _measure_distance(yours)[mine], _measure_distance(mine)[yours]
         near = int(np.count_nonzero(to_true <= tolerance))
         found = int(np.count_nonzero(to_predicted <= tolerance))
         hd95 = max(np.percentile(to_true, _PERCENTILE), np.percentile(to_predicted, _PERCENTILE))
@@ -228,10 +223,10 @@ def _compare(
     return rows
 
 
-def _distance(marked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Euclidean distance of each pixel to the nearest marked one; there must be one."""
+def _measure_distance(marked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Euclidean distance of each pixel to the nearest marked one; there must be at least one."""
     distance = cv2.distanceTransform(
         (~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     ).astype(np.float64)
-    # OpenCV is ten times as fast as SciPy, but in float32: the squares are whole numbers.
+    # OpenCV is ten times as fast as SciPy, but float32: squared distances are integers
     return np.sqrt(np.rint(np.square(distance)))

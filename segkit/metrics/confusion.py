@@ -1,4 +1,4 @@
-"""The confusion matrix of an epoch: counts from which every score is made."""
+"""The confusion matrix of an epoch, from which all scores of pixels are computed."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import MODES, Mode
+from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.losses.labels import check_target, require_classes, split_target
 
 
 class ConfusionMatrix(Metric):
     """Counts of (truth, prediction) over all batches and processes.
 
-    The counts are integers, so the result is exact and depends neither on the order nor on the size
-    of the batches. Pixels of the label ``ignore_index`` are not counted.
+    The counts are integers, so the result is exact and independent of the order and size of the
+    batches.
 
     Args:
         mode: What is decided per pixel: ``binary``, ``multiclass`` or ``multilabel``.
-        num_classes: The number of classes. Binary: 2, background and foreground; or 1, the number
-            of its channels, which means the same.
-        ignore_index: The label of pixels that do not count.
+        num_classes: The number of classes. Binary: 2, background and foreground, or 1, the number
+            of its channels, with the same meaning.
+        ignore_index: Label of pixels that are not counted.
 
     Raises:
-        SegkitError: The mode is not known, or the number of classes does not go with it.
+        SegkitError: The mode is unknown, or the number of classes does not fit it.
     """
 
     full_state_update = False
     matrix: Tensor
 
-    def __init__(self, mode: Mode, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, mode: Mode, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
         if mode not in MODES:
-            raise SegkitError(f"mode '{mode}' is not known: use {', '.join(MODES)}.")
+            raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
         fits, allowed = {
             "binary": (num_classes in (1, 2), "1 or 2"),
             "multiclass": (num_classes >= 2, "2 or more"),
             "multilabel": (num_classes >= 1, "1 or more"),
         }[mode]
         if not fits:
-            raise SegkitError(
-                f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
-            )
+            raise SegkitError(f"num_classes is {num_classes}, but mode '{mode}' has {allowed}.")
         self.mode = mode
         self.num_classes = 2 if mode == "binary" else num_classes
         self.ignore_index = ignore_index
@@ -56,11 +54,10 @@ class ConfusionMatrix(Metric):
         Args:
             labels: The decided labels, (B, H, W), or 0/1 per class (B, C, H, W) for multilabel; any
                 integer dtype or bool.
-            target: The true labels, (B, H, W), or also (B, C, H, W) for multilabel, as the losses
-                take them.
+            target: The true labels, (B, H, W) or for multilabel also (B, C, H, W), as for losses.
 
         Raises:
-            SegkitError: A shape, a dtype or a label is wrong.
+            SegkitError: A shape, dtype or label is invalid.
         """
         N = self.num_classes
         per_class = self.mode == "multilabel"
@@ -77,7 +74,7 @@ class ConfusionMatrix(Metric):
             )
         B, H, W = labels.shape[0], *labels.shape[-2:]
         check_target(target, self.mode, torch.Size((B, channels, H, W)))
-        # Looking at the values waits for the device, but so does counting.
+        # checking the values waits for the device, but so does counting
         truth, valid = split_target(
             target, self.mode, channels, self.ignore_index, check_values=True
         )
@@ -85,18 +82,18 @@ class ConfusionMatrix(Metric):
             truth, valid = truth.squeeze(1), valid.squeeze(1)
         labels = labels.long()
         require_classes("the prediction", labels, valid, 2 if per_class else N)
-        # One number per cell of the matrix: truth and prediction are its row and column.
+        # the index of each pixel in the flat matrix: truth and prediction are row and column
         cells = truth * N + labels  # (B, H, W)
         if per_class:
             matrices = torch.arange(N, device=labels.device).view(-1, 1, 1)
             cells = matrices * 4 + truth * 2 + labels  # (B, C, H, W)
         counts = torch.bincount(cells[valid], minlength=self.matrix.numel())
-        # Not in place, which torch forbids after a reset in inference mode.
+        # not in place, which torch forbids after a reset in inference mode
         self.matrix = self.matrix + counts.view_as(self.matrix)
 
     def compute(self) -> Tensor:
         """The counts, int64: (N, N) with the truth in rows and the prediction in columns.
 
-        Binary has N = 2. Multilabel gives one such (absent, present) matrix per class: (N, 2, 2).
+        Binary has N = 2. Multilabel has one (absent, present) matrix per class: (N, 2, 2).
         """
         return self.matrix

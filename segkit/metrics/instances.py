@@ -1,4 +1,4 @@
-"""The scores of objects: what is counted of one image, and the scores of summed counts."""
+"""Scores of objects: tracking challenge, average precision, panoptic quality, AJI, Rand error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.metrics.counts import SummedCounts, named
-from segkit.metrics.matching import PERCENTS, matching_counts, matching_scores
-from segkit.metrics.overlaps import check_ids, overlaps
-from segkit.metrics.rand import rand_counts, rand_scores
-from segkit.metrics.tracking_challenge import tracking_counts, tracking_scores
+from segkit.metrics.counts import SummedCounts, Sums, name_entries, ratio
+from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
+
+PERCENTS = tuple(range(50, 100, 5))
+"""The thresholds of the IoU, in per cent: 50, 55, ..., 95."""
+
+SPLIT, MISSED, SPURIOUS = 5, 10, 1
+"""Weights of DET: a needed split, a false negative, a false positive (Matula et al. 2015)."""
 
 OBJECT_COUNTS = (
     "images",
@@ -25,36 +28,57 @@ OBJECT_COUNTS = (
 """The names of the K entries of :func:`object_counts`."""
 
 
+class InstanceScores(SummedCounts):
+    """The scores of objects over all images and processes.
+
+    ``update`` takes the result of :func:`object_counts`, ``compute`` returns
+    :func:`instance_scores`.
+
+    Example:
+        >>> metric = InstanceScores()
+        >>> metric.update(object_counts(np.array([[0, 1, 1]]), np.array([[1, 1, 1]])))
+        >>> round(metric.compute()["seg"], 3)
+        0.667
+    """
+
+    def __init__(self) -> None:
+        super().__init__(len(OBJECT_COUNTS))
+
+    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
+        """:func:`instance_scores` of the sums."""
+        return instance_scores(total)
+
+
 def object_counts(
     truth: NDArray[Any],
     predicted: NDArray[Any],
     markers: NDArray[Any] | None = None,
     ignore_index: int | None = None,
 ) -> NDArray[np.float64]:
-    """Count what the scores of objects need of one image.
+    """Count what the scores of objects need from one image.
 
-    The counts of images are added, weighted or not, and :func:`instance_scores` scores the sums.
+    Add the counts of images, weighted or not, and pass the sums to :func:`instance_scores`.
 
-    Pixels that the truth ignores are left out of everything. A predicted object of which more than
-    half lies there is no false positive; the others are cut to the pixels that count.
+    Pixels that the truth ignores are left out everywhere. A predicted object with more than half of
+    its pixels there is no false positive; others are cut to the pixels that count.
 
     Args:
-        truth: (H, W) ids of the reference, of any integer dtype: 0 is background, every other value
-            an object.
-        predicted: (H, W) ids of the prediction. Here ``ignore_index`` is an id like any other.
-        markers: (H, W) ids of the reference markers for DET, where they are not the truth; they
-            mark all objects, also those that the truth does not outline. SEG and DET are then the
-            challenge's own, which knows no ignored pixels: SEG compares with whole predicted
-            objects, DET with all markers, and only a predicted object without a marker may lie in
-            ignored pixels for nothing.
-        ignore_index: The id of the truth's pixels that do not count; None: all count. Files may
-            have an object 255, so that it must be asked for.
+        truth: (H, W) ids of the reference, any integer dtype: 0 is background, every other value an
+            object.
+        predicted: (H, W) ids of the prediction, in which ``ignore_index`` is an ordinary id.
+        markers: (H, W) ids of the reference markers for DET, if they are not the truth; they mark
+            all objects, including those without an outline in the truth. SEG and DET are then
+            exactly those of the challenge, which knows no ignored pixels: SEG compares with whole
+            predicted objects, DET with all markers, and only a predicted object without a marker
+            may lie in ignored pixels at no cost.
+        ignore_index: The id of pixels in the truth that do not count. None (all count) is the
+            default, as files may contain an object 255.
 
     Returns:
         (K,) float64, in the order of ``OBJECT_COUNTS``.
 
     Raises:
-        SegkitError: The maps are no (H, W) integers >= 0, or differ in size.
+        SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.
     """
     objects = overlaps(truth, predicted, ignore_index)
     outlined = marked = objects
@@ -70,9 +94,9 @@ def object_counts(
         outlined = overlaps(whole, predicted, None)
     counts = {
         "images": 1,
-        **tracking_counts(outlined, marked),
-        **matching_counts(objects),
-        **rand_counts(objects),
+        **_count_tracking(outlined, marked),
+        **_count_matches(objects),
+        **_count_rand_pairs(objects),
     }
     return np.array([counts[name] for name in OBJECT_COUNTS], np.float64)
 
@@ -80,32 +104,67 @@ def object_counts(
 def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """The scores of summed :func:`object_counts`.
 
-    ========================= ======================================================================
-    ``seg`` ``det``           Cell Tracking Challenge, see :func:`~.tracking_scores`
-    ``ap`` ``ap50`` ``ap75``  average precision, see :func:`~.matching_scores`
-    ``pq`` ``sq`` ``rq``      panoptic quality, see :func:`~.matching_scores`
-    ``aji``                   aggregated Jaccard index, see :func:`~.matching_scores`
-    ``arand``                 adapted Rand error (0 is best), see :func:`~.rand_scores`
-    ``objects``               the number of reference objects
-    ``predicted_objects``     the number of predicted objects, those mostly in ignored pixels aside
-    ========================= ======================================================================
+    All scores pool the objects of the images, so that an image weighs as much as it has objects; a
+    score of one image is that of its own counts. R is a reference object, S a predicted one.
 
-    All pool the objects of the images, so that an image weighs as much as it has objects. The score
-    of a single image is that of its own counts.
+    ``seg``, of the Cell Tracking Challenge (Maska et al. 2014): S matches R if it covers more than
+    half of R (exactly half is not enough), so R has one match at most::
 
-    A score that has no value is NaN. Without reference objects and without predictions none of them
-    has one. Predictions without any reference object give AP, PQ, RQ and AJI of 0, and no value of
-    SEG, DET, SQ and arand. References without any prediction give 0, an arand of their own, and no
-    value of SQ.
+        |R and S| > 0.5 |R|        seg = mean over all R of |R and S| / |R or S|, or 0 without S
+
+    ``det`` (Matula et al. 2015): the same matching, with the markers as R. AOGM-D is the cost of
+    correcting the prediction, AOGM-D0 that of adding every marker to an empty one::
+
+        AOGM-D = 5 splits + 10 missed + 1 spurious        AOGM-D0 = 10 markers
+        det = 1 - min(AOGM-D, AOGM-D0) / AOGM-D0
+
+    An S that matches n > 1 markers needs n - 1 splits; a marker without a match is missed; an S
+    without a marker is spurious.
+
+    ``ap``: R and S match at the threshold t if IoU > t; as t >= 0.5, each has one match at most
+    (Kirillov et al. 2019)::
+
+        AP_t = TP / (TP + FP + FN)        ap = mean of AP_t over t = 0.50, 0.55, ..., 0.95
+
+    This is the AP of the 2018 Data Science Bowl (which averages the APs of single images) and of
+    StarDist (which also accepts IoU = t), not that of COCO: predictions have no confidence here, so
+    there is no ranking and no area under a curve. ``ap50`` and ``ap75`` are AP_t at 0.50 and 0.75.
+
+    ``pq`` ``sq`` ``rq``, panoptic quality (Kirillov et al. 2019), from the matches at 0.5::
+
+        sq = mean IoU of the matches        rq = TP / (TP + FP / 2 + FN / 2)        pq = sq rq
+
+    ``aji``, the aggregated Jaccard index (Kumar et al. 2017), takes for each R the S with the
+    largest IoU, however small, and may take an S more than once; among equals the larger overlap
+    wins, then the S that comes first in the image::
+
+        aji = sum |R and S| / (sum |R or S| + pixels of R without any S + pixels of the S not taken)
+
+    ``arand``, the adapted Rand error (0 is best), of the pairs of pixels of an image that lie in
+    reference objects (Arganda-Carreras et al. 2015; scikit-image's ``adapted_rand_error``)::
+
+        precision = pairs in one object in both / pairs in one predicted object
+        recall    = pairs in one object in both / pairs in one reference object
+        arand     = 1 - 2 precision recall / (precision + recall)
+
+    The predicted background counts as one object, which weighs heavily where it reaches into many
+    reference objects.
+
+    ``objects`` and ``predicted_objects`` are numbers of objects, the latter without those that lie
+    mostly in ignored pixels.
+
+    A score without a value is NaN. Without reference objects and predictions that is all of them.
+    Predictions without reference objects give ap, pq, rq and aji of 0; seg, det, sq and arand have
+    no value. Reference objects without predictions give 0, their arand, and no value of sq.
 
     Args:
-        counts: (..., K): the sums over images, or many such sums at once, as a bootstrap draws.
+        counts: (..., K): the sums over images, or many such sums at once, as in a bootstrap.
 
     Returns:
-        Each score, (...), float64: of one vector of counts, an array without axes.
+        Each score, (...), float64; for one vector of counts an array without axes.
 
     Raises:
-        SegkitError: The last axis is not K long.
+        SegkitError: The last axis does not have K entries.
 
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 2]]), np.array([[5, 5, 5], [6, 6, 0]])
@@ -114,31 +173,96 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         ... # doctest: +ELLIPSIS
         {'seg': 0.67, 'det': 1.0, 'ap': 0.4, 'ap50': 1.0, 'ap75': 0.0, 'pq': 0.67, ...}
     """
-    sums = named(OBJECT_COUNTS, counts)
+    sums = name_entries(OBJECT_COUNTS, counts)
     return {
-        **tracking_scores(sums),
-        **matching_scores(sums),
-        **rand_scores(sums),
+        "seg": ratio(sums["seg_iou"], sums["references"]),
+        "det": _score_detection(sums),
+        **_score_matches(sums),
+        "aji": ratio(sums["aji_shared"], sums["aji_union"]),
+        "arand": 1
+        - ratio(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"]),
         "objects": sums["references"],
         "predicted_objects": sums["predictions"],
     }
 
 
-class InstanceScores(SummedCounts):
-    """The scores of objects over all images and processes.
+def _count_tracking(objects: Overlaps, markers: Overlaps) -> dict[str, float]:
+    """For SEG, from reference masks, and DET, from markers: those of cells without outlines too."""
 
-    ``update`` takes what :func:`object_counts` gives, ``compute`` gives :func:`instance_scores`.
+    def covered(found: Overlaps) -> NDArray[np.bool_]:
+        return np.asarray(2 * found.shared > found.reference_areas[found.reference])
 
-    Example:
-        >>> metric = InstanceScores()
-        >>> metric.update(object_counts(np.array([[0, 1, 1]]), np.array([[1, 1, 1]])))
-        >>> round(metric.compute()["seg"], 3)
-        0.667
-    """
+    matches = np.bincount(markers.predicted[covered(markers)], minlength=markers.spared.size)
+    return {
+        "references": objects.reference_areas.size,
+        "seg_iou": float(objects.iou[covered(objects)].sum()),
+        "markers": markers.reference_areas.size,
+        "det_splits": int(np.maximum(matches - 1, 0).sum()),
+        "det_missed": markers.reference_areas.size - int(matches.sum()),
+        "det_spurious": int(((matches == 0) & ~markers.spared).sum()),
+    }
 
-    def __init__(self) -> None:
-        super().__init__(len(OBJECT_COUNTS))
 
-    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
-        """:func:`instance_scores` of the sums."""
-        return instance_scores(total)
+def _score_detection(sums: Sums) -> NDArray[np.float64]:
+    aogm = (
+        SPLIT * sums["det_splits"] + MISSED * sums["det_missed"] + SPURIOUS * sums["det_spurious"]
+    )
+    aogm_0 = MISSED * sums["markers"]
+    return np.asarray(1 - ratio(np.minimum(aogm, aogm_0), aogm_0))
+
+
+def _count_matches(objects: Overlaps) -> dict[str, float]:
+    """For AP, PQ and AJI."""
+    counts: dict[str, float] = {"predictions": int((~objects.spared).sum())}
+    # in integers, which makes equality exact
+    matches = 100 * objects.shared > np.asarray(PERCENTS)[:, None] * objects.union  # (T, pairs)
+    spared = objects.spared[objects.predicted]
+    for percent, match in zip(PERCENTS, matches, strict=True):
+        counts[f"tp{percent}"] = int(match.sum())
+        counts[f"fp{percent}"] = counts["predictions"] - int((match & ~spared).sum())
+    # AJI: the best pair of each reference comes first among its pairs
+    order = np.lexsort((objects.predicted, -objects.shared, -objects.iou, objects.reference))
+    best = order[np.unique(objects.reference[order], return_index=True)[1]]
+    taken = objects.spared.copy()
+    taken[objects.predicted[best]] = True
+    alone = np.ones(objects.reference_areas.size, bool)
+    alone[objects.reference] = False
+    union = (
+        objects.union[best].sum()
+        + objects.reference_areas[alone].sum()
+        + objects.predicted_areas[~taken].sum()
+    )
+    return {
+        **counts,
+        "iou": float(objects.iou[matches[0]].sum()),
+        "aji_shared": int(objects.shared[best].sum()),
+        "aji_union": int(union),
+    }
+
+
+def _score_matches(sums: Sums) -> dict[str, NDArray[np.float64]]:
+    tp = np.stack([sums[f"tp{percent}"] for percent in PERCENTS])
+    fp = np.stack([sums[f"fp{percent}"] for percent in PERCENTS])
+    ap = ratio(tp, sums["references"] + fp)  # TP + FN are the references
+    rq = ratio(2 * tp[0], sums["references"] + tp[0] + fp[0])
+    sq = ratio(sums["iou"], tp[0])
+    return {
+        "ap": ap.mean(axis=0),
+        "ap50": ap[PERCENTS.index(50)],
+        "ap75": ap[PERCENTS.index(75)],
+        "pq": np.where(tp[0] > 0, sq * rq, rq),
+        "sq": sq,
+        "rq": rq,
+    }
+
+
+def _count_rand_pairs(objects: Overlaps) -> dict[str, float]:
+    """For the adapted Rand error: twice the numbers of pairs of pixels."""
+    pixels = int(objects.reference_areas.sum())
+    missed = objects.missed
+    predicted = sum_squares(objects.inside) + int(missed.sum()) ** 2
+    return {
+        "rand_together": sum_squares(objects.shared) + sum_squares(missed) - pixels,
+        "rand_reference": sum_squares(objects.reference_areas) - pixels,
+        "rand_predicted": predicted - pixels,
+    }

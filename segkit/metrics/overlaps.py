@@ -1,4 +1,4 @@
-"""The sparse contingency table of two ids maps: which objects share how many pixels."""
+"""The sparse contingency table of two maps of ids: which objects share how many pixels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from segkit.core.labels import IGNORE_INDEX
 class Overlaps:
     """The objects of a reference and of a prediction, and the pixels that they share.
 
-    Made by :func:`overlaps`. Objects are numbered from 0 in the order in which they first appear in
-    the image, row by row, so nothing depends on their ids. Pixels that the reference ignores are
-    left out of every number here.
+    Created by :func:`overlaps`. Objects are numbered from 0 in the order of their first pixel, row
+    by row, so nothing depends on their ids. Pixels that the reference ignores are left out of every
+    number.
 
     Attributes:
         reference_areas: (R,) pixels of each reference object, int64.
-        predicted_areas: (P,) pixels of each predicted object, int64; 0 where all are ignored.
-        spared: (P,) whether more than half of a predicted object lies in ignored pixels. Where such
-            an object has no match, it is no false positive (as in COCO's panoptic evaluation).
+        predicted_areas: (P,) pixels of each predicted object, int64; 0 if all are ignored.
+        spared: (P,) whether more than half of a predicted object lies in ignored pixels. Such an
+            object is no false positive if it has no match (as in COCO's panoptic evaluation).
         reference: (M,) the reference object of each pair of objects that share a pixel.
         predicted: (M,) the predicted object of each pair.
         shared: (M,) the pixels that the pair shares, int64.
@@ -53,27 +53,29 @@ class Overlaps:
     @cached_property
     def missed(self) -> NDArray[np.int64]:
         """(R,) pixels of each reference object that are background in the prediction."""
-        return self.reference_areas - _sums(self.reference, self.shared, self.reference_areas.size)
+        return self.reference_areas - _sum_groups(
+            self.reference, self.shared, self.reference_areas.size
+        )
 
     @cached_property
     def inside(self) -> NDArray[np.int64]:
         """(P,) pixels of each predicted object that belong to a reference object."""
-        return _sums(self.predicted, self.shared, self.predicted_areas.size)
+        return _sum_groups(self.predicted, self.shared, self.predicted_areas.size)
 
 
 def overlaps(
     truth: NDArray[Any], predicted: NDArray[Any], ignore_index: int | None = IGNORE_INDEX
 ) -> Overlaps:
-    """Count the pixels that the objects of two ids maps share.
+    """Count the pixels that the objects of two maps of ids share.
 
     Args:
-        truth: (H, W) ids of the reference, of any integer dtype: 0 is background, every other value
-            an object. Objects need not be connected nor numbered without gaps.
-        predicted: (H, W) ids of the prediction. Here ``ignore_index`` is an id like any other.
-        ignore_index: The id of the truth's pixels that do not count; None: all count.
+        truth: (H, W) ids of the reference, any integer dtype: 0 is background, every other value an
+            object. Objects need not be connected, nor ids contiguous.
+        predicted: (H, W) ids of the prediction, in which ``ignore_index`` is an ordinary id.
+        ignore_index: The id of pixels in the truth that do not count; None: all count.
 
     Raises:
-        SegkitError: The maps are no (H, W) integers >= 0, or differ in size.
+        SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.
 
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 255]]), np.array([[7, 7, 7], [0, 7, 7]])
@@ -89,11 +91,11 @@ def overlaps(
             f" {predicted.shape[0]} x {predicted.shape[1]}: compare maps of the same image."
         )
     ignored = np.zeros(truth.shape, bool) if ignore_index is None else truth == ignore_index
-    rows, R = _numbered(np.where(ignored, 0, truth))
-    columns, P = _numbered(predicted)
+    rows, R = _number_objects(np.where(ignored, 0, truth))
+    columns, P = _number_objects(predicted)
     rows[ignored.ravel()] = R + 1
     pixels = np.ones(rows.size, np.int64)
-    # Converting adds up the pixels that share row and column.
+    # the conversion adds up the pixels that share row and column
     table = sparse.coo_array((pixels, (rows, columns)), shape=(R + 2, P + 1)).tocsr()
     areas = np.asarray(table.sum(axis=0)).ravel()[1:]
     ignored_areas = table[[R + 1]].toarray().ravel()[1:]
@@ -109,23 +111,23 @@ def overlaps(
 
 
 def check_ids(what: str, ids: NDArray[Any]) -> None:
-    """Raise a SegkitError where an array is no ids map: (H, W) integers >= 0."""
+    """Raise SegkitError unless an array is a map of ids: (H, W) integers >= 0."""
     if ids.ndim != 2:
         raise SegkitError(f"{what} has the shape {ids.shape}: give the ids of one image, (H, W).")
     if not np.issubdtype(ids.dtype, np.integer):
         raise SegkitError(
-            f"{what} is {ids.dtype}: give integer ids, one per object. The regions of a mask become"
-            " objects with scipy.ndimage.label(mask)."
+            f"{what} is {ids.dtype}: give integer ids, one per object, such as"
+            " scipy.ndimage.label(mask) makes of a mask."
         )
     if ids.size and ids.min() < 0:
         raise SegkitError(
-            f"{what} holds the id {ids.min()}: ids are 0 (background), 1, 2, ...; where -1 means"
-            f" 'not labelled', write {IGNORE_INDEX} into the truth instead."
+            f"{what} contains the id {ids.min()}: ids are 0 (background), 1, 2, ...; if -1 means"
+            f" 'not labelled', replace it with {IGNORE_INDEX} in the truth."
         )
 
 
-def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
-    """Number the objects 1 ... n by first appearance; gives (H * W,) numbers and n."""
+def _number_objects(ids: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
+    """Number the objects 1 ... n by first appearance: numbers (H * W,), and n."""
     flat = ids.ravel()
     size = flat.size
     if size == 0:
@@ -133,7 +135,7 @@ def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
     if int(flat.max()) > 4 * size + 2**16:  # a table of all ids would be larger than the image
         flat = np.unique(flat, return_inverse=True)[1].ravel() + (flat.min() > 0)
     first = np.full(int(flat.max()) + 1, size)
-    first[flat[::-1]] = np.arange(size)[::-1]  # of repeated indices the last one written stays
+    first[flat[::-1]] = np.arange(size)[::-1]  # the last value written to an index stays
     first[0] = -1  # the background is 0, present or not
     present = np.flatnonzero(first < size)
     numbers = np.zeros(first.size, np.int32)
@@ -141,7 +143,14 @@ def _numbered(ids: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
     return numbers[flat], present.size - 1
 
 
-def _sums(groups: NDArray[np.intp], values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def sum_squares(sizes: NDArray[Any]) -> int:
+    """The sum of the squares, in int64."""
+    return int((sizes.astype(np.int64) ** 2).sum())
+
+
+def _sum_groups(
+    groups: NDArray[np.intp], values: NDArray[np.int64], count: int
+) -> NDArray[np.int64]:
     total = np.zeros(count, np.int64)
     np.add.at(total, groups, values)
     return total

@@ -1,4 +1,4 @@
-"""What each threshold on the probabilities gives: a sweep, from counts of one pass."""
+"""The scores at each threshold on the probabilities, from counts of one pass."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _COLUMNS = ("iou", "dice", "precision", "recall")
 class ThresholdCounts(Metric):
     """Counts of (truth, decision) at each threshold, over all batches and processes.
 
-    They are exact: at each threshold the counts are those of the confusion matrix of a head that
-    has it, which decides for a class where its probability exceeds the threshold, in float32.
+    They are exact: at each threshold they equal the confusion matrix of a head with that threshold,
+    which decides for a class if its float32 probability exceeds it.
 
     Args:
-        mode: ``binary`` or ``multilabel``. A multiclass head has no threshold: it takes the class
-            of the highest probability.
-        num_classes: The number of classes. Binary: 2 or 1, which mean the same.
-        thresholds: Between 0 and 1, each above the one before.
-        ignore_index: The label of pixels that do not count.
+        mode: ``binary`` or ``multilabel``. A multiclass head has no threshold: it decides for the
+            most probable class.
+        num_classes: The number of classes. Binary: 2 or 1, with the same meaning.
+        thresholds: Ascending numbers between 0 and 1.
+        ignore_index: Label of pixels that do not count.
 
     Raises:
-        SegkitError: The mode has no threshold, or the numbers do not go with it.
+        SegkitError: The mode has no threshold, or the numbers do not fit it.
     """
 
     full_state_update = False
@@ -59,20 +59,17 @@ class ThresholdCounts(Metric):
             )
         if num_classes < 1 or (mode == "binary" and num_classes > 2):
             allowed = "1 or 2" if mode == "binary" else "1 or more"
-            raise SegkitError(
-                f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
-            )
+            raise SegkitError(f"num_classes is {num_classes}, but mode '{mode}' has {allowed}.")
         ends = (0.0, *thresholds, 1.0)
         if not thresholds or not all(a < b for a, b in pairwise(ends)):
             raise SegkitError(
-                f"the thresholds are {list(thresholds)}: give numbers between 0 and 1, each above"
-                " the one before."
+                f"the thresholds are {list(thresholds)}: give ascending numbers between 0 and 1."
             )
         self.mode: Mode = mode
         self.channels = 1 if mode == "binary" else num_classes
         self.thresholds = tuple(thresholds)
         self.ignore_index = ignore_index
-        # Pixels of each class and truth by the number of thresholds that they exceed.
+        # pixels of each class and truth by the number of thresholds that they exceed
         shape = (self.channels, 2, len(self.thresholds) + 1)
         self.add_state("histogram", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -82,11 +79,10 @@ class ThresholdCounts(Metric):
         Args:
             probabilities: (B, C, H, W), float; C is 1 for binary, else the number of classes. NaN
                 exceeds no threshold.
-            target: The true labels, as the losses take them: (B, H, W), or also (B, C, H, W) for
-                multilabel.
+            target: The true labels, (B, H, W) or for multilabel also (B, C, H, W), as for losses.
 
         Raises:
-            SegkitError: A shape, a dtype or a label is wrong.
+            SegkitError: A shape, dtype or label is invalid.
         """
         C = self.channels
         if probabilities.ndim != 4 or probabilities.shape[1] != C:
@@ -107,7 +103,7 @@ class ThresholdCounts(Metric):
         classes = torch.arange(C, device=values.device).view(-1, 1, 1)
         cells = (classes * 2 + truth) * (len(thresholds) + 1) + exceeded  # (B, C, H, W)
         counts = torch.bincount(cells[valid], minlength=self.histogram.numel())
-        # Not in place, which torch forbids after a reset in inference mode.
+        # not in place, which torch forbids after a reset in inference mode
         self.histogram = self.histogram + counts.view_as(self.histogram)
 
     def compute(self) -> Tensor:
@@ -120,15 +116,15 @@ class ThresholdCounts(Metric):
 
 @dataclass(frozen=True)
 class ThresholdSweep:
-    """The scores of each class at each threshold. Made by :func:`threshold_sweep`.
+    """The scores of each class at each threshold. Created by :func:`threshold_sweep`.
 
-    Choose a threshold on the validation images, never on those that the result is reported for.
+    Choose a threshold on the validation images, never on those whose result is reported.
 
     Attributes:
         class_names: The classes; binary only the foreground.
         thresholds: T of them, ascending.
-        scores: iou, dice, precision and recall, each (C, T), with the policy of
-            :class:`segkit.metrics.Scores`: NaN where there is no value.
+        scores: iou, dice, precision and recall, each (C, T), as :class:`segkit.metrics.Scores`
+            defines them: NaN where there is no value.
     """
 
     class_names: tuple[str, ...]
@@ -137,57 +133,49 @@ class ThresholdSweep:
 
     @property
     def best(self) -> dict[str, float]:
-        """For each class the threshold of the highest IoU; of equal ones that nearest to 0.5.
+        """For each class the threshold of the highest IoU, and of the highest Dice.
 
-        NaN where a class has no IoU at any threshold. Dice has its highest value there too.
+        Among equals the one nearest to 0.5; NaN if a class has no IoU at any threshold.
         """
         return {
-            name: self._best(values)
+            name: _find_best(values, self.thresholds)
             for name, values in zip(self.class_names, self.scores["iou"], strict=True)
         }
 
     def rows(self) -> list[dict[str, str | float]]:
         """A table: one row for each class and threshold.
 
-        The keys are class, threshold, iou, dice, precision and recall. The values are not rounded;
-        one that is not defined is "-".
+        The keys are class, threshold, iou, dice, precision and recall. Values are not rounded; an
+        undefined one is "-".
         """
         return [
             {
                 "class": name,
                 "threshold": threshold,
-                **{key: _shown(float(self.scores[key][c, t])) for key in _COLUMNS},
+                **{key: _format_score(float(self.scores[key][c, t])) for key in _COLUMNS},
             }
             for c, name in enumerate(self.class_names)
             for t, threshold in enumerate(self.thresholds)
         ]
 
-    def _best(self, iou: NDArray[np.float64]) -> float:
-        scored = [
-            (value, -abs(threshold - 0.5), threshold)
-            for value, threshold in zip(iou.tolist(), self.thresholds, strict=True)
-            if not math.isnan(value)
-        ]
-        return max(scored)[-1] if scored else math.nan
-
 
 def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
-    """The scores from what was counted.
+    """The scores of the counts of all images.
 
     Args:
-        counter: The counts of all images.
-        class_names: As many names as the mode has classes. Binary has two, background and
-            foreground, and reports the second only.
+        counter: The counts.
+        class_names: One name per class. Binary has two, background and foreground, and reports the
+            second.
 
     Raises:
-        SegkitError: The names do not go with the counts.
+        SegkitError: The names do not fit the counts.
     """
     names = tuple(class_names)
     wanted = 2 if counter.mode == "binary" else counter.channels
     if len(names) != wanted:
         raise SegkitError(
             f"mode '{counter.mode}' was counted with {wanted} classes, but there are {len(names)}"
-            " names: give one name per class, the background's too."
+            " names: give one name per class, including the background."
         )
     counts: Counts = counter.compute().numpy(force=True)  # (C, T, 2, 2)
     table = class_scores(counts)
@@ -198,5 +186,14 @@ def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> Thr
     )
 
 
-def _shown(value: float) -> str | float:
+def _find_best(iou: NDArray[np.float64], thresholds: tuple[float, ...]) -> float:
+    scored = [
+        (value, -abs(threshold - 0.5), threshold)
+        for value, threshold in zip(iou.tolist(), thresholds, strict=True)
+        if not math.isnan(value)
+    ]
+    return max(scored)[-1] if scored else math.nan
+
+
+def _format_score(value: float) -> str | float:
     return UNDEFINED if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how often they hold the truth, against scipy, and where there are none."""
+"""Bootstrap intervals: how often they contain the truth, against scipy, and where none exist."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_the_example_runs():
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_the_interval_holds_the_truth_as_often_as_it_says(level):
+def test_intervals_contain_the_truth_as_often_as_they_say(level):
     generator = np.random.default_rng(1)
     found = [
         interval(images(100, generator), share, samples=300, level=level, seed=seed)
-        for seed in range(600)
+        for seed in range(400)
     ]
     below = np.mean([each.high < 0.8 for each in found])
     above = np.mean([each.low > 0.8 for each in found])
-    assert below + above == pytest.approx(1 - level, abs=0.04)  # the simulation's error is 0.016
+    assert below + above == pytest.approx(1 - level, abs=0.05)  # the simulation's error is 0.02
     assert min(below, above) > (1 - level) / 4  # on both sides
 
 
@@ -61,23 +61,14 @@ def test_equals_scipy():
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
 
 
-def test_two_images_by_hand():
+def test_two_images_by_hand_and_the_seed():
     """Their four draws score 0, 1/2, 1/2 and 1: a quarter each end."""
     data = np.array([[0, 1], [1, 1]])
     assert interval(data, share, level=0.4) == Interval(0.5, 0.5)
     assert interval(data, share, level=0.6) == Interval(0, 1)
-
-
-def test_the_seed_decides():
     data = images(30, np.random.default_rng(0))
     assert interval(data, share, seed=5) == interval(data, share, seed=5)
     assert interval(data, share, seed=5) != interval(data, share, seed=6)
-
-
-def test_a_higher_level_is_wider():
-    data = images(30, np.random.default_rng(0))
-    wide, narrow = (interval(data, share, level=level) for level in (0.99, 0.5))
-    assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_one_image_has_no_interval():
@@ -143,11 +134,11 @@ def test_scores_have_their_intervals(mode):
     generator = np.random.default_rng(1)
     drawn = [
         scores(matrices[generator.integers(40, size=40)].sum(0), mode, names).mean["iou"]
-        for _ in range(2000)
+        for _ in range(1000)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    assert found["iou"].low == pytest.approx(low, abs=0.1 * (high - low))
-    assert found["iou"].high == pytest.approx(high, abs=0.1 * (high - low))
+    assert found["iou"].low == pytest.approx(low, abs=0.15 * (high - low))
+    assert found["iou"].high == pytest.approx(high, abs=0.15 * (high - low))
 
 
 def test_wrong_settings_are_refused():

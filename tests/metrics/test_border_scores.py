@@ -1,4 +1,4 @@
-"""The scores of membrane maps: thinned borders, the best threshold, means over slices."""
+"""Scores of membrane maps: thinned borders, the best threshold, means over slices."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import ndimage
-from skimage.metrics import adapted_rand_error
+from skimage.metrics import adapted_rand_error, contingency_table, variation_of_information
 
 from segkit.core.errors import SegkitError
 from segkit.metrics.borders import (
@@ -16,7 +19,10 @@ from segkit.metrics.borders import (
     BorderScores,
     border_counts,
     border_scores,
+    compute_v_info,
+    count_v_rand,
 )
+from segkit.metrics.overlaps import overlaps
 
 
 def scores(truth, probability, **options) -> dict[str, float]:
@@ -171,23 +177,6 @@ def test_a_slice_without_cells_has_no_value_and_leaves_the_mean():
     assert border_scores(whole + empty)["v_rand"] == 1
 
 
-def test_many_sums_are_scored_at_once():
-    counts = np.stack([border_counts(*noisy_cells(seed)) for seed in range(4)])
-    table = border_scores(counts.reshape(2, 2, *counts.shape[1:]))
-    for i in range(4):
-        one = border_scores(counts[i])
-        assert {name: table[name][i // 2, i % 2] for name in table} == one
-
-
-def test_the_metric_sums_slices():
-    metric = BorderScores()
-    counts = [border_counts(*noisy_cells(seed)) for seed in range(3)]
-    metric.update(counts[0])
-    metric.update(np.stack(counts[1:]))
-    expected = {name: float(value) for name, value in border_scores(sum(counts)).items()}
-    assert metric.compute() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("truth", "probability", "message"),
     [
@@ -198,9 +187,21 @@ def test_the_metric_sums_slices():
         (np.zeros((2, 2)), np.zeros((2, 2)), "the truth is float64"),
     ],
 )
-def test_what_is_no_membrane_map_is_refused(truth, probability, message):
+def test_invalid_membrane_maps_are_refused(truth, probability, message):
     with pytest.raises(SegkitError, match=message):
         border_counts(truth, probability)
+
+
+def test_many_sums_are_scored_at_once_and_the_metric_sums_slices():
+    counts = np.stack([border_counts(*noisy_cells(seed)) for seed in range(3)])
+    table = border_scores(counts)
+    for i in range(3):
+        assert {name: table[name][i] for name in table} == border_scores(counts[i])
+    metric = BorderScores()
+    metric.update(counts[0])
+    metric.update(counts[1:])
+    expected = {name: float(value) for name, value in border_scores(counts.sum(0)).items()}
+    assert metric.compute() == pytest.approx(expected)
 
 
 def test_other_counts_are_refused():
@@ -208,3 +209,52 @@ def test_other_counts_are_refused():
         border_scores(np.zeros((3, len(BORDER_COUNTS))))
     with pytest.raises(SegkitError, match="entries"):
         border_scores(np.zeros((11, 2)))
+
+
+# V_rand and V_info of given objects
+
+maps = hnp.arrays(np.int64, st.just((4, 6)), elements=st.integers(0, 3))
+
+
+def v_rand(truth: np.ndarray, predicted: np.ndarray) -> float:
+    together, reference, found = count_v_rand(overlaps(truth, predicted))
+    return 2 * together / (reference + found)
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "rand", "info"),
+    [
+        ("11022", "11022", 1, 1),
+        ("110022", "111222", 1, 1),  # what is predicted on the membrane does not count
+        ("1122", "3333", 2 * 8 / (8 + 16), 0),  # merged: the prediction tells nothing
+        ("1111", "1122", 2 * 8 / (16 + 8), 0),  # split
+        # two single pixels: H(T) = 1 bit, H(S) = 1.5 bits, and S tells T
+        ("1122", "1100", 2 * (4 + 1 + 1) / (8 + 6), 2 * 1 / (1 + 1.5)),
+        ("011", "011", 1, 1),
+    ],
+)
+def test_v_rand_and_v_info_by_hand(truth, predicted, rand, info):
+    one, two = (np.array([[int(c) for c in row]]) for row in (truth, predicted))
+    assert v_rand(one, two) == rand
+    assert compute_v_info(overlaps(one, two)) == pytest.approx(info)
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps, maps)
+def test_equals_the_tables_of_skimage(truth, predicted):
+    if not truth.any():
+        assert math.isnan(compute_v_info(overlaps(truth, predicted)))
+        return
+    own = 100 + np.arange(predicted.size).reshape(predicted.shape)
+    single = np.where(predicted == 0, own, predicted)  # background pixels are objects of their own
+    table = contingency_table(truth, single, ignore_labels=[0]).toarray()
+    squares = [(x.astype(float) ** 2).sum() for x in (table, table.sum(axis=1), table.sum(axis=0))]
+    assert count_v_rand(overlaps(truth, predicted)) == tuple(squares)
+
+    splits, merges = variation_of_information(truth, single, ignore_labels=[0])  # H(S|T), H(T|S)
+    shares = table.sum(axis=1)[table.sum(axis=1) > 0] / table.sum()
+    reference = -(shares * np.log2(shares)).sum()
+    shared = reference - merges
+    total = reference + shared + splits  # H(T) + H(S)
+    expected = 2 * shared / total if total > 1e-12 else 1.0
+    assert compute_v_info(overlaps(truth, predicted)) == pytest.approx(expected, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Boundary scores by hand, against every pair of pixels, and their policy for what is not there."""
+"""Boundary scores: by hand, against every pair of pixels, and with missing boundaries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
-from skimage.segmentation import find_boundaries
 
 import segkit.metrics.boundary
 from segkit.core.errors import SegkitError
@@ -80,19 +79,7 @@ def test_a_shifted_square_by_hand():
     assert result.mean == {"boundary_f1": 40 / 76, "hd95": 2, "hd95_missed": 0}
 
 
-def test_precision_and_recall_are_not_exchanged():
-    truth = square(10, 10, 5)
-    labels = truth | square(40, 40, 9)  # 16 and 32 pixels of boundary
-    result = binary(labels, truth)
-    assert result.precision == 16 / 48
-    assert result.recall == 1
-    assert result.f1 == pytest.approx(2 * 16 / 48 / (16 / 48 + 1))
-    swapped = binary(truth, labels)
-    assert (swapped.precision, swapped.recall, swapped.f1) == (1, 16 / 48, result.f1)
-    assert swapped.hd95 == result.hd95  # the larger of both ways
-
-
-def test_one_pixel_far_off_is_what_the_percentile_forgives():
+def test_the_percentile_ignores_one_distant_pixel():
     truth = square(4, 4, 30)  # 116 pixels
     labels = truth.copy()
     labels[60, 60] = 1
@@ -101,15 +88,7 @@ def test_one_pixel_far_off_is_what_the_percentile_forgives():
     assert binary(labels, truth).hd95 > 20
 
 
-def test_a_perfect_prediction():
-    truth = blobs(4, seed=0)
-    result = boundary_scores(boundary_counts(truth, truth, "multiclass", 4, tolerance=0))
-    assert result.f1.tolist() == result.precision.tolist() == result.recall.tolist() == [1] * 4
-    assert result.hd95.tolist() == [0] * 4
-    assert result.missed.tolist() == [0] * 4
-
-
-@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 5**0.5, 5, 300])
+@pytest.mark.parametrize("tolerance", [0, 5**0.5, 300])
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_definition(seed, tolerance):
     """Root of 5: distances are exact, though single precision lies above it."""
@@ -141,13 +120,6 @@ def test_a_label_map_is_one_class_per_pixel_in_multilabel():
     )
 
 
-def test_boundaries_are_those_of_scikit_image():
-    truth = blobs(2, seed=1)
-    _, predicted, _, true = boundary_counts(1 - truth, truth, "binary", 2)[0, :4]
-    assert true == find_boundaries(truth, connectivity=1, mode="inner").sum()
-    assert predicted == find_boundaries(1 - truth, connectivity=1, mode="inner").sum()
-
-
 def test_the_border_of_the_image_is_no_boundary():
     truth = square(0, 0, 10)
     assert boundary_counts(truth, truth, "binary", 2)[0, 3] == 10 + 9
@@ -167,7 +139,7 @@ def test_there_is_no_boundary_against_ignored_pixels():
     assert boundary_counts(labels, ignored, "binary", 2).tolist() == [[0] * 7]
 
 
-def test_what_stands_in_ignored_pixels_does_not_matter():
+def test_labels_in_ignored_pixels_do_not_matter():
     truth = blobs(3, seed=2)
     truth[:, 20:30] = 255
     labels, other = blobs(3, seed=3), blobs(3, seed=3)
@@ -201,6 +173,15 @@ def test_one_empty_mask_has_an_f1_of_zero_and_no_finite_distance():
     assert math.isnan(invented.recall[0])
 
 
+def test_precision_and_recall_are_not_exchanged():
+    truth = square(10, 10, 5).astype(bool)
+    labels = truth | square(40, 40, 9).astype(bool)  # 16 and 32 pixels of boundary
+    result, swapped = binary(labels, truth), binary(truth.astype(int), labels)
+    assert (result.precision, result.recall) == (swapped.recall, swapped.precision) == (16 / 48, 1)
+    assert result.f1 == swapped.f1 == pytest.approx(2 * 16 / 48 / (16 / 48 + 1))
+    assert swapped.hd95 == result.hd95  # the larger of both ways
+
+
 def test_images_are_added():
     """Three images: 2 pixels off, missed, empty in both."""
     truth, nothing = square(20, 20, 20), np.zeros((64, 64), int)
@@ -213,7 +194,7 @@ def test_images_are_added():
     assert result.missed == 1
 
 
-def test_means_leave_out_what_has_no_value():
+def test_means_leave_out_undefined_values():
     counts = np.array(
         [
             [4, 4, 4, 4, 3, 1, 0],
@@ -229,13 +210,6 @@ def test_means_leave_out_what_has_no_value():
     np.testing.assert_array_equal(many["boundary_f1"], [0.5, 0.5, math.nan])
     np.testing.assert_array_equal(many["hd95"], [3, 3, math.nan])
     np.testing.assert_array_equal(many["hd95_missed"], [1, 2, 0])
-
-
-def test_f1_is_the_harmonic_mean():
-    """Of unlike shares of unlike many pixels."""
-    result = boundary_scores(np.array([[3, 4, 5, 10, 0, 1, 0]], float))
-    assert (result.precision, result.recall) == (3 / 4, 5 / 10)
-    assert result.f1 == pytest.approx(2 * 3 / 4 * 1 / 2 / (3 / 4 + 1 / 2))
 
 
 def test_the_default_tolerance_is_a_share_of_the_diagonal():
@@ -268,22 +242,13 @@ def test_lines_and_points(shape):
     assert counts.tolist() == [slow(labels, truth, truth >= 0, c, 1) for c in range(2)]
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
-def test_dtypes(dtype):
-    labels, truth = square(22, 20, 20), square(20, 20, 20)
-    np.testing.assert_array_equal(
-        boundary_counts(labels.astype(dtype), truth.astype(dtype), "binary", 2),
-        boundary_counts(labels, truth, "binary", 2),
-    )
-
-
-def test_what_is_wrong_is_refused():
+def test_invalid_inputs_are_refused():
     truth = blobs(2, seed=0)
     with pytest.raises(SegkitError, match=r"truth \(40, 56\).*give the labels of one image"):
         boundary_counts(truth, truth[:, 1:], "binary", 2)
     with pytest.raises(SegkitError, match=r"takes \(3, H, W\)"):
         boundary_counts(truth, truth, "multilabel", 3)
-    with pytest.raises(SegkitError, match="float64 values: give the decided labels"):
+    with pytest.raises(SegkitError, match="float64: give the decided labels"):
         boundary_counts(truth * 1.0, truth, "binary", 2)
     with pytest.raises(SegkitError, match="prediction contains the label 2"):
         boundary_counts(truth * 2, truth, "binary", 2)

@@ -1,4 +1,4 @@
-"""The contingency table of two ids maps against skimage, and what it refuses."""
+"""The contingency table of two maps of ids against skimage, and what it refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_objects_are_numbered_as_they_appear():
     assert found.inside.tolist() == [2, 2]
 
 
-def test_what_the_truth_ignores_is_cut_away():
+def test_ignored_pixels_are_cut_away():
     truth = np.array([[1, 1, 255, 255, 255, 255]])
     predicted = np.array([[7, 7, 7, 0, 8, 8]])
     found = overlaps(truth, predicted)
@@ -106,9 +106,9 @@ def test_an_image_without_pixels_has_no_objects():
         (np.zeros((1, 2, 3), int), np.zeros((2, 3), int), r"the truth has the shape \(1, 2, 3\)"),
         (np.zeros((2, 3), int), np.zeros((2, 3)), "the prediction is float64"),
         (np.zeros((2, 3), bool), np.zeros((2, 3), int), r"ndimage\.label"),
-        (np.full((2, 3), -1), np.zeros((2, 3), int), "holds the id -1"),
+        (np.full((2, 3), -1), np.zeros((2, 3), int), "contains the id -1"),
     ],
 )
-def test_what_is_no_pair_of_ids_maps_is_refused(truth, predicted, message):
+def test_maps_that_are_no_ids_are_refused(truth, predicted, message):
     with pytest.raises(SegkitError, match=message):
         overlaps(truth, predicted)

@@ -1,0 +1,168 @@
+"""Metrics accumulate exactly: in any order, over batches and over processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics import MetricCollection
+
+from segkit.core.errors import SegkitError
+from segkit.metrics import ConfusionMatrix, InstanceScores, ThresholdCounts, object_counts
+
+CLASSES = {"binary": 2, "multiclass": 4, "multilabel": 3}
+
+
+def random_labels(mode: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and targets of four images, a tenth of the targets ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (4, 3, 5, 7) if mode == "multilabel" else (4, 5, 7)
+    classes = 2 if mode == "multilabel" else CLASSES[mode]
+    labels, target = torch.randint(classes, (2, *shape), generator=generator)
+    return labels, target.masked_fill(torch.rand(shape, generator=generator) < 0.1, 255)
+
+
+def random_probabilities(mode: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    labels, target = random_labels(mode, seed)
+    generator = torch.Generator().manual_seed(seed)
+    shape = labels.shape if mode == "multilabel" else (4, 1, 5, 7)
+    return torch.rand(shape, generator=generator), target
+
+
+def random_counts(seed: int) -> tuple[np.ndarray]:
+    """The counts of the objects of four images, (4, K); some have fractions."""
+    rng = np.random.default_rng(seed)
+    truths = np.repeat(rng.integers(0, 9, (4, 8, 3)), 3, axis=2)
+    counts = [object_counts(t, np.where(rng.random(t.shape) < 0.8, t, 0)) for t in truths]
+    return (np.stack(counts),)
+
+
+METRICS = {
+    **{
+        f"confusion {mode}": (
+            lambda mode=mode: ConfusionMatrix(mode, CLASSES[mode]),
+            lambda seed, mode=mode: random_labels(mode, seed),
+        )
+        for mode in CLASSES
+    },
+    **{
+        f"thresholds {mode}": (
+            lambda mode=mode: ThresholdCounts(mode, CLASSES[mode]),
+            lambda seed, mode=mode: random_probabilities(mode, seed),
+        )
+        for mode in ("binary", "multilabel")
+    },
+    "objects": (InstanceScores, random_counts),
+}
+every_metric = pytest.mark.parametrize(("make", "draw"), METRICS.values(), ids=METRICS)
+
+
+def feed(metric, *batches):
+    for batch in batches:
+        metric.update(*batch)
+    return metric
+
+
+def state(metric) -> torch.Tensor:
+    return next(getattr(metric, k) for k in ("matrix", "histogram", "sums") if hasattr(metric, k))
+
+
+def assert_same(found, expected) -> None:
+    assert state(found).dtype == torch.int64
+    assert torch.equal(state(found), state(expected))
+
+
+@every_metric
+def test_neither_order_nor_batches_matter(make, draw):
+    batch = draw(0)
+    whole = feed(make(), batch)
+    parts = [tuple(x[part] for x in batch) for part in (slice(3, 4), slice(1, 3), slice(0, 1))]
+    assert_same(feed(make(), *parts), whole)
+    before = whole.compute()
+    kept = {**before} if isinstance(before, dict) else before.clone()
+    whole.update(*draw(1))
+    assert before == kept if isinstance(before, dict) else torch.equal(before, kept)
+
+
+@every_metric
+def test_processes_are_summed(make, draw):
+    """Each process gathers the states of all and sums them; the gathering is simulated here."""
+    one, two = feed(make(), draw(1)), feed(make(), draw(2))
+    one.sync(
+        dist_sync_fn=lambda own, group=None: [own, state(two)], distributed_available=lambda: True
+    )
+    assert_same(one, feed(make(), draw(1), draw(2)))
+    one.unsync()
+    assert_same(one, feed(make(), draw(1)))
+
+
+@every_metric
+def test_a_reset_metric_in_half_precision_and_inference_mode_keeps_counting(make, draw):
+    collection = torch.nn.ModuleList([MetricCollection([feed(make(), draw(0))])])
+    (metric,) = collection.bfloat16()[0].values()
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(*draw(1))
+    metric(*draw(2))
+    assert_same(metric, feed(make(), draw(1), draw(2)))
+
+
+def test_sums_stay_exact_beyond_float32():
+    matrix = ConfusionMatrix("binary", 2)
+    matrix.matrix = torch.full((2, 2), 2**24)
+    pixel = torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert feed(matrix, (pixel, pixel)).compute().tolist() == [[2**24 + 1, 2**24], [2**24, 2**24]]
+    counts = np.zeros(len(InstanceScores().total))
+    counts[0] = 2.0**52
+    metric = feed(InstanceScores(), (counts,))
+    counts[0] = 1.25
+    metric.update(counts)
+    assert metric.sums[:, 0].tolist() == [2**52 + 1, 2**38]
+
+
+def test_counts_of_another_shape_are_refused():
+    with pytest.raises(SegkitError, match=r"InstanceScores takes counts of the shape"):
+        InstanceScores().update(np.zeros(3))
+    with pytest.raises(SegkitError, match=r"not \(2, 2, "):
+        InstanceScores().update(np.zeros((2, 2, len(InstanceScores().total))))
+
+
+@pytest.mark.slow
+def test_two_real_processes_count_as_one(tmp_path):
+    """One of them has a batch more, as at the end of an epoch."""
+    code = """
+import sys
+import torch
+from segkit.metrics import ConfusionMatrix
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+metric = ConfusionMatrix("multiclass", 4)
+for number in [(0, 2, 4), (1, 3)][rank]:
+    metric.update(*torch.load(f"{folder}/{number}.pt"))
+total = metric.compute()
+torch.save((total, metric.matrix), f"{folder}/result-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+    batches = [random_labels("multiclass", seed) for seed in range(5)]
+    for number, pair in enumerate(batches):
+        torch.save(pair, tmp_path / f"{number}.pt")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    results = [torch.load(tmp_path / f"result-{rank}.pt") for rank in range(2)]
+    expected = feed(ConfusionMatrix("multiclass", 4), *batches).compute()
+    for total, _ in results:
+        assert torch.equal(total, expected)
+        assert total.dtype == torch.int64
+    own = feed(ConfusionMatrix("multiclass", 4), *batches[::2]).compute()
+    assert torch.equal(results[0][1], own)  # goes on with its own counts

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segkit.checkpoint.card import ModelCard
-from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading.dataset import WholeDataset
 from segkit.evaluate.evaluation import Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
-from segkit.report.colors import Color
-from segkit.report.overlay import comparison
+from segkit.report.overlay import Legend, comparison, flatten_labels, make_legend
 from segkit.report.page import Example, Report, write_report
 from segkit.report.table import heading, write_csv
 
@@ -71,7 +67,7 @@ def write_evaluation_report(
     """
     card = predictor.card
     mean = evaluation.means
-    names, colors = legend(card, predictor.mode)
+    legend = make_legend(card)
     write_report(
         folder / "report.html",
         Report(
@@ -89,10 +85,10 @@ def write_evaluation_report(
             confusion=(card.class_names, evaluation.confusion.tolist())
             if evaluation.confusion.ndim == 2
             else None,
-            examples=_examples(predictor, dataset, evaluation, colors),
-            classes=list(zip(names, colors, strict=True)),
+            examples=_examples(predictor, dataset, evaluation, legend),
+            classes=list(zip(legend.names, legend.colors, strict=True)),
             objects=predictor.instances is not None,
-            background=card.background,
+            background=legend.unpainted,
             config=_text(folder / "config.yaml"),
             environment={
                 key: str(value)
@@ -103,28 +99,11 @@ def write_evaluation_report(
     )
 
 
-def legend(card: ModelCard, mode: str) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-    """Names and colours by the labels of :func:`flat`: overlapping classes come after "none"."""
-    if mode == "multilabel":
-        return ("none", *card.class_names), ((0, 0, 0), *card.class_colors)
-    return card.class_names, card.class_colors
-
-
-def flat(labels: NDArray[Any], mode: str) -> NDArray[Any]:
-    """Labels (H, W) to be shown; of overlapping classes (N, H, W) each pixel's last, from 1."""
-    if mode != "multilabel" or labels.ndim == 2:
-        return labels + 1 if mode == "multilabel" else labels
-    number = np.arange(1, len(labels) + 1)[:, None, None]
-    shown = np.where(labels == 1, number, 0).max(axis=0)
-    shown[(labels == IGNORE_INDEX).all(axis=0)] = IGNORE_INDEX
-    return shown
-
-
 def _examples(
     predictor: Predictor,
     dataset: WholeDataset,
     evaluation: Evaluation,
-    colors: Sequence[Color],
+    legend: Legend,
 ) -> list[Example]:
     """The worst and the best predictions; an image is shown once."""
     score = "iou" if predictor.instances is None else "seg"
@@ -145,10 +124,10 @@ def _examples(
                 objects = truth["ids"].numpy(), found.instances
             picture = comparison(
                 shown,
-                flat(truth["target"].numpy(), mode),
-                flat(found.labels, mode),
-                colors,
-                background=predictor.card.background,
+                flatten_labels(truth["target"].numpy(), mode),
+                flatten_labels(found.labels, mode),
+                legend.colors,
+                background=legend.unpainted,
                 objects=objects,
             )
             examples.append(Example(sample.name, image.scores[score], picture, kind))

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OutputOptions
 from segkit.core.files import write_whole
-from segkit.evaluate.summary import flat, legend
 from segkit.images.reading import write_image, write_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.coco_file import CocoFile
@@ -38,7 +37,7 @@ from segkit.predict.polygons import categories, coco_image, geojson, outlines
 from segkit.predict.record import Record
 from segkit.predict.removing import remove, remove_empty
 from segkit.predict.stacks import StackFile
-from segkit.report.overlay import overlay, palette
+from segkit.report.overlay import flatten_labels, make_legend, overlay, palette
 
 ENDINGS = (".png", ".tif", ".zarr")
 """Of masks."""
@@ -159,9 +158,8 @@ class Outputs:
         Raises:
             SegkitError: It cannot be written.
         """
-        mode = self.card.mode
-        shown, colors = flat(labels, mode), legend(self.card, mode)[1]
-        background = self.card.background
+        shown = flatten_labels(labels, self.card.mode)
+        _, colors, background = make_legend(self.card)
         if instances is not None:
             shown = instances
             colors, background = tuple(palette(int(shown.max()) + 1)), 0

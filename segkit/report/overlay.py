@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
 from segkit.report.colors import Color
 from segkit.report.colors import palette as palette
 from segkit.report.display import to_display as to_display
+
+if TYPE_CHECKING:
+    from segkit.checkpoint.card import ModelCard
 
 FALSE_POSITIVE: Color = (239, 71, 84)
 FALSE_NEGATIVE: Color = (56, 152, 255)
 WRONG_CLASS: Color = (255, 209, 38)
 IGNORED: Color = (150, 150, 150)
 _GAP: Color = (255, 255, 255)
+
+
+class Legend(NamedTuple):
+    """Names and colours of the labels that :func:`flatten_labels` returns.
+
+    Attributes:
+        names: One name for each label.
+        colors: One colour for each label.
+        unpainted: The label that overlays leave unpainted, if any.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    unpainted: int | None
+
+
+def make_legend(card: ModelCard) -> Legend:
+    """Name and colour the labels of a model; overlapping classes come after "none"."""
+    if card.mode == "multilabel":
+        return Legend(("none", *card.class_names), ((0, 0, 0), *card.class_colors), 0)
+    return Legend(card.class_names, card.class_colors, card.background)
+
+
+def flatten_labels(labels: NDArray[Any], mode: str) -> NDArray[Any]:
+    """Turn labels into one map (H, W) for display.
+
+    Of overlapping classes (N, H, W) each pixel shows its last one, counted from 1.
+    """
+    if mode != "multilabel" or labels.ndim == 2:
+        return labels + 1 if mode == "multilabel" else labels
+    number = np.arange(1, len(labels) + 1)[:, None, None]
+    shown = np.where(labels == 1, number, 0).max(axis=0)
+    shown[(labels == IGNORE_INDEX).all(axis=0)] = IGNORE_INDEX
+    return shown
 
 
 def overlay(

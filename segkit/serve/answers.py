@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from scipy import ndimage
 
 from segkit.checkpoint.card import ModelCard
-from segkit.evaluate.summary import flat, legend
 from segkit.images.writing import encode_mask
 from segkit.inference.objects.object_classes import classes_of_objects, object_classes
 from segkit.inference.predictor import Prediction
 from segkit.predict.masks import mask_values
+from segkit.report.overlay import flatten_labels, make_legend
 from segkit.serve.pictures import class_layer, object_layer, shown_image
 from segkit.serve.uploads import Upload
 
@@ -251,12 +251,13 @@ def _encoded(file: HeldFile) -> EncodedFile:
 
 
 def _pictures(upload: Upload, prediction: Prediction, card: ModelCard) -> Pictures:
-    colors = legend(card, card.mode)[1]
-    unpainted = 0 if card.mode == "multilabel" else card.background
+    _, colors, unpainted = make_legend(card)
     instances = prediction.instances
     return Pictures(
         image=_base64(shown_image(upload.image)),
-        classes=_base64(class_layer(flat(prediction.labels, card.mode), colors, unpainted)),
+        classes=_base64(
+            class_layer(flatten_labels(prediction.labels, card.mode), colors, unpainted)
+        ),
         objects=None if instances is None else _base64(object_layer(instances)),
     )
 

@@ -12,12 +12,11 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.evaluate.command import evaluate
-from segkit.evaluate.summary import flat, legend
 from segkit.images.reading import read_image, read_mask, write_image
 from segkit.images.windows import WindowedImage
 from segkit.predict import large
 from segkit.predict.command import predict
-from segkit.report.overlay import overlay
+from segkit.report.overlay import flatten_labels, make_legend, overlay
 
 
 def run_predict(run, given: Path | str, output: Path, *overrides: str):
@@ -227,9 +226,9 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
     options = {"tile": 128, "threshold": threshold}
     predictor = segkit.load(multilabel_run.checkpoint, device="cpu", **options)
     expected, card = predictor(image), predictor.card
-    colors = legend(card, card.mode)[1]
-    small = flat(expected.labels[:, ::3, ::3], card.mode)
-    shown = overlay(image[::3, ::3, None], small, colors, background=card.background)
+    colors = make_legend(card).colors
+    small = flatten_labels(expected.labels[:, ::3, ::3], card.mode)
+    shown = overlay(image[::3, ::3, None], small, colors, background=make_legend(card).unpainted)
     assert 0 < expected.labels.mean() < 1
     read = tifffile.imread if kind == "tif" else lambda path: zarr.open_array(path)[:]
     for name in ("big", "store"):

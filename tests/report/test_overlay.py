@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import segkit
 from segkit.core.errors import SegkitError
 from segkit.report.overlay import (
     FALSE_NEGATIVE,
@@ -9,7 +12,9 @@ from segkit.report.overlay import (
     WRONG_CLASS,
     comparison,
     error_legend,
+    flatten_labels,
     label_image,
+    make_legend,
     overlay,
 )
 
@@ -135,3 +140,19 @@ def test_without_background_every_error_is_a_wrong_class() -> None:
 def test_the_legend_names_the_errors_that_can_occur() -> None:
     assert [name for name, _ in error_legend(2, background=None)] == ["wrong class", "ignored"]
     assert len(error_legend(3)) == 4
+
+
+def test_pixels_without_an_overlapping_class_stay_unpainted(multilabel_run):
+    """Also where the model paints its first class, which is no background."""
+    card = segkit.load(multilabel_run.checkpoint, device="cpu").card
+    for background in (None, 0):
+        legend = make_legend(replace(card, background=background))
+        labels = np.zeros((card.num_classes, 4, 4), np.uint8)
+        labels[0, 0] = 1
+        labels[:, 1] = 255
+        flattened = flatten_labels(labels, "multilabel")
+        image = np.full((4, 4), 200, np.uint8)
+        painted = overlay(image, flattened, legend.colors, background=legend.unpainted)
+        assert (painted[1:] == 200).all()
+        assert (painted[0] == card.class_colors[0]).all()  # its contour
+        assert legend.names[1:] == card.class_names

@@ -16,7 +16,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.loading.dataset import WholeDataset
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 from segkit.images.reading import read_image
 from segkit.inference.tiles.tiling import Windows, mirrored
 from segkit.predict.inputs import find_images
@@ -53,7 +53,7 @@ def find_real_images(card: ModelCard, given: list[str] | None, count: int = COUN
     """
     if given:
         files = _spread(find_images(given).files, count)
-        images = [with_channels(read_image(file.path), card.in_channels) for file in files]
+        images = [convert_channels(read_image(file.path), card.in_channels) for file in files]
         return RealImages(f"{len(images)} of the images given", images)
     try:
         return _validation_images(card, count)
@@ -110,7 +110,7 @@ def _validation_images(card: ModelCard, count: int) -> RealImages:
     if not samples:
         raise SegkitError("the data set has none")
     dataset = WholeDataset(source, samples, card.coding, card.normalization, target)
-    images = [with_channels(source.read_image(s), card.in_channels) for s in samples]
+    images = [convert_channels(source.read_image(s), card.in_channels) for s in samples]
     truths = [dataset.truth(i)["target"] for i in range(len(samples))]
     return RealImages(f"{len(images)} of the validation images of the training", images, truths)
 

@@ -17,7 +17,6 @@ import tifffile
 
 from segkit.images.raster import Array
 from segkit.images.tile_scratch import Tile, TileScratch
-from segkit.images.zarr_store import import_zarr
 
 TOP = 512
 """No side of the smallest level of a pyramid is longer, in pixels."""
@@ -114,7 +113,8 @@ def stream_zarr(
     path: Path, scratch: TileScratch, folder: Path, *, stack: bool, pyramid: bool
 ) -> None:
     """Write a zarr 3: an array, or an OME-Zarr 0.5 image with its levels. As `stream_tiff`."""
-    zarr = import_zarr()
+    import zarr
+
     layers, height, width = scratch.shape
     sizes = level_sizes(height, width) if pyramid else [(height, width)]
     axes = ["c", "y", "x"] if stack else ["y", "x"]

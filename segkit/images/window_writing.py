@@ -18,7 +18,7 @@ from segkit.core.errors import SegkitError
 from segkit.images.raster import Array
 from segkit.images.tile_scratch import TileScratch, Uncovered
 from segkit.images.tile_streaming import stream_tiff, stream_zarr
-from segkit.images.zarr_store import import_zarr, is_zarr
+from segkit.images.zarr_store import is_zarr
 
 _SIDES = {".tif": 512, ".tiff": 512, ".zarr": 1024}
 _DTYPES = (np.uint8, np.uint16, np.int32, np.float32)
@@ -110,8 +110,6 @@ class WindowFile:
             self._uncovered.remove(top, left, top + height, left + width)
 
     def __enter__(self) -> WindowFile:
-        if self._is_zarr:
-            import_zarr()
         with self._naming():
             folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images of any size, read by windows: no more of them is in memory than a window touches."""
+"""Windows of images of any size: memory holds little more than a window touches."""
 
 from __future__ import annotations
 
@@ -8,55 +8,53 @@ from typing import Any, Protocol
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import Array, Raster, choose_page, native, shown
-from segkit.images.reading import naming, start_of
-from segkit.images.segments import MOST_KEPT, Plane, Segments, saves_memory
-from segkit.images.tiff import STARTS
-from segkit.images.tiff_windows import open_tiff_windows
-from segkit.images.zarr_store import ZarrImage, is_zarr
+from segkit.images.raster import Array, Raster, choose_page
+from segkit.images.reading import read_start, render_native, wrap_errors
+from segkit.images.tiff import TIFF_STARTS, open_tiff_windows, saves_memory
+from segkit.images.zarr_store import ZarrImages, is_zarr
 
 
 def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | None:
     """Open an image to read windows of it.
 
     Returns:
-        None where the image can only be had whole, with `read_image`, or where
-        windows would save little memory: PNG, JPEG, BMP and WebP; a TIFF that is turned, holds
-        YCbCr, or needs another decoder than tifffile's own; and whatever is packed in fewer than
-        four pieces.
+        None where the image can only be read whole, with `read_image`, or where windows would save
+        little memory: PNG, JPEG, BMP and WebP; a TIFF that is rotated or holds YCbCr other than
+        JPEG; and whatever is packed in fewer than four pieces.
 
     Args:
         path: a TIFF, or a folder that is a zarr.
-        page: which page, from 0; may be left out where there is one.
+        page: which page, from 0; may be omitted if there is only one.
 
     Raises:
-        SegkitError: as `read_image` does, as far as the file can be judged without unpacking it.
+        SegkitError: as `read_image`, as far as the file can be checked without decoding it.
     """
     path = Path(path)
     source: _Source | None = None
-    with naming(path):
+    with wrap_errors(path):
         if is_zarr(path):
             source = _open_zarr_windows(path, page)
-        elif start_of(path) in STARTS:
+        elif read_start(path) in TIFF_STARTS:
             source = open_tiff_windows(path, page)
     return None if source is None else WindowedImage(path, source)
 
 
 class _Source(Protocol):
     size: tuple[int, int]
-    planes: list[Plane]
     kind: Raster
+
+    def read(self, top: int, left: int, height: int, width: int) -> Raster: ...
 
     def close(self) -> None: ...
 
 
 class WindowedImage:
-    """An image of which windows are read. Several threads may read at once.
+    """An image whose windows are read. Several threads may read at once.
 
     Attributes:
         path: of the file.
         shape: (H, W, C).
-        dtype: uint8, uint16 or float32, as `segkit.images.reading.read_image` gives it.
+        dtype: uint8, uint16 or float32, as `segkit.images.reading.read_image` returns it.
 
     Example:
         >>> with open_windows("slide.ome.tif") as image:
@@ -65,12 +63,12 @@ class WindowedImage:
 
     def __init__(self, path: Path, source: _Source) -> None:
         self.path, self._source = path, source
-        looks = shown(native(source.kind))
-        self.shape: tuple[int, int, int] = (*source.size, looks.shape[2])
-        self.dtype: np.dtype[Any] = looks.dtype
+        empty = render_native(source.kind)
+        self.shape: tuple[int, int, int] = (*source.size, empty.shape[2])
+        self.dtype: np.dtype[Any] = empty.dtype
 
     def read(self, top: int, left: int, height: int, width: int) -> Array:
-        """A window: (height, width, C), to the bit what `read_image` gives there.
+        """Read a window: (height, width, C), exactly what `read_image` returns there.
 
         Raises:
             SegkitError: The window is empty or reaches out of the image, or the file is damaged
@@ -82,10 +80,8 @@ class WindowedImage:
                 f"{self.path}: a window of {height} x {width} at row {top}, column {left} is empty "
                 f"or reaches out of the image of {H} x {W}."
             )
-        with naming(self.path):
-            planes = [plane.window(top, left, height, width) for plane in self._source.planes]
-            values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-            return shown(native(self._source.kind._replace(values=values)))
+        with wrap_errors(self.path):
+            return render_native(self._source.read(top, left, height, width))
 
     def close(self) -> None:
         """Close the file; no window can be read afterwards."""
@@ -99,33 +95,16 @@ class WindowedImage:
 
 
 class _ZarrWindows:
-    def __init__(self, image: ZarrImage, page: int) -> None:
-        self._image, self._page = image, page
-        self.size = image.height, image.width
-        shape = image.height, image.width, image.channels
-        self.planes: list[Plane] = [
-            Segments(shape, image.block, image.dtype, self._unpack, MOST_KEPT, self._unpack_many)
-        ]
-        self.kind = Raster(np.empty((0, 0, image.channels), image.dtype))
+    def __init__(self, images: ZarrImages, page: int) -> None:
+        self._images, self._page = images, page
+        self.size, self.kind, self.close = images.size, images.kind, images.close
 
-    def _unpack(self, row: int, column: int) -> Array:
-        return self._unpack_many(range(row, row + 1), range(column, column + 1))
-
-    def _unpack_many(self, rows: range, columns: range) -> Array:
-        height, width = self._image.block
-        return self._image.region(
-            self._page,
-            slice(rows.start * height, rows.stop * height),
-            slice(columns.start * width, columns.stop * width),
-        )
-
-    def close(self) -> None:
-        """A zarr keeps no file open."""
+    def read(self, top: int, left: int, height: int, width: int) -> Raster:
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        return self._images.read_window(self._page, rows, columns)
 
 
 def _open_zarr_windows(path: Path, page: int | None) -> _ZarrWindows | None:
-    image = ZarrImage(path)
-    chosen = choose_page(page, image.pages)
-    if not saves_memory((image.height, image.width), image.block):
-        return None
-    return _ZarrWindows(image, chosen)
+    images = ZarrImages(path)
+    chosen = choose_page(page, len(images))
+    return _ZarrWindows(images, chosen) if saves_memory(images.size, images.chunk) else None

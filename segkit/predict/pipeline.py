@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import count_pages, read_image
+from segkit.images.reading import ImageReader
 from segkit.inference.background import Background
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import Prediction, Predictor
@@ -88,18 +88,19 @@ class Pipeline:
         for file in files:
             given = total = 0
             try:
-                total = count_pages(file.path)
-                is_by_windows = self._by_windows and is_large(file.path, total)
-                self.expect(total - 1)
-                if is_by_windows:
-                    self._large.append((file, total))
-                    continue
-                for number in range(total):
-                    image = read_image(file.path, number if total > 1 else None)
-                    self.depths.see(file.path, image)
-                    yield Page(file, number, total, image)
-                    given += 1
-                    del image
+                with ImageReader(file.path) as reader:
+                    total = len(reader)
+                    is_by_windows = self._by_windows and is_large(file.path, total)
+                    self.expect(total - 1)
+                    if is_by_windows:
+                        self._large.append((file, total))
+                        continue
+                    for number in range(total):
+                        image = reader.read_image(number)
+                        self.depths.see(file.path, image)
+                        yield Page(file, number, total, image)
+                        given += 1
+                        del image
             except (SegkitError, MemoryError) as error:
                 self._fail(file, error)
                 self.advance(max(1, total - given))

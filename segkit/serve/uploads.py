@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.images.extent import has_known_start, read_extent
-from segkit.images.reading import count_pages, read_image
+from segkit.images.reading import count_pages, has_known_start, read_extent, read_image
 
 MEBIBYTE = 2**20
 

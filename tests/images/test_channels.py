@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segkit.core.errors import SegkitError
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -20,7 +20,7 @@ def test_what_becomes_what(dtype: str) -> None:
         (image[..., :3], 1, image[..., 1:2]),
         (image, 4, image),
     ]:
-        got = with_channels(given, wanted)
+        got = convert_channels(given, wanted)
         assert got.dtype == given.dtype
         np.testing.assert_array_equal(got, expected)
 
@@ -30,17 +30,17 @@ def test_a_channel_of_a_measurement_is_not_dropped() -> None:
     for dtype, channels in [("uint8", 2), ("uint16", 2), ("uint16", 4), ("float32", 4)]:
         image = np.arange(4 * channels).reshape(2, 2, channels).astype(dtype)
         for wanted in (1, 3):
-            with pytest.raises(SegkitError, match="Give the channels of the training alone"):
-                with_channels(image, wanted)
+            with pytest.raises(SegkitError, match="Provide exactly the channels used in training"):
+                convert_channels(image, wanted)
     picture = np.arange(16).reshape(2, 2, 4).astype("uint8")
-    np.testing.assert_array_equal(with_channels(picture, 3), picture[..., :3])
+    np.testing.assert_array_equal(convert_channels(picture, 3), picture[..., :3])
 
 
 def test_the_mean_of_large_numbers_does_not_overflow() -> None:
-    assert with_channels(np.full((1, 1, 3), 65_535, np.uint16), 1) == 65_535
+    assert convert_channels(np.full((1, 1, 3), 65_535, np.uint16), 1) == 65_535
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(12, 3), (12, 1), (3, 4), (5, 3)])
 def test_what_means_nothing(given: int, wanted: int) -> None:
-    with pytest.raises(SegkitError, match=f"{given} channels cannot be made one of {wanted}"):
-        with_channels(np.zeros((2, 2, given), np.uint8), wanted)
+    with pytest.raises(SegkitError, match=f"{given} channels cannot be converted to {wanted}"):
+        convert_channels(np.zeros((2, 2, given), np.uint8), wanted)

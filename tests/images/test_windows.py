@@ -6,13 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from segkit.core.errors import SegkitError
 from segkit.images.reading import read_image
-from segkit.images.segments import Segments
 from segkit.images.windows import WindowedImage, open_windows
 
 H, W = 83, 70
@@ -267,48 +264,3 @@ def test_threads_may_read_at_once(tmp_path: Path, layout: str) -> None:
             todo, pool.map(lambda window: image.read(*window), todo), strict=True
         ):
             same(got, whole[top : top + height, left : left + width])
-
-
-@given(
-    st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    st.tuples(st.integers(1, 45), st.integers(1, 45)),
-    st.integers(0, 500),
-    st.data(),
-)
-def test_segments_of_any_size(shape, segment, most, data) -> None:
-    pixels = noise(*shape, 2)
-    h, w = segment
-
-    def unpack(row: int, column: int) -> np.ndarray:
-        return pixels[row * h : (row + 1) * h, column * w : (column + 1) * w]
-
-    def unpack_many(rows: range, columns: range) -> np.ndarray:
-        return pixels[rows.start * h : rows.stop * h, columns.start * w : columns.stop * w]
-
-    together = unpack_many if data.draw(st.booleans()) else None
-    segments = Segments((*shape, 2), segment, pixels.dtype, unpack, most, together)
-    for _ in range(3):
-        top = data.draw(st.integers(0, shape[0] - 1))
-        left = data.draw(st.integers(0, shape[1] - 1))
-        height = data.draw(st.integers(1, shape[0] - top))
-        width = data.draw(st.integers(1, shape[1] - left))
-        same(
-            segments.window(top, left, height, width),
-            pixels[top : top + height, left : left + width],
-        )
-        assert segments._size == sum(kept.nbytes for kept in segments._kept.values())
-        assert segments._size <= most or len(segments._kept) == 1
-
-
-def test_a_segment_is_unpacked_once_on_the_way_through() -> None:
-    unpacked = []
-
-    def unpack(row: int, column: int) -> np.ndarray:
-        unpacked.append((row, column))
-        return np.zeros((16, 16, 1), np.uint8)
-
-    segments = Segments((64, 96, 1), (16, 16), np.dtype(np.uint8), unpack)
-    for y in range(64):  # row by row
-        segments.window(y, 0, 1, 96)
-    assert len(unpacked) == len(set(unpacked)) == 24
-    assert len(segments._kept) == 6  # and no more are kept than a window needs

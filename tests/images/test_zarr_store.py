@@ -1,17 +1,15 @@
 """Zarrs of every kind, made on the fly, read whole and by windows."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from segkit.core.errors import SegkitError
 from segkit.images.reading import count_pages, is_zarr, read_image, read_mask
 from segkit.images.windows import open_windows
-
-zarr = pytest.importorskip("zarr", minversion="3")
 
 H, W = 83, 70
 
@@ -186,11 +184,11 @@ def test_a_damaged_block_is_named(tmp_path: Path, zarr_format: int, damage: str)
 
 def test_groups_without_an_image(tmp_path: Path) -> None:
     root = zarr.create_group(tmp_path / "a.zarr")
-    with pytest.raises(SegkitError, match=r"a\.zarr: .*no multiscales\. Nothing is inside"):
+    with pytest.raises(SegkitError, match=r"a\.zarr: .*no multiscales\. It is empty"):
         read_image(tmp_path / "a.zarr")
     root.create_array("masks", shape=(H, W), dtype="uint8", chunks=(16, 16))
     for use in (read_image, read_mask, count_pages, open_windows):
-        with pytest.raises(SegkitError, match=r"no multiscales\. Name .*masks'"):
+        with pytest.raises(SegkitError, match=r"no multiscales\. Give the path of .*masks'"):
             use(tmp_path / "a.zarr")
     check(tmp_path / "a.zarr" / "masks")
 
@@ -199,7 +197,7 @@ def test_ome_metadata_that_lie(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     ome(path, noise(H, W), "yx", "0.5")
     shutil.rmtree(path / "full")
-    with pytest.raises(SegkitError, match=r"a\.zarr: .*array 'full', which is not there"):
+    with pytest.raises(SegkitError, match=r"a\.zarr: .*array 'full' that does not exist"):
         read_image(path)
     ome(tmp_path / "b.zarr", noise(3, H, W), "yx", "0.5")
     with pytest.raises(SegkitError, match=r"b\.zarr: .*axes y, x do not fit"):
@@ -216,18 +214,11 @@ def test_zarrs_that_are_no_images(tmp_path: Path) -> None:
     store(tmp_path / "complex", np.zeros((H, W), np.complex64))
     zarr.create_array(tmp_path / "none", shape=(0, W), dtype="uint8", chunks=(1, W))
     for name, reason in (
-        ("empty", "it is a folder and no zarr"),
-        ("line", "is no image"),
-        ("complex", "complex64 are no image"),
+        ("empty", "it is a folder but not a zarr"),
+        ("line", "is not an image"),
+        ("complex", "complex64 are not an image"),
         ("none", "it is empty"),
     ):
         for use in (read_image, read_mask, open_windows):
             with pytest.raises(SegkitError, match=f"{name}: .*{reason}"):
                 use(tmp_path / name)
-
-
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store(tmp_path / "a.zarr", noise(H, W))
-    monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(SegkitError, match=r"a\.zarr: .*pip install 'segkit-torch\[zarr\]'"):
-        read_image(tmp_path / "a.zarr")

@@ -98,10 +98,10 @@ def test_arrays_that_are_no_images(small, image):
 def test_wrong_channels_are_counted(small, tmp_path, channels):
     image = np.zeros((8, 9, channels), np.uint8)
     predictor = segkit.load(small, device="cpu")
-    with pytest.raises(SegkitError, match=f"an image of {channels} channels cannot be made one of"):
+    with pytest.raises(SegkitError, match=f"an image with {channels} channels cannot be"):
         predictor(image)
     tifffile.imwrite(tmp_path / "many.tif", image, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(SegkitError, match=f"an image of {channels} channels cannot be made one of"):
+    with pytest.raises(SegkitError, match=f"an image with {channels} channels cannot be"):
         predictor(tmp_path / "many.tif")
 
 
@@ -127,7 +127,7 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
     for name, reason in {
         "flat.png": "no pixels, only 0 x 7: save it again or leave it out",
         "low.tif": "no pixels, only 0 x 9: save it again or leave it out",
-        "five.tif": "an image of 5 channels cannot be made one of 1",
+        "five.tif": "an image with 5 channels cannot be converted to 1",
         "nan.tif": "not finite (NaN or infinite): replace them first",
         "cut.png": "it is cut short",
         "empty.jpg": "it is empty",

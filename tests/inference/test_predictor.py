@@ -47,7 +47,7 @@ def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
 
 
 def test_images_that_do_not_fit_are_errors(predictor):
-    with pytest.raises(SegkitError, match="an image of 5 channels cannot be made one of 1"):
+    with pytest.raises(SegkitError, match="an image with 5 channels cannot be converted to 1"):
         predictor(np.zeros((8, 8, 5), np.uint8))
     with pytest.raises(SegkitError, match="scale of 0 to 1, but this one reaches 200"):
         predictor(np.full((8, 8), 200.0, np.float32))

@@ -15,7 +15,7 @@ from segkit.core.labels import Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
 from segkit.data.sources.pairing import Layout, pair_folders, pair_table
 from segkit.data.sources.splitting import Divided, by_lists, by_ratio, natural
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 from segkit.images.reading import count_pages, read_image, read_mask
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -132,7 +132,7 @@ class FolderSource(DataSource, name="folder"):
         if self.channels == "auto":
             return image
         try:
-            return with_channels(image, self.channels)
+            return convert_channels(image, self.channels)
         except SegkitError as error:
             raise SegkitError(f"{sample.image}: {error}") from error
 

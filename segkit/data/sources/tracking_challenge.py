@@ -15,7 +15,7 @@ from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
 from segkit.data.sources.splitting import Divided, by_ratio
 from segkit.data.sources.tracking_layout import TimeLapse, Truth, find_sequences
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 from segkit.images.reading import read_image, read_mask
 from segkit.targets.partial import marked_only, reach, uncertain
 
@@ -141,7 +141,7 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         if self.channels == "auto":
             return image
         try:
-            return with_channels(image, self.channels)
+            return convert_channels(image, self.channels)
         except SegkitError as error:
             raise SegkitError(f"{sample.image}: {error}") from error
 

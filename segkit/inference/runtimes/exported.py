@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.batching import plan_batches
 from segkit.inference.tiles.tiling import Windows
@@ -126,7 +126,7 @@ class ExportedNetwork(Network):
         """(h, w, C) as read -> (C, h, w), normalised unless the graph does that itself."""
         if not self.contents.normalizes:
             return super().prepare(window)
-        image = with_channels(window, self.card.in_channels)
+        image = convert_channels(window, self.card.in_channels)
         raw = self.card.normalization.as_trained(image).transpose(2, 0, 1)
         return np.ascontiguousarray(raw, np.float32)
 

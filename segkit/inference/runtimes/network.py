@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.labels import decide
-from segkit.images.channels import with_channels
+from segkit.images.channels import convert_channels
 from segkit.inference.tiles.tiling import Windows
 
 
@@ -56,7 +56,7 @@ class Network(ABC):
         Raises:
             SegkitError: The type, the channels or the values do not fit the training.
         """
-        image = with_channels(window, self.card.in_channels)
+        image = convert_channels(window, self.card.in_channels)
         return np.ascontiguousarray(self.card.normalization(image).transpose(2, 0, 1))
 
     @abstractmethod

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from segkit.data.sources.cells import draw
 from segkit.targets.base import Target
-from segkit.targets.objects import numbers, object_ids
+from segkit.targets.objects import make_ids, number_objects
 from segkit.targets.weight_map import WeightMap
 
 ROUNDS = 51
@@ -44,7 +44,7 @@ def tiled(count: int) -> NDArray[np.uint16]:
     """Every pixel belongs to the nearest of random points: as much to draw as there can be."""
     places = np.random.default_rng(0).choice(512 * 512, count, replace=False)
     ids = np.zeros(512 * 512, np.uint16)
-    ids[places] = numbers(count)
+    ids[places] = make_ids(count)
     ids = ids.reshape(512, 512)
     rows, columns = ndimage.distance_transform_edt(
         ids == 0, return_distances=False, return_indices=True
@@ -54,7 +54,7 @@ def tiled(count: int) -> NDArray[np.uint16]:
 
 def main() -> None:
     cv2.setNumThreads(0)
-    cells = object_ids(draw(seed=3, size=(512, 512), n_cells=(7, 7)).instances)
+    cells = number_objects(draw(seed=3, size=(512, 512), n_cells=(7, 7)).instances)
     full = tiled(100)
     print(f"{len(np.unique(cells)) - 1} cells on {(cells > 0).mean():.0%} of 512 x 512 pixels,")
     print("and 100 objects that cover them all")

@@ -1,7 +1,7 @@
-"""Targets: what a model is trained to say of each pixel, drawn from the ids of objects.
+"""Targets: the labels that a model learns, drawn from object ids.
 
-They are drawn after the augmentation, from the ids of the crop, so that a gap or a border is as
-wide in a picture that was scaled as in another one.
+They are drawn after augmentation, from the ids of the crop, so that gaps and borders have the same
+width however the image was scaled.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from pydantic import Field
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.core.registry import Registrable
-from segkit.targets.distance import depths, disc
-from segkit.targets.gap import separate
-from segkit.targets.objects import components_as_ids
+from segkit.targets.distance import make_disc, measure_depths, separate_objects
+from segkit.targets.objects import number_regions
 from segkit.targets.weight_map import WeightMap
 
 _FAR = 2**16 - 1
 
 
 class Drawing(NamedTuple):
-    """What a target draws of a map of objects; IGNORE_INDEX is put in afterwards.
+    """What a target draws from a map of objects; IGNORE_INDEX is added afterwards.
 
     Attributes:
         labels: (H, W) or (H, W, N), uint8.
-        objects: (H, W) ids from which the weight map measures.
-        outside: (H, W) pixels on which its second term keeps objects apart; the background of
-            ``objects`` if it is None.
+        objects: (H, W) ids from which the weight map measures distances.
+        outside: (H, W) pixels that get the second term of the weight map; None: the background.
     """
 
     labels: NDArray[np.uint8]
@@ -41,20 +39,20 @@ class Drawing(NamedTuple):
 
 
 class Target(Registrable, ABC, family="target"):
-    """Base of every target: ``target.encode(mask)`` gives the labels to learn, and their weights.
+    """Base of every target: ``target.encode(mask)`` returns the labels to learn and their weights.
 
-    A member holds its options and nothing else: it is sent to the workers that load data.
+    A target holds its options and nothing else: it is sent to the workers that load data.
 
     Args:
-        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`.
 
     Attributes:
-        from_ids: Whether :meth:`encode` takes ids of objects (uint16) instead of labels (uint8).
+        from_ids: Whether :meth:`encode` takes object ids (uint16) instead of labels (uint8).
         modes: The modes of the heads that can learn it.
-        num_classes: Classes of the labels, None for those of the data.
-        class_names: Their names, None for those of the data.
-        decoders: What finds the objects in predictions of it, the best one first.
-        gap: Pixels between touching objects that it takes and a decoder should give back.
+        num_classes: Number of classes; None: those of the data.
+        class_names: Their names; None: those of the data.
+        decoders: What finds the objects in its predictions, the best one first.
+        gap: Pixels removed between touching objects, which a decoder should add again.
     """
 
     from_ids: ClassVar[bool] = True
@@ -69,26 +67,26 @@ class Target(Registrable, ABC, family="target"):
 
     @final
     def decoders_for(self, mode: Mode) -> tuple[str, ...]:
-        """The decoders that fit, for a head of that mode."""
-        layered = mode == "multilabel"  # no class for each pixel, but maps to flood from
+        """The decoders that fit a head of that mode."""
+        layered = mode == "multilabel"  # not one class per pixel, but maps to flood from
         return tuple(name for name in self.decoders if not layered or name == "distance")
 
     @final
     def encode(self, mask: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """The labels of an image and the weights of its pixels.
 
-        Pixels of IGNORE_INDEX keep it, in every layer, and are as if beyond the image: no gap and
-        no border is drawn along them.
+        Pixels of IGNORE_INDEX keep it, in every layer. They are treated as outside the image: there
+        is no gap or border along them.
 
         Args:
-            mask: (H, W) uint16 ids, see :func:`segkit.targets.objects.object_ids`; for the target
-                ``labels`` uint8 classes, (H, W) or (H, W, N).
+            mask: (H, W) uint16 ids, see :func:`segkit.targets.objects.number_objects`; for the
+                target ``labels`` uint8 classes, (H, W) or (H, W, N).
 
         Returns:
             Labels (H, W) or (H, W, N), and weights (H, W) or None without a weight map.
 
         Raises:
-            SegkitError: The mask is of another type or shape.
+            SegkitError: The mask has another type or shape.
         """
         self._check(mask)
         unknown = mask == IGNORE_INDEX
@@ -104,8 +102,8 @@ class Target(Registrable, ABC, family="target"):
         """Draw the labels.
 
         Args:
-            objects: The mask of :meth:`encode`, 0 where it is not labelled.
-            unknown: Which pixels are not labelled. What is drawn there does not count.
+            objects: The mask of :meth:`encode`, 0 where unlabelled.
+            unknown: Which pixels are unlabelled. What is drawn there does not matter.
         """
 
     def _check(self, mask: NDArray[Any]) -> None:
@@ -121,13 +119,12 @@ class Target(Registrable, ABC, family="target"):
 
 
 class Labels(Target, name="labels"):
-    """The classes as they are in the masks.
-
-    A weight map takes each connected region of a class but 0 for an object, as the cells between
-    the membranes of ISBI 2012; it needs one class for each pixel.
+    """The classes of the masks, unchanged.
 
     Args:
-        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+        weight_map: Weights of the pixels in the loss, such as {w0: 10, sigma: 5, balance: true} of
+            the U-Net paper. Each connected region of a class but 0 is an object here, as the cells
+            between the membranes of ISBI 2012; it needs one class per pixel.
     """
 
     from_ids = False
@@ -143,21 +140,22 @@ class Labels(Target, name="labels"):
             return Drawing(objects, objects)
         if objects.ndim == 3:
             raise SegkitError(
-                "target 'labels' has a weight map, which needs one class for each pixel, but the"
+                "target 'labels' has a weight map, which needs one class per pixel, but the"
                 f" masks have {objects.shape[2]} layers: give target.weight_map=null."
             )
-        return Drawing(objects, components_as_ids(objects))
+        return Drawing(objects, number_regions(objects))
 
 
 class Foreground(Target, name="foreground"):
     """Objects against the background, with a gap between those that touch.
 
-    Labels: 0 background, 1 object. See :func:`separate` for what the gap takes. A
-    weight map is measured from what the gap leaves, so that its second term is highest in the gap.
+    Labels: 0 background, 1 object. See :func:`segkit.targets.distance.separate_objects`. The weight
+    map is measured after the gap is drawn, so that its second term is highest in the gap.
 
     Args:
-        gap: Pixels between any two objects, 0 or more.
-        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+        gap: Pixels between any two objects; 0: no gap.
+        weight_map: Weights of the pixels in the loss, such as {w0: 10, sigma: 5, balance: true} of
+            the U-Net paper: highest between objects that are close to each other.
     """
 
     modes = ("binary", "multiclass")
@@ -172,27 +170,28 @@ class Foreground(Target, name="foreground"):
 
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""
-        kept = separate(objects, self.gap)
+        kept = separate_objects(objects, self.gap)
         return Drawing((kept > 0).astype(np.uint8), kept)
 
 
 class BorderCore(Target, name="border_core"):
-    """Three classes: the background, the cores of objects, and the borders around the cores.
+    """Three classes: background, cores of objects, and borders around the cores.
 
-    Labels: 0 background, 1 core, 2 border. A pixel of an object is border if the centre of a pixel
-    of another object or of the background is at most ``border`` pixels from its own. So cores of
-    two objects never touch.
+    Labels: 0 background, 1 core, 2 border. A pixel of an object is border if it is at most
+    ``border`` pixels from a pixel of another object or of the background, from centre to centre. So
+    cores of two objects never touch.
 
-    An object that is so thin that no core is left keeps its innermost pixels as its core: those
-    that are farthest from its contour. Where such a core touches another one, a gap of one pixel
-    between them becomes border, as :func:`segkit.targets.gap.separate` takes it.
+    An object too thin for a core keeps its innermost pixels as its core: those farthest from its
+    contour. If such a core touches another one, the pixels that
+    :func:`segkit.targets.distance.separate_objects` removes for a gap of one become border.
 
-    The second term of a weight map is on borders as well, where d1 is 0: there it keeps objects
-    apart that touch.
+    The second term of the weight map also applies to borders, where d1 is 0: it separates touching
+    objects there.
 
     Args:
-        border: Width of the border in pixels, 1 or more.
-        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+        border: Width of the border inside the object, in pixels.
+        weight_map: Weights of the pixels in the loss, such as {w0: 10, sigma: 5, balance: true} of
+            the U-Net paper: highest between objects that are close to each other.
     """
 
     modes = ("multiclass",)
@@ -208,38 +207,39 @@ class BorderCore(Target, name="border_core"):
 
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""
-        near = disc(self.border**2)
-        # Something else is near where the largest or the smallest id around is another one. What
-        # is not labelled is made the smallest id for the one, the largest for the other.
+        near = make_disc(self.border**2)
+        # another object is near where the largest or the smallest id around differs; unlabelled
+        # pixels become the smallest id for the one, the largest for the other
         above = cv2.dilate(objects, near) > objects
         below = cv2.erode(np.where(unknown, np.uint16(_FAR), objects), near) < objects
         core = (objects > 0) & ~above & ~below
         thin = np.setdiff1d(np.unique(objects), np.unique(objects[core]))
         thin = thin[thin > 0]
         if len(thin):
-            for window, inside, d in depths(objects, unknown, set(thin.tolist())):
+            for window, inside, d in measure_depths(objects, unknown, set(thin.tolist())):
                 core[window] |= inside & (d == d[inside].max())
-            core = separate(np.where(core, objects, 0), 1) > 0
+            core = separate_objects(np.where(core, objects, 0), 1) > 0
         labels = np.where(objects > 0, np.uint8(2), np.uint8(0))
         labels[core] = 1
         return Drawing(labels, objects, ~core)
 
 
 class Distance(Target, name="distance"):
-    """The normalised distance of each pixel of an object to its contour, in levels.
+    """The distance of each pixel to the contour of its object, normalised, in levels.
 
-    With e(x) the distance of a pixel to the nearest pixel that is not of its object (1 at the
-    contour) and x over the object's pixels, d(x) = e(x) / max e is in (0, 1], whatever the object's
-    size. Of the N layers, layer k = 0 ... N - 1 is 1 where d > k / N: layer 0 is the objects
-    themselves, and the mean of the layers is d, rounded up to levels of 1 / N. So a multilabel head
-    learns a distance by ordinal regression, with any loss for overlapping classes.
+    With e(x) the distance of pixel x of an object to the nearest pixel outside it (1 at the
+    contour), d(x) = e(x) / max e is in (0, 1], whatever the object's size. Layer k = 0 ... N - 1 of
+    N is 1 where d > k / N: layer 0 is the objects themselves, and the mean of the layers is d,
+    rounded up to multiples of 1 / N. So a multilabel head learns a distance by ordinal regression,
+    with any loss for overlapping classes.
 
-    An object of which no contour is in the crop has d = 1. The second term of a weight map is also
-    on the outer level (d <= 1 / N), where d1 is 0, and its balance is that of layer 0.
+    An object without a contour in the crop has d = 1. The second term of the weight map also
+    applies to the outer level (d <= 1 / N), where d1 is 0; classes are balanced by layer 0.
 
     Args:
-        levels: N, 2 or more.
-        weight_map: Weights of the pixels in the loss, see :class:`WeightMap`; none if it is None.
+        levels: Number N of layers; layer k says whether the distance exceeds k / N.
+        weight_map: Weights of the pixels in the loss, such as {w0: 10, sigma: 5, balance: true} of
+            the U-Net paper: highest between objects that are close to each other.
     """
 
     modes = ("multilabel",)
@@ -256,7 +256,7 @@ class Distance(Target, name="distance"):
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""
         distance = np.zeros(objects.shape, np.float32)
-        for window, inside, d in depths(objects, unknown):
+        for window, inside, d in measure_depths(objects, unknown):
             own = d[inside]
             largest = own.max()
             distance[window][inside] = own / largest if np.isfinite(largest) else 1

@@ -1,8 +1,7 @@
-"""Exact Euclidean distances around and inside objects, computed in small windows.
+"""Exact Euclidean distances around and inside objects, and gaps between touching objects.
 
 All distances are in pixels, from centre to centre: a pixel beside a region is 1 away from it. What
-lies beyond the image is unknown, so its border is no contour, and neither is a pixel that is not
-labelled.
+lies beyond the image is unknown, so neither its border nor an unlabelled pixel is a contour.
 """
 
 from __future__ import annotations
@@ -16,106 +15,158 @@ from scipy import ndimage
 
 Window = tuple[slice, slice]
 
+_FAR = 2**16 - 1  # the precedence of the background
 
-def distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The distance of each pixel to the nearest pixel of a region, infinite where there is none.
 
-    OpenCV computes it in float32 and is a few 1e-5 off. Squares of distances are integers, so that
-    rounding them makes it the nearest float32 to the exact distance, up to 2000 pixels.
+def measure_distance(region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The distance of each pixel (H, W) to the nearest pixel of a region, infinite without one.
 
-    Args:
-        region: (H, W).
-
-    Returns:
-        (H, W).
+    OpenCV's float32 result is a few 1e-5 off. Squared distances are integers: rounding them gives
+    the float32 nearest to the exact distance, up to 2000 pixels.
     """
     away = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    if away.flat[0] > 1e9:  # what it gives for an empty region
+    if away.flat[0] > 1e9:  # its result for an empty region
         return np.full(region.shape, np.inf, np.float32)
     np.multiply(away, away, out=away)
     np.rint(away, out=away)
     return np.sqrt(away, out=away)
 
 
-def disc(radius_squared: int) -> NDArray[np.uint8]:
-    """Which pixels of a square are that near to its middle: 1 where dx^2 + dy^2 <= r^2."""
+def make_disc(radius_squared: int) -> NDArray[np.uint8]:
+    """A disc as a square mask: 1 where dx^2 + dy^2 <= r^2."""
     reach = int(radius_squared**0.5)
     step = np.arange(-reach, reach + 1)
     return (step[:, None] ** 2 + step**2 <= radius_squared).astype(np.uint8)
 
 
-def two_nearest(
+def measure_two_nearest(
     objects: NDArray[np.integer], reach: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The distances of each pixel to the nearest and to the second nearest object.
 
-    The distance of a pixel to its own object is 0. Each object is looked at in its window only,
-    widened by ``reach``, so that the time grows with the objects' areas, not with their number
-    times the area of the image.
+    The distance of a pixel to its own object is 0. Each object is measured only in its window,
+    widened by ``reach``: the time grows with the areas of the objects, not with their number times
+    the area of the image.
 
     Args:
         objects: (H, W) ids; 0 is no object.
-        reach: Distances up to it are exact; a larger one may be infinite instead.
+        reach: Distances up to it are exact; larger ones may be infinite instead.
 
     Returns:
-        d1 and d2, (H, W), infinite where there is no object, or no second one, within reach.
+        d1 and d2, (H, W), infinite where no (second) object is within reach.
     """
     d1 = np.full(objects.shape, np.inf, np.float32)
     d2 = d1.copy()
-    for number, window in windows(objects, int(np.ceil(reach))):
-        d = distance_to(objects[window] == number)
+    for number, window in iterate_windows(objects, int(np.ceil(reach))):
+        d = measure_distance(objects[window] == number)
         near, far = d1[window], d2[window]
         np.minimum(far, np.maximum(near, d), out=far)
         np.minimum(near, d, out=near)
     return d1, d2
 
 
-def depths(
+def measure_depths(
     objects: NDArray[np.integer],
     unknown: NDArray[np.bool_],
     only: Collection[int] | None = None,
 ) -> Iterator[tuple[Window, NDArray[np.bool_], NDArray[np.float32]]]:
-    """How deep the pixels of each object lie in it.
+    """Measure how deep the pixels of each object lie inside it.
 
     Args:
         objects: (H, W) ids; 0 is no object.
-        unknown: (H, W) pixels that are not labelled: neither of an object nor its contour.
-        only: The ids to do, all where it is None.
+        unknown: (H, W) unlabelled pixels: neither part of an object nor its contour.
+        only: The ids to measure; None: all.
 
     Yields:
-        For each object its window, which pixels of the window are its own, and the distance of
-        these to the nearest pixel that is labelled and not its own: 1 at the contour, infinite if
-        the whole map has no such pixel. What the distance is at other pixels means nothing.
+        For each object its window, which pixels of the window belong to it, and the distance of
+        these to the nearest labelled pixel that does not: 1 at the contour, infinite if the map has
+        no such pixel. Distances at other pixels are undefined.
     """
     shape, any_unknown = objects.shape, bool(unknown.any())
-    for number, window in windows(objects, 0):
+    for number, window in iterate_windows(objects, 0):
         if only is not None and number not in only:
             continue
-        pad = 1  # the nearest pixel outside of an object touches it ...
+        pad = 1  # the nearest pixel outside an object touches it ...
         while True:
-            wide = widened(window, pad, shape)
-            d = distance_to((objects[wide] != number) & ~unknown[wide])
+            wide = widen_window(window, pad, shape)
+            d = measure_distance((objects[wide] != number) & ~unknown[wide])
             seen_all = not any_unknown or d.shape == shape or not unknown[wide].any()
             top, left = (w.start - v.start for w, v in zip(window, wide, strict=True))
             inside = objects[window] == number
             d = d[top : top + inside.shape[0], left : left + inside.shape[1]]
             if seen_all or d[inside].max() <= pad:
                 break
-            pad *= 4  # ... unless that is not labelled
+            pad *= 4  # ... unless that is unlabelled
         yield window, inside, d
 
 
-def windows(objects: NDArray[np.integer], reach: int) -> Iterator[tuple[int, Window]]:
-    """Each object's id and the smallest window around it, widened by ``reach``, in the image."""
+def iterate_windows(objects: NDArray[np.integer], reach: int) -> Iterator[tuple[int, Window]]:
+    """Yield each id and the smallest window around its object, widened by ``reach``."""
     for number, window in enumerate(ndimage.find_objects(objects), start=1):
         if window is not None:
-            yield number, widened(window, reach, objects.shape)
+            yield number, widen_window(window, reach, objects.shape)
 
 
-def widened(window: Window, by: int, shape: tuple[int, ...]) -> Window:
-    """A window that is larger by that many pixels on each side, as far as the image reaches."""
+def widen_window(window: Window, by: int, shape: tuple[int, ...]) -> Window:
+    """Widen a window by that many pixels on each side, within the image."""
     rows, columns = window
     return (
         slice(max(0, rows.start - by), min(shape[0], rows.stop + by)),
         slice(max(0, columns.start - by), min(shape[1], columns.stop + by)),
     )
+
+
+def separate_objects(objects: NDArray[np.uint16], gap: int) -> NDArray[np.uint16]:
+    """Remove pixels of objects until any two objects are ``gap`` pixels apart.
+
+    Afterwards the centres of pixels of different objects are at least gap + 1 apart, so that
+    ``gap`` pixels fit between: with gap 1 no two objects touch, not even at a corner. Only pixels
+    that are closer than that to another object are removed; contours towards the background and
+    towards unlabelled pixels stay.
+
+    The gap grows in rounds r = 1 ... gap. In round r a pixel is removed if a pixel of an object
+    with precedence is closer than r + 1: the smaller object in odd rounds, the larger one in even
+    rounds (among equals the smaller id). So of two touching objects the larger one loses the pixels
+    of a gap of 1, and each loses one pixel to a gap of 2. Rotating or mirroring the map rotates or
+    mirrors the result.
+
+    An object that would lose its last pixel in a round gets precedence over those that would not.
+    It is lost only if objects that would all be lost are that close to each other; the first of
+    them in the round's order stays.
+
+    Args:
+        objects: (H, W) ids; 0 is no object.
+        gap: Pixels, 0 or more.
+
+    Returns:
+        (H, W) ids, 0 at removed pixels.
+    """
+    areas = np.bincount(objects.ravel())
+    present = 1 + np.flatnonzero(areas[1:])
+    if len(present) < 2:
+        return objects
+    order = present[np.lexsort((present, areas[present]))]  # by area, then by id
+    for reach in range(1, gap + 1):
+        objects = _widen_gap(objects, order if reach % 2 else order[::-1], reach)
+    return objects
+
+
+def _widen_gap(
+    objects: NDArray[np.uint16], order: NDArray[np.intp], reach: int
+) -> NDArray[np.uint16]:
+    """Make a gap of ``reach`` pixels; of two objects the later one in the order loses pixels."""
+    near = make_disc((reach + 1) ** 2 - 1)
+    last = int(order.max())
+    before = np.bincount(objects.ravel(), minlength=last + 1) > 0
+    first = np.zeros(last + 1, np.bool_)  # objects to keep
+    while True:
+        precedence = np.full(last + 1, _FAR, np.uint16)
+        ordered = np.concatenate([order[first[order]], order[~first[order]]])
+        precedence[ordered] = np.arange(len(ordered))
+        own = precedence[objects]
+        kept = np.where(cv2.erode(own, near) < own, 0, objects)
+        lost = before & (np.bincount(kept.ravel(), minlength=last + 1) == 0)
+        lost[0] = False
+        if not (lost & ~first).any():
+            return kept
+        first |= lost

@@ -1,7 +1,7 @@
-"""Maps of objects: (H, W) ids, 0 the background, any other value one object.
+"""Maps of objects: (H, W) ids, where 0 is the background and any other value one object.
 
-Files hold ids of any size. Inside the program they are uint16, which every transform can warp, and
-no object has the id 255: that stays 'not labelled', as in label maps.
+Files contain ids of any size. Inside the program they are uint16, which every transform can warp,
+and no object has the id 255: it stays 'not labelled', as in label maps.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 
 MOST_OBJECTS = 2**16 - 2
-"""As many objects as uint16 tells apart beside the background and IGNORE_INDEX."""
+"""The number of ids in uint16 besides the background and IGNORE_INDEX."""
 
 _TABLE = 2**20  # up to this value a table is faster than sorting
 
 
-def object_ids(
+def number_objects(
     mask: NDArray[Any], ignored: Collection[int] = (), background: Collection[int] = ()
 ) -> NDArray[np.uint16]:
-    """The ids of a file as compact uint16 ids: 1, 2, ... without 255, in the order of the values.
+    """Number the objects of a file 1, 2, ... without 255, in the order of their values.
 
     Args:
-        mask: (H, W) integers or bool. Every value but 0 is one object, 255 too, unless the
+        mask: (H, W) integers or bool. Every value but 0 is one object, including 255, unless the
             arguments say otherwise; an object may be in several pieces.
-        ignored: Values of pixels that are not labelled; they become 255.
+        ignored: Values of unlabelled pixels; they become 255.
         background: Values besides 0 that belong to no object.
 
     Raises:
@@ -38,14 +38,14 @@ def object_ids(
             nor background, or has more than 65534 objects.
 
     Example:
-        >>> object_ids(np.array([[0, 7, 70000], [-1, 255, 7]]), ignored=[-1])
+        >>> number_objects(np.array([[0, 7, 70000], [-1, 255, 7]]), ignored=[-1])
         array([[  0,   1,   3],
                [255,   2,   1]], dtype=uint16)
     """
     if mask.ndim != 2 or mask.dtype.kind not in "biu":
         raise SegkitError(
-            f"ids of objects are a map (H, W) of integers, not {mask.dtype} of the shape"
-            f" {mask.shape}: save one channel with an integer for each object."
+            f"object ids are a map (H, W) of integers, not {mask.dtype} of the shape {mask.shape}:"
+            " save one channel with an integer for each object."
         )
     if mask.size == 0:
         return np.zeros(mask.shape, np.uint16)
@@ -58,18 +58,18 @@ def object_ids(
     negative = [value for value, is_object in zip(known, objects, strict=True) if is_object]
     if negative and negative[0] < 0:
         raise SegkitError(
-            f"the mask has the negative value {negative[0]}, but ids of objects are above 0: say"
-            f" what it means with data.label_map={{{negative[0]}: 255}} (not labelled) or"
+            f"the mask has the negative value {negative[0]}, but object ids are above 0: say what"
+            f" it means with data.label_map={{{negative[0]}: 255}} (not labelled) or"
             f" {{{negative[0]}: 0}} (background)."
         )
     count = int(objects.sum())
     if count > MOST_OBJECTS:
         raise SegkitError(
             f"the mask has {count} objects, more than the {MOST_OBJECTS} that an image may have:"
-            " cut it into smaller images, or look whether it holds ids at all."
+            " cut it into smaller images, or check whether it really contains ids."
         )
     new = np.zeros(len(known), np.uint16)
-    new[objects] = numbers(count)
+    new[objects] = make_ids(count)
     new[[value in ignored for value in known]] = IGNORE_INDEX
     if small:
         table = np.zeros(known[-1] + 1, np.uint16)
@@ -78,47 +78,42 @@ def object_ids(
     return new[np.searchsorted(values, mask)]
 
 
-def ids_of_mask(mask: NDArray[Any], label_map: Mapping[int, int]) -> NDArray[np.uint16]:
-    """The :func:`object_ids` of a mask in which some values mean labels rather than objects.
+def number_labelled_objects(mask: NDArray[Any], label_map: Mapping[int, int]) -> NDArray[np.uint16]:
+    """:func:`number_objects` for a mask in which some values are labels, not objects.
 
-    Args:
-        mask: (H, W) integers or bool.
-        label_map: IGNORE_INDEX for values that are not labelled, 0 for those of the background.
-
-    Raises:
-        SegkitError: See :func:`object_ids`.
+    ``label_map`` holds IGNORE_INDEX for values that are unlabelled, 0 for those of the background.
     """
-    of_label = {
-        label: [value for value, known in label_map.items() if known == label]
+    ignored, background = (
+        [value for value, known in label_map.items() if known == label]
         for label in (IGNORE_INDEX, 0)
-    }
-    return object_ids(mask, of_label[IGNORE_INDEX], of_label[0])
+    )
+    return number_objects(mask, ignored, background)
 
 
-def numbers(count: int) -> NDArray[np.uint16]:
-    """The ids of that many objects: 1, 2, ... without 255."""
+def make_ids(count: int) -> NDArray[np.uint16]:
+    """That many ids: 1, 2, ... without 255."""
     ids = np.arange(1, count + 1)
     return (ids + (ids >= IGNORE_INDEX)).astype(np.uint16)
 
 
-def components(labels: NDArray[Any]) -> NDArray[np.int32]:
-    """The connected regions of every class but 0, numbered from 1 on, class after class.
+def label_regions(labels: NDArray[Any]) -> NDArray[np.int32]:
+    """Number the connected regions of every class but 0 from 1, class after class.
 
-    Pixels that touch by an edge are connected, those that touch by a corner are not. Pixels of
+    Pixels that share an edge are connected, those that share a corner are not. Pixels of
     IGNORE_INDEX belong to no region.
 
     Args:
         labels: (H, W) class of each pixel, 0 ... 255.
 
     Returns:
-        (H, W) ids 1, 2, ... without gaps (255 among them).
+        (H, W) ids 1, 2, ... without gaps (255 is among them).
     """
     found = np.zeros(labels.shape, np.int32)
     total = 0
     for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=1)):
         if label in (0, IGNORE_INDEX):
             continue
-        # int32 is what it makes of large numbers of regions too
+        # int32 also for large numbers of regions
         count, regions = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=4)
         here = regions > 0
         found[here] = regions[here] + total
@@ -126,8 +121,8 @@ def components(labels: NDArray[Any]) -> NDArray[np.int32]:
     return found
 
 
-def components_as_ids(labels: NDArray[Any]) -> NDArray[np.uint16]:
-    """Ids for sets that have none: each connected region of a class but 0 is an object.
+def number_regions(labels: NDArray[Any]) -> NDArray[np.uint16]:
+    """Ids for data without any: each connected region of a class but 0 is an object.
 
     Args:
         labels: (H, W) class of each pixel; IGNORE_INDEX stays 'not labelled'.
@@ -135,6 +130,5 @@ def components_as_ids(labels: NDArray[Any]) -> NDArray[np.uint16]:
     Raises:
         SegkitError: There are more than 65534 regions.
     """
-    return np.where(labels == IGNORE_INDEX, IGNORE_INDEX, object_ids(components(labels))).astype(
-        np.uint16
-    )
+    ids = number_objects(label_regions(labels))
+    return np.where(labels == IGNORE_INDEX, IGNORE_INDEX, ids).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Frames in which all objects are marked but only some outlined: where an outline is missing."""
+"""Images in which all objects are marked but only some are outlined."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ Ids = NDArray[np.integer[Any]]
 """(H, W), 0 where there is no object."""
 
 _EIGHT = np.ones((3, 3), np.int8)
-"""Pixels that touch at a corner are neighbours too."""
+"""Pixels that share a corner are neighbours too."""
 
 
-def marked_only(ids: Ids, markers: Ids) -> NDArray[np.bool_]:
-    """The markers, (H, W), whose object has no outline: no more than half of them lies on objects.
+def find_unoutlined_markers(ids: Ids, markers: Ids) -> NDArray[np.bool_]:
+    """The markers, (H, W), without an outline: at most half of such a marker lies on objects.
 
     Args:
         ids: Outlined objects.
         markers: Markers of all objects.
     """
-    inverse, alone = _alone(ids, markers)
+    inverse, alone = _match_markers(ids, markers)
     return alone[inverse]
 
 
-def reach(ids: Ids, markers: Ids) -> float | None:
-    """How far an object extends from its own marker, in pixels: the largest distance of any.
+def measure_reach(ids: Ids, markers: Ids) -> float | None:
+    """The largest distance in pixels of any object's pixel from the object's marker.
 
-    The marker of an object is the one that has most pixels on it; objects without any are left out.
+    The marker of an object is the one with most pixels on it; objects without any are left out.
 
     Returns:
-        0 where markers are as large as their objects, None where no outlined object has one.
+        0 if markers are as large as their objects, None if no outlined object has one.
     """
-    inverse, alone = _alone(ids, markers)
+    inverse, alone = _match_markers(ids, markers)
     owned = np.where(alone[inverse], 0, markers)
     _, compact = np.unique(np.append(0, ids.ravel()), return_inverse=True)
     objects = compact[1:].reshape(ids.shape).astype(np.int32)
@@ -49,17 +49,16 @@ def reach(ids: Ids, markers: Ids) -> float | None:
     return farthest
 
 
-def uncertain(ids: Ids, alone: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+def find_uncertain_pixels(ids: Ids, alone: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """The pixels, (H, W), that may belong to an object that is marked but not outlined.
 
-    They belong to no outlined object, lie no farther than ``radius`` from such a marker, and hang
-    together with it: an object is in one piece and does not run through another.
+    They belong to no outlined object, are at most ``radius`` from such a marker, and connected to
+    it: an object is in one piece and does not run through another.
 
     Args:
         ids: Outlined objects.
-        alone: The markers without an outline, of :func:`marked_only`.
-        radius: How far an object extends from its marker at most, in pixels; infinity where that
-            is not known.
+        alone: The markers without an outline, from :func:`find_unoutlined_markers`.
+        radius: The largest distance of an object's pixels from its marker; infinite if unknown.
     """
     if not alone.any():
         return np.zeros_like(alone)
@@ -71,10 +70,10 @@ def uncertain(ids: Ids, alone: NDArray[np.bool_], radius: float) -> NDArray[np.b
     return near
 
 
-def _alone(ids: Ids, markers: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The number of the marker at every pixel, and which of the numbers have no outline."""
+def _match_markers(ids: Ids, markers: Ids) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The index of the marker at each pixel, and which of the markers have no outline."""
     names, inverse = np.unique(markers, return_inverse=True)
-    inverse = inverse.reshape(markers.shape)  # numpy 2.0 alone kept the shape
+    inverse = inverse.reshape(markers.shape)  # numpy 2.0 alone keeps the shape
     pixels = np.bincount(inverse.ravel(), minlength=len(names))
     covered = np.bincount(inverse[ids != 0], minlength=len(names))
     return inverse, (names != 0) & (2 * covered <= pixels)

@@ -1,4 +1,4 @@
-"""The weight of each pixel in the loss: the U-Net paper's map."""
+"""The weight of each pixel in the loss, as in the U-Net paper."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from segkit.core.labels import IGNORE_INDEX
-from segkit.targets.distance import two_nearest
+from segkit.targets.distance import measure_two_nearest
 
 MOST_BALANCE = 10.0
-"""A rare class weighs at most this much more than by its pixels."""
+"""Upper bound on the factor by which balancing raises the weight of a rare class."""
 
 DROPPED = 1e-4
-"""Where the second term of the map is below this share of w0 it is taken as 0."""
+"""Values of the second term below this share of w0 become 0."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WeightMap:
-    """Class balance, and more weight where two objects are near each other.
+    """Class balance, and more weight between objects that are close to each other.
 
     Ronneberger et al., "U-Net", 2015::
 
         w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2))
 
-    d1 and d2 are the distances of the pixel x to the nearest and to the second nearest object, in
-    pixels from centre to centre, and 0 in the object itself. They are exact; the second term is
-    taken as 0 where it is below 1e-4 w0 (d1 + d2 > 4.29 sigma), and where there is no second
-    object. It is there to keep the background between objects open, so that only pixels outside of
-    objects have it; which these are, a target may say.
+    d1 and d2 are the exact distances of the pixel x to the nearest and second nearest object, in
+    pixels from centre to centre, and 0 inside the object. The second term keeps the background
+    between objects open, so only pixels outside objects have it (a target may define these). It is
+    0 where it would be below 1e-4 w0 (d1 + d2 > 4.29 sigma) and where there is no second object.
 
     w_c balances the classes of the crop: with n_c of its n pixels in class c, K classes present::
 
         v_c = min(n / (K n_c), 10)          w_c = v_c n / (sum over classes of v_c n_c)
 
-    so that classes weigh alike, their mean over the pixels is 1, and the few pixels of an object
-    at the edge of a crop do not outweigh the rest of it. Pixels that are not labelled count for
-    nothing and weigh 0.
+    Classes then have equal total weights, the mean over the pixels is 1, and the few pixels of an
+    object at the edge of a crop do not outweigh the rest. Unlabelled pixels have weight 0.
 
     Attributes:
         w0: Height of the second term; 0 leaves it out.
-        sigma: Its width in pixels: of w0, 61 % are left at d1 + d2 = sigma, 14 % at 2 sigma.
-        balance: Whether w_c balances the classes; else it is 1.
+        sigma: Its width in pixels: 61 % of w0 are left at d1 + d2 = sigma, 14 % at 2 sigma.
+        balance: Whether w_c balances the classes; otherwise it is 1.
     """
 
     w0: Annotated[float, Field(ge=0)] = 10.0
@@ -60,26 +58,26 @@ class WeightMap:
         """The weights of an image.
 
         Args:
-            classes: (H, W) labels to balance, IGNORE_INDEX where there is none.
+            classes: (H, W) labels to balance, IGNORE_INDEX where unlabelled.
             ids: (H, W) objects, 0 the background.
-            outside: Which pixels have the second term, (H, W); the background if it is None.
+            outside: Which pixels have the second term, (H, W); None: the background.
 
         Returns:
-            (H, W), 0 where there is no label.
+            (H, W), 0 where unlabelled.
         """
         labelled = classes != IGNORE_INDEX
-        weight = class_weights(classes)[classes] if self.balance else labelled.astype(np.float32)
+        weight = balance_classes(classes)[classes] if self.balance else labelled.astype(np.float32)
         if self.w0 > 0:
             outside = ids == 0 if outside is None else outside
-            weight += self._separation(ids, outside & labelled)
+            weight += self._compute_separation(ids, outside & labelled)
         return weight
 
-    def _separation(
+    def _compute_separation(
         self, ids: NDArray[np.integer], where: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
         """The second term."""
         reach = self.sigma * float(np.sqrt(-2 * np.log(DROPPED)))
-        d1, d2 = two_nearest(ids, reach)
+        d1, d2 = measure_two_nearest(ids, reach)
         where = where & (d1 + d2 <= reach)
         term = np.zeros(ids.shape, np.float32)
         apart = (d1[where] + d2[where]) / np.float32(self.sigma)
@@ -87,8 +85,8 @@ class WeightMap:
         return term
 
 
-def class_weights(classes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """w_c of :class:`WeightMap` for the labels 0 ... 255; 0 for those that do not occur."""
+def balance_classes(classes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """w_c of :class:`WeightMap` for the labels 0 ... 255; 0 for absent ones."""
     pixels = np.bincount(classes.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
     weights = np.zeros(IGNORE_INDEX + 1, np.float32)
     here = np.flatnonzero(pixels)

@@ -19,7 +19,7 @@ from segkit.data.sources.base import SPLITS, DataSource
 from segkit.data.sources.cells import draw
 from segkit.data.sources.tracking_challenge import UNLABELLED, TrackingChallengeSource
 from segkit.images.reading import read_image, read_mask
-from segkit.targets.partial import marked_only, reach, uncertain
+from segkit.targets.partial import find_uncertain_pixels, find_unoutlined_markers, measure_reach
 
 SIZE = (96, 112)
 ROOT = Path(__file__).parents[2]
@@ -279,7 +279,7 @@ def test_a_marker_is_outlined_where_more_than_half_of_it_is(covered: int, alone:
     markers, ids = np.zeros((6, 12), np.int32), np.zeros((6, 12), np.int32)
     markers[2, 2:10] = 60000
     ids[:, : 2 + covered] = 3
-    only = marked_only(ids, markers)
+    only = find_unoutlined_markers(ids, markers)
     np.testing.assert_array_equal(only, (markers > 0) & alone)
 
 
@@ -287,10 +287,11 @@ def test_the_reach_is_measured_from_an_objects_own_marker() -> None:
     ids, markers = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
     ids[5:16, 5:16], ids[5:16, 16:21] = 9, 300  # side by side
     markers[10, 5:7], markers[10, 15:20] = 2, 1  # the second runs a little into the first
-    assert reach(ids, markers) == pytest.approx(np.hypot(9, 5))  # from column 6 to 15, row 10 to 5
-    assert reach(ids, ids) == 0
-    assert reach(ids, np.zeros_like(ids)) is None
-    assert reach(np.zeros_like(ids), markers) is None
+    # from column 6 to 15, row 10 to 5
+    assert measure_reach(ids, markers) == pytest.approx(np.hypot(9, 5))
+    assert measure_reach(ids, ids) == 0
+    assert measure_reach(ids, np.zeros_like(ids)) is None
+    assert measure_reach(np.zeros_like(ids), markers) is None
 
 
 def test_markers_as_large_as_the_cells_leave_the_background_known(tmp_path: Path) -> None:
@@ -312,9 +313,9 @@ def test_a_cell_does_not_run_through_another() -> None:
     alone[15, 8] = True
     rows, columns = np.mgrid[:30, :30]
     disc = np.hypot(rows - 15, columns - 8) <= 10
-    np.testing.assert_array_equal(uncertain(ids, alone, 10), disc & (columns < 12))
-    np.testing.assert_array_equal(uncertain(ids, alone, np.inf), columns < 12)
-    assert not uncertain(ids, np.zeros_like(alone), np.inf).any()
+    np.testing.assert_array_equal(find_uncertain_pixels(ids, alone, 10), disc & (columns < 12))
+    np.testing.assert_array_equal(find_uncertain_pixels(ids, alone, np.inf), columns < 12)
+    assert not find_uncertain_pixels(ids, np.zeros_like(alone), np.inf).any()
 
 
 def test_the_background_of_the_outer_zone_is_not_labelled(tmp_path: Path) -> None:

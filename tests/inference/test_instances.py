@@ -8,7 +8,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.inference.objects.instances import DECODERS, decode
 from segkit.targets.base import Target
-from segkit.targets.objects import object_ids
+from segkit.targets.objects import number_objects
 
 # a target, its options, the mode of its head, its decoder, and of how many objects the IoU with
 # what is found exceeds 0.9 in a perfect prediction
@@ -74,7 +74,7 @@ def test_drawn_cells_come_back_from_a_perfect_prediction(name, options, mode, de
     ious, found = [], 0
     for seed in range(3):
         true = draw(seed, (200, 200), 1, (14, 20)).instances
-        probabilities = perfect(target, object_ids(true), mode)
+        probabilities = perfect(target, number_objects(true), mode)
         ids = decode(decoder, probabilities, decide(probabilities, mode), mode, gap=target.gap)
         assert numbered(ids)
         ious += list(best_ious(true, ids))
@@ -98,7 +98,7 @@ def test_drawn_cells_come_back_from_a_noisy_prediction(name, options, mode, deco
     ious, found = [], 0
     for seed in range(3):
         true = draw(seed, (200, 200), 1, (14, 20)).instances
-        probabilities = noisy(perfect(target, object_ids(true), mode), seed)
+        probabilities = noisy(perfect(target, number_objects(true), mode), seed)
         labels = decide(probabilities, mode)
         ids = decode(decoder, probabilities, labels, mode, gap=target.gap, min_size=12)
         ious += list(best_ious(true, ids))
@@ -118,7 +118,7 @@ def test_a_straight_gap_comes_back_to_the_pixel(gap):
 
 
 def test_outer_contours_stay_where_objects_grow_over_gaps():
-    true = object_ids(draw(0, (200, 200), 1, (14, 20)).instances)
+    true = number_objects(draw(0, (200, 200), 1, (14, 20)).instances)
     labels, _ = Target.build("foreground", gap=2).encode(true)
     grown = binary(labels, gap=2) > 0
     taken = (true > 0) & (labels == 0)
@@ -272,7 +272,7 @@ def test_the_same_prediction_gives_the_same_objects(name):
     target = Target.build(
         {"multiclass": "border_core", "multilabel": "distance"}.get(mode, "foreground")
     )
-    probabilities = noisy(perfect(target, object_ids(draw(3).instances), mode), 3)
+    probabilities = noisy(perfect(target, number_objects(draw(3).instances), mode), 3)
     labels = decide(probabilities, mode)
     first, second = (decode(name, probabilities, labels, mode, gap=2) for _ in range(2))
     assert first.max() > 5

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.predict.polygons import categories, coco, coco_image, geojson, outlines
-from segkit.targets.objects import components
+from segkit.targets.objects import label_regions
 
 pycoco = pytest.importorskip("pycocotools.coco")
 features = pytest.importorskip("rasterio.features")
@@ -71,7 +71,7 @@ def test_coco_gives_back_the_very_same_masks(tmp_path_factory, seed, height, wid
     for label in (1, 2):
         empty = np.zeros(labels.shape)
         np.testing.assert_array_equal(masks.get(label, empty), labels == label)
-    assert len(found) == components(labels).max()
+    assert len(found) == label_regions(labels).max()
 
 
 def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.normalization import Normalization
 from segkit.inference.predictor import Prediction
-from segkit.targets.objects import components
+from segkit.targets.objects import label_regions
 
 COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115))
 
@@ -54,7 +54,7 @@ class Thresholds:
             labels = np.stack([grey > 100 * (k + 1) for k in range(count)]).astype(np.uint8)
         else:
             labels = levels.sum(axis=0).astype(np.uint8)
-        found = None if self.instances is None else components(labels)
+        found = None if self.instances is None else label_regions(labels)
         return Prediction(labels, levels.astype(np.float32), found)
 
 

@@ -19,8 +19,8 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import MODES
 from segkit.data.sources.cells import draw
 from segkit.targets.base import Target
-from segkit.targets.gap import separate
-from segkit.targets.objects import components_as_ids, object_ids
+from segkit.targets.distance import separate_objects
+from segkit.targets.objects import number_objects, number_regions
 from segkit.targets.weight_map import WeightMap
 
 every_target = pytest.mark.parametrize("name", Target.names())
@@ -33,7 +33,7 @@ maps = hnp.arrays(
 
 def scene(seed: int = 0) -> np.ndarray:
     """Ids of touching cells, some pixels of them not labelled."""
-    ids = object_ids(draw(seed, (120, 130), 1, (16, 20)).instances)
+    ids = number_objects(draw(seed, (120, 130), 1, (16, 20)).instances)
     ids[:, :9] = 255
     ids[50:60, 60:64] = 255
     return ids
@@ -173,7 +173,7 @@ def test_the_weight_map_of_labels_takes_regions_for_objects():
     assert set(Target.build("labels").modes) == set(MODES)
     mask = mask_for(target, scene())
     _, weight = target.encode(mask)
-    regions = np.where(mask == 255, 0, components_as_ids(mask))
+    regions = np.where(mask == 255, 0, number_regions(mask))
     assert np.array_equal(weight, WeightMap()(mask, regions))
 
 
@@ -186,7 +186,7 @@ def test_the_weight_map_of_labels_needs_one_class_for_each_pixel():
 def test_foreground_is_what_the_gap_leaves(ids, gap):
     target = Target.build("foreground", gap=gap, weight_map={})
     labels, weight = target.encode(ids)
-    kept = separate(np.where(ids == 255, 0, ids), gap)
+    kept = separate_objects(np.where(ids == 255, 0, ids), gap)
     assert target.gap == gap
     assert np.array_equal(labels, np.where(ids == 255, 255, kept > 0))
     assert np.array_equal(weight, WeightMap()(labels, kept))
@@ -230,7 +230,7 @@ def test_the_border_is_what_is_near_something_else(ids, border):
 def test_cores_never_touch_each_other(ids, border):
     labels, _ = Target.build("border_core", border=border).encode(ids)
     cores = np.where(labels == 1, ids, 0)
-    assert np.array_equal(separate(cores, 1), cores)
+    assert np.array_equal(separate_objects(cores, 1), cores)
 
 
 def test_borders_run_between_objects_but_not_along_the_image_or_what_is_not_labelled():

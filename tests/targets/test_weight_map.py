@@ -12,7 +12,7 @@ from scipy import ndimage
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.targets.base import Target
-from segkit.targets.weight_map import MOST_BALANCE, WeightMap, class_weights
+from segkit.targets.weight_map import MOST_BALANCE, WeightMap, balance_classes
 
 
 def plain(ids, w0, sigma):
@@ -90,7 +90,7 @@ def test_without_w0_only_the_balance_is_left():
 
 @given(hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 0, 0, 0, 1, 3, 254, 255])))
 def test_balanced_classes_have_a_mean_weight_of_one_and_equal_shares(classes):
-    weight = class_weights(classes)[classes]
+    weight = balance_classes(classes)[classes]
     labelled = classes != 255
     assert (weight[~labelled] == 0).all()
     if labelled.any():
@@ -104,7 +104,7 @@ def test_balanced_classes_have_a_mean_weight_of_one_and_equal_shares(classes):
 def test_a_few_pixels_do_not_outweigh_the_rest():
     classes = np.zeros((100, 100), np.uint8)
     classes[0, 0] = 1
-    weight = class_weights(classes)
+    weight = balance_classes(classes)
     assert weight[1] / weight[0] == pytest.approx(MOST_BALANCE / (10000 / (2 * 9999)))
     assert weight[classes].mean() == pytest.approx(1)
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from segkit.core.errors import SegkitError
 from segkit.data.sources.base import DataSource, Sample, Split
-from segkit.targets.objects import ids_of_mask
+from segkit.targets.objects import number_labelled_objects
 
 PIXELS_OF_IMAGE, PIXELS_OF_SET = 20_000, 2_000_000
 """How many pixels the intensity statistics are taken from, at most."""
@@ -129,7 +129,7 @@ def _look_at_mask(source: DataSource, facts: Facts, with_regions: bool) -> None:
         return
     if source.instances and mask.ndim == 2:
         try:
-            ids_of_mask(mask, source.label_map or {})
+            number_labelled_objects(mask, source.label_map or {})
         except SegkitError as error:
             facts.errors.append(_named(facts.sample, str(error)))
             return

@@ -13,7 +13,7 @@ from segkit.data.augment.cropping import count_by_row
 from segkit.data.loading.cache import ArrayCache
 from segkit.data.sources.base import DataSource, Sample
 from segkit.targets.base import Target
-from segkit.targets.objects import components_as_ids, ids_of_mask
+from segkit.targets.objects import number_labelled_objects, number_regions
 
 
 class SampleReader:
@@ -85,8 +85,8 @@ class SampleReader:
 
     def _numbered(self, sample: Sample) -> NDArray[np.uint16]:
         if not self.source.instances:
-            return components_as_ids(self.labels(sample))
+            return number_regions(self.labels(sample))
         try:
-            return ids_of_mask(self.source.read_mask(sample), self.coding.to_label)
+            return number_labelled_objects(self.source.read_mask(sample), self.coding.to_label)
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error

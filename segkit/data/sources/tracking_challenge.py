@@ -17,7 +17,7 @@ from segkit.data.sources.splitting import Divided, by_ratio
 from segkit.data.sources.tracking_layout import TimeLapse, Truth, find_sequences
 from segkit.images.channels import convert_channels
 from segkit.images.reading import read_image, read_mask
-from segkit.targets.partial import marked_only, reach, uncertain
+from segkit.targets.partial import find_uncertain_pixels, find_unoutlined_markers, measure_reach
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads 02 as a number
@@ -157,9 +157,9 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
                     f"{sample.mask} has {ids.shape[0]} x {ids.shape[1]} pixels, but its markers"
                     f" have {markers.shape[0]} x {markers.shape[1]}: they must be alike."
                 )
-            alone = marked_only(ids, markers)
+            alone = find_unoutlined_markers(ids, markers)
             if alone.any():
-                mask[uncertain(ids, alone, self._reach(sample))] = UNLABELLED
+                mask[find_uncertain_pixels(ids, alone, self._reach(sample))] = UNLABELLED
         if self.border:
             if 2 * self.border >= min(ids.shape):
                 raise SegkitError(
@@ -193,7 +193,7 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
                 assert markers is not None
                 ids = _read_ids(frame.mask)
                 if ids.shape == markers.shape:  # else it is a problem of that frame
-                    found.append(reach(ids, markers))
+                    found.append(measure_reach(ids, markers))
             seen = [distance for distance in found if distance is not None]
             self._reaches[sequence.name] = _MARGIN * max(seen) if seen else np.inf
         return self._reaches[sequence.name]

@@ -25,8 +25,8 @@ from segkit.inference.objects.regions import (
     merge_waists,
     renumbered,
 )
-from segkit.targets.distance import distance_to
-from segkit.targets.objects import components
+from segkit.targets.distance import measure_distance
+from segkit.targets.objects import label_regions
 
 BY_WAIST = ("watershed", "distance")
 """The decoders that cut objects at their waists."""
@@ -107,7 +107,7 @@ def decode(
 
 
 def _components(maps: Maps) -> NDArray[np.int32]:
-    return components(maps.labels)
+    return label_regions(maps.labels)
 
 
 def _watershed(maps: Maps) -> NDArray[np.int32]:
@@ -115,8 +115,8 @@ def _watershed(maps: Maps) -> NDArray[np.int32]:
     for label in range(1, int(maps.labels.max(initial=0)) + 1):
         inside = maps.labels == label
         if inside.any():
-            solid = close_holes(components(inside.astype(np.uint8)), maps.min_size) > 0
-            depth = distance_to(~solid)
+            solid = close_holes(label_regions(inside.astype(np.uint8)), maps.min_size) > 0
+            depth = measure_distance(~solid)
             depth[np.isinf(depth)] = 1  # all of the image, no contour in sight
             regions = _flood(depth, inside, maps)
             found = np.where(inside, regions + found.max(), found)
@@ -125,10 +125,10 @@ def _watershed(maps: Maps) -> NDArray[np.int32]:
 
 def _border_core(maps: Maps) -> NDArray[np.int32]:
     inside = maps.labels > 0
-    cores = components((maps.labels == 1).astype(np.uint8))
+    cores = label_regions((maps.labels == 1).astype(np.uint8))
     height = maps.probabilities[1]
     regions = watershed(-height, cores, mask=inside).astype(np.int32)
-    coreless = components((inside & (regions == 0)).astype(np.uint8))
+    coreless = label_regions((inside & (regions == 0)).astype(np.uint8))
     regions = np.where(coreless > 0, coreless + regions.max(), regions)
     return merge_small(regions, height, maps.min_size)
 
@@ -142,7 +142,7 @@ def _flood(height: NDArray[np.float32], inside: NDArray[np.bool_], maps: Maps) -
     # Noise makes maxima of single pixels: it costs time, and waists between them say nothing.
     height = np.where(inside, cv2.GaussianBlur(height, (0, 0), 1), 0)  # (H, W)
     ringed = np.pad(height, 1)  # so that there is something lower everywhere
-    seeds = components(local_maxima(ringed, connectivity=1)[1:-1, 1:-1].astype(np.uint8))
+    seeds = label_regions(local_maxima(ringed, connectivity=1)[1:-1, 1:-1].astype(np.uint8))
     regions = watershed(-height, seeds, mask=inside).astype(np.int32)
     return merge_small(merge_waists(regions, height, maps.waist), height, maps.min_size)
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.targets.distance import disc
+from segkit.targets.distance import make_disc
 
 Ids = NDArray[np.int32]
 Height = NDArray[np.float32]
@@ -68,18 +68,19 @@ def merge_small(regions: Ids, height: Height, min_size: int) -> Ids:
 def close_gaps(regions: Ids, gap: int) -> Ids:
     """Grow regions back over the narrow background between two of them.
 
-    What a gap took (see :func:`segkit.targets.gap.separate`) lies between two regions: d1 + d2 is
-    below gap + 2, with the distances to the nearest and to the second nearest of them. So do the
-    notches at both ends of it; they differ in that a disc of the radius gap / 2 + 1 has room in
-    them. Such pixels of the background go to the nearest region, and of two that are as near to
-    the larger one, from which the middle of an odd gap was taken. Other contours stay.
+    The pixels of a gap (see :func:`segkit.targets.distance.separate_objects`) lie between two
+    regions: d1 + d2 is below gap + 2, with the distances to the nearest and to the second nearest
+    of them. So do the notches at both ends of it; they differ in that a disc of the radius
+    gap / 2 + 1 has room in them. Such pixels of the background go to the nearest region, and of two
+    that are as near to the larger one, from which the middle of an odd gap was taken. Other
+    contours stay.
 
     Args:
         regions: (H, W) ids, 0 the background.
         gap: Pixels, above 0.
     """
     narrow = cv2.morphologyEx(
-        (regions > 0).astype(np.uint8), cv2.MORPH_CLOSE, disc((gap + 2) ** 2 // 4)
+        (regions > 0).astype(np.uint8), cv2.MORPH_CLOSE, make_disc((gap + 2) ** 2 // 4)
     )
     y, x = np.nonzero((narrow > 0) & (regions == 0))  # (n,)
     areas = np.bincount(regions.ravel())
@@ -89,7 +90,7 @@ def close_gaps(regions: Ids, gap: int) -> Ids:
     d2 = np.full(len(y), np.inf)
     reach = gap + 1
     around = np.pad(regions, reach)
-    dy, dx = np.nonzero(disc(reach**2))
+    dy, dx = np.nonzero(make_disc(reach**2))
     steps = np.hypot(dy - reach, dx - reach)
     for i in np.argsort(steps, kind="stable"):
         there = around[y + dy[i], x + dx[i]]

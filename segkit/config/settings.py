@@ -48,7 +48,7 @@ Files = Annotated[
 class PredictionOptions(Section):
     """How a trained model predicts: the keyword arguments of ``segkit.load``."""
 
-    instances: Decoder | Literal["training"] | None = Field(
+    instances: Literal[Decoder, "training"] | None = Field(
         "training",
         description="how to tell objects apart; training: as the training did; null: not at all",
     )

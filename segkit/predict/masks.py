@@ -1,4 +1,4 @@
-"""Predicted labels as the files and the pictures of the user know them."""
+"""Predicted labels as the values of masks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from segkit.core.labels import Mode
 
 
 def mask_values(labels: NDArray[Any], mode: Mode, card: ModelCard) -> NDArray[Any]:
-    """Labels in the values of the training's masks, so that the one can stand for the other.
+    """Labels as the values of the training's masks, so that predictions can replace them.
 
     Args:
-        labels: (H, W), of overlapping classes (N, H, W) of 0 and 1.
-        mode: That of the model.
-        card: Its card.
+        labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
+        mode: The model's mode.
+        card: The model's card.
 
     Returns:
-        The same shape, uint8, or uint16 where a value needs it; overlapping classes are 0 and 255.
+        The same shape, uint8, or uint16 if a value needs it; overlapping classes are 0 and 255.
     """
     if mode == "multilabel":
         return labels * np.uint8(255)

@@ -1,17 +1,17 @@
-"""What is written for an image, and in which order: the mask last, so that it means finished.
+"""The files written for an image. The mask comes last: it marks the image as finished.
 
-| | |
+| file | content |
 |---|---|
-| ``NAME.png`` | the mask; ``.tif`` for several pages, or for classes that overlap |
+| ``NAME.png`` | the mask; ``.tif`` for several pages, or for overlapping classes |
 | ``overlays/NAME.png`` | the image with the mask over it |
-| ``instances/NAME.png`` | ids of objects, 16 bit where they need it; ``.tif`` above 65535 |
-| ``probabilities/NAME.tif`` | 16 bit, a page for each channel: the value / 65535 |
+| ``instances/NAME.png`` | ids of objects, 8 or 16 bit; ``.tif`` above 65535 |
+| ``probabilities/NAME.tif`` | 16 bit, a page per channel: the value / 65535 |
 | ``polygons/NAME.geojson`` | outlines |
 | ``coco.json`` | outlines of all images |
 
-Of a file of several pages, all but the mask are in a folder NAME, a file for each page. For images
-that go by windows see :mod:`segkit.predict.large`. What is written is noted in the record first,
-and what an earlier run wrote of an image is removed before the image is done anew.
+For a file of several pages, all but the mask are in a folder NAME, a file per page. For images that
+are predicted window by window see :mod:`segkit.predict.large`. Files are recorded before they are
+written, and those of an earlier run are removed before an image is redone.
 """
 
 from __future__ import annotations
@@ -30,30 +30,27 @@ from segkit.config.settings import OutputOptions
 from segkit.core.files import write_whole
 from segkit.images.reading import write_image, write_mask
 from segkit.inference.predictor import Prediction
-from segkit.predict.coco_file import CocoFile
 from segkit.predict.inputs import ImageFile
 from segkit.predict.masks import mask_values
-from segkit.predict.polygons import categories, coco_image, geojson, outlines
-from segkit.predict.record import Record
-from segkit.predict.removing import remove, remove_empty
+from segkit.predict.polygons import (
+    CocoFile,
+    find_outlines,
+    list_categories,
+    to_coco_image,
+    to_geojson,
+)
+from segkit.predict.record import Record, remove, remove_empty
 from segkit.predict.stacks import StackFile
 from segkit.report.overlay import flatten_labels, make_legend, overlay, palette
 
 ENDINGS = (".png", ".tif", ".zarr")
-"""Of masks."""
+"""Suffixes of masks."""
 FULL = 65535
-"""What a probability of 1 is written as."""
+"""The value of a probability of 1."""
 
 
 class Page(NamedTuple):
-    """A page of an image file, read.
-
-    Attributes:
-        file: The file.
-        number: Which page it is, from 0.
-        total: How many the file has.
-        image: (H, W, C) as stored.
-    """
+    """A page of an image file: its number from 0, the number of pages, its pixels (H, W, C)."""
 
     file: ImageFile
     number: int
@@ -62,17 +59,17 @@ class Page(NamedTuple):
 
 
 class Outputs:
-    """The files of an output folder; threads may share it.
+    """Writes the files of an output folder; threads may share it.
 
     Args:
-        record: Of the folder.
-        wanted: What is written.
-        card: Of the model.
+        record: Record of the folder.
+        wanted: What to write.
+        card: The model's card.
         with_objects: Whether the model tells objects apart.
-        overwrite: Whether files that are not of this command may be written over.
+        overwrite: Whether files that this command did not write may be replaced.
 
     Raises:
-        SegkitError: The file of all images is there and is not of this command.
+        SegkitError: There is a coco.json that this command did not write.
     """
 
     def __init__(
@@ -85,10 +82,10 @@ class Outputs:
     ) -> None:
         self.record, self.wanted, self.card = record, wanted, card
         self.folder = record.output
-        self.known = categories(card, with_objects)
+        self.categories = list_categories(card, with_objects)
         self.coco = None
         if wanted.polygons == "coco":
-            self.coco = CocoFile(record, self.known, overwrite)
+            self.coco = CocoFile(record, self.categories, overwrite)
         self._written = {self.folder / name for name in wanted.folders(with_objects)}
         if self.coco is not None:
             self._written.add(self.coco.folder)
@@ -97,7 +94,7 @@ class Outputs:
         self._lock = threading.RLock()
 
     def write(self, page: Page, result: Prediction) -> bool:
-        """Write what belongs to a page; say whether its file is finished with it.
+        """Write all files of a page. Return whether its file is finished.
 
         Raises:
             SegkitError: Something cannot be written.
@@ -118,10 +115,10 @@ class Outputs:
         return True
 
     def stack(self, file: ImageFile, pages: int) -> StackFile:
-        """The mask of a file of several pages, begun if it is not yet.
+        """The mask of a multi-page file; created at the first call.
 
         Raises:
-            SegkitError: What an earlier run wrote cannot be removed.
+            SegkitError: Files of an earlier run cannot be removed.
         """
         with self._lock:
             if file.stem not in self._stacks:
@@ -131,7 +128,7 @@ class Outputs:
             return self._stacks[file.stem]
 
     def finish_stack(self, file: ImageFile, stack: StackFile) -> None:
-        """Let the mask of a file of several pages appear, of which all are written.
+        """Publish the mask of a multi-page file once all pages are written.
 
         Raises:
             SegkitError: It cannot be written.
@@ -141,7 +138,7 @@ class Outputs:
         self.drop(file)
 
     def mask(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Labels in the values that masks are written in."""
+        """Labels as the values that masks are written in."""
         if self.wanted.values == "ids":
             return labels
         return mask_values(labels, self.card.mode, self.card)
@@ -167,9 +164,9 @@ class Outputs:
         write_image(path, picture)
 
     def clear(self, file: ImageFile, mask: Path) -> None:
-        """Remove what earlier runs wrote of an image, and what is in the place of its mask.
+        """Remove the files of earlier runs for an image, and any file in place of its mask.
 
-        Either mask would say that the image is finished.
+        Either mask would mark the image as finished.
 
         Raises:
             SegkitError: Something cannot be removed.
@@ -177,7 +174,7 @@ class Outputs:
         known = self.record.files(file)
         for path in dict.fromkeys([mask, *known]):
             remove(path)
-        CocoFile.forget(self.record, known)
+        CocoFile.remove_outdated(self.record, known)
         self.record.forget(file)
         extras = set(known).difference(self.record.masks(file.stem))
         with self._lock:
@@ -186,25 +183,25 @@ class Outputs:
             }
 
     def drop(self, file: ImageFile) -> None:
-        """Remove what is begun of a file."""
+        """Remove the unfinished mask of a multi-page file."""
         with self._lock:
             stack = self._stacks.pop(file.stem, None)
         if stack is not None:
             stack.drop()
 
     def drop_all(self) -> None:
-        """Remove what is begun and was not finished."""
+        """Remove all unfinished masks."""
         for stem in list(self._stacks):
             self.drop(ImageFile(stem, stem))
 
     def finish(self) -> None:
-        """Write what belongs to all images together.
+        """Write the files that cover all images.
 
         Raises:
             SegkitError: It cannot be written.
         """
         if self.coco is not None:
-            self.coco.merge()
+            self.coco.write()
         remove_empty(self._emptied, self.folder)
 
     def _write_extras(self, page: Page, result: Prediction) -> None:
@@ -218,17 +215,17 @@ class Outputs:
             write_whole(places["probabilities"], _tiff(to_16_bits(result.probabilities)))
         if self.wanted.polygons is None:
             return
-        found = outlines(result.labels, result.instances, self.card)
+        found = find_outlines(result.labels, result.instances, self.card)
         if self.coco is None:
-            write_whole(places["polygons"], geojson(found, self.known))
+            write_whole(places["polygons"], to_geojson(found, self.categories))
         else:
             number = page.number if page.total > 1 else None
             name = page.file.stem.with_name(page.file.path.name).as_posix()
             size = result.labels.shape[-2:]
-            self.coco.add(page.file, number, coco_image(found, name, size, number))
+            self.coco.add(page.file, number, to_coco_image(found, name, size, number))
 
     def _places(self, page: Page, result: Prediction) -> dict[str, Path]:
-        """What is written besides the mask of a page, and where to."""
+        """The files of a page besides its mask, by folder."""
         several, ids = page.total > 1, result.instances
         stem = page_stem(page.file, page.number) if several else page.file.stem
         places = {}
@@ -242,7 +239,7 @@ class Outputs:
         if self.wanted.polygons == "geojson":
             places["polygons"] = self.path("polygons" / stem, ".geojson")
         elif self.coco is not None:
-            places["coco"] = self.coco.place(page.file, page.number if several else None)
+            places["coco"] = self.coco.part(page.file, page.number if several else None)
         return places
 
     def path(self, stem: Path, ending: str) -> Path:
@@ -251,12 +248,12 @@ class Outputs:
 
 
 def page_stem(file: ImageFile, number: int) -> Path:
-    """Where what belongs to a page of a file of several pages goes, without the ending."""
+    """The path of the files of a page, without the suffix."""
     return file.stem / f"{number:04d}"
 
 
 def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:
-    """Probabilities as they are written, with an error of 1 / 131070 at most."""
+    """Probabilities as integers; the error is at most 1 / 131070."""
     return np.rint(probabilities * FULL).astype(np.uint16)
 
 

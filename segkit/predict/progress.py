@@ -1,70 +1,82 @@
-"""How far a command is: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of a command: a bar in a terminal, otherwise a line every now and then."""
 
 from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 EVERY = 30.0
 """Seconds between lines."""
+
+
+class SpeedColumn(TextColumn):
+    """Images per second or per minute."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> str:  # type: ignore[override]
+        """The speed since the start."""
+        each = task.completed / max(task.elapsed or 0, 1e-9)
+        return f"{each:.3g} images/s" if each > 0.1 else f"{60 * each:.3g} images/min"
 
 
 class Meter:
     """Counts images, from any thread.
 
     Args:
-        console: Where to show it; a quiet one shows nothing.
+        console: Where to show the progress; a quiet one shows nothing.
         what: What is done to the images.
-        total: How many there are, as far as is known.
+        total: Number of images, as far as known.
     """
 
     def __init__(self, console: Console, what: str, total: int) -> None:
-        self.console, self.what, self.total = console, what, total
-        self.done = 0.0
-        self._lock = threading.Lock()
-        self._started = self._said = time.monotonic()
-        self._bar: Progress | None = None
-        if console.is_terminal and not console.quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task(what, total=total, speed="")
+        self.console, self._speed = console, SpeedColumn()
+        self._is_bar = console.is_terminal and not console.quiet
+        columns = BarColumn(), MofNCompleteColumn(), self._speed, TimeRemainingColumn()
+        self._progress = Progress(
+            TextColumn("{task.description}"), *columns, console=console, transient=True
+        )
+        self._progress.add_task(what, total=total)
+        (self._task,) = self._progress.tasks
+        self._lock, self._printed = threading.Lock(), time.monotonic()
 
     def expect(self, more: int) -> None:
-        """There are more images than were known of, as the pages of a file."""
+        """Add images that were not known before, such as the pages of a file."""
         with self._lock:
-            self.total += more
-            if self._bar is not None:
-                self._bar.update(self._task, total=self.total)
+            self._progress.update(self._task.id, total=(self._task.total or 0) + more)
 
     def advance(self, images: float = 1) -> None:
-        """So many are done, which of a large image is a share of one."""
+        """Count images as done; of a large one, a fraction."""
+        self._progress.advance(self._task.id, images)
         with self._lock:
-            self.done += images
-            now = time.monotonic()
-            if self._bar is not None:
-                self._bar.update(self._task, advance=images, speed=self._speed(now))
-            elif now - self._said >= EVERY:
-                self._said = now
-                left = (self.total - self.done) * (now - self._started) / self.done
-                self.console.print(
-                    f"  {self.what}: {self._count()} of {self.total} images, {self._speed(now)},"
-                    f" {_duration(left)} left"
-                )
+            if self._is_bar or time.monotonic() - self._printed < EVERY:
+                return
+            self._printed = time.monotonic()
+            task = self._task
+            done = f"{task.completed:.1f}".removesuffix(".0")
+            left = (task.remaining or 0) * (task.elapsed or 0) / task.completed
+            remaining = str(timedelta(seconds=round(left))).removeprefix("0:").removeprefix("0")
+            self.console.print(
+                f"  {task.description}: {done} of {task.total:.0f} images,"
+                f" {self._speed.render(task)}, {remaining} left"
+            )
 
     def __enter__(self) -> Meter:
-        if self._bar is not None:
-            self._bar.start()
+        if self._is_bar:
+            self._progress.start()
         return self
 
     def __exit__(
@@ -73,19 +85,5 @@ class Meter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _count(self) -> str:
-        """Those that are done; tenths only where an image is under way."""
-        return f"{self.done:.1f}".removesuffix(".0")
-
-    def _speed(self, now: float) -> str:
-        each = self.done / max(now - self._started, 1e-9)
-        return f"{each:.3g} images/s" if each > 0.1 else f"{60 * each:.3g} images/min"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        if self._is_bar:
+            self._progress.stop()

@@ -1,33 +1,36 @@
-"""What of an output folder is finished, and what in it is ours: to go on, and to spare other files.
+"""The record of an output folder: what is finished, and which files predict wrote.
 
-In the output folder, ``.segkit/settings-<hash>.json`` holds the settings of a run. In
-``.segkit/finished-<rank>.jsonl`` a process notes the files that belong to an image before it writes
-them, and, right before it puts the mask in its place, which is the last, that the image is
-finished. So it is if this line and all files that it names are there; and what an image leaves in
-the folder is known, so that it can be removed when the image is done anew.
+``.segkit/settings-<hash>.json`` in the output folder holds the settings of a run. Each process
+appends to ``.segkit/finished-<rank>.jsonl``: the files of an image before it writes them and, right
+before it puts the mask in place, which comes last, that the image is finished. An image is finished
+if this line and all files that it names exist. So all files of an image are known and can be
+removed when the image is redone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, write_whole
-from segkit.predict.fingerprints import place, state
+from segkit.images.zarr_store import is_zarr
 from segkit.predict.inputs import FOLDER, ImageFile
 
 SHOWN = 5
 """Files that a message names at most."""
 _FINISHED = {"path", "image", "settings", "mask"}
-"""Keys of a line that says that an image is finished, besides those of every line."""
+"""Additional keys of a line that marks an image as finished."""
 
 
 @dataclass
@@ -36,8 +39,8 @@ class Unfinished:
 
     Attributes:
         files: The images.
-        finished: How many are left out, for their masks and what belongs to them are there.
-        reasons: How many are done anew, by the reason.
+        finished: Number of images that are finished already.
+        reasons: Number of images that are redone, by reason.
     """
 
     files: list[ImageFile] = field(default_factory=list)
@@ -47,7 +50,7 @@ class Unfinished:
 
 @dataclass
 class _Entry:
-    """What is known of an image: its files below the folder, and the line that it is finished."""
+    """An image: its files below the folder, and the line that marks it as finished."""
 
     files: set[str] = field(default_factory=set)
     line: dict[str, Any] | None = None
@@ -59,14 +62,13 @@ class Record:
     Args:
         output: The folder.
         settings: What the results depend on, as plain data.
-        endings: Those that masks may have.
-        extras: The folders in it that this run writes besides masks, with the endings of their
-            files.
-        rank: Which of the processes that share the folder this is.
+        endings: Suffixes that masks may have.
+        extras: Folders in it that this run writes besides masks, with the suffixes of their files.
+        rank: Number of this process among those that share the folder.
 
     Attributes:
-        folder: Where the record is.
-        key: Short name of the settings, the same for the same settings.
+        folder: Folder of the record.
+        key: Short hash of the settings.
 
     Raises:
         SegkitError: The folder cannot be written to.
@@ -93,61 +95,59 @@ class Record:
         self._lock = threading.Lock()
         self._states: dict[Path, list[int]] = {}
 
-    def unfinished(self, files: Iterable[ImageFile], overwrite: bool = False) -> Unfinished:
-        """The images that are still to be done.
+    def find_unfinished(self, files: Iterable[ImageFile], overwrite: bool = False) -> Unfinished:
+        """The images that are still to be predicted.
 
         Args:
             files: All images.
-            overwrite: Whether to do all of them anew, and over files that are not of this command.
+            overwrite: Whether to redo all of them and to replace files of other origin.
 
         Raises:
-            SegkitError: There are files of their names that are not of this command.
+            SegkitError: Files that this command did not write are in the way.
         """
         left = Unfinished()
         foreign: list[Path] = []
         folders = [self.output / name for name in self._extras if (self.output / name).is_dir()]
         for file in files:
-            # before it is read: an image that changes meanwhile is done anew the next time
-            self._states[file.stem] = state(file.path)
+            # before it is read: an image that changes meanwhile is redone the next time
+            self._states[file.stem] = image_state(file.path)
             entry = self._entries.get(file.stem.as_posix(), _Entry())
-            why = None if entry.line is None else self._outdated(file, entry.line)
-            if overwrite or entry.line is None or why is not None:
-                left.files.append(file)
-            else:
+            why = None if entry.line is None else self._why_outdated(file, entry.line)
+            if entry.line is not None and why is None and not overwrite:
                 left.finished += 1
                 continue
+            left.files.append(file)
             if overwrite:
                 continue
             if why:
                 left.reasons[why] += 1
-            foreign += [
-                path for path in self._places(file, folders) if self._name(path) not in entry.files
-            ]
+            in_the_way = self._find_files(file, folders)
+            foreign += [path for path in in_the_way if self._name(path) not in entry.files]
         if foreign:
             more = [f"and {len(foreign) - SHOWN} more"] if len(foreign) > SHOWN else []
             raise all_at_once(
                 f"output={self.output} holds {len(foreign)} files that predict did not write. Name"
-                " another folder, or write over them with overwrite=true:",
+                " another folder, or replace them with overwrite=true:",
                 [*map(str, foreign[:SHOWN]), *more],
             )
         return left
 
     def masks(self, stem: Path) -> list[Path]:
-        """Where the mask of an image may be."""
+        """The paths that the mask of an image may have."""
         return [self.output / stem.with_name(stem.name + ending) for ending in self.endings]
 
     def files(self, file: ImageFile) -> list[Path]:
-        """All that was written of an image, by earlier runs too, its mask first."""
+        """All files written for an image, by earlier runs too, its mask first."""
         found = self._entries.get(file.stem.as_posix(), _Entry()).files
         masks = {self._name(path) for path in self.masks(file.stem)}
         return [self.output / name for name in sorted(found, key=lambda n: (n not in masks, n))]
 
     def forget(self, file: ImageFile) -> None:
-        """The files of an image are gone."""
+        """Drop the entry of an image whose files were removed."""
         self._entries[file.stem.as_posix()] = _Entry()
 
     def begin(self, file: ImageFile, paths: Iterable[Path]) -> None:
-        """Note files that belong to an image; to be called right before they are written.
+        """Record files of an image, right before they are written.
 
         Raises:
             SegkitError: The record cannot be written.
@@ -157,7 +157,7 @@ class Record:
             self._add({"file": file.stem.as_posix(), "files": names})
 
     def finish(self, file: ImageFile, mask: Path) -> None:
-        """Note that all but the mask is written; to be called right before the mask is.
+        """Record that all files but the mask are written, right before the mask is.
 
         Raises:
             SegkitError: The record cannot be written.
@@ -167,8 +167,8 @@ class Record:
         self._add(
             {
                 "file": stem,
-                "path": place(file.path),
-                "image": self._states.get(file.stem) or state(file.path),
+                "path": str(file.path.resolve()),
+                "image": self._states.get(file.stem) or image_state(file.path),
                 "settings": self.key,
                 "mask": name,
                 "files": sorted({*begun, name}),
@@ -176,7 +176,7 @@ class Record:
         )
 
     def begin_shared(self, path: Path) -> None:
-        """Note a file that belongs to all images, before it is written.
+        """Record a file that belongs to all images, right before it is written.
 
         Raises:
             SegkitError: The record cannot be written.
@@ -185,16 +185,16 @@ class Record:
             self._add({"file": "", "files": [self._name(path)]})
 
     def is_shared(self, path: Path) -> bool:
-        """Whether a file was noted by :meth:`begin_shared`, by an earlier run too."""
+        """Whether :meth:`begin_shared` recorded a file, in an earlier run too."""
         return self._name(path) in self._entries.get("", _Entry()).files
 
-    def _outdated(self, file: ImageFile, line: Mapping[str, Any]) -> str | None:
-        """Why an image that was finished is not any more; nothing to say where its mask is gone."""
+    def _why_outdated(self, file: ImageFile, line: Mapping[str, Any]) -> str | None:
+        """Why a finished image must be redone; "" if its mask is gone, None if it need not."""
         if not (self.output / line["mask"]).exists():
             return ""
         if line["settings"] != self.key:
-            return f"other settings ({self._difference(line['settings'])})"
-        if line["path"] != place(file.path):
+            return f"other settings ({self._list_changes(line['settings'])})"
+        if line["path"] != str(file.path.resolve()):
             return "the image is another file of the same name"
         if line["image"] != self._states[file.stem]:
             return "the image has changed"
@@ -203,38 +203,34 @@ class Record:
             return f"files beside the mask are gone ({PurePosixPath(name).parts[0]})"
         return None
 
-    def _places(self, file: ImageFile, folders: Iterable[Path]) -> Iterator[Path]:
-        """What is where the files of an image may be written."""
-        for path in self.masks(file.stem):
-            if path.exists():
-                yield path
+    def _find_files(self, file: ImageFile, folders: Iterable[Path]) -> Iterator[Path]:
+        """Existing files where those of an image may be written."""
+        yield from (path for path in self.masks(file.stem) if path.exists())
         for folder in folders:
+            endings = self._extras[folder.name]
             stem = folder / file.stem
-            for ending in self._extras[folder.name]:
-                path = stem.with_name(stem.name + ending)
-                if path.exists():
-                    yield path
-            if stem.is_dir():  # that of the pages of a stack
+            paths = [stem.with_name(stem.name + ending) for ending in endings]
+            yield from (path for path in paths if path.exists())
+            if stem.is_dir():  # the pages of a stack
                 for path in sorted(stem.iterdir()):
-                    if path.stem.isdecimal() and path.suffix in self._extras[folder.name]:
+                    if path.stem.isdecimal() and path.suffix in endings:
                         yield path
 
     def _add(self, line: dict[str, Any]) -> None:
-        """Write a line, and know what it says."""
         line["time"] = time.time_ns()
         data = f"{json.dumps(line)}\n".encode()
         try:
             with self._lock, self._own.open("ab") as opened:
-                # A line that was cut off stays one of its own.
+                # a line break first: the last line may be cut off
                 opened.write(data if opened.tell() == 0 else b"\n" + data)
-                self._take(line)
+                self._apply(line)
         except OSError as error:
             raise SegkitError(
-                f"cannot write '{self._own}': {error.strerror or error}. Check that its folder may"
-                " be written to and that the disk is not full."
+                f"cannot write '{self._own}': {error.strerror or error}. Check that its folder is"
+                " writable and that the disk is not full."
             ) from error
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _apply(self, line: dict[str, Any]) -> None:
         entry = self._entries.setdefault(line["file"], _Entry())
         if line.keys() >= _FINISHED:
             entry.files, entry.line = set(line["files"]), line
@@ -243,25 +239,25 @@ class Record:
             entry.line = None
 
     def _read(self) -> None:
-        """The lines of all processes, in the order in which they were written."""
+        """Apply the lines of all processes in the order in which they were written."""
         lines = []
         for path in self.folder.glob("finished-*.jsonl"):
             for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     line = json.loads(text)
-                except ValueError:  # empty, or cut off by the end of a process
+                except ValueError:  # empty, or cut off when a process was killed
                     continue
                 if isinstance(line, dict) and line.keys() >= {"file", "files", "time"}:
                     line["files"] = [name for name in line["files"] if _is_inside(name)]
                     lines.append(line)
         for line in sorted(lines, key=lambda line: line["time"]):
-            self._take(line)
+            self._apply(line)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.output).as_posix()
 
-    def _difference(self, key: str) -> str:
-        """The settings that are not those of an earlier run."""
+    def _list_changes(self, key: str) -> str:
+        """The settings that differ from those of an earlier run."""
         try:
             before = json.loads((self.folder / f"settings-{key}.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -271,6 +267,65 @@ class Record:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether it is below the folder: what a record names may be removed, so it is not trusted."""
+    """Whether a path is below the folder: files in a record may be removed, so check it."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def hash_content(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of checkpoints or exported files; of OpenVINO's the .xml and the .bin together."""
+    hashes = []
+    for path in paths:
+        weights = path.with_suffix(".bin")
+        parts = [path, weights] if path.suffix.lower() == ".xml" and weights.is_file() else [path]
+        digest = hashlib.sha256()
+        for part in parts:
+            with part.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
+def image_state(path: Path) -> list[int]:
+    """Time of the last change and size of an image; of a zarr, over all of its files."""
+    try:
+        found = [path.stat()]
+        if path.is_dir():
+            found = [part.stat() for part in path.rglob("*") if part.is_file()] or found
+    except OSError:  # removed since it was listed
+        return []
+    return [max(each.st_mtime_ns for each in found), sum(each.st_size for each in found)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a zarr, if it exists.
+
+    Raises:
+        SegkitError: It cannot be removed.
+    """
+    try:
+        if is_zarr(path):
+            old = path.with_name(f".{secrets.token_hex(8)}.old")
+            path.rename(old)  # at once: half of a mask would pass for a finished one
+            shutil.rmtree(old)
+        else:
+            path.unlink(missing_ok=True)
+    except NotADirectoryError:  # a file is in the place of the folder
+        return
+    except OSError as error:
+        raise SegkitError(
+            f"cannot remove '{path}', which is in the place of a result:"
+            f" {error.strerror or error}. Remove it, or name another output folder."
+        ) from error
+
+
+def remove_empty(folders: Iterable[Path], root: Path) -> None:
+    """Remove empty folders, and then empty parents below a root."""
+    for folder in folders:
+        while folder != root and folder.is_relative_to(root):
+            with suppress(OSError):
+                folder.rmdir()
+            if folder.exists():
+                break
+            folder = folder.parent

@@ -13,18 +13,18 @@ from segkit.core.errors import SegkitError
 
 Item = TypeVar("Item")
 LONGEST = timedelta(days=30)
-"""For which the first process waits for the others at the end."""
+"""How long the first process waits for the others at the end."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which of how many processes this is.
+    """This process among those that share a command.
 
     Attributes:
         rank: Its number, from 0; the first one prints.
-        count: How many there are.
+        count: Number of processes.
         local_rank: Its number on this machine, that of its GPU.
-        store: Where they tell each other how it went, None where they do not know of each other.
+        store: Where they exchange results, None if they do not know each other.
     """
 
     rank: int = 0
@@ -34,10 +34,10 @@ class Share:
 
     @classmethod
     def join(cls) -> Share:
-        """That of RANK, WORLD_SIZE and LOCAL_RANK in the environment; without them there is one.
+        """Read RANK, WORLD_SIZE and LOCAL_RANK of the environment; without them there is one.
 
         Raises:
-            SegkitError: They are no numbers that fit.
+            SegkitError: They are not numbers, or do not fit each other.
         """
         texts = {
             "RANK": os.environ.get("RANK", "0"),
@@ -47,10 +47,10 @@ class Share:
         numbers = [int(text) if text.isdecimal() else -1 for text in texts.values()]
         rank, count, local_rank = numbers
         if min(numbers) < 0 or rank >= count:
-            said = ", ".join(f"{key}={text}" for key, text in texts.items())
+            given = ", ".join(f"{key}={text}" for key, text in texts.items())
             raise SegkitError(
-                f"the environment says {said}, which does not fit. RANK counts from 0 to"
-                " WORLD_SIZE - 1; for a single process, unset them."
+                f"the environment has {given}, which does not fit. RANK counts from 0 to"
+                " WORLD_SIZE - 1; unset them for a single process."
             )
         store = None
         if count > 1 and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
@@ -61,11 +61,11 @@ class Share:
         return cls(rank, count, local_rank, store)
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """The part of this process; those of all are everything, each once."""
+        """The items of this process; each item belongs to one process."""
         return list(items[self.rank :: self.count])
 
     def device(self, device: str) -> str:
-        """For ``auto`` and ``cuda`` a GPU of its own, where there are several processes."""
+        """The device of this process: for ``auto`` and ``cuda`` a GPU of its own."""
         if device not in ("auto", "cuda") or self.count == 1:
             return device
         import torch
@@ -76,13 +76,10 @@ class Share:
         return "cpu" if device == "auto" else device
 
     def gather(self, result: Any) -> list[Any]:
-        """What all processes say at their end, which the first one waits for; the others only own.
-
-        Args:
-            result: Plain data.
+        """The results (plain data) of all processes; processes but the first get only their own.
 
         Raises:
-            SegkitError: The first process is gone.
+            SegkitError: The first process has ended.
         """
         if self.store is None:
             return [result]
@@ -91,8 +88,8 @@ class Share:
                 self.store.set(f"segkit/{self.rank}", json.dumps(result))
             except RuntimeError as error:
                 raise SegkitError(
-                    f"process {self.rank}: the first process has ended, see what it said. What is"
-                    " finished stays; the same command goes on with the rest."
+                    f"process {self.rank}: the first process has ended, see its message. Finished"
+                    " images stay; the same command continues with the rest."
                 ) from error
             return [result]
         others = range(1, self.count)

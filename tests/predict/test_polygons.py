@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.predict.polygons import categories, coco, coco_image, geojson, outlines
+from segkit.predict.polygons import (
+    find_outlines,
+    join_coco,
+    list_categories,
+    to_coco_image,
+    to_geojson,
+)
 from segkit.targets.objects import label_regions
 
 pycoco = pytest.importorskip("pycocotools.coco")
@@ -39,7 +45,7 @@ def random_labels(seed: int, height: int, width: int, classes: int = 3) -> np.nd
 
 
 def load_coco(images: list[Any], known, tmp_path) -> Any:
-    (tmp_path / "coco.json").write_text(coco(images, known))
+    (tmp_path / "coco.json").write_text(join_coco(images, known))
     return pycoco.COCO(str(tmp_path / "coco.json"))
 
 
@@ -63,10 +69,10 @@ def painted(loaded, image_id: int, shape) -> dict[int, np.ndarray]:
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 30), width=st.integers(1, 30))
 def test_coco_gives_back_the_very_same_masks(tmp_path_factory, seed, height, width):
     model, labels = card(), random_labels(seed, height, width)
-    found = outlines(labels, None, model)
-    image = coco_image(found, "x.png", labels.shape)
+    found = find_outlines(labels, None, model)
+    image = to_coco_image(found, "x.png", labels.shape)
     folder = tmp_path_factory.mktemp("coco")
-    loaded = load_coco([image], categories(model, with_objects=False), folder)
+    loaded = load_coco([image], list_categories(model, with_objects=False), folder)
     masks = painted(loaded, 1, labels.shape)
     for label in (1, 2):
         empty = np.zeros(labels.shape)
@@ -79,7 +85,7 @@ def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):
     labels[1:6, 1:6] = 1
     labels[3, 3] = 0  # a hole
     labels[7:9, 8:12] = 2
-    image = coco_image(outlines(labels, None, card()), "x.png", labels.shape)
+    image = to_coco_image(find_outlines(labels, None, card()), "x.png", labels.shape)
     kinds = {a["category_id"]: type(a["segmentation"]) for a in image["annotations"]}
     assert kinds == {1: dict, 2: list}
     assert image["annotations"][1]["segmentation"] == [[8, 7, 8, 9, 12, 9, 12, 7]]
@@ -88,9 +94,9 @@ def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):
 
 def test_images_and_annotations_are_numbered_and_categories_named(tmp_path):
     model = card()
-    found = outlines(random_labels(1, 20, 20), None, model)
-    images = [coco_image(found, f"{i}.png", (20, 20), page=i) for i in range(3)]
-    loaded = load_coco(images, categories(model, with_objects=False), tmp_path)
+    found = find_outlines(random_labels(1, 20, 20), None, model)
+    images = [to_coco_image(found, f"{i}.png", (20, 20), page=i) for i in range(3)]
+    loaded = load_coco(images, list_categories(model, with_objects=False), tmp_path)
     assert sorted(loaded.imgs) == [1, 2, 3]
     assert [loaded.imgs[i]["file_name"] for i in (1, 2, 3)] == ["0.png", "1.png", "2.png"]
     assert sorted(loaded.anns) == list(range(1, 3 * len(found) + 1))
@@ -104,10 +110,10 @@ def test_objects_of_several_parts_and_their_classes(tmp_path):
     labels = np.where(ids == 300, 2, np.where(ids == 2, 1, 0)).astype(np.uint8)
     labels[2, 4] = 2  # most of its pixels are of class 1
     model = card()
-    found = outlines(labels, ids, model)
+    found = find_outlines(labels, ids, model)
     assert [outline.id for outline in found] == [2, 300]
-    known = categories(model, with_objects=True)
-    one, two = json.loads(geojson(found, known))["features"]
+    known = list_categories(model, with_objects=True)
+    one, two = json.loads(to_geojson(found, known))["features"]
     assert one["geometry"]["type"] == "Polygon"
     assert one["properties"]["class"] == "a"
     assert two["geometry"]["type"] == "MultiPolygon"
@@ -118,14 +124,16 @@ def test_objects_of_several_parts_and_their_classes(tmp_path):
         "area": 8,
         "classification": {"name": "b", "color": [2, 100, 200]},
     }
-    loaded = load_coco([coco_image(found, "x.png", ids.shape)], known, tmp_path)
+    loaded = load_coco([to_coco_image(found, "x.png", ids.shape)], known, tmp_path)
     np.testing.assert_array_equal(painted(loaded, 1, ids.shape)[2], ids == 300)
 
 
 def test_geojson_gives_back_the_labels_holes_and_all():
     labels = random_labels(5, 40, 31)
     model = card()
-    features_of = json.loads(geojson(outlines(labels, None, model), categories(model, False)))
+    features_of = json.loads(
+        to_geojson(find_outlines(labels, None, model), list_categories(model, False))
+    )
     value = {"a": 1, "b": 2}
     shapes = [(f["geometry"], value[f["properties"]["class"]]) for f in features_of["features"]]
     filled = features.rasterize(shapes, out_shape=labels.shape, fill=0, dtype="uint8")
@@ -136,17 +144,17 @@ def test_geojson_gives_back_the_labels_holes_and_all():
 def test_the_pixel_in_row_3_and_column_5():
     labels = np.zeros((8, 8), np.uint8)
     labels[3, 5] = 1
-    (outline,) = outlines(labels, None, card())
+    (outline,) = find_outlines(labels, None, card())
     assert outline.box == (5, 3, 1, 1)
-    assert set(outline.parts[0][0]) == {(5, 3), (6, 3), (6, 4), (5, 4)}
+    assert set(outline.geometry.exterior.coords) == {(5, 3), (6, 3), (6, 4), (5, 4)}
 
 
 def test_overlapping_classes_have_outlines_of_their_own():
     model = card("multilabel", ("a", "b", "c"))
     labels = np.zeros((3, 6, 6), np.uint8)
     labels[0, :4, :4] = labels[2, 2:, 2:] = 1
-    found = outlines(labels, None, model)
-    names = [c.name for c in categories(model, with_objects=False)]
+    found = find_outlines(labels, None, model)
+    names = [c.name for c in list_categories(model, with_objects=False)]
     assert [(names[o.category], o.area) for o in found] == [("a", 16), ("c", 16)]
 
 
@@ -154,24 +162,24 @@ def test_without_a_background_every_class_has_outlines():
     model = card(names=("road", "car"), background=None)
     labels = np.zeros((4, 4), np.uint8)
     labels[1:3, 1:3] = 1
-    names = [c.name for c in categories(model, with_objects=False)]
+    names = [c.name for c in list_categories(model, with_objects=False)]
     assert names == ["road", "car"]
-    found = outlines(labels, None, model)
+    found = find_outlines(labels, None, model)
     assert [(names[o.category], o.area) for o in found] == [("road", 12), ("car", 4)]
 
 
 def test_core_and_border_are_no_classes_of_objects():
     model = card(names=("background", "core", "border"), target="border_core")
-    assert [c.name for c in categories(model, with_objects=True)] == ["nucleus"]
-    assert [c.name for c in categories(model, with_objects=False)] == ["core", "border"]
+    assert [c.name for c in list_categories(model, with_objects=True)] == ["nucleus"]
+    assert [c.name for c in list_categories(model, with_objects=False)] == ["core", "border"]
     ids = np.zeros((5, 5), np.int32)
     ids[1:4, 1:4] = 1
     labels = np.where(ids > 0, np.uint8(2), np.uint8(0))
-    assert [o.category for o in outlines(labels, ids, model)] == [0]
+    assert [o.category for o in find_outlines(labels, ids, model)] == [0]
 
 
 def test_nothing_found_is_a_file_too():
     labels = np.zeros((4, 4), np.uint8)
-    assert outlines(labels, None, card()) == []
-    assert outlines(labels, labels.astype(np.int32), card()) == []
-    assert json.loads(geojson([], [])) == {"type": "FeatureCollection", "features": []}
+    assert find_outlines(labels, None, card()) == []
+    assert find_outlines(labels, labels.astype(np.int32), card()) == []
+    assert json.loads(to_geojson([], [])) == {"type": "FeatureCollection", "features": []}

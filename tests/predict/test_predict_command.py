@@ -241,7 +241,7 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
         np.testing.assert_array_equal(picture, shown)
     capsys.readouterr()
     run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
-    assert "2 images are finished already" in capsys.readouterr().out
+    assert "2 images are already finished" in capsys.readouterr().out
 
 
 def test_large_images_are_unpacked_once(binary_run, tmp_path, monkeypatch):

@@ -70,9 +70,9 @@ def test_a_missing_file_beside_a_mask_is_made_again(binary_run, images, out, cap
     capsys.readouterr()
     run_predict(binary_run, images, out, "polygons=geojson")
     said = capsys.readouterr().out
-    assert "1 images are finished already" in said
-    assert "1 images are done anew: files beside the mask are gone (overlays)" in said
-    assert "1 images are done anew: files beside the mask are gone (polygons)" in said
+    assert "1 images are already finished" in said
+    assert "1 images are redone: files beside the mask are gone (overlays)" in said
+    assert "1 images are redone: files beside the mask are gone (polygons)" in said
     assert (out / "overlays/b.png").read_bytes() == picture
     assert (out / "polygons/sub/c.geojson").is_file()
     assert (out / "a.png").stat().st_mtime_ns == before

@@ -63,7 +63,7 @@ def test_finished_images_are_left_and_the_others_made(binary_run, images, out, c
     capsys.readouterr()
     run_predict(binary_run, images, out)
     said = capsys.readouterr().out
-    assert "5 images are finished already" in said
+    assert "5 images are already finished" in said
     assert "6 of 6 masks are in" in said
     after = times(out)
     assert [name for name in before if after[name] != before[name]] == ["3.png"]
@@ -76,15 +76,15 @@ def test_other_settings_and_other_images_are_done_anew(binary_run, images, out, 
     before = times(out)
     write_image(images / "2.png", draw(20, (40, 48)).image)
     run_predict(binary_run, images, out)
-    assert "1 images are done anew: the image has changed" in capsys.readouterr().out
+    assert "1 images are redone: the image has changed" in capsys.readouterr().out
     assert [name for name in before if times(out)[name] != before[name]] == ["2.png"]
     run_predict(binary_run, images, out, "tta=flips")
     said = capsys.readouterr().out
-    assert "6 images are done anew: other settings (tta)" in said
+    assert "6 images are redone: other settings (tta)" in said
     copied = tmp_path / "copy.ckpt"  # known by what is in it, not by its name
     copied.write_bytes(binary_run.checkpoint.read_bytes())
     run_predict(binary_run, images, out, f"checkpoint='{copied}'", "tta=flips", "batch_size=1")
-    assert "6 images are finished already" in capsys.readouterr().out
+    assert "6 images are already finished" in capsys.readouterr().out
 
 
 def test_an_image_of_another_folder_is_another_image(binary_run, images, out, capsys, tmp_path):
@@ -97,7 +97,7 @@ def test_an_image_of_another_folder_is_another_image(binary_run, images, out, ca
     run_predict(binary_run, images / "0.bmp", out)
     before = times(out)
     run_predict(binary_run, other / "0.bmp", out)
-    assert "1 images are done anew: the image is another file of the same name" in (
+    assert "1 images are redone: the image is another file of the same name" in (
         capsys.readouterr().out
     )
     assert times(out) != before
@@ -125,16 +125,16 @@ def test_a_change_inside_of_a_zarr_is_seen(binary_run, out, capsys, tmp_path):
     array[:] = 1
     run_predict(binary_run, tmp_path / "a.zarr", out)
     run_predict(binary_run, tmp_path / "a.zarr", out)
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     array[:20, :20] = 9
     run_predict(binary_run, tmp_path / "a.zarr", out)
-    assert "1 images are done anew: the image has changed" in capsys.readouterr().out
+    assert "1 images are redone: the image has changed" in capsys.readouterr().out
 
 
 def test_a_pattern_goes_on_beside_its_own_results(binary_run, images, capsys):
     for _ in range(2):
         run_predict(binary_run, f"{images}/**/*.png", images / "predictions", "overlays=true")
-    assert "6 images are finished already" in capsys.readouterr().out
+    assert "6 images are already finished" in capsys.readouterr().out
     assert len(times(images / "predictions")) == 6
 
 
@@ -180,7 +180,7 @@ def test_a_record_that_was_cut_off_costs_one_image(binary_run, images, out, caps
     capsys.readouterr()
     for finished in (5, 6):
         run_predict(binary_run, images, out)
-        assert f"{finished} images are finished already" in capsys.readouterr().out
+        assert f"{finished} images are already finished" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(binary_run, images, out, capsys, monkeypatch):
@@ -198,14 +198,14 @@ def test_an_interrupted_run_goes_on(binary_run, images, out, capsys, monkeypatch
     monkeypatch.setattr(pipeline, "WRITERS", 1)
     with pytest.raises(KeyboardInterrupt):
         run_predict(binary_run, images, out)
-    assert "the same command goes on with the rest" in capsys.readouterr().out
+    assert "the same command continues with the rest" in capsys.readouterr().out
     assert not threads()
     finished = times(out)
     assert 2 <= len(finished) < 6
     assert not list(out.glob(".*.tmp"))
     monkeypatch.undo()
     run_predict(binary_run, images, out)
-    assert f"{len(finished)} images are finished already" in capsys.readouterr().out
+    assert f"{len(finished)} images are already finished" in capsys.readouterr().out
     assert {name: times(out)[name] for name in finished} == finished
     assert len(times(out)) == 6
 
@@ -325,7 +325,7 @@ def test_ctrl_c_exits_with_130_and_a_line(binary_run, images, out):
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=30)
     assert process.returncode == 130, wrong
-    assert "the same command goes on with the rest" in said
+    assert "the same command continues with the rest" in said
     assert "Traceback" not in wrong
     assert 3 <= len(times(out)) < 400
     assert not list(out.rglob("*.tmp"))

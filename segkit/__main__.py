@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
+from segkit.cli.launch import drop_unread_output
 from segkit.core.errors import did_you_mean
 
 COMMANDS = {
@@ -19,6 +20,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names."""
+    drop_unread_output()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: segkit COMMAND [KEY=VALUE ...]\n")

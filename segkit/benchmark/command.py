@@ -58,7 +58,7 @@ def benchmark(config: DictConfig) -> Path:
     common = settings.model_dump(
         include={"batch", "channels", "classes", "precision", "rounds", "warm_up", "threads"}
     )
-    common |= {"device": device, "plugins": plugins.listed(settings.plugins)}
+    common |= {"device": device, "plugins": plugins.as_list(settings.plugins)}
     combinations = list(combine(settings))
     ways = {one.neck.get("upsample") for one in combinations}
     hidden = "upsample" if len(ways) == 1 else ""  # the same in all rows

@@ -1,13 +1,23 @@
-"""The help page of a command: what it is for, commands worth trying, the groups, the keys.
+"""The help page of a command: its purpose, example commands, the groups, the keys.
 
-Hydra's own page takes twice as long, as it composes once for each of its groups.
+Hydra's own page takes twice as long because it composes once for each group.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
 from segkit.config.compose import compose, conf_dir
+from segkit.config.declarations import (
+    FAMILIES,
+    SECTIONS,
+    Options,
+    command_options,
+    member_options,
+    section_options,
+)
 from segkit.core import plugins
 
 PURPOSE = {
@@ -19,27 +29,27 @@ Worth trying:
   python -m segkit.train                                      the built-in data set
   python -m segkit.train encoder=resnet34 neck=fpn head=multiclass
   python -m segkit.train data=folder data.root=DIR encoder=timm encoder.name=convnext_tiny
-  python -m segkit.train data=folder data.root=DIR plan=auto  values to suit data and machine
-  python -m segkit.train -m encoder=resnet18,resnet34 neck=unet,fpn    a sweep and its table
+  python -m segkit.train data=folder data.root=DIR plan=auto  choose values for data and machine
+  python -m segkit.train -m encoder=resnet18,resnet34 neck=unet,fpn    a sweep with a table
   python -m segkit.train --cfg job --resolve                  show the config, run nothing
-  python -m segkit.train resume=runs/NAME/TIME                go on where a run stopped""",
+  python -m segkit.train resume=runs/NAME/TIME                resume a run""",
     "evaluate": """Score a checkpoint on a data set.
 
 usage: python -m segkit.evaluate checkpoint=CKPT [GROUP=CHOICE ...] [KEY=VALUE ...]
 
 Worth trying:
-  python -m segkit.evaluate checkpoint=CKPT                   on what it was validated on
+  python -m segkit.evaluate checkpoint=CKPT                   on its validation images
   python -m segkit.evaluate checkpoint=CKPT split=test
   python -m segkit.evaluate checkpoint=CKPT data=folder data.root=DIR split=all
   python -m segkit.evaluate checkpoint=CKPT tta=d4            the mean over eight views
   python -m segkit.evaluate checkpoint=[A.ckpt,B.ckpt]        an ensemble
-  python -m segkit.evaluate checkpoint=CKPT output=DIR        where the report goes""",
+  python -m segkit.evaluate checkpoint=CKPT output=DIR        choose the folder of the report""",
     "predict": """Write the masks of images.
 
 usage: python -m segkit.predict checkpoint=CKPT input=DIR_OR_FILE_OR_GLOB [KEY=VALUE ...]
 
 Worth trying:
-  python -m segkit.predict checkpoint=CKPT input=DIR output=masks     again: goes on
+  python -m segkit.predict checkpoint=CKPT input=DIR output=masks     again: resumes
   python -m segkit.predict checkpoint=CKPT input='scans/**/*.tif'     or a list: input=images.txt
   python -m segkit.predict checkpoint=[A.ckpt,B.ckpt] input=DIR tta=d4    an ensemble, eight views
   python -m segkit.predict checkpoint=CKPT input=DIR instances=components min_size=20
@@ -54,7 +64,7 @@ Worth trying:
   python -m segkit.export checkpoint=CKPT output=model.xml    for OpenVINO, with model.bin
   python -m segkit.export checkpoint=CKPT output=model.pt2    a program of torch.export
   python -m segkit.export checkpoint=CKPT quantize=int8       8 bits, where that is faster
-  python -m segkit.export checkpoint=CKPT input='scans/*.tif' the images that it is checked on
+  python -m segkit.export checkpoint=CKPT input='scans/*.tif' the images to check on
   python -m segkit.predict checkpoint=model.onnx input=DIR    use the file like a checkpoint""",
     "serve": """Serve a page to try a model on, and an HTTP endpoint beside it.
 
@@ -63,10 +73,10 @@ usage: python -m segkit.serve checkpoint=CKPT [KEY=VALUE ...]
 Worth trying:
   python -m segkit.serve checkpoint=CKPT                      open http://127.0.0.1:8000
   python -m segkit.serve checkpoint=CKPT port=0               on any free port
-  python -m segkit.serve checkpoint=CKPT instances=components tell objects apart
+  python -m segkit.serve checkpoint=CKPT instances=components separate objects
   curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
   curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
-  http://127.0.0.1:8000/docs                                  all that the endpoint takes""",
+  http://127.0.0.1:8000/docs                                  what the endpoint accepts""",
     "benchmark": """Measure encoders x necks on this machine: parameters, operations, time, memory.
 
 usage: python -m segkit.benchmark [KEY=VALUE ...]
@@ -81,18 +91,18 @@ Worth trying:
 }
 
 TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": [], "benchmark": []}
-"""The groups of the commands that do not take all of them."""
+"""The groups that a command takes if not all."""
 
 
 def help_page(command: str, overrides: list[str], config_dir: Path | str | None = None) -> str:
-    """The page, with the values that the overrides make.
+    """The page, with the values that the overrides give.
 
     Raises:
         SegkitError: The overrides cannot be composed.
     """
     from omegaconf import OmegaConf
 
-    config = compose(overrides, command, config_dir)
+    values: Any = OmegaConf.to_container(compose(overrides, command, config_dir))
     groups = [
         f"  {group}: {', '.join(choices)}"
         for group, choices in find_groups(config_dir).items()
@@ -101,15 +111,62 @@ def help_page(command: str, overrides: list[str], config_dir: Path | str | None 
     parts = [PURPOSE[command]]
     if groups:
         parts.append("\n".join(["Groups and their choices:", *groups]))
-    parts.append(f"Keys and their values (conf/{command}.yaml says what they mean):")
-    parts.append(OmegaConf.to_yaml(config).rstrip())
-    parts.append("Flags: --cfg job, -m, --config-dir DIR; --hydra-help lists the others.")
+    parts.append("Keys, their meaning and their values:")
+    parts.append("\n".join(_describe(values, config_options(command, values))))
+    parts.append(
+        "Flags: --cfg job, -m, --config-dir DIR; --hydra-help lists the others. docs/options.md"
+        " lists the options of all choices."
+    )
     return "\n\n".join(parts)
 
 
+def config_options(command: str, values: dict[str, Any]) -> dict[str, Options]:
+    """The declared options of the sections of a config, by their path; "" for the top level."""
+    found = {"": command_options(command)}
+    for key, part in values.items():
+        if not isinstance(part, dict):
+            continue
+        if key in SECTIONS:
+            found[key] = section_options(key)
+        if key in FAMILIES:
+            name = part.get("name", "")
+            default = member_options("encoder", "timm") if key == "encoder" else {}
+            found[key] = {**found.get(key, {}), **(member_options(key, name) or default)}
+        if key == "loss":
+            for term, options in (part.get("terms") or {}).items():
+                name = options.get("name", term)
+                found[f"loss.terms.{term}"] = member_options("loss", name)
+    return found
+
+
+def _describe(values: dict[str, Any], options: dict[str, Options], path: str = "") -> list[str]:
+    """The lines of a YAML file with a comment above each key that has a meaning."""
+    import yaml
+
+    level = path.count(".") + 1 if path else 0
+    lines = []
+    for key, value in values.items():
+        option = options.get(path, {}).get(key)
+        if option is not None and option.meaning:
+            lines += textwrap.wrap(
+                option.meaning, 99 - 2 * level, initial_indent="# ", subsequent_indent="# "
+            )
+        below = f"{path}.{key}" if path else key
+        if isinstance(value, dict) and value and any(o.startswith(below) for o in options):
+            lines.append(f"{key}:")
+            lines += [f"  {line}" for line in _describe(value, options, below)]
+        else:
+            style = None if isinstance(value, list | dict) else False
+            dumped = yaml.safe_dump(
+                {key: value}, default_flow_style=style, sort_keys=False, width=1000
+            )
+            lines += dumped.rstrip().splitlines()
+    return lines
+
+
 def find_groups(config_dir: Path | str | None = None) -> dict[str, list[str]]:
-    """The groups of configs and their choices, those of plugins and of the user's folder too."""
-    places = [conf_dir(), *(folder for _, folder in plugins.conf_dirs())]
+    """The groups of configs and their choices, including those of plugins and of the user."""
+    places = [conf_dir(), *plugins.conf_dirs()]
     if config_dir is not None:
         places.append(Path(config_dir))
     found: dict[str, set[str]] = {}

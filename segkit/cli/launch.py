@@ -1,15 +1,17 @@
-"""How a command starts: compose, run, turn errors into messages. Imports no torch."""
+"""Start a command: compose its config, run it, turn errors into messages. Imports no torch."""
 
 from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import os
+import stat
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segkit.config.compose import VERSION_BASE, conf_dir, prepare, session
 from segkit.config.overrides import composition_errors, explain
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USER_ERROR = 2
-"""Exit status for what the user got wrong."""
+"""Exit status of a user's error."""
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What is said where a disk or a user's share of it is full."""
+"""The errors of a full disk or quota."""
 
 
 def launch(command: str, target: str) -> None:
@@ -33,17 +35,25 @@ def launch(command: str, target: str) -> None:
 
     Args:
         command: Its name.
-        target: Where its function is, as ``module:function``; imported when the config is
-            composed, so that ``--help`` and ``--cfg job`` need not wait for torch.
+        target: Its function, as ``module:function``; imported after the config is composed, so
+            that ``--help`` and ``--cfg job`` need not wait for torch.
     """
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
 
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        _print_help(command)
-        return
-    prepare()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us; we show them
+    drop_unread_output()
+    args = get_args_parser().parse_args()
+    try:
+        if args.help:
+            from segkit.cli.help import help_page
+
+            print(help_page(command, args.overrides, args.config_dir))
+            return
+        prepare(args.config_dir)
+    except SegkitError as error:
+        _exit(error)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and shown below
     failed: list[int] = []
 
     @hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=command)
@@ -52,16 +62,16 @@ def launch(command: str, target: str) -> None:
         keep_freed_memory()
         try:
             named = list(HydraConfig.get().overrides.task)
-            plugins.require_named(plugins.listed(config.get("plugins")), named)
+            plugins.require_named(plugins.as_list(config.get("plugins")), named)
             getattr(importlib.import_module(module), function)(config)
         except SegkitError as error:
             if not _is_sweep():
-                if not config.get("resume"):  # else it is the user's
+                if not config.get("resume"):  # else it is the user's folder
                     _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
                 raise _Stop(error) from error
             _record_failure(error)
             failed.append(1)
-        except Exception as error:  # out of memory, say: the other jobs go on
+        except Exception as error:  # such as running out of memory: the other jobs go on
             if not _is_sweep():
                 raise
             traceback.print_exception(error)
@@ -76,11 +86,12 @@ def launch(command: str, target: str) -> None:
     except (SegkitError, _Stop) as error:
         _exit(error)
     except composition_errors() as error:  # some of them are OSErrors too
-        _exit(_explain(error, command))
+        with session(args.config_dir):
+            _exit(explain(error, command, args.overrides))
     except OSError as error:
-        if error.errno in FULL:  # its file may be one of a library, for a moment
-            where = "that of the run folder or of the folder for temporary files"
-            _exit(SegkitError(f"{error.strerror}: make room on the disk, {where}."))
+        if error.errno in FULL:  # the file may be a temporary one of a library
+            where = "the disk of the run folder or of the folder for temporary files"
+            _exit(SegkitError(f"{error.strerror}: free some space on {where}."))
         if error.filename is None:
             raise
         why = f"'{error.filename}' cannot be used: {error.strerror}. Name another folder or file."
@@ -89,24 +100,38 @@ def launch(command: str, target: str) -> None:
         sys.exit(USER_ERROR)
 
 
+def drop_unread_output() -> None:
+    """Let a command finish when nobody reads its output any more, as in ``| head``."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            descriptor = stream.fileno()
+            is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        except (AttributeError, OSError):  # closed, or a notebook's
+            continue
+        if is_pipe:
+            stream.flush()
+            pipe = io.BufferedWriter(_Pipe(descriptor, "w", closefd=False))
+            encoding, errors = stream.encoding, stream.errors
+            setattr(sys, name, io.TextIOWrapper(pipe, encoding, errors, line_buffering=True))
+
+
+class _Pipe(io.FileIO):
+    """A pipe that accepts everything when its reader is gone."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
 class _Stop(BaseException):
-    """Takes a user's error past Hydra, which would write about it too."""
-
-
-def _print_help(command: str) -> None:
-    from hydra._internal.utils import get_args_parser
-
-    from segkit.cli.help import help_page
-
-    args = get_args_parser().parse_args()
-    try:
-        print(help_page(command, args.overrides, args.config_dir))
-    except SegkitError as error:
-        _exit(error)
+    """Carries a user's error past Hydra, which would print it too."""
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run folder before anything is known to be right."""
+    """Remove the run folder, which Hydra makes before anything is checked."""
     here = Path.cwd()
     while here in folder.parents and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -120,14 +145,6 @@ def _exit(error: BaseException) -> None:
     sys.exit(USER_ERROR)
 
 
-def _explain(error: Exception, command: str) -> SegkitError:
-    from hydra._internal.utils import get_args_parser
-
-    args = get_args_parser().parse_args()
-    with session():
-        return explain(error, command, args.overrides, args.config_dir)
-
-
 def _is_sweep() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -136,7 +153,7 @@ def _is_sweep() -> bool:
 
 
 def _record_failure(error: Exception) -> None:
-    """A job of a sweep that failed has its line in the table, and the others go on."""
+    """Record a failed job for the table of its sweep."""
     from hydra.core.hydra_config import HydraConfig
 
     from segkit.core.files import write_whole

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.config.overrides import composition_errors, explain, search_path
+from segkit.config.overrides import composition_errors, explain
 from segkit.core import plugins
+from segkit.core.errors import SegkitError
 
 if TYPE_CHECKING:
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
     from omegaconf import DictConfig
 
 VERSION_BASE = "1.3"
@@ -42,22 +44,22 @@ def compose(
     import hydra
 
     given = list(overrides or [])
-    with session():
+    with session(config_dir):
         try:
-            config = hydra.compose(command, overrides=[*search_path(config_dir), *given])
+            config = hydra.compose(command, overrides=given)
         except composition_errors() as error:
-            raise explain(error, command, given, config_dir) from error
-    plugins.require_named(plugins.listed(config.get("plugins")), given)
+            raise explain(error, command, given) from error
+    plugins.require_named(plugins.as_list(config.get("plugins")), given)
     return config
 
 
 @contextmanager
-def session() -> Iterator[None]:
-    """Hydra set up for composing, beside an app that may be running (a notebook's, a test's)."""
+def session(config_dir: Path | str | None = None) -> Iterator[None]:
+    """Set up Hydra for composing, next to an app that may be running (a notebook's, a test's)."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    prepare()
+    prepare(config_dir)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -67,14 +69,26 @@ def session() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def prepare() -> None:
-    """Tell Hydra where the plugins' configs are and how a run's folder is found."""
+def prepare(config_dir: Path | str | None = None) -> None:
+    """Tell Hydra which folders hold configs, and how to find the folder of a run.
+
+    Raises:
+        SegkitError: There is no such folder.
+    """
     from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
     from omegaconf import OmegaConf
 
+    from segkit.config.presets import Presets
+
+    folders = plugins.conf_dirs()
+    if config_dir is not None:
+        folders.append(Path(config_dir).resolve())
+        if not folders[-1].is_dir():
+            raise SegkitError(f"there is no folder of configs {folders[-1]}.")
+    _own_folders[:] = folders
     found = Plugins.instance()
-    if _SEARCH_PATH not in {cls.__name__ for cls in found.discover(SearchPathPlugin)}:
+    if _SEARCH_PATH not in {cls.__name__ for cls in found.discover()}:
+        found.register(Presets)
         found.register(_search_path_plugin())
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 
@@ -84,19 +98,24 @@ def _run_dir(name: str, time: str, resume: str | None) -> str:
     return os.fspath(resume) if resume else f"runs/{name}/{time}"
 
 
-_SEARCH_PATH = "PluginConfigs"
+_SEARCH_PATH = "PresetFolders"
+_own_folders: list[Path] = []
+"""Folders of configs besides segkit's: of the plugins and of the command line."""
 
 
-def _search_path_plugin() -> type:
-    """Made when Hydra is there: importing segkit.config.compose must cost nothing."""
+def _search_path_plugin() -> type[SearchPathPlugin]:
+    """A function, because importing this module must not import Hydra."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    class PluginConfigs(SearchPathPlugin):
-        """Adds the conf/ folder of every installed plugin."""
+    class PresetFolders(SearchPathPlugin):
+        """Reads all folders of configs through :class:`segkit.config.presets.Presets`."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for name, folder in plugins.conf_dirs():
-                search_path.append(f"segkit-plugin-{name}", f"file://{folder}")
+            for element in search_path.get_path():
+                if element.provider == "main":
+                    element.path = f"segkit://{conf_dir()}"
+            for number, folder in enumerate(_own_folders):
+                search_path.append(f"segkit-{number}", f"segkit://{folder}")
 
-    return PluginConfigs
+    return PresetFolders

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.config.compose import conf_dir
+from segkit.config.presets import load_preset
 
 AUTO = "auto"
 
@@ -66,4 +66,4 @@ def valued(key: str, choice: Any) -> Any:
     """The value of a choice: of a group it is what the preset of that name holds."""
     if key not in GROUPS:
         return choice
-    return yaml.safe_load((conf_dir() / key / f"{choice}.yaml").read_text(encoding="utf-8"))
+    return load_preset(conf_dir(), key, choice)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
 
-def explain(
-    error: Exception, command: str, overrides: list[str], config_dir: Path | str | None = None
-) -> SegkitError:
+def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError:
     """The error that names all overrides that cannot be composed, with the nearest names.
 
     Called inside a :func:`segkit.config.compose.session`.
@@ -19,7 +16,6 @@ def explain(
         error: What Hydra or OmegaConf raised.
         command: The command whose config it is.
         overrides: The command line.
-        config_dir: The folder that the command line adds.
     """
     import hydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,7 +33,7 @@ def explain(
             )
             continue
         key = override.key_or_group.partition("@")[0]
-        options = _options(key, config_dir)
+        options = _options(key)
         if options:
             chosen = override.value()
             wrong_choices = [
@@ -51,7 +47,7 @@ def explain(
         elif not (override.is_add() or override.is_force_add()):
             values.append((key, text))
     try:
-        config = hydra.compose(command, overrides=[*search_path(config_dir), *groups])
+        config = hydra.compose(command, overrides=groups)
     except composition_errors() as why:
         return all_at_once("the config cannot be composed:", [*problems, str(why)])
     known = _keys(config)
@@ -73,24 +69,13 @@ def composition_errors() -> tuple[type[Exception], ...]:
     return HydraException, OmegaConfBaseException, YAMLError
 
 
-def search_path(config_dir: Path | str | None) -> list[str]:
-    """The override that adds a folder of the user's to the places of configs."""
-    if config_dir is None:
-        return []
-    if not Path(config_dir).is_dir():
-        raise SegkitError(f"there is no folder of configs {Path(config_dir).resolve()}.")
-    return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
-
-
-def _options(group: str, config_dir: Path | str | None) -> list[str]:
-    """The choices of a group, those of the user's folder among them; none if it is no group."""
+def _options(group: str) -> list[str]:
+    """The choices of a group; none if it is no group."""
     from hydra.core.global_hydra import GlobalHydra
 
     state = GlobalHydra.instance().hydra
     assert state is not None
-    own = Path(config_dir or ".") / group
-    added = [path.stem for path in own.glob("*.yaml")] if config_dir else []
-    return sorted({*state.config_loader.get_group_options(group), *added})
+    return state.config_loader.get_group_options(group)
 
 
 def _unknown_choice(group: str, choice: str, options: list[str]) -> str:
@@ -130,12 +115,11 @@ def _nearest(key: str, known: list[str]) -> str:
 
 def _choices_with(group: str, key: str) -> list[str]:
     """The choices of a group whose configs have a key."""
-    import yaml
-
     from segkit.config.compose import conf_dir
+    from segkit.config.presets import load_preset
 
     files = sorted((conf_dir() / group).glob("*.yaml")) if group.isidentifier() else []
-    return [file.stem for file in files if key in (yaml.safe_load(file.read_text("utf-8")) or {})]
+    return [file.stem for file in files if key in load_preset(conf_dir(), group, file.stem)]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,7 @@
-"""The config of a training as typed data, and how its wrong values are said."""
+"""The options of a training: the only place of their defaults, ranges and meanings.
+
+The options of encoders, losses and so on are those of their constructors.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ Monitor = Literal[
 ]
 PLUGINS = "modules or .py files with encoders, losses ... of your own, to import"
 OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
-"""What can only be monitored where objects are told apart."""
+"""Metrics that need objects to be told apart."""
 EPOCHS = 16
-"""Of a training that nothing else ends."""
+"""Length of a training that nothing else limits."""
 
 
 class Section(BaseModel):
@@ -45,7 +48,7 @@ class Section(BaseModel):
 
 
 class Part(BaseModel):
-    """A member of a family by its name; the other keys are its options."""
+    """A member of a family: its name, and its options as further keys."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +56,7 @@ class Part(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys besides the name and the declared ones."""
+        """The options of the member."""
         return dict(self.model_extra or {})
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,17 +64,48 @@ class Part(BaseModel):
         return {"name": self.name, **self.options}
 
 
+_CROP_SIZE: Any = 256
+
+
 class Data(Part):
     """The data set, and how batches are made of it."""
 
-    crop_size: tuple[Side, Side] = (256, 256)
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    val_batch_size: Annotated[int, Field(ge=1)] = 8
-    num_workers: Annotated[int, Field(ge=0)] | None = None
-    cache: bool | Literal["auto"] = "auto"
-    samples_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    foreground_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    normalize: Literal["auto", "dataset", "encoder"] = "auto"
+    crop_size: tuple[Side, Side] = Field(
+        _CROP_SIZE,
+        validate_default=True,
+        description="side of the square crops to train on, or [height, width]",
+    )
+    batch_size: int = Field(8, ge=1, description="crops per batch")
+    val_batch_size: int = Field(
+        8, ge=1, description="whole images per validation batch, used if all have the same size"
+    )
+    num_workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read and augment; null: one per spare core, none if only two"
+        " cores compute",
+    )
+    cache: bool | Literal["auto"] = Field(
+        "auto",
+        description="whether to keep decoded images and masks in memory-mapped files during the"
+        " run; auto: if they take at most a quarter of the memory and of the free temporary space",
+    )
+    samples_per_epoch: int | None = Field(
+        None, ge=1, description="crops per epoch; null: one per image"
+    )
+    foreground_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the crops that are placed on foreground, choosing each class or"
+        " object of an image with equal probability",
+    )
+    normalize: Literal["auto", "dataset", "encoder"] = Field(
+        "auto",
+        description="mean and deviation of the input: of the training images (dataset), as the"
+        " pretrained encoder expects (encoder), or auto: the encoder's for pretrained weights and"
+        " 8-bit images, else the data set's",
+    )
 
     @field_validator("crop_size", mode="before")
     @classmethod
@@ -80,30 +114,68 @@ class Data(Part):
 
 
 class Augment(Section):
-    """Transforms of albumentations, each a mapping of name and options."""
+    """Augmentation of the training crops."""
 
-    transforms: list[dict[str, Any]] = []
+    transforms: list[dict[str, Any]] = Field(
+        [], description="transforms of albumentations, each a mapping of its name and options"
+    )
 
 
 class Trainer(Section):
-    """How long and on what to train; the names are those of Lightning."""
+    """How long and on what to train; the names are Lightning's."""
 
-    max_epochs: Annotated[int, Field(ge=-1)] | None = None
-    max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
-    max_time: str | None = None
-    accelerator: str = "auto"
-    devices: int | str | list[int] = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"] = "32-true"
-    accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
-    gradient_clip_val: Annotated[float, Field(gt=0)] | None = 1.0
-    check_val_every_n_epoch: Annotated[int, Field(ge=1)] = 1
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    early_stopping: Annotated[int, Field(ge=1)] | None = None
-    deterministic: bool | Literal["auto"] = "auto"
-    compile: bool = False
-    recompute: bool | Literal["auto"] = "auto"
-    channels_last: bool = True
-    progress_bar: bool = True
+    max_epochs: int | None = Field(
+        None,
+        ge=-1,
+        description="epochs; null: 16, or with max_time or max_steps as many as fit; -1: no limit",
+    )
+    max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = Field(
+        -1, description="optimizer steps; -1: no limit"
+    )
+    max_time: str | None = Field(
+        None,
+        description="DD:HH:MM:SS for training and validation; the learning rate schedule ends with"
+        " it",
+    )
+    accelerator: str = Field("auto", description="auto, cpu, gpu, mps ...")
+    devices: int | str | list[int] = Field(1, description="how many devices, or which ones")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"] = Field(
+        "32-true", description="32-true, bf16-mixed, 16-mixed or bf16-true"
+    )
+    accumulate_grad_batches: int = Field(1, ge=1, description="batches per optimizer step")
+    gradient_clip_val: float | None = Field(
+        1.0, gt=0, description="norm to which gradients are clipped; null: no clipping"
+    )
+    check_val_every_n_epoch: int = Field(1, ge=1, description="epochs between validations")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights, such as 0.999; null:"
+        " no average",
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        description="validations without a better metric after which the training ends; null: never"
+        " end early",
+    )
+    deterministic: bool | Literal["auto"] = Field(
+        "auto",
+        description="the same numbers in every run on one machine; auto: on the CPU, where it costs"
+        " little",
+    )
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    recompute: bool | Literal["auto"] = Field(
+        "auto",
+        description="recompute activations in the backward pass instead of keeping them: less"
+        " memory, the same results; auto: on the CPU, where it is as fast",
+    )
+    channels_last: bool = Field(
+        True,
+        description="channels-last memory format, which is faster on CPUs and with tensor cores",
+    )
+    progress_bar: bool = Field(True, description="show a progress bar")
 
     @field_validator("max_time", mode="before")
     @classmethod
@@ -132,15 +204,17 @@ class Trainer(Section):
 
 
 class Logger(Section):
-    """Where the numbers go besides metrics.csv."""
+    """Where metrics go besides metrics.csv."""
 
-    name: Literal["csv", "tensorboard", "wandb"] = "csv"
-    project: str = "segkit"
-    offline: bool = False
+    name: Literal["csv", "tensorboard", "wandb"] = Field(
+        "csv", description="csv: metrics.csv only; tensorboard and wandb need the extra"
+    )
+    project: str = Field("segkit", description="project of Weights & Biases")
+    offline: bool = Field(False, description="whether wandb keeps everything on this machine")
 
 
 class TrainConfig(Section):
-    """The config of ``python -m segkit.train``; the keys are described in conf/train.yaml."""
+    """The options of ``python -m segkit.train``."""
 
     encoder: Part
     neck: Part
@@ -152,15 +226,34 @@ class TrainConfig(Section):
     scheduler: Part
     trainer: Trainer
     logger: Logger
-    name: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    auxiliary: list[Annotated[float, Field(gt=0)]]
     target: Part = Part(name="labels")
-    instances: Decoder | None = None
-    min_size: Annotated[int, Field(ge=0)] = 0
-    metrics: Extras = []
-    monitor: Monitor
-    resume: Path | None = None
+    name: str = Field(description="name of the run, which goes to runs/NAME/TIME")
+    seed: int = Field(
+        1, ge=0, lt=2**32, description="seed of initial weights, crops and augmentation"
+    )
+    auxiliary: list[Annotated[float, Field(gt=0)]] = Field(
+        [],
+        description="weights of the losses of auxiliary heads on coarser levels (deep supervision),"
+        " such as [0.5, 0.25]",
+    )
+    instances: Decoder | None = Field(
+        None,
+        description="how to tell objects apart in validation and at the end: components,"
+        " watershed, border_core or distance; null: not at all",
+    )
+    min_size: int = Field(0, ge=0, description="objects of fewer pixels are dropped")
+    metrics: Extras = Field(
+        [],
+        description="additional scores at the end: boundary (boundary F1, 95 % Hausdorff"
+        " distance), membranes (V_rand, V_info and pixel error of ISBI 2012)",
+    )
+    monitor: Monitor = Field(
+        "val/iou",
+        description="the validation metric that selects the best checkpoint: val/iou, val/dice,"
+        " val/precision, val/recall, val/specificity, val/fw_iou, val/accuracy, val/loss; for"
+        " objects val/seg, val/det, val/ap, val/ap50, val/pq, val/aji",
+    )
+    resume: Path | None = Field(None, description="a run folder, to resume its training")
     plugins: list[str] | str = Field([], description=PLUGINS)
 
     @property
@@ -170,7 +263,7 @@ class TrainConfig(Section):
 
 
 def describe_error(detail: Any, schema: type[BaseModel]) -> str:
-    """One problem that pydantic found, with the key, the value and what is allowed."""
+    """A problem that pydantic found, with the key, the value and what is allowed."""
     keys = [str(part) for part in detail["loc"]]
     key = ".".join(keys)
     if detail["type"] == "extra_forbidden":

@@ -317,7 +317,7 @@ def parse_settings(schema: type[Settings], config: DictConfig) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    plugins.load_named(plugins.listed(config.get("plugins")))
+    plugins.load_named(plugins.as_list(config.get("plugins")))
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise all_at_once(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from segkit.config.declarations import WIRED
 from segkit.config.schema import OF_OBJECTS, Data, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
 
@@ -72,16 +73,6 @@ def families() -> dict[str, type[Any]]:
     }
 
 
-FILLED_IN = {
-    "encoder": {"in_channels"},
-    "neck": {"channels", "strides", "padding"},
-    "head": {"in_channels", "num_classes"},
-    "loss": {"mode", "ignore_index"},
-    "data": {"mode"},
-}
-"""Options that are wired, not written: no channel count stands in a config."""
-
-
 def _check_parts(config: dict[str, Any]) -> list[str]:
     """Names and options of the parts that the registries know."""
     from segkit.core.registry import check_options
@@ -99,7 +90,7 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
         except SegkitError as error:
             problems.append(f"{key}.name: {error}")
             continue
-        filled = FILLED_IN.get(key, set())
+        filled = WIRED.get(key, set())
         options = {k: v for k, v in options.items() if k not in filled or v is not None}
         problems += [
             f"{key}.{k} cannot be chosen: it follows from the data and the other parts"
@@ -133,7 +124,7 @@ def _check_loss(config: dict[str, Any]) -> list[str]:
     except SegkitError:
         return []  # said with the head
     options = {key: value for key, value in loss.items() if key != "name"}
-    wired = sorted(FILLED_IN["loss"] & set(options))
+    wired = sorted(WIRED["loss"] & set(options))
     if wired:
         return [
             f"loss: {' and '.join(wired)} cannot be chosen: it is the same for loss, metrics, data"

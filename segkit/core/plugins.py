@@ -2,7 +2,7 @@
 
 A package announces itself in its ``pyproject.toml``::
 
-    [project.entry-points."segkit.core.plugins"]
+    [project.entry-points."segkit.plugins"]
     mine = "segkit_mine"
 
 The module is imported before the first name is looked up; the folder ``conf/`` in the package, if
@@ -27,20 +27,23 @@ from segkit.core.errors import SegkitError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-GROUP = "segkit.core.plugins"
+GROUP = "segkit.plugins"
 
 
-def _found() -> list[EntryPoint]:
-    if not _announced():
+def find_plugins() -> list[EntryPoint]:
+    """The entry points of the installed plugins."""
+    if not _any_installed():
         return []
     from importlib.metadata import entry_points
 
     return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
 
 
-def _announced() -> bool:
-    """Whether any package can have a plugin: importing ``importlib.metadata``, which knows those
-    that do, takes as long as all else of segkit that ``--cfg`` needs.
+def _any_installed() -> bool:
+    """Whether any package can have a plugin.
+
+    ``importlib.metadata`` would tell, but importing it takes as long as everything else of segkit
+    that ``--cfg`` needs.
     """
     for place in map(Path, sys.path):
         if place.is_file():  # an archive
@@ -54,7 +57,7 @@ def _announced() -> bool:
 @cache
 def load() -> None:
     """Import the modules of all installed plugins, once."""
-    for entry in _found():
+    for entry in find_plugins():
         try:
             entry.load()
         except SegkitError:
@@ -66,20 +69,22 @@ def load() -> None:
             ) from error
 
 
-def conf_dirs() -> list[tuple[str, Path]]:
-    """The ``conf/`` folders of the installed plugins, as pairs of plugin name and folder."""
+def package_folders() -> list[Path]:
+    """The folders of the packages that have plugins, found without importing them."""
     found = []
-    for entry in _found():
+    for entry in find_plugins():
         spec = importlib.util.find_spec(entry.module.partition(".")[0])
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            folder = Path(place) / "conf"
-            if folder.is_dir():
-                found.append((entry.name, folder))
+        found += [Path(place) for place in (spec and spec.submodule_search_locations) or []]
     return found
 
 
-def listed(names: str | Iterable[object] | None) -> list[str]:
-    """The plugins of a config, which may be one name instead of a list."""
+def conf_dirs() -> list[Path]:
+    """The ``conf/`` folders of the installed plugins."""
+    return [folder / "conf" for folder in package_folders() if (folder / "conf").is_dir()]
+
+
+def as_list(names: str | Iterable[object] | None) -> list[str]:
+    """The plugins of a config as a list; it may hold a single name."""
     if not names:
         return []
     return [names] if isinstance(names, str) else [str(name) for name in names]

@@ -60,7 +60,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     # paths must stay whole, to be copied, and names with brackets are no markup
     quiet_process = os.environ.get("LOCAL_RANK", "0") != "0"
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet_process)
-    plugins.load_named(plugins.listed(config.get("plugins")))
+    plugins.load_named(plugins.as_list(config.get("plugins")))
     if config.get("resume"):
         config = resumed(config)
     settings = validate(with_stand_ins(config))

@@ -71,7 +71,7 @@ def test_a_plugin_is_imported_when_a_name_is_looked_up(family, installed, packag
 def test_the_configs_of_a_plugin_are_found_without_importing_it(installed, package):
     installed("toy", "segkit_toy")
     installed("gone", "segkit_is_gone")
-    assert plugins.conf_dirs() == [("toy", package / "conf")]
+    assert plugins.conf_dirs() == [package / "conf"]
     assert "segkit_toy" not in sys.modules
 
 

@@ -1,0 +1,96 @@
+"""The YAML files of conf/, completed with the defaults that the code declares.
+
+A preset holds a name and what differs from the defaults. Hydra reads it through :class:`Presets`,
+so that every option can be overridden, interpolated and shown although no YAML repeats it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+
+from segkit.config.declarations import (
+    COMMANDS,
+    FAMILIES,
+    SECTIONS,
+    Options,
+    command_options,
+    member_options,
+    section_options,
+)
+
+MISSING = "???"
+"""How a YAML says that a value must be given."""
+LOADER = "/loader@_here_"
+"""The entry by which data sets of version 0.1.0 took the options of class Data."""
+
+
+class Presets(FileConfigSource):
+    """A folder of configs whose files are completed when they are read."""
+
+    @staticmethod
+    def scheme() -> str:
+        """How Hydra's search path names such folders."""
+        return "segkit"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file and complete it."""
+        result = super().load_config(config_path)
+        if OmegaConf.is_dict(result.config):
+            path = config_path.removesuffix(".yaml")
+            content: Any = OmegaConf.to_container(result.config)
+            complete(path, content, is_global=result.header.get("package") == "_global_")
+            result.config = OmegaConf.create(content)
+        return result
+
+
+def load_preset(folder: Path, group: str, choice: str) -> dict[str, Any]:
+    """The completed content of a preset that starts from no other preset."""
+    source = Presets("segkit", f"segkit://{folder}")
+    content: Any = OmegaConf.to_container(source.load_config(f"{group}/{choice}").config)
+    return content
+
+
+def complete(path: str, content: dict[str, Any], is_global: bool = False) -> None:
+    """Add the defaults to a config that starts from no other config.
+
+    Args:
+        path: Group and name of the config, such as "neck/unet".
+        content: What its file holds; changed in place.
+        is_global: Whether its keys are those of the whole config.
+    """
+    group, _, name = path.rpartition("/")
+    if is_global:
+        for family in FAMILIES:
+            part = content.get(family)
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                _add(part, member_options(family, part["name"]))
+    elif path in COMMANDS:
+        _add(content, command_options(path))
+    elif path == "loader":
+        _add(content, section_options("data"))
+    elif not any(_is_base(entry) for entry in content.get("defaults", [])):
+        if group in FAMILIES:
+            given = content.get("name", MISSING)
+            _add(content, member_options(group, name if given == MISSING else given))
+        if group in SECTIONS:
+            _add(content, section_options(group))
+        if group == "loss":  # the terms of a sum are losses too
+            for key, term in content.get("terms", {}).items():
+                _add(term, member_options("loss", term.get("name", key)))
+
+
+def _is_base(entry: Any) -> bool:
+    """Whether an entry of a defaults list names another config to start from."""
+    text = next(iter(entry)) if isinstance(entry, dict) else str(entry)
+    return not text.startswith("override ") and text not in ("_self_", LOADER)
+
+
+def _add(content: dict[str, Any], options: Options) -> None:
+    for key, option in options.items():
+        if not option.required:
+            content.setdefault(key, option.default)

@@ -50,7 +50,7 @@ from segkit.data.loading.cache import ArrayCache
 from segkit.data.loading.dataset import TrainDataset, as_item
 from segkit.data.loading.samplers import DrawSampler
 from segkit.data.sources.base import Sample
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 from segkit.targets.base import Labels

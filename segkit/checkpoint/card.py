@@ -100,7 +100,10 @@ class ModelCard:
         norm = self.normalization
         if not len(norm.mean) == len(norm.std) == self.in_channels:
             yield f"normalization has not a mean and a std for in_channels={self.in_channels}"
-        if norm.low >= norm.high or min(norm.std, default=1) <= 0:
+        low, high = ((v,) if isinstance(v, float) else v for v in (norm.low, norm.high))
+        if not len(low) == len(high) in (1, self.in_channels):
+            yield "normalization.low and high must be numbers, or have one for each channel"
+        elif any(a >= b for a, b in zip(low, high, strict=True)) or min(norm.std, default=1) <= 0:
             yield "normalization.low must be below high, and std above 0"
         if norm.dtype not in (*FULL_SCALE, "float32"):
             yield f"normalization.dtype={norm.dtype!r} is no type of images"

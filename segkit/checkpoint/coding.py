@@ -1,4 +1,4 @@
-"""From the values that stand in masks to the labels that are learned, and back."""
+"""From the values in masks to the labels that are learned, and back."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 
 FEW_IDS = 3
-"""So few ids in a whole set are more often classes."""
+"""If a whole data set has at most this many ids, they are probably classes."""
 
 
 @dataclass(frozen=True)
 class LabelCoding:
-    """What the values of masks mean.
+    """Meaning of the mask values.
 
     Attributes:
-        to_label: Label of each value that does not mean itself.
-        foreground: Whether every value but 0 that is not in ``to_label`` is foreground, label 1
-            (ids of objects).
+        to_label: Label of each value that differs from its label.
+        foreground: Whether every value except 0 and those in ``to_label`` is foreground, label 1
+            (object ids).
     """
 
     to_label: dict[int, int]
     foreground: bool = False
 
     def label_of(self, value: int) -> int:
-        """The label that a value stands for, whether or not there is such a class."""
+        """The label of a value, whether or not there is such a class."""
         return self.to_label.get(value, int(value != 0) if self.foreground else value)
 
     def encode(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
-        """Values (H, W) or (H, W, N), integers or bool, to labels of the same shape.
+        """Convert values (H, W) or (H, W, N), integers or bool, to labels of the same shape.
 
         Raises:
-            SegkitError: A value has no label and is none itself: it is negative or above 255.
+            SegkitError: A value has no label and is not one itself: it is negative or above 255.
         """
         if mask.dtype in (np.uint8, np.bool_):
             table = np.array([self.label_of(value) for value in range(256)], np.uint8)
-            # OpenCV looks up five times as fast as NumPy; as one row, it minds no number of axes
+            # five times as fast as indexing with NumPy; as one row it supports any number of axes
             row = np.ascontiguousarray(mask).view(np.uint8).reshape(1, -1)
             return np.asarray(cv2.LUT(row, table), np.uint8).reshape(mask.shape)
-        # not to 8 bits at once, which would make 256 a 0
+        # not directly to 8 bits, which would turn 256 into 0
         labels = (mask != 0 if self.foreground else mask).astype(np.int64)
         for value, label in self.to_label.items():
             labels[mask == value] = label
         wrong = np.unique(labels[(labels < 0) | (labels > 255)])
         if len(wrong):
             raise SegkitError(
-                f"the mask has the values {listed(wrong.tolist())}, which are no labels: give"
-                " them some with data.label_map={VALUE: LABEL}."
+                f"the mask has the values {join_values(wrong.tolist())}, which are not labels: give"
+                " them labels with data.label_map={VALUE: LABEL}."
             )
         return labels.astype(np.uint8)
 
     def value_of(self, label: int) -> int:
-        """The value that stands for a label in a mask; 255 for the foreground of ids."""
+        """The mask value of a label; 255 for the foreground of ids."""
         if self.foreground:
             return 255 * label
         return next((v for v, known in self.to_label.items() if known == label), label)
@@ -66,37 +66,37 @@ class LabelCoding:
 def decide_coding(
     values: set[int], two_classes: bool, label_map: dict[int, int] | None, instances: bool
 ) -> tuple[LabelCoding, list[str]]:
-    """What the values of all masks of a set mean, and what to tell the user about it.
+    """Decide what the mask values of a data set mean; also return notes for the user.
 
-    The value 255 is what takes a decision. Where there are two classes, 0 and 1, and nothing else
-    is class 1, then 255 is (black-and-white masks). In all other sets it is not labelled.
+    Only the value 255 is ambiguous. With two classes, 0 and 1, and no other value for class 1, 255
+    is class 1 (black-and-white masks). Otherwise it means "not labelled".
 
     Args:
         values: The values that occur in the masks.
         two_classes: Whether the labels are 0 and 1.
-        label_map: What the user said about values.
-        instances: Whether the values are ids of objects.
+        label_map: The labels that the user gave to values.
+        instances: Whether the values are object ids.
     """
     coding = LabelCoding(dict(label_map or {}), foreground=instances)
     if instances:
-        notes = ["masks hold ids of objects: every id is foreground"]
+        notes = ["masks hold object ids: every id is foreground"]
         ids = sorted(value for value in values if value and value not in coding.to_label)
         if 0 < len(ids) <= FEW_IDS:
             notes.append(
-                f"all masks together have only the ids {listed(ids)}: if these are classes, leave"
-                " out data.instances=true"
+                f"all masks together have only the ids {join_values(ids)}: if these are classes,"
+                " remove data.instances=true"
             )
         return coding, notes
     if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
         return coding, []
     if two_classes and not any(coding.label_of(value) == 1 for value in values):
         coding.to_label[IGNORE_INDEX] = 1
-        return coding, ["masks hold 0 and 255: 255 is taken as class 1"]
-    return coding, ["the value 255 of the masks means 'not labelled': these pixels do not count"]
+        return coding, ["masks hold 0 and 255: 255 is used as class 1"]
+    return coding, ["the mask value 255 means 'not labelled': these pixels are ignored"]
 
 
-def outside(values: set[int], coding: LabelCoding, num_classes: int) -> set[int]:
-    """The values that are neither a class nor to be ignored."""
+def find_outside(values: set[int], coding: LabelCoding, num_classes: int) -> set[int]:
+    """The values that are neither a class nor ignored."""
     return {
         value
         for value in values
@@ -104,6 +104,6 @@ def outside(values: set[int], coding: LabelCoding, num_classes: int) -> set[int]
     }
 
 
-def listed(values: list[int], most: int = 6) -> str:
-    """Values for a message, the first of them where they are many."""
+def join_values(values: list[int], most: int = 6) -> str:
+    """Values for a message, only the first of many."""
     return ", ".join(map(str, values[:most])) + (" ..." if len(values) > most else "")

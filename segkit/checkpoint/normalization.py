@@ -1,8 +1,8 @@
-"""From the numbers in an image file to what the network sees."""
+"""From the values in an image file to the input of the network."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,80 +11,87 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError
 
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
+"""Largest value of the integer types."""
+Range = float | tuple[float, ...]
+"""A bound of the intensities: one for all channels, or one per channel."""
+
+_PERCENTILES = 0.1, 99.9
+"""The range of intensities other than 8 bits, such as the 12 bits in 16 of a camera."""
+_ONE_SCALE = 0.1
+"""If the narrowest of three channels spans less of their common range, they are not RGB."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Maps intensities low to high on 0 to 1, clips, subtracts the mean, divides by the deviation.
+    """Maps intensities from low..high to 0..1, clips, subtracts the mean and divides by the std.
 
-    The numbers are those of the training set, the same for every image: a dark image stays dark.
+    The numbers are those of the training images and the same for every image: a dark image stays
+    dark. Grey and RGB images have one range for all channels, other images one per channel.
 
     Attributes:
         dtype: Type of the training images: uint8, uint16 or float32.
         low: Intensity that becomes 0.
         high: Intensity that becomes 1.
-        mean: Mean of each channel on the scale of 0 to 1.
-        std: Standard deviation of each channel on that scale.
+        mean: Mean of each channel after scaling to 0..1.
+        std: Standard deviation of each channel after scaling to 0..1.
     """
 
     dtype: str
-    low: float
-    high: float
+    low: Range
+    high: Range
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def to_unit(self, image: NDArray[Any]) -> NDArray[Any]:
-        """(H, W, C) to a scale of 0 to 1, float32; 8 bits stay 8 bits, to be warped fast."""
-        if image.dtype == np.uint8 and (self.low, self.high) == (0, 255):
-            return image
-        scaled = (image.astype(np.float32) - self.low) / (self.high - self.low)
-        return np.clip(scaled, 0, 1, dtype=np.float32)
-
-    def standardize(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """(H, W, C) that ``to_unit`` gave to zero mean and unit deviation, float32."""
-        scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return (image.astype(np.float32) * scale - mean) / std
+    @classmethod
+    def fit(cls, pixels: list[NDArray[Any]]) -> Normalization:
+        """Measure the range, mean and standard deviation of pixels, each array (n, C)."""
+        dtype = str(pixels[0].dtype)
+        values = np.concatenate(pixels).astype(np.float64)
+        channels = values.shape[1]
+        low: Range = 0.0
+        high: Range = FULL_SCALE.get(dtype, 1.0)
+        if dtype != "uint8":
+            lows, highs = np.percentile(values, _PERCENTILES, axis=0)
+            bottom, top = (float(q) for q in np.percentile(values, _PERCENTILES))
+            widths = highs - lows
+            rgb = channels == 3 and widths[widths > 0].min(initial=np.inf) >= _ONE_SCALE * (
+                top - bottom
+            )
+            if channels == 1 or rgb:
+                low, high = bottom, top if top > bottom else bottom + 1
+            else:
+                low = tuple(lows.tolist())
+                high = tuple(np.where(widths > 0, highs, lows + 1).tolist())
+        unit = np.clip((values - low) / np.subtract(high, low), 0, 1)
+        std = np.maximum(unit.std(axis=0), 1e-3)
+        return cls(dtype, low, high, tuple(unit.mean(axis=0).tolist()), tuple(std.tolist()))
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """(H, W, C) of any type to what the network sees, (H, W, C) float32.
+        """Convert an image (H, W, C) of any type to the network's input, (H, W, C) float32.
 
         Raises:
-            SegkitError: As :meth:`as_trained`.
+            SegkitError: See :meth:`convert`.
         """
-        return self.standardize(self.to_unit(self.as_trained(image)))
+        return self.standardize(self.to_unit(self.convert(image)))
 
-    def as_trained(self, image: NDArray[Any]) -> NDArray[Any]:
-        """(H, W, C) of any type to the intensities that images of the training have.
+    def convert(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Convert an image (H, W, C) of any type to the intensities of the training images.
 
-        Another type than that of the training is converted by its full scale: 8 bit, 16 bit, and
-        0 to 1 for float.
+        Other types are converted by their full scale: 8 bit, 16 bit, and 0 to 1 for floats.
 
         Raises:
-            SegkitError: The type or the number of channels does not fit the training, or a value
-                is not finite.
+            SegkitError: The type or the number of channels differs from the training in a way that
+                cannot be converted, or a value is not finite.
         """
         if image.ndim != 3 or image.shape[2] != len(self.mean):
             raise SegkitError(
-                f"the model was trained on images of {len(self.mean)} channels, this one has the"
+                f"the model was trained on images with {len(self.mean)} channels, this one has the"
                 f" shape {image.shape}: give (H, W, {len(self.mean)})."
             )
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise SegkitError(
                 "the image has values that are not finite (NaN or infinite): replace them first."
             )
-        return self._converted(image)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Normalization:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
-
-    def _converted(self, image: NDArray[Any]) -> NDArray[Any]:
         given = str(image.dtype)
         if given == "bool":
             image, given = image.astype(np.uint8) * 255, "uint8"
@@ -95,13 +102,27 @@ class Normalization:
         if self.dtype == "float32" or (given not in FULL_SCALE and given != "float32"):
             raise SegkitError(
                 f"the model was trained on {self.dtype} images, this one is {image.dtype}: convert"
-                f" it to {self.dtype} in the units of the training."
+                f" it to {self.dtype} in the units of the training images."
             )
         if given == "float32":
             top = float(image.max(initial=0))
             if top > 1.5:
                 raise SegkitError(
-                    f"the model was trained on {self.dtype} images; a float image is then read on"
-                    f" a scale of 0 to 1, but this one reaches {top:g}: scale it to that."
+                    f"the model was trained on {self.dtype} images, so float images must range"
+                    f" from 0 to 1, but this one reaches {top:g}: scale it."
                 )
         return image.astype(np.float32) * (FULL_SCALE[self.dtype] / FULL_SCALE.get(given, 1.0))
+
+    def to_unit(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Scale (H, W, C) to 0..1, float32; 8 bits stay 8 bits, which are warped faster."""
+        if image.dtype == np.uint8 and (self.low, self.high) == (0, 255):
+            return image
+        low = np.asarray(self.low, np.float32)
+        span = np.asarray(np.subtract(self.high, self.low), np.float32)
+        return np.clip((image.astype(np.float32) - low) / span, 0, 1, dtype=np.float32)
+
+    def standardize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Convert the result of :meth:`to_unit` to zero mean and unit deviation, float32."""
+        scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return (image.astype(np.float32) * scale - mean) / std

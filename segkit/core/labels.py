@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 Mode = Literal["binary", "multiclass", "multilabel"]
@@ -16,6 +17,24 @@ OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
 
 IGNORE_INDEX = 255
 """The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""
+
+
+def find_background(names: Sequence[str] | None, mode: Mode) -> int | None:
+    """Find the label of the background among the classes of the masks.
+
+    Binary masks and classes without names have the background 0. Otherwise the first class is the
+    background if its name says so, in any case: "Background".
+
+    Args:
+        names: Names of the classes in label order, None if they have no names.
+        mode: The head's mode.
+
+    Returns:
+        The label, or None if every class is an object class, as in street scenes.
+    """
+    if names and mode != "binary" and names[0].strip().lower() != "background":
+        return None
+    return 0
 
 
 def decide(probabilities: Any, mode: Mode, threshold: float) -> Any:

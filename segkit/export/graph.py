@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,16 +45,24 @@ class ExportGraph(nn.Module):
         crop: Crop,
     ) -> None:
         super().__init__()
+        self.low: Tensor
+        self.span: Tensor
         self.mean: Tensor
         self.std: Tensor
         self.model, self.activates, self._crop = model, activates, crop
         own_size = model.encoder.padding == "valid" or model.encoder.fixed_size is not None
         self._multiple = 0 if own_size else model.encoder.multiple or model.encoder.strides[-1]
-        self._normalization = normalization
+        self._normalizes = normalization is not None
         if normalization is not None:
-            for name in ("mean", "std"):
-                values = torch.tensor(getattr(normalization, name), dtype=torch.float32)
-                self.register_buffer(name, values[:, None, None])
+            constants = {
+                "low": normalization.low,
+                "span": np.subtract(normalization.high, normalization.low),
+                "mean": normalization.mean,
+                "std": normalization.std,
+            }
+            for name, values in constants.items():
+                constant = torch.tensor(values, dtype=torch.float32)  # (C,), or one number for all
+                self.register_buffer(name, constant.reshape(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_logits, H, W); of an unpadded network the smaller map."""
@@ -67,10 +76,9 @@ class ExportGraph(nn.Module):
 
     def _normalized(self, image: Tensor) -> Tensor:
         """As Normalization does it."""
-        if self._normalization is None:
+        if not self._normalizes:
             return image
-        low, high = self._normalization.low, self._normalization.high
-        return (((image - low) / (high - low)).clamp(0, 1) - self.mean) / self.std
+        return (((image - self.low) / self.span).clamp(0, 1) - self.mean) / self.std
 
     def _rows(self, size: int, x: Tensor) -> Tensor:
         """Indices of ``size`` rows and of the last one again, up to a size the network takes."""

@@ -70,7 +70,7 @@ def drawn(normalization: Normalization, number: int) -> NDArray[Any]:
     """A drawn image (128, 128, C) of the intensities of the training."""
     channels = [draw(1000 * number + i, (128, 128)).image for i in range(len(normalization.mean))]
     unit = np.concatenate(channels, axis=2) / 255
-    low, high = normalization.low, normalization.high
+    low, high = np.array(normalization.low), np.array(normalization.high)
     return (low + unit * (high - low)).astype(normalization.dtype)
 
 
@@ -79,7 +79,7 @@ def random_images(
 ) -> list[NDArray[Any]]:
     """Noise (h, w, C) over the whole range of the intensities, and somewhat beyond."""
     rng = np.random.default_rng(seed)
-    low, high = normalization.low, normalization.high
+    low, high = np.array(normalization.low), np.array(normalization.high)
     margin = (high - low) / 10
     shape = (batch, *size, len(normalization.mean))
     noise = rng.uniform(low - margin, high + margin, shape)

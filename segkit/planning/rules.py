@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from segkit.core.machine import GB, Machine
-from segkit.data.checks.checking import DataSummary
-from segkit.data.checks.measuring import Measures
+from segkit.data.checks.checking import DataSummary, Measures
 from segkit.planning.network import Network
 
 Size = tuple[int, int]
@@ -135,7 +136,7 @@ def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
     """
     kind = summary.normalization.dtype
     if kind != "uint8":
-        low, high = summary.normalization.low, summary.normalization.high
+        low, high = np.min(summary.normalization.low), np.max(summary.normalization.high)
         return "dataset", f"{kind} from {low:g} to {high:g}, in no unit that an encoder knows"
     if not weights:
         return "dataset", "the encoder starts from scratch"

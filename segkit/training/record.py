@@ -15,6 +15,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
+from segkit.core.labels import find_background
 from segkit.data.checks.checking import DataSummary
 from segkit.data.sources.base import DataSource
 from segkit.models.segmenter import Segmenter
@@ -52,7 +53,6 @@ def make_card(
     own = target.class_names is None  # the classes are those of the masks
     count = summary.num_classes if own else model.head.num_classes
     names = target.class_names or summary.class_names
-    named = source.class_names is not None and source.class_names[0] != "background"
     if not own:
         values = tuple(range(count))
     elif mode == "binary" and not summary.coding.to_label and not summary.coding.foreground:
@@ -73,7 +73,7 @@ def make_card(
         class_colors=(source.class_colors if own else None) or tuple(palette(count)),
         normalization=normalization,
         mask_values=values,
-        background=None if not target.from_ids and named and mode != "binary" else 0,
+        background=0 if target.from_ids else find_background(source.class_names, mode),
         target=settings.target.as_dict(),
         mode=model.head.mode,
         threshold=getattr(model.head, "threshold", 0.5),

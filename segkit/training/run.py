@@ -107,7 +107,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         _decoder(settings, target, mode),
     )
     transform = _transform(settings, model, card.background)
-    unfit = transform.unfit(
+    unfit = transform.find_unsuitable(
         summary.in_channels, np.uint8 if card.normalization.dtype == "uint8" else np.float32
     )
     if unfit:

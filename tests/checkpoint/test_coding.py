@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segkit.checkpoint.coding import LabelCoding, decide_coding, outside
+from segkit.checkpoint.coding import LabelCoding, decide_coding, find_outside
 from segkit.core.errors import SegkitError
 
 
@@ -66,12 +66,12 @@ def test_the_lookup_of_8_bits_is_the_way_of_wider_masks(foreground: bool) -> Non
 @pytest.mark.parametrize(
     ("values", "two", "label_map", "meaning_of_255", "said"),
     [
-        ({0, 255}, True, None, 1, "255 is taken as class 1"),
-        ({255}, True, None, 1, "255 is taken as class 1"),
+        ({0, 255}, True, None, 1, "255 is used as class 1"),
+        ({255}, True, None, 1, "255 is used as class 1"),
         ({0, 1, 255}, True, None, 255, "not labelled"),
         ({0, 255}, False, None, 255, "not labelled"),
         ({0, 3, 255}, True, {3: 1}, 255, "not labelled"),
-        ({0, 128, 255}, True, {128: 255}, 1, "255 is taken as class 1"),
+        ({0, 128, 255}, True, {128: 255}, 1, "255 is used as class 1"),
         ({0, 1, 255}, True, {255: 1}, 1, None),
         ({0, 1, 255}, True, {255: 255}, 255, None),
         ({0, 1}, True, None, 255, None),
@@ -91,7 +91,12 @@ def test_what_255_means(
 
 
 def test_what_is_outside() -> None:
-    assert outside({-1, 0, 2, 3, 255, 256, 300}, LabelCoding({300: 1, 2: 9}), 3) == {-1, 2, 3, 256}
+    assert find_outside({-1, 0, 2, 3, 255, 256, 300}, LabelCoding({300: 1, 2: 9}), 3) == {
+        -1,
+        2,
+        3,
+        256,
+    }
 
 
 def test_the_map_of_the_source_is_not_changed() -> None:

@@ -1,9 +1,11 @@
 """The same value of a pixel is the same number to the network, whatever the rest of the image."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from segkit.checkpoint.normalization import Normalization
 from segkit.core.errors import SegkitError
@@ -78,4 +80,5 @@ def test_what_does_not_fit_the_training(
 
 def test_it_comes_back_from_json() -> None:
     norm = Normalization("uint16", 3.5, 4095.25, (0.1, 0.2), (0.3, 0.4))
-    assert Normalization.from_dict(json.loads(json.dumps(norm.to_dict()))) == norm
+    again = TypeAdapter(Normalization).validate_python(json.loads(json.dumps(asdict(norm))))
+    assert again == norm

@@ -44,7 +44,7 @@ def test_every_problem_is_named_at_once_with_key_value_and_what_is_allowed():
         "neck: option 'wdth' is not known. Did you mean 'width'?",
         "optimizer: option 'lr' is -1",
         "data.batch_size=0: Input should be greater than or equal to 1",
-        "'HorizontalFlp' is no transform of albumentations. Did you mean 'HorizontalFlip'",
+        "albumentations has no transform 'HorizontalFlp'. Did you mean 'HorizontalFlip'",
         "Affine has no option 'rotat'. Did you mean 'rotate'",
     ):
         assert expected in text

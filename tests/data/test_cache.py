@@ -26,7 +26,7 @@ from segkit.data.loading.cache import ArrayCache
 from segkit.data.loading.dataset import TrainDataset, WholeDataset, as_item
 from segkit.data.loading.samplers import DrawSampler
 from segkit.data.sources.base import DataSource, Sample
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
 from segkit.data.sources.tracking_challenge import TrackingChallengeSource
 from segkit.targets.base import Foreground, Labels, Target

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import MIN_PIXELS, Cells, draw
 
 SEEDS = range(50)
@@ -126,19 +125,3 @@ def test_the_stain_has_hues() -> None:
         image = draw(seed, channels=3).image.astype(int)
         assert (image[..., 0] - image[..., 1]).mean() > 15  # pink, so RGB and not BGR
         assert image[..., 0].mean() > image[..., 2].mean() - 10
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"seed": -1}, "seed"),
-        ({"size": (15, 64)}, "size"),
-        ({"size": (64, 5000)}, "size"),
-        ({"channels": 2}, "channels"),
-        ({"n_cells": (0, 3)}, "n_cells"),
-        ({"n_cells": (9, 3)}, "n_cells"),
-    ],
-)
-def test_values_out_of_range(options: dict[str, object], message: str) -> None:
-    with pytest.raises(SegkitError, match=message):
-        draw(**{"seed": 0, **options})

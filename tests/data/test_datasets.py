@@ -20,7 +20,7 @@ from segkit.data.augment.transforms import TrainTransform
 from segkit.data.loading.dataset import TrainDataset, WholeDataset, as_item
 from segkit.data.loading.samplers import DrawSampler
 from segkit.data.sources.base import DataSource
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
 from segkit.targets.base import BorderCore, Foreground, Labels
 from segkit.targets.weight_map import WeightMap
@@ -91,7 +91,7 @@ def test_a_training_item() -> None:
 
 def test_without_augmentation_image_and_labels_are_those_of_the_source() -> None:
     dataset = train_set([])
-    whole = WholeDataset(dataset.source, dataset.samples, dataset.coding, EIGHT, Labels())[3]
+    whole = WholeDataset(cells(), dataset.samples, LabelCoding({}), EIGHT, Labels())[3]
     item = item_of(dataset, 3, 11)
     height, width = 48 - 32 + 1, 40 - 32 + 1
     assert any(

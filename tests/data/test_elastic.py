@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment.elastic import ElasticGrid, displacement
+from segkit.data.augment.elastic import ElasticGrid, interpolate_grid
 from segkit.data.augment.transforms import TrainTransform, check_augment
 
 SIZES = [(33, 47), (64, 64), (2, 5)]
@@ -34,7 +34,7 @@ def positions(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("grid", [2, 3, 5])
 def test_the_corners_have_the_displacements_of_their_nodes(size: tuple[int, int], grid: int):
     nodes = np.random.default_rng(0).normal(0, 10, (2, grid, grid))
-    field = displacement(nodes, size)
+    field = interpolate_grid(nodes, size)
     assert (field.shape, field.dtype) == ((2, *size), np.float32)
     corners = np.ix_((0, 1), (0, -1), (0, -1))
     np.testing.assert_allclose(field[corners], nodes[corners], atol=1e-4)
@@ -42,14 +42,14 @@ def test_the_corners_have_the_displacements_of_their_nodes(size: tuple[int, int]
 
 def test_every_node_is_reached_where_it_lies_on_a_pixel():
     nodes = np.random.default_rng(1).normal(0, 10, (3, 3))
-    field = displacement(nodes, (41, 61))
+    field = interpolate_grid(nodes, (41, 61))
     np.testing.assert_allclose(field[::20, ::30], nodes, atol=1e-5)
 
 
 def test_between_three_nodes_runs_the_natural_cubic_spline():
     """Between y0 and y1: the straight line plus M (t^3 - t) / 6, M = 3/2 (y0 - 2 y1 + y2)."""
     y0, y1, y2 = 4.0, -7.0, 12.0
-    field = displacement(np.repeat([[y0], [y1], [y2]], 3, axis=1), (41, 5))
+    field = interpolate_grid(np.repeat([[y0], [y1], [y2]], 3, axis=1), (41, 5))
     t, bend = np.arange(21) / 20, 1.5 * (y0 - 2 * y1 + y2)
     wanted = y0 + (y1 - y0) * t + bend * (t**3 - t) / 6
     np.testing.assert_allclose(field[:21], np.repeat(wanted[:, None], 5, axis=1), atol=1e-4)
@@ -58,7 +58,7 @@ def test_between_three_nodes_runs_the_natural_cubic_spline():
 @pytest.mark.parametrize("size", SIZES)
 def test_nodes_in_a_plane_give_the_plane(size: tuple[int, int]):
     row, column = np.mgrid[0:1:3j, 0:1:3j]
-    field = displacement(3 + 5 * row - 8 * column, size)
+    field = interpolate_grid(3 + 5 * row - 8 * column, size)
     row, column = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
     np.testing.assert_allclose(field, 3 + 5 * row - 8 * column, atol=1e-4)
 
@@ -200,7 +200,7 @@ def test_it_is_a_step_of_a_training(layers: int):
     options = {"name": "ElasticGrid", "grid": 3, "std": 10, "p": 1.0}
     assert check_augment([options]) == []
     transform = TrainTransform((48, 56), [options])
-    assert transform.unfit(2, np.uint8) == transform.unfit(12, np.float32) == []
+    assert transform.find_unsuitable(2, np.uint8) == transform.find_unsuitable(12, np.float32) == []
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (60, 70, 2)).astype(np.uint8)
     labels = rng.integers(0, 2, (60, 70, layers) if layers else (60, 70)).astype(np.uint8)

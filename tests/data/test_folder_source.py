@@ -14,7 +14,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.checks.checking import check
 from segkit.data.sources.base import SPLITS, DataSource, Sample
 from segkit.data.sources.folder import FolderSource
-from segkit.data.sources.splitting import by_lists, by_ratio, natural
+from segkit.data.sources.splitting import natural_key, split_by_lists, split_by_ratio
 from segkit.images.reading import write_image, write_mask
 
 PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)
@@ -77,7 +77,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     for hidden in (".DS_Store", "._a.png", ".ipynb_checkpoints/a-checkpoint.png", "notes.txt"):
         path = tmp_path / "images" / hidden
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"no image")
+        path.write_bytes(b"no image is given")
     (tmp_path / "images" / "folder.png").mkdir()
     assert everything(source(tmp_path)) == ["images/a.png", "images/b.png"]
 
@@ -138,7 +138,7 @@ def test_what_belongs_to_nothing(tmp_path: Path) -> None:
     assert len(problems) == 3
     assert problems[0].startswith("images/b.png has no mask: there is no masks/b.png")
     assert problems[1] == "masks/c.png is a mask without an image"
-    assert "one name: masks/a.png, masks/a.tif" in problems[2]
+    assert "same name: masks/a.png, masks/a.tif" in problems[2]
 
 
 def test_a_suffix_is_suggested(tmp_path: Path) -> None:
@@ -155,15 +155,15 @@ def test_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     [problem] = source(tmp_path).problems()
-    assert "images holds no images" in problem
+    assert "images contains no images" in problem
     assert ".png" in problem
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([], "neither a folder 'images' nor 'train/images'. It holds: nothing"),
-        (["pictures", "labels"], "It holds: labels, pictures"),
+        ([], "neither a folder 'images' nor 'train/images'. It contains: nothing"),
+        (["pictures", "labels"], "It contains: labels, pictures"),
         (["images"], "there is no folder .*masks.*data.masks=NAME"),
         (["train/images"], "there is no folder .*masks"),
     ],
@@ -308,7 +308,13 @@ images/b.png,masks/b.png,training
     assert [p.split(":")[0] for p in problems] == [f"pairs.csv, line {n}" for n in range(3, 8)]
     for problem, words in zip(
         problems,
-        ["x.png and no file", "names no mask", "line 2 already", "not one of train", "no image"],
+        [
+            "x.png and no file",
+            "no mask is given",
+            "already in line 2",
+            "not one of train",
+            "no image is given",
+        ],
         strict=True,
     ):
         assert words in problem
@@ -325,7 +331,7 @@ def test_splits_for_all_lines_or_for_none(tmp_path: Path) -> None:
     [
         (b"picture,mask\na,b\n", r"no column image.*'picture,mask'"),
         (b"", "no column image and no column mask"),
-        (b"image,mask\n", "no lines"),
+        (b"image,mask\n", "no rows"),
         ("image,mask\nZellgröße.png,a".encode("latin-1"), "UTF-8"),
     ],
 )
@@ -350,11 +356,11 @@ def samples(count: int) -> list[Sample]:
 def test_a_division_is_disjoint_complete_and_always_the_same(
     count: int, val: float, test: float, seed: int | None
 ) -> None:
-    divided = by_ratio(samples(count), val, test, seed)
-    told = sorted((s for part in divided.values() for s in part), key=natural)
+    divided = split_by_ratio(samples(count), val, test, seed)
+    told = sorted((s for part in divided.values() for s in part), key=natural_key)
     assert told == samples(count)
     assert list(divided) == list(SPLITS)
-    assert by_ratio(samples(count)[::-1], val, test, seed) == divided
+    assert split_by_ratio(samples(count)[::-1], val, test, seed) == divided
     assert bool(divided["train"]) == (count > 0)
     wanted = [max(1, round(count * share)) for share in (val, test) if share]
     if count > sum(wanted):
@@ -364,13 +370,13 @@ def test_a_division_is_disjoint_complete_and_always_the_same(
 
 
 def test_blocks_are_the_last_as_people_count() -> None:
-    divided = by_ratio(samples(12)[::-1], 0.2, 0.1, None)
+    divided = split_by_ratio(samples(12)[::-1], 0.2, 0.1, None)
     assert [s.name for s in divided["val"]] == ["slice 9.png", "slice 10.png"]
     assert [s.name for s in divided["test"]] == ["slice 11.png"]
 
 
 def test_a_seed_draws_other_samples() -> None:
-    drawn = [by_ratio(samples(30), 0.2, 0, seed)["val"] for seed in range(5)]
+    drawn = [split_by_ratio(samples(30), 0.2, 0, seed)["val"] for seed in range(5)]
     assert len({tuple(sample.name for sample in val) for val in drawn}) == 5
 
 
@@ -400,7 +406,7 @@ def test_lists_that_do_not_fit(tmp_path: Path) -> None:
     lists = {"val_list": tmp_path / "val.txt", "test_list": tmp_path / "test.txt"}
     problems = source(tmp_path, split="lists", **lists).problems()
     assert len(problems) == 3
-    assert "'1' in val.txt is the name of 2 images" in problems[0]
+    assert "'1' in val.txt matches 2 images" in problems[0]
     assert problems[1] == "'nowhere' is in val.txt, but no sample has that name"
     assert "two splits" in problems[2]
     lists["test_list"] = tmp_path / "none.txt"
@@ -415,6 +421,6 @@ def test_lists_name_stacks_and_their_pages(tmp_path: Path, line: str, count: int
     pages = [Sample(f"s#1.tif#{p:04d}", Path("s#1.tif"), None, p) for p in range(3)]
     pages += [Sample(f"t.tif#{p:04d}", Path("t.tif"), None, p) for p in range(2)]
     (tmp_path / "val.txt").write_text(line)
-    divided, problems = by_lists(pages, {"val": tmp_path / "val.txt"})
+    divided, problems = split_by_lists(pages, {"val": tmp_path / "val.txt"})
     assert problems == []
     assert len(divided["val"]) == count

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkit.data.checks.checking import check
-from segkit.data.checks.measuring import Measures
+from segkit.data.checks.checking import Measures, check
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import write_image, write_mask
 
@@ -77,7 +76,7 @@ def test_black_and_white_masks(tmp_path: Path) -> None:
 
 
 def test_large_masks_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segkit.data.checks.scanning.PIXELS_OF_MASK", 32 * 32)
+    monkeypatch.setattr("segkit.data.checks.scanning.PIXELS_PER_MASK", 32 * 32)
     found = measured(tmp_path, [squares(20)] * 3).object_diameter
     assert found == pytest.approx(diameter(20))
 

@@ -197,7 +197,7 @@ def test_whole_sequences(twelve: Path, options: dict[str, Any], wanted: dict[str
 def test_sequences_that_are_not_there_or_in_two_splits(twelve: Path) -> None:
     with pytest.raises(SegkitError, match=r"data\.test_sequences: .* '04' .* only 01, 02, 03"):
         source(twelve, test_sequences=["04"]).splits()
-    with pytest.raises(SegkitError, match="both name '02'"):
+    with pytest.raises(SegkitError, match="both contain '02'"):
         source(twelve, test_sequences=["02"], val_sequences=["01", "02"])
 
 
@@ -327,7 +327,7 @@ def test_the_background_of_the_outer_zone_is_not_labelled(tmp_path: Path) -> Non
     inner[20:76, 20:92] = True
     np.testing.assert_array_equal(mask[inner], cells[inner])
     np.testing.assert_array_equal(mask[~inner], np.where(cells, cells, UNLABELLED)[~inner])
-    with pytest.raises(SegkitError, match=r"data\.border=48 leaves nothing"):
+    with pytest.raises(SegkitError, match=r"nothing is left inside data\.border=48"):
         source(tmp_path, border=48).read_mask(found.splits()["train"][0])
 
 
@@ -345,9 +345,9 @@ def refused(root: Path, **options: Any) -> str:
 
 def test_a_set_that_is_not_there(tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'nowhere'}" in refused(tmp_path / "nowhere")
-    assert "It holds: nothing" in refused(tmp_path)
+    assert "It contains: nothing" in refused(tmp_path)
     (tmp_path / "pictures").mkdir()
-    assert "has no folders 01 and 01_GT. It holds: pictures" in refused(tmp_path)
+    assert "has no folders 01 and 01_GT. It contains: pictures" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("above", [False, True])
@@ -359,7 +359,7 @@ def test_a_test_set_has_no_reference(tmp_path: Path, above: bool) -> None:
 def test_several_sets_in_one_folder(tmp_path: Path) -> None:
     for name in ("DIC-C2DH-HeLa", "PhC-C2DH-U373"):
         put_drawn(tmp_path / name, ["01/000"])
-    assert "several sets, DIC-C2DH-HeLa, PhC-C2DH-U373: name one" in refused(tmp_path)
+    assert "several data sets, DIC-C2DH-HeLa, PhC-C2DH-U373: choose one" in refused(tmp_path)
     assert len(names(source(tmp_path / "PhC-C2DH-U373"))["train"]) == 1
 
 
@@ -376,7 +376,7 @@ def test_no_frame_has_outlines(tmp_path: Path) -> None:
 def test_three_dimensions(tmp_path: Path, file: str) -> None:
     put_drawn(tmp_path, ["01/000"])
     write(tmp_path / file, np.zeros((4, *SIZE), np.uint16))
-    assert "three dimensions" in refused(tmp_path)
+    assert "three-dimensional" in refused(tmp_path)
 
 
 def test_outlines_without_an_image_or_markers(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_outlines_without_an_image_or_markers(tmp_path: Path) -> None:
     said = found.problems()
     assert len(said) == 2
     assert said[0] == "01_GT/SEG/man_seg001.tif has no image: there is no 01/t001.tif"
-    assert said[1].startswith("01/t002 has outlines, but no markers")
+    assert said[1].startswith("01/t002 has outlines but no markers")
     assert "01_GT/TRA/man_track002.tif" in said[1]
     assert "data.unoutlined=background" in said[1]
     last = [sample for part in found.splits().values() for sample in part][-1]

@@ -11,8 +11,7 @@ import tifffile
 from segkit.config.compose import compose
 from segkit.config.settings import EvaluateSettings
 from segkit.core.errors import SegkitError
-from segkit.data.sources.builtin import CellsSource
-from segkit.data.sources.cells import draw
+from segkit.data.sources.cells import CellsSource, draw
 from segkit.evaluate.command import default_folder, evaluate
 from segkit.images.reading import write_image, write_mask
 from segkit.report.table import read_csv

@@ -10,8 +10,7 @@ import segkit
 from segkit.checkpoint.coding import LabelCoding
 from segkit.core.errors import SegkitError
 from segkit.data.loading.dataset import WholeDataset
-from segkit.data.sources.builtin import CellsSource
-from segkit.data.sources.cells import draw
+from segkit.data.sources.cells import CellsSource, draw
 from segkit.evaluate.evaluation import evaluate
 from segkit.metrics.boundary import boundary_counts, boundary_scores
 from segkit.metrics.instances import instance_scores, object_counts

@@ -16,8 +16,7 @@ from segkit.config.compose import compose
 from segkit.config.openings import OPENINGS, open_keys
 from segkit.config.validation import validate
 from segkit.core.machine import GB, Machine
-from segkit.data.checks.checking import DataSummary
-from segkit.data.checks.measuring import Measures
+from segkit.data.checks.checking import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning.network import Network
 from segkit.planning.plan import plan, show

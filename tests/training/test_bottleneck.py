@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import train_quick
 
-from segkit.data.loading.stage_times import StageTimes
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.loading.dataset import StageTimes
+from segkit.data.sources.cells import CellsSource
 from segkit.training import bottleneck
 from segkit.training.bottleneck import Bottleneck, advice, describe
 from segkit.training.datamodule import SegmentationData

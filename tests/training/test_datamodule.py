@@ -17,7 +17,7 @@ from segkit.config.schema import Data
 from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks.checking import check
 from segkit.data.loading.cache import ArrayCache
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.cells import CellsSource
 from segkit.report.table import read_csv
 from segkit.targets.base import Labels
 from segkit.training import datamodule

@@ -12,7 +12,7 @@ import segkit
 from segkit.checkpoint.reading import read
 from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
-from segkit.data.sources.builtin import CellsSource
+from segkit.data.sources.cells import CellsSource
 from segkit.evaluate.command import evaluate
 from segkit.images.reading import read_mask, write_image
 from segkit.predict.command import predict

@@ -242,7 +242,7 @@ def test_needed_weights_that_are_missing_are_an_error(tmp_path):
 
 
 def test_normalization_is_that_of_the_training_images(binary_run):
-    from segkit.data.sources.builtin import CellsSource
+    from segkit.data.sources.cells import CellsSource
 
     card = checkpoint.read(binary_run.checkpoint)[1]
     source = CellsSource("binary", train=8, val=4, test=4, size=(64, 64))

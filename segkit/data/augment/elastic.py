@@ -1,4 +1,4 @@
-"""The elastic deformation of the 2015 U-Net: displacements of a coarse grid, bicubic in between."""
+"""Elastic deformation of the 2015 U-Net: bicubic interpolation of a coarse displacement grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network when imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it accesses the network
 
 import albumentations as A
 import cv2
@@ -20,16 +20,17 @@ from scipy.interpolate import CubicSpline
 from segkit.core.labels import IGNORE_INDEX
 
 _AT_ONCE = 4
-"""Channels that OpenCV warps in one call."""
+"""Maximum number of channels that OpenCV warps in one call."""
 
 
-def displacement(nodes: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The displacement of every pixel from those of a coarse grid.
+def interpolate_grid(
+    nodes: NDArray[np.floating[Any]], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Interpolate the displacements of a coarse grid to every pixel.
 
-    The outermost nodes lie on the centres of the outermost pixels, the others at equal distances
-    between them. In between runs the tensor product of natural cubic splines, S_y D S_x^T: it
-    passes through every node, is smooth to the second derivative, and nodes that lie in a plane
-    give that plane.
+    The outermost nodes lie on the centers of the outermost pixels, the others are evenly spaced.
+    The interpolant is the tensor product of natural cubic splines, S_y D S_x^T: it passes through
+    every node, has continuous second derivatives and reproduces planes.
 
     Args:
         nodes: (..., G, G') displacements of the nodes in pixels, at least 2 each way.
@@ -48,24 +49,24 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
 
     U-Net (Ronneberger et al. 2015, section 3.1) draws them on 3 by 3 nodes from a Gaussian with a
     standard deviation of 10 pixels. Such a grid spans the crop, so the same ``std`` bends a small
-    crop more strongly than a large one; nodes at a ``spacing`` bend all alike. Images are read
-    bilinearly, masks from the nearest pixel, once: a rotation in the same step does not blur images
-    and fray masks a second time.
+    crop more strongly than a large one; with a ``spacing`` crops of all sizes are bent alike.
+    Images are interpolated bilinearly, masks by nearest neighbour. The rotation is part of the same
+    step, so that images and masks are resampled only once.
 
     Args:
-        grid: Nodes along each side, where there is no spacing.
-        spacing: About how many pixels lie between two nodes.
-        std: Standard deviation of the nodes' displacements, of each coordinate, in pixels.
-        rotate: Largest angle, in degrees either way, by which the crop is turned about its centre.
-        border: What the image shows beyond its border: itself mirrored, or 0 ("constant"). Masks
-            are IGNORE_INDEX there.
+        grid: Number of nodes along each side if there is no spacing.
+        spacing: Approximate distance between two nodes in pixels.
+        std: Standard deviation of each coordinate of the displacements, in pixels.
+        rotate: Maximum rotation about the center in degrees, either way.
+        border: What the image shows beyond its border: "mirror" or "constant" (0). Masks are
+            IGNORE_INDEX there.
         p: Probability.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # nor here
-        """What albumentations checks the options against."""
+    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+        """The options as albumentations checks them."""
 
         grid: Annotated[int, Field(ge=2)]
         spacing: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None
@@ -89,14 +90,14 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """``x`` and ``y``, (H, W): the column and row that each pixel of the result shows."""
+        """``x`` and ``y``, (H, W): the source column and row of each pixel of the result."""
         height, width = params["shape"][:2]
         counts = [
             max(2, round((side - 1) / self.spacing) + 1) if self.spacing else self.grid
             for side in (height, width)
         ]
         nodes = self.random_generator.normal(0, self.std, (2, *counts))
-        x, y = displacement(nodes, (height, width))
+        x, y = interpolate_grid(nodes, (height, width))
         angle = np.deg2rad(self.random_generator.uniform(-self.rotate, self.rotate))
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         center_x, center_y = np.float32((width - 1) / 2), np.float32((height - 1) / 2)
@@ -123,8 +124,8 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
 
 @lru_cache(maxsize=16)
 def _spline(nodes: int, length: int) -> NDArray[np.float32]:
-    """(length, nodes): what each node adds to each pixel, by the natural cubic spline."""
-    # made of the splines through 1 at one node and 0 at the others
+    """(length, nodes): the weight of each node at each pixel, by natural cubic splines."""
+    # the splines through 1 at one node and 0 at the others
     spline = CubicSpline(np.arange(nodes), np.eye(nodes), bc_type="natural")
     weights: NDArray[np.float32] = spline(np.linspace(0, nodes - 1, length)).astype(np.float32)
     return weights

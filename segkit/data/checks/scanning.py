@@ -1,4 +1,4 @@
-"""One look at every image and mask of a set, which keeps numbers and no pictures."""
+"""Read every image and mask of a data set once and keep numbers instead of pixels."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ from segkit.core.errors import SegkitError
 from segkit.data.sources.base import DataSource, Sample, Split
 from segkit.targets.objects import number_labelled_objects
 
-PIXELS_OF_IMAGE, PIXELS_OF_SET = 20_000, 2_000_000
-"""How many pixels the intensity statistics are taken from, at most."""
-MASKS_WITH_REGIONS, PIXELS_OF_MASK, VALUES_OF_MASK = 100, 2_000_000, 32
-"""How many masks are looked at for their regions, of how many pixels and values, at most."""
+PIXELS_PER_IMAGE, PIXELS_PER_SET = 20_000, 2_000_000
+"""Maximum number of pixels for the intensity statistics."""
+MASKS_WITH_REGIONS, PIXELS_PER_MASK, VALUES_PER_MASK = 100, 2_000_000, 32
+"""Maximum number of masks, and of their pixels and values, whose regions are measured."""
 PIXELS_OF_HALVES = 250_000
-"""How many pixels of an image its upper and its lower half are compared by, at most."""
+"""Maximum number of pixels for comparing the upper and lower half of an image."""
 PATIENCE = 2.0
-"""Seconds after which a scan shows how far it is."""
+"""Seconds after which a scan shows its progress."""
 
 
 @dataclass(eq=False)
 class Facts:
-    """What one sample is like.
+    """Properties of one sample.
 
     Attributes:
         sample: The sample.
         split: Its split.
-        errors: Why it cannot be used; the rest is then incomplete.
+        errors: Why it cannot be used; the other attributes are then incomplete.
         shape: (H, W, C) of the image.
         dtype: Its type.
         mask_shape: (H, W) or (H, W, N) of the mask.
-        layers: How many pixels have each value: of the mask, or of each of its N layers.
-        pixels: Some pixels of the image, (n, C).
+        layers: Number of pixels of each value: of the mask, or of each of its N layers.
+        pixels: A random selection of the image's pixels, (n, C).
         brighter_above: How much brighter the upper half of the image is than the lower one, in
             standard deviations of the image.
-        areas: Areas in pixels of the connected regions of each value of the mask; empty where they
-            were not looked for.
+        areas: Areas in pixels of the connected regions of each mask value, if measured.
     """
 
     sample: Sample
@@ -73,111 +72,93 @@ class Facts:
 def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
     """Read every sample of a source, in several threads.
 
-    The pixels are those of the training images, or of all where there are none.
+    Pixels are kept from the training images, or from all images if there are none.
     """
     work = [Facts(sample, split) for split, samples in splits.items() for sample in samples]
-    for_statistics = len(splits.get("train", ())) or len(work)
-    pixels = min(PIXELS_OF_IMAGE, PIXELS_OF_SET // max(1, for_statistics) + 1)
     learned = [f for f in work if f.split == "train"] or work
+    pixels = min(PIXELS_PER_IMAGE, PIXELS_PER_SET // max(1, len(learned)) + 1)
+    with_pixels = set(map(id, learned))
     with_regions = set(map(id, learned[:: -(-len(learned) // MASKS_WITH_REGIONS) or 1]))
 
-    def look(facts: Facts) -> Facts:
-        wanted = facts.split == "train" or not splits.get("train")
-        _look_at_image(source, facts, pixels if wanted else 0)
-        _look_at_mask(source, facts, id(facts) in with_regions)
+    def read(facts: Facts) -> Facts:
+        try:
+            _scan_image(source, facts, pixels if id(facts) in with_pixels else 0)
+        except SegkitError as error:
+            facts.errors.append(_name_sample(facts.sample, str(error)))
+        try:
+            _scan_mask(source, facts, id(facts) in with_regions)
+        except SegkitError as error:
+            facts.errors.append(_name_sample(facts.sample, str(error)))
         return facts
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(_shown_when_slow(pool.map(look, work), len(work)))
+        return list(_show_progress(pool.map(read, work), len(work)))
 
 
-def _look_at_image(source: DataSource, facts: Facts, pixels: int) -> None:
-    try:
-        image = source.read_image(facts.sample)
-    except SegkitError as error:
-        facts.errors.append(_named(facts.sample, str(error)))
-        return
+def _scan_image(source: DataSource, facts: Facts, pixels: int) -> None:
+    image = source.read_image(facts.sample)
     facts.shape, facts.dtype = image.shape, str(image.dtype)
     if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
-        facts.errors.append(
-            f"{facts.sample.name}: the image has values that are not finite (NaN or infinite)"
-        )
-    else:
-        facts.brighter_above = _brighter_above(image)
-    flat = image.reshape(-1, image.shape[2])
-    # at random: every n-th pixel may be a column
-    chosen = np.random.default_rng(0).integers(len(flat), size=min(pixels, len(flat)))
-    if pixels:
-        facts.pixels = flat[chosen] if len(flat) > pixels else flat.copy()
-
-
-def _brighter_above(image: NDArray[Any]) -> float:
-    """Upper less lower half, in standard deviations; 0 for an even image."""
-    step = _step(image, PIXELS_OF_HALVES)
+        raise SegkitError("the image has values that are not finite (NaN or infinite)")
+    step = _choose_stride(image, PIXELS_OF_HALVES)
     thinned = image[::step, ::step].astype(np.float64)
     half, spread = len(thinned) // 2, thinned.std()
-    if not half or spread == 0:
-        return 0.0
-    return float((thinned[:half].mean() - thinned[-half:].mean()) / spread)
+    if half and spread > 0:
+        difference = thinned[:half].mean() - thinned[-half:].mean()
+        facts.brighter_above = float(difference / spread)
+    if pixels:
+        flat = image.reshape(-1, image.shape[2])
+        if len(flat) > pixels:  # at random: every n-th pixel may be a column
+            flat = flat[np.random.default_rng(0).integers(len(flat), size=pixels)]
+        facts.pixels = flat.copy()
 
 
-def _look_at_mask(source: DataSource, facts: Facts, with_regions: bool) -> None:
-    try:
-        mask = source.read_mask(facts.sample)
-    except SegkitError as error:
-        facts.errors.append(_named(facts.sample, str(error)))
-        return
+def _scan_mask(source: DataSource, facts: Facts, with_regions: bool) -> None:
+    mask = source.read_mask(facts.sample)
     if source.instances and mask.ndim == 2:
-        try:
-            number_labelled_objects(mask, source.label_map or {})
-        except SegkitError as error:
-            facts.errors.append(_named(facts.sample, str(error)))
-            return
+        number_labelled_objects(mask, source.label_map or {})  # raises if they cannot be ids
     facts.mask_shape = mask.shape
     for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
         values, counts = np.unique(layer, return_counts=True)
-        facts.layers.append(
-            {int(v): n for v, n in zip(values.tolist(), counts.tolist(), strict=True)}
-        )
+        pairs = zip(values.tolist(), counts.tolist(), strict=True)
+        facts.layers.append({int(value): count for value, count in pairs})
         if with_regions and not source.instances:  # the count of an id is the area of an object
             _measure_regions(layer, facts)
 
 
 def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
-    """Add the areas of the connected regions of the values of a mask (H, W)."""
-    step = _step(layer, PIXELS_OF_MASK)
+    """Add the areas of the connected regions of each value of a mask (H, W)."""
+    step = _choose_stride(layer, PIXELS_PER_MASK)
     layer = layer[::step, ::step]
-    for value in np.unique(layer)[:VALUES_OF_MASK].tolist():
+    for value in np.unique(layer)[:VALUES_PER_MASK].tolist():
         same = (layer == value).astype(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
         areas = stats[1:, cv2.CC_STAT_AREA].astype(np.int64) * step**2
         facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])
 
 
-def _step(array: NDArray[Any], pixels: int) -> int:
-    """Each how manieth row and column to take of (H, W, ...), to have that many pixels at most."""
+def _choose_stride(array: NDArray[Any], pixels: int) -> int:
+    """Subsampling stride that leaves at most this many pixels of (H, W, ...)."""
     return math.ceil(math.sqrt(max(1.0, array.shape[0] * array.shape[1] / pixels)))
 
 
-def _named(sample: Sample, text: str) -> str:
-    """The message with the name of the sample, unless it has the path of its file."""
+def _name_sample(sample: Sample, message: str) -> str:
+    """The message with the name of the sample, unless it already contains its path."""
     files = [str(path) for path in (sample.image, sample.mask) if path]
-    text = text.rstrip(".")
-    return text if any(file in text for file in files) else f"{sample.name}: {text}"
+    message = message.rstrip(".")
+    return message if any(file in message for file in files) else f"{sample.name}: {message}"
 
 
-def _shown_when_slow(items: Iterator[Facts], total: int) -> Iterator[Facts]:
-    """Pass the items on; what takes longer than a moment shows a bar on a terminal."""
+def _show_progress(items: Iterator[Facts], total: int) -> Iterator[Facts]:
+    """Pass the items on, with a progress bar on terminals if they take long."""
     began, bar = time.monotonic(), Progress(transient=True)
     task = bar.add_task("checking the data set", total=total)
-    shown = False
     try:
         for done, item in enumerate(items, start=1):
-            if not shown and bar.console.is_terminal and time.monotonic() - began > PATIENCE:
+            if bar.console.is_terminal and time.monotonic() - began > PATIENCE:
                 bar.start()
-                shown = True
             bar.update(task, completed=done)
             yield item
     finally:
-        if shown:
+        if bar.live.is_started:
             bar.stop()

@@ -1,18 +1,16 @@
 """Decoded images and masks in memory-mapped files, shared by all processes of a run on a machine.
 
-An array is a file: its type and shape, then its values as they are in memory. It is written when it
-is read for the first time, by whichever process that is, under another name first: so a file is
-whole or not there, and two processes that write the same array at once write the same bytes. What
-is read is the page cache of the system, of which a crop touches only its own pages.
+An array is one .npy file. Whichever process reads it first writes it, under another name, and then
+renames it: a file is complete or absent, and two processes that write the same array at once write
+the same bytes. Reading goes through the page cache of the system, and a crop touches only its own
+pages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import shutil
-import struct
 import sys
 import tempfile
 import threading
@@ -29,28 +27,26 @@ from numpy.typing import NDArray
 
 from segkit.data.sources.base import Sample
 
-_HEAD = struct.Struct("<8s4q24x")  # type, number of dimensions, up to three sides; 64 bytes in all
-
 
 class ArrayCache:
-    """Arrays that are made once and then read by every process that has this object or a copy.
+    """Arrays that are computed once and then read by every process with this object or a copy.
 
-    It lives as long as the run: its folder is new, so that nothing in it can be older than the run,
-    and it is removed by :meth:`close`, or else when the process that made it ends, whatever ends it
-    but a kill. Where the disk is full, or the folder is gone, arrays are made anew each time.
+    It lives as long as the run. Its folder is new, so that nothing in it is older than the run, and
+    is removed by :meth:`close`, or when the process that made it ends other than by a kill. If the
+    disk is full or the folder is gone, arrays are computed each time.
 
-    It is picklable; copies read and write, but never remove.
+    It is picklable; copies read and write, but never remove the folder.
 
     Args:
-        folder: A folder that another process made. None: a new one among the temporary files.
+        folder: A folder that another process made. None: a new temporary one.
 
     Raises:
-        OSError: No folder can be made.
+        OSError: The folder cannot be made.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._mapped: OrderedDict[tuple[Sample, str], NDArray[Any]] = OrderedDict()
-        self._most = _most_open()
+        self._most = _limit_open_files()
         self._writes, self._open = True, True
         self._remove = None
         if folder is None:
@@ -59,13 +55,12 @@ class ArrayCache:
         self.folder = folder
 
     def fetch(self, sample: Sample, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """An array of a sample; it must not be written to.
+        """Return an array of a sample, which must not be written to.
 
         Args:
             sample: The sample.
-            kind: What of it, as the beginning of a file's name.
-            make: Makes the array where it is not there yet; one of more than three dimensions is
-                made each time. What it raises is passed on.
+            kind: Which of its arrays, as the prefix of the file name.
+            make: Computes the array if it is not cached yet. Its errors are passed on.
         """
         if not self._open:
             return make()
@@ -74,13 +69,13 @@ class ArrayCache:
         if array is not None:
             self._mapped.move_to_end(key)
             return array
-        # of all that is known of it: every process comes to the same name, another sample to none
+        # a hash of all fields, so that every process finds the same name and samples never clash
         path = self.folder / f"{kind}-{blake2b(repr(sample).encode(), digest_size=16).hexdigest()}"
         try:
-            array = self._mapped[key] = _map_file(path)
+            array = self._mapped[key] = np.asarray(np.load(path, mmap_mode="r"))
         except OSError:
             array = make()
-            if array.ndim <= 3 and not array.dtype.hasobject:
+            if not array.dtype.hasobject:
                 self._write(path, array)
             return array
         if len(self._mapped) > self._most:
@@ -88,7 +83,7 @@ class ArrayCache:
         return array
 
     def close(self) -> None:
-        """Use it no more, and remove its folder if this process made it."""
+        """Stop using the cache, and remove its folder if this process made it."""
         self._open = False
         self._mapped.clear()
         if self._remove is not None:
@@ -98,34 +93,33 @@ class ArrayCache:
         if not self._writes:
             return
         part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
-        sides = [*array.shape, 0, 0, 0][:3]
         try:
             with part.open("wb") as file:
-                file.write(_HEAD.pack(array.dtype.str.encode(), array.ndim, *sides))
-                file.write(np.ascontiguousarray(array).data)
+                np.save(file, array, allow_pickle=False)
             part.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            if path.is_file():  # Windows lets nobody replace a file that another process reads
+            if path.is_file():  # Windows cannot replace a file that another process has open
                 return
             self._writes = False
-            if self.folder.is_dir() and self._first_to_say():
+            if self.folder.is_dir() and self._is_first_to_warn():
                 warnings.warn(
-                    f"the decoded images cannot be kept in {self.folder}: {error.strerror}. The"
-                    " rest is read from its files each time; with the environment variable TMPDIR"
-                    " the folder lies on another disk, with data.cache=false there is none.",
+                    f"decoded images cannot be cached in {self.folder}: {error.strerror or error}."
+                    " The remaining ones are read from their files each time. The environment"
+                    " variable TMPDIR moves the cache to another disk, data.cache=false turns it"
+                    " off.",
                     RuntimeWarning,
                     stacklevel=3,
                 )
 
-    def _first_to_say(self) -> bool:
-        """Whether no other process has said that the disk is full."""
+    def _is_first_to_warn(self) -> bool:
+        """Whether no other process has warned yet that the disk is full."""
         try:
             (self.folder / "full").touch(exist_ok=False)
         except FileExistsError:
             return False
-        except OSError:  # not even room for that
+        except OSError:  # there is no room even for that
             return True
         return True
 
@@ -133,22 +127,13 @@ class ArrayCache:
         return {"folder": self.folder, "open": self._open}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # of one class, and all that it needs
         self.__init__(state["folder"])  # type: ignore[misc]
         self._open = state["open"]
 
 
-def _map_file(path: Path) -> NDArray[Any]:
-    with path.open("rb", buffering=0) as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    dtype, ndim, *sides = _HEAD.unpack_from(content)
-    kind = np.dtype(dtype.rstrip(b"\0").decode())
-    return np.ndarray(tuple(sides[:ndim]), kind, content, _HEAD.size)
-
-
-def _most_open() -> int:
-    """Files that a process keeps mapped; each takes one of its file descriptors."""
-    if sys.platform == "win32":  # it has enough of them
+def _limit_open_files() -> int:
+    """Maximum number of files that a process keeps mapped; each takes a file descriptor."""
+    if sys.platform == "win32":  # has no such limit
         return 4096
     import resource
 
@@ -157,6 +142,6 @@ def _most_open() -> int:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    """Remove a folder, in the process that made it: the ones forked from it come here too."""
+    """Remove a folder, but only in the process that made it and not in its forks."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)

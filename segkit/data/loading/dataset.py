@@ -1,40 +1,42 @@
-"""Samples as tensors: the datasets of training and evaluation."""
+"""Samples as tensors: the datasets for training and evaluation."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NotRequired
+from itertools import pairwise
+from typing import Any, NotRequired
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from typing_extensions import TypedDict
 
 from segkit.checkpoint.coding import LabelCoding
 from segkit.checkpoint.normalization import Normalization
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment.transforms import TrainTransform, count_by_row
 from segkit.data.loading.cache import ArrayCache
-from segkit.data.loading.sample_reader import SampleReader
 from segkit.data.loading.samplers import Draw
-from segkit.data.loading.stage_times import StageTimes, Ticks
 from segkit.data.sources.base import DataSource, Sample
 from segkit.targets.base import Target
+from segkit.targets.objects import number_labelled_objects, number_regions
 
 READING, CROPPING, TARGET = "reading", "cropping", "target"
 """The stages of making a training item besides the transforms."""
 
 
 class Truth(TypedDict):
-    """What is known of a batch of samples, or of one of them.
+    """The ground truth of a batch of samples, or of a single one.
 
-    ``target`` (B, H, W) int64 (or (B, N, H, W) of overlapping classes), ``index`` (B,) the number
-    of the sample in its split. Where they were asked for: ``weight`` (B, H, W) float32 of each
-    pixel in the loss, ``ids`` (B, H, W) int32 of objects, and ``markers`` likewise, where the
-    source has its own.
+    ``target`` (B, H, W) int64, or (B, N, H, W) for overlapping classes; ``index`` (B,), the numbers
+    of the samples in their split. Optionally ``weight`` (B, H, W) float32, the weight of each pixel
+    in the loss, ``ids`` (B, H, W) int32 of objects, and ``markers`` likewise if the source has its
+    own.
     """
 
     target: Tensor
@@ -45,17 +47,17 @@ class Truth(TypedDict):
 
 
 class Item(Truth):
-    """A batch, or one of its items: also ``image`` (B, C, H, W) float32, normalised."""
+    """A batch or a single item: also ``image`` (B, C, H, W) float32, normalized."""
 
     image: Tensor
 
 
 class Crop(TypedDict):
-    """A batch of augmented crops, or one of them, on its way to where the network computes.
+    """A batch of augmented crops, or a single one, on its way to the device.
 
-    As few bytes as there can be: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` gives it,
-    uint8 or float32; ``labels`` uint8, else like ``target`` of :class:`Truth`; ``index`` and
-    ``weight`` as there. :func:`as_item` makes an :class:`Item` of it.
+    As few bytes as possible: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` returns it,
+    uint8 or float32; ``labels`` uint8, otherwise like ``target`` of :class:`Truth`; ``index`` and
+    ``weight`` as there. :func:`as_item` converts it to an :class:`Item`.
     """
 
     unit: Tensor
@@ -65,9 +67,9 @@ class Crop(TypedDict):
 
 
 def as_item(crops: Crop, normalization: Normalization) -> Item:
-    """A batch of crops as the network takes it, normalised where the batch is.
+    """Convert a batch of crops to the network's input, on the device of the batch.
 
-    The numbers are those of :meth:`Normalization.standardize`, to the bit.
+    The result equals that of :meth:`Normalization.standardize` bit for bit.
     """
     unit = crops["unit"].permute(0, 3, 1, 2)  # (B, C, H, W)
     mean, std = _mean_and_std(normalization, unit.device)
@@ -85,23 +87,23 @@ def as_item(crops: Crop, normalization: Normalization) -> Item:
 
 
 class TrainDataset(Dataset[Crop]):
-    """Augmented crops; an item is drawn by (index, seed), so it is the same in whichever worker.
+    """Augmented crops; an item is identified by (index, seed), so all workers make the same one.
 
     Args:
-        source: The data set.
+        source: The data source.
         samples: Its samples.
-        coding: What the values of its masks mean.
-        normalization: What happens to the intensities.
+        coding: Meaning of the mask values.
+        normalization: Normalization of the intensities.
         transform: Crop and augmentation.
-        target: What is learned of the masks.
-        cache: Where decoded images and masks are kept; None: they are read each time.
-        workers: Number of the processes that make items, of which :attr:`times` is taken.
+        target: What is learned from the masks.
+        cache: Keeps decoded images and masks; None reads them each time.
+        workers: Number of the worker processes.
 
     Attributes:
-        times: How long the stages of an item take.
+        times: How long the stages of making an item take.
 
     Raises:
-        SegkitError: The augmentation cannot be applied to images like these.
+        SegkitError: A transform does not support the images.
     """
 
     def __init__(
@@ -115,12 +117,12 @@ class TrainDataset(Dataset[Crop]):
         cache: ArrayCache | None = None,
         workers: int = 0,
     ) -> None:
-        self.source, self.samples, self.coding = source, samples, coding
-        self.normalization, self.transform, self.target = normalization, transform, target
+        self.samples, self.normalization = samples, normalization
+        self.transform, self.target = transform, target
         self.read = SampleReader(source, coding, target, cache)
         self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
         example = np.zeros((1, 1, len(normalization.mean)), normalization.dtype)
-        problems = transform.unfit(example.shape[2], normalization.to_unit(example).dtype)
+        problems = transform.find_unsuitable(example.shape[2], normalization.to_unit(example).dtype)
         if problems:
             raise all_at_once("the augmentation does not fit the images:", problems)
 
@@ -129,38 +131,42 @@ class TrainDataset(Dataset[Crop]):
 
     def __getitem__(self, draw: Draw) -> Crop:
         index, seed = draw
-        sample, ticks = self.samples[index], Ticks()
+        sample, ticks = self.samples[index], [time.perf_counter()]
+
+        def tick() -> None:
+            ticks.append(time.perf_counter())
+
         image, marks = self.read.image(sample), self.read.marks(sample)
         counts = self.read.counts(sample) if self.transform.foreground_share else None
-        ticks.tick()
+        tick()
         image, marks = self.transform.cut(image, marks, seed, counts)
         image = self.normalization.to_unit(image)
-        ticks.tick()
-        image, marks = self.transform.augment(image, marks, seed, ticks.tick)
+        tick()
+        image, marks = self.transform.augment(image, marks, seed, tick)
         labels, weight = self.target.encode(marks)
         crop: Crop = {
             "unit": torch.from_numpy(np.ascontiguousarray(image)),
-            "labels": _labels_first(labels),
+            "labels": _move_labels_first(labels),
             "index": torch.tensor(index),
         }
         if weight is not None:
             crop["weight"] = torch.from_numpy(weight)  # (H, W)
-        ticks.tick()
+        tick()
         self.times.add(ticks)
         return crop
 
 
 class WholeDataset(Dataset[Item]):
-    """Whole images as they are, for validation and evaluation.
+    """Unchanged whole images for validation and evaluation.
 
     Args:
-        source: The data set.
+        source: The data source.
         samples: Its samples.
-        coding: What the values of its masks mean.
-        normalization: What happens to the intensities.
-        target: What is learned of the masks.
-        objects: Whether items hold the ids of objects too.
-        cache: Where decoded images and masks are kept; None: they are read each time.
+        coding: Meaning of the mask values.
+        normalization: Normalization of the intensities.
+        target: What is learned from the masks.
+        objects: Whether items also contain the ids of objects.
+        cache: Keeps decoded images and masks; None reads them each time.
     """
 
     def __init__(
@@ -186,32 +192,137 @@ class WholeDataset(Dataset[Item]):
             image = self.normalization(self.read.image(sample))
         except SegkitError as error:
             raise SegkitError(f"{sample.name}: {error}") from error
-        return {"image": _tensor(image), **self.truth(index)}
+        channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return {"image": torch.from_numpy(channels_first), **self.truth(index)}
 
     def truth(self, index: int) -> Truth:
-        """What is known of a sample, without its image."""
+        """Return the ground truth of a sample without reading its image."""
         sample = self.samples[index]
-        truth = _truth(self.read.marks(sample), self.target, index)
+        labels, weight = self.target.encode(self.read.marks(sample))
+        truth: Truth = {
+            "target": _move_labels_first(labels).long(),
+            "index": torch.tensor(index),
+        }
+        if weight is not None:
+            truth["weight"] = torch.from_numpy(weight)  # (H, W)
         if self.objects:
             ids = self.read.ids(sample)
             truth["ids"] = torch.from_numpy(ids.astype(np.int32))
             if type(self.source).read_markers is not DataSource.read_markers:
                 markers = self.source.read_markers(sample)
-                if markers is None:  # of this image the outlines are all that is known
+                if markers is None:  # the outlines of this image are all there is
                     markers = np.where(ids == IGNORE_INDEX, 0, ids)
                 truth["markers"] = torch.from_numpy(markers.astype(np.int32))
         return truth
 
 
-def _truth(marks: NDArray[np.uint8] | NDArray[np.uint16], target: Target, index: int) -> Truth:
-    labels, weight = target.encode(marks)
-    truth: Truth = {"target": _labels_first(labels).long(), "index": torch.tensor(index)}
-    if weight is not None:
-        truth["weight"] = torch.from_numpy(weight)  # (H, W)
-    return truth
+class SampleReader:
+    """Reads images and masks as arrays, from their files or from the cache of the run.
+
+    The arrays may be memory-mapped and must not be written to.
+
+    Args:
+        source: The data source.
+        coding: Meaning of the mask values.
+        target: What is learned from the masks.
+        cache: Keeps what is read; None reads it each time.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        coding: LabelCoding,
+        target: Target,
+        cache: ArrayCache | None = None,
+    ) -> None:
+        self.source, self.coding, self.target, self.cache = source, coding, target, cache
+
+    def image(self, sample: Sample) -> NDArray[Any]:
+        """(H, W, C), uint8, uint16 or float32, as the source returns it."""
+        if self.cache is None:
+            return self.source.read_image(sample)
+        return self.cache.fetch(sample, "image", lambda: self.source.read_image(sample))
+
+    def marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The map that is augmented: ids of objects if the target needs them, otherwise labels.
+
+        Raises:
+            SegkitError: The mask cannot be read, or has a value that is neither a label nor an id.
+        """
+        return self.ids(sample) if self.target.from_ids else self.labels(sample)
+
+    def counts(self, sample: Sample) -> NDArray[np.int32] | None:
+        """The :func:`count_by_row` of the marks, for crops on the foreground; None if not cached.
+
+        Counting takes as long as looking for the foreground once.
+        """
+        if self.cache is None:
+            return None
+        return self.cache.fetch(sample, "counts", lambda: count_by_row(self.marks(sample)))
+
+    def labels(self, sample: Sample) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, N) labels. Raises: See :meth:`marks`."""
+        if self.cache is None:
+            return self._encode(sample)
+        return self.cache.fetch(sample, "labels", lambda: self._encode(sample))
+
+    def ids(self, sample: Sample) -> NDArray[np.uint16]:
+        """(H, W) ids of objects; without ids in the masks, the foreground's connected components.
+
+        Raises:
+            SegkitError: See :meth:`marks`.
+        """
+        if self.cache is None:
+            return self._number_objects(sample)
+        return self.cache.fetch(sample, "ids", lambda: self._number_objects(sample))
+
+    def _encode(self, sample: Sample) -> NDArray[np.uint8]:
+        mask = self.source.read_mask(sample)
+        try:
+            return self.coding.encode(mask)
+        except SegkitError as error:
+            raise SegkitError(f"{sample.name}: {error}") from error
+
+    def _number_objects(self, sample: Sample) -> NDArray[np.uint16]:
+        if not self.source.instances:
+            return number_regions(self.labels(sample))
+        try:
+            return number_labelled_objects(self.source.read_mask(sample), self.coding.to_label)
+        except SegkitError as error:
+            raise SegkitError(f"{sample.name}: {error}") from error
 
 
-# kept, as a copy to a GPU would wait for all that it has to do
+class StageTimes:
+    """Seconds per stage of making an item, summed in memory shared with the worker processes.
+
+    Each worker adds to its own row, so that none waits for another.
+
+    Args:
+        stages: Names of the stages in order; names may repeat.
+        workers: Number of workers; 0 if the main process makes the items.
+    """
+
+    def __init__(self, stages: Sequence[str], workers: int) -> None:
+        self.stages = tuple(stages)
+        self._table = torch.zeros(max(1, workers), 1 + len(stages), dtype=torch.float64)
+        if workers:
+            # torch does not annotate it
+            self._table.share_memory_()  # type: ignore[no-untyped-call]
+
+    def add(self, ticks: Sequence[float]) -> None:
+        """Add an item: its start and the end of each stage, in seconds of one clock."""
+        worker = get_worker_info()
+        row = self._table[worker.id % len(self._table) if worker else 0].numpy()
+        row[0] += 1
+        row[1:] += [after - before for before, after in pairwise(ticks)]
+
+    def totals(self) -> tuple[int, tuple[float, ...]]:
+        """The number of items so far, and the total seconds of each stage."""
+        items, *seconds = self._table.sum(0).tolist()
+        return int(items), tuple(seconds)
+
+
+# cached, because a copy to a GPU would wait for all its pending work
 @lru_cache(maxsize=8)
 def _mean_and_std(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     """Each (C, 1, 1)."""
@@ -222,12 +333,7 @@ def _mean_and_std(normalization: Normalization, device: torch.device) -> tuple[T
     return mean, std
 
 
-def _labels_first(labels: NDArray[np.uint8]) -> Tensor:
-    """(H, W) as it is, (H, W, N) -> (N, H, W)."""
-    shown = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(shown))
-
-
-def _tensor(image: NDArray[np.float32]) -> Tensor:
-    """(H, W, C) -> (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def _move_labels_first(labels: NDArray[np.uint8]) -> Tensor:
+    """(H, W) unchanged, (H, W, N) to (N, H, W)."""
+    moved = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(moved))

@@ -1,4 +1,4 @@
-"""Which samples an epoch takes, in which order, and the seeds of their augmentation."""
+"""Which samples an epoch uses, in which order, and the seeds of their augmentation."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ Draw = tuple[int, int]
 
 
 class DrawSampler(Sampler[Draw]):
-    """Draws of a training epoch: each sample as often as the next, in a new order every time.
+    """Draws for a training epoch: every sample equally often, in a new order each time.
 
-    The draws of all epochs are one sequence, a permutation of the samples after the other, so that
-    epochs that are shorter or longer than the set also share it out evenly. It depends on the seed
-    alone: not on the number of workers, and a resumed training goes on with the draws that it would
-    have had.
+    The draws of all epochs form one sequence of permutations of the samples, so that samples are
+    used evenly even if an epoch is shorter or longer than the data set. The sequence depends only
+    on the seed, not on the number of workers, and a resumed training continues it.
 
     Args:
         count: Number of samples.
         per_epoch: Number of draws in an epoch.
         seed: Seed of the training.
         rank: Number of this process.
-        processes: Number of processes, which share the draws of an epoch out evenly.
+        processes: Number of processes, among which the draws of an epoch are divided evenly.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class DrawSampler(Sampler[Draw]):
         self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls it."""
+        """Set the epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -55,12 +54,12 @@ class DrawSampler(Sampler[Draw]):
         )
         drawn = order[start : start + self.per_epoch]
         draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
-        # each process has as many, or one would wait for the others in vain
+        # every process gets the same number, otherwise one would wait forever for the others
         return iter(draws[self.rank :: self.processes][: len(self)])
 
 
 class EverySample(Sampler[int]):
-    """Each sample once, shared out over the processes: none is repeated to make their shares even.
+    """Every sample once, divided among the processes without repeating any to even out the shares.
 
     Args:
         count: Number of samples.
@@ -75,7 +74,7 @@ class EverySample(Sampler[int]):
         if processes > count:
             raise SegkitError(
                 f"there are {processes} processes and {count} images to validate: use fewer"
-                " devices, or more images."
+                " devices or more images."
             )
         self.numbers = range(rank, count, processes)
 

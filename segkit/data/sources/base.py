@@ -18,12 +18,13 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask, not read yet.
+    """An image and its mask, not read yet.
 
     Attributes:
-        name: Unique in the set; for files the path below the root, with the page of a stack.
-        image: File of the image, None for drawn ones.
-        mask: File of the mask.
+        name: Unique in the data set; for files the path relative to the root, plus the page of a
+            stack.
+        image: Image file, None for drawn images.
+        mask: Mask file, None for drawn images.
         page: Page of a multi-page file, from 0; None for the whole file.
         index: Number of a drawn image.
     """
@@ -38,16 +39,15 @@ class Sample:
 class DataSource(Registrable, ABC, family="data"):
     """Where images and masks come from.
 
-    A member takes ``mode``, the head's mode, as its first option, and sets what it knows. It is
-    sent to the processes that load the data, so it must be picklable, and several threads read
-    from it at once when a set is checked.
+    A member takes ``mode``, the head's mode, as its first option and sets the attributes it knows.
+    It must be picklable, because it is sent to the worker processes, and several threads read from
+    it at once when a data set is checked.
 
     Attributes:
-        class_names: Names of the classes in the order of the labels, None where nobody named them.
-        class_colors: RGB colours of the classes, None for the default ones.
-        label_map: Which label a value of the masks means, for the values that do not mean
-            themselves.
-        instances: Whether the masks hold the ids of objects rather than labels.
+        class_names: Names of the classes in label order, None if they have no names.
+        class_colors: RGB colours of the classes, None for the default palette.
+        label_map: Labels of mask values that differ from their label.
+        instances: Whether masks hold object ids rather than labels.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -57,20 +57,16 @@ class DataSource(Registrable, ABC, family="data"):
 
     @abstractmethod
     def splits(self) -> dict[Split, list[Sample]]:
-        """The samples of each split; "test" may be empty.
+        """List the samples of each split; "test" may be empty.
 
-        What is wrong with single samples, so that they are left out here, is for
-        :meth:`problems` to say.
+        Samples that cannot be used are left out here and reported by :meth:`problems`.
 
         Raises:
             SegkitError: There is nothing to list.
         """
 
     def problems(self) -> list[str]:
-        """What is wrong with the list of samples, such as an image without a mask, by file.
-
-        The check of the set reports it together with what it finds in the files.
-        """
+        """List what is wrong with single samples, such as an image without a mask, by file."""
         return []
 
     @abstractmethod
@@ -79,12 +75,12 @@ class DataSource(Registrable, ABC, family="data"):
 
     @abstractmethod
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
-        """(H, W) integers as they stand in the masks; (H, W, N) of overlapping classes."""
+        """(H, W) integers as stored in the file; (H, W, N) for overlapping classes."""
 
     def read_markers(self, sample: Sample) -> NDArray[np.integer[Any]] | None:
-        """(H, W) ids of marks, one in each object, where detection has a truth of its own.
+        """(H, W) ids of markers, one in each object, if detection has a ground truth of its own.
 
-        The Cell Tracking Challenge marks all cells and outlines some of them. None: the objects of
-        the mask are all there are.
+        The Cell Tracking Challenge marks all cells but outlines only some. None: the mask contains
+        all objects.
         """
         return None

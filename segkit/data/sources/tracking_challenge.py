@@ -1,7 +1,9 @@
-"""The sets of the Cell Tracking Challenge, in the folders in which they are unpacked."""
+"""Data sets of the Cell Tracking Challenge."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,52 +15,63 @@ from pydantic import BeforeValidator, Field
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
-from segkit.data.sources.splitting import Divided, by_ratio
-from segkit.data.sources.tracking_layout import TimeLapse, Truth, find_sequences
-from segkit.images.channels import convert_channels
-from segkit.images.reading import read_image, read_mask
+from segkit.data.sources.folder import Fraction, read_with_channels
+from segkit.data.sources.splitting import Divided, split_by_ratio
+from segkit.images.reading import count_pages, read_mask
 from segkit.targets.partial import find_uncertain_pixels, find_unoutlined_markers, measure_reach
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Truth = Literal["gold", "silver"]
 # YAML reads 02 as a number
 SequenceName = Annotated[str, BeforeValidator(lambda v: f"{v:02d}" if isinstance(v, int) else v)]
 
 UNLABELLED = -1
-"""The value of pixels that are not labelled; the files' 16 bits leave no room for it."""
+"""Mask value of pixels that are not labelled; the files use all 16 bits for ids."""
 
 _MARGIN = 1.25
-"""The largest cells may be among those that nobody has outlined."""
+"""The largest cells may be among those without an outline."""
 _REACH_FRAMES = 24
-"""Frames of a sequence that tell how far its cells extend, at most."""
+"""Maximum number of frames of a sequence from which the extent of cells is measured."""
+_FOLDER: dict[Truth, str] = {"gold": "GT", "silver": "ST"}
+_LAYOUT = """
+Training sets of the Cell Tracking Challenge, such as DIC-C2DH-HeLa and PhC-C2DH-U373, are available
+at https://celltrackingchallenge.net/2d-datasets/. data.root=DIR is the folder of an unpacked one:
+    DIR/01/t000.tif                   images; likewise 02/ ...
+    DIR/01_GT/SEG/man_seg000.tif      outlines: ids of cells, in some of the frames (gold truth)
+    DIR/01_GT/TRA/man_track000.tif    markers: ids of all cells, in every frame
+    DIR/01_ST/SEG/man_seg000.tif      computed outlines (silver truth), in some data sets"""
 
 
 class TrackingChallengeSource(DataSource, name="tracking_challenge"):
-    """A two-dimensional training set of the Cell Tracking Challenge, as it is unpacked.
+    """A two-dimensional training set of the Cell Tracking Challenge, as unpacked.
 
-    The frames that have outlines are samples; their masks hold the ids of cells. In many of them
-    only some cells are outlined, while all of them have a marker for the tracking. Where a cell may
-    be that has a marker and no outline, the mask is :data:`UNLABELLED`: no gradient, no metric. A
-    marker is without outline where no more than half of it lies on outlined cells. Its cell may be
-    wherever no other is outlined, up to a quarter farther than any outlined cell of the sequence
-    extends from its own marker; everywhere, where no outlined cell has one.
+    The frames with outlines are the samples; their masks hold the ids of cells. In many of them
+    only some cells are outlined, while all have a marker for tracking. Wherever a cell with a
+    marker but no outline may be, the mask is :data:`UNLABELLED`: no gradient, no metric. A marker
+    has no outline if at most half of it lies on outlined cells. Its cell may be wherever no other
+    cell is outlined, up to a quarter farther than any outlined cell of the sequence extends from
+    its own marker; if no outlined cell has a marker, everywhere.
 
-    Neighbouring frames are alike, and the same cells live on through a sequence: a split by
-    ``val_sequences`` is the strict one, otherwise the last frames of each sequence are held out.
+    Neighbouring frames are alike, and the same cells occur throughout a sequence:
+    ``val_sequences`` gives the strict split, otherwise the last frames of each sequence are held
+    out.
 
     Args:
         mode: The head's mode.
-        root: The folder with 01, 01_GT ..., or the one above it.
-        truth: "gold", outlined by people, or "silver", the majority of computers' outlines.
-        val_sequences: The sequences that validate, as "02"; None takes ``val_fraction`` of each.
-        test_sequences: The sequences to test with; None takes ``test_fraction`` of each.
-        val_fraction: Share of the frames that validate, where ``val_sequences`` is None.
-        test_fraction: Share of the frames to test with, where ``test_sequences`` is None.
-        unoutlined: What becomes of cells that are marked but not outlined: "ignore" as described
-            above, or "background".
-        border: Width in pixels of the zone along the border whose background is not labelled: cells
-            that lie in it as a whole, outside the challenge's field of interest, need not be
-            outlined or marked. 50 for DIC-C2DH-HeLa and PhC-C2DH-U373.
-        channels: "auto" takes the images as they are; 1 or 3 makes all of them grey or RGB.
+        root: The folder with 01, 01_GT ..., or its parent. The data sets are available at
+            https://celltrackingchallenge.net/2d-datasets/.
+        truth: "gold", outlines drawn by people in some frames, or "silver", computed outlines that
+            some data sets have.
+        val_sequences: Sequences for validation, such as ["02"]; null takes the last frames of each
+            sequence, ``val_fraction``.
+        test_sequences: Sequences for testing; null takes ``test_fraction`` of each.
+        val_fraction: Fraction of frames for validation if ``val_sequences`` is null.
+        test_fraction: Fraction of frames for testing if ``test_sequences`` is null.
+        unoutlined: What happens to cells with a marker but no outline: "ignore" leaves the pixels
+            where they may be unlabelled, "background" counts them as background.
+        border: Width in pixels of the border zone whose background is not labelled, because cells
+            outside the challenge's field of interest need not be outlined or marked; 50 for
+            DIC-C2DH-HeLa and PhC-C2DH-U373.
+        channels: "auto" keeps the channels of the images; 1 converts all images to grey, 3 to RGB.
     """
 
     instances = True
@@ -80,11 +93,11 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         both = set(val_sequences or ()) & set(test_sequences or ())
         if both:
             raise SegkitError(
-                f"data.val_sequences and data.test_sequences both name '{min(both)}': a sequence"
+                f"data.val_sequences and data.test_sequences both contain '{min(both)}': a sequence"
                 " belongs to one split."
             )
         self.mode, self.root, self.truth = mode, root, truth
-        self.sequences: dict[Split, tuple[str, ...] | None] = {
+        self.held_out: dict[Split, tuple[str, ...] | None] = {
             "val": val_sequences,
             "test": test_sequences,
         }
@@ -94,77 +107,72 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         self._reaches: dict[str, float] = {}
 
     def splits(self) -> dict[Split, list[Sample]]:
-        """The frames that have outlines, by split.
+        """The frames with outlines, by split.
 
         Raises:
-            SegkitError: The set is not there, has no such truth or is three-dimensional, or there
-                is no sequence of a given name.
+            SegkitError: The data set or such outlines do not exist, it is three-dimensional, or a
+                given sequence does not exist.
         """
         divided: Divided = {split: [] for split in SPLITS}
-        given = {name: split for split, names in self.sequences.items() for name in names or ()}
-        unknown = sorted(given.keys() - {sequence.name for sequence in self._listed})
+        given = {name: split for split, names in self.held_out.items() for name in names or ()}
+        unknown = sorted(given.keys() - {sequence.name for sequence in self._sequences})
         if unknown:
             raise SegkitError(
                 f"data.{given[unknown[0]]}_sequences: there is no sequence '{unknown[0]}' with"
                 f" {self.truth} outlines in {self.root}, only"
-                f" {', '.join(sequence.name for sequence in self._listed)}."
+                f" {', '.join(sequence.name for sequence in self._sequences)}."
             )
-        val = self.fractions["val"] if self.sequences["val"] is None else 0.0
-        test = self.fractions["test"] if self.sequences["test"] is None else 0.0
-        for sequence in self._listed:
+        val = self.fractions["val"] if self.held_out["val"] is None else 0.0
+        test = self.fractions["test"] if self.held_out["test"] is None else 0.0
+        for sequence in self._sequences:
             if sequence.name in given:
                 divided[given[sequence.name]] += sequence.samples
             else:
-                for split, samples in by_ratio(sequence.samples, val, test, None).items():
+                for split, samples in split_by_ratio(sequence.samples, val, test, None).items():
                     divided[split] += samples
         return divided
 
     def problems(self) -> list[str]:
-        """Outlines without an image, and without markers where those are needed."""
+        """Outlines without an image, and without markers if those are needed."""
         found = []
-        for sequence in self._listed:
+        for sequence in self._sequences:
             found += sequence.problems
             if self.unoutlined == "ignore":
                 found += [
-                    f"{sample.name} has outlines, but no markers: there is no {sequence.name}"
-                    f"_GT/TRA/man_track{sample.name.rpartition('/t')[2]}.tif to tell whether all of"
-                    " its cells are outlined; data.unoutlined=background takes it that they are"
+                    f"{sample.name} has outlines but no markers, so cells without an outline cannot"
+                    f" be found: there is no {sequence.name}_GT/TRA/man_track"
+                    f"{sample.name.rpartition('/t')[2]}.tif. If all cells are outlined, set"
+                    " data.unoutlined=background"
                     for sample in sequence.samples
                     if sample.name not in sequence.markers
                 ]
         return found
 
     def read_image(self, sample: Sample) -> NDArray[Any]:
-        """(H, W, C) as stored, or with the ``channels`` that were asked for."""
+        """(H, W, C) as stored, or converted to ``channels``."""
         assert sample.image is not None
-        image = read_image(sample.image)
-        if self.channels == "auto":
-            return image
-        try:
-            return convert_channels(image, self.channels)
-        except SegkitError as error:
-            raise SegkitError(f"{sample.image}: {error}") from error
+        return read_with_channels(sample.image, self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
-        """(H, W) int32: ids of cells, 0 the background, :data:`UNLABELLED` what may be either."""
+        """(H, W) int32: ids of cells, 0 for background, :data:`UNLABELLED` where either may be."""
         assert sample.mask is not None
         ids = _read_ids(sample.mask)
         mask = ids.copy()
+        size = f"{ids.shape[0]} x {ids.shape[1]} pixels"
         markers = self.read_markers(sample) if self.unoutlined == "ignore" else None
         if markers is not None:
             if markers.shape != ids.shape:
                 raise SegkitError(
-                    f"{sample.mask} has {ids.shape[0]} x {ids.shape[1]} pixels, but its markers"
-                    f" have {markers.shape[0]} x {markers.shape[1]}: they must be alike."
+                    f"{sample.mask} has {size}, but its markers have {markers.shape[0]} x"
+                    f" {markers.shape[1]}: both must have the same size."
                 )
             alone = find_unoutlined_markers(ids, markers)
             if alone.any():
-                mask[find_uncertain_pixels(ids, alone, self._reach(sample))] = UNLABELLED
+                mask[find_uncertain_pixels(ids, alone, self._measure_reach(sample))] = UNLABELLED
         if self.border:
             if 2 * self.border >= min(ids.shape):
                 raise SegkitError(
-                    f"{sample.mask} has {ids.shape[0]} x {ids.shape[1]} pixels:"
-                    f" data.border={self.border} leaves nothing of it."
+                    f"{sample.mask} has {size}: nothing is left inside data.border={self.border}."
                 )
             outer = np.ones(ids.shape, np.bool_)
             outer[self.border : -self.border, self.border : -self.border] = False
@@ -172,18 +180,17 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         return mask
 
     def read_markers(self, sample: Sample) -> NDArray[np.integer[Any]] | None:
-        """(H, W) int32: the ids of all cells of the frame at their markers, or None."""
-        sequence = self._sequence(sample)
-        path = sequence.markers.get(sample.name)
+        """(H, W) int32: ids of all cells of the frame at their markers, or None."""
+        path = self._find_sequence(sample).markers.get(sample.name)
         return None if path is None else _read_ids(path)
 
-    def _sequence(self, sample: Sample) -> TimeLapse:
+    def _find_sequence(self, sample: Sample) -> Sequence:
         name = sample.name.partition("/")[0]
-        return next(sequence for sequence in self._listed if sequence.name == name)
+        return next(sequence for sequence in self._sequences if sequence.name == name)
 
-    def _reach(self, sample: Sample) -> float:
+    def _measure_reach(self, sample: Sample) -> float:
         """How far cells may extend from their markers in the sequence of a sample, in pixels."""
-        sequence = self._sequence(sample)
+        sequence = self._find_sequence(sample)
         if sequence.name not in self._reaches:
             known = [s for s in sequence.samples if s.name in sequence.markers]
             found = []
@@ -192,19 +199,119 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
                 assert frame.mask is not None
                 assert markers is not None
                 ids = _read_ids(frame.mask)
-                if ids.shape == markers.shape:  # else it is a problem of that frame
+                if ids.shape == markers.shape:  # otherwise reported for that frame
                     found.append(measure_reach(ids, markers))
             seen = [distance for distance in found if distance is not None]
             self._reaches[sequence.name] = _MARGIN * max(seen) if seen else np.inf
         return self._reaches[sequence.name]
 
     @cached_property
-    def _listed(self) -> list[TimeLapse]:
+    def _sequences(self) -> list[Sequence]:
         return find_sequences(self.root, self.truth)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The frames of a time-lapse sequence that have outlines.
+
+    Attributes:
+        name: Such as "01".
+        samples: The frames in order, named "01/t000".
+        markers: Marker files by the names of the frames.
+        problems: Outlines without an image.
+    """
+
+    name: str
+    samples: list[Sample]
+    markers: dict[str, Path]
+    problems: list[str]
+
+
+def find_sequences(root: Path, truth: Truth) -> list[Sequence]:
+    """Find the sequences with outlines.
+
+    Args:
+        root: The folder with 01, 01_GT ..., or its parent.
+        truth: Which outlines.
+
+    Raises:
+        SegkitError: There are none, or the data set is three-dimensional.
+    """
+    home = _find_home(root)
+    found = [_read_layout(seg) for seg in sorted(home.glob(f"[0-9][0-9]_{_FOLDER[truth]}/SEG"))]
+    found = [sequence for sequence in found if sequence.samples or sequence.problems]
+    if not found:
+        hint = " Use data.truth=gold for outlines by people." if truth == "silver" else ""
+        raise _layout_error(
+            f"{home.resolve()} has no outlines, no 01_{_FOLDER[truth]}/SEG/man_seg000.tif or the"
+            f" like.{hint}"
+        )
+    return found
+
+
+def _find_home(root: Path) -> Path:
+    """The folder with the sequences: the given one, or the only suitable one inside."""
+    if not root.is_dir():
+        raise _layout_error(f"there is no folder {root.resolve()}.")
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    homes = [path for path in folders if any(path.glob("[0-9][0-9]_[GS]T"))]
+    if homes and (homes[0] == root or len(homes) == 1):
+        return homes[0]
+    if homes:
+        names = ", ".join(path.name for path in homes)
+        raise _layout_error(f"{root.resolve()} contains several data sets, {names}: choose one.")
+    if any(path.is_dir() for folder in folders for path in folder.glob("[0-9][0-9]")):
+        raise _layout_error(
+            f"{root.resolve()} has sequences, but no reference, no folder 01_GT: it is a test set."
+        )
+    content = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise _layout_error(f"{root.resolve()} has no folders 01 and 01_GT. It contains: {content}.")
+
+
+def _read_layout(outlines: Path) -> Sequence:
+    """The sequence whose outlines are in a folder such as 01_GT/SEG."""
+    home, name = outlines.parents[1], outlines.parent.name[:2]
+    images, masks = _list_frames(home / name, "t"), _list_frames(outlines, "man_seg")
+    markers = _list_frames(home / f"{name}_GT" / "TRA", "man_track")
+    names = {frame: f"{name}/{image.stem}" for frame, image in images.items()}
+    paired = [frame for frame in sorted(masks) if frame in images]
+    if any(outlines.glob("man_seg_*_*.tif")) or (paired and _is_stack(images[paired[0]])):
+        raise _layout_error(
+            f"{outlines.resolve()} is three-dimensional, which segkit does not support."
+        )
+    return Sequence(
+        name,
+        [Sample(names[frame], images[frame], masks[frame]) for frame in paired],
+        {names[frame]: path for frame, path in markers.items() if frame in names},
+        [
+            f"{mask.relative_to(home).as_posix()} has no image: there is no {name}/t"
+            f"{mask.stem.removeprefix('man_seg')}.tif"
+            for frame, mask in masks.items()
+            if frame not in images
+        ],
+    )
+
+
+def _list_frames(folder: Path, prefix: str) -> dict[int, Path]:
+    """The files of a folder with this prefix by frame number."""
+    pattern = re.compile(re.escape(prefix) + r"(\d{3,})\.tif")
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {int(match[1]): path for path in files if (match := pattern.fullmatch(path.name))}
+
+
+def _is_stack(image: Path) -> bool:
+    try:
+        return count_pages(image) > 1
+    except SegkitError:  # the check reports all files that cannot be read
+        return False
+
+
+def _layout_error(message: str) -> SegkitError:
+    return SegkitError(f"data.root: {message}{_LAYOUT}")
 
 
 def _read_ids(path: Path) -> NDArray[np.int32]:
     ids = read_mask(path)
     if ids.ndim != 2:
-        raise SegkitError(f"{path}: ids of cells have one channel, not {ids.shape[2]}.")
+        raise SegkitError(f"{path}: masks of cell ids have one channel, not {ids.shape[2]}.")
     return ids.astype(np.int32)

@@ -127,7 +127,7 @@ class ExportedNetwork(Network):
         if not self.contents.normalizes:
             return super().prepare(window)
         image = convert_channels(window, self.card.in_channels)
-        raw = self.card.normalization.as_trained(image).transpose(2, 0, 1)
+        raw = self.card.normalization.convert(image).transpose(2, 0, 1)
         return np.ascontiguousarray(raw, np.float32)
 
     def probabilities(self, batch: NDArray[np.float32]) -> Any:

@@ -1,0 +1,492 @@
+"""Crops and augmentation: bit-exact, aligned, reproducible, ignored where nothing was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.transforms import (
+    TURNS,
+    TrainTransform,
+    _build_transform,
+    _without_warnings,
+    check_augment,
+    count_by_row,
+    cut_out,
+)
+
+PRESETS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
+    for path in sorted((Path(__file__).parents[2] / "conf" / "augment").glob("*.yaml"))
+    if path.stem != "auto"
+}
+RESIZING = [
+    {"name": "Affine", "rotate": [30, 30]},
+    {"name": "CoarseDropout"},
+    {"name": "CropAndPad", "px": 5, "keep_size": False},
+    {"name": "GridDistortion", "num_steps": 3, "distort_limit": 0.9},
+    {"name": "PadIfNeeded", "min_height": 90, "min_width": 90},
+    {"name": "Perspective", "scale": [0.2, 0.2], "fit_output": True},
+    {"name": "RandomResizedCrop", "size": [20, 20]},
+    {"name": "RandomScale", "scale_limit": 0.5},
+    {"name": "Resize", "height": 20, "width": 60},
+    {"name": "Transpose"},
+]
+WARPS = [
+    {"name": "Affine", "rotate": [30, 30], "p": 1.0},
+    {"name": "Affine", "scale": [0.5, 0.5], "p": 1.0},
+    {"name": "ElasticTransform", "alpha": 300, "sigma": 5, "p": 1.0},
+    {"name": "GridDistortion", "num_steps": 3, "distort_limit": 0.9, "p": 1.0},
+    {"name": "PadIfNeeded", "min_height": 90, "min_width": 90, "p": 1.0},
+    {"name": "Perspective", "scale": [0.2, 0.2], "fit_output": True, "p": 1.0},
+]
+
+
+# --- cutting first and augmenting the cut equals augmenting the whole image, bit for bit ---------
+
+
+def augment_whole(
+    crop: tuple[int, int],
+    augment: list[dict[str, Any]],
+    context: int,
+    share: float,
+    image: NDArray[Any],
+    labels: NDArray[Any],
+    seed: int,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The reference: the whole image is padded and passed to one Compose, which crops it."""
+    c = context
+    size = crop[0] + 2 * c, crop[1] + 2 * c
+    turns = any(options["name"] in TURNS for options in augment)
+    cut = (max(size), max(size)) if turns else size
+    kept = (min(crop), min(crop)) if turns else crop
+    margin = (cut[0] - kept[0]) // 2, (cut[1] - kept[1]) // 2
+    pad = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": IGNORE_INDEX}
+    steps = [A.PadIfNeeded(*cut, **pad), A.RandomCrop(*cut), *map(_build_transform, augment)]
+    if augment:
+        steps += [A.PadIfNeeded(*size, **pad), A.CenterCrop(*size)]
+    image = np.pad(image, ((c, c), (c, c), (0, 0)), mode="symmetric")
+    around = [(c, c), (c, c)] + [(0, 0)] * (labels.ndim - 2)
+    labels = np.pad(labels, around, constant_values=IGNORE_INDEX)
+    rng = np.random.default_rng((seed, 1))
+    if rng.random() < share:
+        window = draw_window(labels, cut, margin, rng)
+        if window is not None:
+            image, labels = image[window], labels[window]
+    compose = A.Compose(steps)  # which resets the seeds of its steps
+    own = np.random.SeedSequence(seed).generate_state(len(steps))
+    for step, number in zip(steps, own, strict=True):
+        step.set_random_seed(int(number))
+    with _without_warnings():
+        if labels.ndim == 2:
+            result = compose(image=image, mask=labels)
+            labels = result["mask"]
+        else:
+            layers = np.ascontiguousarray(labels.transpose(2, 0, 1))
+            result = compose(image=image, masks=layers)
+            labels = np.stack(list(result["masks"]), axis=2)
+    return result["image"], labels[c : labels.shape[0] - c, c : labels.shape[1] - c]
+
+
+def draw_window(labels: Any, cut: Any, margin: Any, rng: Any) -> Any:
+    """The reference: list all pixels of the foreground and choose one."""
+    if labels.ndim == 3:
+        present = np.flatnonzero((labels == 1).any(axis=(0, 1)))
+    else:
+        present = np.setdiff1d(np.unique(labels), [0, IGNORE_INDEX])
+    if not len(present):
+        return None
+    chosen = rng.choice(present)
+    pixels = np.flatnonzero(labels == chosen if labels.ndim == 2 else labels[..., chosen] == 1)
+    window = []
+    for p, length, side, inner in zip(
+        divmod(int(rng.choice(pixels)), labels.shape[1]), labels.shape, cut, margin, strict=False
+    ):
+        start = 0
+        if length > side:
+            first, last = max(0, p - side + 1 + inner), min(length - side, p - inner)
+            if first <= last:
+                start = int(rng.integers(first, last + 1))
+            else:
+                start = 0 if p < length // 2 else length - side
+        window.append(slice(start, min(length, start + side)))
+    return tuple(window)
+
+
+def make_example(dtype: str, size: tuple[int, int], layers: int, channels: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(7)
+    image = rng.integers(0, 256, (*size, channels)).astype(np.uint8)
+    image = image if dtype == "uint8" else image.astype(np.float32) / 255
+    blobs = cv2.resize(rng.integers(0, 4, (9, 9)).astype(np.uint8), size[::-1], interpolation=0)
+    if layers == 0:
+        return image, blobs
+    if layers == 1:  # ids
+        return image, (blobs.astype(np.uint16) * 300)
+    return image, np.stack([(blobs == n) for n in range(layers)], axis=2).astype(np.uint8)
+
+
+def assert_same(one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
+    for a, b in zip(one, two, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_bit_exact(preset: str, dtype: str) -> None:
+    augment = PRESETS[preset]
+    for layers, channels, context, share, size in (
+        (0, 1, 0, 0.0, (90, 70)),
+        (1, 3, 0, 0.5, (90, 70)),
+        (2, 1, 5, 0.5, (90, 70)),
+        (0, 1, 9, 1.0, (30, 120)),
+        (3, 3, 0, 0.7, (20, 17)),
+    ):
+        image, labels = make_example(dtype, size, layers, channels)
+        transform = TrainTransform((40, 48), augment, context, share)
+        counts = count_by_row(labels)
+        for seed in range(5):
+            wanted = augment_whole((40, 48), augment, context, share, image, labels, seed)
+            assert_same(transform(image, labels, seed), wanted)
+            cut = transform.cut(image, labels, seed, counts)
+            assert_same(transform.augment(*cut, seed), wanted)
+
+
+@pytest.mark.parametrize("options", RESIZING, ids=lambda o: o["name"])
+def test_transforms_that_change_the_size_are_bit_exact(options: dict[str, Any]) -> None:
+    image, labels = make_example("uint8", (80, 100), 0, 3)
+    for p in (0.0, 0.5, 1.0):
+        augment = [{**options, "p": p}, {"name": "HorizontalFlip", "p": 0.5}]
+        transform = TrainTransform((48, 40), augment, 4, 0.5)
+        for seed in range(3):
+            wanted = augment_whole((48, 40), augment, 4, 0.5, image, labels, seed)
+            assert_same(transform(image, labels, seed), wanted)
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.integers(0, 15),
+    st.data(),
+)
+def test_a_cut_equals_that_of_the_padded_image(
+    size: tuple[int, int], sides: tuple[int, int], context: int, data: st.DataObject
+) -> None:
+    image = np.arange(size[0] * size[1] * 2).reshape(*size, 2)
+    window = []
+    for length, side in zip(size, sides, strict=True):
+        inside = min(side, length + 2 * context)
+        start = data.draw(st.integers(0, length + 2 * context - inside))
+        window.append(slice(start, start + inside))
+    rows, columns = window
+    around = ((context, context), (context, context), (0, 0))
+    mirrored = np.pad(image, around, mode="symmetric")[rows, columns]
+    np.testing.assert_array_equal(cut_out(image, (rows, columns), context), mirrored)
+    filled = np.pad(image, around, constant_values=7)[rows, columns]
+    cut = cut_out(image, (rows, columns), context, 7)
+    np.testing.assert_array_equal(cut, filled)
+    cut[:] = -1  # a copy: the source may keep the image, or its file may be read-only
+    assert image.min() == 0
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32), st.integers(0, 3))
+@example(300, 5, 0, 0)  # so many ids and rows that they are counted in several blocks
+def test_pixels_are_counted_row_by_row(height: int, width: int, seed: int, layers: int) -> None:
+    rng = np.random.default_rng(seed)
+    if layers:
+        labels = rng.choice([0, 1, IGNORE_INDEX], (height, width, layers)).astype(np.uint8)
+        maps = [(n, labels[..., n] == 1) for n in range(layers)]
+    else:
+        labels = rng.choice([0, 1, 5, IGNORE_INDEX, 60_000], (height, width)).astype(np.uint16)
+        maps = [(int(value), labels == value) for value in np.unique(labels)]
+    wanted = [
+        (value, row, int(n))
+        for value, where in maps
+        for row, n in enumerate(where.sum(axis=1))
+        if n
+    ]
+    counted = count_by_row(labels)
+    assert (counted.shape[0], counted.dtype) == (3, np.int32)
+    assert [tuple(column) for column in counted.T.tolist()] == wanted
+
+
+# --- crops on the foreground ---------------------------------------------------------------------
+
+H, W = 90, 120
+LARGE, SMALL = 1, 2
+IMAGE = np.arange(H * W, dtype=np.uint16).reshape(H, W, 1).view(np.uint8).reshape(H, W, 2)
+
+
+def make_rare() -> np.ndarray:
+    """A large object on the left, a small one of another class at the lower right."""
+    labels = np.zeros((H, W), np.uint8)
+    labels[10:60, 5:40] = LARGE
+    labels[80:83, 110:113] = SMALL
+    return labels
+
+
+def cut_crops(
+    labels: np.ndarray, count: int = 300, share: float = 1.0, **options: Any
+) -> list[Any]:
+    transform = TrainTransform((16, 16), [], foreground_share=share, **options)
+    return [transform(IMAGE, labels, seed)[1] for seed in range(count)]
+
+
+def share_with(found: list[np.ndarray], value: int) -> float:
+    return float(np.mean([(labels == value).any() for labels in found]))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6, 1.0])
+def test_the_share_of_crops_on_the_foreground(share: float) -> None:
+    labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
+    at_random = share_with(cut_crops(labels, share=0), 1)
+    assert at_random < 0.1
+    wanted = share + (1 - share) * at_random
+    assert share_with(cut_crops(labels, share=share), 1) == pytest.approx(wanted, abs=0.07)
+
+
+def test_each_class_or_object_comes_equally_often() -> None:
+    rare = make_rare()
+    found = cut_crops(rare)
+    assert share_with(found, LARGE) == pytest.approx(0.5, abs=0.08)
+    assert share_with(found, SMALL) == pytest.approx(0.5, abs=0.08)
+    assert {labels.shape for labels in found} == {(16, 16)}
+    assert share_with(found, IGNORE_INDEX) == 0  # never outside
+    ids = np.where(rare == SMALL, 60_000, rare.astype(np.uint16) * 7).astype(np.uint16)
+    found = cut_crops(ids)
+    assert found[0].dtype == np.uint16
+    assert share_with(found, 60_000) == pytest.approx(0.5, abs=0.08)
+    layers = np.stack([rare == LARGE, rare == SMALL, 0 * rare], axis=2).astype(np.uint8)
+    small = np.mean([labels[..., 1].any() for labels in cut_crops(layers)])
+    assert small == pytest.approx(0.5, abs=0.08)
+
+
+def test_ignored_pixels_are_not_foreground() -> None:
+    labels = np.full((H, W), IGNORE_INDEX, np.uint8)
+    labels[3, 4] = 1
+    assert share_with(cut_crops(labels, 40), 1) == 1
+    labels[3, 4] = 0
+    assert share_with(cut_crops(labels, 40), 0) < 0.5  # no foreground: at random
+
+
+def test_without_a_background_the_first_class_is_drawn_too() -> None:
+    labels = np.ones((H, W), np.uint8)
+    labels[70, 100] = 0
+    assert share_with(cut_crops(labels, background=None), 0) == pytest.approx(0.5, abs=0.1)
+    assert share_with(cut_crops(labels, background=0), 0) < 0.1
+
+
+def test_the_pixel_lies_anywhere_in_the_crop() -> None:
+    labels = np.zeros((H, W), np.uint8)
+    labels[45, 60] = 1
+    transform = TrainTransform((8, 8), [], foreground_share=1.0)
+    places = {tuple(np.argwhere(transform(IMAGE, labels, s)[1] == 1)[0]) for s in range(1000)}
+    assert places == {(row, column) for row in range(8) for column in range(8)}
+
+
+@pytest.mark.parametrize("augment", [[], [{"name": "D4", "p": 1.0}]])
+@pytest.mark.parametrize("context", [0, 9])
+def test_turned_crops_and_crops_with_context_keep_the_foreground(
+    augment: list[dict[str, object]], context: int
+) -> None:
+    labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
+    labels = np.roll(labels, (-40, -50), (0, 1))  # far enough from the border
+    transform = TrainTransform((12, 30), augment, context, foreground_share=1.0)
+    assert all((transform(IMAGE, labels, seed)[1] == 1).any() for seed in range(60))
+
+
+# --- images and labels stay aligned --------------------------------------------------------------
+
+
+def make_positions(height: int, width: int) -> np.ndarray:
+    """An image whose values are their positions: row + 1, column + 1; 0 is outside."""
+    rows, columns = np.mgrid[1 : height + 1, 1 : width + 1]
+    return np.stack([rows, columns], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("dtype", "channels"),
+    [("uint8", 1), ("uint8", 3), ("uint8", 4), ("float32", 2), ("float32", 12)],
+)
+def test_every_preset_supports_any_channels(preset: str, dtype: str, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 50, channels)).astype(np.uint8)
+    image = image if dtype == "uint8" else image.astype(np.float32) / 255
+    before, labels = image.copy(), rng.integers(0, 3, (40, 50)).astype(np.uint8)
+    always = [{**options, "p": 1.0} for options in PRESETS[preset]]
+    assert check_augment(always) == []
+    for transform in (TrainTransform((24, 36), PRESETS[preset]), TrainTransform((24, 36), always)):
+        assert transform.find_unsuitable(channels, image.dtype) == []
+        for seed in range(3):
+            crop, target = transform(image, labels, seed)
+            assert (crop.shape, crop.dtype) == ((24, 36, channels), image.dtype)
+            assert (target.shape, target.dtype) == ((24, 36), np.uint8)
+            assert set(np.unique(target)) <= {0, 1, 2, IGNORE_INDEX}
+            assert crop.min() >= 0
+            assert crop.max() <= (255 if dtype == "uint8" else 1)
+    np.testing.assert_array_equal(image, before)  # the source may keep it
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_dim_objects_stay_visible(preset: str, dtype: str) -> None:
+    """A shift by a fraction of the full scale would turn dark fluorescence images black."""
+    labels = np.zeros((64, 64), np.uint8)
+    labels[24:40, 24:40] = 1
+    image = np.where(labels, 40, 8).astype(np.uint8)[..., None]
+    image = image if dtype == "uint8" else image.astype(np.float32) / 255
+    full = 255 if dtype == "uint8" else 1
+    transform = TrainTransform((64, 64), PRESETS[preset])
+    for seed in range(60):
+        crop, target = transform(image, labels, seed)
+        assert crop[target == 1].mean() - crop[target == 0].mean() > 0.01 * full
+
+
+@pytest.mark.parametrize("options", WARPS, ids=lambda o: o["name"])
+@pytest.mark.parametrize("layers", [0, 1, 3, 9])
+def test_pixels_warped_in_are_ignored(options: dict[str, Any], layers: int) -> None:
+    image = np.full((48, 48, 2), 200, np.uint8)
+    labels = np.ones((48, 48, layers) if layers else (48, 48), np.uint8)
+    image, labels = TrainTransform((64, 64), [options])(image, labels, 5)
+    assert labels.shape[:2] == image.shape[:2] == (64, 64)
+    assert set(np.unique(labels)) == {1, IGNORE_INDEX}
+    flat = labels.reshape(64, 64, -1)
+    assert (flat == flat[..., :1]).all()  # in every layer
+    outside = image[..., 0] == 0
+    assert outside.sum() > 100
+    assert (flat[outside] == IGNORE_INDEX).all()
+    assert (flat[image[..., 0] == 200] == 1).mean() > 0.9  # except for the interpolated rim
+
+
+def test_layers_stay_with_their_image() -> None:
+    image = np.random.default_rng(0).integers(1, 255, (40, 40, 1)).astype(np.uint8)
+    layers = np.concatenate([image > 80, image > 120, image > 160], axis=2).astype(np.uint8)
+    augment = [{"name": "D4", "p": 1.0}, {"name": "HorizontalFlip"}]
+    transform = TrainTransform((20, 30), augment)
+    for seed in range(10):
+        crop, target = transform(image, layers, seed)
+        for number, limit in enumerate((80, 120, 160)):
+            np.testing.assert_array_equal(target[..., number], crop[..., 0] > limit)
+
+
+def test_dropped_pixels_keep_their_labels() -> None:
+    options = {"name": "CoarseDropout", "p": 1.0, "fill": 0}
+    image, labels = np.full((32, 32, 1), 9, np.uint8), np.ones((32, 32), np.uint8)
+    crop, target = TrainTransform((32, 32), [options])(image, labels, 0)
+    assert (crop == 0).any()
+    assert (target == 1).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("size", [(7, 5), (3, 60), (60, 3), (1, 1)])
+def test_images_smaller_than_the_crop_are_padded(size: tuple[int, int], share: float) -> None:
+    image, labels = make_positions(*size), np.ones(size, np.uint8)
+    for seed in range(5):
+        crop, target = TrainTransform((16, 16), [], 0, share)(image, labels, seed)
+        assert crop.shape == (16, 16, 2)
+        np.testing.assert_array_equal(target == 1, crop[..., 0] > 0)
+        assert (target == 1).sum() == min(size[0], 16) * min(size[1], 16)
+
+
+@pytest.mark.parametrize("name", ["D4", "RandomRotate90", "Transpose"])
+def test_a_turned_crop_that_is_not_square_loses_nothing(name: str) -> None:
+    transform = TrainTransform((16, 48), [{"name": name, "p": 1.0}])
+    for seed in range(8):
+        crop, target = transform(make_positions(64, 64), np.ones((64, 64), np.uint8), seed)
+        assert crop.shape == (16, 48, 2)
+        assert (target == 1).all()
+
+
+@pytest.mark.parametrize("size", [(40, 30), (12, 10), (7, 5)])
+def test_the_labels_are_the_center_of_an_image_with_context(size: tuple[int, int]) -> None:
+    context, crop = 6, (12, 10)
+    place = make_positions(*size)
+    transform = TrainTransform(crop, [], context)
+    for seed in range(20):
+        image, labels = transform(place, place[..., 0], seed)
+        assert image.shape == (24, 22, 2)
+        assert labels.shape == crop
+        inside = labels != IGNORE_INDEX
+        np.testing.assert_array_equal(labels[inside], image[6:-6, 6:-6, 0][inside])
+        assert inside.sum() == min(size[0], 12) * min(size[1], 10)
+
+
+# --- randomness ----------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_crop() -> None:
+    image, labels = make_example("uint8", (60, 60), 0, 3)
+    augment = PRESETS["microscopy"]
+    one, two = (TrainTransform((32, 32), augment, foreground_share=0.5) for _ in range(2))
+    first = [one(image, labels, seed) for seed in range(6)]
+    for seed in reversed(range(6)):  # whatever was drawn before
+        assert_same(two(image, labels, seed), first[seed])
+    assert len({crop.tobytes() for crop, _ in first}) == 6
+
+
+def test_transforms_are_drawn_independently() -> None:
+    augment = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "VerticalFlip", "p": 0.5}]
+    transform = TrainTransform((4, 4), augment)
+    image, labels = make_positions(4, 4), np.ones((4, 4), np.uint8)
+    seen = [tuple(transform(image, labels, seed)[0][0, 0]) for seed in range(200)]
+    counts = [seen.count(corner) for corner in ((1, 1), (1, 4), (4, 1), (4, 4))]
+    assert sum(counts) == 200
+    assert min(counts) > 30
+
+
+def test_every_place_is_drawn() -> None:
+    transform = TrainTransform((4, 4), [])
+    image, labels = make_positions(8, 6), np.ones((8, 6), np.uint8)
+    corners = {tuple(transform(image, labels, seed)[0][0, 0]) for seed in range(300)}
+    assert corners == {(row, column) for row in range(1, 6) for column in range(1, 4)}
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_wrong_transforms_are_reported_all_at_once() -> None:
+    problems = check_augment(
+        [
+            {"name": "HorizontalFlop"},
+            {"p": 0.5},
+            {"name": "HorizontalFlip", "probability": 1},
+            {"name": "GaussNoise", "std_range": [3, 5]},
+            {"name": "DualTransform"},
+            {"name": "HorizontalFlip", "p": 0.5},
+        ]
+    )
+    assert [problem.split(":")[0] for problem in problems] == [
+        f"augment.transforms[{number}]" for number in range(5)
+    ]
+    assert "Did you mean 'HorizontalFlip'" in problems[0]
+    assert "no option 'probability'" in problems[2]
+    assert "refuses its options" in problems[3]
+
+
+def test_transforms_that_do_not_support_the_images() -> None:
+    names = ("ColorJitter", "HorizontalFlip", "ToFloat", "ChannelDropout")
+    transform = TrainTransform((32, 32), [{"name": name, "p": 0.1} for name in names])
+    assert [p.split(":")[0] for p in transform.find_unsuitable(1, np.uint8)] == [
+        "augment.transforms[2]",
+        "augment.transforms[3]",
+    ]
+    [problem] = transform.find_unsuitable(12, np.dtype("float32"))
+    assert "ColorJitter cannot be applied to images with 12 channels, float32" in problem
+    assert "1-channel or 3-channel" in problem
+
+
+def test_colour_transforms_leave_grey_images_unchanged_without_a_warning() -> None:
+    transform = TrainTransform((8, 8), [{"name": "HueSaturationValue", "p": 1.0}])
+    image = np.full((8, 8, 1), 9, np.uint8)
+    assert transform(image, np.zeros((8, 8), np.uint8), 0)[0].shape == (8, 8, 1)

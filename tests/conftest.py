@@ -19,6 +19,10 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("segkit", deadline=None)  # the machine may be busy
+settings.load_profile("segkit")
 
 ROOT = Path(__file__).parent.parent
 QUICK = [

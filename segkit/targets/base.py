@@ -179,7 +179,8 @@ class BorderCore(Target, name="border_core"):
 
     Labels: 0 background, 1 core, 2 border. A pixel of an object is border if it is at most
     ``border`` pixels from a pixel of another object or of the background, from centre to centre. So
-    cores of two objects never touch.
+    cores of two objects never touch, except at a corner between unlabelled pixels if ``border`` is
+    1.
 
     An object too thin for a core keeps its innermost pixels as its core: those farthest from its
     contour. If such a core touches another one, the pixels that

@@ -131,7 +131,7 @@ def test_a_class_that_an_image_lacks_leaves_its_mean():
     torch.testing.assert_close(value, (3 * first + second) / 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=12))
 def test_the_steps_lead_from_nothing_wrong_to_all_wrong(pixels):
     errors, truth, valid = (torch.tensor(column) for column in zip(*pixels, strict=True))

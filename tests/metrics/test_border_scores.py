@@ -239,7 +239,7 @@ def test_v_rand_and_v_info_by_hand(truth, predicted, rand, info):
     assert compute_v_info(overlaps(one, two)) == pytest.approx(info)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(maps, maps)
 def test_equals_the_tables_of_skimage(truth, predicted):
     if not truth.any():

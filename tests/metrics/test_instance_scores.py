@@ -222,13 +222,13 @@ def test_an_object_mostly_in_ignored_pixels_can_match():
     same(found, {"seg": 1.0, "det": 1.0, "ap": 1.0, "pq": 1.0, "aji": 1.0, "arand": 0.0})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(maps, maps)
 def test_equals_brute_force(truth, predicted):
     same(scores(truth, predicted), brute(truth, predicted))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(maps, maps)
 def test_arand_equals_skimage(truth, predicted):
     with np.errstate(invalid="ignore"):
@@ -236,7 +236,7 @@ def test_arand_equals_skimage(truth, predicted):
     assert scores(truth, predicted)["arand"] == pytest.approx(expected, nan_ok=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ignoring_maps, maps)
 def test_pq_equals_torchmetrics(truth, predicted):
     """Category 1 are the objects, 0 is the background and 9, which is not known, the void."""
@@ -255,7 +255,7 @@ def test_pq_equals_torchmetrics(truth, predicted):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ignoring_maps, maps, st.permutations(range(1, 5)), st.permutations(range(1, 5)))
 def test_ids_mean_nothing(truth, predicted, first, second):
     table = np.arange(256)
@@ -266,14 +266,14 @@ def test_ids_mean_nothing(truth, predicted, first, second):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(maps, maps)
 def test_truth_and_prediction_change_places(truth, predicted):
     one, other = scores(truth, predicted), scores(predicted, truth)
     same({name: one[name] for name in SYMMETRIC}, {name: other[name] for name in SYMMETRIC})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ignoring_maps)
 def test_the_truth_itself_is_perfect(truth):
     found = scores(truth, np.where(truth == 255, 0, truth))
@@ -283,7 +283,7 @@ def test_the_truth_itself_is_perfect(truth):
     same(found, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(maps, maps, maps, maps)
 def test_two_images_count_as_one_with_both(truth, predicted, truth2, predicted2):
     """But for arand, which counts pairs within images."""

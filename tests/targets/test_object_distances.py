@@ -1,3 +1,5 @@
+"""Distances and gaps of objects against searches over the whole image."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,18 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from segkit.targets.distance import (
-    iterate_windows,
     make_disc,
     measure_depths,
     measure_distance,
     measure_two_nearest,
+    separate_objects,
 )
 
 maps = hnp.arrays(
     np.uint16,
-    st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
     elements=st.sampled_from([0, 0, 0, 1, 2, 7, 300]),
 )
 
@@ -36,14 +39,14 @@ def test_distances_are_the_nearest_float32_to_the_exact_ones(region):
     assert np.array_equal(found, exact(region).astype(np.float32))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.001, 0.00001])
+@pytest.mark.parametrize("share", [0.3, 0.00001])
 def test_distances_are_exact_in_large_images(share):
     region = np.random.default_rng(0).random((700, 900)) < share
     region[350, 450] = True
     assert np.array_equal(measure_distance(region), exact(region).astype(np.float32))
 
 
-def test_a_disc_has_what_is_within_its_radius():
+def test_a_disc_contains_what_is_within_its_radius():
     assert make_disc(0).tolist() == [[1]]
     assert make_disc(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
     assert make_disc(3).tolist() == [[1, 1, 1]] * 3
@@ -84,7 +87,7 @@ def test_depths_are_those_of_the_whole_image(ids, data):
     assert np.array_equal(found, expected, equal_nan=True)
 
 
-def test_depth_looks_past_what_is_not_labelled():
+def test_depth_looks_past_unlabelled_pixels():
     objects = np.zeros((1, 60), np.uint16)
     unknown = np.zeros((1, 60), np.bool_)
     objects[0, :10], unknown[0, 10:40] = 4, True
@@ -92,13 +95,75 @@ def test_depth_looks_past_what_is_not_labelled():
     assert d[inside].tolist() == list(range(40, 30, -1))
 
 
-def test_depths_of_some_objects_only():
-    objects = np.array([[1, 1, 0, 2, 0, 5]], np.uint16)
-    done = [window for window, _, _ in measure_depths(objects, objects > 9, only={2, 5})]
-    assert [columns.start for _, columns in done] == [3, 5]
+# The gap between objects
+
+TURNS = [lambda x, k=k, f=f: np.rot90(x.T if f else x, k) for k in range(4) for f in (0, 1)]
 
 
-def test_windows_are_widened_as_far_as_the_image_reaches():
-    objects = np.zeros((20, 20), np.uint16)
-    objects[3:5, 10:12] = 6
-    assert list(iterate_windows(objects, 4)) == [(6, (slice(0, 9), slice(6, 16)))]
+def apart(ids):
+    """Distances between all pixels of objects, infinite between those of one object."""
+    where = np.argwhere(ids > 0)
+    of = ids[ids > 0]
+    return np.where(of[:, None] == of, np.inf, cdist(where, where))
+
+
+@given(maps, st.integers(0, 4))
+def test_objects_are_gap_pixels_apart_and_nothing_else_is_removed(ids, gap):
+    kept = separate_objects(ids, gap)
+    assert kept.dtype == np.uint16
+    assert set(np.unique(kept[kept != ids])) <= {0}
+    assert apart(kept).min(initial=np.inf) >= gap + 1
+    near = apart(ids).min(axis=1, initial=np.inf) < gap + 1
+    taken = (kept != ids)[ids > 0]
+    assert not (taken & ~near).any()
+
+
+@given(maps, st.integers(1, 3), st.sampled_from(TURNS))
+def test_turning_the_map_turns_the_gap(ids, gap, turn):
+    turned = np.ascontiguousarray(turn(ids))
+    assert np.array_equal(turn(separate_objects(ids, gap)), separate_objects(turned, gap))
+
+
+@pytest.mark.parametrize("gap", [1, 2, 3, 4, 5])
+def test_the_gap_of_a_straight_seam_has_the_given_width(gap):
+    ids = np.zeros((9, 40), np.uint16)
+    ids[:, 2:18], ids[:, 18:38] = 9, 4
+    row = separate_objects(ids, gap)[4]
+    assert (row[2:38] == 0).sum() == gap
+    # the smaller one, 9, gives one pixel less where the gap is odd
+    assert (row == 9).sum() == 16 - gap // 2
+    assert (row == 4).sum() == 20 - (gap + 1) // 2
+
+
+@pytest.mark.parametrize("gap", [1, 3])
+def test_a_tiny_object_beside_a_large_one_keeps_a_pixel(gap):
+    for shape in ((1, 1), (1, 2), (2, 2), (1, 4)):
+        ids = np.zeros((20, 20), np.uint16)
+        ids[:, 8:] = 1
+        ids[8 : 8 + shape[0], 8 - shape[1] : 8] = 2
+        kept = separate_objects(ids, gap)
+        assert {1, 2} <= set(np.unique(kept))
+        assert apart(kept).min() >= gap + 1
+
+
+def test_gaps_by_hand():
+    line = np.repeat(np.array([[1], [3], [2]], np.uint16), 30, axis=1)
+    assert separate_objects(line, 1)[:, 0].tolist() == [1, 0, 2]  # the outer two stay
+    assert separate_objects(np.array([[1, 2]], np.uint16), 1).tolist() == [[1, 0]]  # one stays
+    ids = np.zeros((5, 12), np.uint16)
+    ids[:, :5], ids[:, 7:] = 1, 2
+    assert np.array_equal(separate_objects(ids, 2), ids)  # a natural gap counts
+    assert (separate_objects(ids, 3) == 0).sum() == 5 * 3
+
+
+def test_a_thin_object_is_not_lost_between_smaller_ones():
+    ids = np.zeros((40, 9), np.uint16)
+    ids[:, 4] = 5  # of the most pixels, so that it gives in the first round
+    for row in range(0, 40, 8):
+        ids[row : row + 5, :4] = 10 + row
+        ids[row + 3 : row + 8, 5:] = 11 + row
+    assert np.bincount(ids.ravel())[1:].argmax() == 5 - 1
+    for gap in (1, 2, 3):
+        kept = separate_objects(ids, gap)
+        assert set(np.unique(kept)) == set(np.unique(ids))
+        assert apart(kept).min() >= gap + 1

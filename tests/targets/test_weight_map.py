@@ -1,3 +1,5 @@
+"""The weight map against its formula over whole images."""
+
 from __future__ import annotations
 
 import math
@@ -23,7 +25,7 @@ def plain(ids, w0, sigma):
     return np.where(ids == 0, w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2)), 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hnp.arrays(np.uint16, (17, 19), elements=st.sampled_from([0] * 30 + [1, 2, 3, 4000])),
     st.floats(0.5, 20),
@@ -35,9 +37,8 @@ def test_the_second_term_is_that_of_the_formula(ids, w0, sigma):
     assert np.abs(weight - 1 - plain(ids, w0, sigma)).max() <= 1.01e-4 * w0 + 1e-5
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_exact_on_a_drawn_scene(seed):
-    cells = draw(seed, (200, 180), 1, (14, 20))
+def test_it_is_exact_on_a_drawn_scene():
+    cells = draw(0, (200, 180), 1, (14, 20))
     weight = WeightMap(balance=False)(cells.binary, cells.instances)
     expected = plain(cells.instances, 10, 5)
     assert expected.max() > 5  # some cells are near each other
@@ -46,7 +47,7 @@ def test_it_is_exact_on_a_drawn_scene(seed):
     assert np.all(weight[~inside_reach] - 1 <= 1.01e-3)
 
 
-def test_the_papers_numbers():
+def test_by_hand():
     ids = np.zeros((9, 40), np.uint16)
     ids[:, :10], ids[:, 13:20] = 1, 2  # three pixels between them
     weight = WeightMap(balance=False)((ids > 0).astype(np.uint8), ids)
@@ -54,13 +55,11 @@ def test_the_papers_numbers():
     assert weight[4, 10] == pytest.approx(1 + 10 * math.exp(-((1 + 3) ** 2) / 50))
     assert weight[4, 5] == 1
     assert weight[4, 22] == pytest.approx(1 + 10 * math.exp(-((3 + 13) ** 2) / 50))
-    assert 10 * math.exp(-(18.6**2) / 50) < 0.01
-
-
-def test_one_object_alone_has_no_second_term():
-    ids = np.zeros((20, 20), np.uint16)
-    ids[5:9, 5:9] = 3
-    assert (WeightMap(balance=False)((ids > 0).astype(np.uint8), ids) == 1).all()
+    one = np.where(ids == 1, ids, 0)
+    assert (WeightMap(balance=False)((one > 0).astype(np.uint8), one) == 1).all()
+    ids = np.array([[1, 0, 2, 2]], np.uint16)  # without w0 only the balance is left
+    weight = WeightMap(w0=0)(np.array([[1, 0, 1, 1]], np.uint8), ids)
+    assert weight[0] == pytest.approx([4 / (2 * 3), 4 / 2, 4 / (2 * 3), 4 / (2 * 3)])
 
 
 def test_ignored_pixels_weigh_nothing():
@@ -80,12 +79,6 @@ def test_a_target_says_which_pixels_are_outside():
     weight = WeightMap(balance=False)(np.ones((1, 6), np.uint8), ids, outside)
     near = 1 + 10 * math.exp(-1 / 50)  # d1 = 0 in the object, d2 = 1
     assert weight[0] == pytest.approx([1, 1, near, near, 1, 1])
-
-
-def test_without_w0_only_the_balance_is_left():
-    ids = np.array([[1, 0, 2, 2]], np.uint16)
-    weight = WeightMap(w0=0)(np.array([[1, 0, 1, 1]], np.uint8), ids)
-    assert weight[0] == pytest.approx([4 / (2 * 3), 4 / 2, 4 / (2 * 3), 4 / (2 * 3)])
 
 
 @given(hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 0, 0, 0, 1, 3, 254, 255])))

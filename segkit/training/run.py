@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from segkit.report.table import write_csv
 from segkit.targets.base import Target
 from segkit.training.conclusion import Run, conclude
 from segkit.training.datamodule import SegmentationData
+from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
 from segkit.training.record import make_card, write_environment
 from segkit.training.resume import require_new, require_rest, resumed
@@ -64,7 +64,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     if config.get("resume"):
         config = resumed(config)
     settings = validate(with_stand_ins(config))
-    folder = _folder(settings, folder)
+    folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
     else:
@@ -157,19 +157,6 @@ def _decoder(
     return partial(
         decode, settings.instances, mode=mode, gap=target.gap, min_size=settings.min_size
     )
-
-
-def _folder(settings: TrainConfig, folder: Path | str | None) -> Path:
-    from hydra.core.hydra_config import HydraConfig
-
-    if folder is not None:
-        return Path(folder)
-    if settings.resume is not None:
-        return settings.resume
-    if HydraConfig.initialized():
-        output = Path(HydraConfig.get().runtime.output_dir)
-        return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
-    return Path("runs") / settings.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def _show_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:

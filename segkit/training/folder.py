@@ -1,0 +1,75 @@
+"""The run folder: each training has one of its own. Imports no torch."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from segkit.config.schema import TrainConfig
+from segkit.core.errors import SegkitError
+
+
+def claim_folder(path: Path) -> Path:
+    """Create a folder for one training: the given one, or with _2, _3 ... where it exists.
+
+    Trainings that start in the same second ask for the same one.
+
+    Raises:
+        SegkitError: It cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            free = path if number == 1 else path.with_name(f"{path.name}_{number}")
+            try:
+                free.mkdir()
+            except FileExistsError:
+                continue
+            return free
+    except OSError as error:
+        raise SegkitError(
+            f"cannot create the run folder '{path}': {error.strerror or error}. Choose another"
+            " place with hydra.run.dir=FOLDER."
+        ) from error
+    raise AssertionError("count() has no end")
+
+
+class ClaimFolder(Callback):
+    """Claims the folder of a run or a sweep before Hydra uses it, unless the user has named it."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the folder of a run that is not resumed."""
+        if not config.get("resume"):
+            _claim(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the folder of a sweep."""
+        _claim(config, "sweep")
+
+
+def _claim(config: DictConfig, kind: str) -> None:
+    key, given = f"hydra.{kind}.dir", config.hydra.overrides.hydra
+    if any(override.startswith(f"{key}=") for override in given):
+        return
+    with open_dict(config):
+        config.hydra[kind].dir = str(claim_folder(Path(config.hydra[kind].dir)))
+        # the jobs of a sweep compose their configs from the overrides, some in other processes
+        given.append(f"{key}='{config.hydra[kind].dir}'")
+
+
+def choose_folder(settings: TrainConfig, folder: Path | str | None) -> Path:
+    """Find the folder of a run: the given one, that of the command, or a new one below runs/."""
+    if folder is not None:
+        return Path(folder)
+    if settings.resume is not None:
+        return settings.resume
+    if HydraConfig.initialized():
+        output = Path(HydraConfig.get().runtime.output_dir)
+        return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
+    return claim_folder(Path("runs", settings.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))

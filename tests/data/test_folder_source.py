@@ -256,7 +256,7 @@ def test_channels_that_cannot_be_had_name_the_file(tmp_path: Path) -> None:
     )
     write_mask(tmp_path / "masks" / "a.png", LABELS)
     found = source(tmp_path, channels=3, val_fraction=0)
-    with pytest.raises(SegkitError, match=r"a\.tif: an image of 12 channels"):
+    with pytest.raises(SegkitError, match=r"a\.tif: an image with 12 channels"):
         found.read_image(found.splits()["train"][0])
 
 

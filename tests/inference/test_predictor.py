@@ -109,7 +109,7 @@ def test_an_image_is_let_go_of_with_its_prediction(predictor):
 def test_errors_name_the_file(predictor, images, tmp_path):
     tifffile.imwrite(tmp_path / "five.tif", np.zeros((5, 9, 8), np.uint8), planarconfig="separate")
     for call in (predictor, lambda path: predictor([images[0], path])):
-        with pytest.raises(SegkitError, match=r"five\.tif: an image of 5 channels"):
+        with pytest.raises(SegkitError, match=r"five\.tif: an image with 5 channels"):
             call(tmp_path / "five.tif")
 
 

@@ -25,7 +25,7 @@ def written_whole(path: Path | str) -> Iterator[BinaryIO]:
     path = Path(path)
     # In the same folder, because os.replace is atomic only within one file system.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
+    with wrap_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -35,6 +35,13 @@ def written_whole(path: Path | str) -> Iterator[BinaryIO]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def wrap_write_errors(path: Path | str) -> Iterator[None]:
+    """Turn an OSError into a SegkitError that names the file that is written."""
+    try:
+        yield
     except OSError as error:
         raise SegkitError(
             f"cannot write '{path}': {error.strerror or error}. "

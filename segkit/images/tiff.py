@@ -205,17 +205,19 @@ def _describe(page: Any, values: Array) -> Raster:
     )
 
 
-def _is_subsampled(page: Any) -> bool:
-    """Whether colours are stored as luma and chroma, which tifffile converts only in JPEG."""
+def _needs_pillow(page: Any) -> bool:
+    """Whether tifffile cannot decode it: luma and chroma without JPEG, or a rare compression."""
     is_ycbcr = page.photometric == tifffile.PHOTOMETRIC.YCBCR
-    return is_ycbcr and page.compression not in _JPEG
+    return (is_ycbcr and page.compression not in _JPEG) or (
+        page.compression not in tifffile.TIFF.DECOMPRESSORS
+    )
 
 
 def _decode_part(part: Any) -> Raster:
     _require_data(part)
     page = part.keyframe
-    if _is_subsampled(page):
-        return _decode_ycbcr(part)
+    if _needs_pillow(page):
+        return _decode_with_pillow(part)
     values = part.asarray()
     if page.axes not in _AXES:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
@@ -224,13 +226,18 @@ def _decode_part(part: Any) -> Raster:
     return _describe(page, values)
 
 
-def _decode_ycbcr(part: Any) -> Raster:
-    """Colours that are stored as luma and chroma without JPEG; Pillow also rotates them."""
-    stored = part.parent.filehandle
+def _decode_with_pillow(part: Any) -> Raster:
+    """8 bits and less; Pillow also rotates them."""
+    page, stored = part.keyframe, part.parent.filehandle
+    if page.bitspersample > 8:
+        raise ValueError(f"{page.compression.name} with {page.bitspersample} bits is not supported")
     stored.seek(0)
     with TiffImageFile(io.BytesIO(stored.read())) as image:
         image.seek(part.index)
-        return convert_pillow(image, 8)
+        raster = convert_pillow(image, page.bitspersample)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:  # which Pillow has inverted
+        raster = raster._replace(values=~raster.values, white_is_zero=True)
+    return raster
 
 
 class TiffWindows:
@@ -345,7 +352,7 @@ def _has_windows(part: Any, one: Any) -> bool:
     size, segment = (page.imagelength, page.imagewidth), _segment_size(page)
     return (
         page.axes in _AXES
-        and not _is_subsampled(page)
+        and not _needs_pillow(page)
         and _orientation(page) == 1
         and page.parent is first.parent  # an OME-TIFF may be spread over several files
         and page.jpegheader is None  # one JPEG that is presented as tiles

@@ -3,39 +3,109 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 
 from segkit.core.errors import SegkitError
+from segkit.core.files import wrap_write_errors, written_whole
 from segkit.images.raster import Array
-from segkit.images.tile_scratch import TileScratch, Uncovered
-from segkit.images.tile_streaming import stream_tiff, stream_zarr
 from segkit.images.zarr_store import is_zarr
 
-_SIDES = {".tif": 512, ".tiff": 512, ".zarr": 1024}
+TOP = 512
+"""The longest side of the smallest level of a pyramid, in pixels."""
+TILE = 512
+"""The side of a TIFF's tiles, in pixels."""
+CHUNK = 1024
+"""The side of a zarr's chunks, in pixels."""
+
+_CLASSIC = 2**32 - 2**26  # bytes that fit into a TIFF with 32-bit offsets, less its own tables
+_SUFFIXES = (".tif", ".tiff", ".zarr")
 _DTYPES = (np.uint8, np.uint16, np.int32, np.float32)
+
+Window = tuple[int, int, int, int]
+"""Top, left, bottom and right; the last two are outside."""
+
+
+class Scratch:
+    """Layers of pixels in a nameless file, which is gone whatever happens to the program.
+
+    It is written and read as a plain file: a mapped one counts as memory of the program, and kills
+    the program where the disk is full.
+
+    Args:
+        folder: on the disk that is to hold it, unpacked.
+        shape: (N, H, W).
+        dtype: of the pixels.
+
+    Raises:
+        OSError: from all methods, as on a full disk.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._file.truncate(math.prod(shape) * dtype.itemsize)
+
+    def write(self, top: int, left: int, block: Array, layer: int = 0) -> None:
+        """Put a block (h, w) in its place in a layer, or (N, h, w) into that layer and the next."""
+        _, H, W = self.shape
+        block = np.ascontiguousarray(block, self.dtype).reshape(-1, *block.shape[-2:])
+        with self._lock:
+            for number, rows in enumerate(block, layer):
+                for y, row in enumerate(rows, top):
+                    self._file.seek(((number * H + y) * W + left) * self.dtype.itemsize)
+                    rest = row.view(np.uint8).data
+                    while rest:
+                        rest = rest[self._file.write(rest) :]
+
+    def read_bands(self, layer: int, rows: int) -> Iterator[tuple[int, Array]]:
+        """The pixels of a layer, (rows, W) at a time, with the number of the first row."""
+        _, H, W = self.shape
+        for top in range(0, H, rows):
+            band = np.empty((min(rows, H - top), W), self.dtype)
+            rest = band.reshape(-1).view(np.uint8).data
+            with self._lock:
+                self._file.seek((layer * H + top) * W * self.dtype.itemsize)
+                while rest:
+                    rest = rest[self._file.readinto(rest) :]
+            yield top, band
+
+    def close(self) -> None:
+        """Free the space on the disk."""
+        self._file.close()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 class WindowFile:
-    """A file that is filled window by window; memory does not grow with the image.
+    """A file that is filled window by window; memory does not grow with the image's height.
 
     It appears under its name when the ``with`` block ends, whole, in place of an old one. After an
     error nothing is left of it, and an old one stays. Until then the pixels lie unpacked in a
-    nameless file in the same folder, which the disk must have room for.
+    nameless file in the same folder, so the disk must have room for them.
 
-    A TIFF has tiles of 512 x 512, packed with deflate, and is a BigTIFF where that is needed. It
-    has N pages, as `write_mask` does it; with a pyramid it is an OME-TIFF of N
-    channels with the levels as SubIFDs. A zarr is an array in zarr 3 with blocks of 1024 x 1024 and
-    the axes (c,) y, x; with a pyramid an OME-Zarr 0.5 image. The levels of a pyramid halve down to
-    512 pixels: integers by every second pixel, floats by the mean of 2 x 2.
+    A TIFF has tiles of 512 x 512, packed with deflate, and is a BigTIFF if necessary. It has N
+    pages, as `write_mask` writes them; with a pyramid it is an OME-TIFF of N channels with the
+    levels as SubIFDs. A zarr is an array in zarr 3 with chunks of 1024 x 1024 and the axes (c,) y,
+    x; with a pyramid an OME-Zarr 0.5 image. The levels of a pyramid halve down to 512 pixels:
+    integers by every second pixel, floats by the mean of 2 x 2.
 
     Args:
         path: ends in .tif, .tiff or .zarr; folders above it are created.
@@ -44,8 +114,8 @@ class WindowFile:
         pyramid: whether to add smaller levels, for viewers.
 
     Raises:
-        SegkitError: for another suffix, shape or dtype; when it is entered also where the folder
-            cannot be written to, the disk is too full, or something else has the file's name.
+        SegkitError: for another suffix, shape or dtype; on entering also where the folder cannot be
+            written to, the disk is too full, or something else has the file's name.
 
     Example:
         >>> with WindowFile("mask.tif", (20_000, 20_000), "uint8", pyramid=True) as file:
@@ -64,7 +134,7 @@ class WindowFile:
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
         self._pyramid = pyramid
         suffix = self.path.suffix.lower()
-        if suffix not in _SIDES:
+        if suffix not in _SUFFIXES:
             raise SegkitError(
                 f"{path}: files are written by windows as .tif, .tiff or .zarr, not as '{suffix}'."
             )
@@ -74,11 +144,10 @@ class WindowFile:
             )
         if len(self.shape) not in (2, 3) or min(self.shape) < 1:
             raise SegkitError(f"{path}: the shape is (H, W) or (N, H, W), not {self.shape}.")
-        self._is_zarr, self._side = suffix == ".zarr", _SIDES[suffix]
+        self._is_zarr = suffix == ".zarr"
         self._layers = self.shape[0] if len(self.shape) == 3 else 1
-        self._lock = threading.Lock()
-        self._scratch: TileScratch | None = None
-        self._uncovered = Uncovered(*self.shape[-2:])
+        self._scratch: Scratch | None = None
+        self._written: set[Window] = set()
 
     def write(self, top: int, left: int, block: Array) -> None:
         """Put a window in. Windows may come in any order, from several threads, and overlap.
@@ -86,13 +155,13 @@ class WindowFile:
         Args:
             top: the row of its first pixel.
             left: the column of its first pixel.
-            block: (h, w) or (N, h, w), as the file, of its dtype or one that it holds.
+            block: (h, w) or (N, h, w), like the file, of its dtype or one that fits into it.
 
         Raises:
             SegkitError: The block does not fit, or the disk is full.
         """
         if self._scratch is None:
-            raise SegkitError(f"{self.path}: windows are written inside of its with block only.")
+            raise SegkitError(f"{self.path}: windows can only be written inside its with block.")
         H, W = self.shape[-2:]
         height, width = block.shape[-2:]
         fits = block.shape == (*self.shape[:-2], height, width) and block.size > 0
@@ -102,27 +171,24 @@ class WindowFile:
                 f"{self.path}: a window of {block.shape} {block.dtype} at row {top}, column {left} "
                 f"does not fit into {self.shape} {self.dtype}."
             )
-        layers = block.reshape(self._layers, height, width)
-        with self._naming():
-            for layer, values in enumerate(layers):
-                self._scratch.write(layer, top, left, values)
-        with self._lock:
-            self._uncovered.remove(top, left, top + height, left + width)
+        with wrap_write_errors(self.path):
+            self._scratch.write(top, left, block)
+        self._written.add((top, left, top + height, left + width))
 
     def __enter__(self) -> WindowFile:
-        with self._naming():
+        with wrap_write_errors(self.path):
             folder = self.path.parent
             folder.mkdir(parents=True, exist_ok=True)
             self._check_name()
-            shape = (self._layers, *self.shape[-2:])
-            wanted, free = math.prod(shape) * self.dtype.itemsize, shutil.disk_usage(folder).free
-            if wanted > free:
+            H, W = self.shape[-2:]
+            needed = math.prod(self.shape) * self.dtype.itemsize
+            free = shutil.disk_usage(folder).free
+            if needed > free:
                 raise SegkitError(
-                    f"{self.path}: the disk has {free / 1e9:.1f} GB left, and the image needs "
-                    f"{wanted / 1e9:.1f} GB there until it is packed. Name another folder."
+                    f"{self.path}: the disk has {free / 1e9:.1f} GB left, but the image needs "
+                    f"{needed / 1e9:.1f} GB there until it is packed. Choose another folder."
                 )
-            # a shape is (H, W) or (N, H, W) here, which mypy cannot see
-            self._scratch = TileScratch(folder, shape, self.dtype, self._side)  # type: ignore[arg-type]
+            self._scratch = Scratch(folder, (self._layers, H, W), self.dtype)
         return self
 
     def __exit__(
@@ -132,54 +198,209 @@ class WindowFile:
         trace: TracebackType | None,
     ) -> None:
         assert self._scratch is not None
-        with self._scratch as scratch, self._naming():
+        with self._scratch as scratch, wrap_write_errors(self.path):
             self._scratch = None
             if kind is None:
                 self._finish(scratch)
 
-    def _finish(self, scratch: TileScratch) -> None:
-        gap = self._uncovered.first()
+    def _finish(self, scratch: Scratch) -> None:
+        H, W = self.shape[-2:]
+        gap = find_gap(H, W, self._written)
         if gap is not None:
             top, left, bottom, right = gap
             raise SegkitError(
                 f"{self.path}: no window has covered the rows {top} to {bottom - 1}, columns "
                 f"{left} to {right - 1}, so the file is not written."
             )
-        stream = stream_zarr if self._is_zarr else stream_tiff
+        sizes = level_sizes(H, W) if self._pyramid else [(H, W)]
+        if not self._is_zarr:
+            self._write_tiff(scratch, sizes)
+            return
         temporary = self.path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            stack = len(self.shape) == 3
-            stream(temporary, scratch, self.path.parent, stack=stack, pyramid=self._pyramid)
-            if self._is_zarr:
-                self._check_name()
-                _replace_folder(temporary, self.path)
-            else:
-                temporary.replace(self.path)
+            self._write_zarr(temporary, scratch, sizes)
+            self._check_name()
+            _replace_folder(temporary, self.path)
         finally:
-            if self._is_zarr:
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write_tiff(self, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
+        with (
+            written_whole(self.path) as file,
+            tifffile.TiffWriter(
+                file, bigtiff=needs_bigtiff(self._layers, sizes, self.dtype), ome=self._pyramid
+            ) as tif,
+            ExitStack() as levels,
+        ):
+            if not self._pyramid:
+                for layer in range(self._layers):
+                    write_tiles(tif, cut_tiles(scratch, [layer]), sizes[0], self.dtype)
+                return
+            axes = "CYX" if len(self.shape) == 3 else "YX"
+            for level, size in enumerate(sizes):
+                smaller = self._make_smaller(scratch, sizes[level + 1 :], levels)
+                write_tiles(
+                    tif,
+                    cut_tiles(scratch, range(self._layers), smaller),
+                    (*self.shape[:-2], *size),
+                    self.dtype,
+                    subifds=0 if level else len(sizes) - 1,
+                    subfiletype=int(level > 0),
+                    metadata=None if level else {"axes": axes},
+                )
+                scratch = smaller or scratch
+
+    def _write_zarr(self, path: Path, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
+        import zarr  # takes most of a second
+
+        stack = self.shape[:-2]
+        axes = ["c", "y", "x"][-len(self.shape) :]
+        group = None
+        if self._pyramid:
+            scales = _describe_levels(axes, sizes, self.dtype.kind == "f")
+            attributes: Any = {"ome": {"version": "0.5", "multiscales": [scales]}}
+            group = zarr.create_group(store=path, zarr_format=3, attributes=attributes)
+        with ExitStack() as levels:
+            for level, size in enumerate(sizes):
+                options: dict[str, Any] = {
+                    "shape": (*stack, *size),
+                    "chunks": (*(1 for _ in stack), *(min(CHUNK, side) for side in size)),
+                    "dtype": self.dtype,
+                    "dimension_names": axes,
+                    "fill_value": 0,
+                }
+                if group is None:
+                    array = zarr.create_array(store=path, zarr_format=3, **options)
+                else:
+                    array = group.create_array(str(level), **options)
+                smaller = self._make_smaller(scratch, sizes[level + 1 :], levels)
+                for layer in range(self._layers):
+                    for top, band in scratch.read_bands(layer, CHUNK):
+                        array[(*(layer for _ in stack), slice(top, top + len(band)))] = band
+                        if smaller is not None:
+                            smaller.write(top // 2, 0, halve(band), layer)
+                scratch = smaller or scratch
+        for file in path.rglob("*"):
+            if file.is_file():
+                _sync(file)
+
+    def _make_smaller(
+        self, scratch: Scratch, sizes: list[tuple[int, int]], levels: ExitStack
+    ) -> Scratch | None:
+        """Where the next level of a pyramid goes, if there is one."""
+        if not sizes:
+            return None
+        shape = (self._layers, *sizes[0])
+        return levels.enter_context(Scratch(self.path.parent, shape, self.dtype))
 
     def _check_name(self) -> None:
-        """Nothing but an old file of the kind may be replaced."""
+        """Only an old file of the same kind may be replaced."""
         if self._is_zarr:
             free = not self.path.exists() or is_zarr(self.path)
         else:
             free = not self.path.is_dir()
         if not free:
-            kind = "no zarr" if self._is_zarr else "a folder"
-            raise SegkitError(f"{self.path}: is there already and is {kind}. Name another file.")
+            kind = "not a zarr" if self._is_zarr else "a folder"
+            raise SegkitError(f"{self.path}: already exists and is {kind}. Choose another name.")
 
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SegkitError(
-                f"cannot write '{self.path}': {error.strerror or error}. "
-                "Check that its folder may be written to and that the disk is not full."
-            ) from error
+
+def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """The sizes of a pyramid's levels, from the full one to one of at most 512 pixels a side.
+
+    Example:
+        >>> level_sizes(2000, 1001)
+        [(2000, 1001), (1000, 501), (500, 251)]
+    """
+    sizes = [(height, width)]
+    while max(sizes[-1]) > TOP:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+def halve(values: Array) -> Array:
+    """Halve the height and width, rounded up.
+
+    Integers are labels, which must not be mixed: every second pixel. Floats are the mean of 2 x 2.
+    """
+    if values.dtype.kind != "f":
+        return values[::2, ::2]
+    odd = [(0, side % 2) for side in values.shape]
+    even = np.pad(values, odd, mode="edge")  # a single pixel at the border is its own mean
+    mean: Array = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+    return mean
+
+
+def find_gap(height: int, width: int, windows: set[Window]) -> Window | None:
+    """A part of an image that no window covers, if there is one."""
+    ys = sorted({0, height}.union(*((top, bottom) for top, _, bottom, _ in windows)))
+    xs = sorted({0, width}.union(*((left, right) for _, left, _, right in windows)))
+    rows, columns = ({at: i for i, at in enumerate(line)} for line in (ys, xs))
+    gaps = np.ones((len(ys) - 1, len(xs) - 1), np.bool_)
+    for top, left, bottom, right in windows:
+        gaps[rows[top] : rows[bottom], columns[left] : columns[right]] = False
+    if not gaps.any():
+        return None
+    row, column = np.argwhere(gaps)[0]
+    return ys[row], xs[column], ys[row + 1], xs[column + 1]
+
+
+def needs_bigtiff(layers: int, sizes: list[tuple[int, int]], dtype: np.dtype[Any]) -> bool:
+    """Whether tiles of images of these sizes may not fit into a TIFF with 32-bit offsets."""
+    tiles = sum(math.prod(-(-side // TILE) for side in size) for size in sizes)
+    # What deflate cannot pack grows by less than 1 %.
+    return 1.01 * tiles * TILE**2 * layers * dtype.itemsize > _CLASSIC
+
+
+def write_tiles(
+    tif: tifffile.TiffWriter,
+    tiles: Iterator[Array],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    **options: Any,
+) -> None:
+    """Write tiles of 512 x 512 into a TIFF, packed with deflate by several threads."""
+    tif.write(
+        tiles,
+        shape=shape,
+        dtype=dtype,
+        tile=(TILE, TILE),
+        compression="zlib",
+        compressionargs={"level": 1 if dtype.kind == "f" else 3},
+        photometric="minisblack",
+        maxworkers=min(8, os.cpu_count() or 1),
+        **{"metadata": None, **options},
+    )
+
+
+def cut_tiles(
+    scratch: Scratch, layers: Iterable[int], smaller: Scratch | None = None
+) -> Iterator[Array]:
+    """The tiles of some layers, row by row; meanwhile fill the next level of a pyramid."""
+    for layer in layers:
+        for top, band in scratch.read_bands(layer, TILE):
+            if smaller is not None:
+                smaller.write(top // 2, 0, halve(band), layer)
+            for left in range(0, band.shape[1], TILE):
+                yield band[:, left : left + TILE]
+
+
+def _describe_levels(axes: list[str], sizes: list[tuple[int, int]], smooth: bool) -> dict[str, Any]:
+    """OME-Zarr's metadata of a pyramid, in pixels of its full size."""
+    kinds = {"c": "channel", "y": "space", "x": "space"}
+    datasets = []
+    for level in range(len(sizes)):
+        step = 2.0**level
+        shift = (step - 1) / 2 if smooth else 0.0  # the centre of the averaged pixels
+        changes = [{"type": "scale", "scale": [1.0 if axis == "c" else step for axis in axes]}]
+        if shift:
+            moved = [0.0 if axis == "c" else shift for axis in axes]
+            changes.append({"type": "translation", "translation": moved})
+        datasets.append({"path": str(level), "coordinateTransformations": changes})
+    return {
+        "axes": [{"name": axis, "type": kinds[axis]} for axis in axes],
+        "datasets": datasets,
+        "type": "mean" if smooth else "nearest",
+    }
 
 
 def _replace_folder(new: Path, target: Path) -> None:
@@ -195,3 +416,9 @@ def _replace_folder(new: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait for the disk, else a power cut may leave the new name on an empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

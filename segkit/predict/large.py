@@ -1,7 +1,7 @@
-"""Images that are too large for memory: read, predicted and written by windows.
+"""Images that are too large for memory are read, predicted and written by windows.
 
 Tiles are read in one thread, predicted in the caller's and written in another one, with a limited
-number of bytes between them. Of a file of several pages one page after the other goes this way.
+number of bytes between them. The pages of a file follow one after the other.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from segkit.predict.inputs import ImageFile
 from segkit.predict.outputs import Outputs, page_stem, to_16_bits
 
 LARGE = 4096**2
-"""Pixels from which on an image goes by windows."""
+"""Pixels above which an image is processed by windows."""
 OVERVIEW = 2048
-"""Longest side of the overlay of such an image, in pixels."""
+"""The longest side of the overlay of such an image, in pixels."""
 WAITING = 32 * 1024**2
 """Bytes of labels and probabilities that wait to be written."""
 
 
 def is_large(path: Path, pages: int) -> bool:
-    """Whether the first page of a file is so large that it goes by windows, and can be read so.
+    """Whether the first page of a file should be processed by windows, and can be.
 
     Raises:
         SegkitError: It cannot be read.
@@ -47,15 +47,15 @@ def is_large(path: Path, pages: int) -> bool:
 
 
 class LargeImages:
-    """Writes the masks of large images; if they are wanted, probabilities and small overlays.
+    """Writes the masks of large images and, on request, probabilities and small overlays.
 
-    Objects and outlines are not made, for they need the whole map.
+    There are no objects and outlines, because they need the whole map.
 
     Args:
         predictor: The model.
         outputs: Where the results go.
-        depths: Looks at the values.
-        advance: Called with the share of a page that is written, from several threads.
+        depths: Checks the range of the values.
+        advance: Called with the fraction of a page that was written, from several threads.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class LargeImages:
         self._dtype = outputs.mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
 
     def predict(self, file: ImageFile, pages: int) -> None:
-        """Write what belongs to a file.
+        """Write all results of a file.
 
         Raises:
-            SegkitError: The image cannot be read or does not fit the training, or nothing can be
+            SegkitError: The image cannot be read or does not fit the model, or a result cannot be
                 written.
         """
         if pages == 1:
@@ -88,7 +88,7 @@ class LargeImages:
         for number in range(pages):
             with _open_page(file.path, number) as image:
                 shape = (*self._layers, *image.shape[:2])
-                with stack.windows(number, shape, self._dtype) as mask:
+                with stack.write_windows(number, shape, self._dtype) as mask:
                     self._predict(file, page_stem(file, number), image, mask)
         self.outputs.finish_stack(file, stack)
 
@@ -101,7 +101,7 @@ class LargeImages:
             self.outputs.record.finish(file, path)
 
     def _predict(self, file: ImageFile, stem: Path, image: _Opened, mask: _Written) -> None:
-        """Write a mask into its file, and what belongs to it beside."""
+        """Write a mask into its file, and the other results beside it."""
         wanted, (height, width) = self.outputs.wanted, image.shape[:2]
         pictured = self.outputs.path("overlays" / stem, ".png")
         mapped = self.outputs.path("probabilities" / stem, f".{wanted.large_format}")
@@ -131,7 +131,7 @@ class LargeImages:
                 writer.submit(partial(store, top, left, labels), labels.nbytes)
 
             def write_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
-                block = block.copy()  # the band that it is of goes on
+                block = block.copy()  # the band that it is part of is reused
                 writer.submit(partial(store_maps, top, left, block), block.nbytes)
 
             source = highest if self.depths.wants(image.dtype) else overview or image
@@ -143,7 +143,7 @@ class LargeImages:
 
 
 class _Opened(Protocol):
-    """A page of a file that is read."""
+    """A page that is read."""
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
@@ -155,17 +155,17 @@ class _Opened(Protocol):
 
 
 class _Written(Protocol):
-    """A page of a file that is written."""
+    """A page that is written."""
 
     def write(self, top: int, left: int, block: NDArray[Any]) -> None: ...
 
 
-def _open_page(path: Path, number: int) -> WindowedImage | _Held:
-    return open_windows(path, number) or _Held(read_image(path, number))
+def _open_page(path: Path, number: int) -> WindowedImage | _WholePage:
+    return open_windows(path, number) or _WholePage(read_image(path, number))
 
 
-class _Held:
-    """A page that can only be read as a whole, as a small one beside large ones."""
+class _WholePage:
+    """A page that can only be read whole, such as a small one among large ones."""
 
     def __init__(self, image: NDArray[Any]) -> None:
         self._image, self.dtype = image, image.dtype
@@ -175,15 +175,15 @@ class _Held:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         return self._image[top : top + height, left : left + width]
 
-    def __enter__(self) -> _Held:
+    def __enter__(self) -> _WholePage:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class _Overview:
-    """Every so manieth pixel of a large image, taken as it is read, and of its labels."""
+    """A large image, subsampled while it is read, and its labels, subsampled likewise."""
 
     def __init__(self, image: _Opened, layers: tuple[int, ...]) -> None:
         height, width, channels = self.shape = image.shape
@@ -193,7 +193,7 @@ class _Overview:
         self.labels = np.zeros((*layers, *size), np.uint8)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        """A window of the image, of which what is wanted is kept."""
+        """Read a window of the image and keep the subsampled part."""
         part = self._source.read(top, left, height, width)
         step = self._step
         rows, columns = self._place(top, height), self._place(left, width)
@@ -201,7 +201,7 @@ class _Overview:
         return part
 
     def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
-        """Take what is wanted of a block of labels."""
+        """Keep the subsampled part of a block of labels."""
         step = self._step
         rows, columns = self._place(top, labels.shape[-2]), self._place(left, labels.shape[-1])
         self.labels[..., rows, columns] = labels[..., -top % step :: step, -left % step :: step]

@@ -269,6 +269,7 @@ class WindowFile:
                     "dimension_names": axes,
                     "fill_value": 0,
                 }
+                array: Any
                 if group is None:
                     array = zarr.create_array(store=path, zarr_format=3, **options)
                 else:

@@ -15,7 +15,7 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_image
-from segkit.images.tile_scratch import TileScratch
+from segkit.images.window_writing import Scratch
 from segkit.images.windows import WindowedImage
 from segkit.predict import large
 from segkit.predict.command import predict
@@ -123,7 +123,7 @@ def test_reading_computing_and_writing_are_in_threads_of_their_own(
 ):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
     seen: dict[str, set[str]] = {"read": set(), "write": set()}
-    read, write = WindowedImage.read, TileScratch.write
+    read, write = WindowedImage.read, Scratch.write
 
     def reading(self, *window):
         seen["read"].add(threading.current_thread().name)
@@ -134,14 +134,14 @@ def test_reading_computing_and_writing_are_in_threads_of_their_own(
         return write(self, *block)
 
     monkeypatch.setattr(WindowedImage, "read", reading)
-    monkeypatch.setattr(TileScratch, "write", writing)
+    monkeypatch.setattr(Scratch, "write", writing)
     run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
     assert seen == {"read": {"segkit-tiles_0"}, "write": {"segkit-writer_0"}}
 
 
 def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (300, 200)).image[..., 0], tile=(64, 64))
-    write, done = TileScratch.write, []
+    write, done = Scratch.write, []
 
     def full(self, *block):
         done.append(1)
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, *block)
 
-    monkeypatch.setattr(TileScratch, "write", full)
+    monkeypatch.setattr(Scratch, "write", full)
     with pytest.raises(SegkitError, match="No space left on device") as error:
         run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
     assert "0 of 1 masks were written" in str(error.value)

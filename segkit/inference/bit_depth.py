@@ -1,4 +1,4 @@
-"""Images of 16 bits whose values use fewer, as those of 12-bit cameras do, on models of 8 bits."""
+"""Images whose type or range cannot match the intensities that a model was trained on."""
 
 from __future__ import annotations
 
@@ -11,66 +11,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.normalization import FULL_SCALE
 from segkit.inference.tiles.blending import Readable
 
 BITS = (8, 10, 12)
-"""Depths that are told apart from 16 bits: of what they leave out there is no doubt."""
+"""Depths of cameras that are recognized in 16-bit data by the unused upper bits."""
 
 
 class DepthWatch:
-    """Looks at images, and says of the first one that its values use fewer than 16 bits.
+    """Checks the range of images of another type than the training's. Threads may share it.
 
-    Such an image is read on the full scale of 16 bits by a model that was trained on 8, and so is
-    nearly black to it. A model of 16-bit images knows the values of its own. Threads may share it.
+    Such an image is converted by the full scale of its type. That is wrong where images of 16 bits
+    use only 12, as those of many cameras: on a model of 8-bit images they are nearly black, and
+    8-bit images saturate on a model of theirs. Only the first such image is reported.
 
     Args:
-        card: Of the model.
-        say: Takes the text.
+        card: The model's card.
+        warn: Takes the message.
     """
 
-    def __init__(self, card: ModelCard, say: Callable[[str], None]) -> None:
-        self._is_silent = card.normalization.dtype != "uint8"
-        self._say, self._lock = say, threading.Lock()
+    def __init__(self, card: ModelCard, warn: Callable[[str], None]) -> None:
+        norm = card.normalization
+        self._dtype, self._low, self._high = norm.dtype, np.min(norm.low), np.max(norm.high)
+        self._warn, self._lock = warn, threading.Lock()
+        self._is_done = norm.dtype not in FULL_SCALE  # other types are not converted
 
     def see(self, name: Path | str, image: NDArray[Any]) -> None:
-        """Look at an image (H, W, C)."""
+        """Check an image (H, W, C)."""
         if self.wants(image.dtype):
-            self.judge(name, int(image.max(initial=0)))
+            self.judge(name, image.dtype, image.max(initial=0))
 
     def wants(self, dtype: np.dtype[Any]) -> bool:
-        """Whether images of a type matter still."""
-        return dtype == np.uint16 and not self._is_silent
+        """Whether images of a type still have to be checked."""
+        return not self._is_done and dtype.kind != "b" and dtype != self._dtype
 
-    def judge(self, name: Path | str, highest: int) -> None:
-        """Say it, if the highest value of an image of 16 bits is so low."""
-        bits = next((bits for bits in BITS if highest < 2**bits), None)
-        if bits is None or highest == 0:
-            return
+    def judge(self, name: Path | str, dtype: np.dtype[Any], highest: float) -> None:
+        """Warn if an image of this type and highest value cannot match the training."""
+        problem = self._find_problem(dtype, float(highest))
         with self._lock:
-            if self._is_silent:
+            if problem is None or self._is_done:
                 return
-            self._is_silent = True
-        self._say(
-            f"{name} has 16 bits and no value above {highest}, as data of {bits} bits have. The"
-            " model was trained on 8-bit images and reads 16 bits on a scale of 0 to 65535, where"
-            f" such an image is nearly black. If it is of {bits} bits, multiply its values by"
-            f" {2 ** (16 - bits)} and predict it again; this holds for others like it too."
-        )
+            self._is_done = True
+        self._warn(f"{name} {problem} This may hold for other images too.")
+
+    def _find_problem(self, dtype: np.dtype[Any], highest: float) -> str | None:
+        bits = _count_bits(highest)
+        if dtype == np.uint16 and bits is not None and highest > 0:
+            return (
+                f"has 16 bits and no value above {highest:g}, as data of {bits} bits. The model was"
+                " trained on 8-bit images and reads 16 bits on a scale of 0 to 65535, on which such"
+                f" an image is nearly black. If it has {bits} bits, multiply its values by"
+                f" {2 ** (16 - bits)} and predict it again."
+            )
+        converted = highest * FULL_SCALE[self._dtype] / FULL_SCALE.get(str(dtype), 1)
+        trained = f"The model was trained on {self._dtype} images with values from {self._low:g} to"
+        trained += f" {self._high:g}"
+        bits = _count_bits(self._high)
+        if self._dtype == "uint16" and bits is not None and converted > self._high:
+            return (
+                f"is {dtype}. {trained}, as data of {bits} bits, and reads it on a scale of 0 to"
+                f" 65535, on which it is saturated. Convert it to uint16 in the units of the"
+                f" training: {bits} bits reach {2**bits - 1}."
+            )
+        if 0 < converted <= self._low + (self._high - self._low) / 256:
+            return (
+                f"is {dtype}. {trained}; converted to them its highest value is {converted:.3g}, so"
+                f" it is black. Convert it to {self._dtype} in the units of the training."
+            )
+        return None
+
+
+def _count_bits(highest: float) -> int | None:
+    """The depth of a camera whose values do not exceed this one; None for all 16 bits."""
+    return next((bits for bits in BITS if highest < 2**bits), None)
 
 
 class Highest:
-    """An image that is read by windows, and the highest value that was read.
-
-    Args:
-        image: The image.
-    """
+    """An image that is read by windows, and the highest value read so far."""
 
     def __init__(self, image: Readable) -> None:
         self._image, self.shape = image, image.shape
-        self.value = 0
+        self.value = 0.0
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """(h, w, C)."""
         part = self._image.read(top, left, height, width)
-        self.value = max(self.value, int(part.max()))
+        self.value = max(self.value, float(part.max()))
         return part

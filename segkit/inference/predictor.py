@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from segkit.config.settings import OVERLAP, TTA, WAIST
-from segkit.core.errors import SegkitError
-from segkit.inference.given_image import Image, load_image, name_image
-from segkit.inference.objects.instances import Decoder, decode
-from segkit.inference.runtimes.ensemble import common_windows, require_alike
-from segkit.inference.runtimes.network import Network
+from segkit.config.schema import describe_error
+from segkit.config.settings import PredictionOptions
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import Decoder
+from segkit.images.reading import count_pages, read_image
+from segkit.inference.objects.instances import decode
+from segkit.inference.runtimes.network import Network, common_windows, require_same_classes
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
 from segkit.inference.tiles.tiling import plan_grid
 from segkit.targets.base import Target
 
-Choice = Literal[Decoder, "training"]
+Image = Path | str | NDArray[Any]
+"""A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
 ROWS = 128
-"""Of a large image that are decided and written at once: labels begin as 64-bit integers."""
+"""Rows of a large image that are decided and written at once: labels begin as 64-bit integers."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about an image.
+    """The prediction of an image.
 
     Attributes:
         labels: The class of each pixel, (H, W); of a multilabel model (C, H, W) of 0 and 1. uint8.
         probabilities: (C, H, W) float32, with one channel for a binary model.
-        instances: Ids of objects (H, W), int32, where they were asked for.
+        instances: Ids of objects (H, W), int32, if the model tells objects apart.
     """
 
     labels: NDArray[np.uint8]
@@ -40,24 +44,16 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model: an image in, labels out, whatever its size.
+    """A trained model: takes an image of any size, returns its labels.
 
     Args:
         networks: The network, or several whose probabilities are averaged; :func:`segkit.load`
             reads them from files.
-        tta: Test-time augmentation: the mean over mirrored tiles ("flips"), or over all eight
-            rotations and reflections ("d4").
-        instances: How objects are told apart, see :func:`decode`:
-            "components", "watershed", "border_core", "distance", None, not at all, or "training",
-            as in the training.
-        min_size: Pixels below which an object is dropped; None: as in the training.
-        waist: For "watershed" and "distance": two parts are two objects where they hang together by
-            less than this share of the smaller one's width.
-        fill_holes: Whether background that one object encloses becomes part of it.
-        overlap: The least share of a tile that it has in common with the next.
-        context: Pixels around each tile that the network sees and does not decide, mirrored at the
-            border of the image; None: what the network needs, which is none where it is padded.
-        threshold: Probability above which a pixel belongs to a class; None: the model's own.
+        options: Options of :class:`segkit.config.settings.PredictionOptions`, such as
+            ``tta="flips"``; ``tile`` and ``batch_size`` belong to the networks.
+
+    Raises:
+        SegkitError: An option is wrong or does not fit the model.
 
     Example:
         >>> predictor = load("best.ckpt")  # doctest: +SKIP
@@ -65,71 +61,61 @@ class Predictor:
         (512, 512)
     """
 
-    def __init__(
-        self,
-        networks: Network | Sequence[Network],
-        *,
-        tta: TTA = "none",
-        instances: Choice | None = "training",
-        min_size: int | None = None,
-        waist: float = WAIST,
-        fill_holes: bool = False,
-        overlap: float = OVERLAP,
-        context: int | None = None,
-        threshold: float | None = None,
-    ) -> None:
-        for option, value, allowed in (
-            ("tta", tta, get_args(TTA)),
-            ("instances", instances, ("training", None, *get_args(Decoder))),
-        ):
-            if value not in allowed:
-                known = ", ".join(str(a) for a in allowed)
-                raise SegkitError(f"{option} is '{value}', which is not one of {known}.")
-        if not (isinstance(overlap, int | float) and 0 <= overlap < 1):
-            raise SegkitError(f"overlap is {overlap!r}: give 0 or more, below 1.")
-        if not 0 < waist <= 1:
-            raise SegkitError(f"waist is {waist!r}: give a share above 0, up to 1.")
+    def __init__(self, networks: Network | Sequence[Network], **options: Any) -> None:
+        given = parse_options(options)
         self.networks = [networks] if isinstance(networks, Network) else list(networks)
         self.card = card = self.networks[0].card
-        require_alike(self.networks)
-        if threshold is not None and card.mode == "multiclass":
-            raise SegkitError("threshold: of several classes the most probable one is taken.")
-        if threshold is None and len({network.card.threshold for network in self.networks}) > 1:
+        require_same_classes(self.networks)
+        if given.threshold is not None and card.mode == "multiclass":
+            raise SegkitError(
+                f"threshold={given.threshold}: this model takes the most probable of several"
+                " classes. Leave threshold out."
+            )
+        if given.threshold is None and len({each.card.threshold for each in self.networks}) > 1:
             raise SegkitError(
                 "checkpoint: the models of the list have thresholds of their own, which differ:"
                 " give threshold=VALUE for all of them."
             )
-        if min_size is not None and not (isinstance(min_size, int) and min_size >= 0):
-            raise SegkitError(f"min_size is {min_size!r}: give a number of pixels, 0 or more.")
-        if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
-            raise SegkitError(f"threshold is {threshold!r}: give a probability between 0 and 1.")
-        if instances == "training":
-            instances = card.config.get("instances")
-        options = {k: v for k, v in card.target.items() if k != "name"}
+        options = {key: value for key, value in card.target.items() if key != "name"}
         self.target = Target.build(card.target["name"], **options)
-        fit = self.target.decoders_for(card.mode)
-        if instances is not None and instances not in fit:
+        fits = self.target.decoders_for(card.mode)
+        self.instances: Decoder | None
+        if given.instances == "training":
+            self.instances = card.config.get("instances")
+        else:
+            self.instances = given.instances
+        if self.instances is not None and self.instances not in fits:
             raise SegkitError(
-                f"instances={instances} cannot be used on a model of target={self.target.name} with"
-                f" head={card.head['name']}: use {' or '.join(fit) or 'none'}, or train with"
-                " another target."
+                f"instances={self.instances} cannot be used on a model of"
+                f" target={self.target.name} with head={card.head['name']}: use"
+                f" {' or '.join(fits) or 'none'}, or train with another target."
             )
-        self.windows = common_windows(self.networks, context)
-        if tta == "d4" and self.windows.fixed and len(set(self.windows.fixed)) > 1:
-            raise SegkitError("tta=d4 turns tiles, and this network takes no turned ones: flips.")
-        self.tta, self.instances, self.threshold = tta, instances, threshold
-        self.min_size = card.config.get("min_size", 0) if min_size is None else min_size
-        self.waist, self.fill_holes = waist, fill_holes
-        self.overlap = overlap
+        self.windows = common_windows(self.networks, given.context)
+        fixed = self.windows.fixed
+        if fixed is not None and given.tile is not None and set(fixed) != {given.tile}:
+            raise SegkitError(
+                f"tile={given.tile} cannot be used: this network takes only tiles of {fixed[0]} x"
+                f" {fixed[1]} pixels. Leave tile out."
+            )
+        if fixed is not None and fixed[0] != fixed[1] and given.tta == "d4":
+            raise SegkitError(
+                f"tta=d4 rotates tiles, and this network takes only {fixed[0]} x {fixed[1]}"
+                " pixels. Use tta=flips."
+            )
+        self.tta, self.threshold, self.overlap = given.tta, given.threshold, given.overlap
+        self.min_size: int = card.config.get("min_size", 0)
+        if given.min_size is not None:
+            self.min_size = given.min_size
+        self.waist, self.fill_holes = given.waist, given.fill_holes
 
     @property
     def mode(self) -> str:
-        """What the channels of the probabilities mean: binary, multiclass or multilabel."""
+        """Meaning of the channels of the probabilities: binary, multiclass or multilabel."""
         return self.card.mode
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """Name of the device."""
         return self.networks[0].device
 
     @overload
@@ -153,23 +139,23 @@ class Predictor:
                 training.
         """
         given = image if isinstance(image, list) else [image]
-        found = list(_raising(self._predictions((one, page) for one in given)))
+        found = list(_raise_errors(self._predictions((one, page) for one in given)))
         return found if isinstance(image, list) else found[0]
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        """Predict images one after the other, in their order; tiles are pooled across them.
+        """Predict images in their order; tiles are pooled across them.
 
-        The next image is asked for while earlier ones wait for others to fill a batch.
+        The next image is requested while earlier ones wait for others to fill a batch.
 
         Raises:
             SegkitError: At the first image that cannot be read or does not fit.
         """
-        return _raising(self.try_stream(images))
+        return _raise_errors(self.try_stream(images))
 
     def try_stream(
         self, images: Iterable[Image]
     ) -> Generator[Prediction | SegkitError, None, None]:
-        """Like :meth:`stream`, with the error in the place of an image that cannot be predicted."""
+        """Like :meth:`stream`, with an error in place of an image that cannot be predicted."""
         return self._predictions((image, None) for image in images)
 
     def _predictions(
@@ -190,7 +176,7 @@ class Predictor:
         def results() -> Iterator[Prediction | SegkitError]:
             while found and (isinstance(found[0], SegkitError) or found[0].is_complete):
                 first = found.pop(0)
-                yield first if isinstance(first, SegkitError) else first.prediction()
+                yield first if isinstance(first, SegkitError) else first.finish()
 
         for canvas in predict_canvases(canvases(), self.networks, self.tta):
             assert isinstance(canvas.image, _Whole)
@@ -204,7 +190,7 @@ class Predictor:
         write: Callable[[int, int, NDArray[np.uint8]], None],
         write_probabilities: Callable[[int, int, NDArray[np.float32]], None] | None = None,
     ) -> None:
-        """Predict an image that is larger than memory. Objects are not told apart.
+        """Predict an image that is larger than memory, without telling objects apart.
 
         Args:
             image: Read by windows; see :func:`segkit.images.windows.open_windows`.
@@ -219,7 +205,7 @@ class Predictor:
         def take(top: int, left: int, block: Any) -> None:
             for at in range(0, block.shape[1], ROWS):
                 rows = block[:, at : at + ROWS]
-                write(top + at, left, self._labels(rows))
+                write(top + at, left, self._decide(rows))
                 if write_probabilities is not None:
                     write_probabilities(top + at, left, self.networks[0].numpy(rows))
 
@@ -243,8 +229,8 @@ class Predictor:
             fill_holes=self.fill_holes,
         )
 
-    def _labels(self, probabilities: Any) -> NDArray[np.uint8]:
-        """(C, h, w) as the networks have it, to (h, w) or (N, h, w)."""
+    def _decide(self, probabilities: Any) -> NDArray[np.uint8]:
+        """Decide probabilities (C, h, w), arrays of the networks: (h, w) or (N, h, w)."""
         network = self.networks[0]
         decided = network.decide(probabilities[None], self.threshold)[0]
         return network.numpy(decided).astype(np.uint8)
@@ -258,7 +244,7 @@ class Predictor:
 class _Whole:
     """An image in memory, and its prediction as it grows.
 
-    It does not know its canvas: in a circle both would stay until the garbage collector comes.
+    It has no reference to its canvas: a cycle would keep both until the garbage collector runs.
     """
 
     def __init__(self, predictor: Predictor, image: NDArray[Any], given: Image) -> None:
@@ -274,7 +260,7 @@ class _Whole:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         return self._image[top : top + height, left : left + width]
 
-    def prediction(self) -> Prediction | SegkitError:
+    def finish(self) -> Prediction | SegkitError:
         if self.error is not None:
             return name_image(self.error, self._given)
         found = None
@@ -289,11 +275,73 @@ class _Whole:
         height, width = block.shape[1:]
         inside = (..., slice(top, top + height), slice(left, left + width))
         self.probabilities[inside] = self._predictor.networks[0].numpy(block)
-        self.labels[inside] = self._predictor._labels(block)
+        self.labels[inside] = self._predictor._decide(block)
 
 
-def _raising(results: Iterable[Prediction | SegkitError]) -> Iterator[Prediction]:
+def _raise_errors(results: Iterable[Prediction | SegkitError]) -> Iterator[Prediction]:
     for result in results:
         if isinstance(result, SegkitError):
             raise result
         yield result
+
+
+def parse_options(options: dict[str, Any]) -> PredictionOptions:
+    """Check keyword arguments of a prediction.
+
+    Raises:
+        SegkitError: Some are wrong; all of them are listed.
+    """
+    try:
+        return PredictionOptions.model_validate(options)
+    except ValidationError as error:
+        problems = [describe_error(detail, PredictionOptions) for detail in error.errors()]
+        raise all_at_once("the options cannot be used:", problems) from error
+
+
+def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
+    """An image as (H, W, C), as it is stored.
+
+    Raises:
+        SegkitError: It cannot be read, or is not an image.
+    """
+    if isinstance(image, str | Path):
+        try:
+            return read_image(Path(image), page)
+        except SegkitError as error:
+            pages = _count_pages(Path(image)) if page is None else 1
+            if pages == 1:
+                raise
+            raise SegkitError(
+                f"{image}: the file has {pages} pages: choose one, as in predictor({str(image)!r},"
+                f" page=0), or page={pages - 1} for the last. python -m segkit.predict takes all"
+                " of them."
+            ) from error
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
+        given = f"an array of the shape {image.shape}" if isinstance(image, np.ndarray) else ""
+        raise SegkitError(
+            "an image is a path, or a numpy array (H, W) or (H, W, C), not"
+            f" {given or type(image).__name__}. numpy.asarray(...) converts most other types."
+        )
+    if 0 in image.shape:
+        raise SegkitError(f"the image has no pixels: its shape is {image.shape}.")
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _count_pages(path: Path) -> int:
+    """Pages of a file; 1 if it cannot be read."""
+    try:
+        return count_pages(path)
+    except SegkitError:
+        return 1
+
+
+def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> SegkitError:
+    """An error that names the image if it is a file. A MemoryError gets a message."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = "the image does not fit into memory."
+    if isinstance(image, str | Path) and str(image) not in text:
+        text = f"{image}: {text}"
+    named = SegkitError(text)
+    named.__cause__ = error
+    return named

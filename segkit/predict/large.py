@@ -137,7 +137,7 @@ class LargeImages:
             source = highest if self.depths.wants(image.dtype) else overview or image
             self.predictor.predict_windows(source, write, write_maps if maps else None)
         if source is highest:
-            self.depths.judge(file.path, highest.value)
+            self.depths.judge(file.path, image.dtype, highest.value)
         if overview is not None:
             self.outputs.write_overlay(pictured, overview.image, overview.labels)
 

@@ -20,8 +20,8 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.export.command import ENDINGS, describe, export
 from segkit.inference.runtimes.exported import KEY, Contents
-from segkit.inference.runtimes.onnx_network import OnnxNetwork, _providers
-from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, _device
+from segkit.inference.runtimes.onnx_network import OnnxNetwork, choose_providers
+from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, choose_device
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -134,7 +134,7 @@ def test_models_of_others(files, tmp_path):
         return tmp_path / "a.onnx"
 
     with pytest.raises(
-        SegkitError, match=r"an ONNX model, but no model of segkit: .*segkit\.export"
+        SegkitError, match=r"an ONNX model, but not a model of segkit: .*segkit\.export"
     ):
         load(saved(None), device="cpu")
     for broken in ("{", "[]", "{}", json.dumps(stored | {"windows": {}})):
@@ -146,11 +146,11 @@ def test_models_of_others(files, tmp_path):
 
     model = openvino.Core().read_model(saved(None))
     openvino.save_model(model, tmp_path / "a.xml")
-    with pytest.raises(SegkitError, match="an OpenVINO model, but no model of segkit"):
+    with pytest.raises(SegkitError, match="an OpenVINO model, but not a model of segkit"):
         load(tmp_path / "a.xml", device="cpu")
     program = torch.export.export(torch.nn.ReLU(), (torch.rand(2),))
     torch.export.save(program, tmp_path / "a.pt2")
-    with pytest.raises(SegkitError, match=r"a \.pt2 file, but no model of segkit"):
+    with pytest.raises(SegkitError, match=r"a \.pt2 file, but not a model of segkit"):
         load(tmp_path / "a.pt2", device="cpu")
 
 
@@ -186,18 +186,18 @@ def test_pickled_objects_are_refused_and_not_executed(files, tmp_path, monkeypat
 def test_devices():
     cpu = ["CPUExecutionProvider"]
     cuda = ["CUDAExecutionProvider", *cpu]
-    assert _providers("auto", cpu) == (cpu, "cpu")
-    assert _providers("cpu", cuda) == (cpu, "cpu")
-    assert _providers("auto", cuda)[1] == "cuda"
-    assert _providers("cuda:1", cuda)[0][0] == ("CUDAExecutionProvider", {"device_id": 1})
+    assert choose_providers("auto", cpu) == (cpu, "cpu")
+    assert choose_providers("cpu", cuda) == (cpu, "cpu")
+    assert choose_providers("auto", cuda)[1] == "cuda"
+    assert choose_providers("cuda:1", cuda)[0][0] == ("CUDAExecutionProvider", {"device_id": 1})
     for wrong, available in (("cuda", cpu), ("tpu", cuda), ("cuda:x", cuda)):
         with pytest.raises(SegkitError, match=f"device '{wrong}' cannot be used with an ONNX file"):
-            _providers(wrong, available)
-    assert _device("auto", ["CPU"]) == "CPU"
-    assert _device("auto", ["CPU", "GPU.0", "GPU.1"]) == "GPU.0"
-    assert _device("gpu", ["CPU", "GPU.0"]) == "GPU"
+            choose_providers(wrong, available)
+    assert choose_device("auto", ["CPU"]) == "CPU"
+    assert choose_device("auto", ["CPU", "GPU.0", "GPU.1"]) == "GPU.0"
+    assert choose_device("gpu", ["CPU", "GPU.0"]) == "GPU"
     with pytest.raises(SegkitError, match=r"device 'cuda' cannot be used .* use auto, cpu"):
-        _device("cuda", ["CPU"])
+        choose_device("cuda", ["CPU"])
 
 
 def test_wrong_images_and_batches_are_said(files):

@@ -1,13 +1,14 @@
-"""What an exported file says of itself, and how the network in it is used. No torch."""
+"""Exported files: their metadata, and the networks in them. No torch."""
 
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,16 @@ from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.images.channels import convert_channels
-from segkit.inference.runtimes.network import Network
+from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.batching import plan_batches
 from segkit.inference.tiles.tiling import Windows
 
 KEY = "segkit"
-"""Of the entry in the metadata of a file."""
+"""Key of the entry in the metadata of a file."""
 FORMAT = 1
-"""Of that entry; a newer one is refused."""
+"""Version of that entry; newer ones are refused."""
 INPUT = "image"
-"""Name of the input of the graph."""
+"""Name of the graph's input."""
 EXPORT = "python -m segkit.export checkpoint=CKPT output=FILE"
 
 Precision = Literal["float32", "int8"]
@@ -33,17 +34,17 @@ Precision = Literal["float32", "int8"]
 
 @dataclass(frozen=True)
 class Contents:
-    """What an exported file holds besides the graph: all that a predictor needs.
+    """The metadata of an exported file: all that a predictor needs besides the graph.
 
     Attributes:
-        card: What belongs to the network.
-        windows: Which tiles it takes; ``side`` is the largest that is worth while.
-        normalizes: Whether the graph takes intensities as those of the training images, float32,
-            and normalises them itself.
-        activates: Whether the graph gives probabilities; else logits.
-        bytes_per_pixel: Memory that predicting takes, about.
-        precision: Of weights and activations.
-        versions: Of what wrote the file.
+        card: The model's card.
+        windows: The tiles that the network takes; ``side`` is the largest useful one.
+        normalizes: Whether the graph takes the intensities of the training images as float32 and
+            normalizes them itself.
+        activates: Whether the graph returns probabilities; else logits.
+        bytes_per_pixel: Approximate memory of a prediction.
+        precision: Precision of weights and activations.
+        versions: Versions of the software that wrote the file.
     """
 
     card: ModelCard
@@ -56,11 +57,11 @@ class Contents:
 
     @property
     def output(self) -> str:
-        """Name of the output of the graph."""
+        """Name of the graph's output."""
         return "probabilities" if self.activates else "logits"
 
     def to_json(self) -> str:
-        """For the metadata of a file."""
+        """The entry for the metadata of a file."""
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__}
         plain |= {"card": self.card.to_dict(), "windows": asdict(self.windows)}
         return json.dumps({"format": FORMAT, **plain}, ensure_ascii=False)
@@ -92,28 +93,34 @@ class Contents:
             f" export the checkpoint again with this one: {EXPORT}."
         )
 
-    def windows_of(self, side: int) -> Windows:
-        """The windows of that largest side."""
-        return replace(self.windows, side=side)
-
 
 class ExportedNetwork(Network):
-    """The network in an exported file. A member says how its graph is run.
+    """The network in an exported file. A member says how the file is opened and its graph run.
 
     Args:
-        contents: What the file says of itself.
+        path: The file.
+        run: Runs the graph on a batch (B, C, h, w).
+        contents: The metadata of the file.
         device: Where it computes.
-        tile: Side of the tiles in pixels; None: what the file says, or what memory allows.
-        batch_size: Tiles in a batch; None: what memory allows.
         free: Bytes of free memory.
+        tile: Side of the tiles in pixels; None: as large as useful and as memory allows.
+        batch_size: Tiles in a batch; None: what memory allows.
     """
 
     def __init__(
-        self, contents: Contents, device: str, tile: int | None, batch_size: int | None, free: int
+        self,
+        path: Path,
+        run: Callable[[NDArray[np.float32]], Any],
+        contents: Contents,
+        device: str,
+        free: int,
+        tile: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        self.contents, self.card, self.device = contents, contents.card, device
+        self.path, self.contents, self.card, self.device = path, contents, contents.card, device
+        self._graph = run
         self.windows, self.batch_size = plan_batches(
-            contents.windows_of,
+            lambda side: replace(contents.windows, side=side),
             contents.windows.side,
             tile,
             batch_size,
@@ -122,8 +129,38 @@ class ExportedNetwork(Network):
             "cpu" if device.lower() == "cpu" else "cuda",
         )
 
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        device: str = "auto",
+        tile: int | None = None,
+        batch_size: int | None = None,
+    ) -> Self:
+        """Read the network in a file. The CPU uses OMP_NUM_THREADS threads, or all cores.
+
+        Args:
+            path: The file.
+            device: "auto" takes a GPU if the runtime can use one; "cpu" or a name of the runtime.
+            tile: See above.
+            batch_size: See above.
+
+        Raises:
+            SegkitError: There is no such file, segkit did not export it, or the runtime or the
+                device is not available.
+        """
+        if not path.is_file():
+            raise SegkitError(f"checkpoint: there is no file {path.resolve()}.")
+        run, contents, used, free = cls._open(path, device)
+        return cls(path, run, contents, used, free, tile, batch_size)
+
+    @classmethod
+    @abstractmethod
+    def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
+        """What runs the graph in a file, its metadata, the device in use and its free memory."""
+
     def prepare(self, window: NDArray[Any]) -> NDArray[np.float32]:
-        """(h, w, C) as read -> (C, h, w), normalised unless the graph does that itself."""
+        """(h, w, C) as read -> (C, h, w), normalized unless the graph does that itself."""
         if not self.contents.normalizes:
             return super().prepare(window)
         image = convert_channels(window, self.card.in_channels)
@@ -132,15 +169,20 @@ class ExportedNetwork(Network):
 
     def probabilities(self, batch: NDArray[np.float32]) -> Any:
         """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""
-        given = self._run(batch)
-        return given if self.contents.activates else self._activate(given)
-
-    @abstractmethod
-    def _run(self, batch: NDArray[np.float32]) -> Any:
-        """What the graph gives for a batch (B, C, h, w)."""
+        try:
+            given = self._graph(batch)
+        except Exception as error:  # each runtime has errors of its own
+            if not is_out_of_memory(error):
+                raise SegkitError(
+                    f"{self.path} cannot be run on a batch of the shape {batch.shape}:"
+                    f" {_first_line(error)}."
+                ) from error
+        else:
+            return given if self.contents.activates else self._activate(given)
+        raise self.too_little_memory(batch.shape)
 
     def _activate(self, logits: Any) -> Any:
-        """Logits of numpy to probabilities, as the heads do it."""
+        """Convert logits to probabilities, as the heads do."""
         if self.card.mode == "multiclass":
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
             return powers / powers.sum(axis=1, keepdims=True)
@@ -149,38 +191,27 @@ class ExportedNetwork(Network):
         return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
 
 
-def require_file(path: Path) -> None:
-    """Raise a SegkitError where there is no such file."""
-    if not path.is_file():
-        raise SegkitError(f"checkpoint: there is no file {path.resolve()}.")
+def cpu_threads() -> int | None:
+    """Threads that OMP_NUM_THREADS asks for."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else None
 
 
-def broken(path: Path, kind: str, error: Exception) -> NoReturn:
+def raise_broken(path: Path, kind: str, error: Exception) -> NoReturn:
     """Raise the error of a file that its runtime cannot read."""
-    reason = str(error).strip().partition("\n")[0] or repr(error)
     raise SegkitError(
-        f"{path} cannot be read as {kind}: {reason}. It may be cut off or no such file; export it"
-        f" again: {EXPORT}."
+        f"{path} cannot be read as {kind}: {_first_line(error)}. It may be incomplete or of another"
+        f" format; export it again: {EXPORT}."
     ) from error
 
 
-def foreign(path: Path, kind: str) -> NoReturn:
-    """Raise the error of a file that somebody else exported."""
+def raise_foreign(path: Path, kind: str) -> NoReturn:
+    """Raise the error of a file that segkit did not export."""
     raise SegkitError(
-        f"{path} is {kind}, but no model of segkit: it has no entry '{KEY}' in its metadata, which"
-        f" tells classes and intensities. Write one with {EXPORT}."
+        f"{path} is {kind}, but not a model of segkit: its metadata has no entry '{KEY}' with"
+        f" classes and intensities. Write one with {EXPORT}."
     )
 
 
-def guarded(run: Callable[[], Any], path: Path, shape: tuple[int, ...]) -> Any:
-    """What a runtime gives, its own errors said as ours."""
-    try:
-        return run()
-    except SegkitError:
-        raise
-    except Exception as error:  # each runtime has its own
-        reason = str(error).strip().partition("\n")[0]
-        raise SegkitError(
-            f"{path} cannot be run on a batch of the shape {shape}: {reason}. With too little"
-            " memory, smaller tiles help: tile=256, batch_size=1."
-        ) from error
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or repr(error)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,67 +20,37 @@ from segkit.inference.runtimes.exported import (
     KEY,
     Contents,
     ExportedNetwork,
-    broken,
-    foreign,
-    guarded,
-    require_file,
+    raise_broken,
+    raise_foreign,
 )
 from segkit.inference.runtimes.torch_network import choose_device
 
 ENTRY = f"{KEY}.json"
-"""Of the archive, among its extra files."""
+"""Name of the metadata among the extra files of the archive."""
 
 
 class TorchExportNetwork(ExportedNetwork):
-    """A network that ``python -m segkit.export format=torch_export`` wrote; see :meth:`read`."""
+    """A network that ``python -m segkit.export format=torch_export`` wrote.
+
+    A .pt2 file is a program. Pickled objects in it are refused, but torch does not protect against
+    malicious files: take .onnx files from people you do not trust.
+    """
 
     xp = torch
 
-    def __init__(
-        self,
-        path: Path,
-        module: torch.nn.Module,
-        contents: Contents,
-        device: torch.device,
-        tile: int | None = None,
-        batch_size: int | None = None,
-    ) -> None:
-        super().__init__(contents, str(device), tile, batch_size, free_memory(device))
-        self._path, self._module, self._device = path, module, device
-
     @classmethod
-    def read(
-        cls,
-        path: Path,
-        device: str = "auto",
-        tile: int | None = None,
-        batch_size: int | None = None,
-    ) -> TorchExportNetwork:
-        """The network in a file.
-
-        A .pt2 file is a program. Pickled objects in it are refused, but torch reads it as that of
-        somebody who is trusted: take .onnx files from others.
-
-        Args:
-            path: The file.
-            device: "auto" takes a GPU if there is one.
-            tile: Side of the tiles in pixels, None to choose.
-            batch_size: Tiles in a batch, None to choose.
-
-        Raises:
-            SegkitError: There is no such file, it is none of segkit, or it holds pickled objects.
-        """
-        require_file(path)
+    def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
         try:
             with zipfile.ZipFile(path) as archive:
-                entries = {n.partition("/")[2]: archive.read(n) for n in _small(archive)}
+                names = (name for name in archive.namelist() if "/weights/weight_" not in name)
+                entries = {name.partition("/")[2]: archive.read(name) for name in names}
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            broken(path, "a program of torch.export", error)
+            raise_broken(path, "a program of torch.export", error)
         text = entries.get(f"extra/{ENTRY}") or entries.get(f"extra_files/{ENTRY}")
         if text is None:
-            foreign(path, "a .pt2 file")
+            raise_foreign(path, "a .pt2 file")
         contents = Contents.from_json(text.decode(), path)
-        _require_data(entries, path)
+        _refuse_pickles(entries, path)
         chosen = choose_device(device)
         try:
             program = torch.export.load(path)
@@ -88,34 +60,28 @@ class TorchExportNetwork(ExportedNetwork):
                 program = move_to_device_pass(program, chosen)
             module = program.module()
         except Exception as error:  # each layer of torch has its own
-            broken(path, "a program of torch.export", error)
-        return cls(path, module, contents, chosen, tile, batch_size)
+            raise_broken(path, "a program of torch.export", error)
+
+        def run(batch: NDArray[np.float32]) -> Tensor:
+            with torch.inference_mode():
+                return module(torch.from_numpy(batch).to(chosen, non_blocking=True))
+
+        return run, contents, str(chosen), free_memory(chosen)
 
     def array(self, values: NDArray[np.float32]) -> Tensor:
         """An array of numpy on the network's device."""
-        return torch.from_numpy(values).to(self._device, non_blocking=True)
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def numpy(self, array: Tensor) -> NDArray[np.float32]:
         """The inverse of :meth:`array`."""
         return array.cpu().numpy()
 
-    def _run(self, batch: NDArray[np.float32]) -> Tensor:
-        """What the graph gives for a batch (B, C, h, w)."""
-        with torch.inference_mode():
-            return guarded(lambda: self._module(self.array(batch)), self._path, batch.shape)
-
     def _activate(self, logits: Tensor) -> Tensor:
-        """Logits of torch to probabilities, as the heads do it."""
         return torch.softmax(logits, 1) if self.card.mode == "multiclass" else logits.sigmoid()
 
 
-def _small(archive: zipfile.ZipFile) -> list[str]:
-    """The entries other than weights."""
-    return [name for name in archive.namelist() if "/weights/weight_" not in name]
-
-
-def _require_data(entries: dict[str, bytes], path: Path) -> None:
-    """Refuse what only unpickling could read: it may run code."""
+def _refuse_pickles(entries: dict[str, bytes], path: Path) -> None:
+    """Refuse files that only unpickling could read: that may run code."""
     for name, content in entries.items():
         refused = ""
         if name.endswith("_config.json"):

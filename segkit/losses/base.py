@@ -31,8 +31,8 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     - False positives cost something even where a mask is empty or a class absent; each docstring
       says how much.
 
-    A subclass implements :meth:`compute`, narrows ``modes`` if it cannot handle all of them, and
-    sets ``takes_weight`` if it can weight pixels.
+    A subclass implements :meth:`compute`, narrows ``modes`` if it cannot handle all of them, sets
+    ``takes_weight`` if it can weight pixels, and describes its options in Args.
 
     Args:
         mode: What the channels of the logits mean: ``binary`` (1 channel, sigmoid), ``multiclass``
@@ -187,10 +187,7 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the valid values over the sum of their weights, or 0 if that sum is 0.
 
-    Args:
-        values: Any shape; for a weighted mean already multiplied by the weights.
-        valid: Which values count, bool, same shape.
-        weights: The weight of each value, same shape; None: all 1.
+    All have the same shape. The values are already multiplied by the weights.
     """
     total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
     # 0 / 1 where nothing counts, so that neither the value nor the gradient is NaN
@@ -198,11 +195,7 @@ def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) ->
 
 
 def weight_tensor(option: str, values: list[float]) -> Tensor:
-    """The class weights of an option as a float32 tensor (N,).
-
-    Raises:
-        SegkitError: A weight is negative or not finite, or none is above zero.
-    """
+    """The class weights of an option as a float32 tensor (N,), checked."""
     if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
         raise SegkitError(
             f"{option} is {values}: give weights of zero or more, at least one of them above zero."
@@ -211,10 +204,7 @@ def weight_tensor(option: str, values: list[float]) -> Tensor:
 
 
 def require_count(option: str, weights: Tensor, expected: int, whose: str) -> None:
-    """Raise SegkitError unless there are as many weights (N,) as expected; ``whose``: one per what.
-
-    Whether the number of weights is right is known only from the logits.
-    """
+    """Raise SegkitError unless there are as many weights as expected: one per ``whose``."""
     if weights.numel() != expected:
         raise SegkitError(
             f"{option} has {weights.numel()} weight(s), but {expected} are needed: one per {whose}."

@@ -53,14 +53,9 @@ class Boundary(Loss, name="boundary"):
     "segkit::boundary_distance", mutates_args=(), schema="(Tensor truth, Tensor valid) -> Tensor"
 )
 def boundary_distance(truth: Tensor, valid: Tensor) -> Tensor:
-    """The unsigned distance of each pixel's centre from the boundary of its class, in pixels.
+    """The unsigned distance in pixels of each pixel's centre from the boundary of its class.
 
-    Args:
-        truth: Bool (B, C, H, W), on any device.
-        valid: Which pixels count, likewise.
-
-    Returns:
-        Float32 (B, C, H, W), 0 where nothing counts.
+    From bool (B, C, H, W) on any device to float32, 0 where nothing counts.
     """
     planes, counted = (x.cpu().numpy().reshape(-1, *x.shape[2:]) for x in (truth, valid))
     distances = np.zeros(planes.shape, np.float32)  # (BC, H, W)

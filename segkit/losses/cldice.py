@@ -91,11 +91,8 @@ def soft_skeleton(x: Tensor, valid: Tensor, iterations: int) -> Tensor:
     Args:
         x: Probabilities (B, C, H, W).
         valid: Which pixels count, bool, same shape. The others are outside: they neither thin a
-            structure nor continue one.
+            structure nor continue one, and the result is 0 there.
         iterations: Number of erosions.
-
-    Returns:
-        (B, C, H, W), from 0 to 1, 0 where nothing counts.
     """
     skeleton = torch.zeros_like(x)
     for _ in range(iterations):

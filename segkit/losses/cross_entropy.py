@@ -136,11 +136,8 @@ def sigmoid_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of each sigmoid, (B, C, H, W), not reduced.
 
-    Args:
-        logits: (B, C, H, W).
-        truth: The probability of the positive class, (B, C, H, W), float.
-        positive: Weight of the positive term, broadcast to (B, C, H, W).
-        negative: Weight of the negative term, likewise.
+    ``truth`` is the probability of the positive class, (B, C, H, W); the weights of the positive
+    and negative term broadcast to it.
     """
     # log(1 - sigmoid(x)) = log sigmoid(-x), which does not cancel where sigmoid(x) rounds to 1
     return -(

@@ -10,16 +10,9 @@ from segkit.core.labels import Mode
 
 
 def check_target(target: Tensor, mode: Mode, shape: torch.Size) -> None:
-    """Check the shape and dtype of a target, not its values.
+    """Raise SegkitError unless a target has an integer dtype and fits logits (B, C, H, W).
 
-    Args:
-        target: The target as the caller passed it.
-        mode: What the C channels mean.
-        shape: The (B, C, H, W) that the target belongs to.
-
-    Raises:
-        SegkitError: The shape is not (B, H, W), or for multilabel (B, C, H, W); or the dtype is not
-            an integer.
+    Its shape is (B, H, W), or for multilabel also (B, C, H, W). Values are not checked.
     """
     if target.is_floating_point() or target.is_complex():
         raise SegkitError(
@@ -46,20 +39,14 @@ def split_target(
 ) -> tuple[Tensor, Tensor]:
     """Split a target that :func:`check_target` accepted into the truth and the pixels that count.
 
-    Args:
-        target: Labels (B, H, W), or 0/1 per class (B, C, H, W) for multilabel; any integer dtype.
-        mode: What the C channels mean.
-        channels: C.
-        ignore_index: Label of pixels that do not count.
-        check_values: Whether to look for invalid labels. This waits for the device.
-
     Returns:
         The truth and the mask of what counts, same shape. Multiclass: int64 labels and bool,
         (B, H, W). Binary and multilabel: both bool, (B, C, H, W). Where the mask is False, the
         truth is a valid label (class 0 or False) without meaning.
 
     Raises:
-        SegkitError: ``check_values`` is set and a label is neither a class nor ``ignore_index``.
+        SegkitError: A label is neither a class nor ``ignore_index``. Only with ``check_values``,
+            which waits for the device.
     """
     per_channel = target.ndim == 4
     classes = 2 if mode == "binary" or per_channel else channels
@@ -90,14 +77,9 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def require_classes(
     what: str, labels: Tensor, valid: Tensor, classes: int, besides: str = ""
 ) -> None:
-    """Raise SegkitError where a label that counts is not one of 0 ... classes - 1.
+    """Raise SegkitError if a label that counts is not one of 0 ... classes - 1.
 
-    Args:
-        what: What contains the labels, for the message.
-        labels: int64 labels, any shape.
-        valid: Which of them count, same shape.
-        classes: The number of classes.
-        besides: What else is allowed, for the message.
+    ``what`` contains the labels, and ``besides`` says what else is allowed, in the message.
     """
     wrong = valid & ((labels < 0) | (labels >= classes))
     if wrong.any():

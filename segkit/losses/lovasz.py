@@ -84,13 +84,7 @@ class Lovasz(Loss, name="lovasz"):
 def compute_jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """How much each pixel adds to the Jaccard loss as pixels turn wrong, largest error first.
 
-    Args:
-        errors: 0 or more, (..., P).
-        truth: Bool, False where nothing counts, (..., P).
-        valid: Which pixels count, bool, (..., P).
-
-    Returns:
-        (..., P), 0 where nothing counts.
+    All are (..., P); ``truth`` is False and the result 0 where nothing counts.
     """
     order = errors.argsort(-1, descending=True)
     t, counts = truth.gather(-1, order), valid.gather(-1, order)

@@ -16,9 +16,7 @@ from segkit.losses.labels import one_hot
 def split_regions(
     logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The predicted and the true region of each class.
-
-    The arguments are those of :meth:`Loss.compute`, and the mode.
+    """Split the inputs of :meth:`Loss.compute` into one region per class.
 
     Returns:
         The probabilities p, the truth (bool) and what counts (bool), each (B, C, H, W); p is 0 and
@@ -54,9 +52,6 @@ def soft_counts(
     With the probabilities p and the truth t of the pixels that count::
 
         TP = sum p t,  FP = sum p (1 - t),  FN = sum (1 - p) t
-
-    The arguments are those of :meth:`Loss.compute`, the mode, and whether each image has its own
-    sums.
 
     Returns:
         The counts, and whether any pixel counts (bool); each (C,), or (B, C) with ``per_image``.
@@ -122,16 +117,7 @@ def _index_cells(labels: Tensor, classes: int) -> Tensor:
 
 
 def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The weighted mean over the classes (and images) that count, 0 where none does.
-
-    Args:
-        losses: (C,) or (B, C).
-        counted: Which of them count, bool, same shape.
-        class_weights: (C,), or None for equal ones.
-
-    Raises:
-        SegkitError: The number of weights is not the number of classes.
-    """
+    """The weighted mean of losses (C,) or (B, C) over those that count, 0 if none does."""
     if class_weights is None:
         return masked_mean(losses, counted)
     require_count("class_weights", class_weights, losses.shape[-1], "class")
@@ -140,11 +126,7 @@ def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -
 
 
 def region_weights(mode: Mode, class_weights: list[float] | None) -> Tensor | None:
-    """The class weights for :func:`region_mean`, (C,) or None.
-
-    Raises:
-        SegkitError: A weight is out of range, or the mode is binary, which has one region.
-    """
+    """The class weights for :func:`region_mean`, (C,) or None, checked."""
     if class_weights is None:
         return None
     if mode == "binary":

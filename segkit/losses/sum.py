@@ -14,7 +14,9 @@ from segkit.losses.base import Loss
 
 
 class WeightedSum(Loss, name="sum"):
-    """Weighted sum of other losses::
+    """A weighted sum of other losses.
+
+    With the weight w_i of each term::
 
         loss = sum_i w_i loss_i
 

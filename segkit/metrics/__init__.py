@@ -1,31 +1,15 @@
-"""Metrics that are accumulated over an epoch, exactly and across processes."""
+"""Counts that add up over images and processes, and the scores of their sums."""
 
-from segkit.metrics.bootstrap import Interval, interval, intervals, score_intervals
-from segkit.metrics.borders import BorderScores, border_counts, border_scores
-from segkit.metrics.boundary import BoundaryScores, boundary_counts, boundary_scores
-from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.instances import InstanceScores, instance_scores, object_counts
-from segkit.metrics.scores import Scores
-from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
-
-# The function scores() stays in its module of the same name, which it would hide here.
-__all__ = [
-    "BorderScores",
-    "BoundaryScores",
-    "ConfusionMatrix",
-    "InstanceScores",
-    "Interval",
-    "Scores",
-    "ThresholdCounts",
-    "ThresholdSweep",
-    "border_counts",
-    "border_scores",
-    "boundary_counts",
-    "boundary_scores",
-    "instance_scores",
-    "interval",
-    "intervals",
-    "object_counts",
-    "score_intervals",
-    "threshold_sweep",
-]
+from segkit.metrics.bootstrap import Interval as Interval
+from segkit.metrics.bootstrap import intervals as intervals
+from segkit.metrics.bootstrap import score_intervals as score_intervals
+from segkit.metrics.borders import border_counts as border_counts
+from segkit.metrics.borders import border_scores as border_scores
+from segkit.metrics.boundary import boundary_counts as boundary_counts
+from segkit.metrics.boundary import boundary_scores as boundary_scores
+from segkit.metrics.confusion import ConfusionMatrix as ConfusionMatrix
+from segkit.metrics.instances import InstanceScores as InstanceScores
+from segkit.metrics.instances import instance_scores as instance_scores
+from segkit.metrics.instances import object_counts as object_counts
+from segkit.metrics.thresholds import ThresholdCounts as ThresholdCounts
+from segkit.metrics.thresholds import threshold_sweep as threshold_sweep

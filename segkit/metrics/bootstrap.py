@@ -27,25 +27,6 @@ class Interval:
     high: float
 
 
-def interval(
-    statistics: NDArray[Any],
-    score: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    samples: int = SAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Interval:
-    """The interval of one score; see :func:`intervals`.
-
-    ``score`` maps sums (samples, ...) to scores (samples,).
-
-    Example:
-        >>> right, pixels = [90, 80, 95, 60], [100, 100, 100, 100]
-        >>> interval(np.stack([right, pixels], 1), lambda sums: sums[:, 0] / sums[:, 1])
-        Interval(low=0.6875, high=0.925)
-    """
-    return intervals(statistics, lambda sums: {"": score(sums)}, samples, level, seed)[""]
-
-
 def intervals(
     statistics: NDArray[Any],
     scores: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
@@ -76,6 +57,11 @@ def intervals(
 
     Raises:
         SegkitError: There is no image, or ``samples`` or ``level`` is out of range.
+
+    Example:
+        >>> right, pixels = [90, 80, 95, 60], [100, 100, 100, 100]
+        >>> intervals(np.stack([right, pixels], 1), lambda sums: {"acc": sums[:, 0] / sums[:, 1]})
+        {'acc': Interval(low=0.6875, high=0.925)}
     """
     if not len(statistics):
         raise SegkitError("there is no image to draw from: give the statistics of at least one.")
@@ -108,15 +94,9 @@ def score_intervals(
 ) -> dict[str, Interval]:
     """The intervals of all scores of :class:`segkit.metrics.Scores`; see :func:`intervals`.
 
-    Args:
-        counts: (images, N, 2, 2): :func:`segkit.metrics.scores.class_counts` of the confusion
-            matrix of each image.
-        mode: The mode in which they were counted.
-        class_names: The reported classes, :attr:`segkit.metrics.Scores.class_names`.
-
-    Returns:
-        Intervals of the means, by the keys of :attr:`Scores.mean` such as ``iou``, and of each
-        class, such as ``iou/road``.
+    ``counts`` (images, N, 2, 2) are the :func:`segkit.metrics.scores.class_counts` of each image,
+    ``class_names`` the reported classes. The keys are those of :attr:`Scores.mean`, such as
+    ``iou``, and for each class such as ``iou/road``.
     """
 
     def scores(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

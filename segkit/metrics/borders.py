@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.metrics.counts import SummedCounts, name_entries, ratio
+from segkit.metrics.counts import name_entries, ratio
 from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
 
 THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
@@ -24,21 +24,6 @@ BORDER_COUNTS = (
     *("tp", "fp", "fn"),
 )
 """The names of the C entries of :func:`border_counts` for each threshold."""
-
-
-class BorderScores(SummedCounts):
-    """The scores of borders over all slices and processes.
-
-    ``update`` takes the result of :func:`border_counts`, ``compute`` returns
-    :func:`border_scores`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(len(THRESHOLDS), len(BORDER_COUNTS))
-
-    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
-        """:func:`border_scores` of the sums."""
-        return border_scores(total)
 
 
 def border_counts(

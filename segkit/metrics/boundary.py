@@ -124,10 +124,7 @@ def boundary_counts(
 
 
 def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
-    """The scores of :func:`boundary_counts`.
-
-    Args:
-        counts: (..., C, 7): of one image, the sums over many, or many such sums at once.
+    """The scores of :func:`boundary_counts` (..., C, 7), or of their sums over images.
 
     Example:
         >>> truth = np.zeros((64, 64), int)

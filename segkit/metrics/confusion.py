@@ -32,15 +32,7 @@ class ConfusionMatrix(Metric):
 
     def __init__(self, mode: Mode, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
-        fits, allowed = {
-            "binary": (num_classes in (1, 2), "1 or 2"),
-            "multiclass": (num_classes >= 2, "2 or more"),
-            "multilabel": (num_classes >= 1, "1 or more"),
-        }[mode]
-        if not fits:
-            raise SegkitError(f"num_classes is {num_classes}, but mode '{mode}' has {allowed}.")
+        check_classes(mode, num_classes)
         self.mode = mode
         self.num_classes = 2 if mode == "binary" else num_classes
         self.ignore_index = ignore_index
@@ -97,3 +89,18 @@ class ConfusionMatrix(Metric):
         Binary has N = 2. Multilabel has one (absent, present) matrix per class: (N, 2, 2).
         """
         return self.matrix
+
+
+def check_classes(mode: Mode, num_classes: int) -> None:
+    """Raise SegkitError if the mode is unknown or cannot have that many classes."""
+    if mode not in MODES:
+        raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
+    fits, allowed = {
+        "binary": (num_classes in (1, 2), "1 or 2"),
+        "multiclass": (num_classes >= 2, "2 or more"),
+        "multilabel": (num_classes >= 1, "1 or more"),
+    }[mode]
+    if not fits:
+        raise SegkitError(
+            f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
+        )

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
-from segkit.metrics.counts import SummedCounts, Sums, name_entries, ratio
+from segkit.metrics.counts import Sums, name_entries, ratio
 from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
 
 PERCENTS = tuple(range(50, 100, 5))
@@ -27,12 +30,14 @@ OBJECT_COUNTS = (
 )
 """The names of the K entries of :func:`object_counts`."""
 
+_FRACTIONS = 2**40
 
-class InstanceScores(SummedCounts):
+
+class InstanceScores(Metric):
     """The scores of objects over all images and processes.
 
-    ``update`` takes the result of :func:`object_counts`, ``compute`` returns
-    :func:`instance_scores`.
+    The sums depend neither on the order of the images nor on the number of processes: fractions are
+    kept in whole steps of 2^-40. So the state is int64, which every device supports.
 
     Example:
         >>> metric = InstanceScores()
@@ -41,12 +46,36 @@ class InstanceScores(SummedCounts):
         0.667
     """
 
-    def __init__(self) -> None:
-        super().__init__(len(OBJECT_COUNTS))
+    full_state_update = False
+    sums: Tensor
 
-    def score(self, total: NDArray[np.float64]) -> dict[str, Any]:
-        """:func:`instance_scores` of the sums."""
-        return instance_scores(total)
+    def __init__(self) -> None:
+        super().__init__()
+        # whole numbers, and fractions in steps of 2^-40
+        zeros = torch.zeros((2, len(OBJECT_COUNTS)), dtype=torch.int64)
+        self.add_state("sums", zeros, dist_reduce_fx="sum")
+
+    def update(self, counts: NDArray[np.float64]) -> None:
+        """Add the :func:`object_counts` of one image, (K,), or of many, (B, K)."""
+        counts = np.asarray(counts, np.float64)
+        K = len(OBJECT_COUNTS)
+        if counts.ndim not in (1, 2) or counts.shape[-1] != K:
+            raise SegkitError(
+                f"InstanceScores takes counts of the shape ({K},) or (B, {K}), not {counts.shape}:"
+                " give the result of object_counts()."
+            )
+        whole = np.floor(counts)
+        parts = np.stack([whole, np.rint((counts - whole) * _FRACTIONS)]).astype(np.int64)
+        if counts.ndim == 2:
+            parts = parts.sum(axis=1)
+        # not in place, which torch forbids after a reset in inference mode
+        self.sums = self.sums + torch.from_numpy(parts).to(self.sums.device)
+
+    def compute(self) -> dict[str, float]:
+        """:func:`instance_scores` of the sums; NaN where a score has no value."""
+        whole, fractions = self.sums.cpu().numpy().astype(np.float64)
+        scores = instance_scores(whole + fractions / _FRACTIONS)
+        return {name: float(value) for name, value in scores.items()}
 
 
 def object_counts(

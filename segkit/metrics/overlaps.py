@@ -68,11 +68,9 @@ def overlaps(
 ) -> Overlaps:
     """Count the pixels that the objects of two maps of ids share.
 
-    Args:
-        truth: (H, W) ids of the reference, any integer dtype: 0 is background, every other value an
-            object. Objects need not be connected, nor ids contiguous.
-        predicted: (H, W) ids of the prediction, in which ``ignore_index`` is an ordinary id.
-        ignore_index: The id of pixels in the truth that do not count; None: all count.
+    In both maps (H, W) 0 is background and every other value an object, which need not be
+    connected; ids need not be contiguous. ``ignore_index`` marks pixels of the truth that do not
+    count (None: all count), and is an ordinary id in the prediction.
 
     Raises:
         SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.

@@ -45,10 +45,6 @@ class Scores:
         class_names: The reported classes: binary only the foreground, else all.
         iou: Intersection over union (Jaccard 1912), per class.
         dice: Dice coefficient (Dice 1945), the F1 score, per class.
-        precision: Share of the predicted pixels that are true, per class.
-        recall: Share of the true pixels that are predicted, per class.
-        specificity: Share of the pixels of other classes that are not predicted as the class, per
-            class.
         support: The number of true pixels, per class.
         accuracy: Share of all pixels (multilabel: of all pixels and classes) that are correct.
         fw_iou: Frequency-weighted IoU (Long et al. 2015): the mean IoU, each class weighted by its
@@ -120,12 +116,8 @@ def class_counts(matrix: Tensor, mode: Mode) -> NDArray[np.int64]:
 
     The counts add up over images as the matrices do, and are 4 N numbers instead of N x N.
 
-    Args:
-        matrix: (..., N, N) int64, or (..., N, 2, 2) for multilabel, which is returned unchanged.
-        mode: The mode in which it was counted.
-
-    Returns:
-        (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present. Binary has both classes.
+    From (..., N, N) int64, or (..., N, 2, 2) for multilabel, which is returned unchanged, to
+    (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present. Binary has both classes.
     """
     counts: NDArray[np.int64] = matrix.numpy(force=True)
     if mode == "multilabel":
@@ -143,15 +135,8 @@ def select_reported(counts: Counts, mode: Mode) -> Counts:
 
 
 def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
-    """The scores of each class, as :class:`Scores` defines them; NaN where there is no value.
-
-    Args:
-        counts: (..., 2, 2), for example of many classes or many resamples.
-
-    Returns:
-        For each of :data:`CLASS_SCORES` an array of the shape (...).
-    """
-    (tn, fp), (fn, tp) = _split_counts(counts)
+    """The :data:`CLASS_SCORES` (...) of counts (..., 2, 2); NaN where there is no value."""
+    tn, fp, fn, tp = _split_counts(counts)
     return {
         "iou": ratio(tp, tp + fp + fn),
         "dice": ratio(2 * tp, 2 * tp + fp + fn),
@@ -175,7 +160,7 @@ def mean_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
 
 
 def _compute_accuracy(counts: Counts, mode: Mode) -> NDArray[np.float64]:
-    (tn, _), (fn, tp) = _split_counts(counts)
+    tn, _, fn, tp = _split_counts(counts)
     if mode == "multilabel":
         return ratio((tp + tn).sum(-1), counts.sum((-3, -2, -1)))
     return ratio(tp.sum(-1), (tp + fn).sum(-1))  # a pixel is true of exactly one class
@@ -188,12 +173,9 @@ def _compute_fw_iou(counts: Counts) -> NDArray[np.float64]:
     return ratio(weighted.sum(-1), support.sum(-1))
 
 
-def _split_counts(counts: Counts) -> tuple[tuple[Counts, Counts], tuple[Counts, Counts]]:
-    """((tn, fp), (fn, tp)), each (...)."""
-    return (
-        (counts[..., 0, 0], counts[..., 0, 1]),
-        (counts[..., 1, 0], counts[..., 1, 1]),
-    )
+def _split_counts(counts: Counts) -> tuple[Counts, Counts, Counts, Counts]:
+    """tn, fp, fn, tp, each (...)."""
+    return counts[..., 0, 0], counts[..., 0, 1], counts[..., 1, 0], counts[..., 1, 1]
 
 
 def _check(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> None:

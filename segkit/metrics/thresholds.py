@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, split_target
+from segkit.metrics.confusion import check_classes
 from segkit.metrics.scores import UNDEFINED, Counts, class_scores
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -57,9 +58,7 @@ class ThresholdCounts(Metric):
                 f"a threshold sweep needs mode 'binary' or 'multilabel', not '{mode}': its classes"
                 " are not decided by a threshold."
             )
-        if num_classes < 1 or (mode == "binary" and num_classes > 2):
-            allowed = "1 or 2" if mode == "binary" else "1 or more"
-            raise SegkitError(f"num_classes is {num_classes}, but mode '{mode}' has {allowed}.")
+        check_classes(mode, num_classes)
         ends = (0.0, *thresholds, 1.0)
         if not thresholds or not all(a < b for a, b in pairwise(ends)):
             raise SegkitError(
@@ -160,15 +159,10 @@ class ThresholdSweep:
 
 
 def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
-    """The scores of the counts of all images.
-
-    Args:
-        counter: The counts.
-        class_names: One name per class. Binary has two, background and foreground, and reports the
-            second.
+    """The scores of all images. Binary needs two names, and reports the foreground.
 
     Raises:
-        SegkitError: The names do not fit the counts.
+        SegkitError: The number of names is not the number of classes.
     """
     names = tuple(class_names)
     wanted = 2 if counter.mode == "binary" else counter.channels

@@ -9,19 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Ids = NDArray[np.integer[Any]]
-"""(H, W), 0 where there is no object."""
+"""Outlined objects or markers, (H, W); 0 is none."""
 
 _EIGHT = np.ones((3, 3), np.int8)
 """Pixels that share a corner are neighbours too."""
 
 
 def find_unoutlined_markers(ids: Ids, markers: Ids) -> NDArray[np.bool_]:
-    """The markers, (H, W), without an outline: at most half of such a marker lies on objects.
-
-    Args:
-        ids: Outlined objects.
-        markers: Markers of all objects.
-    """
+    """The markers, (H, W), without an outline: at most half of such a marker lies on objects."""
     inverse, alone = _match_markers(ids, markers)
     return alone[inverse]
 
@@ -55,10 +50,7 @@ def find_uncertain_pixels(ids: Ids, alone: NDArray[np.bool_], radius: float) -> 
     They belong to no outlined object, are at most ``radius`` from such a marker, and connected to
     it: an object is in one piece and does not run through another.
 
-    Args:
-        ids: Outlined objects.
-        alone: The markers without an outline, from :func:`find_unoutlined_markers`.
-        radius: The largest distance of an object's pixels from its marker; infinite if unknown.
+    ``alone`` are the markers of :func:`find_unoutlined_markers`; ``radius`` is infinite if unknown.
     """
     if not alone.any():
         return np.zeros_like(alone)

@@ -12,12 +12,16 @@ import torch
 
 import segkit.metrics.bootstrap
 from segkit.core.errors import SegkitError
-from segkit.metrics.bootstrap import Interval, interval, intervals, score_intervals
+from segkit.metrics.bootstrap import Interval, intervals, score_intervals
 from segkit.metrics.scores import class_counts, scores
 
 
 def share(sums: np.ndarray) -> np.ndarray:
     return sums[:, 0] / sums[:, 1]
+
+
+def interval(data: np.ndarray, score, **options) -> Interval:
+    return intervals(data, lambda sums: {"score": score(sums)}, **options)["score"]
 
 
 def images(count: int, generator: np.random.Generator) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor
 from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoint_io import CheckpointNotWrittenError
+from segkit.training.processes import any_process, first_message
 
 METRICS_FILE = "metrics.csv"
 STEPS_UNSEEN = 50
@@ -70,7 +71,7 @@ class StopAfterStep(L.Callback):
 
     An exception out of nowhere could fall into the writing of a checkpoint, or into code that
     swallows it, and gradients that are accumulated for a later step would be lost. A second Ctrl-C
-    does not wait.
+    does not wait. Several processes stop at the same step, whichever was asked.
     """
 
     def __init__(self) -> None:
@@ -86,19 +87,20 @@ class StopAfterStep(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Stop after a step; after the last one of an epoch, validation or its end stop it."""
-        stepped = (index + 1) % trainer.accumulate_grad_batches == 0
-        self._stop(stepped and not trainer.is_last_batch)
+        if (index + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
+            self._stop()
 
-    def on_validation_batch_end(self, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop within a validation, which a resumed run starts again."""
-        self._stop()
+        if trainer.world_size == 1:  # each process has its own number of images
+            self._stop()
 
     def on_train_epoch_end(self, *_: Any) -> None:
         """Stop when the epoch has its row in metrics.csv."""
         self._stop()
 
-    def _stop(self, now: bool = True) -> None:
-        if self.asked and now:
+    def _stop(self) -> None:
+        if any_process(self.asked):
             raise KeyboardInterrupt
 
 
@@ -159,7 +161,8 @@ class StopWhenNotFinite(L.Callback):
     """Ends a training whose loss is NaN or infinite, before a checkpoint of it is written.
 
     On the CPU the weights are not even updated. On a GPU, where looking at a loss would wait for
-    the step, that is done every fifty steps and before each validation and checkpoint.
+    the step, that is done every fifty steps and before each validation and checkpoint. If one
+    process finds it, all of them stop.
 
     Args:
         names: Names of the training samples.
@@ -194,15 +197,18 @@ class StopWhenNotFinite(L.Callback):
 
     def _look(self, trainer: L.Trainer) -> None:
         unseen, self._unseen = self._unseen, []
-        if not unseen or torch.stack([loss for loss, *_ in unseen]).isfinite().all():
-            return
-        value, indices, step = next(entry for entry in unseen if not entry[0].isfinite())
-        files = ", ".join(self.names[i] for i in indices.tolist())
-        raise LossNotFiniteError(
-            f"the loss became {value.item()} in epoch {trainer.current_epoch}, step {step}, on the"
-            f" samples {files}. Look at these images and masks; if they are right, lower"
-            " optimizer.lr or use trainer.precision=32-true."
-        )
+        message = None
+        if unseen and not torch.stack([loss for loss, *_ in unseen]).isfinite().all():
+            value, indices, step = next(entry for entry in unseen if not entry[0].isfinite())
+            files = ", ".join(self.names[i] for i in indices.tolist())
+            message = (
+                f"the loss became {value.item()} in epoch {trainer.current_epoch}, step {step}, on"
+                f" the samples {files}. Look at these images and masks; if they are right, lower"
+                " optimizer.lr or use trainer.precision=32-true."
+            )
+        message = first_message(message)
+        if message is not None:
+            raise LossNotFiniteError(message)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -28,6 +28,7 @@ from segkit.training.checkpoint_io import CheckpointNotWrittenError, WholeCheckp
 from segkit.training.datamodule import SegmentationData
 from segkit.training.loggers import make_logger
 from segkit.training.module import SegmentationModule
+from segkit.training.processes import is_lost_connection
 from segkit.training.resume import last_checkpoint
 
 
@@ -142,6 +143,9 @@ def fit(
     _clean_up_after_hangup(in_main)
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+    except callbacks.LossNotFiniteError as error:
+        _leave_message_to_first_process(trainer)
+        raise SegkitError(f"{error}{_kept(last)}") from error
     except SegkitError as error:
         # one of a worker process brings the trace along as its text
         said = str(error).rpartition("segkit.core.errors.SegkitError: ")[2]
@@ -152,6 +156,11 @@ def fit(
             ) from error
         raise SegkitError(f"{said}{_kept(last)}") from error
     except RuntimeError as error:
+        if is_lost_connection(error):
+            raise SegkitError(
+                f"another process of this training has ended or does not answer; see what it said"
+                f" above. Go on with resume={folder}.{_kept(last)}"
+            ) from error
         if not resume or "loading state_dict" not in str(error):
             raise
         raise SegkitError(
@@ -161,6 +170,7 @@ def fit(
     except SystemExit:  # Lightning's end after Ctrl-C
         if not trainer.interrupted:
             raise
+        _leave_message_to_first_process(trainer)
         if last.is_file():
             console.print(
                 f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go on:"
@@ -173,6 +183,15 @@ def fit(
         data.close()
         if in_main:
             signal.signal(signal.SIGINT, before)
+
+
+def _leave_message_to_first_process(trainer: L.Trainer) -> None:
+    """End the other processes without a word when all of them stop for the same reason.
+
+    With status 0: the first process, which started them, would be killed for another one.
+    """
+    if not trainer.is_global_zero:
+        sys.exit(0)
 
 
 def _clean_up_after_hangup(in_main: bool) -> None:

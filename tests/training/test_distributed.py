@@ -31,6 +31,46 @@ def test_processes_share_the_images_of_a_validation_and_repeat_none():
         EverySample(2, 0, 3)
 
 
+NAN_ON_ONE = """
+import os
+from segkit.training.module import SegmentationModule
+step = SegmentationModule.training_step
+def broken(self, batch, batch_idx):
+    if self.global_step == 3 and os.environ.get("LOCAL_RANK") == "1":
+        BREAK
+    return step(self, batch, batch_idx)
+SegmentationModule.training_step = broken
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "status", "message"),
+    [
+        ("return step(self, batch, batch_idx) * float('nan')", 2, "error: the loss became nan in"),
+        ("os.kill(os.getpid(), 2)", 130, "stopped in epoch 1. The weights are in"),
+        ("os._exit(9)", 2, "error: another process of this training has ended"),
+    ],
+    ids=["nan", "ctrl_c", "dead"],
+)
+def test_all_processes_end_with_one_message(tmp_path, broken, status, message):
+    """Whatever happens to the second one."""
+    (tmp_path / "breaks.py").write_text(NAN_ON_ONE.replace("BREAK", broken))
+    command = [sys.executable, "-m", "segkit.train", "experiment=quick", "encoder=unet"]
+    command += ["encoder.width=4", "encoder.depth=2", "data.batch_size=2", "trainer.max_epochs=3"]
+    command += ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.progress_bar=false"]
+    command += ["hydra.run.dir=run", "plugins=[breaks.py]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    said = done.stdout + done.stderr
+    assert said.count(message) == 1, said
+    assert "Traceback" not in said
+    assert done.returncode == status, said
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(tmp_path):
     """With three images, one process has two of them; the weights stay as they were drawn."""

@@ -129,7 +129,7 @@ def smp_training(
     layout = torch.channels_last if best else torch.contiguous_format
     model, facts = _laid_out(smp_model(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model
-    loss = Loss.build_network("sum", mode="binary", terms=LOSS)
+    loss = Loss.build("sum", mode="binary", terms=LOSS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     images = torch.rand(batch, 3, side, side, device=device)
     labels = torch.randint(0, 2, (batch, side, side), device=device)

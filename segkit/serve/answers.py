@@ -1,4 +1,4 @@
-"""A prediction in the words of HTTP: the JSON of the endpoint, and the files beside it."""
+"""The endpoint's answers: JSON about a prediction, and its files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
-from scipy import ndimage
+from pydantic import BaseModel, ConfigDict, Field
+from skimage.measure import regionprops
 
 from segkit.checkpoint.card import ModelCard
 from segkit.images.writing import encode_mask
@@ -17,28 +17,28 @@ from segkit.inference.objects.object_classes import classes_of_objects, object_c
 from segkit.inference.predictor import Prediction
 from segkit.predict.masks import mask_values
 from segkit.report.overlay import flatten_labels, make_legend
-from segkit.serve.pictures import class_layer, object_layer, shown_image
+from segkit.serve.pictures import draw_classes, draw_image, draw_objects
 from segkit.serve.uploads import Upload
 
 Part = Literal["mask", "instances", "pictures"]
-"""What an answer holds only where it is asked for."""
+"""Parts of an answer that it holds only on request."""
 
 MEDIA_TYPES = {".png": "image/png", ".tif": "image/tiff"}
 
 
 class HeldFile(NamedTuple):
-    """A file that is on no disk."""
+    """A file in memory."""
 
     name: str
     content: bytes
 
 
 class ClassShare(BaseModel):
-    """A class, and how much of the image it covers."""
+    """A class and the part of the image that it covers."""
 
     name: str
     color: str = Field(description="as #rrggbb")
-    value: int = Field(description="in masks; 255 in the class's own page where classes overlap")
+    value: int = Field(description="in masks; 255 on the class's own page where classes overlap")
     pixels: int
     share: float = Field(description="of all pixels, 0 to 1; overlapping classes may exceed 1")
 
@@ -53,16 +53,18 @@ class Box(BaseModel):
 
 
 class Point(BaseModel):
-    """A place in pixels; the middle of the upper left pixel is (0, 0)."""
+    """A position in pixels; the centre of the upper left pixel is (0, 0)."""
 
     x: float
     y: float
 
 
 class FoundObject(BaseModel):
-    """An object that was told apart."""
+    """An object in the image."""
 
-    id: int = Field(description="its value in the map of ids")
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: int = Field(description="its value in the map of object ids")
     class_name: str = Field(alias="class")
     area: int = Field(description="in pixels")
     bounding_box: Box
@@ -78,31 +80,31 @@ class EncodedFile(BaseModel):
 
 
 class Pictures(BaseModel):
-    """PNG files in base64 to be laid one on another, large images made smaller."""
+    """PNG files in base64 to lay over one another; large images are reduced."""
 
-    image: str = Field(description="as a screen can show it, 16-bit ones too")
-    classes: str = Field(description="the classes' colours on a transparent ground")
-    objects: str | None = Field(description="a colour an object, on a transparent ground")
+    image: str = Field(description="the image in 8 bits")
+    classes: str = Field(description="the classes' colours on a transparent background")
+    objects: str | None = Field(description="a colour for each object on a transparent background")
 
 
 class Answer(BaseModel):
-    """What a model says about an image."""
+    """The prediction for an image."""
 
     width: int
     height: int
-    channels: int = Field(description="of the image as it was sent")
-    dtype: str = Field(description="of the image as it was sent")
+    channels: int = Field(description="of the uploaded image")
+    dtype: str = Field(description="of the uploaded image")
     page: Annotated[int, Field(ge=0)]
-    pages: int = Field(description="how many the file has")
-    seconds: float = Field(description="that the prediction took, without waiting and transfer")
+    pages: int = Field(description="number of pages in the file")
+    seconds: float = Field(description="time of the prediction, without waiting and transfer")
     classes: list[ClassShare]
-    objects: list[FoundObject] | None = Field(description="null where none are told apart")
+    objects: list[FoundObject] | None = Field(description="null if objects are not separated")
     mask: EncodedFile | None = None
     instances: EncodedFile | None = None
     pictures: Pictures | None = None
 
 
-def answer(
+def build_answer(
     upload: Upload,
     prediction: Prediction,
     card: ModelCard,
@@ -111,15 +113,15 @@ def answer(
     *,
     with_objects: bool = True,
 ) -> Answer:
-    """All that was asked for about a prediction.
+    """Build the answer about a prediction.
 
     Args:
         upload: The image.
-        prediction: Of it.
-        card: Of the model.
-        seconds: That it took.
-        parts: What the answer is to hold besides numbers.
-        with_objects: Whether objects are listed.
+        prediction: Its prediction.
+        card: The model's card.
+        seconds: Time that the prediction took.
+        parts: Files in addition to the numbers.
+        with_objects: Whether to list objects.
     """
     labels, instances = prediction.labels, prediction.instances
     height, width = labels.shape[-2:]
@@ -131,25 +133,25 @@ def answer(
         page=upload.page,
         pages=upload.pages,
         seconds=round(seconds, 4),
-        classes=class_shares(labels, card),
+        classes=count_classes(labels, card),
         objects=None
         if instances is None or not with_objects
-        else found_objects(instances, labels, card),
-        mask=_encoded(mask_file(upload, labels, card)) if "mask" in parts else None,
-        instances=_encoded(instances_file(upload, instances))
+        else list_objects(instances, labels, card),
+        mask=_encode(make_mask_file(upload, labels, card)) if "mask" in parts else None,
+        instances=_encode(make_instances_file(upload, instances))
         if "instances" in parts and instances is not None
         else None,
-        pictures=_pictures(upload, prediction, card) if "pictures" in parts else None,
+        pictures=_make_pictures(upload, prediction, card) if "pictures" in parts else None,
     )
 
 
 def class_values(card: ModelCard) -> list[int]:
-    """The value of each class in masks."""
+    """The value of each class in mask files."""
     return [255] * card.num_classes if card.mode == "multilabel" else list(card.mask_values)
 
 
 def hex_color(color: Sequence[int]) -> str:
-    """A colour as the web writes it.
+    """A colour in the notation of the web.
 
     Example:
         >>> hex_color((230, 159, 0))
@@ -158,8 +160,8 @@ def hex_color(color: Sequence[int]) -> str:
     return "#" + "".join(f"{value:02x}" for value in color)
 
 
-def class_shares(labels: NDArray[Any], card: ModelCard) -> list[ClassShare]:
-    """Each class with its pixels, in the order of the labels (H, W), or layers (N, H, W)."""
+def count_classes(labels: NDArray[Any], card: ModelCard) -> list[ClassShare]:
+    """Count the pixels of each class in labels (H, W) or, where classes overlap, (N, H, W)."""
     names, colors = card.class_names, card.class_colors
     if labels.ndim == 3:
         counts = np.count_nonzero(labels, axis=(1, 2))
@@ -176,54 +178,37 @@ def class_shares(labels: NDArray[Any], card: ModelCard) -> list[ClassShare]:
     ]
 
 
-def found_objects(
+def list_objects(
     instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard
 ) -> list[FoundObject]:
-    """The objects in a map of ids (H, W), in the order of the ids."""
-    inside = np.flatnonzero(instances)
-    ids = instances.ravel()[inside]
-    areas = np.bincount(ids, minlength=1)
-    rows, columns = (
-        np.bincount(ids, weights=place, minlength=1) / np.maximum(areas, 1)
-        for place in np.divmod(inside, instances.shape[1])
-    )
+    """List the objects in a map of ids (H, W) by their ids."""
     known, kinds = object_classes(card), classes_of_objects(instances, labels, card)
     found = []
-    for number, place in enumerate(ndimage.find_objects(instances), start=1):
-        if place is None:
-            continue
-        down, across = place
+    for region in regionprops(instances):
+        top, left, bottom, right = region.bbox
+        y, x = region.centroid
         found.append(
-            FoundObject.model_validate(
-                {
-                    "id": number,
-                    "class": known[kinds[number]].name,
-                    "area": int(areas[number]),
-                    "bounding_box": Box(
-                        x=across.start,
-                        y=down.start,
-                        width=across.stop - across.start,
-                        height=down.stop - down.start,
-                    ),
-                    "centroid": Point(
-                        x=round(float(columns[number]), 2), y=round(float(rows[number]), 2)
-                    ),
-                }
+            FoundObject(
+                id=region.label,
+                class_name=known[kinds[region.label]].name,
+                area=int(region.area),
+                bounding_box=Box(x=left, y=top, width=right - left, height=bottom - top),
+                centroid=Point(x=round(x, 2), y=round(y, 2)),
             )
         )
     return found
 
 
-def mask_file(
+def make_mask_file(
     upload: Upload, labels: NDArray[Any], card: ModelCard, suffix: str | None = None
 ) -> HeldFile:
-    """The mask, as ``python -m segkit.predict`` writes it.
+    """Make the mask file that ``python -m segkit.predict`` would write.
 
     Args:
         upload: The image.
-        labels: Of it, (H, W), or layers (N, H, W), which only a TIFF holds.
-        card: Of the model.
-        suffix: ".png" or ".tif"; None: the former where it can be.
+        labels: (H, W), or (N, H, W) where classes overlap, which only a TIFF holds.
+        card: The model's card.
+        suffix: ".png" or ".tif"; None takes PNG where that is possible.
     """
     suffix = suffix or (".png" if labels.ndim == 2 else ".tif")
     return HeldFile(
@@ -231,34 +216,32 @@ def mask_file(
     )
 
 
-def instances_file(
+def make_instances_file(
     upload: Upload, instances: NDArray[np.int32], suffix: str | None = None
 ) -> HeldFile:
-    """The map of ids.
+    """Make the file of the object ids.
 
     Args:
         upload: The image.
-        instances: Ids of its objects (H, W).
-        suffix: ".png" or ".tif"; None: the former where 16 bits are enough.
+        instances: Ids (H, W).
+        suffix: ".png" or ".tif"; None takes PNG where 16 bits are enough.
     """
     suffix = suffix or (".png" if instances.max(initial=0) < 2**16 else ".tif")
     return HeldFile(f"{upload.title}_instances{suffix}", encode_mask(instances, suffix))
 
 
-def _encoded(file: HeldFile) -> EncodedFile:
+def _encode(file: HeldFile) -> EncodedFile:
     kind = MEDIA_TYPES[file.name[file.name.rindex(".") :]]
     return EncodedFile(name=file.name, media_type=kind, base64=_base64(file.content))
 
 
-def _pictures(upload: Upload, prediction: Prediction, card: ModelCard) -> Pictures:
+def _make_pictures(upload: Upload, prediction: Prediction, card: ModelCard) -> Pictures:
     _, colors, unpainted = make_legend(card)
-    instances = prediction.instances
+    labels, instances = flatten_labels(prediction.labels, card.mode), prediction.instances
     return Pictures(
-        image=_base64(shown_image(upload.image)),
-        classes=_base64(
-            class_layer(flatten_labels(prediction.labels, card.mode), colors, unpainted)
-        ),
-        objects=None if instances is None else _base64(object_layer(instances)),
+        image=_base64(draw_image(upload.image)),
+        classes=_base64(draw_classes(labels, colors, unpainted)),
+        objects=None if instances is None else _base64(draw_objects(instances)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What python -m segkit.serve does."""
+"""The serve command: a page and an HTTP endpoint for a trained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segkit.inference.loading import load_from_settings
 from segkit.serve.uploads import MEBIBYTE, Limits
 
 CONNECTIONS = 64
-"""Requests at the same time; those above get 503."""
+"""Concurrent requests; further ones are answered with 503."""
 
 
 def serve(config: DictConfig) -> None:
@@ -21,19 +21,18 @@ def serve(config: DictConfig) -> None:
     Raises:
         SegkitError: The config or the checkpoint cannot be used, the extra ``serve`` is not
             installed, or the host or the port is not free.
-        KeyboardInterrupt: After Ctrl-C, when the image that is under way is done.
+        KeyboardInterrupt: After Ctrl-C, when the current image is finished.
     """
     settings = parse_settings(ServeSettings, config)
     try:
-        import python_multipart  # noqa: F401 - FastAPI looks for it when it is too late
+        import python_multipart  # noqa: F401 - FastAPI would miss it too late
         import uvicorn
 
         from segkit.serve.app import create_app
         from segkit.serve.guards import is_loopback
     except ImportError as error:
         raise SegkitError(
-            f"serving needs FastAPI, uvicorn and python-multipart ({error}): pip install"
-            " 'segkit-torch[serve]'."
+            f"serving needs the packages of an extra ({error}): pip install 'segkit-torch[serve]'."
         ) from error
     with listen(settings.host, settings.port) as listener:  # before the model is loaded
         predictor = load_from_settings(settings)
@@ -43,7 +42,7 @@ def serve(config: DictConfig) -> None:
         app = create_app(predictor, limits, name=name, host=settings.host)
         if not is_loopback(settings.host):
             print(f"host={settings.host}: other machines can send images to this server.")
-        print(f"serving {name} on {address(listener)} (Ctrl-C ends it)", flush=True)
+        print(f"serving {name} on {format_address(listener)} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(
             uvicorn.Config(
                 app, log_level="warning", server_header=False, limit_concurrency=CONNECTIONS
@@ -52,14 +51,14 @@ def serve(config: DictConfig) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; clients that come before the server runs wait for it.
+    """Open a listening socket; clients that connect before the server runs wait for it.
 
     Args:
-        host: A name or an address, of IPv4 or IPv6.
+        host: A name, or an IPv4 or IPv6 address.
         port: 0 for any free one.
 
     Raises:
-        SegkitError: The host is none of this machine's, or the port is in use or reserved.
+        SegkitError: The host is not this machine, or the port is in use or reserved.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -74,8 +73,8 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def address(listener: socket.socket) -> str:
-    """The address of a page behind a socket, for a browser of this machine."""
+def format_address(listener: socket.socket) -> str:
+    """The address of the page behind a socket, for a browser on this machine."""
     host, port, *_ = listener.getsockname()
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

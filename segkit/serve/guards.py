@@ -1,4 +1,4 @@
-"""What stands between the network and the app: the size of requests, and who may send them."""
+"""Between the network and the app: limits on the size of requests and on who may send them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WRAPPING = 2**16
-"""Bytes of a request besides its file."""
+"""Bytes of a request in addition to its file."""
 
 
 class BodyLimit:
-    """Refuses bodies above a limit with 413, counted while they come in, whatever they declare.
+    """Refuses bodies above a limit with 413, counted as they arrive, whatever they declare.
 
-    What comes after is read and dropped, up to as much again: a client that is cut off while it
-    sends does not read the answer.
+    The rest is read and dropped, up to as much again: a client that is cut off while sending does
+    not read the answer.
 
     Args:
         app: The app behind it.
-        max_bytes: Of the file in the body.
-        message: What to answer.
+        max_bytes: Size limit of the file in the body.
+        message: The answer.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, message: str) -> None:
@@ -51,12 +51,7 @@ class BodyLimit:
 
 
 class AddHeaders:
-    """Sends headers with every answer.
-
-    Args:
-        app: The app behind it.
-        headers: Their names and values.
-    """
+    """Adds headers to every answer that does not set them itself."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app, self.headers = app, headers
@@ -66,37 +61,42 @@ class AddHeaders:
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self.headers)
+                own = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    own.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, adding if scope["type"] == "http" else send)
 
 
 def require_same_site(request: Request) -> None:
-    """Refuse what a page of another site makes a browser send.
+    """Refuse requests that a page of another site makes a browser send.
 
-    Such a page could not read the answer, but keep the model busy. Clients that are no browsers do
-    not send this header.
+    Such a page could not read the answer, but could keep the model busy. Only browsers send this
+    header.
+
+    Raises:
+        HTTPException: The request comes from another site.
     """
     if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise HTTPException(403, "a page of another site may not use this server.")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine can reach a server that binds to this host."""
+    """Whether only programs on this machine can reach a server that binds to this host."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def trusted_hosts(host: str) -> list[str]:
-    """The names under which a server on the loopback may be called, else any.
+def list_trusted_hosts(host: str) -> list[str]:
+    """List the host names that a server on the loopback answers to; any name elsewhere.
 
-    A name that leads here from elsewhere is a page's that wants to read what is served on this
-    machine (DNS rebinding).
+    Another name that resolves to this machine belongs to a page that tries to read what is served
+    here (DNS rebinding).
     """
     if not is_loopback(host):
         return ["*"]
-    # Older versions of Starlette cut an IPv6 address at its first colon. No name begins so.
+    # Older versions of Starlette cut an IPv6 address at its first colon. No name begins with [.
     return ["127.0.0.1", "localhost", "[::1]", "[", host]

@@ -1,4 +1,4 @@
-"""What the page shows: an image and its prediction as pictures that lie one on another."""
+"""The pictures of the page: an image, and its prediction as transparent layers."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from segkit.report.colors import Color, palette
 from segkit.report.display import to_display
 
 WIDEST = 2048
-"""Pixels of the longer side of a picture; larger images are shown smaller."""
+"""Longer side of a picture in pixels; larger images are reduced."""
 _HUES = 254
 
 
-def shown_image(image: NDArray[Any]) -> bytes:
-    """An image (H, W, C) of any type as a PNG that a browser shows."""
+def draw_image(image: NDArray[Any]) -> bytes:
+    """An image (H, W, C) of any type as a PNG in 8 bits."""
     picture = to_display(image)
-    size = _shown_size(picture.shape[:2])
+    size = _reduced_size(picture.shape[:2])
     if size is not None:
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     return _as_png(Image.fromarray(picture))
 
 
-def class_layer(labels: NDArray[Any], colors: Sequence[Color], unpainted: int | None) -> bytes:
-    """Labels (H, W) as a PNG in the classes' colours, in which one class may be transparent."""
-    return _layer(labels.astype(np.uint8), colors, unpainted)
+def draw_classes(labels: NDArray[Any], colors: Sequence[Color], unpainted: int | None) -> bytes:
+    """Labels (H, W) as a PNG in the classes' colours; one class may be transparent."""
+    return _draw_layer(labels.astype(np.uint8), colors, unpainted)
 
 
-def object_layer(instances: NDArray[np.int32]) -> bytes:
-    """Ids of objects (H, W) as a PNG with a colour an object; the background is transparent."""
+def draw_objects(instances: NDArray[np.int32]) -> bytes:
+    """Object ids (H, W) as a PNG with a colour for each object on a transparent background."""
     hue = np.where(instances > 0, (instances - 1) % _HUES + 1, 0)
-    return _layer(hue.astype(np.uint8), _hues(), 0)
+    return _draw_layer(hue.astype(np.uint8), _object_colors(), 0)
 
 
 @cache
-def _hues() -> list[Color]:
+def _object_colors() -> list[Color]:
     return [(0, 0, 0), *palette(_HUES)]
 
 
-def _layer(indices: NDArray[np.uint8], colors: Sequence[Color], unpainted: int | None) -> bytes:
-    size = _shown_size(indices.shape[:2])
+def _draw_layer(
+    indices: NDArray[np.uint8], colors: Sequence[Color], unpainted: int | None
+) -> bytes:
+    size = _reduced_size(indices.shape[:2])
     if size is not None:
         indices = cv2.resize(indices, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
     picture = Image.fromarray(indices)
@@ -55,8 +57,8 @@ def _layer(indices: NDArray[np.uint8], colors: Sequence[Color], unpainted: int |
     return _as_png(picture, transparency=opacity)
 
 
-def _shown_size(size: tuple[int, ...]) -> tuple[int, int] | None:
-    """Width and height of the picture of a large image (H, W); None where it keeps its own."""
+def _reduced_size(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """Width and height of the picture of a large image (H, W); None if it keeps its size."""
     scale = WIDEST / max(size)
     if scale >= 1:
         return None
@@ -65,5 +67,5 @@ def _shown_size(size: tuple[int, ...]) -> tuple[int, int] | None:
 
 def _as_png(picture: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format="PNG", compress_level=3, **options)  # the way is short: be quick
+    picture.save(file, format="PNG", compress_level=3, **options)  # speed matters more than size
     return file.getvalue()

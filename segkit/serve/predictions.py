@@ -1,4 +1,4 @@
-"""From an upload to the answer: one image after the other, away from the event loop."""
+"""From an upload to the answer: one image at a time, outside of the event loop."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from segkit.core.errors import SegkitError
 from segkit.inference.predictor import Predictor
-from segkit.serve.answers import MEDIA_TYPES, Part, answer, instances_file, mask_file
+from segkit.serve.answers import (
+    MEDIA_TYPES,
+    Part,
+    build_answer,
+    make_instances_file,
+    make_mask_file,
+)
 from segkit.serve.uploads import Limits, UploadError, read_upload
 
 CLIENT_GONE = 499
-"""The status that no one reads."""
+"""The status for a client that has disconnected; nobody reads it."""
 
 
 class Options(BaseModel):
-    """What is wanted of a prediction."""
+    """Options of a prediction."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["json", "png", "tiff"] = Field(
         "json",
-        description="numbers as JSON, or the mask in the values of the training's masks; where"
-        " classes overlap it is a TIFF with a page for each class",
+        description="numbers as JSON, or the mask with the values of the training masks; where"
+        " classes overlap, a TIFF with a page for each class",
     )
     instances: bool | None = Field(
         None,
-        description="with json: whether objects are listed, by default where they are told apart;"
-        " with png and tiff: the map of ids in place of the mask",
+        description="json: whether to list objects, by default if the model separates them; png and"
+        " tiff: send the object ids instead of the mask",
     )
     page: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="page of a TIFF, from 0; needed where there are several"
+        None, description="page of a TIFF, from 0; required if there are several"
     )
     include: Annotated[list[Part], AfterValidator(lambda parts: sorted(set(parts)))] = Field(
-        [], description="files that the JSON holds in base64; may be given several times"
+        [], description="files to put into the JSON in base64; may be given several times"
     )
 
 
 class Predictions:
-    """Answers requests with a predictor, which is given one image at a time.
-
-    Args:
-        predictor: The predictor.
-        limits: What uploads may weigh.
-    """
+    """Answers requests with a predictor that gets one image at a time."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
         self._turn = asyncio.Lock()
-        # Of one thread: where a request is cancelled half-way, the next one still waits its turn.
+        # One thread: if a request is cancelled half-way, the next one still waits for its end.
         self._worker = ThreadPoolExecutor(1, "predict")
 
     @property
@@ -64,7 +65,7 @@ class Predictions:
         return self._turn.locked()
 
     async def respond(self, request: Request, file: UploadFile, options: Options) -> Response:
-        """The answer to a request, after those that came before it.
+        """Answer a request after all earlier ones.
 
         Raises:
             SegkitError: The upload or the options cannot be used.
@@ -77,14 +78,14 @@ class Predictions:
             return await loop.run_in_executor(self._worker, self._respond, name, data, options)
 
     def close(self) -> None:
-        """Take no more images."""
+        """Accept no more images."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _respond(self, name: str, data: bytes, options: Options) -> Response:
-        self._require_possible(options)
+        self._check(options)
         try:
             return self._predict(name, data, options)
-        except (MemoryError, RuntimeError) as error:  # torch has a RuntimeError for it
+        except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise UploadError(
@@ -101,13 +102,15 @@ class Predictions:
         seconds = time.perf_counter() - start
         if options.format == "json":
             listed = options.instances is not False
-            body = answer(upload, prediction, card, seconds, options.include, with_objects=listed)
+            body = build_answer(
+                upload, prediction, card, seconds, options.include, with_objects=listed
+            )
             return Response(body.model_dump_json(by_alias=True), media_type="application/json")
         suffix = ".png" if options.format == "png" else ".tif"
         if options.instances and prediction.instances is not None:
-            held = instances_file(upload, prediction.instances, suffix)
+            held = make_instances_file(upload, prediction.instances, suffix)
         else:
-            held = mask_file(upload, prediction.labels, card, suffix)
+            held = make_mask_file(upload, prediction.labels, card, suffix)
         return Response(
             held.content,
             media_type=MEDIA_TYPES[suffix],
@@ -117,18 +120,17 @@ class Predictions:
             },
         )
 
-    def _require_possible(self, options: Options) -> None:
-        """Refuse before anything is computed what no image can give."""
+    def _check(self, options: Options) -> None:
+        """Refuse options that the model cannot satisfy before anything is computed."""
         layered = self.predictor.card.mode == "multilabel"
         if options.instances and self.predictor.instances is None:
             raise SegkitError(
-                "instances: this server tells no objects apart. Leave it out, or start the server"
-                " with instances=components or another decoder."
+                "instances: this server does not separate objects. Omit the option, or start the"
+                " server with instances=components or another decoder."
             )
         if options.format == "png" and layered and not options.instances:
             raise SegkitError(
-                "format=png: a mask of overlapping classes does not fit into a PNG. Ask for"
-                " format=tiff."
+                "format=png: a PNG cannot hold the mask of overlapping classes. Use format=tiff."
             )
         if options.format != "json" and options.include:
-            raise SegkitError("include goes with format=json only.")
+            raise SegkitError("include works with format=json only.")

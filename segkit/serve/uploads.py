@@ -1,4 +1,4 @@
-"""Uploads: how large they may be, and which are images."""
+"""Uploads: size limits and decoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEBIBYTE = 2**20
 
 
 class UploadError(SegkitError):
-    """An upload that is refused, with the status of HTTP that says why."""
+    """A refused upload, with the HTTP status for the reason."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -24,18 +24,13 @@ class UploadError(SegkitError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an upload may weigh.
-
-    Attributes:
-        max_bytes: Of the file.
-        max_pixels: Of the image, height times width.
-    """
+    """The limits of uploads: bytes of the file, and height times width of the image."""
 
     max_bytes: int
     max_pixels: int
 
     def too_many_bytes(self) -> UploadError:
-        """The error for a file above the limit."""
+        """Make the error for a file above the limit."""
         return UploadError(
             f"the upload is larger than {self.max_bytes / MEBIBYTE:g} MiB. Start the server with a"
             " larger max_upload_mb, or use python -m segkit.predict.",
@@ -44,13 +39,13 @@ class Limits:
 
 
 class Upload(NamedTuple):
-    """An image that came in.
+    """An uploaded image.
 
     Attributes:
-        stem: Its file's name without the ending, for the names of downloads; never a path here.
-        image: (H, W, C) as :func:`segkit.images.reading.read_image` gives it.
-        page: Which page of the file it is, from 0.
-        pages: How many it has.
+        stem: The file's name without its ending, for names of downloads; never used as a path.
+        image: (H, W, C) from :func:`segkit.images.reading.read_image`.
+        page: The page of the file, from 0.
+        pages: Number of pages in the file.
     """
 
     stem: str
@@ -60,30 +55,30 @@ class Upload(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The stem, with the page where there are several."""
+        """The stem, with the page if there are several."""
         return self.stem if self.pages == 1 else f"{self.stem}_{self.page:04d}"
 
 
 def read_upload(
     name: str, data: bytes, page: int | None, limits: Limits, channels: int = 3
 ) -> Upload:
-    """The image in an upload; it is decoded only after its size is known to be within the limits.
+    """Read the image in an upload; it is decoded only if its size is within the limits.
 
     Args:
-        name: What the client calls the file.
+        name: The client's name of the file.
         data: Its content.
-        page: Which page, from 0; may be left out where there is one.
-        limits: What it may weigh.
-        channels: Of the images that the model takes; so many values a pixel are allowed, and four.
+        page: The page, from 0; None if there is only one.
+        limits: The limits.
+        channels: Channels of the model; a pixel may have so many values, or four.
 
     Raises:
-        UploadError: It is too large (413), or no image of a known format (415).
+        UploadError: It is too large (413), or not an image of a known format (415).
         SegkitError: It is damaged, or has no such page.
     """
     if len(data) > limits.max_bytes:
         raise limits.too_many_bytes()
     if not has_known_start(data):
-        what = "is empty" if not data else "is no image that can be read"
+        what = "is empty" if not data else "is not an image of a known format"
         raise UploadError(f"the file {what}: send a PNG, JPEG, TIFF, BMP or WebP.", 415)
     extent = read_extent(data, page)
     values = extent.pixels * extent.channels
@@ -95,14 +90,14 @@ def read_upload(
             413,
         )
     image = read_image(data, page)
-    return Upload(stem_of(name), image, page or 0, count_pages(data))
+    return Upload(make_stem(name), image, page or 0, count_pages(data))
 
 
-def stem_of(name: str) -> str:
-    """The name of a file without folders, ending and control characters, at most 100 characters.
+def make_stem(name: str) -> str:
+    """Strip folders, ending and control characters from a file name; at most 100 characters stay.
 
     Example:
-        >>> stem_of("C:\\\\scans\\\\a.b.tif")
+        >>> make_stem("C:\\\\scans\\\\a.b.tif")
         'a.b'
     """
     stem = PurePosixPath(name.replace("\\", "/")).stem

@@ -1,4 +1,4 @@
-"""The boundary loss: its distances against a search over all pixels, and its policy."""
+"""The boundary loss: its distances against a search over all pixels, and missing boundaries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from segkit.losses.boundary import boundary_distance
 
 
 def searched(truth: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Half a pixel less than the way to the nearest pixel of the other side, by looking at all."""
+    """Half a pixel less than the distance to the nearest pixel of the other side."""
     distances = np.zeros(truth.shape)
     for y, x in np.argwhere(valid):
         others = np.argwhere(valid & (truth != truth[y, x]))
@@ -47,20 +47,8 @@ def test_distances_are_exact_in_large_images():
     np.testing.assert_allclose(value, expected - 0.5, rtol=1e-6)
 
 
-def test_each_class_of_each_image_has_its_own_distances():
-    rng = np.random.default_rng(0)
-    truth, valid = torch.from_numpy(rng.random((2, 2, 3, 6, 5)) < 0.6)
-    each = [
-        boundary_distance(truth[b, c][None, None], valid[b, c][None, None])
-        for b in range(2)
-        for c in range(3)
-    ]
-    together = boundary_distance(truth & valid, valid)
-    torch.testing.assert_close(together, torch.cat(each).view(2, 3, 6, 5))
-
-
 @pytest.mark.parametrize("fill", [False, True])
-def test_without_a_boundary_all_is_as_far_as_the_diagonal_of_what_counts(fill):
+def test_without_a_boundary_the_distance_is_the_diagonal_of_what_counts(fill):
     truth, valid = np.full((8, 9), fill), np.zeros((8, 9), bool)
     valid[2:5, 3:7] = True  # 3 x 4 pixels
     value = boundary_distance(*planes(truth & valid, valid))[0, 0]
@@ -108,18 +96,6 @@ def test_is_the_signed_sum_of_the_paper_up_to_a_constant(mode):
     )
 
 
-def test_far_errors_cost_more_than_near_ones():
-    target = torch.zeros(1, 20, 20, dtype=torch.int64)
-    target[0, 8:12, 2:5] = 1
-    loss = Loss.build("boundary", mode="binary")
-    costs = []
-    for column in (5, 10, 18):
-        decided = target.clone()
-        decided[0, 9, column] = 1
-        costs.append(loss(torch.where(decided == 1, 50.0, -50.0).unsqueeze(1), target).item())
-    np.testing.assert_allclose(np.array(costs) * 400, [0.5, 5.5, 13.5], rtol=1e-5)
-
-
 def test_a_structure_of_one_pixel_counts():
     """The paper's inner distances begin at 0: there its loss would cost nothing."""
     target = torch.zeros(1, 5, 5, dtype=torch.int64)
@@ -136,6 +112,7 @@ def test_false_positives_on_an_empty_mask_cost_their_share_of_the_diagonal():
     assert value.item() == pytest.approx(math.hypot(30, 40) * 6 / 1200, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_with_shapes_and_strides_traced():
     torch.compiler.reset()
     loss = Loss.build("boundary", mode="multiclass")

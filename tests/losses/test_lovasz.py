@@ -1,4 +1,4 @@
-"""Lovasz losses against the definition of the extension, in float64 and with sets of pixels."""
+"""Lovasz losses against the definition of the extension, with sets of pixels in float64."""
 
 from __future__ import annotations
 
@@ -30,37 +30,26 @@ def extension(errors: list[float], truth: set[int]) -> float:
     return total
 
 
-def plain(logits, target, mode, per_image):
+def compute_plainly(logits, stack, mode, per_image):
     """The mean over the classes (and images) that count, by sets of pixels in float64."""
     x = logits.double()
-    scores = (x.softmax(1) if mode == "multiclass" else x).tolist()
+    errors = x.softmax(1) if mode == "multiclass" else (1 + x)
+    flipped = 1 - x.softmax(1) if mode == "multiclass" else (1 - x)
+    errors = torch.where(stack == 1, flipped, errors).clamp(min=0)
     losses = []
-    groups = [[b] for b in range(len(x))] if per_image else [list(range(len(x)))]
-    for images in groups:
+    for images in [[b] for b in range(len(x))] if per_image else [list(range(len(x)))]:
         for c in range(x.shape[1]):
-            errors, truth = [], set()
-            for b in images:
-                for y, row in enumerate(target[b, c].tolist()):
-                    for column, label in enumerate(row):
-                        if label == 255:
-                            continue
-                        score = scores[b][c][y][column]
-                        if label == 1:
-                            truth.add(len(errors))
-                        if mode == "multiclass":
-                            errors.append(1 - score if label == 1 else score)
-                        else:
-                            errors.append(max(0.0, 1 - score if label == 1 else 1 + score))
-            if truth if mode == "multiclass" else errors:
-                losses.append(extension(errors, truth))
+            kept = stack[images, c] != 255
+            truth = set((stack[images, c][kept] == 1).nonzero().flatten().tolist())
+            if truth if mode == "multiclass" else kept.any():
+                losses.append(extension(errors[images, c][kept].tolist(), truth))
     return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize("per_image", [False, True])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_is_the_extension_by_its_definition(mode, per_image, seed):
-    generator = torch.Generator().manual_seed(seed)
+def test_is_the_extension_by_its_definition(mode, per_image):
+    generator = torch.Generator().manual_seed(0)
     channels = 1 if mode == "binary" else 4
     logits = torch.randn(2, channels, 5, 6, generator=generator)
     labels = torch.randint(3, (2, 5, 6), generator=generator)  # class 3 is absent
@@ -71,7 +60,7 @@ def test_is_the_extension_by_its_definition(mode, per_image, seed):
     stack[1, :, 2:, :4] = 255
     target = stack if mode == "multilabel" else labels
     value = Loss.build("lovasz", mode=mode, per_image=per_image)(logits, target)
-    assert value.item() == pytest.approx(plain(logits, stack, mode, per_image), rel=1e-5)
+    assert value.item() == pytest.approx(compute_plainly(logits, stack, mode, per_image), rel=1e-5)
 
 
 def test_by_hand():
@@ -119,7 +108,7 @@ def test_false_positives_of_an_absent_class_cost_as_misses():
     assert value.item() == pytest.approx(4 / 16)  # of the one class that is there
 
 
-def test_a_class_that_an_image_lacks_leaves_its_mean():
+def test_a_class_absent_from_an_image_is_left_out_of_its_mean():
     """Per image the mean is over the pairs of an image and a class that is in it."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 4, generator=generator)

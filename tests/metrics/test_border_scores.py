@@ -74,7 +74,7 @@ def test_the_width_of_the_borders_does_not_matter_to_v():
     assert found["pixel_error"] == pytest.approx(1 - 2 * (cells - outside) / (2 * cells - outside))
 
 
-def test_regions_touch_by_edges_not_by_corners():
+def test_regions_touch_at_edges_not_at_corners():
     truth = np.kron([[1, 0], [0, 2]], np.ones((3, 3), int))
     found = scores(truth, inside(truth))
     assert (found["v_rand"], found["rand_error"]) == (1, 0)

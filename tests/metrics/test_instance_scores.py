@@ -98,79 +98,76 @@ def test_the_examples_run():
     assert result.failed == 0
 
 
-def test_without_objects_nothing_has_a_value():
-    found = scores(row("0000"), row("0000"))
+ZERO = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq"), 0.0)
+BY_HAND = {
+    "predictions without objects": (
+        *("0000", "1022"),
+        {"seg": NAN, "det": NAN, "ap": 0, "ap50": 0, "pq": 0, "rq": 0, "sq": NAN, "aji": 0}
+        | {"arand": NAN, "predicted_objects": 2},
+    ),
+    # the predicted background holds all 10 pairs, 3 + 1 of them of one reference object
+    "nothing predicted": (
+        *("11122", "00000"),
+        ZERO | {"sq": NAN, "aji": 0, "arand": 1 - 2 * 4 / (4 + 10)},
+    ),
+    # no half covers more than half: the object is missed, and both halves are wrong
+    "two halves": (
+        *("11111111", "11112222"),
+        ZERO | {"sq": NAN, "aji": 4 / (8 + 4), "arand": 1 - 2 * 24 / (56 + 24)},
+    ),
+    "split unevenly": (
+        *("11111111", "11111122"),
+        {
+            "seg": 6 / 8,
+            "det": 1 - 1 / 10,  # the small piece is spurious
+            "ap": 0.25,  # 1 / 2 at 0.50 ... 0.70; an IoU of exactly 0.75 is not above 0.75
+            "ap50": 1 / 2,
+            "ap75": 0.0,
+            "pq": 0.75 * 2 / 3,
+            "sq": 0.75,
+            "rq": 2 / 3,
+            "aji": 6 / (8 + 2),
+            "arand": 1 - 2 * 32 / (56 + 32),
+        },
+    ),
+    "merged": (
+        *("1111112222", "3333333333"),
+        {
+            "seg": (6 / 10 + 4 / 10) / 2,
+            "det": 1 - 5 / 20,  # one split corrects it
+            "ap": 0.1,  # 1 / 2 at 0.50 and 0.55
+            "ap50": 1 / 2,
+            "pq": 0.6 * 2 / 3,
+            "sq": 0.6,
+            "rq": 2 / 3,
+            "aji": (6 + 4) / (10 + 10),  # it takes the same object twice
+            "arand": 1 - 2 * 42 / (42 + 90),
+        },
+    ),
+    "three merged need two splits": ("112233", "444444", {"det": 1 - 10 / 30}),
+    "exactly half is no match": ("111100", "220000", ZERO | {"sq": NAN, "aji": 2 / 4}),
+    # SEG looks at the reference, of which 2 of 3 pixels are covered; an IoU of 2 / 7 is too low
+    "covered": ("1110000", "0222222", {"seg": 2 / 7, "det": 1.0, "ap50": 0.0, "aji": 2 / 7}),
+    "det is not negative": ("110000", "002345", {"det": 0.0}),
+    # AJI, IoU 1 / 3 twice: 2 of 6 pixels, and 4 of 12; the larger overlap
+    "larger overlap": ("111111000000", "224444444444", {"aji": 4 / (12 + 2)}),
+    # AJI: both share 2 of 5 pixels with the middle object; the first in the image
+    "first of equals": ("011112", "333444", {"aji": (2 + 1) / (5 + 3)}),
+    "first, other ids": ("011112", "444333", {"aji": (2 + 1) / (5 + 3)}),
+    "first, the other side": ("211110", "333444", {"aji": (2 + 1) / (5 + 3 + 3)}),
+}
+
+
+@pytest.mark.parametrize(("truth", "predicted", "expected"), BY_HAND.values(), ids=BY_HAND)
+def test_by_hand(truth, predicted, expected):
+    same(scores(row(truth), row(predicted)), expected)
+
+
+@pytest.mark.parametrize(("truth", "predicted"), [("0000", "0000"), ("xxx", "112")])
+def test_without_objects_nothing_has_a_value(truth, predicted):
+    found = scores(row(truth), row(predicted))
     assert found.pop("objects") == found.pop("predicted_objects") == 0
     assert all(math.isnan(value) for value in found.values())
-    ignored = scores(row("xxx"), row("112"))
-    assert all(math.isnan(v) for k, v in ignored.items() if not k.endswith("objects"))
-
-
-def test_predictions_where_there_is_nothing():
-    nothing = {"seg": NAN, "det": NAN, "sq": NAN, "arand": NAN, "predicted_objects": 2}
-    zero = dict.fromkeys(("ap", "ap50", "ap75", "pq", "rq", "aji"), 0.0)
-    same(scores(row("0000"), row("1022")), nothing | zero)
-
-
-def test_nothing_predicted():
-    zero = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq", "aji"), 0.0)
-    # The predicted background holds all 10 pairs, of which 3 + 1 are of one reference object.
-    arand = 1 - 2 * 4 / (4 + 10)
-    same(scores(row("11122"), row("00000")), zero | {"sq": NAN, "arand": arand})
-
-
-def test_one_object_in_two_halves():
-    """No half covers more than half, so the object is missed and both halves are wrong."""
-    expected = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq"), 0.0)
-    expected |= {"sq": NAN, "aji": 4 / (8 + 4), "arand": 1 - 2 * 24 / (56 + 24)}
-    same(scores(row("11111111"), row("11112222")), expected)
-
-
-def test_one_object_split_unevenly():
-    expected = {
-        "seg": 6 / 8,
-        "det": 1 - 1 / 10,  # the small piece is spurious
-        "ap": 0.25,  # 1 / 2 at 0.50 ... 0.70; an IoU of exactly 0.75 is not above 0.75
-        "ap50": 1 / 2,
-        "ap75": 0.0,
-        "pq": 0.75 * 2 / 3,
-        "sq": 0.75,
-        "rq": 2 / 3,
-        "aji": 6 / (8 + 2),
-        "arand": 1 - 2 * 32 / (56 + 32),
-    }
-    same(scores(row("11111111"), row("11111122")), expected)
-
-
-def test_two_objects_merged():
-    expected = {
-        "seg": (6 / 10 + 4 / 10) / 2,
-        "det": 1 - 5 / 20,  # one split mends it
-        "ap": 0.1,  # 1 / 2 at 0.50 and 0.55
-        "ap50": 1 / 2,
-        "pq": 0.6 * 2 / 3,
-        "sq": 0.6,
-        "rq": 2 / 3,
-        "aji": (6 + 4) / (10 + 10),  # it takes the same object twice
-        "arand": 1 - 2 * 42 / (42 + 90),
-    }
-    same(scores(row("1111112222"), row("3333333333")), expected)
-
-
-def test_exact_halves_splits_and_the_lower_bound_of_det():
-    """Half an object is no match; three merged objects need two splits; DET is at least 0."""
-    half = {"seg": 0.0, "det": 0.0, "ap50": 0.0, "pq": 0.0, "sq": NAN, "aji": 2 / 4}
-    same(scores(row("111100"), row("220000")), half)
-    same(scores(row("112233"), row("444444")), {"det": 1 - 10 / 30})
-    same(scores(row("110000"), row("002345")), {"det": 0.0})
-
-
-def test_seg_looks_at_the_reference_and_ap_at_both():
-    """2 of 3 pixels are covered, which SEG takes; an IoU of 2 / 7 matches nothing else."""
-    same(
-        scores(row("1110000"), row("0222222")),
-        {"seg": 2 / 7, "det": 1.0, "ap50": 0.0, "pq": 0.0, "aji": 2 / 7},
-    )
 
 
 def test_markers_are_for_det_alone():
@@ -193,18 +190,6 @@ def test_with_markers_seg_and_det_are_the_challenges_own():
     same(scores(row("11000000"), row("44000550"), markers=row("10000000")), {"det": 0.9})
     # 255 is a marker like any other
     same(scores(row("1100"), row("2200"), markers=row("10x0")), {"det": 1 - 10 / 20})
-
-
-def test_aji_prefers_the_larger_overlap_among_equals():
-    """IoU 1 / 3 twice: 2 of 6 pixels, and 4 of 12."""
-    same(scores(row("111111000000"), row("224444444444")), {"aji": 4 / (12 + 2)})
-
-
-@pytest.mark.parametrize("ids", ["333444", "444333"])
-def test_aji_prefers_what_comes_first_in_the_image_among_equals(ids):
-    """Both share 2 of 5 pixels with the middle object, and one is also the only one of another."""
-    same(scores(row("011112"), row(ids)), {"aji": (2 + 1) / (5 + 3)})
-    same(scores(row("211110"), row(ids)), {"aji": (2 + 1) / (5 + 3 + 3)})
 
 
 def test_ignored_pixels_do_not_count():

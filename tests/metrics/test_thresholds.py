@@ -106,6 +106,17 @@ def test_among_equal_thresholds_the_best_is_the_nearest_to_one_half():
     assert sweep.best == {"yes": 0.2}
 
 
+def test_nan_exceeds_no_threshold_and_other_floats_are_accepted():
+    probabilities = torch.tensor([[[[math.nan, 1.0]]]])
+    counts = counted("binary", (probabilities, torch.tensor([[[1, 1]]]))).compute()
+    assert torch.equal(counts, torch.tensor([[0, 0], [1, 1]]).expand(1, 19, 2, 2))
+    probabilities, target = torch.tensor([[[[0.12, 0.88]]]]), torch.tensor([[[0, 1]]])
+    expected = counted("binary", (probabilities, target)).compute()
+    for dtype in (torch.float16, torch.float64):
+        found = counted("binary", (probabilities.to(dtype), target)).compute()
+        assert torch.equal(found, expected)
+
+
 def test_a_class_without_pixels_has_no_value():
     probabilities = torch.full((1, 1, 2, 2), 0.01)
     sweep = threshold_sweep(
@@ -113,22 +124,6 @@ def test_a_class_without_pixels_has_no_value():
     )
     assert math.isnan(sweep.best["yes"])
     assert {row["iou"] for row in sweep.rows()} == {"-"}
-
-
-def test_nan_exceeds_no_threshold():
-    probabilities = torch.tensor([[[[math.nan, 1.0]]]])
-    counts = counted("binary", (probabilities, torch.tensor([[[1, 1]]]))).compute()
-    assert torch.equal(counts, torch.tensor([[0, 0], [1, 1]]).expand(1, 19, 2, 2))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_floats_are_accepted(dtype):
-    target = torch.tensor([[[0, 1]]])
-    probabilities = torch.tensor([[[[0.12, 0.88]]]])
-    assert torch.equal(
-        counted("binary", (probabilities.to(dtype), target)).compute(),
-        counted("binary", (probabilities, target)).compute(),
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -268,7 +269,10 @@ def _publish(kind: Format, draft: Path, path: Path) -> None:
             target, kept = path.with_suffix(file.suffix), None
             if target.exists():
                 kept = draft.parent / f"before{file.suffix}"
-                os.link(target, kept)
+                try:
+                    os.link(target, kept)
+                except OSError:  # a file system without hard links
+                    shutil.copy2(target, kept)
             file.replace(target)
             moved.append((target, kept))
     except OSError as error:

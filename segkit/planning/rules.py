@@ -207,11 +207,12 @@ def counted(count: float, what: str) -> str:
 
 def _rarest(summary: DataSummary, background: bool = True) -> tuple[str, float]:
     """The class with the fewest pixels of those that occur, with its share."""
-    named = zip(summary.class_names, summary.class_share, strict=False)
-    present = [(name, share) for name, share in named if share > 0]
-    if not background and len(present) > 1 and present[0][0] in ("background", "class 0"):
-        present = present[1:]
-    return min(present, key=lambda item: item[1])
+    named = enumerate(zip(summary.class_names, summary.class_share, strict=False))
+    present = [(label, name, share) for label, (name, share) in named if share > 0]
+    if not background and len(present) > 1:
+        present = [item for item in present if item[0] != summary.background]
+    _, name, share = min(present, key=lambda item: item[2])
+    return name, share
 
 
 def _free(network: Network, machine: Machine) -> float:

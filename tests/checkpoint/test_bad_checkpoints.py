@@ -196,6 +196,7 @@ NORM = {"dtype": "uint8", "low": 0.0, "high": 255.0, "mean": (0.5,), "std": (0.2
         ("normalization", {"dtype": "uint8"}, "normalization.mean is missing"),
         ("normalization", NORM | {"std": (0.0,)}, "std above 0"),
         ("normalization", NORM | {"low": 300.0}, "low must be below high"),
+        ("normalization", NORM | {"low": (0.0, 1.0)}, "have one for each channel"),
         ("normalization", NORM | {"dtype": "uint7"}, "dtype='uint7' is no type of images"),
     ],
 )

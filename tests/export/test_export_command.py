@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -161,8 +162,15 @@ def test_a_wrong_graph_fails_the_check(tiny_run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_second_file_takes_the_first_back(tiny_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_the_second_file_takes_the_first_back(hard_links, tmp_path, monkeypatch):
     """OpenVINO's two files appear together or not at all."""
+    if not hard_links:
+
+        def refuse(*paths):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
     draft = tmp_path / "draft"
     draft.mkdir()
     (draft / "m.bin").write_text("new")

@@ -25,7 +25,13 @@ def test_it_pads_and_crops_as_the_network_does(crop, size):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "low", "high"), [("uint8", 0, 255), ("uint16", 130, 40_000), ("float32", -2.5, 3.0)]
+    ("dtype", "low", "high"),
+    [
+        ("uint8", 0, 255),
+        ("uint16", 130, 40_000),
+        ("float32", -2.5, 3.0),
+        ("float32", (-2.5, 0.0), (3.0, 2000.0)),
+    ],
 )
 def test_it_normalises_as_normalization_does(dtype, low, high):
     normalization = Normalization(dtype, low, high, (0.2, 0.5), (0.1, 0.3))
@@ -34,7 +40,9 @@ def test_it_normalises_as_normalization_does(dtype, low, high):
     ).eval()
     graph = ExportGraph(model, normalization, True, crop_by_slicing)
     rng = np.random.default_rng(0)
-    image = rng.uniform(low - 1, high + 1, (9, 11, 2)).clip(0 if dtype != "float32" else -4)
+    image = rng.uniform(np.subtract(low, 1), np.add(high, 1), (9, 11, 2)).clip(
+        0 if dtype != "float32" else -4
+    )
     image = image.clip(None, {"uint8": 255}.get(dtype)).astype(dtype)
     expected = normalization(image).transpose(2, 0, 1)
     given = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1).copy())

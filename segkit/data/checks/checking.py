@@ -62,6 +62,7 @@ class DataSummary:
         class_share: Fraction of each class among the labelled pixels.
         measures: Sizes of images and objects.
         notes: What the user should know.
+        background: The label that is no object, None if every class is one.
         decoded: Size in bytes of the decoded images and masks of a split, with two bytes per mask
             value.
     """
@@ -76,6 +77,7 @@ class DataSummary:
     class_share: tuple[float, ...]
     measures: Measures
     notes: list[str]
+    background: int | None = 0
     decoded: dict[Split, int] = field(default_factory=dict)
 
 
@@ -134,6 +136,7 @@ def check(
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
         measures=_measure(readable, classes),
         notes=notes + _describe_masks(readable, classes) + _find_shuffled_stacks(splits),
+        background=None if classes.layered else classes.background,
         decoded={
             split: sum(
                 math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)

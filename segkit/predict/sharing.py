@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,8 +15,10 @@ from typing import Any, TypeVar
 from segkit.core.errors import SegkitError
 
 Item = TypeVar("Item")
-LONGEST = timedelta(days=30)
-"""How long the first process waits for the others at the end."""
+BEAT = 10.0
+"""Seconds between two signs of life."""
+SILENCE = 300.0
+"""Seconds without a sign of life after which a process counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,18 @@ class Share:
             from torch.distributed.rendezvous import rendezvous
 
             store = next(iter(rendezvous("env://")))[0]
-            store.set_timeout(LONGEST)
-        return cls(rank, count, local_rank, store)
+        share = cls(rank, count, local_rank, store)
+        if store is not None and rank > 0:
+            threading.Thread(target=share._beat, daemon=True).start()
+        return share
+
+    def _beat(self) -> None:
+        try:
+            while True:
+                self.store.add(f"segkit/alive/{self.rank}", 1)
+                time.sleep(BEAT)
+        except RuntimeError:  # the first process has ended
+            return
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """The items of this process; each item belongs to one process."""
@@ -93,4 +108,21 @@ class Share:
                 ) from error
             return [result]
         others = range(1, self.count)
-        return [result, *(json.loads(self.store.get(f"segkit/{rank}")) for rank in others)]
+        return [result, *(json.loads(self._wait_for(rank)) for rank in others)]
+
+    def _wait_for(self, rank: int) -> bytes:
+        """Wait for the result of a process as long as it gives signs of life."""
+        beats, since = -1, time.monotonic()
+        while True:
+            with contextlib.suppress(RuntimeError):  # not yet
+                self.store.wait([f"segkit/{rank}"], timedelta(seconds=BEAT))
+                result: bytes = self.store.get(f"segkit/{rank}")
+                return result
+            now = self.store.add(f"segkit/alive/{rank}", 0)
+            if now != beats:
+                beats, since = now, time.monotonic()
+            elif time.monotonic() - since > SILENCE:
+                raise SegkitError(
+                    f"process {rank} has died without a message. Finished images stay; the same"
+                    " command continues with the rest."
+                )

@@ -136,9 +136,14 @@ def _read(path: Path) -> _Module:
 
 
 def _sources(family: str) -> Iterator[Path]:
-    yield from sorted((PACKAGE / FAMILIES[family][0]).glob("*.py"))
+    yield from _built_in(FAMILIES[family][0])
     for folder in plugins.package_folders():
         yield from sorted(folder.rglob("*.py"))
+
+
+@cache
+def _built_in(folder: str) -> list[Path]:
+    return sorted((PACKAGE / folder).glob("*.py"))
 
 
 @cache
@@ -148,13 +153,18 @@ def _members(path: Path) -> list[tuple[str, str, str]]:
     return re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def _is_defined(path: Path, base: str) -> bool:
+    """Whether a file defines a base class that has a build() of its own."""
+    text = path.read_text(encoding="utf-8")
+    return f"class {base}(" in text and "def build(" in text
+
+
 @cache
 def _family_options(family: str) -> Options:
     """The keyword-only parameters of the family's build(), which all members take."""
     folder, base = FAMILIES[family]
-    for path in sorted((PACKAGE / folder).glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if f"class {base}(" in text and "def build(" in text:
+    for path in _built_in(folder):
+        if _is_defined(path, base):
             module = _read(path)
             return _parameters(module, module.classes[base], "build")
     return {}
@@ -188,6 +198,8 @@ def _fields(module: _Module, name: str) -> Options:
             found |= _fields(module, base.id)
     for node in owner.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        if node.target.id.startswith("_"):  # no option
             continue
         default, meaning = node.value, ""
         if isinstance(default, ast.Call):

@@ -1,13 +1,14 @@
-"""What of a config is left to the planner: the keys that may be ``auto``, and which of them are."""
+"""The keys of a training's config that may be ``auto``, for the planner to choose."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from segkit.config.compose import conf_dir
-from segkit.config.presets import load_preset
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 AUTO = "auto"
 
@@ -27,43 +28,45 @@ OPENINGS: dict[str, Any] = {
     "optimizer.lr": 0.001,
     "scheduler": "constant",
 }
-"""The keys that the planner fills in, and what stands there while nothing is chosen, so that all
-other problems of a config can be named before the data are read."""
+"""The keys that the planner fills in, and the values that stand in until it has chosen, so that
+all other problems of a config are reported before the data are read."""
 
 
-def is_open(config: DictConfig, key: str) -> bool:
-    """Whether the planner is to choose the value of a key."""
-    found = OmegaConf.select(config, f"{key}.{GROUPS[key]}" if key in GROUPS else key)
-    return bool(found == AUTO)
+def find_open_keys(config: Mapping[Any, Any]) -> list[str]:
+    """The keys of a config that are left to the planner."""
+    return [key for key in OPENINGS if _get(config, key) == AUTO]
 
 
-def open_keys(config: DictConfig) -> list[str]:
-    """All that the planner is to choose."""
-    return [key for key in OPENINGS if is_open(config, key)]
+def fill_in(values: dict[str, Any], choices: Mapping[str, Any]) -> None:
+    """Put the value of each chosen key into a config; for a group, the preset of that name."""
+    for key, choice in choices.items():
+        section, _, name = key.partition(".")
+        if name:
+            values[section][name] = choice
+        else:
+            values[section] = read_preset(section, choice)
 
 
-def with_stand_ins(config: DictConfig) -> DictConfig:
-    """A copy in which nothing is ``auto`` any more, to be checked."""
-    return filled(config, {key: valued(key, OPENINGS[key]) for key in open_keys(config)})
+def take_choices(config: DictConfig, stored: DictConfig) -> DictConfig:
+    """A copy of a config in which a run's stored config supplies what is ``auto``."""
+    from omegaconf import OmegaConf
 
-
-def with_values_of(config: DictConfig, stored: DictConfig) -> DictConfig:
-    """A copy in which a run's own config says what is ``auto``."""
-    keys = [key for key in (*OPENINGS, "data.normalize") if is_open(config, key)]
-    return filled(config, {key: OmegaConf.select(stored, key) for key in keys})
-
-
-def filled(config: DictConfig, values: dict[str, Any]) -> DictConfig:
-    """A copy with these values."""
     copy = config.copy()
     OmegaConf.set_struct(copy, False)
-    for key, value in values.items():
-        OmegaConf.update(copy, key, value, merge=False)
+    for key in (*OPENINGS, "data.normalize"):
+        if _get(config, key) == AUTO:
+            OmegaConf.update(copy, key, OmegaConf.select(stored, key), merge=False)
     return copy
 
 
-def valued(key: str, choice: Any) -> Any:
-    """The value of a choice: of a group it is what the preset of that name holds."""
-    if key not in GROUPS:
-        return choice
-    return load_preset(conf_dir(), key, choice)
+def read_preset(group: str, name: str) -> dict[str, Any]:
+    """The content of a preset of segkit."""
+    from segkit.config.presets import load_preset
+
+    return load_preset(conf_dir(), group, name)
+
+
+def _get(config: Mapping[Any, Any], key: str) -> Any:
+    section, _, name = key.partition(".")
+    found = config.get(section)
+    return found.get(name or GROUPS[section]) if isinstance(found, Mapping) else None

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from segkit.core.errors import did_you_mean
 from segkit.core.labels import OBJECT_SCORES, Decoder
@@ -256,10 +256,31 @@ class TrainConfig(Section):
     resume: Path | None = Field(None, description="a run folder, to resume its training")
     plugins: list[str] | str = Field([], description=PLUGINS)
 
+    _open_keys: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """The keys left to the planner, whose values only stand in."""
+        return self._open_keys
+
+    def to_plain(self) -> dict[str, Any]:
+        """Every option with its value, as YAML can hold it."""
+        found: dict[str, Any] = _to_plain(self.model_dump())
+        return found
+
     @property
     def monitor_mode(self) -> Literal["min", "max"]:
         """Whether less or more of the monitored metric is better."""
         return "min" if self.monitor == "val/loss" else "max"
+
+
+def _to_plain(value: Any) -> Any:
+    """The value of an option as YAML can hold it."""
+    if isinstance(value, dict):
+        return {key: _to_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def describe_error(detail: Any, schema: type[BaseModel]) -> str:

@@ -1,14 +1,16 @@
-"""The check of a config: every problem at once, and whether the parts fit each other."""
+"""Check a config: every problem at once, and whether the parts fit each other."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from segkit.config.declarations import WIRED
-from segkit.config.schema import OF_OBJECTS, Data, TrainConfig, describe_error
+from segkit.config.openings import OPENINGS, fill_in, find_open_keys
+from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
 
 
@@ -16,38 +18,62 @@ def validate(config: Any) -> TrainConfig:
     """Check a composed config: keys, types, names, options, and whether the parts fit each other.
 
     Args:
-        config: What Hydra composed, or a mapping.
+        config: What Hydra composed, or a mapping. Values that are left to the planner are listed in
+            ``open_keys`` of the result.
 
     Raises:
         SegkitError: Every problem, with its key, its value and what is allowed.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if OmegaConf.is_config(config):
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise all_at_once(
-                "the config lacks values that must be given:",
-                [f"{key} is missing: give {key}=VALUE" for key in missing],
-            )
-        try:
-            config = OmegaConf.to_container(config, resolve=True)
-        except OmegaConfBaseException as error:
-            raise SegkitError(f"the config cannot be resolved: {error}") from error
+    values = _resolve(config)
+    open_keys = find_open_keys(values)
+    fill_in(values, {key: OPENINGS[key] for key in open_keys})
     problems: list[str] = []
     checked: TrainConfig | None = None
     try:
-        checked = TrainConfig.model_validate(config)
+        checked = TrainConfig.model_validate(values)
     except ValidationError as error:
         problems += [describe_error(detail, TrainConfig) for detail in error.errors()]
-    problems += _check_parts(config)
-    problems += _check_loss(config)
+    problems += _check_parts(values)
+    problems += _check_loss(values)
     if checked is not None:
         problems += _check_fit(checked)
     if problems or checked is None:
         raise all_at_once("the config cannot be used:", problems)
+    _fill_defaults(checked)
+    checked._open_keys = tuple(open_keys)
     return checked
+
+
+def _resolve(config: Any) -> dict[str, Any]:
+    """A copy of a config as plain values."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not OmegaConf.is_config(config):
+        return deepcopy(dict(config))
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise all_at_once(
+            "required values are missing:",
+            [f"{key} is missing: give {key}=VALUE" for key in missing],
+        )
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SegkitError(f"the config cannot be resolved: {error}") from error
+    return cast("dict[str, Any]", values)
+
+
+def _fill_defaults(config: TrainConfig) -> None:
+    """Add the options that a config leaves to the constructors, so that a run records them."""
+    from segkit.core.registry import default_options
+
+    for key, family in families().items():
+        part: Part = getattr(config, key)
+        member, _ = family.resolve(part.name, {})
+        for option, default in default_options(member).items():
+            if option not in WIRED.get(key, ()) and part.model_extra is not None:
+                part.model_extra.setdefault(option, default)
 
 
 def families() -> dict[str, type[Any]]:
@@ -74,15 +100,15 @@ def families() -> dict[str, type[Any]]:
 
 
 def _check_parts(config: dict[str, Any]) -> list[str]:
-    """Names and options of the parts that the registries know."""
+    """Check the names and options of the parts against the registries."""
     from segkit.core.registry import check_options
     from segkit.data.augment.transforms import check_augment
 
     problems = []
     for key, family in families().items():
-        part = config.get(key) if key != "loss" else None  # built for the head, see _check_loss
+        part = config.get(key) if key != "loss" else None  # depends on the head, see _check_loss
         if not isinstance(part, dict) or not isinstance(part.get("name"), str):
-            continue  # said by the schema
+            continue  # the schema reports it
         own = set(Data.model_fields) if key == "data" else {"name"}
         options = {k: v for k, v in part.items() if k not in own}
         try:
@@ -112,17 +138,17 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
 
 
 def _check_loss(config: dict[str, Any]) -> list[str]:
-    """Whether the loss can be built for what the head's logits mean."""
+    """Check that the loss can be built for the mode of the head."""
     from segkit.losses.base import Loss
     from segkit.models.heads import Head
 
     loss, head = config.get("loss"), config.get("head")
     if not isinstance(loss, dict) or not isinstance(head, dict) or "name" not in loss:
-        return []  # said by the schema
+        return []  # the schema reports it
     try:
         mode = Head.resolve(str(head.get("name")), {})[0].mode
     except SegkitError:
-        return []  # said with the head
+        return []  # reported with the head
     options = {key: value for key, value in loss.items() if key != "name"}
     wired = sorted(WIRED["loss"] & set(options))
     if wired:
@@ -137,7 +163,7 @@ def _check_loss(config: dict[str, Any]) -> list[str]:
 
 
 def _check_fit(config: TrainConfig) -> list[str]:
-    """Parts that are right by themselves and wrong together."""
+    """Find parts that are valid alone but not together."""
     from segkit.models.necks import Neck
 
     problems = []
@@ -156,7 +182,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
     if config.trainer.compile and config.trainer.recompute is True:
         problems.append(
             "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"
-            " what it computes again; leave one of them out"
+            " what to recompute; leave one of them out"
         )
     endless = (
         config.trainer.epochs == -1
@@ -176,7 +202,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
 
 
 def _check_target(config: TrainConfig) -> list[str]:
-    """A target that the head, the loss, the decoder or the metric does not go with."""
+    """Check that head, loss, decoder and metrics fit the target."""
     from segkit.losses.base import Loss
     from segkit.models.heads import Head
     from segkit.targets.base import Target
@@ -186,7 +212,7 @@ def _check_target(config: TrainConfig) -> list[str]:
         mode = Head.resolve(config.head.name, {})[0].mode
         loss = Loss.build(config.loss.name, mode=mode, **config.loss.options)
     except SegkitError:
-        return []  # said with the part
+        return []  # reported with the part
     name, problems = config.target.name, []
     if mode not in target.modes:
         problems.append(
@@ -212,12 +238,10 @@ def _check_target(config: TrainConfig) -> list[str]:
             f" {remedy}"
         )
     if config.monitor in OF_OBJECTS and config.instances is None:
-        problems.append(
-            f"monitor={config.monitor} needs objects that are told apart: give {remedy}"
-        )
+        problems.append(f"monitor={config.monitor} needs separate objects: give {remedy}")
     if config.min_size and config.instances is None:
         problems.append(
-            f"min_size={config.min_size} drops small objects, and none are told apart: give"
+            f"min_size={config.min_size} drops small objects, but objects are not told apart: give"
             f" {remedy}, or leave min_size out"
         )
     if "membranes" in config.metrics and (mode == "multilabel" or target.name != "labels"):

@@ -1,4 +1,4 @@
-"""From a config with openings, a data set and a machine to a config without: the planner."""
+"""The planner: chooses the values of a config that are ``auto`` for a data set and a machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
 from rich.box import ROUNDED
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segkit.config.openings import filled, is_open, open_keys, valued, with_stand_ins
+from segkit.config.openings import AUTO, read_preset
 from segkit.config.schema import TrainConfig
-from segkit.config.validation import validate
 from segkit.core.machine import Machine, find_machine
 from segkit.data.augment.transforms import TURNS
 from segkit.data.checks.checking import DataSummary
@@ -25,11 +23,11 @@ from segkit.planning.workload import find_workload
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a key.
+    """A chosen value.
 
     Attributes:
-        key: The key, as the command line has it.
-        value: The value, or the name of the preset of a group.
+        key: The key, as on the command line.
+        value: The value; for a group, the name of a preset.
         why: The reason.
     """
 
@@ -38,7 +36,7 @@ class Choice:
     why: str
 
     def as_row(self) -> dict[str, object]:
-        """For a table; the value as the command line would give it."""
+        """A row of a table, with the value as the command line takes it."""
         value = self.value
         if value is None:
             text = "null"
@@ -48,75 +46,74 @@ class Choice:
 
 
 def plan(
-    config: DictConfig, summary: DataSummary, machine: Machine, network: Network
-) -> tuple[DictConfig, list[Choice]]:
-    """Choose what is ``auto`` in a config; what is not stays as it is, and is reckoned with.
+    settings: TrainConfig, summary: DataSummary, machine: Machine, network: Network
+) -> tuple[TrainConfig, list[Choice]]:
+    """Choose what a config leaves open, taking the values that are given into account.
 
     Args:
-        config: A composed config that is right but for its openings.
+        settings: The validated config.
         summary: The checked data set.
-        machine: What it is to be trained on.
+        machine: The machine to train on.
         network: What the network costs.
 
     Returns:
-        The config with all values, and what was chosen, in the order of the table.
+        The config with all values, and the choices in the order of the table.
     """
-    planning = _Planning(config)
-    settle = planning.settle
+    planning = _Planning(settings)
+    settle, settings = planning.settle, planning.settings  # settle() changes the settings in place
 
-    turned = any(t.get("name") in TURNS for t in planning.settings.augment.transforms)
-    if is_open(config, "augment"):
+    turned = any(t.get("name") in TURNS for t in settings.augment.transforms)
+    if "augment" in settings.open_keys:
         turned = not rules.has_an_up(summary)[0]
     settle("data.crop_size", rules.crop_size(summary.measures, network, machine, turned))
-    crop = planning.settings.data.crop_size
+    crop = settings.data.crop_size
     settle("data.batch_size", rules.batch_size(crop, network, machine))
     settle("data.val_batch_size", rules.val_batch_size(summary.measures, network, machine))
-    weights = planning.settings.encoder.options.get("pretrained", False)
+    weights = settings.encoder.options.get("pretrained", False)
     settle("data.normalize", rules.normalization(summary, weights is not False))
     settle("data.foreground_share", rules.foreground_share(summary, crop))
     settle("loss", rules.loss(summary))
 
-    data, trainer = planning.settings.data, planning.settings.trainer
+    data, trainer = settings.data, settings.trainer
     work = find_workload(summary, crop, data.batch_size, trainer, network, machine)
     settle("data.samples_per_epoch", work.samples_per_epoch())
-    per_epoch = planning.settings.data.samples_per_epoch or len(summary.splits["train"])
+    per_epoch = data.samples_per_epoch or len(summary.splits["train"])
     settle("trainer.max_epochs", work.max_epochs(per_epoch))
-    steps = work.steps(planning.settings.trainer, per_epoch)
+    steps = work.steps(trainer, per_epoch)
     settle("augment", rules.augmentation(summary, work.passes(steps)))
-    optimizer = planning.settings.optimizer.name
-    settle("optimizer.lr", rules.learning_rate(optimizer, work.per_step, network))
+    settle("optimizer.lr", rules.learning_rate(settings.optimizer.name, work.per_step, network))
     settle("scheduler", rules.schedule(steps))
     settle("trainer.ema", rules.averaging(steps))
-    return planning.config, planning.choices
+    settings._open_keys = ()
+    return settings, planning.choices
 
 
-def planned(
-    config: DictConfig, summary: DataSummary, num_classes: int, console: Console
-) -> tuple[DictConfig, list[Choice]]:
-    """The config without openings, and what was chosen for this machine, which is shown.
+def plan_for_this_machine(
+    settings: TrainConfig, summary: DataSummary, num_classes: int, console: Console
+) -> tuple[TrainConfig, list[Choice]]:
+    """Plan a training on this machine and print the choices; nothing if the config is complete.
 
     Args:
-        config: A composed config that is right but for its openings, if it has any.
+        settings: The validated config.
         summary: The checked data set.
-        num_classes: Number of classes that the network tells apart.
-        console: Where to show it.
+        num_classes: Number of classes that the network distinguishes.
+        console: Where to print.
 
     Raises:
         SegkitError: The network cannot be built.
     """
-    if not open_keys(config):
-        return config, []
-    settings = validate(with_stand_ins(config))
+    if not settings.open_keys:
+        return settings, []
     machine = find_machine(settings.trainer.accelerator, settings.trainer.devices)
     network = measure_network(settings, summary.in_channels, num_classes)
-    config, choices = plan(config, summary, machine, network)
-    console.print(show(choices, machine), soft_wrap=False)
-    return config, choices
+    settings, choices = plan(settings, summary, machine, network)
+    console.print(draw_table(choices, machine), soft_wrap=False)
+    return settings, choices
 
 
-def show(choices: Sequence[Choice], machine: Machine) -> Table:
-    """What was chosen and why, for the terminal."""
-    title = f"planned for {machine}; every value can be given instead, as KEY=VALUE"
+def draw_table(choices: Sequence[Choice], machine: Machine) -> Table:
+    """The choices and their reasons, for the terminal."""
+    title = f"planned for {machine}; set any value yourself with KEY=VALUE"
     table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
     table.add_column("Key", no_wrap=True)
     table.add_column("Value", no_wrap=True)
@@ -127,17 +124,24 @@ def show(choices: Sequence[Choice], machine: Machine) -> Table:
 
 
 class _Planning:
-    """A config that is being filled in, and what was chosen so far."""
+    """A copy of a config that is being filled in, and the choices so far."""
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
-        self.settings: TrainConfig = validate(with_stand_ins(config))
+    def __init__(self, settings: TrainConfig) -> None:
+        self.settings = settings.model_copy(deep=True)
         self.choices: list[Choice] = []
+        self._open = {*settings.open_keys}
+        if settings.data.normalize == AUTO:
+            self._open.add("data.normalize")
 
     def settle(self, key: str, choice: tuple[Any, str]) -> None:
-        """Take a choice if it is asked for."""
-        if is_open(self.config, key):
-            value, why = choice
-            self.config = filled(self.config, {key: valued(key, value)})
-            self.settings = validate(with_stand_ins(self.config))
-            self.choices.append(Choice(key, value, why))
+        """Take a choice if the key is open."""
+        if key not in self._open:
+            return
+        value, why = choice
+        self.choices.append(Choice(key, value, why))
+        section, _, name = key.partition(".")
+        current = getattr(self.settings, section)
+        if name:
+            setattr(current, name, value)
+        else:
+            setattr(self.settings, section, type(current)(**read_preset(section, value)))

@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
-from segkit.config.openings import with_values_of
+from segkit.config.openings import take_choices
 from segkit.config.schema import Trainer
+from segkit.config.validation import validate
 from segkit.core.errors import SegkitError, all_at_once
 
 FIXED = (
@@ -43,11 +44,12 @@ def resumed(config: DictConfig) -> DictConfig:
     assert isinstance(stored, DictConfig)
     problems = []
     if not HydraConfig.initialized():
-        config = with_values_of(config, stored)
+        config = take_choices(config, stored)
+        new, old = validate(config).to_plain(), validate(stored).to_plain()
         problems = [
-            f"{key} is {config.get(key)}, the run has {stored.get(key)}"
+            f"{key} is {new[key]}, the run has {old[key]}"
             for key in FIXED
-            if config.get(key) != stored.get(key)
+            if new.get(key) != old.get(key)
         ]
         stored = config
     else:

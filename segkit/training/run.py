@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from segkit.config.openings import with_stand_ins
 from segkit.config.schema import OF_OBJECTS, TrainConfig
 from segkit.config.validation import validate
 from segkit.core import plugins
@@ -35,7 +34,7 @@ from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input, valid_output
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
-from segkit.planning.plan import planned
+from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
 from segkit.training.conclusion import Run, conclude
@@ -63,7 +62,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     plugins.load_named(plugins.as_list(config.get("plugins")))
     if config.get("resume"):
         config = resumed(config)
-    settings = validate(with_stand_ins(config))
+    settings = validate(config)
     folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
@@ -86,8 +85,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
             "metrics=[membranes] needs two classes, cells and the membranes between them, but there"
             f" are {outputs}: leave it out, or use head=binary."
         )
-    config, choices = planned(config, summary, outputs, console)
-    settings = validate(config)
+    settings, choices = plan_for_this_machine(settings, summary, outputs, console)
 
     model, notes = _model(settings, summary, outputs)
     for note in notes:
@@ -129,7 +127,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
         f" {parameters / 1e6:.1f} M parameters, on {trainer.strategy.root_device}, to {folder}"
     )
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(config))
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings.to_plain())))
     if choices:
         write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
     write_environment(folder, card, settings, str(trainer.strategy.root_device), notes)

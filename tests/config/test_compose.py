@@ -20,7 +20,6 @@ from segkit.config.declarations import (
     member_options,
     section_options,
 )
-from segkit.config.openings import with_stand_ins
 from segkit.config.validation import families, validate
 from segkit.core.errors import SegkitError
 from segkit.core.registry import default_options
@@ -47,7 +46,7 @@ def test_every_choice_composes_and_validates(group):
         assert missing <= {"data.root"}, choice  # where the user's data are
         for key in missing:
             OmegaConf.update(config, key, ".")
-        validate(with_stand_ins(config))
+        validate(config)
 
 
 # --- one truth for every option ------------------------------------------------------------------

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.compose import compose
-from segkit.config.openings import open_keys
+from segkit.config.openings import find_open_keys
 from segkit.core.errors import SegkitError
 from segkit.images.reading import write_image, write_mask
 from segkit.report.table import read_csv
@@ -60,7 +60,7 @@ def folder_of(root: Path, count: int, size: tuple[int, int], classes: int, chann
 def test_everything_that_was_chosen_stands_in_the_run(tmp_path: Path, capsys: Any) -> None:
     result = run(tmp_path, *FEW_CELLS)
     config = config_of(result)
-    assert open_keys(config) == []
+    assert find_open_keys(config) == []
     assert list(config.data.crop_size) == [40, 40]
     assert config.loss.terms.dice.weight == 1
     assert config.augment == compose(["augment=light"]).augment
@@ -87,7 +87,11 @@ def test_the_same_values_given_by_hand_are_the_same_training(tmp_path: Path) -> 
 def test_what_is_given_is_trained(tmp_path: Path) -> None:
     options = ["loss=dice", "data.crop_size=24", "data.batch_size=2", "augment=none"]
     config = config_of(run(tmp_path, *FEW_CELLS, *options))
-    assert (config.loss.name, config.data.crop_size, config.data.batch_size) == ("dice", 24, 2)
+    assert (config.loss.name, config.data.crop_size, config.data.batch_size) == (
+        "dice",
+        [24, 24],
+        2,
+    )
     assert config.augment.transforms == []
 
 

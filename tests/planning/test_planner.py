@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 from segkit.checkpoint.coding import LabelCoding
 from segkit.checkpoint.normalization import Normalization
 from segkit.config.compose import compose
-from segkit.config.openings import OPENINGS, open_keys
+from segkit.config.openings import OPENINGS
+from segkit.config.schema import TrainConfig
 from segkit.config.validation import validate
 from segkit.core.machine import GB, Machine
 from segkit.data.checks.checking import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning.network import Network
-from segkit.planning.plan import plan, show
+from segkit.planning.plan import draw_table, plan
 
 CPU, GPU = Machine("cpu", 24 * GB, 2), Machine("cuda", 24 * GB, 8)
 RESNET18 = Network(14_300_000, 1280.0, 165_000.0, multiple=32, layer_norm=False)
@@ -54,8 +55,12 @@ def summary(
 
 
 @lru_cache
-def composed(*overrides: str) -> Any:
-    return compose(list(overrides))
+def checked(*overrides: str) -> TrainConfig:
+    return validate(compose(list(overrides)))
+
+
+def plain(settings: TrainConfig) -> Any:
+    return OmegaConf.create(settings.to_plain())
 
 
 def planned(
@@ -64,9 +69,10 @@ def planned(
     """The config, and by key what was chosen and why."""
     options = [] if any(o.startswith("plan=") for o in overrides) else ["plan=auto"]
     costs = Network(**{**vars(RESNET18), **network})
-    config, choices = plan(composed(*options, *overrides), data or summary(), machine, costs)
-    assert open_keys(config) == []
-    validate(config)
+    found, choices = plan(checked(*options, *overrides), data or summary(), machine, costs)
+    config = plain(found)
+    assert not found.open_keys
+    assert validate(config) == found
     assert all(choice.why for choice in choices)
     return config, {c.key: c.value for c in choices}, {c.key: c.why for c in choices}
 
@@ -87,18 +93,18 @@ def test_everything_is_chosen_and_stands_in_the_config() -> None:
 
 def test_the_table_reproduces_the_config_as_a_command_line() -> None:
     data = summary(count=30, median=(360, 480), upright=True, shares=(0.5, 0.495, 0.005))
-    config, choices = plan(compose(["plan=auto"]), data, GPU, RESNET18)
+    settings, choices = plan(checked("plan=auto"), data, GPU, RESNET18)
     rows = [choice.as_row() for choice in choices]
     given = [f"{row['key']}={row['value']}" for row in rows]
-    assert OmegaConf.to_container(compose(given)) == OmegaConf.to_container(config)
-    table = show(choices, GPU)
+    assert checked(*given).to_plain() == settings.to_plain()
+    table = draw_table(choices, GPU)
     assert (table.row_count, len(table.columns)) == (len(choices), 3)
 
 
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [
-        ("data.crop_size=192", "data.crop_size", 192),
+        ("data.crop_size=192", "data.crop_size", [192, 192]),
         ("data.crop_size=[64,96]", "data.crop_size", [64, 96]),
         ("data.batch_size=3", "data.batch_size", 3),
         ("data.samples_per_epoch=77", "data.samples_per_epoch", 77),
@@ -143,13 +149,13 @@ def test_an_experiment_may_ask_for_the_plan(tmp_path: Any) -> None:
 def test_one_value_can_be_left_to_the_planner() -> None:
     config, chosen, _ = planned("plan=none", "loss=auto", "data.batch_size=auto")
     assert set(chosen) == {"loss", "data.batch_size", "data.normalize"}
-    assert config.data.crop_size == 128
+    assert config.data.crop_size == [128, 128]
 
 
 def test_without_openings_nothing_is_chosen() -> None:
     config, chosen, _ = planned("plan=none", "data.normalize=dataset")
     assert chosen == {}
-    assert config == compose(["data.normalize=dataset"])
+    assert config == plain(checked("data.normalize=dataset"))
 
 
 # --- the rules -----------------------------------------------------------------------------------

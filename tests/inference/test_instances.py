@@ -282,7 +282,7 @@ def test_the_same_prediction_gives_the_same_objects(name):
 @pytest.mark.parametrize(
     ("name", "channels", "mode", "words"),
     [
-        ("componets", 1, "binary", "'componets', which is none of components, watershed"),
+        ("componets", 1, "binary", "'componets', which is not one of components, watershed"),
         ("components", 3, "multilabel", r"one label for each pixel.*instances=distance"),
         ("watershed", 3, "multilabel", r"one label for each pixel.*instances=distance"),
         ("border_core", 1, "binary", r"target=border_core and head=multiclass"),

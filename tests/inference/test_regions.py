@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segkit.inference.objects.regions import (
+from segkit.inference.objects.instances import (
     close_gaps,
     close_holes,
     merge_small,
     merge_waists,
-    renumbered,
+    renumber,
 )
 
 # five regions in a line, each with its peak, and saddles of 6, 2, 5 and 9 between them
@@ -46,7 +46,7 @@ def test_small_regions_go_over_the_highest_saddle():
 def test_a_small_region_alone_stays_for_the_caller_to_drop():
     regions = np.array([[1, 0, 2, 2, 2]], np.int32)
     assert np.array_equal(merge_small(regions, np.ones((1, 5), np.float32), 3), regions)
-    assert renumbered(regions, 3).tolist() == [[0, 0, 1, 1, 1]]
+    assert renumber(regions, 3).tolist() == [[0, 0, 1, 1, 1]]
 
 
 def test_regions_meet_by_edges_only():
@@ -55,7 +55,7 @@ def test_regions_meet_by_edges_only():
 
 
 def test_numbers_have_no_gaps_and_keep_their_order():
-    ids = renumbered(np.array([[0, 9, 4], [4, 70, 0]], np.int32))
+    ids = renumber(np.array([[0, 9, 4], [4, 70, 0]], np.int32))
     assert ids.dtype == np.int32
     assert ids.tolist() == [[0, 2, 1], [1, 3, 0]]
 

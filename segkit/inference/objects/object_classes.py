@@ -1,4 +1,4 @@
-"""Which classes objects can have, and which of them each object has."""
+"""The classes of objects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from segkit.targets.base import Target
 
 
 class ObjectClass(NamedTuple):
-    """A class of objects.
-
-    Attributes:
-        name: Its name.
-        color: Its RGB colour.
-    """
+    """A class of objects and its RGB colour."""
 
     name: str
     color: tuple[int, int, int]
@@ -30,11 +25,8 @@ class ObjectClass(NamedTuple):
 def object_classes(card: ModelCard) -> list[ObjectClass]:
     """The classes that objects can have, in the order of their labels.
 
-    A model that was trained on ids of objects tells one kind apart, whatever its labels: core and
-    border, or the levels of a distance, are no classes of objects. Its name is that of the data.
-
-    Args:
-        card: Of the model.
+    A model trained on ids of objects has a single class, named by the data: its labels (core and
+    border, or the levels of a distance) are not classes of objects.
     """
     first = 0 if card.mode == "multilabel" else 1  # background has no objects
     if _has_one_kind(card):
@@ -50,11 +42,11 @@ def classes_of_objects(
 
     Args:
         instances: Ids of objects (H, W), 0 the background.
-        labels: (H, W), of overlapping classes (N, H, W) of 0 and 1.
-        card: Of the model.
+        labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
+        card: The model's card.
 
     Returns:
-        By the id, from 0 to the largest one, an index into :func:`object_classes`.
+        For each id from 0 to the largest, an index into :func:`object_classes`.
     """
     count = int(instances.max(initial=0)) + 1
     if _has_one_kind(card):
@@ -77,7 +69,7 @@ def _has_one_kind(card: ModelCard) -> bool:
 
 
 def _name_of_ids(card: ModelCard) -> str:
-    """What the data call the objects of which they have ids."""
+    """The data's name of the objects that they have ids of."""
     if _target(card).class_names is None:  # the labels are those of the data
         return card.class_names[1]
     data = card.config.get("data")
@@ -89,13 +81,13 @@ def _name_of_ids(card: ModelCard) -> str:
 
 @lru_cache
 def _names_of_source(data: str) -> tuple[str, ...] | None:
-    """Those of a source that names its classes itself; it may look through its files for that.
+    """The class names of a data source that knows them; it may read its files for that.
 
     Args:
-        data: Its config in JSON.
+        data: Config of the source in JSON.
     """
     try:
         given = Data.model_validate(json.loads(data))
         return DataSource.build(given.name, mode="binary", **given.options).class_names
-    except Exception:  # of another version, of a plugin, of files that are not here: only a name
+    except Exception:  # another version, a missing plugin or file: it is only a name
         return None

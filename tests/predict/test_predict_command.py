@@ -1,11 +1,13 @@
+"""What predict writes."""
+
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import segkit
 from segkit.config.compose import compose
@@ -14,54 +16,41 @@ from segkit.data.sources.cells import draw
 from segkit.evaluate.command import evaluate
 from segkit.images.reading import read_image, read_mask, write_image
 from segkit.images.windows import WindowedImage
+from segkit.models.segmenter import Segmenter
 from segkit.predict import large
 from segkit.predict.command import predict
 from segkit.report.overlay import flatten_labels, make_legend, overlay
 
-
-def run_predict(run, given: Path | str, output: Path, *overrides: str):
-    predict(
-        compose(
-            [
-                f"checkpoint='{run.checkpoint}'",
-                f"input='{given}'",
-                f"output='{output}'",
-                "device=cpu",
-                *overrides,
-            ],
-            "predict",
-        )
-    )
+MASKS = ["a.png", "sub/b.c.png", "tiny.png"]
 
 
 @pytest.fixture
 def images(tmp_path):
     folder = tmp_path / "images"
     for name, size in {"a.png": (64, 48), "sub/b.c.PNG": (33, 20), "tiny.png": (7, 5)}.items():
-        big = draw(len(name), (64, 64)).image[: size[0], : size[1]]
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_image(folder / name, big)
+        write_image(folder / name, draw(len(name), (64, 64)).image[: size[0], : size[1]])
     (folder / "._a.png").write_bytes(b"what a Mac leaves behind")
     return folder
 
 
-def cut(run, image: Path | np.ndarray) -> float:
-    """A threshold that half of an image is above of: seconds of training do not reach 0.5."""
-    probabilities = segkit.load(run.checkpoint, device="cpu")(image).probabilities
-    return float(np.median(probabilities))
+@pytest.fixture
+def stack(tmp_path):
+    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    return tmp_path / "stack.tif"
 
 
-def files_of(folder: Path) -> list[str]:
-    """The files of the user's, without the record."""
-    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-    return sorted(name for name in names if not name.startswith(".segkit/"))
+def cut(run, image, **options) -> float:
+    """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
+    result = segkit.load(run.checkpoint, device="cpu", **options)(image)
+    return float(np.median(result.probabilities))
 
 
-def test_masks_have_the_size_the_name_and_the_values_of_the_training(binary_run, images, tmp_path):
-    out = tmp_path / "out"
-    run_predict(binary_run, images, out)
-    names = ["a.png", "sub/b.c.png", "tiny.png"]
-    assert files_of(out) == sorted([*names, *(f"overlays/{name}" for name in names)])
+def test_masks_have_the_size_the_name_and_the_values_of_the_training(
+    binary_run, images, out, run_predict, files_of
+):
+    run_predict(binary_run, images)
+    assert files_of(out) == sorted([*MASKS, *(f"overlays/{name}" for name in MASKS)])
     mask = read_mask(out / "sub/b.c.png")
     assert mask.shape == (33, 20)
     assert mask.dtype == np.uint8
@@ -69,81 +58,106 @@ def test_masks_have_the_size_the_name_and_the_values_of_the_training(binary_run,
     assert read_image(out / "overlays/tiny.png").shape == (7, 5, 3)
 
 
-def test_a_stack_becomes_a_stack(binary_run, tmp_path):
-    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
-    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
-    threshold = cut(binary_run, pages[2])
-    wanted = ["overlays=false", f"threshold={threshold}"]
-    run_predict(binary_run, tmp_path / "stack.tif", tmp_path / "out", *wanted)
-    masks = tifffile.imread(tmp_path / "out" / "stack.tif")
-    assert masks.shape == (3, 32, 40)
-    assert files_of(tmp_path / "out") == ["stack.tif"]
-    alone = segkit.load(binary_run.checkpoint, device="cpu", threshold=threshold)(pages[2]).labels
+@pytest.mark.parametrize("name", ["binary_run", "multilabel_run"])
+def test_a_stack_becomes_a_stack(name, stack, out, run_predict, files_of, request):
+    run = request.getfixturevalue(name)
+    page = tifffile.imread(stack)[2]
+    threshold = cut(run, page)
+    wanted = ["probabilities=true", "polygons=geojson", f"threshold={threshold}"]
+    run_predict(run, stack, *wanted)
+    mask = read_mask(out / "stack.tif", 2)
+    alone = segkit.load(run.checkpoint, device="cpu", threshold=threshold)(page).labels
     assert 0 < alone.mean() < 1
-    np.testing.assert_array_equal(masks[2], alone * 255)
+    expected = alone.transpose(1, 2, 0) if name == "multilabel_run" else alone
+    np.testing.assert_array_equal(mask, expected * 255)
+    extras = {"overlays": "png", "probabilities": "tif", "polygons": "geojson"}
+    expected_files = [f"{k}/stack/{i:04}.{v}" for k, v in extras.items() for i in range(3)]
+    assert files_of(out) == sorted(["stack.tif", *expected_files])
 
 
-def test_one_bad_file_does_not_keep_the_others(binary_run, images, tmp_path):
-    (images / "broken.png").write_bytes(b"no picture")
+def test_bad_files_do_not_stop_the_others(binary_run, images, out, run_predict, files_of):
+    (images / "broken.png").write_bytes(b"not a picture")
     write_image(images / "alpha.png", np.zeros((9, 9, 4), np.uint8))
-    with pytest.raises(SegkitError, match=r"1 file could not be predicted") as error:
-        run_predict(binary_run, images, tmp_path / "out")
+    pages = [np.zeros((8, 8), np.float32) for _ in range(3)]
+    pages[1][2, 2] = np.nan
+    with tifffile.TiffWriter(images / "stack.tif") as tif:
+        for page in pages:
+            tif.write(page, metadata=None)
+    with pytest.raises(SegkitError, match=r"2 files could not be predicted") as error:
+        run_predict(binary_run, images, "overlays=false")
     assert "broken.png" in str(error.value)
-    assert (tmp_path / "out" / "a.png").is_file()
-    assert (tmp_path / "out" / "alpha.png").is_file()
+    assert "stack.tif: the image has values that are not finite" in str(error.value)
+    assert files_of(out) == sorted([*MASKS, "alpha.png"])  # and no part of the stack
 
 
-def test_instances_are_written(binary_run, images, tmp_path):
+def test_images_that_exceed_the_memory_of_the_device_do_not_stop_the_others(
+    binary_run, tmp_path, out, run_predict, files_of, monkeypatch
+):
+    for i in range(12):
+        write_image(tmp_path / f"in/{i:02}.png", draw(i, (32, 32)).image)
+    tifffile.imwrite(tmp_path / "in/big.tif", draw(1, (64, 128)).image[..., 0], tile=(32, 32))
+    sizes = []
+    forward = Segmenter.forward
+
+    def full(self, x):
+        sizes.append(x.shape[0])
+        if x.shape[0] > 3 or x.shape[-1] > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return forward(self, x)
+
+    monkeypatch.setattr(Segmenter, "forward", full)
+    for largest in (None, 4096):
+        if largest is not None:
+            monkeypatch.setattr(large, "LARGE", largest)  # big.tif goes by windows
+        with pytest.raises(SegkitError, match="1 file could not be predicted") as error:
+            run_predict(binary_run, tmp_path / "in", "overlays=false", "batch_size=4", "tile=128")
+        assert "big.tif: device cpu has too little memory" in str(error.value)
+        assert "tile=256 batch_size=1" in str(error.value)
+        assert files_of(out) == [f"{i:02}.png" for i in range(12)]
+    assert {1, 2} <= set(sizes) or 3 in sizes
+
+
+def test_instances_are_written(binary_run, images, out, run_predict):
     threshold = f"threshold={cut(binary_run, images / 'a.png')}"
-    given = images / "a.png", tmp_path / "out", "instances=components", threshold
-    run_predict(binary_run, *given)
-    ids, mask = (read_mask(tmp_path / "out" / p) for p in ("instances/a.png", "a.png"))
+    run_predict(binary_run, images / "a.png", "instances=components", threshold)
+    ids, mask = (read_mask(out / name) for name in ("instances/a.png", "a.png"))
     assert ids.max() > 1
     np.testing.assert_array_equal(ids > 0, mask > 0)
 
 
-def test_the_masks_of_overlapping_classes_are_a_stack(multilabel_run, images, tmp_path):
-    run_predict(multilabel_run, images / "a.png", tmp_path / "out")
-    assert tifffile.imread(tmp_path / "out" / "a.tif").shape == (3, 64, 48)
-    assert read_image(tmp_path / "out/overlays/a.png").shape == (64, 48, 3)
-
-
-def test_missing_and_wrong_values_are_named(binary_run):
-    with pytest.raises(SegkitError) as error:
+def test_missing_and_wrong_values_are_named(binary_run, run_predict):
+    with pytest.raises(SegkitError, match=r"(?s)checkpoint is missing.*input is missing"):
         predict(compose([], "predict"))
-    assert "checkpoint is missing" in str(error.value)
-    assert "input is missing" in str(error.value)
     with pytest.raises(SegkitError) as error:
-        run_predict(binary_run, "x", "y", "tta=d5", "overlap=2", "instances=magic")
+        run_predict(binary_run, "x", "tta=d5", "overlap=2", "instances=magic")
     for key in ("tta='d5'", "overlap=2", "instances='magic'"):
         assert key in str(error.value)
 
 
-def test_masks_never_overwrite_the_images(binary_run, images):
+def test_masks_never_overwrite_the_images(binary_run, images, run_predict):
     before = (images / "a.png").read_bytes()
     with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
-        run_predict(binary_run, images, images)
+        run_predict(binary_run, images, f"output='{images}'")
     assert (images / "a.png").read_bytes() == before
 
 
-def test_an_output_folder_that_cannot_be_made_is_named(binary_run, images, tmp_path):
+def test_the_output_folder(binary_run, images, tmp_path, out, run_predict, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SegkitError, match=r"the folder '.*file' cannot be made"):
-        run_predict(binary_run, images, tmp_path / "file")
-
-
-def test_brackets_in_a_path_stay(binary_run, images, tmp_path, capsys):
-    run_predict(binary_run, images / "a.png", tmp_path / "o[red]x[", "overlays=false")
+        run_predict(binary_run, images, f"output='{tmp_path / 'file'}'")
+    brackets = tmp_path / "o[red]x["  # not a style of the terminal
+    run_predict(binary_run, images / "a.png", "overlays=false", f"output='{brackets}'")
     assert "o[red]x[" in capsys.readouterr().out
 
 
-def test_masks_predicted_can_be_evaluated_as_truth(binary_run, images, tmp_path):
+def test_masks_predicted_can_be_evaluated_as_truth(binary_run, images, tmp_path, run_predict):
     """Predictions are written in the values of the training's masks: the score is perfect."""
-    run_predict(binary_run, images / "a.png", tmp_path / "set/masks", "overlays=false")
+    target = f"output='{tmp_path / 'set/masks'}'"
+    run_predict(binary_run, images / "a.png", "overlays=false", target)
     write_image(tmp_path / "set/images/a.png", read_image(images / "a.png"))
     given = [
         f"checkpoint='{binary_run.checkpoint}'",
-        f"output='{tmp_path / 'out'}'",
+        f"output='{tmp_path / 'scores'}'",
         "data=folder",
         f"data.root='{tmp_path / 'set'}'",
         "split=all",
@@ -152,66 +166,32 @@ def test_masks_predicted_can_be_evaluated_as_truth(binary_run, images, tmp_path)
     assert evaluate(compose(given, "evaluate")).scores.accuracy == 1
 
 
-def test_labels_may_be_written_as_they_are(binary_run, images, tmp_path):
-    threshold = f"threshold={cut(binary_run, images / 'a.png')}"
-    run_predict(binary_run, images / "a.png", tmp_path / "ids", "values=ids", threshold)
-    run_predict(binary_run, images / "a.png", tmp_path / "values", threshold)
-    ids, values = (read_mask(tmp_path / name / "a.png") for name in ("ids", "values"))
-    assert ids.max() == 1
-    np.testing.assert_array_equal(ids * 255, values)
-
-
-def test_probabilities_are_written_with_16_bits(multiclass_run, images, tmp_path):
-    run_predict(multiclass_run, images / "a.png", tmp_path / "out", "probabilities=true")
-    stored = tifffile.imread(tmp_path / "out/probabilities/a.tif")
+def test_probabilities_are_written_with_16_bits(multiclass_run, images, out, run_predict):
+    run_predict(multiclass_run, images / "a.png", "probabilities=true")
+    stored = tifffile.imread(out / "probabilities/a.tif")
     assert stored.dtype == np.uint16
     result = segkit.load(multiclass_run.checkpoint, device="cpu")(images / "a.png")
     assert stored.shape == result.probabilities.shape
     assert np.abs(stored / 65535 - result.probabilities).max() < 1e-5
 
 
-def test_options_reach_the_predictor(binary_run, images, tmp_path):
+@pytest.mark.parametrize("values", ["ids", "training"])
+def test_options_reach_the_predictor(binary_run, images, out, run_predict, values):
     threshold = cut(binary_run, images / "a.png")
     options = {"threshold": threshold, "tta": "flips", "tile": 64, "context": 16, "batch_size": 2}
     given = [f"{key}={value}" for key, value in options.items()]
     path = binary_run.checkpoint
-    run_predict(binary_run, images, tmp_path / "out", f"checkpoint=['{path}','{path}']", *given)
-    expected = segkit.load([path, path], device="cpu", **options)(images / "a.png")
-    assert 0 < expected.labels.mean() < 1
-    np.testing.assert_array_equal(read_mask(tmp_path / "out/a.png"), expected.labels * 255)
-
-
-def test_a_stack_of_overlapping_classes_has_a_page_of_all_classes_for_each(
-    multilabel_run, tmp_path
-):
-    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
-    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
-    threshold = cut(multilabel_run, pages[1])
-    wanted = ["probabilities=true", "polygons=geojson", f"threshold={threshold}"]
-    run_predict(multilabel_run, tmp_path / "stack.tif", tmp_path / "out", *wanted)
-    mask = read_mask(tmp_path / "out/stack.tif", 1)
-    predictor = segkit.load(multilabel_run.checkpoint, device="cpu", threshold=threshold)
-    expected = predictor(pages[1]).labels
+    run_predict(binary_run, images, f"checkpoint=['{path}','{path}']", f"values={values}", *given)
+    expected = segkit.load([path, path], device="cpu", **options)(images / "a.png").labels
     assert 0 < expected.mean() < 1
-    np.testing.assert_array_equal(mask, expected.transpose(1, 2, 0) * 255)
-    extras = {"overlays": "png", "probabilities": "tif", "polygons": "geojson"}
-    expected_files = [f"{k}/stack/{i:04}.{v}" for k, v in extras.items() for i in range(3)]
-    assert files_of(tmp_path / "out") == sorted(["stack.tif", *expected_files])
-
-
-def test_one_bad_page_leaves_no_half_stack(binary_run, images, tmp_path):
-    pages = [np.zeros((8, 8), np.float32) for _ in range(3)]
-    pages[1][2, 2] = np.nan
-    with tifffile.TiffWriter(images / "stack.tif") as tif:
-        for page in pages:
-            tif.write(page, metadata=None)
-    with pytest.raises(SegkitError, match=r"stack\.tif: .*not finite"):
-        run_predict(binary_run, images, tmp_path / "out", "overlays=false")
-    assert files_of(tmp_path / "out") == ["a.png", "sub/b.c.png", "tiny.png"]
+    factor = 1 if values == "ids" else 255
+    np.testing.assert_array_equal(read_mask(out / "a.png"), expected * factor)
 
 
 @pytest.mark.parametrize("kind", ["tif", "zarr"])
-def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind, capsys):
+def test_large_images_go_by_windows(
+    multilabel_run, tmp_path, out, run_predict, monkeypatch, kind, capsys
+):
     zarr = pytest.importorskip("zarr")
     image = draw(3, (300, 280)).image[..., 0]
     (tmp_path / "in").mkdir()
@@ -220,31 +200,32 @@ def test_large_images_go_by_windows(multilabel_run, tmp_path, monkeypatch, kind,
     zarr.create_array(place, shape=image.shape, chunks=blocks, dtype="uint8")[:] = image
     monkeypatch.setattr(large, "LARGE", 10_000)
     monkeypatch.setattr(large, "OVERVIEW", 100)
-    threshold = cut(multilabel_run, image)
-    wanted = ["probabilities=true", f"large_format={kind}", "tile=128", f"threshold={threshold}"]
-    run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
-    options = {"tile": 128, "threshold": threshold}
+    options = {"tile": 128, "threshold": cut(multilabel_run, image)}
+    wanted = [f"{key}={value}" for key, value in options.items()]
+    wanted += ["probabilities=true", f"large_format={kind}"]
+    run_predict(multilabel_run, tmp_path / "in", *wanted)
     predictor = segkit.load(multilabel_run.checkpoint, device="cpu", **options)
     expected, card = predictor(image), predictor.card
-    colors = make_legend(card).colors
     small = flatten_labels(expected.labels[:, ::3, ::3], card.mode)
-    shown = overlay(image[::3, ::3, None], small, colors, background=make_legend(card).unpainted)
+    legend = make_legend(card)
+    shown = overlay(image[::3, ::3, None], small, legend.colors, background=legend.unpainted)
     assert 0 < expected.labels.mean() < 1
     read = tifffile.imread if kind == "tif" else lambda path: zarr.open_array(path)[:]
     for name in ("big", "store"):
-        mask = read(tmp_path / f"out/{name}.{kind}")
-        np.testing.assert_array_equal(mask, expected.labels * 255)
-        maps = read(tmp_path / f"out/probabilities/{name}.{kind}")
+        np.testing.assert_array_equal(read(out / f"{name}.{kind}"), expected.labels * 255)
+        maps = read(out / f"probabilities/{name}.{kind}")
         assert np.abs(maps / 65535 - expected.probabilities).max() < 1e-4
-        picture = read_image(tmp_path / f"out/overlays/{name}.png")
+        picture = read_image(out / f"overlays/{name}.png")
         assert picture.shape == (100, 94, 3)
         np.testing.assert_array_equal(picture, shown)
     capsys.readouterr()
-    run_predict(multilabel_run, tmp_path / "in", tmp_path / "out", *wanted)
+    run_predict(multilabel_run, tmp_path / "in", *wanted)
     assert "2 images are already finished" in capsys.readouterr().out
 
 
-def test_large_images_are_unpacked_once(binary_run, tmp_path, monkeypatch):
+def test_large_images_are_unpacked_once_and_whole_for_objects(
+    binary_run, tmp_path, out, run_predict, files_of, monkeypatch
+):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
     monkeypatch.setattr(large, "LARGE", 10_000)
     read, seen = WindowedImage.read, []
@@ -254,33 +235,31 @@ def test_large_images_are_unpacked_once(binary_run, tmp_path, monkeypatch):
         return read(self, top, left, height, width)
 
     monkeypatch.setattr(WindowedImage, "read", counted)
-    run_predict(binary_run, tmp_path / "big.tif", tmp_path / "out", "overlays=false")
+    run_predict(binary_run, tmp_path / "big.tif", "overlays=false")
     alone = sum(seen)
     seen.clear()
-    run_predict(binary_run, tmp_path / "big.tif", tmp_path / "out", "overwrite=true")
+    run_predict(binary_run, tmp_path / "big.tif", "overwrite=true")
     assert sum(seen) == alone
-    assert (tmp_path / "out/overlays/big.png").is_file()
+    assert (out / "overlays/big.png").is_file()
+    seen.clear()
+    run_predict(binary_run, tmp_path / "big.tif", "instances=components", "overwrite=true")
+    assert not seen
+    assert files_of(out) == ["big.png", "instances/big.png", "overlays/big.png"]
 
 
-def test_large_images_are_whole_where_objects_are_told_apart(binary_run, tmp_path, monkeypatch):
-    tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
-    monkeypatch.setattr(large, "LARGE", 10_000)
-    run_predict(binary_run, tmp_path / "big.tif", tmp_path / "out", "instances=components")
-    assert files_of(tmp_path / "out") == ["big.png", "instances/big.png", "overlays/big.png"]
-
-
-def test_the_folder_of_a_training_means_its_images(binary_run, images, tmp_path, capsys):
+def test_the_folder_of_a_training_means_its_images(
+    binary_run, images, tmp_path, out, run_predict, files_of, capsys
+):
     write_image(tmp_path / "masks/a.png", np.zeros((64, 48), np.uint8))
-    run_predict(binary_run, tmp_path, tmp_path / "out", "overlays=false")
+    run_predict(binary_run, tmp_path, "overlays=false")
     assert "holds images and masks" in capsys.readouterr().out
-    assert files_of(tmp_path / "out") == ["a.png", "sub/b.c.png", "tiny.png"]
+    assert files_of(out) == MASKS
 
 
-def test_outlines_are_written(binary_run, images, tmp_path):
+def test_outlines_are_written(binary_run, images, out, run_predict):
     threshold = f"threshold={cut(binary_run, images / 'sub/b.c.PNG')}"
-    wanted = ["polygons=geojson", "overlays=false", threshold]
-    run_predict(binary_run, images, tmp_path / "out", *wanted)
-    found = json.loads((tmp_path / "out/polygons/sub/b.c.geojson").read_text())
+    run_predict(binary_run, images, "polygons=geojson", "overlays=false", threshold)
+    found = json.loads((out / "polygons/sub/b.c.geojson").read_text())
     assert found["type"] == "FeatureCollection"
     area = sum(feature["properties"]["area"] for feature in found["features"])
-    assert area == (read_mask(tmp_path / "out/sub/b.c.png") > 0).sum() > 0
+    assert area == (read_mask(out / "sub/b.c.png") > 0).sum() > 0

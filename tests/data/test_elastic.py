@@ -1,4 +1,4 @@
-"""The paper's elastic deformation: the field it promises, images and masks that go together."""
+"""The elastic deformation of the 2015 U-Net: its field, and images aligned with masks."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ SIZES = [(33, 47), (64, 64), (2, 5)]
 
 
 def warped(seed: int = 0, **options: Any) -> Any:
-    """The transform, ready to draw from a seed."""
+    """The seeded transform."""
     transform = ElasticGrid(**{"p": 1.0, **options})
     transform.set_random_seed(seed)
     return transform
 
 
 def positions(height: int, width: int) -> np.ndarray:
-    """(H, W, 2) float32: the row and the column of every pixel."""
+    """(H, W, 2) float32: row and column of every pixel."""
     return np.stack(np.mgrid[:height, :width], axis=2).astype(np.float32)
 
 
@@ -32,7 +32,7 @@ def positions(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("grid", [2, 3, 5])
-def test_the_corners_have_the_displacements_of_their_nodes(size: tuple[int, int], grid: int):
+def test_the_corners_are_displaced_like_their_nodes(size: tuple[int, int], grid: int):
     nodes = np.random.default_rng(0).normal(0, 10, (2, grid, grid))
     field = interpolate_grid(nodes, size)
     assert (field.shape, field.dtype) == ((2, *size), np.float32)
@@ -40,13 +40,7 @@ def test_the_corners_have_the_displacements_of_their_nodes(size: tuple[int, int]
     np.testing.assert_allclose(field[corners], nodes[corners], atol=1e-4)
 
 
-def test_every_node_is_reached_where_it_lies_on_a_pixel():
-    nodes = np.random.default_rng(1).normal(0, 10, (3, 3))
-    field = interpolate_grid(nodes, (41, 61))
-    np.testing.assert_allclose(field[::20, ::30], nodes, atol=1e-5)
-
-
-def test_between_three_nodes_runs_the_natural_cubic_spline():
+def test_three_nodes_are_interpolated_by_a_natural_cubic_spline():
     """Between y0 and y1: the straight line plus M (t^3 - t) / 6, M = 3/2 (y0 - 2 y1 + y2)."""
     y0, y1, y2 = 4.0, -7.0, 12.0
     field = interpolate_grid(np.repeat([[y0], [y1], [y2]], 3, axis=1), (41, 5))
@@ -56,7 +50,7 @@ def test_between_three_nodes_runs_the_natural_cubic_spline():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_nodes_in_a_plane_give_the_plane(size: tuple[int, int]):
+def test_planes_are_reproduced(size: tuple[int, int]):
     row, column = np.mgrid[0:1:3j, 0:1:3j]
     field = interpolate_grid(3 + 5 * row - 8 * column, size)
     row, column = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
@@ -79,7 +73,7 @@ def test_the_nodes_are_gaussian_and_independent():
     assert 2.7 < kurtosis < 3.3  # 1.8 if they were uniform
 
 
-def test_nodes_at_a_spacing_bend_crops_of_all_sizes_alike():
+def test_with_a_spacing_crops_of_all_sizes_are_bent_alike():
     transform, bends = warped(std=10, spacing=10), {}
     for height, width in [(41, 101), (101, 41), (201, 201)]:
         drawn = []
@@ -94,15 +88,10 @@ def test_nodes_at_a_spacing_bend_crops_of_all_sizes_alike():
     assert max(bends.values()) == pytest.approx(min(bends.values()), rel=0.05)
 
 
-def test_a_crop_that_is_smaller_than_the_spacing_has_its_corners_as_nodes():
-    at = warped(std=10, spacing=64).get_params_dependent_on_data({"shape": (7, 5, 1)}, {})
-    assert np.abs(np.diff(at["x"] - positions(7, 5)[..., 1], n=2, axis=0)).max() < 1e-3  # a plane
-
-
 # --- images and masks ----------------------------------------------------------------------------
 
 
-def test_each_pixel_shows_what_lies_at_its_displacement():
+def test_each_pixel_shows_its_displaced_source():
     transform = warped(3, std=4)
     shown = transform(image=positions(60, 90))["image"]
     drawn = transform.get_applied_params()
@@ -114,7 +103,7 @@ def test_each_pixel_shows_what_lies_at_its_displacement():
 
 
 @pytest.mark.parametrize("rotate", [30, 180])
-def test_it_also_turns_about_the_centre(rotate: float):
+def test_rotation_about_the_center(rotate: float):
     transform, angles = warped(std=0, rotate=rotate), []
     for _ in range(300):
         at = transform.get_params_dependent_on_data({"shape": (31, 41)}, {})
@@ -131,16 +120,8 @@ def test_it_also_turns_about_the_centre(rotate: float):
     assert abs(np.mean(angles)) < 0.12 * rotate
 
 
-def test_turned_and_bent_the_centre_moves_as_its_node():
-    both = warped(3, grid=3, rotate=45).get_params_dependent_on_data({"shape": (41, 41)}, {})
-    bent = warped(3, grid=3).get_params_dependent_on_data({"shape": (41, 41)}, {})
-    for key in "xy":
-        assert both[key][20, 20] == pytest.approx(bent[key][20, 20], abs=1e-3)
-        assert both[key][0, 0] != pytest.approx(bent[key][0, 0], abs=1)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_mask_goes_with_its_image_and_keeps_its_values(dtype: type):
+def test_a_mask_stays_aligned_and_keeps_its_values(dtype: type):
     ids = (np.arange(80) * (3 if dtype == np.uint8 else 700)).astype(dtype)
     mask = np.repeat(ids[:, None], 70, axis=1)
     mask[mask == IGNORE_INDEX] = 0
@@ -151,12 +132,11 @@ def test_a_mask_goes_with_its_image_and_keeps_its_values(dtype: type):
     seen = target != IGNORE_INDEX
     clear = seen & (np.abs(rows - np.floor(rows) - 0.5) > 0.05)  # not half-way between two rows
     wanted = mask[np.rint(rows[clear]).astype(int), 0]
-    # where the nearest pixel is inside, but some of those that are interpolated are mirrored
     assert (target[clear] == wanted).mean() > 0.97
     assert 0.5 < seen.mean() < 1
 
 
-def test_what_lies_outside_is_mirrored_in_images_and_ignored_in_masks():
+def test_outside_images_are_mirrored_and_masks_ignored():
     image, mask = np.full((50, 50, 1), 200, np.uint8), np.ones((50, 50), np.uint8)
     mirrored = warped(1, std=15)(image=image, mask=mask)
     assert (mirrored["image"] == 200).all()
@@ -170,7 +150,7 @@ def test_what_lies_outside_is_mirrored_in_images_and_ignored_in_masks():
     assert (dark["image"] == 0).any()
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("channels", [1, 4, 5])
 def test_any_number_of_channels(channels: int):
     image = np.random.default_rng(0).random((30, 40, channels), np.float32)
     result = warped(2)(image=image, mask=(255 * image).astype(np.uint8))
@@ -185,18 +165,11 @@ def test_any_number_of_channels(channels: int):
         np.testing.assert_array_equal(result["mask"][..., number], alone)
 
 
-def test_no_displacement_is_the_same_image():
-    image = np.random.default_rng(0).integers(0, 256, (31, 29, 3)).astype(np.uint8)
-    result = warped(std=0)(image=image, mask=image[..., 0])
-    np.testing.assert_array_equal(result["image"], image)
-    np.testing.assert_array_equal(result["mask"], image[..., 0])
-
-
 # --- by name in a config -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [0, 1, 3, 6])
-def test_it_is_a_step_of_a_training(layers: int):
+@pytest.mark.parametrize("layers", [0, 1, 5])
+def test_it_is_a_transform_of_the_training(layers: int):
     options = {"name": "ElasticGrid", "grid": 3, "std": 10, "p": 1.0}
     assert check_augment([options]) == []
     transform = TrainTransform((48, 56), [options])
@@ -211,14 +184,6 @@ def test_it_is_a_step_of_a_training(layers: int):
     outside = crops[0][1].reshape(48, 56, -1) == IGNORE_INDEX
     assert outside.any()
     assert (outside == outside[..., :1]).all()  # the same in every layer
-
-
-def test_the_probability_is_followed():
-    image = np.random.default_rng(0).integers(0, 256, (20, 20, 1)).astype(np.uint8)
-    transform = TrainTransform((20, 20), [{"name": "ElasticGrid", "p": 0.25}])
-    labels = np.zeros((20, 20), np.uint8)
-    changed = [(transform(image, labels, seed)[0] != image).any() for seed in range(200)]
-    assert 0.15 < np.mean(changed) < 0.35
 
 
 @pytest.mark.parametrize(
@@ -240,7 +205,7 @@ def test_wrong_options_are_problems(options: dict[str, Any], words: list[str]):
     assert "Did you mean 'ElasticGrid'" in problem
 
 
-def test_the_preset_has_the_figures_of_the_paper():
+def test_the_2015_preset_has_the_numbers_of_the_paper():
     path = Path(__file__).parents[2] / "conf" / "augment" / "unet2015.yaml"
     steps = {
         s.pop("name"): s for s in yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
@@ -249,7 +214,7 @@ def test_the_preset_has_the_figures_of_the_paper():
     assert steps["ElasticGrid"] == wanted
 
 
-def test_the_microscopy_preset_has_the_field_that_its_comment_says():
+def test_the_microscopy_preset_has_the_field_of_elastic_transform():
     path = Path(__file__).parents[2] / "conf" / "augment" / "microscopy.yaml"
     steps = yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
     [options] = [step for step in steps if step.pop("name") == "ElasticGrid"]

@@ -1,6 +1,5 @@
 """Sets of the Cell Tracking Challenge: frames, splits, cells that nobody outlined."""
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from segkit.data.checks.checking import check
 from segkit.data.sources.base import SPLITS, DataSource
 from segkit.data.sources.cells import draw
 from segkit.data.sources.tracking_challenge import UNLABELLED, TrackingChallengeSource
-from segkit.images.reading import read_image, read_mask
 from segkit.targets.partial import find_uncertain_pixels, find_unoutlined_markers, measure_reach
 
 SIZE = (96, 112)
 ROOT = Path(__file__).parents[2]
-NUCLEI = Path(os.environ.get("SEGKIT_TEST_DATA", ROOT.parent / "shared" / "data"), "dsb2018_fluo")
 
 
 def write(path: Path, values: np.ndarray) -> None:
@@ -427,38 +424,3 @@ def test_the_presets_build_it(twelve: Path, preset: str) -> None:
     assert {name[:2] for name in divided["test"]} == {"03"}
     assert isinstance(found, TrackingChallengeSource)
     assert found.border == (50 if strict else 0)
-
-
-@pytest.mark.skipif(not NUCLEI.is_dir(), reason="the real data are not there")
-def test_real_nuclei_in_this_layout(tmp_path: Path) -> None:
-    """Images of one size as frames of two sequences; every second nucleus of some is outlined."""
-    known: dict[str, np.ndarray] = {}
-    for path in sorted((NUCLEI / "train" / "images").glob("*.png")):
-        ids = read_mask(NUCLEI / "train" / "masks" / path.name).astype(np.int32)
-        if ids.shape == (256, 256) and 8 <= ids.max() < 60 and len(known) < 8:
-            frame = f"{len(known) % 2 + 1:02}/{len(known):03}"
-            some = None if len(known) < 4 else np.arange(1, ids.max(), 2)
-            put(tmp_path, frame, read_image(path)[..., 0], ids, some)
-            known[frame.replace("/", "/t")] = ids
-    assert len(known) == 8
-    found = source(tmp_path, val_sequences=["02"])
-    summary = check(found, "binary")
-    assert {split: len(part) for split, part in summary.splits.items()} == {
-        "train": 4,
-        "val": 4,
-        "test": 0,
-    }
-    taught = []
-    for sample in [*summary.splits["train"], *summary.splits["val"]]:
-        ids, mask = known[sample.name], found.read_mask(sample)
-        np.testing.assert_array_equal(mask[mask > 0], ids[mask > 0])
-        markers = found.read_markers(sample)
-        assert markers is not None
-        assert set(np.unique(markers)) == set(np.unique(ids))
-        if int(sample.name[4:]) < 4:
-            np.testing.assert_array_equal(mask, ids)
-        else:
-            hidden = (ids > 0) & (mask <= 0)
-            assert hidden.any()
-            taught.append((mask[hidden] == 0).mean())
-    assert max(taught) < 0.01

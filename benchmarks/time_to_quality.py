@@ -49,7 +49,7 @@ from segkit.data.sources.base import DataSource
 from segkit.inference.loading import load
 from segkit.losses import Loss
 from segkit.optim.schedules import Schedule
-from segkit.report.curves import chart
+from segkit.report.charts import draw_chart
 from segkit.report.table import read_csv
 from segkit.training.budget import Budget
 from segkit.training.callbacks import History
@@ -57,8 +57,6 @@ from segkit.training.datamodule import default_workers
 
 EXPERIMENTS = {"isbi2012": "isbi2012_modern", "dsb2018": "dsb2018"}
 """The default of segkit for each set."""
-ALONE = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white; color: black"'
-"""A drawing that is in no page, whose colours it would take."""
 SIDES = 32
 """Images of SMP's must be multiples of that."""
 
@@ -299,12 +297,11 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
                     "steps": round(statistics.mean(one["steps"] for one in runs)),
                 }
             )
-        drawing = chart(
+        drawing = draw_chart(
             {f"{who}, seed {one['seed']}": one["curve"] for who in found for one in found[who]},
             title=f"{name}: foreground IoU of the validation images",
             x_label="minutes",
         )
-        drawing = drawing.replace("<svg", ALONE, 1)
         write_whole(options.output / f"time_to_quality_{name}.svg", drawing)
     pictures = [f"![{name}](time_to_quality_{name}.svg)" for name in present]
     after = f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores"

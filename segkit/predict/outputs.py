@@ -41,7 +41,8 @@ from segkit.predict.polygons import (
 )
 from segkit.predict.record import Record, remove, remove_empty
 from segkit.predict.stacks import StackFile
-from segkit.report.overlay import flatten_labels, make_legend, overlay, palette
+from segkit.report.colors import palette
+from segkit.report.overlay import flatten_labels, make_legend, overlay
 
 ENDINGS = (".png", ".tif", ".zarr")
 """Suffixes of masks."""

@@ -1,12 +1,10 @@
-"""What a person looks at: overlays, curves, score tables and the HTML page of a run.
+"""What a person looks at: overlays, charts, score tables and the HTML page of a run. No torch.
 
-    colors.py    class colours
-    display.py   any array as an 8-bit RGB picture
-    overlay.py   labels over an image, and the panel image | truth | prediction | errors
-    curves.py    line charts as inline SVG
-    table.py     per-class scores in the terminal and as CSV
-    page.py      the one-file HTML report
-    template.py  the templates beside these files, filled in
-
-Nothing here needs torch: everything works on NumPy arrays and plain Python values.
+colors.py   class colours
+display.py  any array as an 8-bit RGB picture
+overlay.py  labels over an image, and the panel image | truth | prediction | errors
+charts.py   line charts as SVG
+table.py    scores in the terminal and as CSV
+page.py     the one-file HTML report
+sweep.py    the table of a sweep
 """

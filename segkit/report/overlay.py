@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.report.colors import Color
-from segkit.report.colors import palette as palette
-from segkit.report.display import to_display as to_display
+from segkit.report.colors import Color, palette
+from segkit.report.display import to_display
 
 if TYPE_CHECKING:
     from segkit.checkpoint.card import ModelCard
@@ -94,29 +93,6 @@ def overlay(
     np.copyto(canvas, mixed, where=painted[..., None])
     np.copyto(canvas, paint, where=_contour(labels, painted)[..., None])
     return canvas
-
-
-def label_image(
-    labels: NDArray[Any], colors: Sequence[Color], *, ignore_index: int = 255
-) -> NDArray[np.uint8]:
-    """A flat picture of a label map.
-
-    Args:
-        labels: (H, W) integers, indices into `colors`.
-        colors: one colour a class, the background's too.
-        ignore_index: the label of pixels that become grey.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        SegkitError: a label has no colour.
-    """
-    _check_labels(labels, labels.shape[:2])
-    known = labels != ignore_index
-    picture = _flat(labels, known, colors)
-    picture[~known] = IGNORED
-    return picture
 
 
 def comparison(

@@ -4,7 +4,7 @@ import pytest
 from segkit.report.colors import palette
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 12, 13, 60, 300])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 60, 200])
 def test_colors_are_distinct_and_the_same_each_time(n: int) -> None:
     colors = palette(n)
     assert len(colors) == len(set(colors)) == n

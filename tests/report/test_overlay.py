@@ -13,7 +13,6 @@ from segkit.report.overlay import (
     comparison,
     error_legend,
     flatten_labels,
-    label_image,
     make_legend,
     overlay,
 )
@@ -79,20 +78,6 @@ def test_the_image_is_not_changed() -> None:
     overlay(image, square(), COLORS)
     comparison(image, square(), square(), COLORS)
     np.testing.assert_array_equal(image, before)
-
-
-def test_label_image_is_flat_and_grey_where_ignored() -> None:
-    labels = square(2)
-    labels[0, 0] = 255
-    picture = label_image(labels, COLORS)
-    assert picture[0, 0].tolist() == list(IGNORED)
-    assert picture[0, 1].tolist() == [10, 20, 30]
-    assert picture[4, 5].tolist() == [0, 200, 50]
-
-
-def test_label_image_of_bool_masks_and_of_ignored_pixels_only() -> None:
-    assert label_image(np.array([[True]]), COLORS)[0, 0].tolist() == [250, 100, 0]
-    assert label_image(np.array([[255]]), [])[0, 0].tolist() == list(IGNORED)
 
 
 @pytest.mark.parametrize("stray", [3, 70, -1])

@@ -1,7 +1,6 @@
 import base64
 import io
 import math
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segkit.core.errors import SegkitError
-from segkit.report.page import Example, Report, write_report
+from segkit.report.page import Example, Report, fit_to_page, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert(1)</script>"
@@ -90,7 +89,8 @@ def test_every_section_is_there_and_in_order(tmp_path: Path) -> None:
     links = [attributes["href"] for attributes in page.all("a")]
     assert links == [f"#{name}" for name in ids]
     assert {"Run of cell", "resnet34 + fpn", "trained from scratch", "31 M"} <= set(page.words)
-    assert {"Loss", "Validation scores", "Learning rate"} <= set(page.words)
+    charts = ["Loss", "Validation scores", "Learning rate"]
+    assert [i["alt"] for i in page.all("img")[:3]] == [f"{name} by epoch" for name in charts]
     assert {"0.9877", "1,234", "–", "90.0", "10.0", "false positive", "2.8"} <= set(page.words)
     assert any("name: cell" in words for words in page.words)
 
@@ -110,7 +110,10 @@ def test_nothing_is_fetched(tmp_path: Path) -> None:
     assert "@import" not in html
     page = Page(html)
     assert page.all("script") == page.all("link") == []
-    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert all(
+        image["src"].startswith(("data:image/png;base64,", "data:image/svg+xml;base64,"))
+        for image in page.all("img")
+    )
     policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert policy.startswith("default-src 'none'")
 
@@ -119,13 +122,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     html = written(tmp_path, full_report(name=HOSTILE))
     page = Page(html)
     assert page.all("script") == []
-    assert page.words.count(HOSTILE) >= 8
+    assert page.words.count(HOSTILE) >= 7
     assert any(HOSTILE in (image["alt"] or "") for image in page.all("img"))
 
 
 def test_examples_are_in_the_page_and_in_files(tmp_path: Path) -> None:
     page = Page(written(tmp_path, full_report()))
-    worst, best = page.all("img")
+    *_, worst, best = page.all("img")
     assert worst["alt"] == "Worst prediction 1: a/b/cell/worst image.png, IoU –"
     assert best["alt"] == "Best prediction 1: best.tif, IoU 0.9000"
     embedded = Image.open(io.BytesIO(base64.b64decode(worst["src"].split(",")[1])))
@@ -179,10 +182,10 @@ def test_the_iou_has_a_bar_as_long_as_it_is(tmp_path: Path) -> None:
 def test_curves_leave_out_single_classes(tmp_path: Path) -> None:
     history = [{"epoch": e, "val/iou": 0.5, "val/iou/road": 0.1} for e in range(2)]
     html = written(tmp_path, Report(title="x", history=history))
-    svgs = re.findall(r"<svg.*?</svg>", html, flags=re.S)
-    assert len(svgs) == 1
-    assert "val/iou" in svgs[0]
-    assert "val/iou/road" not in svgs[0]
+    (image,) = Page(html).all("img")
+    svg = base64.b64decode(image["src"].partition(",")[2]).decode()
+    assert "val/iou" in svg
+    assert "val/iou/road" not in svg
     assert "val/iou/road" in html
 
 
@@ -223,3 +226,19 @@ def test_a_failing_write_leaves_the_old_page(
     with pytest.raises(SegkitError, match="No space left"):
         write_report(tmp_path / "run" / "report.html", Report(title="new"))
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((900, 1000), (900, 1000)),
+        ((500, 3200), (250, 1600)),
+        ((1, 5000), (1, 1600)),
+        ((7, 23), (238, 782)),
+        ((2000, 10), (2000, 10)),
+    ],
+)
+def test_wide_pictures_shrink_and_tiny_ones_grow(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert fit_to_page(np.zeros((*size, 3), dtype=np.uint8)).shape == (*expected, 3)

@@ -1,0 +1,70 @@
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from segkit.report.charts import draw_chart
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def parse(series: dict, **labels: str) -> ET.Element:
+    return ET.fromstring(draw_chart(series, **{"title": "Loss", "x_label": "epoch", **labels}))
+
+
+def texts(svg: ET.Element) -> list[str]:
+    return [element.text for element in svg.iter(f"{SVG}text")]
+
+
+def test_title_axis_series_and_whole_epochs_are_named() -> None:
+    shown = texts(parse({"train/loss": [(0, 1.0), (1, 0.5), (2, 0.25)]}, y_label="nats"))
+    assert {"Loss", "epoch", "nats", "train/loss", "0", "1", "2"} <= set(shown)
+    assert "0.5" not in shown[: shown.index("epoch")]  # there is no half an epoch
+
+
+def test_the_same_values_make_the_same_file() -> None:
+    series = {"a": [(0, 1.0), (1, 0.5)], "b": [(0, None), (1, 2.0)]}
+    charts = [draw_chart(series, title="t", x_label="x") for _ in range(2)]
+    assert charts[0] == charts[1]
+
+
+@pytest.mark.parametrize("gap", [None, math.nan, math.inf])
+def test_a_gap_parts_the_line_and_a_lonely_point_becomes_a_dot(gap: float | None) -> None:
+    svg = parse({"a": [(0, 1), (1, 2), (2, gap), (3, 3), (4, gap), (5, 1), (6, 2)]})
+    (line,) = (g for g in svg.iter(f"{SVG}g") if len(g.findall(f"{SVG}g/{SVG}use")) == 2)
+    assert line.find(f"{SVG}path").get("d").count("M") == 3
+    # two lines and a point; dots are on that point and on the last one
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"a": [(0, 0.5)]},
+        {"a": [(0, 0.5), (1, 0.5)]},
+        {"a": [(0, 0.0), (0, 1.0)]},
+        {"a": [(0, -1e30), (1, 1e30)]},
+        {"a": [(0, 1e-12), (1, 2e-12)]},
+    ],
+)
+def test_one_point_and_constant_series_are_drawn(series: dict) -> None:
+    drawn = draw_chart(series, title="Loss", x_label="epoch")
+    assert " nan" not in drawn.lower()
+    assert "no values" not in drawn
+
+
+@pytest.mark.parametrize("series", [{}, {"a": []}, {"a": [(0, None), (1, math.nan)]}])
+def test_without_values_the_chart_says_so(series: dict) -> None:
+    assert "no values" in texts(parse(series))
+
+
+def test_text_is_escaped_and_no_formula() -> None:
+    hostile = "<script>alert('x')</script>&$_\\frac$"
+    svg = parse({hostile: [(0, 1)]}, title=hostile, x_label=hostile, y_label=hostile)
+    assert texts(svg).count(hostile) == 4
+    assert list(svg.iter(f"{SVG}script")) == []
+
+
+def test_twenty_series_look_different() -> None:
+    svg = parse({f"class {i}": [(0, i), (1, i + 1)] for i in range(20)})
+    styles = [path.get("style") for path in svg.iter(f"{SVG}path") if path.get("clip-path")]
+    assert len({style for style in styles if style.startswith("fill: none")}) >= 20

@@ -36,7 +36,6 @@ class Boundary(Loss, name="boundary"):
     the CPU, so a GPU has to wait for them.
 
     Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019.
-
     """
 
     def compute(

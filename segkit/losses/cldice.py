@@ -37,8 +37,8 @@ class CenterlineDice(Loss, name="cldice"):
     Shit et al., "clDice", 2021, algorithms 1 and 2.
 
     Args:
-        iterations: Thinning steps of the skeletons: at least half the width of the
-            widest structure, in pixels. Time and memory grow in proportion.
+        iterations: Thinning steps of the skeletons: at least half the width of the widest
+            structure, in pixels. Time and memory grow in proportion.
         smooth: Pixels of centre line added to both sides of the ratios.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean; not with the binary head. None leaves out

@@ -69,13 +69,10 @@ class Lovasz(Loss, name="lovasz"):
         if self.per_image:
             errors, truth, valid = (x.flatten(2) for x in (errors, truth, valid))  # (B, C, HW)
         else:
-            errors, truth, valid = (
-                x.transpose(0, 1).flatten(1) for x in (errors, truth, valid)
-            )  # (C, BHW)
+            errors, truth, valid = (x.transpose(0, 1).flatten(1) for x in (errors, truth, valid))
         # the steps are the gradient of the extension, constant as long as the order is
-        losses = (errors * compute_jaccard_steps(errors.detach(), truth, valid)).sum(
-            -1
-        )  # (C,) or (B, C)
+        steps = compute_jaccard_steps(errors.detach(), truth, valid)
+        losses = (errors * steps).sum(-1)  # (C,) or (B, C)
         counted = truth if self.mode == "multiclass" else valid
         return region_mean(losses, counted.any(-1), self.class_weights)
 

@@ -42,8 +42,8 @@ class Dice(Loss, name="dice"):
     "The Importance of Skip Connections in Biomedical Image Segmentation", 2016.
 
     Args:
-        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
-            hardly any gradient.
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has hardly any
+            gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch. Small objects
             then weigh as much as large ones in other images.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
@@ -83,8 +83,8 @@ class Jaccard(Loss, name="jaccard"):
     Segmentation", 2016.
 
     Args:
-        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
-            hardly any gradient.
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has hardly any
+            gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
             with the binary head.
@@ -121,11 +121,10 @@ class Tversky(Loss, name="tversky"):
     Args:
         alpha: Weight of the false positives.
         beta: Weight of the false negatives. Larger than alpha it favours recall.
-        gamma: Power of the loss of each class. 1 is plain Tversky; below 1 classes that
-            are nearly right count more (0.75 is the focal Tversky of the paper), above 1 those that
-            are wrong.
-        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has
-            hardly any gradient.
+        gamma: Power of the loss of each class. 1 is plain Tversky; below 1 classes that are nearly
+            right count more (0.75 is the focal Tversky of the paper), above 1 those that are wrong.
+        smooth: Pixels added to both sides of the ratio. Far below 1 an absent class has hardly any
+            gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
             with the binary head.

@@ -184,7 +184,7 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
         return torch.where(valid, weight.float(), 0)
 
 
-def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
+def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the valid values over the sum of their weights, or 0 if that sum is 0.
 
     All have the same shape. The values are already multiplied by the weights.
@@ -194,7 +194,7 @@ def masked_mean(values: Tensor, valid: Tensor, weights: Tensor | None = None) ->
     return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)
 
 
-def weight_tensor(option: str, values: list[float]) -> Tensor:
+def make_weights(option: str, values: list[float]) -> Tensor:
     """The class weights of an option as a float32 tensor (N,), checked."""
     if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
         raise SegkitError(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segkit.losses.base import Loss, masked_mean
+from segkit.losses.base import Loss, average_valid
 from segkit.losses.regions import split_regions
 
 Mask = npt.NDArray[np.bool_]
@@ -44,7 +44,7 @@ class Boundary(Loss, name="boundary"):
         """See :meth:`Loss.compute`."""
         p, t, valid = split_regions(logits, truth, valid, self.mode)
         distance = boundary_distance(t, valid).to(p.dtype)  # (B, C, H, W)
-        return masked_mean(torch.where(t, 1 - p, p) * distance, valid)
+        return average_valid(torch.where(t, 1 - p, p) * distance, valid)
 
 
 # a custom operator, so that a compiled graph does not trace into it

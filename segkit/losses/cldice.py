@@ -11,14 +11,14 @@ from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss, Positive
-from segkit.losses.regions import region_dims, region_mean, region_weights, split_regions
+from segkit.losses.regions import average_regions, choose_dims, split_regions, weigh_regions
 
 
 class CenterlineDice(Loss, name="cldice"):
     """One minus the soft centre-line Dice, averaged over the classes.
 
     With p the softmax or sigmoid of the logits, t the truth of 0 or 1, S_p and S_t their soft
-    skeletons (see :func:`soft_skeleton`) and s the ``smooth``::
+    skeletons (see :func:`skeletonize_softly`) and s the ``smooth``::
 
         precision   = (sum S_p t + s) / (sum S_p + s)
         sensitivity = (sum S_t p + s) / (sum S_t + s)
@@ -58,26 +58,26 @@ class CenterlineDice(Loss, name="cldice"):
     ) -> None:
         super().__init__(mode, ignore_index)
         self.iterations, self.smooth, self.per_image = iterations, smooth, per_image
-        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
+        self.register_buffer("class_weights", weigh_regions(mode, class_weights), persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
         p, t, valid = split_regions(logits, truth, valid, self.mode)
-        dims = region_dims(self.per_image)
-        line_p = soft_skeleton(p, valid, self.iterations)  # (B, C, H, W)
-        line_t = soft_skeleton(t.to(p.dtype), valid, self.iterations)
-        precision = _fraction_inside(line_p, t.to(p.dtype), self.smooth, dims)  # (C,) or (B, C)
-        sensitivity = _fraction_inside(line_t, p, self.smooth, dims)
+        dims = choose_dims(self.per_image)
+        line_p = skeletonize_softly(p, valid, self.iterations)  # (B, C, H, W)
+        line_t = skeletonize_softly(t.to(p.dtype), valid, self.iterations)
+        precision = _measure_fraction(line_p, t.to(p.dtype), self.smooth, dims)  # (C,) or (B, C)
+        sensitivity = _measure_fraction(line_t, p, self.smooth, dims)
         losses = 1 - 2 * precision * sensitivity / (precision + sensitivity)
         weights = self.class_weights
         if weights is None and self.mode == "multiclass":
             weights = (torch.arange(logits.shape[1], device=logits.device) > 0).to(p.dtype)
-        return region_mean(losses, valid.any(dims), weights)
+        return average_regions(losses, valid.any(dims), weights)
 
 
-def soft_skeleton(x: Tensor, valid: Tensor, iterations: int) -> Tensor:
+def skeletonize_softly(x: Tensor, valid: Tensor, iterations: int) -> Tensor:
     """Collect the ridges of a soft mask: what opening removes, at each step of erosion::
 
         S <- 0
@@ -116,6 +116,6 @@ def _dilate(x: Tensor, valid: Tensor) -> Tensor:
     return F.max_pool2d(torch.where(valid, x, 0), 3, 1, 1)
 
 
-def _fraction_inside(line: Tensor, region: Tensor, smooth: float, dims: tuple[int, ...]) -> Tensor:
+def _measure_fraction(line: Tensor, region: Tensor, smooth: float, dims: tuple[int, ...]) -> Tensor:
     """The fraction of a centre line that lies in a region, (C,) or (B, C)."""
     return ((line * region).sum(dims) + smooth) / (line.sum(dims) + smooth)

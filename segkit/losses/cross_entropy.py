@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, masked_mean, require_count, weight_tensor
+from segkit.losses.base import Loss, average_valid, make_weights, require_count
 
 
 class CrossEntropy(Loss, name="cross_entropy"):
@@ -45,7 +45,7 @@ class CrossEntropy(Loss, name="cross_entropy"):
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(mode, ignore_index)
-        weights = None if class_weights is None else weight_tensor("class_weights", class_weights)
+        weights = None if class_weights is None else make_weights("class_weights", class_weights)
         if weights is not None and mode == "binary":
             require_count("class_weights", weights, 2, "class: background, foreground")
         self.label_smoothing = label_smoothing
@@ -70,11 +70,11 @@ class CrossEntropy(Loss, name="cross_entropy"):
             else:
                 negative = positive = weights.view(-1, 1, 1)  # (C, 1, 1)
             smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / 2  # (B, C, H, W)
-            losses = sigmoid_cross_entropy(logits, smooth.to(logits.dtype), positive, negative)
+            losses = compute_sigmoid_losses(logits, smooth.to(logits.dtype), positive, negative)
             divisor = truth * positive + ~truth * negative  # (B, C, H, W)
         if weight is not None:
             losses = losses * weight
-        return masked_mean(losses, valid, divisor)
+        return average_valid(losses, valid, divisor)
 
     def _class_weights(self, logits: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -114,9 +114,7 @@ class BinaryCrossEntropy(Loss, name="bce"):
         super().__init__(mode, ignore_index)
         if not isinstance(pos_weight, list):
             pos_weight = [1.0 if pos_weight is None else pos_weight]
-        self.register_buffer(
-            "pos_weight", weight_tensor("pos_weight", pos_weight), persistent=False
-        )
+        self.register_buffer("pos_weight", make_weights("pos_weight", pos_weight), persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
@@ -125,13 +123,13 @@ class BinaryCrossEntropy(Loss, name="bce"):
         if self.pos_weight.numel() > 1:
             require_count("pos_weight", self.pos_weight, logits.shape[1], "channel of the logits")
         positive = self.pos_weight.to(logits).view(-1, 1, 1)  # (1 or C, 1, 1)
-        losses = sigmoid_cross_entropy(logits, truth.to(logits.dtype), positive, 1.0)
+        losses = compute_sigmoid_losses(logits, truth.to(logits.dtype), positive, 1.0)
         if weight is not None:
             losses = losses * weight
-        return masked_mean(losses, valid)
+        return average_valid(losses, valid)
 
 
-def sigmoid_cross_entropy(
+def compute_sigmoid_losses(
     logits: Tensor, truth: Tensor, positive: Tensor, negative: Tensor | float
 ) -> Tensor:
     """Cross-entropy of each sigmoid, (B, C, H, W), not reduced.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, masked_mean, require_count, weight_tensor
-from segkit.losses.labels import one_hot
+from segkit.losses.base import Loss, average_valid, make_weights, require_count
+from segkit.losses.labels import encode_one_hot
 
 
 class Focal(Loss, name="focal"):
@@ -45,7 +45,7 @@ class Focal(Loss, name="focal"):
     ) -> None:
         super().__init__(mode, ignore_index)
         self.gamma = gamma
-        self.register_buffer("alpha", _alpha_tensor(mode, alpha), persistent=False)
+        self.register_buffer("alpha", _make_alpha(mode, alpha), persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
@@ -53,7 +53,7 @@ class Focal(Loss, name="focal"):
         """See :meth:`Loss.compute`."""
         if self.mode == "multiclass":
             # a softmax is a sigmoid of the margin: p_y = sigmoid(x_y - logsumexp of the others)
-            own = one_hot(truth, logits.shape[1])  # (B, C, H, W)
+            own = encode_one_hot(truth, logits.shape[1])  # (B, C, H, W)
             others = logits.masked_fill(own, -torch.inf).logsumexp(1)  # (B, H, W)
             margin = torch.where(own, logits, 0).sum(1) - others  # (B, H, W)
         else:
@@ -67,17 +67,17 @@ class Focal(Loss, name="focal"):
             losses = losses * alpha[truth.long()]
         if weight is not None:
             losses = losses * weight
-        return masked_mean(losses, valid)
+        return average_valid(losses, valid)
 
 
-def _alpha_tensor(mode: Mode, alpha: float | list[float] | None) -> Tensor | None:
+def _make_alpha(mode: Mode, alpha: float | list[float] | None) -> Tensor | None:
     """The weight of each class, (C,), or of (negative, positive)."""
     if alpha is None:
         return None
     if mode == "multiclass":
         if not isinstance(alpha, list):
             raise SegkitError(f"alpha is {alpha}: mode 'multiclass' takes a list, one per class.")
-        return weight_tensor("alpha", alpha)
+        return make_weights("alpha", alpha)
     if isinstance(alpha, list) or not 0 <= alpha <= 1:
         raise SegkitError(f"alpha is {alpha}: mode '{mode}' takes one number from 0 to 1.")
     return torch.tensor([1 - alpha, alpha])

@@ -63,11 +63,11 @@ def split_target(
         return target == 1, valid  # (B, C, H, W)
     if mode == "binary":
         return (target == 1).unsqueeze(1), valid.unsqueeze(1)  # (B, 1, H, W)
-    truth = one_hot(target, channels)  # (B, C, H, W)
+    truth = encode_one_hot(target, channels)  # (B, C, H, W)
     return truth, valid.unsqueeze(1).expand_as(truth)  # (B, C, H, W)
 
 
-def one_hot(labels: Tensor, classes: int) -> Tensor:
+def encode_one_hot(labels: Tensor, classes: int) -> Tensor:
     """Labels (B, H, W) as one bool channel per class (B, C, H, W)."""
     # by comparison: torch's one_hot takes 8 bytes per entry, and scatters
     numbers = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss
-from segkit.losses.regions import region_mean, region_weights, split_regions
+from segkit.losses.regions import average_regions, split_regions, weigh_regions
 
 
 class Lovasz(Loss, name="lovasz"):
@@ -53,7 +53,7 @@ class Lovasz(Loss, name="lovasz"):
     ) -> None:
         super().__init__(mode, ignore_index)
         self.per_image = per_image
-        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
+        self.register_buffer("class_weights", weigh_regions(mode, class_weights), persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
@@ -74,7 +74,7 @@ class Lovasz(Loss, name="lovasz"):
         steps = compute_jaccard_steps(errors.detach(), truth, valid)
         losses = (errors * steps).sum(-1)  # (C,) or (B, C)
         counted = truth if self.mode == "multiclass" else valid
-        return region_mean(losses, counted.any(-1), self.class_weights)
+        return average_regions(losses, counted.any(-1), self.class_weights)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss, Positive
-from segkit.losses.regions import Counts, region_mean, region_weights, soft_counts
+from segkit.losses.regions import Counts, average_regions, count_softly, weigh_regions
 
 
 class Dice(Loss, name="dice"):
@@ -169,17 +169,17 @@ class _Index(nn.Module):
         super().__init__()
         self.mode, self.per_image = mode, per_image
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
-        self.register_buffer("class_weights", region_weights(mode, class_weights), persistent=False)
+        self.register_buffer("class_weights", weigh_regions(mode, class_weights), persistent=False)
 
     def forward(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         """The inputs of :meth:`Loss.compute` to a scalar."""
-        counts, counted = soft_counts(logits, truth, valid, self.mode, self.per_image)
+        counts, counted = count_softly(logits, truth, valid, self.mode, self.per_image)
         losses = self._distance(counts)  # (C,) or (B, C)
         if self.gamma != 1:
             # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there
             smallest = 1e-12
             losses = torch.where(losses > smallest, losses.clamp(min=smallest) ** self.gamma, 0)
-        return region_mean(losses, counted, self.class_weights)
+        return average_regions(losses, counted, self.class_weights)
 
     def _distance(self, counts: Counts) -> Tensor:
         """1 - T, as a ratio: a difference of two numbers near 1 would lose small losses."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
-from segkit.losses.base import masked_mean, require_count, weight_tensor
-from segkit.losses.labels import one_hot
+from segkit.losses.base import average_valid, make_weights, require_count
+from segkit.losses.labels import encode_one_hot
 
 
 def split_regions(
@@ -24,14 +24,14 @@ def split_regions(
     """
     if mode == "multiclass":
         p = logits.softmax(1)  # (B, C, H, W)
-        truth, valid = one_hot(truth, logits.shape[1]), valid.unsqueeze(1)
+        truth, valid = encode_one_hot(truth, logits.shape[1]), valid.unsqueeze(1)
     else:
         p = logits.sigmoid()  # (B, C, H, W)
     valid = valid.expand_as(p)  # (B, C, H, W)
     return torch.where(valid, p, 0), truth & valid, valid
 
 
-def region_dims(per_image: bool) -> tuple[int, ...]:
+def choose_dims(per_image: bool) -> tuple[int, ...]:
     """The dimensions of (B, C, H, W) that the sums of a region run over."""
     return (2, 3) if per_image else (0, 2, 3)
 
@@ -44,7 +44,7 @@ class Counts(NamedTuple):
     fn: Tensor
 
 
-def soft_counts(
+def count_softly(
     logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode, per_image: bool
 ) -> tuple[Counts, Tensor]:
     """Count true positives, false positives and false negatives of each class.
@@ -116,17 +116,17 @@ def _index_cells(labels: Tensor, classes: int) -> Tensor:
     return labels + classes * torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
 
 
-def region_mean(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:
+def average_regions(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:
     """The weighted mean of losses (C,) or (B, C) over those that count, 0 if none does."""
     if class_weights is None:
-        return masked_mean(losses, counted)
+        return average_valid(losses, counted)
     require_count("class_weights", class_weights, losses.shape[-1], "class")
     weights = class_weights.to(losses).expand_as(losses)  # the module may be in half precision
-    return masked_mean(losses * weights, counted, weights)
+    return average_valid(losses * weights, counted, weights)
 
 
-def region_weights(mode: Mode, class_weights: list[float] | None) -> Tensor | None:
-    """The class weights for :func:`region_mean`, (C,) or None, checked."""
+def weigh_regions(mode: Mode, class_weights: list[float] | None) -> Tensor | None:
+    """The class weights for :func:`average_regions`, (C,) or None, checked."""
     if class_weights is None:
         return None
     if mode == "binary":
@@ -134,4 +134,4 @@ def region_weights(mode: Mode, class_weights: list[float] | None) -> Tensor | No
             f"class_weights is {class_weights}, but mode 'binary' has one class, the foreground,"
             " and nothing to weigh it against. Remove the option."
         )
-    return weight_tensor("class_weights", class_weights)
+    return make_weights("class_weights", class_weights)

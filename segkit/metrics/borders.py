@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.metrics.counts import name_entries, ratio
-from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
+from segkit.metrics.counts import divide, name_entries
+from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
 THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
 """The thresholds of the challenge: 0, 0.1, ..., 1. Pixels above it are inside cells. The last
@@ -101,13 +101,13 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
         )
     scores = {}
     for name in ("v_rand", "v_info"):
-        means = ratio(sums[name], sums["slices"])  # (..., T)
+        means = divide(sums[name], sums["slices"])  # (..., T)
         scores[name] = means.max(axis=-1)
         threshold = np.asarray(THRESHOLDS)[means.argmax(axis=-1)]
         scores[f"{name}_threshold"] = np.where(np.isnan(scores[name]), np.nan, threshold)
-    rand = ratio(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"])
+    rand = divide(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"])
     true = sums["tp"] + sums["fn"]
-    pixel = np.where(true > 0, ratio(2 * sums["tp"], true + sums["tp"] + sums["fp"]), np.nan)
+    pixel = np.where(true > 0, divide(2 * sums["tp"], true + sums["tp"] + sums["fp"]), np.nan)
     return {
         **scores,
         "rand_error": 1 - rand.max(axis=-1),
@@ -175,7 +175,7 @@ def _count_at(
 
     regions = ndimage.label(inside)[0]
     thinned = watershed(~inside, regions, connectivity=1, watershed_line=True)
-    objects = overlaps(truth, thinned, ignore_index)
+    objects = count_overlaps(truth, thinned, ignore_index)
     together, reference, predicted = count_v_rand(objects)
     some = reference > 0
     tp, fp = int((inside & cells).sum()), int((inside & membrane).sum())
@@ -183,7 +183,7 @@ def _count_at(
         some,
         2 * together / (reference + predicted) if some else 0,
         compute_v_info(objects) if some else 0,
-        *count_v_rand(overlaps(truth, regions, ignore_index)),
+        *count_v_rand(count_overlaps(truth, regions, ignore_index)),
         *(tp, fp, int(cells.sum()) - tp),
     ]
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
-from segkit.metrics.counts import mean_defined, name_entries, ratio
+from segkit.metrics.counts import average_defined, divide, name_entries
 
 TOLERANCE = 0.0075
 """The default tolerance as a share of the image's diagonal (Csurka et al. 2013)."""
@@ -68,9 +68,9 @@ class BoundaryScores:
         infinite ones exist. The last is the sum of ``missed``: the distances outside the mean.
         """
         infinite = np.isinf(self.hd95)
-        distance = mean_defined(np.where(infinite, np.nan, self.hd95))
+        distance = average_defined(np.where(infinite, np.nan, self.hd95))
         return {
-            "boundary_f1": mean_defined(self.f1),
+            "boundary_f1": average_defined(self.f1),
             "hd95": np.where(np.isnan(distance) & infinite.any(-1), np.inf, distance),
             "hd95_missed": self.missed.sum(-1),
         }
@@ -136,16 +136,16 @@ def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
     """
     sums = name_entries(BOUNDARY_COUNTS, counts)
     near, predicted, found, true = (sums[name] for name in BOUNDARY_COUNTS[:4])
-    precision, recall = ratio(near, predicted), ratio(found, true)
+    precision, recall = divide(near, predicted), divide(found, true)
     # 2 P R / (P + R) without dividing by 0 where a boundary is missing or nothing is near
     product = near * found
     f1 = np.where(
         product > 0,
-        ratio(2 * product, near * true + found * predicted),
+        divide(2 * product, near * true + found * predicted),
         np.where(predicted + true > 0, 0.0, np.nan),
     )
     lost = (sums["finite"] == 0) & (sums["missed"] > 0)
-    hd95 = np.where(lost, np.inf, ratio(sums["distance"], sums["finite"]))
+    hd95 = np.where(lost, np.inf, divide(sums["distance"], sums["finite"]))
     return BoundaryScores(f1, precision, recall, hd95, sums["missed"])
 
 

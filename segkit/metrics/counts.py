@@ -28,13 +28,13 @@ def name_entries(names: tuple[str, ...], counts: NDArray[np.float64]) -> Sums:
     return dict(zip(names, np.moveaxis(counts, -1, 0), strict=True))
 
 
-def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     """part / whole, and NaN (no value) where the whole is 0."""
     nothing = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=nothing, where=np.asarray(whole) != 0)
 
 
-def mean_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def average_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The mean over the last axis, leaving out NaN; NaN if nothing is left."""
     defined = ~np.isnan(values)
-    return ratio(np.where(defined, values, 0).sum(-1), defined.sum(-1))
+    return divide(np.where(defined, values, 0).sum(-1), defined.sum(-1))

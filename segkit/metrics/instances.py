@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
-from segkit.metrics.counts import Sums, name_entries, ratio
-from segkit.metrics.overlaps import Overlaps, check_ids, overlaps, sum_squares
+from segkit.metrics.counts import Sums, divide, name_entries
+from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
 PERCENTS = tuple(range(50, 100, 5))
 """The thresholds of the IoU, in per cent: 50, 55, ..., 95."""
@@ -109,7 +109,7 @@ def object_counts(
     Raises:
         SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.
     """
-    objects = overlaps(truth, predicted, ignore_index)
+    objects = count_overlaps(truth, predicted, ignore_index)
     outlined = marked = objects
     if markers is not None:
         check_ids("the map of markers", markers)
@@ -118,9 +118,9 @@ def object_counts(
                 f"the map of markers has the shape {markers.shape} and the truth {truth.shape}:"
                 " give the markers of the same image."
             )
-        marked = replace(overlaps(markers, predicted, None), spared=objects.spared)
+        marked = replace(count_overlaps(markers, predicted, None), spared=objects.spared)
         whole = truth if ignore_index is None else np.where(truth == ignore_index, 0, truth)
-        outlined = overlaps(whole, predicted, None)
+        outlined = count_overlaps(whole, predicted, None)
     counts = {
         "images": 1,
         **_count_tracking(outlined, marked),
@@ -204,12 +204,12 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
     """
     sums = name_entries(OBJECT_COUNTS, counts)
     return {
-        "seg": ratio(sums["seg_iou"], sums["references"]),
+        "seg": divide(sums["seg_iou"], sums["references"]),
         "det": _score_detection(sums),
         **_score_matches(sums),
-        "aji": ratio(sums["aji_shared"], sums["aji_union"]),
+        "aji": divide(sums["aji_shared"], sums["aji_union"]),
         "arand": 1
-        - ratio(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"]),
+        - divide(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"]),
         "objects": sums["references"],
         "predicted_objects": sums["predictions"],
     }
@@ -237,7 +237,7 @@ def _score_detection(sums: Sums) -> NDArray[np.float64]:
         SPLIT * sums["det_splits"] + MISSED * sums["det_missed"] + SPURIOUS * sums["det_spurious"]
     )
     aogm_0 = MISSED * sums["markers"]
-    return np.asarray(1 - ratio(np.minimum(aogm, aogm_0), aogm_0))
+    return np.asarray(1 - divide(np.minimum(aogm, aogm_0), aogm_0))
 
 
 def _count_matches(objects: Overlaps) -> dict[str, float]:
@@ -272,9 +272,9 @@ def _count_matches(objects: Overlaps) -> dict[str, float]:
 def _score_matches(sums: Sums) -> dict[str, NDArray[np.float64]]:
     tp = np.stack([sums[f"tp{percent}"] for percent in PERCENTS])
     fp = np.stack([sums[f"fp{percent}"] for percent in PERCENTS])
-    ap = ratio(tp, sums["references"] + fp)  # TP + FN are the references
-    rq = ratio(2 * tp[0], sums["references"] + tp[0] + fp[0])
-    sq = ratio(sums["iou"], tp[0])
+    ap = divide(tp, sums["references"] + fp)  # TP + FN are the references
+    rq = divide(2 * tp[0], sums["references"] + tp[0] + fp[0])
+    sq = divide(sums["iou"], tp[0])
     return {
         "ap": ap.mean(axis=0),
         "ap50": ap[PERCENTS.index(50)],

@@ -18,9 +18,9 @@ from segkit.core.labels import IGNORE_INDEX
 class Overlaps:
     """The objects of a reference and of a prediction, and the pixels that they share.
 
-    Created by :func:`overlaps`. Objects are numbered from 0 in the order of their first pixel, row
-    by row, so nothing depends on their ids. Pixels that the reference ignores are left out of every
-    number.
+    Created by :func:`count_overlaps`. Objects are numbered from 0 in the order of their first
+    pixel, row by row, so nothing depends on their ids. Pixels that the reference ignores are left
+    out of every number.
 
     Attributes:
         reference_areas: (R,) pixels of each reference object, int64.
@@ -63,7 +63,7 @@ class Overlaps:
         return _sum_groups(self.predicted, self.shared, self.predicted_areas.size)
 
 
-def overlaps(
+def count_overlaps(
     truth: NDArray[Any], predicted: NDArray[Any], ignore_index: int | None = IGNORE_INDEX
 ) -> Overlaps:
     """Count the pixels that the objects of two maps of ids share.
@@ -77,7 +77,7 @@ def overlaps(
 
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 255]]), np.array([[7, 7, 7], [0, 7, 7]])
-        >>> found = overlaps(truth, predicted)
+        >>> found = count_overlaps(truth, predicted)
         >>> found.reference_areas, found.predicted_areas, found.shared
         (array([2, 2]), array([4]), array([2, 1]))
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import MODES, Mode
-from segkit.metrics.counts import mean_defined, ratio
+from segkit.metrics.counts import average_defined, divide
 
 UNDEFINED = "-"
 """How a score without a value is shown in a table."""
@@ -65,7 +65,7 @@ class Scores:
     @property
     def mean(self) -> dict[str, float]:
         """What to monitor: means over the classes with a value; accuracy and fw_iou."""
-        means = {key: float(mean_defined(np.array(getattr(self, key)))) for key in CLASS_SCORES}
+        means = {key: float(average_defined(np.array(getattr(self, key)))) for key in CLASS_SCORES}
         return {**means, "accuracy": self.accuracy, "fw_iou": self.fw_iou}
 
     def rows(self) -> list[dict[str, str | int | float]]:
@@ -138,18 +138,18 @@ def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
     """The :data:`CLASS_SCORES` (...) of counts (..., 2, 2); NaN where there is no value."""
     tn, fp, fn, tp = _split_counts(counts)
     return {
-        "iou": ratio(tp, tp + fp + fn),
-        "dice": ratio(2 * tp, 2 * tp + fp + fn),
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, tp + fn),
-        "specificity": ratio(tn, tn + fp),
+        "iou": divide(tp, tp + fp + fn),
+        "dice": divide(2 * tp, 2 * tp + fp + fn),
+        "precision": divide(tp, tp + fp),
+        "recall": divide(tp, tp + fn),
+        "specificity": divide(tn, tn + fp),
     }
 
 
 def mean_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
     """The contents of :attr:`Scores.mean`, (...), for many :func:`class_counts` (..., N, 2, 2)."""
     means = {
-        key: mean_defined(values)
+        key: average_defined(values)
         for key, values in class_scores(select_reported(counts, mode)).items()
     }
     return {
@@ -162,15 +162,15 @@ def mean_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
 def _compute_accuracy(counts: Counts, mode: Mode) -> NDArray[np.float64]:
     tn, _, fn, tp = _split_counts(counts)
     if mode == "multilabel":
-        return ratio((tp + tn).sum(-1), counts.sum((-3, -2, -1)))
-    return ratio(tp.sum(-1), (tp + fn).sum(-1))  # a pixel is true of exactly one class
+        return divide((tp + tn).sum(-1), counts.sum((-3, -2, -1)))
+    return divide(tp.sum(-1), (tp + fn).sum(-1))  # a pixel is true of exactly one class
 
 
 def _compute_fw_iou(counts: Counts) -> NDArray[np.float64]:
     support = counts[..., 1, :].sum(-1)  # (..., N)
     # a class without true pixels has no weight, with or without an IoU
     weighted = np.where(support > 0, support * class_scores(counts)["iou"], 0)
-    return ratio(weighted.sum(-1), support.sum(-1))
+    return divide(weighted.sum(-1), support.sum(-1))
 
 
 def _split_counts(counts: Counts) -> tuple[Counts, Counts, Counts, Counts]:

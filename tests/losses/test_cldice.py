@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from segkit.losses import Loss
-from segkit.losses.cldice import soft_skeleton
+from segkit.losses.cldice import skeletonize_softly
 
 CROSS = ndimage.generate_binary_structure(2, 1)
 
@@ -74,7 +74,9 @@ def test_follows_the_formula(mode, per_image, iterations, smooth):
 
 
 def test_the_skeleton_of_a_line_is_its_middle_up_to_the_border_of_the_image(line):
-    skeleton = soft_skeleton(line.float().unsqueeze(1), torch.ones(1, 1, 21, 40, dtype=bool), 5)
+    skeleton = skeletonize_softly(
+        line.float().unsqueeze(1), torch.ones(1, 1, 21, 40, dtype=bool), 5
+    )
     expected = torch.zeros(1, 1, 21, 40)
     expected[..., 10, :] = 1
     assert torch.equal(skeleton, expected)
@@ -87,7 +89,9 @@ def test_what_is_thicker_than_the_iterations_stays(iterations, left):
     mask[..., 3:12, 3:12] = 1
     kept = slice(7 - left // 2, 8 + left // 2)
     expected[..., kept, kept] = 1
-    assert torch.equal(soft_skeleton(mask, torch.ones_like(mask, dtype=bool), iterations), expected)
+    assert torch.equal(
+        skeletonize_softly(mask, torch.ones_like(mask, dtype=bool), iterations), expected
+    )
 
 
 def test_ignored_pixels_neither_thin_a_line_nor_carry_one_on(line):

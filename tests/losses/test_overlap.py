@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
-from segkit.losses.regions import region_dims, soft_counts, split_regions
+from segkit.losses.regions import choose_dims, count_softly, split_regions
 
 OVERLAP = ["dice", "jaccard", "tversky"]
 REGIONS = [*OVERLAP, "lovasz", "cldice"]
@@ -210,7 +210,7 @@ def count_plainly(
     logits: Tensor, labels: Tensor, valid: Tensor, mode: str, per_image: bool
 ) -> tuple[list[Tensor], Tensor]:
     p, t, counts = split_regions(logits, labels, valid, mode)
-    dims = region_dims(per_image)
+    dims = choose_dims(per_image)
     sums = [torch.where(t, p, 0), torch.where(t, 0, p), torch.where(t, 1 - p, 0)]
     return [values.sum(dims) for values in sums], counts.any(dims)
 
@@ -232,7 +232,7 @@ def test_fast_counts_and_gradients_equal_the_plain_sums(per_image, size, classes
         valid[counted == "one image" :] = False
     logits = logits.contiguous(memory_format=layout)
     found, expected = [], []
-    for count, results in ((soft_counts, found), (count_plainly, expected)):
+    for count, results in ((count_softly, found), (count_plainly, expected)):
         x = logits.clone().requires_grad_()
         sums, any_counted = count(x, labels, valid, "multiclass", per_image)
         weights = [torch.linspace(1, 2, s.numel(), dtype=s.dtype).view_as(s) for s in sums]
@@ -244,7 +244,7 @@ def test_fast_counts_and_gradients_equal_the_plain_sums(per_image, size, classes
 def test_second_derivatives_are_right():
     logits, labels, valid = random_batch((2, 3, 2), 3)
     assert torch.autograd.gradgradcheck(
-        lambda x: soft_counts(x, labels, valid, "multiclass", True)[0], logits.requires_grad_()
+        lambda x: count_softly(x, labels, valid, "multiclass", True)[0], logits.requires_grad_()
     )
 
 
@@ -253,7 +253,7 @@ def test_few_pixels_are_not_lost_among_many():
     labels = torch.zeros(1, 1024, 1024, dtype=torch.int64)
     logits = torch.tensor([30.0, 0.0]).view(1, 2, 1, 1).repeat(1, 1, 1024, 1024)
     logits[0, 0, 5, 5] = 6.9067547786  # p = 0.999
-    (tp, fp, fn), _ = soft_counts(logits, labels, labels == 0, "multiclass", False)
+    (tp, fp, fn), _ = count_softly(logits, labels, labels == 0, "multiclass", False)
     assert tp[0] == pytest.approx(1024**2, rel=1e-6)
     assert fn[0].item() == pytest.approx(1e-3, rel=1e-3)
     assert fp[1].item() == pytest.approx(1e-3, rel=1e-3)
@@ -269,5 +269,5 @@ def test_no_map_of_the_truth_is_made_for_each_class():
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        soft_counts(logits.requires_grad_(), labels, valid, "multiclass", False)
+        count_softly(logits.requires_grad_(), labels, valid, "multiclass", False)
     assert sum(kept.values()) <= logits.nbytes + labels.nbytes + valid.nbytes

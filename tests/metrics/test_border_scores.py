@@ -21,7 +21,7 @@ from segkit.metrics.borders import (
     compute_v_info,
     count_v_rand,
 )
-from segkit.metrics.overlaps import overlaps
+from segkit.metrics.overlaps import count_overlaps
 
 
 def scores(truth, probability, **options) -> dict[str, float]:
@@ -211,7 +211,7 @@ maps = hnp.arrays(np.int64, st.just((4, 6)), elements=st.integers(0, 3))
 
 
 def v_rand(truth: np.ndarray, predicted: np.ndarray) -> float:
-    together, reference, found = count_v_rand(overlaps(truth, predicted))
+    together, reference, found = count_v_rand(count_overlaps(truth, predicted))
     return 2 * together / (reference + found)
 
 
@@ -230,20 +230,20 @@ def v_rand(truth: np.ndarray, predicted: np.ndarray) -> float:
 def test_v_rand_and_v_info_by_hand(truth, predicted, rand, info):
     one, two = (np.array([[int(c) for c in row]]) for row in (truth, predicted))
     assert v_rand(one, two) == rand
-    assert compute_v_info(overlaps(one, two)) == pytest.approx(info)
+    assert compute_v_info(count_overlaps(one, two)) == pytest.approx(info)
 
 
 @settings(max_examples=100)
 @given(maps, maps)
 def test_equals_the_tables_of_skimage(truth, predicted):
     if not truth.any():
-        assert math.isnan(compute_v_info(overlaps(truth, predicted)))
+        assert math.isnan(compute_v_info(count_overlaps(truth, predicted)))
         return
     own = 100 + np.arange(predicted.size).reshape(predicted.shape)
     single = np.where(predicted == 0, own, predicted)  # background pixels are objects of their own
     table = contingency_table(truth, single, ignore_labels=[0]).toarray()
     squares = [(x.astype(float) ** 2).sum() for x in (table, table.sum(axis=1), table.sum(axis=0))]
-    assert count_v_rand(overlaps(truth, predicted)) == tuple(squares)
+    assert count_v_rand(count_overlaps(truth, predicted)) == tuple(squares)
 
     splits, merges = variation_of_information(truth, single, ignore_labels=[0])  # H(S|T), H(T|S)
     shares = table.sum(axis=1)[table.sum(axis=1) > 0] / table.sum()
@@ -251,4 +251,4 @@ def test_equals_the_tables_of_skimage(truth, predicted):
     shared = reference - merges
     total = reference + shared + splits  # H(T) + H(S)
     expected = 2 * shared / total if total > 1e-12 else 1.0
-    assert compute_v_info(overlaps(truth, predicted)) == pytest.approx(expected, abs=1e-9)
+    assert compute_v_info(count_overlaps(truth, predicted)) == pytest.approx(expected, abs=1e-9)

@@ -10,7 +10,7 @@ from skimage.metrics import contingency_table
 
 import segkit.metrics.overlaps
 from segkit.core.errors import SegkitError
-from segkit.metrics.overlaps import overlaps
+from segkit.metrics.overlaps import count_overlaps
 
 
 def random_maps(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def test_the_example_runs():
 
 def test_equals_the_table_of_skimage():
     truth, predicted = random_maps()
-    found = overlaps(truth, predicted)
+    found = count_overlaps(truth, predicted)
     table = contingency_table(truth, predicted).toarray()
     assert sorted(found.reference_areas) == sorted(table[1:].sum(axis=1))
     assert sorted(found.predicted_areas) == sorted(table[:, 1:].sum(axis=0))
@@ -37,8 +37,12 @@ def test_equals_the_table_of_skimage():
 
 
 def test_objects_are_numbered_as_they_appear():
-    found = overlaps(np.array([[0, 9, 9, 9], [4, 4, 0, 0]]), np.array([[0, 3, 3, 0], [8, 8, 8, 8]]))
-    assert overlaps(np.array([[8, 2, 8]]), np.zeros((1, 3), int)).reference_areas.tolist() == [2, 1]
+    found = count_overlaps(
+        np.array([[0, 9, 9, 9], [4, 4, 0, 0]]), np.array([[0, 3, 3, 0], [8, 8, 8, 8]])
+    )
+    assert count_overlaps(
+        np.array([[8, 2, 8]]), np.zeros((1, 3), int)
+    ).reference_areas.tolist() == [2, 1]
     assert found.reference_areas.tolist() == [3, 2]
     assert found.predicted_areas.tolist() == [2, 4]
     assert list(zip(found.reference, found.predicted, found.shared, strict=True)) == [
@@ -54,7 +58,7 @@ def test_objects_are_numbered_as_they_appear():
 def test_ignored_pixels_are_cut_away():
     truth = np.array([[1, 1, 255, 255, 255, 255]])
     predicted = np.array([[7, 7, 7, 0, 8, 8]])
-    found = overlaps(truth, predicted)
+    found = count_overlaps(truth, predicted)
     assert found.reference_areas.tolist() == [2]
     assert found.predicted_areas.tolist() == [2, 0]
     assert found.spared.tolist() == [False, True]
@@ -62,40 +66,40 @@ def test_ignored_pixels_are_cut_away():
 
 
 def test_an_object_half_ignored_is_not_spared():
-    found = overlaps(np.array([[0, 0, 255, 255]]), np.array([[3, 3, 3, 3]]))
+    found = count_overlaps(np.array([[0, 0, 255, 255]]), np.array([[3, 3, 3, 3]]))
     assert found.spared.tolist() == [False]
 
 
 def test_the_ignored_id_is_an_object_in_the_prediction_and_without_ignoring():
     truth, predicted = np.array([[1, 255]]), np.array([[255, 255]])
-    assert overlaps(truth, predicted).predicted_areas.tolist() == [1]
-    assert overlaps(truth, predicted, ignore_index=None).reference_areas.tolist() == [1, 1]
-    assert overlaps(truth, predicted, ignore_index=1).reference_areas.tolist() == [1]
+    assert count_overlaps(truth, predicted).predicted_areas.tolist() == [1]
+    assert count_overlaps(truth, predicted, ignore_index=None).reference_areas.tolist() == [1, 1]
+    assert count_overlaps(truth, predicted, ignore_index=1).reference_areas.tolist() == [1]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32, np.int64])
 def test_every_integer_dtype_is_taken(dtype):
     truth, predicted = random_maps()
-    expected = overlaps(truth, predicted)
-    found = overlaps(truth.astype(dtype), predicted.astype(dtype))
+    expected = count_overlaps(truth, predicted)
+    found = count_overlaps(truth.astype(dtype), predicted.astype(dtype))
     assert found.shared.tolist() == expected.shared.tolist()
 
 
 def test_huge_ids_give_the_same():
     truth, predicted = random_maps(1)
-    expected = overlaps(truth, predicted)
+    expected = count_overlaps(truth, predicted)
     for background in (0, 1):  # with a pixel of background, and without one
         large = np.array([background * 77, 2**31 - 1, 9, 2**30, 2**20, 5])
         if background:
-            expected = overlaps(truth + 1, predicted)
-        found = overlaps(large[truth], predicted)
+            expected = count_overlaps(truth + 1, predicted)
+        found = count_overlaps(large[truth], predicted)
         assert found.reference_areas.tolist() == expected.reference_areas.tolist()
         assert found.reference.tolist() == expected.reference.tolist()
         assert found.shared.tolist() == expected.shared.tolist()
 
 
 def test_an_image_without_pixels_has_no_objects():
-    found = overlaps(np.zeros((0, 4), int), np.zeros((0, 4), int))
+    found = count_overlaps(np.zeros((0, 4), int), np.zeros((0, 4), int))
     assert found.reference_areas.size == found.predicted_areas.size == found.shared.size == 0
 
 
@@ -111,4 +115,4 @@ def test_an_image_without_pixels_has_no_objects():
 )
 def test_maps_that_are_no_ids_are_refused(truth, predicted, message):
     with pytest.raises(SegkitError, match=message):
-        overlaps(truth, predicted)
+        count_overlaps(truth, predicted)

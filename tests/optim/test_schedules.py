@@ -47,7 +47,7 @@ def test_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "length",
-    [["trainer.max_epochs=1"], ["trainer.max_epochs=null", "trainer.max_time=00:00:00:03"]],
+    [["trainer.max_epochs=1"], ["trainer.max_epochs=null", "trainer.max_time=00:00:00:02"]],
 )
 def test_the_first_step_of_a_training_changes_the_weights(tmp_path, length):
     """Whether the schedule goes by the steps or by the time."""

@@ -1,4 +1,4 @@
-"""Which images a user means: by a file, a folder, a pattern or a list."""
+"""The images that a file, a folder, a pattern or a list means."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ from segkit.images.reading import IMAGE_SUFFIXES
 from segkit.images.zarr_store import is_zarr
 
 FOLDER = ".segkit"
-"""In an output folder, what a prediction remembers of itself."""
-
+"""Folder of the record in an output folder."""
 LISTS = (".txt", ".csv")
-"""Endings of files that name images."""
+"""Suffixes of files that name images."""
 
 
 class ImageFile(NamedTuple):
-    """An image, and where its results go.
-
-    Attributes:
-        path: The file, or the folder of a zarr.
-        stem: The path of its mask below the output folder, without the ending.
-    """
+    """An image, and the path of its mask below the output folder without the suffix."""
 
     path: Path
     stem: Path
@@ -35,70 +29,61 @@ class ImageFile(NamedTuple):
 
 @dataclass
 class Found:
-    """What was found.
-
-    Attributes:
-        files: The images, in order.
-        notes: What to tell the user about them.
-    """
+    """The images in order, and notes for the user."""
 
     files: list[ImageFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def find_images(given: str | list[str], output: Path | None = None) -> Found:
-    """The images that a file, a folder, a pattern, a list file or several of these mean.
+    """Find the images that a file, a folder, a pattern, a list file or several of these mean.
 
-    - A folder: every image below it, in its sub-folders too, but no hidden ones and no results of
-      predictions. Masks keep the sub-folders. Where it holds ``images`` and ``masks``, as the
-      data of a training do, it stands for ``images``.
-    - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part. What
-      lies in the output folder, or in a zarr that matches, is left out.
-    - A ``.txt`` file has a path in each line, a ``.csv`` file in its column ``image``, relative to
-      the file. Masks keep the folders of images below the file's folder.
+    - A folder: all images in it and its sub-folders, except hidden ones and results of predictions.
+      Masks keep the sub-folders. A folder with ``images`` and ``masks``, as for training, stands
+      for ``images``.
+    - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part.
+      Files in the output folder, or inside a zarr that matches, are skipped.
+    - A ``.txt`` file with a path per line, a ``.csv`` file with a column ``image``, relative to the
+      file. Masks keep the folders of images below the file's folder.
 
     Args:
         given: The text, or several.
         output: The folder of the results.
 
     Raises:
-        SegkitError: There are none, or two would have one mask.
+        SegkitError: There are no images, or two would have the same mask.
     """
     found = Found()
     for text in [given] if isinstance(given, str) else given:
         before = len(found.files)
         path = Path(text)
-        if is_zarr(path):
-            found.files.append(ImageFile(path, Path(path.stem)))
-        elif path.is_dir():
+        if path.is_dir() and not is_zarr(path):
             _add_folder(found, path, output)
         elif path.is_file() and path.suffix.lower() in LISTS:
-            found.files += _listed(path)
-        elif path.is_file():
+            found.files += _read_list(path)
+        elif path.exists():
             found.files.append(ImageFile(path, Path(path.stem)))
         elif glob.has_magic(text):
-            found.files += _matching(text, output)
+            found.files += _match(text, output)
         else:
             raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
         if len(found.files) == before:
             endings = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise SegkitError(
-                f"input: {text} has no images. Their endings may be {endings}, or .zarr."
-            )
+            raise SegkitError(f"input: {text} has no images. They must end in {endings}, or .zarr.")
     _require_distinct(found.files)
     return found
 
 
 def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[str]) -> None:
-    """Masks have the names of their images: never write them over the images.
+    """Check that no mask would overwrite an image, because masks have the names of their images.
 
     Args:
         files: The images.
         output: The folder of the masks.
-        endings: Those that masks may have.
+        endings: Suffixes that masks may have.
 
     Raises:
-        SegkitError: A mask would be written over an image.
+        SegkitError: A mask would overwrite an image.
     """
     files = list(files)
     inputs = {path.resolve() for path, _ in files}
@@ -115,15 +100,15 @@ def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[st
 def require_extras_apart(
     files: Sequence[ImageFile], output: Path, folders: Mapping[str, Sequence[str]]
 ) -> None:
-    """What is written besides masks never goes over an image, or over the mask of another.
+    """Check that files written besides masks would overwrite neither images nor masks.
 
     Args:
         files: The images.
         output: The folder of the masks.
-        folders: Those in it that are written to, with the endings of their files.
+        folders: The folders in it that are written, with the suffixes of their files.
 
     Raises:
-        SegkitError: It would.
+        SegkitError: They would.
     """
     home = output.resolve()
     stems = {stem for _, stem in files}
@@ -146,30 +131,26 @@ def require_extras_apart(
 
 
 def _belongs(rest: Path, stems: set[Path]) -> bool:
-    """Whether a file of that name would be of an image, or of a page of one."""
+    """Whether a file of that name belongs to an image or to a page of one."""
     return rest in stems or (rest.name.isdecimal() and rest.parent in stems)
 
 
 def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
-        found.notes.append(f"{folder} holds images and masks: {folder / 'images'} is taken")
+        found.notes.append(f"{folder} holds images and masks: {folder / 'images'} is used")
         folder = folder / "images"
-    left_out: list[Path] = []
-    for path in _walk(folder, output.resolve() if output else None, left_out):
-        inside = path.relative_to(folder)
-        found.files.append(ImageFile(path, inside.with_suffix("")))
-    for path in left_out:
-        why = f"it lies beside {path.parent / 'images'}"
+    skipped: list[Path] = []
+    for path in _walk(folder, output.resolve() if output else None, skipped):
+        found.files.append(ImageFile(path, path.relative_to(folder).with_suffix("")))
+    for path in skipped:
+        why = f"it is beside {path.parent / 'images'}"
         if (path / FOLDER).is_dir():
             why = "it holds the results of an earlier prediction"
-        found.notes.append(f"{path} is left out, for {why}")
+        found.notes.append(f"{path} is skipped: {why}")
 
 
-def _walk(folder: Path, output: Path | None, left_out: list[Path]) -> Iterator[Path]:
-    """The images below a folder, sorted by their paths.
-
-    Masks of data sets and results of predictions go to ``left_out``.
-    """
+def _walk(folder: Path, output: Path | None, skipped: list[Path]) -> Iterator[Path]:
+    """The images below a folder, sorted; folders of masks and results are added to ``skipped``."""
     entries = sorted(folder.iterdir())
     names = {path.name for path in entries}
     for path in entries:
@@ -179,14 +160,14 @@ def _walk(folder: Path, output: Path | None, left_out: list[Path]) -> Iterator[P
             if path.resolve() == output:
                 continue
             if (path / FOLDER).is_dir() or (path.name == "masks" and "images" in names):
-                left_out.append(path)
+                skipped.append(path)
             else:
-                yield from _walk(path, output, left_out)
+                yield from _walk(path, output, skipped)
         elif _is_image(path):
             yield path
 
 
-def _matching(pattern: str, output: Path | None) -> list[ImageFile]:
+def _match(pattern: str, output: Path | None) -> list[ImageFile]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
@@ -194,7 +175,7 @@ def _matching(pattern: str, output: Path | None) -> list[ImageFile]:
     matches = glob.glob(pattern, recursive=True)  # noqa: PTH207
     home = None if output is None else output.resolve()
     if home is not None and base.resolve().is_relative_to(home):
-        home = None  # the results of another run, which the user means
+        home = None  # the pattern names the results of another run
     images: list[ImageFile] = []
     zarrs: set[Path] = set()
     for path in sorted(map(Path, matches)):
@@ -207,37 +188,38 @@ def _matching(pattern: str, output: Path | None) -> list[ImageFile]:
     return images
 
 
-def _listed(file: Path) -> list[ImageFile]:
+def _read_list(file: Path) -> list[ImageFile]:
     """The images that a file names.
 
     Raises:
-        SegkitError: It cannot be read, or an image is not there; all such lines are named.
+        SegkitError: It cannot be read, or images do not exist; all such lines are listed.
     """
-    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - links stay as they are named
+    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - does not resolve links
     images, problems = [], []
-    for number, name in _lines(file):
+    for number, name in _read_names(file):
         path = Path(os.path.abspath(home / name))  # noqa: PTH100
         if not path.exists():
             problems.append(f"line {number}: there is no file {path}")
         stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
         images.append(ImageFile(path, stem.with_suffix("")))
     if problems:
-        raise all_at_once(f"input: images that {file} names are not there:", problems)
+        raise all_at_once(f"input: images in {file} do not exist:", problems)
     return images
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """The names in a list file, each with the number of its line."""
+def _read_names(file: Path) -> list[tuple[int, str]]:
+    """The names in a list file with their line numbers."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             if file.suffix.lower() == ".txt":
                 rows = [(number, line.strip()) for number, line in enumerate(opened, start=1)]
             else:
                 table = csv.DictReader(opened)
-                if "image" not in (table.fieldnames or []):
-                    held = ", ".join(table.fieldnames or []) or "none"
+                columns = table.fieldnames or []
+                if "image" not in columns:
                     raise SegkitError(
-                        f"input: {file} has no column 'image'. Its columns are {held}."
+                        f"input: {file} has no column 'image'. Its columns are"
+                        f" {', '.join(columns) or 'none'}."
                     )
                 rows = [(table.line_num, (row["image"] or "").strip()) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -14,26 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import train_quick
 
-import segkit
+from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_image, read_mask, write_image
+from segkit.predict.command import predict
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The checkpoint of a small network for grey images."""
-    folder = tmp_path_factory.mktemp("small")
-    return train_quick(folder, "encoder=unet", "encoder.width=4", "encoder.depth=2").checkpoint
+@pytest.fixture
+def small(binary_run):
+    return binary_run.checkpoint
 
 
-def run_predict(small, tmp_path, *arguments, **options):
-    command = [sys.executable, "-m", "segkit.predict", f"checkpoint={small}", "device=cpu"]
-    return subprocess.run(
-        [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, **options
-    )
+def run_predict(checkpoint, folder, given) -> None:
+    words = [f"checkpoint='{checkpoint}'", f"input='{given}'", f"output='{folder / 'out'}'"]
+    predict(compose([*words, "device=cpu"], "predict"))
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -76,35 +72,6 @@ def test_a_tiff_without_pixels(tmp_path):
         read_image(tmp_path / "b.tif")
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((0, 5), np.uint8),
-        np.zeros((5, 0, 1), np.uint8),
-        np.zeros((5, 5, 0), np.uint8),
-        np.zeros((5, 5, 1, 1), np.uint8),
-        np.zeros(5, np.uint8),
-        None,
-    ],
-)
-def test_arrays_that_are_no_images(small, image):
-    predictor = segkit.load(small, device="cpu")
-    for given in (image, [image]):
-        with pytest.raises(SegkitError, match=r"a numpy array \(H, W\)|has no pixels"):
-            predictor(given)
-
-
-@pytest.mark.parametrize("channels", [5, 7])
-def test_wrong_channels_are_counted(small, tmp_path, channels):
-    image = np.zeros((8, 9, channels), np.uint8)
-    predictor = segkit.load(small, device="cpu")
-    with pytest.raises(SegkitError, match=f"an image with {channels} channels cannot be"):
-        predictor(image)
-    tifffile.imwrite(tmp_path / "many.tif", image, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(SegkitError, match=f"an image with {channels} channels cannot be"):
-        predictor(tmp_path / "many.tif")
-
-
 def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in/good.png", draw(1, (40, 48)).image)
@@ -120,13 +87,12 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
     tifffile.imwrite(tmp_path / "in/nan.tif", np.full((8, 8), np.nan, np.float32))
     (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:300])
     (tmp_path / "in/empty.jpg").write_bytes(b"")
-    done = run_predict(small, tmp_path, "input=in", "output=out")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    said = done.stderr.splitlines()
+    with pytest.raises(SegkitError, match="6 files could not be predicted") as error:
+        run_predict(small, tmp_path, tmp_path / "in")
+    said = str(error.value).splitlines()
     for name, reason in {
-        "flat.png": "no pixels, only 0 x 7: save it again or leave it out",
-        "low.tif": "no pixels, only 0 x 9: save it again or leave it out",
+        "flat.png": "no pixels, only 0 x 7: save it again or remove it",
+        "low.tif": "no pixels, only 0 x 9: save it again or remove it",
         "five.tif": "an image with 5 channels cannot be converted to 1",
         "nan.tif": "not finite (NaN or infinite): replace them first",
         "cut.png": "it is cut short",
@@ -140,8 +106,7 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
         assert read_mask(tmp_path / "out" / name).shape == (40, 48)
 
 
-def left(folder: Path) -> list[str]:
-    """The files of results in a folder."""
+def list_results(folder: Path) -> list[str]:
     inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(p.as_posix() for p in inside if p.parts[0] != ".segkit")
 
@@ -150,55 +115,57 @@ def test_a_mask_that_cannot_be_written_whole_is_not_there(small, tmp_path):
     """As on a full disk: the limit of the system makes real writes fail."""
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 1), np.uint8)
     write_image(tmp_path / "noise.png", noise)
-    limit = 20_000  # the mask is smaller, the overlay is not
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = run_predict(small, tmp_path, "input=noise.png", "output=out", preexec_fn=limited)
-    assert done.returncode == 2, done.stdout
-    assert "Traceback" not in done.stderr
-    assert "cannot write 'out/overlays/noise.png': File too large. Check that" in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the overlay is larger
+    try:
+        with pytest.raises(SegkitError) as error:
+            run_predict(small, tmp_path, tmp_path / "noise.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"cannot write '{tmp_path}/out/overlays/noise.png': File too large" in str(error.value)
     assert not (tmp_path / "out/overlays/noise.png").exists()
-    again = run_predict(small, tmp_path, "input=noise.png", "output=out")
-    assert again.returncode == 0, again.stderr
-    assert left(tmp_path / "out") == ["noise.png", "overlays/noise.png"]
+    run_predict(small, tmp_path, tmp_path / "noise.png")
+    assert list_results(tmp_path / "out") == ["noise.png", "overlays/noise.png"]
     assert read_mask(tmp_path / "out/noise.png").shape == (256, 256)
 
 
 def as_anybody() -> None:
-    """Takes from root the right to read and write what its permissions forbid."""
+    """Take from root the right to ignore permissions."""
     drop, override, search = 24, 1, 2  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
     for right in (override, search):
         if os.geteuid() == 0 and ctypes.CDLL(None).prctl(drop, right, 0, 0, 0):
             raise OSError("the right cannot be given up")
 
 
-linux = pytest.mark.skipif(
+@pytest.mark.slow
+@pytest.mark.skipif(
     os.name != "posix" or (os.geteuid() == 0 and sys.platform != "linux"),
     reason="permissions do not bind",
 )
-
-
-@linux
-def test_folders_and_files_without_permission(small, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("locked", "Permission denied"),
+        ("above/new", "the folder 'above/new' cannot be made: Permission denied"),
+        ("hidden.ckpt", "hidden.ckpt cannot be read as data: Permission denied. Check that"),
+    ],
+)
+def test_folders_and_files_without_permission(small, tmp_path, name, said):
     write_image(tmp_path / "a.png", draw(1, (20, 20)).image)
-    locked, above = tmp_path / "locked", tmp_path / "above"
-    for folder in (locked, above):
-        folder.mkdir(mode=0o500)
-    for output, place in (("locked", "locked/"), ("above/new", "above/new")):
-        done = run_predict(
-            small, tmp_path, "input=a.png", f"output={output}", preexec_fn=as_anybody
-        )
-        assert done.returncode == 2, done.stdout
-        assert "Traceback" not in done.stderr
-        assert place in done.stderr
-        assert "Permission denied" in done.stderr
-        assert not left(locked)
-        assert not left(above)
+    for folder in ("locked", "above"):
+        (tmp_path / folder).mkdir(mode=0o500)
     hidden = tmp_path / "hidden.ckpt"
     hidden.write_bytes(small.read_bytes())
     hidden.chmod(0)
-    done = run_predict(hidden, tmp_path, "input=a.png", "output=out", preexec_fn=as_anybody)
-    assert done.returncode == 2
-    assert "hidden.ckpt cannot be read as data: Permission denied. Check that" in done.stderr
+    given = [f"checkpoint={small}", f"output={name}"]
+    if name == "hidden.ckpt":
+        given = [f"checkpoint={hidden}", "output=out"]
+    command = [sys.executable, "-m", "segkit.predict", *given, "input=a.png", "device=cpu"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=as_anybody
+    )
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert not list_results(tmp_path / "locked")
+    assert not list_results(tmp_path / "above")

@@ -98,7 +98,7 @@ def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
     assert "holds images and masks" in found.notes[0]
     found = find_images(str(tmp_path.parent))
     assert all("masks" not in file.path.parts for file in found.files)
-    assert "is left out" in found.notes[0]
+    assert "is skipped" in found.notes[0]
 
 
 def test_a_zarr_is_an_image(tmp_path):
@@ -131,7 +131,7 @@ def test_results_of_an_earlier_prediction_are_no_images(tmp_path):
     found = find_images(str(tmp_path), tmp_path / "other")
     assert [file.path.name for file in found.files] == ["a.png"]
     assert found.notes == [
-        f"{tmp_path / 'masks'} is left out, for it holds the results of an earlier prediction"
+        f"{tmp_path / 'masks'} is skipped: it holds the results of an earlier prediction"
     ]
     # named by itself it is what the user means
     assert len(find_images(str(tmp_path / "masks")).files) == 2

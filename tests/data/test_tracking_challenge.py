@@ -1,4 +1,4 @@
-"""Sets of the Cell Tracking Challenge: frames, splits, cells that nobody outlined."""
+"""Data sets of the Cell Tracking Challenge: frames, splits, cells without an outline."""
 
 import pickle
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import yaml
 from scipy import ndimage
 
 from segkit.config.compose import compose
+from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.checks.checking import check
@@ -28,7 +28,7 @@ def write(path: Path, values: np.ndarray) -> None:
     tifffile.imwrite(path, values, photometric="minisblack", metadata=None)
 
 
-def marks(ids: np.ndarray) -> np.ndarray:
+def draw_markers(ids: np.ndarray) -> np.ndarray:
     """A spot at the innermost place of every object, as (H, W) ids."""
     spots = np.zeros_like(ids)
     for number in np.unique(ids[ids > 0]):
@@ -48,7 +48,10 @@ def put(
     """A frame such as "01/000": its image, its markers, and the outlines of some of its cells."""
     sequence, number = frame.split("/")
     write(home / sequence / f"t{number}.tif", image)
-    write(home / f"{sequence}_GT" / "TRA" / f"man_track{number}.tif", marks(ids).astype(np.uint16))
+    write(
+        home / f"{sequence}_GT" / "TRA" / f"man_track{number}.tif",
+        draw_markers(ids).astype(np.uint16),
+    )
     if outlined is not False:
         shown = ids if outlined is None else ids * np.isin(ids, outlined)
         path = home / f"{sequence}_{truth}" / "SEG" / f"man_seg{number}.tif"
@@ -77,8 +80,7 @@ def names(found: DataSource) -> dict[str, list[str]]:
 # --- frames --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("digits", [3, 4])
-@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize(("digits", "above"), [(3, False), (4, True)])
 def test_the_frames_with_outlines_are_samples(tmp_path: Path, digits: int, above: bool) -> None:
     home = tmp_path / "DIC-C2DH-HeLa" if above else tmp_path
     frames = [f"{s}/{n:0{digits}}" for s in ("01", "02") for n in range(6)]
@@ -100,10 +102,10 @@ def test_the_frames_with_outlines_are_samples(tmp_path: Path, digits: int, above
         np.testing.assert_array_equal(image, draw(list(known).index(sample.name), SIZE).image)
         np.testing.assert_array_equal(mask, cells)
         assert mask.dtype == np.int32
-        np.testing.assert_array_equal(markers, marks(cells))
+        np.testing.assert_array_equal(markers, draw_markers(cells))
 
 
-def test_images_of_16_bits_and_channels_that_are_asked_for(tmp_path: Path) -> None:
+def test_16_bit_images_and_converted_channels(tmp_path: Path) -> None:
     image = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE) * 5
     put(tmp_path, "01/000", image, draw(0, SIZE).instances)
     for channels, count in (("auto", 1), (1, 1), (3, 3)):
@@ -112,7 +114,7 @@ def test_images_of_16_bits_and_channels_that_are_asked_for(tmp_path: Path) -> No
         np.testing.assert_array_equal(read, np.repeat(image[..., None], count, axis=2))
 
 
-def test_ids_of_two_bytes_are_kept_and_255_is_a_cell(tmp_path: Path) -> None:
+def test_16_bit_ids_are_kept_and_255_is_a_cell(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, np.int32)
     for number, value in enumerate((1, 255, 256, 65535)):
         ids[10:30, 20 * number + 5 : 20 * number + 20] = value
@@ -141,15 +143,6 @@ def test_silver_truth_goes_with_the_markers_of_the_gold(tmp_path: Path) -> None:
     for sample in found.splits()["train"]:
         np.testing.assert_array_equal(found.read_mask(sample), known[sample.name])
         assert found.read_markers(sample) is not None
-
-
-def test_it_goes_to_another_process(tmp_path: Path) -> None:
-    put_drawn(tmp_path, ["01/000", "01/001"], outlined=[1, 2, 3])
-    found = source(tmp_path)
-    before, [sample] = found.splits(), found.splits()["train"]
-    again = pickle.loads(pickle.dumps(found))
-    assert again.splits() == before
-    np.testing.assert_array_equal(again.read_mask(sample), found.read_mask(sample))
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -191,14 +184,14 @@ def test_whole_sequences(twelve: Path, options: dict[str, Any], wanted: dict[str
         assert not any(name.startswith("02") for name in divided["train"])
 
 
-def test_sequences_that_are_not_there_or_in_two_splits(twelve: Path) -> None:
+def test_unknown_sequences_and_sequences_in_two_splits(twelve: Path) -> None:
     with pytest.raises(SegkitError, match=r"data\.test_sequences: .* '04' .* only 01, 02, 03"):
         source(twelve, test_sequences=["04"]).splits()
     with pytest.raises(SegkitError, match="both contain '02'"):
         source(twelve, test_sequences=["02"], val_sequences=["01", "02"])
 
 
-# --- cells that are marked, but not outlined -----------------------------------------------------
+# --- cells with a marker but no outline ----------------------------------------------------------
 
 
 def partly(home: Path) -> tuple[np.ndarray, list[int]]:
@@ -212,10 +205,12 @@ def partly(home: Path) -> tuple[np.ndarray, list[int]]:
     return cells.instances, outlined
 
 
-def test_where_a_cell_without_outline_may_be_is_not_labelled(tmp_path: Path) -> None:
+def test_pixels_of_a_possible_cell_are_not_labelled(tmp_path: Path) -> None:
     ids, outlined = partly(tmp_path)
     found = source(tmp_path, val_fraction=0)
     mask = found.read_mask(found.splits()["train"][1])
+    again = pickle.loads(pickle.dumps(found))  # as in another process
+    np.testing.assert_array_equal(again.read_mask(again.splits()["train"][1]), mask)
     shown = np.isin(ids, outlined)
     assert 0 < shown.sum() < (ids > 0).sum()
     np.testing.assert_array_equal(mask[shown], ids[shown])  # what is outlined stays
@@ -229,7 +224,7 @@ def test_where_a_cell_without_outline_may_be_is_not_labelled(tmp_path: Path) -> 
     assert (mask[far & ground] == 0).all()
 
 
-def test_or_it_is_background_on_request(tmp_path: Path) -> None:
+def test_cells_without_outline_may_be_background(tmp_path: Path) -> None:
     ids, outlined = partly(tmp_path)
     found = source(tmp_path, val_fraction=0, unoutlined="background")
     for sample, shown in zip(found.splits()["train"], (None, outlined), strict=True):
@@ -246,7 +241,10 @@ def test_the_reach_is_that_of_the_whole_sequence(tmp_path: Path) -> None:
     spot[60:63, 60:63] = 7
     put(tmp_path, "01/000", bar.astype(np.uint8), bar)
     put(tmp_path, "01/001", bar.astype(np.uint8), spot, outlined=[])
-    write(tmp_path / "01_GT" / "TRA" / "man_track000.tif", (bar * 0 + 7 * at(41, 25)).astype("u2"))
+    write(
+        tmp_path / "01_GT" / "TRA" / "man_track000.tif",
+        (bar * 0 + 7 * mark_pixel(41, 25)).astype("u2"),
+    )
     found = source(tmp_path, val_fraction=0)
     mask = found.read_mask(found.splits()["train"][1])
     radius = 1.25 * np.hypot(15, 1)  # the largest may be among those without outline
@@ -256,7 +254,7 @@ def test_the_reach_is_that_of_the_whole_sequence(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask == UNLABELLED, distance <= radius)
 
 
-def test_where_nothing_is_outlined_nothing_is_known(tmp_path: Path) -> None:
+def test_without_outlines_nothing_is_labelled(tmp_path: Path) -> None:
     put_drawn(tmp_path, ["01/000", "01/001"], outlined=[])
     found = source(tmp_path, val_fraction=0)
     for sample in found.splits()["train"]:
@@ -265,14 +263,14 @@ def test_where_nothing_is_outlined_nothing_is_known(tmp_path: Path) -> None:
         check(found, "binary", needed=("train",))
 
 
-def at(row: int, column: int) -> np.ndarray:
+def mark_pixel(row: int, column: int) -> np.ndarray:
     mask = np.zeros(SIZE, np.bool_)
     mask[row, column] = True
     return mask
 
 
 @pytest.mark.parametrize(("covered", "alone"), [(0, True), (4, True), (5, False), (8, False)])
-def test_a_marker_is_outlined_where_more_than_half_of_it_is(covered: int, alone: bool) -> None:
+def test_a_marker_is_outlined_if_more_than_half_of_it_is(covered: int, alone: bool) -> None:
     markers, ids = np.zeros((6, 12), np.int32), np.zeros((6, 12), np.int32)
     markers[2, 2:10] = 60000
     ids[:, : 2 + covered] = 3
@@ -315,7 +313,7 @@ def test_a_cell_does_not_run_through_another() -> None:
     assert not find_uncertain_pixels(ids, np.zeros_like(alone), np.inf).any()
 
 
-def test_the_background_of_the_outer_zone_is_not_labelled(tmp_path: Path) -> None:
+def test_the_background_of_the_border_zone_is_not_labelled(tmp_path: Path) -> None:
     known = put_drawn(tmp_path, ["01/000"])
     found = source(tmp_path, border=20)
     mask = found.read_mask(found.splits()["train"][0])
@@ -328,43 +326,40 @@ def test_the_background_of_the_outer_zone_is_not_labelled(tmp_path: Path) -> Non
         source(tmp_path, border=48).read_mask(found.splits()["train"][0])
 
 
-# --- what is wrong with a set --------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
-def refused(root: Path, **options: Any) -> str:
+def read_error(root: Path, **options: Any) -> str:
     with pytest.raises(SegkitError) as error:
         source(root, **options).splits()
     text = str(error.value)
-    assert "https://celltrackingchallenge.net/2d-datasets/" in text  # where it is had ...
-    assert "DIR/01_GT/SEG/man_seg000.tif" in text  # ... and how it must lie
+    assert "https://celltrackingchallenge.net/2d-datasets/" in text  # where to get it ...
+    assert "DIR/01_GT/SEG/man_seg000.tif" in text  # ... and its layout
     return text.partition("\n")[0]
 
 
-def test_a_set_that_is_not_there(tmp_path: Path) -> None:
-    assert f"there is no folder {tmp_path / 'nowhere'}" in refused(tmp_path / "nowhere")
-    assert "It contains: nothing" in refused(tmp_path)
+def test_a_missing_data_set(tmp_path: Path) -> None:
+    assert f"there is no folder {tmp_path / 'nowhere'}" in read_error(tmp_path / "nowhere")
+    assert "It contains: nothing" in read_error(tmp_path)
     (tmp_path / "pictures").mkdir()
-    assert "has no folders 01 and 01_GT. It contains: pictures" in refused(tmp_path)
+    assert "has no folders 01 and 01_GT. It contains: pictures" in read_error(tmp_path)
+    for folder in (tmp_path / "a", tmp_path):  # above, or the folder itself
+        write(folder / "01" / "t000.tif", np.zeros(SIZE, np.uint8))
+        assert "no reference, no folder 01_GT: it is a test set" in read_error(tmp_path)
 
 
-@pytest.mark.parametrize("above", [False, True])
-def test_a_test_set_has_no_reference(tmp_path: Path, above: bool) -> None:
-    write((tmp_path / "a" if above else tmp_path) / "01" / "t000.tif", np.zeros(SIZE, np.uint8))
-    assert "no reference, no folder 01_GT: it is a test set" in refused(tmp_path)
-
-
-def test_several_sets_in_one_folder(tmp_path: Path) -> None:
+def test_several_data_sets_in_one_folder(tmp_path: Path) -> None:
     for name in ("DIC-C2DH-HeLa", "PhC-C2DH-U373"):
         put_drawn(tmp_path / name, ["01/000"])
-    assert "several data sets, DIC-C2DH-HeLa, PhC-C2DH-U373: choose one" in refused(tmp_path)
+    assert "several data sets, DIC-C2DH-HeLa, PhC-C2DH-U373: choose one" in read_error(tmp_path)
     assert len(names(source(tmp_path / "PhC-C2DH-U373"))["train"]) == 1
 
 
 def test_no_frame_has_outlines(tmp_path: Path) -> None:
     put_drawn(tmp_path, ["01/000"], outlined=False)
-    assert "has no outlines, no 01_GT/SEG/man_seg000.tif" in refused(tmp_path)
+    assert "has no outlines, no 01_GT/SEG/man_seg000.tif" in read_error(tmp_path)
     put_drawn(tmp_path, ["01/000"])
-    text = refused(tmp_path, truth="silver")
+    text = read_error(tmp_path, truth="silver")
     assert "no 01_ST/SEG/man_seg000.tif" in text
     assert "data.truth=gold" in text
 
@@ -373,7 +368,7 @@ def test_no_frame_has_outlines(tmp_path: Path) -> None:
 def test_three_dimensions(tmp_path: Path, file: str) -> None:
     put_drawn(tmp_path, ["01/000"])
     write(tmp_path / file, np.zeros((4, *SIZE), np.uint16))
-    assert "three-dimensional" in refused(tmp_path)
+    assert "three-dimensional" in read_error(tmp_path)
 
 
 def test_outlines_without_an_image_or_markers(tmp_path: Path) -> None:
@@ -393,7 +388,7 @@ def test_outlines_without_an_image_or_markers(tmp_path: Path) -> None:
     assert found.problems()[:1] == source(tmp_path, unoutlined="background").problems()
 
 
-def test_files_whose_sizes_differ_are_named_by_the_check(tmp_path: Path) -> None:
+def test_different_sizes_are_reported_by_the_check(tmp_path: Path) -> None:
     known = put_drawn(tmp_path, ["01/000", "01/001", "01/002"], outlined=[1, 2])
     cells = known["01/t001"].astype(np.uint16)
     write(tmp_path / "01_GT" / "TRA" / "man_track001.tif", cells[:-3])
@@ -406,18 +401,14 @@ def test_files_whose_sizes_differ_are_named_by_the_check(tmp_path: Path) -> None
     assert "01/t002: the image has 50 x 60 pixels" in lines[2]
 
 
-# --- configs and real images ---------------------------------------------------------------------
+# --- presets -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", ["tracking_challenge", "phc_u373", "dic_hela"])
 def test_the_presets_build_it(twelve: Path, preset: str) -> None:
-    config = compose([f"data={preset}", f"data.root={twelve}", "data.test_sequences=[03]"]).data
-    shared = yaml.safe_load((ROOT / "conf" / "loader.yaml").read_text(encoding="utf-8"))
-    options = {k: config[k] for k in config if k not in {*shared, "name"}}
-    assert set(options) == set(DataSource.bind(config.name, {"mode": "binary", **options})[1]) - {
-        "mode"
-    }
-    found = DataSource.build(config.name, mode="binary", **options)
+    overrides = [f"data={preset}", f"data.root={twelve}", "data.test_sequences=[03]"]
+    data = validate(compose(overrides)).data
+    found = DataSource.build(data.name, mode="binary", **data.options)
     divided = names(found)
     strict = preset != "tracking_challenge"
     assert {name[:2] for name in divided["train"]} == ({"01"} if strict else {"01", "02"})

@@ -26,7 +26,7 @@ from segkit.data.augment.transforms import (
 )
 
 PRESETS = {
-    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
+    path.stem: (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("transforms", [])
     for path in sorted((Path(__file__).parents[2] / "conf" / "augment").glob("*.yaml"))
     if path.stem != "auto"
 }

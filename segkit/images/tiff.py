@@ -288,11 +288,14 @@ class TiffWindows:
         """Fill a window from pixels that lie row after row in the file, and not packed."""
         page, (height, width) = part.keyframe, self.size
         stored = np.empty(out.shape, part.parent.byteorder + page.dtype.char)
-        for y, row in enumerate(stored):
-            pixels = (plane * height + top + y) * width + left
-            offset = part.dataoffsets[0] + pixels * out.shape[2] * stored.itemsize
-            data = self._read_bytes(part, offset, row.nbytes)
-            row[:] = np.frombuffer(data, stored.dtype).reshape(row.shape)
+        rows = stored.reshape(len(out), -1).view(np.uint8)
+        pixel, file = out.shape[2] * stored.itemsize, part.parent.filehandle
+        offset = part.dataoffsets[0] + ((plane * height + top) * width + left) * pixel
+        with self._lock:
+            for y, row in enumerate(rows):
+                file.seek(offset + y * width * pixel)
+                if file.readinto(row) < row.nbytes:
+                    raise ValueError("it is cut short")
         out[:] = stored
 
     def _read_segments(self, number: int, plane: int, top: int, left: int, out: Array) -> None:

@@ -366,9 +366,9 @@ def write_tiles(
         dtype=dtype,
         tile=(TILE, TILE),
         compression="zlib",
-        compressionargs={"level": 1 if dtype.kind == "f" else 3},
         photometric="minisblack",
         maxworkers=min(8, os.cpu_count() or 1),
+        buffersize=2**24,
         **{"metadata": None, **options},
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import threading
 from functools import lru_cache
@@ -33,6 +34,8 @@ from segkit.images.raster import (
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF: either byte order, classic and BigTIFF."""
 
+MOST_PAGES = 10**7
+"""Pages that an OME-TIFF may describe."""
 CACHE = 256 * 2**20
 """Bytes of decoded strips or tiles that an image opened for windows keeps at most."""
 CACHED_ROWS = 1024
@@ -106,6 +109,10 @@ class TiffImages:
             self._directories = _list_directories(tif)
             self._images = [[(None, number)] for number in range(len(self._directories))]
             return
+        for pixels in re.findall(r"<[\w:]*Pixels[^>]*>", tif.ome_metadata or ""):
+            count = math.prod(int(size) for size in re.findall(r'Size[CZT]="(\d+)"', pixels))
+            if count > MOST_PAGES:  # tifffile would make a list of them
+                raise ValueError(f"its OME metadata describe {count} images")
         if tif.is_imagej and tif.series[0].kind != "imagej":  # tifffile has given up on them
             images = (tif.imagej_metadata or {}).get("images", 1)
             if images > len(tif.pages):
@@ -205,18 +212,15 @@ def _describe(page: Any, values: Array) -> Raster:
     )
 
 
-def _needs_pillow(page: Any) -> bool:
-    """Whether tifffile cannot decode it: luma and chroma without JPEG, or a rare compression."""
-    is_ycbcr = page.photometric == tifffile.PHOTOMETRIC.YCBCR
-    return (is_ycbcr and page.compression not in _JPEG) or (
-        page.compression not in tifffile.TIFF.DECOMPRESSORS
-    )
+def _is_plain_ycbcr(page: Any) -> bool:
+    """Whether it holds luma and chroma without JPEG, which tifffile does not convert."""
+    return page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression not in _JPEG
 
 
 def _decode_part(part: Any) -> Raster:
     _require_data(part)
     page = part.keyframe
-    if _needs_pillow(page):
+    if _is_plain_ycbcr(page):
         return _decode_with_pillow(part)
     values = part.asarray()
     if page.axes not in _AXES:
@@ -227,17 +231,12 @@ def _decode_part(part: Any) -> Raster:
 
 
 def _decode_with_pillow(part: Any) -> Raster:
-    """8 bits and less; Pillow also rotates them."""
-    page, stored = part.keyframe, part.parent.filehandle
-    if page.bitspersample > 8:
-        raise ValueError(f"{page.compression.name} with {page.bitspersample} bits is not supported")
+    """8 bits; Pillow also rotates them."""
+    stored = part.parent.filehandle
     stored.seek(0)
     with TiffImageFile(io.BytesIO(stored.read())) as image:
         image.seek(part.index)
-        raster = convert_pillow(image, page.bitspersample)
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:  # which Pillow has inverted
-        raster = raster._replace(values=~raster.values, white_is_zero=True)
-    return raster
+        return convert_pillow(image, 8)
 
 
 class TiffWindows:
@@ -355,7 +354,7 @@ def _has_windows(part: Any, one: Any) -> bool:
     size, segment = (page.imagelength, page.imagewidth), _segment_size(page)
     return (
         page.axes in _AXES
-        and not _needs_pillow(page)
+        and not _is_plain_ycbcr(page)
         and _orientation(page) == 1
         and page.parent is first.parent  # an OME-TIFF may be spread over several files
         and page.jpegheader is None  # one JPEG that is presented as tiles

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -30,22 +32,18 @@ def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | N
         SegkitError: as `read_image`, as far as the file can be checked without decoding it.
     """
     path = Path(path)
-    source: _Source | None = None
     with wrap_errors(path):
         if is_zarr(path):
-            source = _open_zarr_windows(path, page)
+            images = ZarrImages(path)
+            chosen = choose_page(page, len(images))
+            if saves_memory(images.size, images.chunk):
+                read = partial(images.read_window, chosen)
+                return WindowedImage(path, images.size, images.kind, read, images.close)
         elif read_start(path) in TIFF_STARTS:
-            source = open_tiff_windows(path, page)
-    return None if source is None else WindowedImage(path, source)
-
-
-class _Source(Protocol):
-    size: tuple[int, int]
-    kind: Raster
-
-    def read(self, top: int, left: int, height: int, width: int) -> Raster: ...
-
-    def close(self) -> None: ...
+            windows = open_tiff_windows(path, page)
+            if windows is not None:
+                return WindowedImage(path, windows.size, windows.kind, windows.read, windows.close)
+    return None
 
 
 class WindowedImage:
@@ -61,10 +59,17 @@ class WindowedImage:
         ...     corner = image.read(0, 0, 512, 512)  # (512, 512, C)
     """
 
-    def __init__(self, path: Path, source: _Source) -> None:
-        self.path, self._source = path, source
-        empty = render_native(source.kind)
-        self.shape: tuple[int, int, int] = (*source.size, empty.shape[2])
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        kind: Raster,
+        read: Callable[[int, int, int, int], Raster],
+        close: Callable[[], None],
+    ) -> None:
+        self.path, self._read, self._close = path, read, close
+        empty = render_native(kind)
+        self.shape: tuple[int, int, int] = (*size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
 
     def read(self, top: int, left: int, height: int, width: int) -> Array:
@@ -81,30 +86,14 @@ class WindowedImage:
                 f"or reaches out of the image of {H} x {W}."
             )
         with wrap_errors(self.path):
-            return render_native(self._source.read(top, left, height, width))
+            return render_native(self._read(top, left, height, width))
 
     def close(self) -> None:
         """Close the file; no window can be read afterwards."""
-        self._source.close()
+        self._close()
 
     def __enter__(self) -> WindowedImage:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class _ZarrWindows:
-    def __init__(self, images: ZarrImages, page: int) -> None:
-        self._images, self._page = images, page
-        self.size, self.kind, self.close = images.size, images.kind, images.close
-
-    def read(self, top: int, left: int, height: int, width: int) -> Raster:
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        return self._images.read_window(self._page, rows, columns)
-
-
-def _open_zarr_windows(path: Path, page: int | None) -> _ZarrWindows | None:
-    images = ZarrImages(path)
-    chosen = choose_page(page, len(images))
-    return _ZarrWindows(images, chosen) if saves_memory(images.size, images.chunk) else None

@@ -67,19 +67,20 @@ class ZarrImages:
 
     def read(self, page: int | None) -> Raster:
         """One image; raises whatever the decoders raise."""
-        return self.read_window(page, slice(None), slice(None))
+        return self.read_window(choose_page(page, len(self)), 0, 0, *self.size)
 
     def read_extent(self, page: int | None) -> Extent:
         """The size of an image."""
         choose_page(page, len(self))
         return Extent(*self.size, self.kind.values.shape[2])
 
-    def read_window(self, page: int | None, rows: slice, columns: slice) -> Raster:
+    def read_window(self, page: int, top: int, left: int, height: int, width: int) -> Raster:
         """A window of one image, as stored."""
         others = [self._array.shape[i] for i in self._others]
-        place = np.unravel_index(choose_page(page, len(self)), others) if others else ()
+        place = np.unravel_index(page, others) if others else ()
         index: list[Any] = [slice(None)] * self._array.ndim
-        index[self._axes.index("y")], index[self._axes.index("x")] = rows, columns
+        index[self._axes.index("y")] = slice(top, top + height)
+        index[self._axes.index("x")] = slice(left, left + width)
         for i, number in zip(self._others, place, strict=True):
             index[i] = int(number)
         values: Array = np.asarray(self._array[tuple(index)])

@@ -68,6 +68,7 @@ class WindowedImage:
         close: Callable[[], None],
     ) -> None:
         self.path, self._read, self._close = path, read, close
+        self._is_closed = False
         empty = render_native(kind)
         self.shape: tuple[int, int, int] = (*size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
@@ -85,11 +86,14 @@ class WindowedImage:
                 f"{self.path}: a window of {height} x {width} at row {top}, column {left} is empty "
                 f"or reaches out of the image of {H} x {W}."
             )
+        if self._is_closed:
+            raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
             return render_native(self._read(top, left, height, width))
 
     def close(self) -> None:
         """Close the file; no window can be read afterwards."""
+        self._is_closed = True
         self._close()
 
     def __enter__(self) -> WindowedImage:

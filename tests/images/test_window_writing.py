@@ -126,7 +126,7 @@ def stored_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_windows_of_what_was_written(tmp_path: Path, suffix: str, dtype: str) -> None:
     values, path = noise(2, 1300, 1100, dtype=dtype), tmp_path / f"a{suffix}"
     write(path, values, pyramid=True)
@@ -379,8 +379,10 @@ except SegkitError as error:
 """
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(("limit", "when"), [(3000, "late"), (400_000, "late"), (3000, "early")])
+@pytest.mark.parametrize(
+    ("suffix", "limit", "when"),
+    [(".tif", 3000, "late"), (".zarr", 400_000, "late"), (".tif", 3000, "early")],
+)
 def test_a_disk_that_fills_up(tmp_path: Path, suffix: str, limit: int, when: str) -> None:
     """The system refuses to let files grow, which it reports as it reports a full disk."""
     pytest.importorskip("resource")
@@ -400,16 +402,16 @@ import numpy as np
 from segkit.images.window_writing import WindowFile
 from segkit.images.windows import open_windows
 
-path, side, window = sys.argv[1], int(sys.argv[2]), 1000
-block = np.random.default_rng(0).integers(0, 3, (window, window), dtype=np.uint8)
-with WindowFile(path, (side, side), "uint8", pyramid=True) as file:
-    for top in range(0, side, window):
-        for left in range(0, side, window):
-            file.write(top, left, block)
+path, height = sys.argv[1], int(sys.argv[2])
+block = (np.indices((1000, 3000)).sum(0) // 40 % 3).astype(np.uint8)
+with WindowFile(path, (height, 3000), "uint8", pyramid=True) as file:
+    for top in range(0, height, 1000):
+        file.write(top, 0, block)
 with open_windows(path) as image:
-    for top in range(0, side, window):
-        for left in range(0, side, window):
-            assert (image.read(top, left, window, window)[..., 0] == block).all()
+    for top in range(0, height, 1000):
+        for left in range(0, 3000, 1000):
+            window = image.read(top, left, 1000, 1000)[..., 0]
+            assert (window == block[:, left : left + 1000]).all()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -419,8 +421,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_the_image(tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("resource")
     peaks = []
-    for side in (2_000, 12_000):
-        command = [sys.executable, "-c", MEMORY, str(tmp_path / f"{side}{suffix}"), str(side)]
+    for height in (4_000, 40_000):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / f"{height}{suffix}"), str(height)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.15 * peaks[0]

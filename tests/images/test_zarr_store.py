@@ -6,22 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from images.conftest import noise, same
 
 from segkit.core.errors import SegkitError
 from segkit.images.reading import count_pages, is_zarr, read_image, read_mask
 from segkit.images.windows import open_windows
 
 H, W = 83, 70
-
-
-def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
-    values = np.random.default_rng(sum(shape)).integers(0, 2**16, shape)
-    return values.astype(bool if dtype == "bool" else dtype)
-
-
-def same(got: np.ndarray, wanted: np.ndarray) -> None:
-    assert got.dtype == wanted.dtype
-    np.testing.assert_array_equal(got, wanted, strict=True)
 
 
 def check(path: Path, page: int | None = None) -> None:

@@ -1,7 +1,8 @@
-"""Metrics accumulate exactly: in any order, over batches and over processes."""
+"""Metrics accumulate exactly, in any order, over batches and processes; their examples run."""
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
@@ -60,6 +61,13 @@ METRICS = {
     "objects": (InstanceScores, random_counts),
 }
 every_metric = pytest.mark.parametrize(("make", "draw"), METRICS.values(), ids=METRICS)
+
+
+@pytest.mark.parametrize("module", ["bootstrap", "boundary", "instances", "overlaps", "scores"])
+def test_the_examples_run(module):
+    result = doctest.testmod(sys.modules[f"segkit.metrics.{module}"])
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def feed(metric, *batches):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -28,25 +27,6 @@ def images(count: int, generator: np.random.Generator) -> np.ndarray:
     """(count, 2): right and all pixels of images of different size; 0.8 of them are right."""
     pixels = generator.integers(50, 150, count)
     return np.stack([generator.beta(8, 2, count) * pixels, pixels], 1)
-
-
-def test_the_example_runs():
-    result = doctest.testmod(segkit.metrics.bootstrap)
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_intervals_contain_the_truth_as_often_as_they_say(level):
-    generator = np.random.default_rng(1)
-    found = [
-        interval(images(100, generator), share, samples=300, level=level, seed=seed)
-        for seed in range(400)
-    ]
-    below = np.mean([each.high < 0.8 for each in found])
-    above = np.mean([each.low > 0.8 for each in found])
-    assert below + above == pytest.approx(1 - level, abs=0.05)  # the simulation's error is 0.02
-    assert min(below, above) > (1 - level) / 4  # on both sides
 
 
 def test_equals_scipy():
@@ -99,14 +79,6 @@ def test_infinite_scores_are_kept():
         return np.where(sums[:, 0] > 2, np.inf, sums[:, 0])
 
     assert interval(np.array([[0.0], [1.0], [1.0]]), distance).high == math.inf
-
-
-def test_all_scores_are_of_the_same_draws():
-    data = images(20, np.random.default_rng(0))
-    both = intervals(data, lambda sums: {"right": share(sums), "wrong": 1 - share(sums)}, 999)
-    assert both["right"].low < both["right"].high
-    mirrored = 1 - both["wrong"].high, 1 - both["wrong"].low
-    assert (both["right"].low, both["right"].high) == pytest.approx(mirrored, abs=1e-3)
 
 
 def test_many_images_are_drawn_in_parts(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 from skimage.metrics import adapted_rand_error
 from torchmetrics.functional.detection import panoptic_quality
 
-import segkit.metrics.instances
 from segkit.core.errors import SegkitError
 from segkit.metrics.bootstrap import intervals
 from segkit.metrics.instances import OBJECT_COUNTS, instance_scores, object_counts
@@ -90,12 +88,6 @@ def brute(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 def divide(part: float, whole: float) -> float:
     return float(part / whole) if whole else NAN
-
-
-def test_the_examples_run():
-    result = doctest.testmod(segkit.metrics.instances)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 ZERO = dict.fromkeys(("seg", "det", "ap", "ap50", "ap75", "pq", "rq"), 0.0)
@@ -266,19 +258,6 @@ def test_the_truth_itself_is_perfect(truth):
     assert not (found["arand"] > 0)
     expected = dict.fromkeys(("seg", "det", "aji", *SYMMETRIC), 1.0 if has_objects else NAN)
     same(found, expected)
-
-
-@settings(max_examples=50)
-@given(maps, maps, maps, maps)
-def test_two_images_count_as_one_with_both(truth, predicted, truth2, predicted2):
-    """But for arand, which counts pairs within images."""
-    both = object_counts(
-        np.hstack([truth, truth2 + 10 * (truth2 > 0)]),
-        np.hstack([predicted, predicted2 + 10 * (predicted2 > 0)]),
-    )
-    total = object_counts(truth, predicted) + object_counts(truth2, predicted2)
-    apart = [name[:4] not in ("rand", "imag", "aji_") for name in OBJECT_COUNTS]
-    assert total[apart] == pytest.approx(both[apart])
 
 
 def test_many_sums_are_scored_at_once():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
 import torch
 import torchmetrics.functional.classification as peer
 
-import segkit.metrics.scores
 from segkit.core.errors import SegkitError
 from segkit.metrics import ConfusionMatrix
 from segkit.metrics.scores import class_counts, mean_scores, scores
@@ -36,12 +34,6 @@ def count(mode: str, labels, target, classes: int | None = None) -> torch.Tensor
 
 def multiclass(*rows: list[int]):
     return scores(torch.tensor(rows), "multiclass", NAMES[: len(rows)])
-
-
-def test_the_example_runs():
-    result = doctest.testmod(segkit.metrics.scores)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_matrices_by_hand():

@@ -1,28 +1,84 @@
-"""The memory of the machine. No torch: exported networks are run without it."""
+"""The memory and the cores that this process may use. No torch: exported networks run without it.
+
+Containers and job schedulers limit both by control groups, of version 1 or 2. A group's limits hold
+for the groups below it too, so that the least of them counts.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 GB = 1024**3
 UNKNOWN_MEMORY = 8 * GB
-"""What is reckoned with where the system does not tell."""
+"""The memory to assume where the system does not tell."""
 
 
-def main_memory() -> int:
-    """Bytes of the machine, or of the container that runs this."""
+def main_memory(root: Path = Path("/")) -> int:
+    """Bytes of the machine, or of the smallest control group around this process.
+
+    Args:
+        root: The folder of ``proc`` and ``sys``.
+    """
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         installed = UNKNOWN_MEMORY
-    limits = [first_number(p) for p in ("memory.max", "memory/memory.limit_in_bytes")]
+    limits = [_read_number(group / "memory.max") for group in _own_groups("", root)]
+    limits += [_read_number(g / "memory.limit_in_bytes") for g in _own_groups("memory", root)]
     return int(min([installed, *(limit for limit in limits if limit)]))
 
 
-def first_number(name: str, position: int = 0) -> float | None:
-    """A number of a file of the control groups; None where there is none, or "max"."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy, by its affinity and its control groups.
+
+    Args:
+        root: The folder of ``proc`` and ``sys``.
+    """
+    # not torch's threads, of which a worker has fewer
+    affinity = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
+    cores = affinity or os.cpu_count() or 1
+    quotas = [
+        (_read_number(group / "cpu.max"), _read_number(group / "cpu.max", 1))
+        for group in _own_groups("", root)
+    ]
+    quotas += [
+        (_read_number(group / "cpu.cfs_quota_us"), _read_number(group / "cpu.cfs_period_us"))
+        for group in _own_groups("cpu", root)
+    ]
+    limits = [int(quota / period) for quota, period in quotas if quota and period and quota > 0]
+    return max(1, min([cores, *limits]))
+
+
+def _own_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's group and of the groups around it.
+
+    A container may see its own group as the outermost one, under another path than the kernel
+    names; folders that do not exist are therefore harmless.
+
+    Args:
+        controller: The one of version 1, or "" for version 2.
+        root: The folder of ``proc`` and ``sys``.
+    """
+    mount = root / "sys/fs/cgroup"
     try:
-        return float(Path("/sys/fs/cgroup", name).read_text().split()[position])
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = [f"0:{controller}:/"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller not in controllers.split(","):
+            continue
+        parts = [] if ".." in path else [part for part in path.split("/") if part]
+        for place in dict.fromkeys([controllers, controller]):
+            for depth in range(len(parts), -1, -1):
+                yield mount.joinpath(place, *parts[:depth])
+
+
+def _read_number(file: Path, position: int = 0) -> float | None:
+    """A number in a file of a control group; None if there is none, or "max"."""
+    try:
+        return float(file.read_text().split()[position])
     except (OSError, ValueError, IndexError):
         return None

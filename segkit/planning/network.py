@@ -1,4 +1,4 @@
-"""What a network costs a training, found by running it without numbers."""
+"""What a network costs in training, measured by running it on the meta device."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
 
 REFERENCE = 256
-"""Side of the crop that is run, in pixels."""
+"""Side of the crop to run, in pixels."""
 BYTES_OF_PARAMETER = 20
-"""A parameter in float32 with its gradient, the two averages of AdamW and that of the weights."""
+"""A float32 parameter with its gradient, AdamW's two averages and the average of the weights."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
-        parameters: How many it has.
-        bytes_per_pixel: What it keeps of each pixel of a crop for the way back.
-        flops_per_pixel: Floating-point operations that predicting a pixel takes.
-        multiple: What height and width are padded to a multiple of.
-        layer_norm: Whether the encoder normalises by layer alone, as transformers do.
-        largest: The longest side that it takes, None for any.
+        parameters: Number of parameters.
+        bytes_per_pixel: Activations kept for the backward pass, per pixel of a crop.
+        flops_per_pixel: Floating-point operations of the forward pass per pixel.
+        multiple: Height and width are padded to a multiple of this.
+        layer_norm: Whether the encoder has layer norm and no batch norm, as transformers do.
+        largest: Longest possible side, None for any.
     """
 
     parameters: int
@@ -43,25 +43,25 @@ class Network:
 
     @property
     def fixed_bytes(self) -> int:
-        """Memory that it takes whatever the batch is."""
+        """Memory independent of the batch."""
         return BYTES_OF_PARAMETER * self.parameters
 
     def kept_bytes(self, size: tuple[int, int]) -> float:
-        """Memory that a crop takes in training."""
+        """Memory of a crop in training."""
         return self.bytes_per_pixel * math.prod(size)
 
     def training_flops(self, size: tuple[int, int]) -> float:
-        """Operations that a crop takes in training: the way back costs twice the way there."""
+        """Operations of a crop in training: the backward pass costs twice the forward pass."""
         return 3 * self.flops_per_pixel * math.prod(size)
 
 
 def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -> Network:
-    """Build the network with random weights and see what a training of it costs.
+    """Build the network with random weights and measure what training it costs.
 
-    It is built of tensors without numbers, which take no memory and hardly any time.
+    It is built on the meta device, which takes no memory and hardly any time.
 
     Args:
-        settings: The config.
+        settings: The validated config.
         in_channels: Channels of the images.
         num_classes: Number of classes, background included.
 
@@ -83,24 +83,24 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
             img_size=REFERENCE,
         )
 
-    # the training's own random numbers must not depend on whether it was planned
+    # planning must not change the random numbers of the training
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
-                network = _measured(build(), in_channels)
-        except Exception:  # an encoder that looks at its numbers
-            network = _measured(build(), in_channels)
+                network = _measure(build(), in_channels)
+        except Exception:  # an encoder whose code depends on values
+            network = _measure(build(), in_channels)
     half = settings.trainer.precision != "32-true"
     return replace(
         network,
         bytes_per_pixel=network.bytes_per_pixel / (2 if half else 1),
-        # where nobody gave it, a backbone of one size is built for the crop
+        # without img_size, a backbone of one size is built for the crop
         largest=network.largest and settings.encoder.options.get("img_size"),
     )
 
 
-def _measured(model: Segmenter, in_channels: int) -> Network:
+def _measure(model: Segmenter, in_channels: int) -> Network:
     encoder = model.encoder
     side = REFERENCE
     if encoder.padding == "valid":
@@ -127,7 +127,7 @@ def _has(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _kept_bytes(forward: Callable[[], list[Tensor]], model: Segmenter) -> float:
-    """Bytes of all that autograd keeps for the way back, but for the parameters."""
+    """Bytes that autograd keeps for the backward pass, without the parameters."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 

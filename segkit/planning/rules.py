@@ -1,6 +1,6 @@
-"""The rules by which values are chosen: each gives a value and the reason for it.
+"""The rules of the planner: each returns a value and the reason for it.
 
-Where a rule gives a name, it is that of a preset in ``conf/``.
+A name is that of a preset in ``conf/``.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from segkit.planning.network import Network
 Size = tuple[int, int]
 
 OBJECTS_ACROSS = 4
-"""Typical objects that a crop is wide: the network sees them whole, and what is around them."""
+"""Width of a crop in typical objects: the network sees whole objects and their surroundings."""
 SMALLEST_CROP = 256
 LARGEST_CROP = {True: 1024, False: 256}
 """With a GPU and without."""
 CROPS_AND_PIXELS = {True: (16, 2**21), False: (8, 2**19)}
-"""Most crops of a batch, and of how many pixels together, with a GPU and without."""
+"""Largest batch, in crops and in pixels, with a GPU and without."""
 FEWEST_CROPS = 4
 USED = 0.5
-"""Share of the memory that is planned with; the rest is for what cannot be foreseen."""
+"""Share of the memory to plan with; the rest is a reserve."""
 RARE, SCARCE = 0.01, 0.1
 """Shares of the pixels below which a class needs help."""
 FEW_IMAGES, MANY_IMAGES = 200, 2000
 FEW_PASSES = 5, 20
-"""A training that sees the images less often learns nothing by heart, and has no time for what is
-harder: below the first the lightest augmentation is best, below the second not the strongest."""
+"""A training that sees the images less often cannot overfit and has no time to learn harder images:
+below the first number the lightest augmentation is best, below the second not the strongest."""
 
 
 def has_an_up(summary: DataSummary) -> tuple[bool, str]:
-    """Whether the images have an up and a down, and by what that is seen."""
+    """Whether the images have an up and a down, and the evidence for it."""
     upright = summary.measures.upright
     if upright:
         return True, "the upper halves of the images differ from the lower ones"
@@ -47,35 +47,35 @@ def has_an_up(summary: DataSummary) -> tuple[bool, str]:
 
 
 def augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
-    """A preset: the stronger the fewer images there are and the longer the training.
+    """Choose a preset, stronger for fewer images and longer trainings.
 
     Args:
         summary: The data set.
         passes: How often the training sees each part of the images.
     """
-    count = len(summary.splits["train"])
+    images = len(summary.splits["train"])
     upright, why = has_an_up(summary)
-    seen = "" if math.isinf(passes) else f", seen {counted(passes, 'time')}"
-    why = f"{counted(count, 'image')}{seen}; {why}"
+    seen = "" if math.isinf(passes) else f", seen {count(passes, 'time')}"
+    why = f"{count(images, 'image')}{seen}; {why}"
     if passes < FEW_PASSES[0]:
         return "light", why
     if upright:
-        few = count < FEW_IMAGES and passes >= FEW_PASSES[1]
+        few = images < FEW_IMAGES and passes >= FEW_PASSES[1]
         return ("strong" if few else "medium"), why
-    many = count > MANY_IMAGES or passes < FEW_PASSES[1]
+    many = images > MANY_IMAGES or passes < FEW_PASSES[1]
     return ("turns" if many else "microscopy"), why
 
 
 def crop_size(
     measures: Measures, network: Network, machine: Machine, turned: bool
 ) -> tuple[Size, str]:
-    """Several typical objects across, the whole image where that is small.
+    """Choose a crop of several typical objects, or the whole image if that is small.
 
     Args:
-        measures: How large images and objects are.
+        measures: Sizes of images and objects.
         network: What a crop costs.
-        machine: What there is.
-        turned: Whether augmentation exchanges height and width, so that crops should be square.
+        machine: The machine to train on.
+        turned: Whether augmentation swaps height and width, so that crops should be square.
     """
     largest = LARGEST_CROP[machine.has_gpu]
     diameter = measures.object_diameter
@@ -88,47 +88,47 @@ def crop_size(
     elif across > largest:
         why += f", but at most {largest}" + ("" if machine.has_gpu else " without a GPU")
     if turned and sides[0] != sides[1]:
-        # as wide as high, or turning it would bring in what was not seen
+        # else turning would bring in pixels from outside the crop
         sides = [max(min(sides), math.sqrt(math.prod(sides) / 2))] * 2
         why += "; square, to be turned"
     if network.largest:
         sides = [min(side, network.largest) for side in sides]
         why += "; encoder.img_size"
-    size = _fitting(sides[0], network.multiple), _fitting(sides[1], network.multiple)
+    size = _fit_side(sides[0], network.multiple), _fit_side(sides[1], network.multiple)
     if size[0] >= 0.9 * measures.median[0] and size[1] >= 0.9 * measures.median[1]:
         why = f"the whole image, of {measures.median[0]} x {measures.median[1]}"
     smallest = max(64, network.multiple)
-    while 2 * network.kept_bytes(size) > _free(network, machine) and max(size) > smallest:
-        size = _smaller(size[0], network.multiple), _smaller(size[1], network.multiple)
-        why = f"two larger ones do not fit in half of {machine.memory / GB:.1f} GB"
+    while 2 * network.kept_bytes(size) > _free_bytes(network, machine) and max(size) > smallest:
+        size = _shrink(size[0], network.multiple), _shrink(size[1], network.multiple)
+        why = f"two larger crops do not fit in half of {machine.memory / GB:.1f} GB"
     return size, why
 
 
 def batch_size(size: Size, network: Network, machine: Machine) -> tuple[int, str]:
-    """As many crops as help, and as fit in half of the memory."""
+    """Choose as many crops as help and fit in half of the memory."""
     most, pixels = CROPS_AND_PIXELS[machine.has_gpu]
     wanted = max(FEWEST_CROPS, min(most, pixels // math.prod(size)))
-    fitting = int(_free(network, machine) / network.kept_bytes(size))
+    fitting = int(_free_bytes(network, machine) / network.kept_bytes(size))
     chosen = max(2, min(wanted, fitting) // 2 * 2)
     needed = (network.fixed_bytes + chosen * network.kept_bytes(size)) / GB
     why = f"about {needed:.1f} of {machine.memory / GB:.0f} GB"
     if fitting < 2:
         return chosen, f"{why}: it may not fit; a smaller encoder does"
     if fitting < wanted:
-        return chosen, f"{why}, half of which is planned with"
+        return chosen, f"{why}, of which half is used for planning"
     return chosen, why
 
 
 def val_batch_size(measures: Measures, network: Network, machine: Machine) -> tuple[int, str]:
-    """As many whole images as fit, up to eight; they keep nothing for a way back."""
+    """Choose as many whole images as fit, up to eight; they keep no activations."""
     image = network.kept_bytes(measures.largest) / 3
-    fitting = int(_free(network, machine) / image)
+    fitting = int(_free_bytes(network, machine) / image)
     height, width = measures.largest
     return max(1, min(8, fitting)), f"whole images, the largest of {height} x {width}"
 
 
 def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
-    """Whose mean and deviation.
+    """Choose whose mean and deviation to normalize with.
 
     Args:
         summary: The data set.
@@ -137,26 +137,29 @@ def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
     kind = summary.normalization.dtype
     if kind != "uint8":
         low, high = np.min(summary.normalization.low), np.max(summary.normalization.high)
-        return "dataset", f"{kind} from {low:g} to {high:g}, in no unit that an encoder knows"
+        return "dataset", f"{kind} from {low:g} to {high:g}, which no pretrained encoder knows"
     if not weights:
         return "dataset", "the encoder starts from scratch"
-    return "auto", "8 bits: as the encoder's weights expect if it has them, else the data set's"
+    return "auto", "8 bits: the encoder's if it has pretrained weights, else the data set's"
 
 
 def loss(summary: DataSummary) -> tuple[str, str]:
-    """Dice for the overlap, and a loss of pixels that suits the rarest class."""
-    name, share = _rarest(summary)
+    """Choose Dice with a pixel loss that suits the rarest class."""
+    name, share = _find_rarest(summary)
     if share < RARE:
-        return "dice_focal", f"'{name}' has {share:.2%} of the pixels: the easy ones must not rule"
+        return (
+            "dice_focal",
+            f"'{name}' has {share:.2%} of the pixels: easy ones must not dominate",
+        )
     return "dice_ce", f"no class has less than {RARE:.0%} of the pixels ('{name}' {share:.1%})"
 
 
 def foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
-    """How many crops are placed on the foreground, so that no class is missed."""
-    name, share = _rarest(summary, background=False)
+    """Choose the share of crops placed on foreground, so that no class is missed."""
+    name, share = _find_rarest(summary, background=False)
     height, width = summary.measures.largest
     if size[0] >= 0.9 * height and size[1] >= 0.9 * width:
-        return 0.0, "a crop is all of an image"
+        return 0.0, "a crop is a whole image"
     if share < RARE:
         return 0.5, f"'{name}' has {share:.2%} of the pixels"
     if share < SCARCE:
@@ -165,12 +168,12 @@ def foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
 
 
 def learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, str]:
-    """By the batch: linear for SGD (Goyal et al. 2017), its root for Adam (Malladi et al. 2022).
+    """Scale the rate with the batch for SGD (Goyal et al. 2017), its root for Adam (Malladi 2022).
 
     Args:
-        optimizer: Its name.
-        batch: Crops of a step, over all devices.
-        network: What is trained.
+        optimizer: Name of the optimizer.
+        batch: Crops per step, over all devices.
+        network: The network.
     """
     if optimizer == "sgd":
         rate, why = 0.01 * batch / 8, f"0.01 x {batch} / 8"
@@ -178,54 +181,58 @@ def learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, 
         rate, why = 0.001 * math.sqrt(batch / 8), f"0.001 x sqrt({batch} / 8)"
     why += f", for {batch} crops a step"
     if network.layer_norm:
-        rate, why = 0.3 * rate, f"{why}, and x 0.3 as the encoder has layer norm"
+        rate, why = 0.3 * rate, f"{why}, x 0.3 because the encoder has layer norm"
     return float(f"{rate:.1e}"), why
 
 
 def schedule(steps: float) -> tuple[str, str]:
-    """The course of the learning rate; the steps are infinite where the training has no end."""
+    """Choose the learning rate schedule; steps are infinite for a training without an end."""
     if math.isinf(steps):
-        return "constant", "the training has no end that is known"
+        return "constant", "the end of the training is not known"
     if steps <= 10_000:
-        return "one_cycle", f"{counted(steps, 'step')}, few: up and down once gets far in them"
-    return "cosine", f"{counted(steps, 'step')}: a short rise, a long way down"
+        return "one_cycle", f"{count(steps, 'step')}, few: up and down once makes fast progress"
+    return "cosine", f"{count(steps, 'step')}: a short rise, a long way down"
 
 
 def averaging(steps: float) -> tuple[float | None, str]:
-    """The decay of the averaged weights, by how many steps there are to average."""
+    """Choose the decay of the averaged weights by the number of steps."""
     if steps < 300:
-        return None, "too few steps to average over"
+        return None, "too few steps to average"
     if steps < 5000:
         return 0.99, "weights averaged over about 100 steps"
     return 0.999, "weights averaged over about 1000 steps"
 
 
-def counted(count: float, what: str) -> str:
-    """As "24 images"."""
-    return f"{count:.0f} {what}{'s' if count != 1 else ''}"
+def count(number: float, noun: str) -> str:
+    """Write a number with its noun, such as "24 images"."""
+    return f"{number:.0f} {noun}{'s' if number != 1 else ''}"
 
 
-def _rarest(summary: DataSummary, background: bool = True) -> tuple[str, float]:
-    """The class with the fewest pixels of those that occur, with its share."""
-    named = enumerate(zip(summary.class_names, summary.class_share, strict=False))
-    present = [(label, name, share) for label, (name, share) in named if share > 0]
-    if not background and len(present) > 1:
-        present = [item for item in present if item[0] != summary.background]
-    _, name, share = min(present, key=lambda item: item[2])
+def _find_rarest(summary: DataSummary, background: bool = True) -> tuple[str, float]:
+    """The class with the fewest pixels among those that occur, and its share of the pixels."""
+    shares = [
+        (share, name, label)
+        for label, (name, share) in enumerate(
+            zip(summary.class_names, summary.class_share, strict=False)
+        )
+        if share > 0
+    ]
+    objects = [entry for entry in shares if entry[2] != summary.background]
+    share, name, _ = min(objects or shares if not background else shares)
     return name, share
 
 
-def _free(network: Network, machine: Machine) -> float:
-    """Bytes for the crops of a batch."""
+def _free_bytes(network: Network, machine: Machine) -> float:
+    """Bytes left for the crops of a batch."""
     return max(0.0, USED * machine.memory - network.fixed_bytes)
 
 
-def _smaller(side: int, multiple: int) -> int:
-    """About three quarters of a side, down to the multiple."""
+def _shrink(side: int, multiple: int) -> int:
+    """About three quarters of a side, rounded down to the multiple."""
     return max(min(side, multiple), int(0.75 * side) // multiple * multiple)
 
 
-def _fitting(side: float, multiple: int) -> int:
-    """A side that the network need not pad: the multiple below, unless that is far away."""
+def _fit_side(side: float, multiple: int) -> int:
+    """A side that needs no padding: the next smaller multiple, unless that is far away."""
     down = int(side) // multiple * multiple
     return down if down >= 0.9 * side else math.ceil(side)

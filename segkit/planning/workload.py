@@ -1,4 +1,4 @@
-"""How long to train: how many crops in all, and into how many epochs they are divided."""
+"""The length of a training: how many crops, in how many epochs."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from segkit.config.schema import Trainer
 from segkit.core.machine import Machine
 from segkit.data.checks.checking import DataSummary
 from segkit.planning.network import Network
-from segkit.planning.rules import counted
+from segkit.planning.rules import count
 
 PASSES = 60
-"""How often each part of the images is seen, where neither steps nor time run out."""
+"""How often to see each part of the images, unless steps or time run out."""
 STEPS = {True: (2000, 20_000), False: (500, 20_000)}
 """Fewest and most optimizer steps, with a GPU and without."""
 PATIENCE = {True: 3600.0, False: 1800.0}
-"""Seconds that a training takes at most, as far as can be foreseen, with a GPU and without."""
-NEVERTHELESS = 300
-"""Steps without which a training is none, however long they take."""
+"""Longest estimated training in seconds, with a GPU and without."""
+FEWEST_STEPS = 300
+"""Fewest steps of a training, however long they take."""
 EPOCHS = 4, 30
 """Fewest and most epochs."""
 VALIDATED = 0.1
-"""Share of the training's time that all validations take at most, unless the epochs are few."""
+"""Largest share of the time for all validations, unless there are few epochs."""
 SPENT_ON_TRAINING = 0.8
-"""Share of the time; the rest is for validation and the like."""
+"""Share of the time; validation and the like take the rest."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A training, divided.
+    """The length of a training.
 
     Attributes:
-        crops: Crops in all.
-        per_step: Crops of an optimizer step, over all devices and accumulated batches.
-        per_pass: Crops that are as large as all images together.
-        epochs: Epochs that they are best divided into.
-        why: What limits the crops.
-        bounded: Whether the user said when the training ends, in steps or in time.
+        crops: Number of crops.
+        per_step: Crops per optimizer step, over all devices and accumulated batches.
+        per_pass: Crops that cover as many pixels as all images together.
+        epochs: Best number of epochs.
+        why: What limits the number of crops.
+        bounded: Whether the user limits the training in steps or in time.
     """
 
     crops: int
@@ -48,18 +48,18 @@ class Workload:
     bounded: bool
 
     def samples_per_epoch(self) -> tuple[int, str]:
-        """Whole steps."""
+        """The crops of an epoch, in whole steps."""
         steps = max(1, round(self.crops / self.epochs / self.per_step))
         return steps * self.per_step, f"about {self.crops} crops in {self.epochs} epochs"
 
     def max_epochs(self, samples_per_epoch: int) -> tuple[int | None, str]:
-        """As many epochs of that size as come nearest to the crops."""
+        """The number of epochs of that size that comes nearest to the number of crops."""
         if self.bounded:
             return None, self.why
         return max(1, round(self.crops / samples_per_epoch)), self.why
 
     def steps(self, trainer: Trainer, samples_per_epoch: int) -> float:
-        """Optimizer steps that the training has; infinite where nothing but patience ends it."""
+        """The optimizer steps of the training; infinite if only early stopping ends it."""
         if trainer.max_time is not None and trainer.epochs == -1:
             steps = self.crops / self.per_step
         else:
@@ -80,15 +80,15 @@ def find_workload(
     network: Network,
     machine: Machine,
 ) -> Workload:
-    """How many crops to train on.
+    """Choose how many crops to train on.
 
     Args:
         summary: The data set.
         size: Height and width of a crop.
-        batch: Crops of a batch.
-        trainer: What the user says about the end of the training.
+        batch: Crops per batch.
+        trainer: The limits that the user sets.
         network: What a crop costs.
-        machine: How fast it is.
+        machine: The machine to train on.
     """
     per_step = batch * trainer.accumulate_grad_batches * machine.devices
     cost = network.training_flops(size) / machine.speed  # seconds
@@ -98,7 +98,7 @@ def find_workload(
         steps = SPENT_ON_TRAINING * trainer.seconds / (cost * per_step)
         why = f"trainer.max_time={trainer.max_time}"
     else:
-        steps, why = _enough(summary, size, per_step, cost, machine)
+        steps, why = _choose_steps(summary, size, per_step, cost, machine)
     crops = max(1, round(steps)) * per_step
     in_image = math.prod(summary.measures.median) / math.prod(size)
     # an image of the validation costs a third of one of the training
@@ -114,22 +114,22 @@ def find_workload(
     )
 
 
-def _enough(
+def _choose_steps(
     summary: DataSummary, size: tuple[int, int], per_step: int, cost: float, machine: Machine
 ) -> tuple[float, str]:
-    """The steps of a training whose end nobody gave, and why they are as many."""
-    count = len(summary.splits["train"])
+    """The steps of a training without a limit, and the reason."""
+    images = len(summary.splits["train"])
     in_image = max(1.0, math.prod(summary.measures.median) / math.prod(size))
     fewest, most = STEPS[machine.has_gpu]
-    wanted = PASSES * count * in_image / per_step
-    why = f"{PASSES} times {counted(count, 'image')}"
+    wanted = PASSES * images * in_image / per_step
+    why = f"{PASSES} times {count(images, 'image')}"
     if wanted < fewest:
-        wanted, why = fewest, f"{counted(count, 'image')}, but at least {fewest} steps"
+        wanted, why = fewest, f"{count(images, 'image')}, but at least {fewest} steps"
     elif wanted > most:
-        wanted, why = most, f"{counted(count, 'image')}, but at most {most} steps"
-    seconds = per_step * cost / SPENT_ON_TRAINING  # of a step
+        wanted, why = most, f"{count(images, 'image')}, but at most {most} steps"
+    seconds = per_step * cost / SPENT_ON_TRAINING  # per step
     affordable = PATIENCE[machine.has_gpu] / seconds
     if wanted > affordable:
-        wanted = max(affordable, NEVERTHELESS)
-        why = "what the time allows" if wanted > NEVERTHELESS else f"at least {NEVERTHELESS} steps"
+        wanted = max(affordable, FEWEST_STEPS)
+        why = "what the time allows" if wanted > FEWEST_STEPS else f"at least {FEWEST_STEPS} steps"
     return wanted, f"{why}; very roughly {max(1, round(wanted * seconds / 60))} min here"

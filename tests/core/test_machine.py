@@ -11,6 +11,7 @@ import torch
 
 from segkit.core import machine
 from segkit.core.machine import GB, Machine, find_machine
+from segkit.core.memory import main_memory, usable_cores
 
 
 def test_the_cpu_when_it_is_asked_for() -> None:
@@ -44,24 +45,59 @@ def test_devices_in_the_words_of_lightning(
     assert find_machine("cpu").device == "cpu"
 
 
-def test_a_container_has_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"memory.max": "3221225472\n", "cpu.max": "150000 100000\n"}
-    read = Path.read_text
+LIMITED = {  # by the own cgroup, the files below sys/fs/cgroup, memory in GB, cores
+    "v2 namespace": ("0::/", {"memory.max": 3 * GB, "cpu.max": "150000 100000"}, 3, 1),
+    "v2 own group": (
+        "0::/job/step",
+        {"job/step/memory.max": 2 * GB, "job/memory.max": "max"},
+        2,
+        64,
+    ),
+    "v2 outer group": (
+        "0::/job/step",
+        {"job/step/memory.max": 4 * GB, "job/memory.max": GB, "job/cpu.max": "200000 100000"},
+        1,
+        2,
+    ),
+    "v1": (
+        "5:cpu,cpuacct:/job\n4:memory:/job\n0::/init",
+        {
+            "memory/job/memory.limit_in_bytes": 2 * GB,
+            "memory/memory.limit_in_bytes": 2**63 - 4096,
+            "cpu,cpuacct/job/cpu.cfs_quota_us": 300000,
+            "cpu,cpuacct/job/cpu.cfs_period_us": 100000,
+        },
+        2,
+        3,
+    ),
+    "v1 container": ("4:memory:/docker/1f", {"memory/memory.limit_in_bytes": GB}, 1, 64),
+    "v1 unlimited": (
+        "5:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": -1, "cpu/cpu.cfs_period_us": 100000},
+        64,
+        64,
+    ),
+    "no list of groups": (None, {"memory.max": GB}, 1, 64),
+    "nothing": ("", {}, 64, 64),
+}
 
-    def text(self: Path, *args: Any, **options: Any) -> str:
-        if not str(self).startswith("/sys/fs/cgroup"):
-            return read(self, *args, **options)
-        if self.name not in files:
-            raise FileNotFoundError(self)
-        return files[self.name]
 
-    monkeypatch.setattr(Path, "read_text", text)
-    found = find_machine("cpu")
-    assert (found.memory, found.cores) == (3 * GB, 1)
-    files.update({"memory.max": "max\n", "cpu.max": "max 100000\n"})
-    assert find_machine("cpu").cores >= 1
-    files.clear()
-    assert find_machine("cpu").memory > 0
+@pytest.mark.parametrize("case", LIMITED)
+def test_limits_of_control_groups(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, files, memory, cores = LIMITED[case]
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, value in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    sizes = {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64 * GB // 1024}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    assert (main_memory(tmp_path) / GB, usable_cores(tmp_path)) == (memory, cores)
 
 
 def test_names() -> None:

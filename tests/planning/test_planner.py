@@ -203,7 +203,7 @@ def test_crop_and_batch_fit_the_memory() -> None:
     _, chosen, reasons = planned(machine=Machine("cuda", 12 * GB, 8), **big)
     assert chosen["data.crop_size"] == (256, 256)
     assert chosen["data.batch_size"] == 4
-    assert "half of which" in reasons["data.batch_size"]
+    assert "of which half" in reasons["data.batch_size"]
     _, chosen, reasons = planned(machine=Machine("cuda", 4 * GB, 8), **big)
     assert chosen["data.crop_size"] == (192, 192)
     assert chosen["data.batch_size"] == 2

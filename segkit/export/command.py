@@ -29,7 +29,7 @@ from segkit.export.torch_export_file import write_torch_export
 from segkit.inference.runtimes.exported import Contents, ExportedNetwork
 from segkit.inference.runtimes.network import Network
 from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
-from segkit.inference.tiles.batching import SIDE
+from segkit.inference.tiles.tiling import SIDE
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import Segmenter
 

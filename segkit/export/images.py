@@ -18,7 +18,7 @@ from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
 from segkit.images.channels import convert_channels
 from segkit.images.reading import read_image
-from segkit.inference.tiles.tiling import Windows, mirrored
+from segkit.inference.tiles.tiling import Windows, mirror_indices
 from segkit.predict.inputs import find_images
 from segkit.targets.base import Target
 
@@ -95,7 +95,8 @@ def cut(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
         size = image.shape[axis]
         window = windows.fixed[axis] if windows.fixed else windows.fit(min(size, SIDE))
         first = max(0, (size - window) // 2)
-        indices.append(mirrored(first - windows.context, first + window + windows.context, size))
+        begin, end = first - windows.context, first + window + windows.context
+        indices.append(mirror_indices(begin, end, size))
     return image[indices[0]][:, indices[1]]
 
 

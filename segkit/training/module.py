@@ -21,7 +21,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading.dataset import Item
 from segkit.inference.runtimes.torch_network import blend, windows_of
-from segkit.inference.tiles.batching import SIDE
+from segkit.inference.tiles.tiling import SIDE
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.inference.tiles.tiling import Windows, mirrored, plan_grid
+from segkit.inference.tiles.tiling import Windows, mirror_indices, plan_grid
 
 WINDOWS = st.builds(
     lambda step, smallest, more: Windows(smallest + more * step, step, smallest),
@@ -72,8 +72,8 @@ def test_a_network_of_one_size_gets_that_size():
 
 
 def test_mirrored_indices():
-    assert mirrored(-2, 5, 3).tolist() == [1, 0, 0, 1, 2, 2, 1]
-    assert mirrored(-3, 4, 1).tolist() == [0] * 7
+    assert mirror_indices(-2, 5, 3).tolist() == [1, 0, 0, 1, 2, 2, 1]
+    assert mirror_indices(-3, 4, 1).tolist() == [0] * 7
 
 
 @pytest.mark.parametrize(("size", "fits"), [(1, 4), (4, 4), (5, 20), (388, 388), (389, 404)])

@@ -18,8 +18,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.images.channels import convert_channels
 from segkit.inference.runtimes.network import Network, is_out_of_memory
-from segkit.inference.tiles.batching import plan_batches
-from segkit.inference.tiles.tiling import Windows
+from segkit.inference.tiles.tiling import Windows, plan_batches
 
 KEY = "segkit"
 """Key of the entry in the metadata of a file."""

@@ -14,8 +14,7 @@ from segkit.config.settings import OVERLAP
 from segkit.core.errors import SegkitError
 from segkit.core.machine import free_memory
 from segkit.inference.runtimes.network import Network, is_out_of_memory
-from segkit.inference.tiles.batching import SIDE, plan_batches
-from segkit.inference.tiles.tiling import Windows, plan_grid
+from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
 from segkit.models.fast import for_inference
 from segkit.models.segmenter import Segmenter

@@ -1,15 +1,16 @@
-"""Which tiles an image of any size is cut into, and how much each of them counts where they meet.
+"""The tiles that an image of any size is cut into, their weights where they overlap, and batches.
 
-The overlap-tile strategy of Ronneberger et al. 2015 (figure 2): what a tile decides may be smaller
-than what it sees, and beyond the border of the image it sees it mirrored. Where tiles overlap, each
-counts with a Gaussian around its middle (Isensee et al. 2021, nnU-Net). The tiles of an image are
-the product of those of its rows and of its columns, and so are their weights; these are divided by
-their sum beforehand.
+The overlap-tile strategy of Ronneberger et al. 2015 (figure 2): a tile may decide fewer pixels than
+it sees, and sees the image mirrored beyond its border. Where tiles overlap, they are weighted by a
+Gaussian around their middle (Isensee et al. 2021, nnU-Net). The tiles of an image are the product
+of those of its rows and its columns, and so are the weights, which are normalized beforehand.
+No torch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +18,20 @@ from numpy.typing import NDArray
 
 from segkit.config.settings import OVERLAP
 
+SIDE = 1024
+"""Side of the largest window if there is enough memory."""
+SHARE = 0.25
+"""Share of the free memory that a batch may take."""
+BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 32 * 1024 * 1024}
+"""Pixels in a batch, by device; larger ones are not faster."""
+
 
 @dataclass(frozen=True)
 class Windows:
-    """Which tiles a network takes, as plain data.
+    """The tiles that a network takes, as plain data.
 
-    What a tile decides is its *window*: ``smallest + k * step`` pixels high and wide. What the
-    network must be given is the window and ``context`` pixels on each of its four sides.
+    A tile decides its *window*: ``smallest + k * step`` pixels high and wide. The network's input
+    is the window and ``context`` pixels on each of its four sides.
 
     Attributes:
         side: The largest side of a window.
@@ -59,8 +67,8 @@ class Axis:
         size: Pixels of the image.
         window: Pixels of a window.
         starts: First pixels of the windows. The last window may reach beyond the image.
-        weights: (number of windows, window) float32: how much each pixel of each window counts.
-            They are above 0, and over the windows that hold a pixel of the image their sum is 1.
+        weights: (number of windows, window) float32, above 0. For each pixel of the image, the
+            weights of the windows that contain it sum to 1.
     """
 
     size: int
@@ -69,20 +77,14 @@ class Axis:
     weights: NDArray[np.float32]
 
     def indices(self, number: int, context: int) -> NDArray[np.int64]:
-        """The pixels of the image that the tile of that number sees, (window + 2 * context,)."""
+        """The pixels of the image that a tile sees, (window + 2 * context,)."""
         first = self.starts[number]
-        return mirrored(first - context, first + self.window + context, self.size)
+        return mirror_indices(first - context, first + self.window + context, self.size)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of an image.
-
-    Attributes:
-        rows: Of its rows.
-        columns: Of its columns.
-        context: Pixels around each window.
-    """
+    """The tiles of an image, and the pixels that they see around each window."""
 
     rows: Axis
     columns: Axis
@@ -90,40 +92,40 @@ class Grid:
 
 
 def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLAP) -> Grid:
-    """The fewest tiles that cover an image, and these as small as they may be.
+    """Cover an image with as few tiles as possible, and make them as small as possible.
 
     Args:
         height: Pixels of the image.
         width: Pixels of the image.
-        windows: What the network takes.
-        overlap: The least share of a window that it has in common with the next, 0 to below 1.
+        windows: The tiles that the network takes.
+        overlap: Least share of a window that it shares with the next, 0 to below 1.
     """
     fixed = windows.fixed or (None, None)
     return Grid(
-        _axis(height, windows, overlap, fixed[0]),
-        _axis(width, windows, overlap, fixed[1]),
+        _plan_axis(height, windows, overlap, fixed[0]),
+        _plan_axis(width, windows, overlap, fixed[1]),
         windows.context,
     )
 
 
-def mirrored(first: int, end: int, size: int) -> NDArray[np.int64]:
-    """Indices first ... end - 1 with those outside 0 ... size - 1 mirrored back in, any distance.
+def mirror_indices(first: int, end: int, size: int) -> NDArray[np.int64]:
+    """Indices first ... end - 1, mirrored into 0 ... size - 1 from any distance.
 
     Example:
-        >>> mirrored(-2, 5, 3).tolist()
+        >>> mirror_indices(-2, 5, 3).tolist()
         [1, 0, 0, 1, 2, 2, 1]
     """
     index = np.arange(first, end) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
-def _axis(size: int, windows: Windows, overlap: float, fixed: int | None) -> Axis:
+def _plan_axis(size: int, windows: Windows, overlap: float, fixed: int | None) -> Axis:
     window = fixed or min(windows.fit(size), windows.largest)
     starts = [0]
     if window < size:
         count = math.ceil((size - window) / _stride(window, windows.step, overlap)) + 1
         if fixed is None:
-            # as many windows do with smaller ones: the large ones overlap more than they need
+            # the same number of smaller windows: the large ones overlap more than needed
             sides = range(windows.fit(max(windows.step, size // count)), window + 1, windows.step)
             window = next(
                 side
@@ -132,7 +134,7 @@ def _axis(size: int, windows: Windows, overlap: float, fixed: int | None) -> Axi
             )
         room = (size - window) / windows.step / (count - 1)
         starts = [math.ceil(number * room) * windows.step for number in range(count)]
-    return Axis(size, window, tuple(starts), _weights(size, window, starts))
+    return Axis(size, window, tuple(starts), _make_weights(size, window, starts))
 
 
 def _stride(window: int, step: int, overlap: float) -> int:
@@ -140,10 +142,37 @@ def _stride(window: int, step: int, overlap: float) -> int:
     return max(step, int(window * (1 - overlap)) // step * step)
 
 
-def _weights(size: int, window: int, starts: list[int]) -> NDArray[np.float32]:
+def _make_weights(size: int, window: int, starts: list[int]) -> NDArray[np.float32]:
     x = np.arange(window) - (window - 1) / 2
     bump = np.exp(-0.5 * (x / (window / 8)) ** 2)  # falls to 3e-4 at the ends
     total = np.zeros(max(size, starts[-1] + window))
     for start in starts:
         total[start : start + window] += bump
     return np.stack([bump / total[start : start + window] for start in starts]).astype(np.float32)
+
+
+def plan_batches(
+    windows_of: Callable[[int], Windows],
+    wanted: int,
+    tile: int | None,
+    batch_size: int | None,
+    free: int,
+    bytes_per_pixel: float,
+    device: str = "cpu",
+) -> tuple[Windows, int]:
+    """Choose the windows of a network and the number of the largest ones in a batch.
+
+    Args:
+        windows_of: The windows that the network takes, by their largest side.
+        wanted: Side of the largest window if there is enough memory.
+        tile: The requested side, None to choose.
+        batch_size: The requested batch, None to choose.
+        free: Bytes of free memory.
+        bytes_per_pixel: Memory of a prediction for each pixel.
+        device: The kind of device.
+    """
+    afford = SHARE * free / bytes_per_pixel  # pixels
+    windows = windows_of(tile or max(1, min(wanted, math.isqrt(int(afford)))))
+    seen = (windows.largest + 2 * windows.context) ** 2
+    most = min(afford, BATCH_PIXELS.get(device, BATCH_PIXELS["cpu"]))
+    return windows, batch_size or max(1, int(most / seen))

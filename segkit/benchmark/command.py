@@ -23,7 +23,7 @@ from segkit.core.files import make_folder, write_whole
 from segkit.inference.runtimes.torch_network import choose_device
 from segkit.models.encoders import Encoder
 from segkit.models.necks import Neck
-from segkit.training.record import overrides
+from segkit.training.record import list_overrides
 
 NAME = "benchmark"
 TITLE = "What encoders and necks cost"
@@ -216,7 +216,7 @@ def write_results(
     Raises:
         SegkitError: They cannot be written.
     """
-    typed = [text for text in overrides() if not text.startswith("output=")]
+    typed = [text for text in list_overrides() if not text.startswith("output=")]
     command = " ".join(["python -m segkit.benchmark", *map(shlex.quote, typed)])
     facts = [f"{key}: {value}" for key, value in machine.items() if key != "versions"]
     facts += [f"{name} {version}" for name, version in machine.get("versions", {}).items()]

@@ -1,14 +1,18 @@
-"""What a run leaves of itself besides weights: the model card and environment.json."""
+"""What a run leaves besides its weights: model card, environment, scores, report, result."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
+import statistics
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
@@ -18,9 +22,17 @@ from segkit.core.files import write_whole
 from segkit.core.labels import find_background
 from segkit.data.checks.checking import DataSummary
 from segkit.data.sources.base import DataSource
+from segkit.evaluate.evaluation import Evaluation, evaluate
+from segkit.evaluate.summary import write_evaluation_report, write_tables
+from segkit.inference.predictor import Predictor
+from segkit.inference.runtimes.torch_network import TorchNetwork
+from segkit.models.cost import gflops
 from segkit.models.segmenter import Segmenter
 from segkit.report.colors import palette
+from segkit.report.table import read_csv, score_table
 from segkit.targets.base import Target
+from segkit.training.callbacks import METRICS_FILE
+from segkit.training.datamodule import SegmentationData
 
 
 def make_card(
@@ -30,10 +42,10 @@ def make_card(
     target: Target,
     model: Segmenter,
 ) -> ModelCard:
-    """The card of a network that is to be trained on a checked data set.
+    """Describe a network that is about to be trained on a checked data set.
 
     Raises:
-        SegkitError: The encoder's intensities were asked for, and it has none.
+        SegkitError: data.normalize=encoder, but the encoder has no intensities of its own.
     """
     normalization = summary.normalization
     stats = model.encoder.input_stats
@@ -83,8 +95,8 @@ def make_card(
     )
 
 
-def overrides() -> list[str]:
-    """What the command line said, if it was one."""
+def list_overrides() -> list[str]:
+    """Return the overrides of the command line, if there is one."""
     from hydra.core.hydra_config import HydraConfig
 
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -105,7 +117,7 @@ def write_environment(
         "precision": settings.trainer.precision,
         "seed": settings.seed,
         "pretrained": card.pretrained_from or "from scratch",
-        "command": " ".join(["segkit.train", *overrides()]),
+        "command": " ".join(["segkit.train", *list_overrides()]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "notes": notes,
     }
@@ -117,3 +129,96 @@ def write_environment(
         again = {key: environment[key] for key in ("command", "started")}
         environment = {**before, "resumed": [*before.get("resumed", []), again]}
     write_whole(path, json.dumps(environment, indent=2))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: The run folder.
+        checkpoint: The best checkpoint.
+        evaluation: Its scores on the validation images.
+    """
+
+    folder: Path
+    checkpoint: Path
+    evaluation: Evaluation
+
+
+def conclude(
+    settings: TrainConfig,
+    folder: Path,
+    data: SegmentationData,
+    parameters: int,
+    notes: list[str],
+    console: Console,
+) -> Run:
+    """Score the best checkpoint on whole validation images; write the report and the result."""
+    best = _find_best(folder)
+    if best.name == "last.ckpt":
+        notes = [*notes, "no epoch was validated: the scores are those of last.ckpt"]
+    model, card = checkpoint.read(best)
+    predictor = Predictor(
+        TorchNetwork(model, card), instances=settings.instances, min_size=settings.min_size
+    )
+    data.objects = settings.instances is not None or "membranes" in settings.metrics
+    whole = data.whole("val")
+    evaluation = evaluate(predictor, whole, range(len(whole)), settings.metrics)
+    write_tables(folder, evaluation, [sample.name for sample in whole.samples])
+    history = read_csv(folder / METRICS_FILE)
+    seconds = float(str(history[-1]["seconds"])) if history else 0.0
+    write_evaluation_report(
+        folder,
+        settings.name,
+        predictor,
+        whole,
+        evaluation,
+        history=history,
+        facts={
+            "Parameters": f"{parameters / 1e6:.1f} M",
+            "Epochs": str(len(history)),
+            "Training": f"{seconds / 60:.1f} min",
+        },
+        notes=notes,
+    )
+    crop = settings.data.crop_size
+    reached = {f"val/{name}": value for name, value in evaluation.means.items()}
+    reached["val/loss"] = _find_loss_of_best(history, settings)
+    result = {
+        "overrides": list_overrides(),
+        "monitor": settings.monitor,
+        # JSON knows no NaN
+        **{key: value if math.isfinite(value) else None for key, value in reached.items()},
+        "parameters": parameters,
+        "gflops": round(gflops(model, card.in_channels, crop), 2),
+        "seconds_per_step": statistics.median(float(str(r["seconds_per_step"])) for r in history)
+        if history
+        else None,
+        "epochs": len(history),
+        "seconds": round(seconds, 1),
+    }
+    write_whole(folder / "result.json", json.dumps(result, indent=2))
+    rows = evaluation.scores.rows()
+    console.print(score_table(rows, f"validation, {len(whole)} images, {best.name}"))
+    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    console.print(f"run folder: {folder}")
+    console.print(f"report:     {folder / 'report.html'}")
+    return Run(folder, best, evaluation)
+
+
+def _find_loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> float:
+    """Return the validation loss of the best epoch; NaN if none was validated."""
+    sign = 1 if settings.monitor_mode == "max" else -1
+    scored = [(float(str(row.get(settings.monitor, "nan"))), row) for row in history]
+    valid = [(sign * score, row) for score, row in scored if not math.isnan(score)]
+    if not valid:
+        return math.nan
+    best = max(valid, key=lambda item: item[0])[1]
+    return float(str(best.get("val/loss", "nan")))
+
+
+def _find_best(folder: Path) -> Path:
+    """Return the best checkpoint, or the last one if there is none."""
+    best = folder / "checkpoints" / "best.ckpt"
+    return best if best.is_file() else folder / "checkpoints" / "last.ckpt"

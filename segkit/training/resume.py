@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped: its config, with what the command line changes."""
+"""Resuming a run: its config with the changes of the command line."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ FIXED = (
     *("encoder", "neck", "head", "auxiliary", "data", "target"),
     *("seed", "optimizer", "experiment", "plan"),
 )
-"""What the weights, the draws and the optimizer's state hang on."""
+"""Keys that decide the weights, the draws and the state of the optimizer."""
 UNITS = {"max_epochs": "epochs", "max_steps": "steps", "max_time": "seconds"}
-"""What the limits of a training are counted in."""
+"""Units of the limits of a training."""
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The config of the run that ``config.resume`` names, with the overrides of the command line.
+def load_resumed_config(config: DictConfig) -> DictConfig:
+    """Load the config of the run in ``config.resume`` and apply the command line's overrides.
 
-    Outside a command there are no overrides: the config is then taken as it is, if it is that of
-    the run in all that must not change.
+    Outside a command there are no overrides: the given config is used, if it equals that of the run
+    in all keys that cannot change.
 
     Raises:
-        SegkitError: It is no run folder, it has no last checkpoint, or the model would change.
+        SegkitError: The folder has no config or last checkpoint, or a fixed key would change.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -37,7 +37,7 @@ def resumed(config: DictConfig) -> DictConfig:
     folder = Path(config.resume)
     if not (folder / "config.yaml").is_file() or not last_checkpoint(folder).is_file():
         raise SegkitError(
-            f"resume: {folder.resolve()} is no run folder that can be resumed:"
+            f"resume: {folder.resolve()} cannot be resumed:"
             " it needs config.yaml and checkpoints/last.ckpt."
         )
     stored = OmegaConf.load(folder / "config.yaml")
@@ -64,36 +64,35 @@ def resumed(config: DictConfig) -> DictConfig:
             else:
                 OmegaConf.update(stored, key, override.value())
         stored.resume = str(folder)
-        stored.plugins = config.plugins  # named anew: a stored config imports nothing
+        stored.plugins = config.plugins  # a stored config imports nothing
     if problems:
         raise all_at_once(f"resume={folder} goes on with the run's own model and data:", problems)
     return stored
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Where the last checkpoint of a run is, if it has one."""
+    """Return the path of the last checkpoint of a run."""
     return folder / "checkpoints" / "last.ckpt"
 
 
-def require_rest(folder: Path, trainer: Trainer) -> None:
-    """Make sure that something is left to train of a run that is to go on.
+def require_unfinished(folder: Path, trainer: Trainer) -> None:
+    """Check that a run to resume has something left to train.
 
     Raises:
-        SegkitError: It has all the epochs or steps that it is to have, or its checkpoint cannot be
-            gone on with.
+        SegkitError: The run has finished, or its checkpoint cannot be resumed.
     """
     last = last_checkpoint(folder)
     stored = checkpoint.read_raw(last)
     if not stored.keys() >= {"loops", "optimizer_states", "callbacks"}:
         raise SegkitError(
-            f"resume={folder}: {last} has no state of the optimizer, as a best.ckpt has none. Put"
-            " back the one that the run wrote."
+            f"resume={folder}: {last} has no state of the optimizer; a best.ckpt has none either."
+            " Put back the one that the run wrote."
         )
     epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for done, limit, key in (
         (epochs, trainer.epochs, "max_epochs"),
         (stored["global_step"], trainer.max_steps, "max_steps"),
-        (_seconds(stored), trainer.seconds, "max_time"),
+        (_used_seconds(stored), trainer.seconds, "max_time"),
     ):
         if limit not in (None, -1) and done >= limit:
             raise SegkitError(
@@ -103,20 +102,16 @@ def require_rest(folder: Path, trainer: Trainer) -> None:
             )
 
 
-def _seconds(stored: dict[str, Any]) -> float:
-    """How much of its time a run has had: what a last validation would not fit in is over."""
+def _used_seconds(stored: dict[str, Any]) -> float:
+    """Return the time a run has used; too little for a last validation counts as used."""
     budget = stored["callbacks"].get("Budget", {})
     return float(sum(budget.get(key, 0.0) for key in ("elapsed", "last")))
 
 
 def require_new(folder: Path) -> None:
-    """Make sure that no other run is in a folder.
-
-    Raises:
-        SegkitError: There is one.
-    """
+    """Check that a folder holds no other run."""
     if last_checkpoint(folder).is_file():
         raise SegkitError(
-            f"{folder} holds a run already. Go on with it by resume={folder}, or name another"
+            f"{folder} holds a run already. Resume it with resume={folder}, or choose another"
             " folder."
         )

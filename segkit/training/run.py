@@ -1,4 +1,4 @@
-"""The main job: from a config to a run folder with checkpoints, metrics and a report."""
+"""The train command: from a config to a run folder with checkpoints, metrics and a report."""
 
 from __future__ import annotations
 
@@ -37,43 +37,42 @@ from segkit.optim.schedules import Schedule
 from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
-from segkit.training.conclusion import Run, conclude
 from segkit.training.datamodule import SegmentationData
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
-from segkit.training.record import make_card, write_environment
-from segkit.training.resume import require_new, require_rest, resumed
-from segkit.training.trainer import fit, make_trainer, quiet
+from segkit.training.record import Run, conclude, make_card, write_environment
+from segkit.training.resume import load_resumed_config, require_new, require_unfinished
+from segkit.training.trainer import fit, make_trainer, silence_libraries
 
 
 def train(config: DictConfig, folder: Path | str | None = None) -> Run:
-    """Train as the config says.
+    """Train a model.
 
     Args:
-        config: What :func:`segkit.compose` or the command line composed.
+        config: A config of :func:`segkit.compose` or of the command line.
         folder: The run folder; None: that of the command, or a new one below ``runs/``.
 
     Raises:
-        SegkitError: The config or the data cannot be used; every problem is named.
+        SegkitError: The config or the data cannot be used; all problems are listed.
     """
-    # paths must stay whole, to be copied, and names with brackets are no markup
+    # paths are not wrapped, so that they can be copied; names with brackets are not markup
     quiet_process = os.environ.get("LOCAL_RANK", "0") != "0"
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet_process)
     plugins.load_named(plugins.as_list(config.get("plugins")))
     if config.get("resume"):
-        config = resumed(config)
+        config = load_resumed_config(config)
     settings = validate(config)
     folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
     else:
-        require_rest(folder, settings.trainer)
-    quiet()
+        require_unfinished(folder, settings.trainer)
+    silence_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
 
     mode = Head.resolve(settings.head.name, {})[0].mode
     target = Target.build(settings.target.name, **settings.target.options)
-    # whatever is drawn of objects, the masks tell objects from the background
+    # a target drawn from objects needs masks of objects and background only
     masks = "binary" if target.from_ids else mode
     source = DataSource.build(settings.data.name, mode=masks, **settings.data.options)
     num_classes = None if target.from_ids else settings.head.options.get("num_classes")
@@ -87,7 +86,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         )
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
 
-    model, notes = _model(settings, summary, outputs)
+    model, notes = _build_model(settings, summary, outputs)
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)
@@ -102,9 +101,9 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         settings.trainer.channels_last,
         settings.trainer.compile,
         settings.trainer.recompute,
-        _decoder(settings, target, mode),
+        _make_decoder(settings, target, mode),
     )
-    transform = _transform(settings, model, card.background)
+    transform = _build_transform(settings, model, card.background)
     unfit = transform.find_unsuitable(
         summary.in_channels, np.uint8 if card.normalization.dtype == "uint8" else np.float32
     )
@@ -132,7 +131,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
     write_environment(folder, card, settings, str(trainer.strategy.root_device), notes)
     fit(trainer, module, data, folder, console, resume=settings.resume is not None)
-    if trainer.world_size > 1:  # the first process alone scores and writes, the others are done
+    if trainer.world_size > 1:  # the first process scores and writes alone
         torch.distributed.destroy_process_group()
         if not trainer.is_global_zero:
             sys.exit()
@@ -146,10 +145,10 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         ) from error
 
 
-def _decoder(
+def _make_decoder(
     settings: TrainConfig, target: Target, mode: Mode
 ) -> Callable[[Any, Any], NDArray[np.int32]] | None:
-    """What tells objects apart in validation, if they are monitored; it takes its time."""
+    """Separate objects in validation if their score is monitored; this takes time."""
     if settings.instances is None or settings.monitor not in OF_OBJECTS:
         return None
     return partial(
@@ -171,10 +170,10 @@ def _show_data(console: Console, settings: TrainConfig, summary: DataSummary) ->
         console.print(f"  note: {note}")
 
 
-def _model(
+def _build_model(
     settings: TrainConfig, summary: DataSummary, num_classes: int
 ) -> tuple[Segmenter, list[str]]:
-    """The network, and what a user must know about its weights."""
+    """Build the network; also return notes on its pretrained weights."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PretrainedWarning)
         model = create_model(
@@ -195,7 +194,9 @@ def _model(
     return model, notes
 
 
-def _transform(settings: TrainConfig, model: Segmenter, background: int | None) -> TrainTransform:
+def _build_transform(
+    settings: TrainConfig, model: Segmenter, background: int | None
+) -> TrainTransform:
     crop, context = settings.data.crop_size, 0
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)

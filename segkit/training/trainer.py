@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,37 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import Logger as LightningLogger
 from rich.console import Console
 
 from segkit.cli.launch import INTERRUPTED
-from segkit.config.schema import TrainConfig
+from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
-from segkit.training.checkpoint_io import CheckpointNotWrittenError, WholeCheckpoints
+from segkit.training.checkpoints import (
+    CheckpointNotWrittenError,
+    LossNotFiniteError,
+    Resumption,
+    WholeCheckpoints,
+    make_checkpoints,
+)
 from segkit.training.datamodule import SegmentationData
-from segkit.training.loggers import make_logger
 from segkit.training.module import SegmentationModule
 from segkit.training.processes import is_lost_connection
 from segkit.training.resume import last_checkpoint
 
 
-def quiet() -> None:
-    """Leave the screen to what a user needs; real warnings stay."""
+def silence_libraries() -> None:
+    """Hide messages that users do not need; real warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it tells of the classifier that we drop
+    logging.getLogger("timm").setLevel(logging.ERROR)  # reports the classifier that we drop
     for noise in (
-        ".*does not have many workers.*",  # data.num_workers is our choice
+        ".*does not have many workers.*",  # data.num_workers decides
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-        ".*dataloader is not resumable.*",  # a run resumed in the middle of an epoch
+        ".*dataloader is not resumable.*",  # ours is, see NextDraws
         ".*in eval mode at the start of training.*",  # frozen stages
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own, on new versions of torch
     ):
@@ -48,28 +55,31 @@ def quiet() -> None:
 
 
 def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
-    """The Lightning trainer of a run, with its callbacks and its logger.
+    """Create the Lightning trainer of a run with its callbacks and logger.
 
     Args:
         settings: The config.
         folder: The run folder.
         names: Names of the training samples.
+
+    Raises:
+        SegkitError: The accelerator, the devices or the precision are not available.
     """
     t = settings.trainer
     listed: list[L.Callback] = [
         callbacks.History(folder),
-        callbacks.Resumption(settings.seed, folder / "checkpoints"),
+        Resumption(settings.seed, folder / "checkpoints"),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
     ]
-    listed += callbacks.checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
+    listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:
         listed.append(callbacks.ExponentialAverage(t.ema))
     if t.early_stopping is not None:
         listed.append(
             EarlyStopping(
                 settings.monitor,
-                check_finite=False,  # a precision has no value while nothing is predicted
+                check_finite=False,  # precision is NaN while nothing is predicted
                 check_on_train_epoch_end=False,  # not every epoch is validated
                 patience=t.early_stopping,
                 mode=settings.monitor_mode,
@@ -79,7 +89,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         listed.append(Budget(t.seconds, t.check_val_every_n_epoch))
     if t.progress_bar:
         listed.append(RichProgressBar(leave=False))
-    listed.append(callbacks.StopAfterStep())  # when the others have seen the step
+    listed.append(callbacks.StopAfterStep())  # after the others have seen the step
     on_cpu = t.accelerator == "cpu" or (
         t.accelerator == "auto" and not torch.cuda.is_available() and platform.machine() != "arm64"
     )
@@ -96,27 +106,53 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "deterministic": on_cpu if t.deterministic == "auto" else t.deterministic,
         "callbacks": listed,
         "plugins": [WholeCheckpoints()],
-        "use_distributed_sampler": False,  # ours share the draws out, and repeat no image
+        "use_distributed_sampler": False,  # ours divide the draws, and repeat no image
         "logger": make_logger(settings.logger, folder, settings.name),
         "enable_progress_bar": t.progress_bar,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
     }
-    # Memory that no operation here reads before it was written need not be filled for that.
-    # torch gives it no types
+    # no operation here reads memory before writing it; torch has no types for this
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return L.Trainer(**arguments)
     except (ValueError, MisconfigurationException) as error:
         raise SegkitError(
             f"trainer: accelerator={t.accelerator}, devices={t.devices}, precision={t.precision}"
-            f" cannot be had here. {error}"
+            f" is not available on this machine. {error}"
         ) from error
 
 
-def _kept(last: Path) -> str:
-    """A sentence that says which checkpoint a training that failed has left; they are whole."""
+def make_logger(config: Logger, folder: Path, name: str) -> LightningLogger | bool:
+    """Create the Lightning logger of a run; False for none, as a callback writes metrics.csv.
+
+    Raises:
+        SegkitError: The package of the logger is not installed.
+    """
+    if config.name == "csv":
+        return False
+    if find_spec(config.name) is None:
+        raise SegkitError(
+            f"logger={config.name} needs the package {config.name}:"
+            f" pip install '.[{config.name}]' in the checkout of segkit."
+        )
+    if config.name == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(
+        name=f"{name}/{folder.name}",
+        project=config.project,
+        save_dir=folder,
+        offline=config.offline,
+    )
+
+
+def _name_checkpoint(last: Path) -> str:
+    """Name the checkpoint that a failed training has left, as a sentence."""
     held = next((path for path in (last, last.with_name("best.ckpt")) if path.is_file()), None)
     return f" The last good checkpoint is {held}." if held else ""
 
@@ -129,9 +165,9 @@ def fit(
     console: Console,
     resume: bool,
 ) -> None:
-    """Train, from the start or from the last checkpoint.
+    """Train from the start or from the last checkpoint.
 
-    Ctrl-C ends it after the batch: it says where the checkpoint is and leaves with status 130.
+    Ctrl-C ends the training after the current step: the checkpoint is named, the status is 130.
     """
     last = last_checkpoint(folder)
     # Lightning declares the attribute nowhere
@@ -143,31 +179,31 @@ def fit(
     _clean_up_after_hangup(in_main)
     try:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
-    except callbacks.LossNotFiniteError as error:
+    except LossNotFiniteError as error:
         _leave_message_to_first_process(trainer)
-        raise SegkitError(f"{error}{_kept(last)}") from error
+        raise SegkitError(f"{error}{_name_checkpoint(last)}") from error
     except SegkitError as error:
-        # one of a worker process brings the trace along as its text
+        # the error of a worker process has its trace as its text
         said = str(error).rpartition("segkit.core.errors.SegkitError: ")[2]
         if isinstance(error, CheckpointNotWrittenError) and last.is_file():
             raise SegkitError(
                 f"{said} The checkpoint before it, {last}, is whole: make room and go on with"
                 f" resume={folder}."
             ) from error
-        raise SegkitError(f"{said}{_kept(last)}") from error
+        raise SegkitError(f"{said}{_name_checkpoint(last)}") from error
     except RuntimeError as error:
         if is_lost_connection(error):
             raise SegkitError(
                 f"another process of this training has ended or does not answer; see what it said"
-                f" above. Go on with resume={folder}.{_kept(last)}"
+                f" above. Go on with resume={folder}.{_name_checkpoint(last)}"
             ) from error
         if not resume or "loading state_dict" not in str(error):
             raise
         raise SegkitError(
-            f"resume={folder}: {last} does not fit the network of this run, it is that of another"
-            " one. Put back the one that the run wrote."
+            f"resume={folder}: {last} does not fit the network of this run, it belongs to"
+            " another one. Put back the one that the run wrote."
         ) from error
-    except SystemExit:  # Lightning's end after Ctrl-C
+    except SystemExit:  # Lightning exits so after Ctrl-C
         if not trainer.interrupted:
             raise
         _leave_message_to_first_process(trainer)
@@ -186,16 +222,16 @@ def fit(
 
 
 def _leave_message_to_first_process(trainer: L.Trainer) -> None:
-    """End the other processes without a word when all of them stop for the same reason.
+    """End the other processes silently when all of them stop for the same reason.
 
-    With status 0: the first process, which started them, would be killed for another one.
+    With status 0, as Lightning kills the first process when another one fails.
     """
     if not trainer.is_global_zero:
         sys.exit(0)
 
 
 def _clean_up_after_hangup(in_main: bool) -> None:
-    """Let a terminal that closes end the program as an exit does, which removes the cache."""
+    """Exit normally when the terminal closes, so that the cache is removed."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if in_main and hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
         signal.signal(hangup, lambda number, frame: sys.exit(128 + number))

@@ -61,13 +61,13 @@ def test_where_looking_at_a_loss_would_wait_it_is_done_before_every_checkpoint()
         callback.on_train_batch_start(trainer, None, {"index": torch.tensor([index])}, index)
         callback.on_before_backward(trainer, None, torch.tensor(value).as_subclass(Far))
     for hook in (callback.on_validation_start, callback.on_train_epoch_end):
-        waiting = list(callback._unseen)
+        waiting = list(callback._unread)
         with pytest.raises(SegkitError, match=r"nan in epoch 2, step 7, on the samples b\."):
             hook(trainer, None)
-        callback._unseen = waiting
-    callback._unseen = waiting[:1]
+        callback._unread = waiting
+    callback._unread = waiting[:1]
     callback.on_train_epoch_end(trainer, None)
-    assert callback._unseen == []
+    assert callback._unread == []
 
 
 def images_and_masks(root, blank: int):

@@ -47,7 +47,7 @@ def fill(monkeypatch):
                 with written_whole(path) as file:
                     yield file
 
-        for module in ("segkit.training.checkpoint_io", "segkit.core.files"):
+        for module in ("segkit.training.checkpoints", "segkit.core.files"):
             monkeypatch.setattr(f"{module}.written_whole", written)
 
     return full
@@ -92,7 +92,7 @@ def test_what_ended_a_training_is_told_although_its_checkpoint_cannot_be_written
     """The table of metrics is the first that finds the disk full."""
     fill("metrics.csv", 2)
     monkeypatch.setattr(
-        "segkit.training.checkpoint_io.written_whole",
+        "segkit.training.checkpoints.written_whole",
         lambda path: written_whole(path) if not (tmp_path / LAST).exists() else full(),
     )
 
@@ -158,5 +158,5 @@ def test_a_library_that_finds_the_disk_full_gives_no_traceback(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "error: No space left on device: make room on the disk" in done.stderr
+    assert "error: No space left on device: free some space on the disk" in done.stderr
     assert "Traceback" not in done.stderr

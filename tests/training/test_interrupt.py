@@ -71,7 +71,7 @@ def test_resume_refuses_what_it_cannot_do(binary_run, tmp_path):
         assert done.returncode == 2
         return done.stderr
 
-    assert "is no run folder that can be resumed" in said("resume=nowhere")
+    assert "cannot be resumed" in said("resume=nowhere")
     wrong = ["encoder=resnet34", "data.batch_size=2", "optimizer.lr=0.5", "experiment=quick"]
     text = said(f"resume={binary_run.folder}", *wrong)
     for override in wrong:

@@ -5,7 +5,7 @@ from conftest import train_quick
 
 from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
-from segkit.training.loggers import make_logger
+from segkit.training.trainer import make_logger
 
 
 def test_tensorboard_gets_the_metrics(tmp_path):
@@ -19,6 +19,6 @@ def test_tensorboard_gets_the_metrics(tmp_path):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("segkit.training.loggers.find_spec", lambda package: None)
+    monkeypatch.setattr("segkit.training.trainer.find_spec", lambda package: None)
     with pytest.raises(SegkitError, match=rf"logger={name} needs the package {name}: pip install"):
         make_logger(Logger(name=name), tmp_path, "run")

@@ -47,8 +47,8 @@ from segkit.images.reading import read_image
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
 from segkit.inference.tiles.tiling import plan_grid
+from segkit.models.conv import plain_joins
 from segkit.models.fast import for_inference
-from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import Segmenter
 
 NECK = {"name": "unet"}

@@ -19,7 +19,7 @@ from segkit.benchmark.networks import (
     training_step,
 )
 from segkit.inference.runtimes.torch_network import choose_device
-from segkit.models.necks.joining import plain_joins
+from segkit.models.conv import plain_joins
 
 Part = Mapping[str, Any]
 """Name and options."""

@@ -15,7 +15,7 @@ from segkit.core.errors import all_at_once
 from segkit.core.labels import MODES, Mode
 
 FORMAT = 1
-"""Of the card; a newer one is refused."""
+"""The format of the card; a newer one is refused."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelCard:
     """All that is needed to rebuild a trained network and to use it, as plain data.
 
     Attributes:
-        encoder: Name and options of the encoder; weights are never fetched again.
+        encoder: Name and options of the encoder; weights are never downloaded again.
         neck: Name and options of the neck.
         head: Name and options of the head, its threshold among them.
         in_channels: Channels of the image.
@@ -32,15 +32,19 @@ class ModelCard:
         img_size: Size of the training crops, (height, width).
         class_names: Names of the classes.
         class_colors: RGB colours of the classes.
-        normalization: What happens to the intensities.
-        mask_values: The value of each class in the masks, in which predictions are written too.
+        normalization: How intensities become the network's input.
+        mask_values: The value of each class in the masks, also in predicted ones.
         background: The label that overlays leave unpainted, None where every class is painted.
-        target: Name and options of what was learned of the masks.
+        target: Name and options of the target that was learned.
         mode: What the head's logits mean.
         threshold: Probability above which a pixel belongs to a class, where the head has one.
         pretrained_from: Where the encoder's weights came from, None for random ones.
         config: The resolved config of the training.
         versions: Versions of segkit, torch, timm and Python.
+        layout: What :meth:`segkit.Encoder.layout` gave, so that loading runs nothing: channels,
+            strides, the multiple to which inputs are padded, the only input size if there is one.
+            Empty in cards of version 0.1.0.
+        bytes_per_pixel: Memory for each pixel of the input when predicting on torch, if known.
     """
 
     encoder: dict[str, Any]
@@ -61,6 +65,8 @@ class ModelCard:
     pretrained_from: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    layout: dict[str, Any] = field(default_factory=dict)
+    bytes_per_pixel: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dictionaries, lists, strings and numbers."""
@@ -82,13 +88,13 @@ class ModelCard:
             card = TypeAdapter(cls).validate_python(known)
             problems = list(card._problems())
         except ValidationError as error:
-            problems = [_say(detail) for detail in error.errors()]
+            problems = [_describe(detail) for detail in error.errors()]
         if problems:
             raise all_at_once("the model card cannot be used:", problems)
         return card
 
     def _problems(self) -> Iterator[str]:
-        """What does not fit together, or cannot be."""
+        """What is impossible or contradicts itself."""
         for key in ("encoder", "neck", "head", "target"):
             if not isinstance(getattr(self, key).get("name"), str):
                 yield f"{key}.name is missing"
@@ -99,18 +105,20 @@ class ModelCard:
             yield "in_channels, num_classes and img_size must be 1 or more, auxiliary 0 or more"
         norm = self.normalization
         if not len(norm.mean) == len(norm.std) == self.in_channels:
-            yield f"normalization has not a mean and a std for in_channels={self.in_channels}"
+            yield f"normalization needs a mean and a std for each of in_channels={self.in_channels}"
         low, high = ((v,) if isinstance(v, float) else v for v in (norm.low, norm.high))
         if not len(low) == len(high) in (1, self.in_channels):
             yield "normalization.low and high must be numbers, or have one for each channel"
         elif any(a >= b for a, b in zip(low, high, strict=True)) or min(norm.std, default=1) <= 0:
             yield "normalization.low must be below high, and std above 0"
         if norm.dtype not in (*FULL_SCALE, "float32"):
-            yield f"normalization.dtype={norm.dtype!r} is no type of images"
+            yield f"normalization.dtype={norm.dtype!r} is no image type"
+        if self.bytes_per_pixel is not None and not self.bytes_per_pixel > 0:
+            yield "bytes_per_pixel must be above 0"
 
     @property
     def num_logits(self) -> int:
-        """Channels of what the network gives."""
+        """Channels of the network's output."""
         return 1 if self.mode == "binary" else self.num_classes
 
     @property
@@ -119,7 +127,7 @@ class ModelCard:
         return LabelCoding({value: label for label, value in enumerate(self.mask_values)})
 
 
-def _say(detail: Any) -> str:
+def _describe(detail: Any) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "missing":
         return f"{key} is missing"

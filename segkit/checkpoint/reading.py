@@ -1,9 +1,8 @@
-"""What a checkpoint holds besides weights, and how a model comes back out of one."""
+"""Reading a checkpoint: the card and the trained network."""
 
 from __future__ import annotations
 
 import inspect
-import pickle
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,37 +12,39 @@ import torch
 from segkit import __version__
 from segkit.checkpoint.card import FORMAT, ModelCard
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.core.torch_files import fault
+from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.targets.base import Target
 
 KEY = "segkit"
+"""The entry of a checkpoint that holds the card."""
 PREFIX = "model."
-"""Of the network's weights among those of the Lightning module."""
-ANOTHER = "Use the best.ckpt or last.ckpt of a run of segkit, copied in full."
+"""What the names of the network's weights begin with in the Lightning module."""
 AS_WRITTEN = "Use the checkpoint as its training wrote it."
 
 
 def build(card: ModelCard) -> Segmenter:
-    """The network that a card describes with fresh weights, without asking any hub."""
-    encoder = dict(card.encoder)
-    member, _ = Encoder.resolve(encoder["name"], {})
-    if "pretrained" in inspect.signature(member).parameters:
-        encoder["pretrained"] = False
+    """The network that a card describes, with random weights; nothing is run or downloaded.
+
+    Cards of version 0.1.0 have no layout of the encoder; then a timm backbone is run to measure it.
+    """
+    options = {"in_channels": card.in_channels, **card.encoder}
+    name = options.pop("name")
+    takes = inspect.signature(Encoder.resolve(name, {})[0]).parameters
+    if "img_size" in takes and options.get("img_size") is None:
+        options["img_size"] = max(card.img_size)
     return create_model(
-        encoder,
+        Encoder.rebuild(name, card.layout, **options),
         card.neck,
         card.head,
         num_classes=card.num_classes,
-        in_channels=card.in_channels,
         auxiliary=card.auxiliary,
-        img_size=max(card.img_size),
     )
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+def find_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
     import lightning
     import timm
 
@@ -57,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
-    """The trained network, in eval mode on the CPU, and its card. Only data is read, no code run.
+    """The trained network, in eval mode on the CPU, and its card. No code of the file is run.
 
     Raises:
         SegkitError: There is no such file, or it is no checkpoint of segkit.
@@ -79,19 +80,19 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         for key, value in stored["state_dict"].items()
         if key.startswith(PREFIX)
     }
-    unfit = _unfit(model.state_dict(), weights)
-    if unfit:
+    differences = _compare(model.state_dict(), weights)
+    if differences:
         raise all_at_once(
             f"checkpoint {path}: its weights do not fit the network that its card describes."
-            f" {_other_versions(card)}",
-            unfit,
+            f" {_name_other_versions(card)}",
+            differences,
         )
     model.load_state_dict(weights)
     return model.eval(), card
 
 
-def _unfit(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
-    """In what weights differ from those of a network: names, shapes; a line for each kind."""
+def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
+    """The differences between a network's weights and given ones: a line for each kind."""
     shared = wanted.keys() & held.keys()
     shapes = {
         name: f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -107,8 +108,8 @@ def _unfit(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
     return [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
 
 
-def _other_versions(card: ModelCard) -> str:
-    here = versions()
+def _name_other_versions(card: ModelCard) -> str:
+    here = find_versions()
     other = [f"{k} {v} (here {here[k]})" for k, v in card.versions.items() if here.get(k, v) != v]
     if not other:
         return AS_WRITTEN
@@ -122,8 +123,19 @@ def read_raw(path: Path) -> dict[str, Any]:
         SegkitError: There is no such file, it cannot be read, or it is no checkpoint of segkit.
     """
     if not path.is_file():
-        raise SegkitError(f"checkpoint: {_no_file(path)}")
-    stored = _load(path)
+        raise SegkitError(f"checkpoint: {_describe_missing(path)}")
+    try:
+        stored = load_data(path)
+    except OSError as error:
+        raise SegkitError(
+            f"checkpoint {path} cannot be read as data: {error.strerror or error}. Check that you"
+            " may read it."
+        ) from error
+    except UnreadableError as error:
+        raise SegkitError(
+            f"checkpoint {path} cannot be read as data: {error}. Use the best.ckpt or last.ckpt of"
+            " a run of segkit, copied in full."
+        ) from error
     if not isinstance(stored, dict) or KEY not in stored or "state_dict" not in stored:
         raise SegkitError(
             f"{path} is no checkpoint of segkit: it has no entry '{KEY}'. Weights of an encoder"
@@ -141,26 +153,8 @@ def read_raw(path: Path) -> dict[str, Any]:
     return stored
 
 
-def _load(path: Path) -> Any:
-    """The data of a file of torch.save."""
-    try:
-        reason = fault(path)
-        if not reason:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SegkitError(
-            f"checkpoint {path} cannot be read as data: {error.strerror or error}. Check that you"
-            " may read it."
-        ) from error
-    except pickle.UnpicklingError:  # its message advises to run the file's code
-        reason = "its pickle is damaged"
-    except Exception as error:  # torch has many
-        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    raise SegkitError(f"checkpoint {path} cannot be read as data: {reason}. {ANOTHER}")
-
-
-def _no_file(path: Path) -> str:
-    """What is where a checkpoint was looked for, and what may be meant."""
+def _describe_missing(path: Path) -> str:
+    """What is at the path instead of a file, and what may be meant."""
     if not path.is_dir():
         return f"there is no file {path.resolve()}. Give the best.ckpt of a run of segkit."
     for held in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
@@ -169,7 +163,7 @@ def _no_file(path: Path) -> str:
     return f"{path.resolve()} is a folder. Give the best.ckpt in the checkpoints of a run."
 
 
-def without_training(stored: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint without what only a resumed training needs, such as the optimizer's state."""
+def drop_training_state(stored: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only resuming needs, such as the optimizer's state."""
     kept = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
     return {key: stored[key] for key in kept if key in stored}

@@ -149,7 +149,7 @@ def describe(model: Segmenter, card: ModelCard, normalizes: bool, activates: boo
         normalizes=normalizes,
         activates=activates,
         bytes_per_pixel=peak_bytes(model, card.in_channels),
-        versions=checkpoint.versions(),
+        versions=checkpoint.find_versions(),
     )
 
 

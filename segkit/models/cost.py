@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkit.models.necks.joining import plain_joins
+from segkit.models.conv import plain_joins
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
 
 
 def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
-    """Billions of floating-point operations of predicting one image; a multiply-add counts as two.
+    """Billions of floating-point operations to predict one image; a multiply-add counts as two.
 
-    Convolutions, matrix products and attention are counted, as torch does, of the network as its
-    architecture says it: the CPU needs fewer for upsampled maps.
+    torch counts convolutions, matrix products and attention. They are those of the architecture;
+    the CPU needs fewer for upsampled maps.
 
     Args:
         model: The network. An unpadded one is given the surroundings that it needs.
         in_channels: Channels of the image.
-        size: Height and width of what is predicted.
+        size: Height and width of the prediction.
     """
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)
@@ -35,10 +35,10 @@ def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
 
 
 def peak_bytes(model: Segmenter, in_channels: int) -> float:
-    """Memory that predicting takes for each pixel of the input, about, in bytes of float32.
+    """Approximate memory for each pixel of the input when predicting in float32.
 
-    The maps of the encoder live until the neck has used them; of all others the largest is
-    reckoned three times, as input, output and workspace of a convolution.
+    The maps of the encoder live until the neck has used them. Of the others the largest counts
+    three times, as input, output and workspace of a convolution.
     """
     size = model.example_size
     largest = 0

@@ -23,15 +23,15 @@ class Segmenter(nn.Module):
     """Logits (B, num_logits, H, W) for an image (B, in_channels, H, W), for every H, W >= 1.
 
     The image is padded at its lower and right border to what the encoder needs, and the logits are
-    cropped back. An unpadded network (``padding="valid"``) gives the smaller map that it computes,
-    see :meth:`output_size`.
+    cropped back. An unpadded network (``padding="valid"``) gives a smaller map, see
+    :meth:`output_size`.
 
     Args:
         encoder: The encoder.
         neck: A neck that was built for the encoder's channels and strides.
         head: A head that was built for the neck's channels.
-        auxiliary: Heads for the coarser levels of the neck, the finest of them first. Only
-            :meth:`all_logits` runs them.
+        auxiliary: Heads for the coarser levels of the neck, finest first, which only
+            :meth:`all_logits` runs.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width of a small image that the network takes, to try it on."""
+        """Height and width of a small image that the network takes."""
         if self.encoder.padding == "valid":
             return (valid_input(64, len(self.encoder.strides)),) * 2
         return self.encoder.fixed_size or (2 * self._multiple,) * 2
@@ -108,7 +108,7 @@ class Segmenter(nn.Module):
 
 
 def create_model(
-    encoder: Part = "resnet34",
+    encoder: Part | Encoder = "resnet34",
     neck: Part = "unet",
     head: Part = "binary",
     *,
@@ -120,14 +120,15 @@ def create_model(
     """Build a network from the names of its parts.
 
     Args:
-        encoder: Name of an encoder or of any timm model, or a mapping of ``name`` and options.
+        encoder: Name of an encoder or of any timm model, a mapping of ``name`` and options, or an
+            encoder that is already built.
         neck: Name of a neck, or a mapping of ``name`` and options.
         head: Name of a head, or a mapping of ``name`` and options.
         num_classes: Number of classes, background included; a binary head needs none.
         in_channels: Channels of the image.
         auxiliary: Number of auxiliary heads on coarser levels, for deep supervision.
         img_size: Size in pixels of the training images, for backbones that take one size only
-            (unless the encoder's own option says another).
+            (unless the encoder's own option gives another).
 
     Raises:
         SegkitError: A name or an option is unknown, or the parts do not fit each other.
@@ -139,48 +140,47 @@ def create_model(
         >>> model(torch.rand(2, 3, 211, 317)).shape
         torch.Size([2, 5, 211, 317])
     """
-    encoder_name, encoder_options = _split(encoder, "encoder")
     neck_name, neck_options = _split(neck, "neck")
     head_name, head_options = _split(head, "head")
-    # unknown names are said before weights are fetched
-    encoder_takes = inspect.signature(Encoder.resolve(encoder_name, {})[0]).parameters
+    # report unknown names before weights are downloaded
     neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
     Head.resolve(head_name, {})
-
-    if "img_size" in encoder_takes and encoder_options.get("img_size") is None:
-        encoder_options["img_size"] = img_size
-    built_encoder = Encoder.build(encoder_name, **{"in_channels": in_channels, **encoder_options})
+    if not isinstance(encoder, Encoder):
+        name, options = _split(encoder, "encoder")
+        if img_size is not None and options.get("img_size") is None:
+            member, _ = Encoder.resolve(name, {})
+            if "img_size" in inspect.signature(member).parameters:
+                options["img_size"] = img_size
+        encoder = Encoder.build(name, **{"in_channels": in_channels, **options})
 
     if "norm" in neck_takes and neck_options.get("norm") is None:
-        neck_options["norm"] = built_encoder.norm
+        neck_options["norm"] = encoder.norm
     if "padding" in neck_takes:
-        neck_options.setdefault("padding", built_encoder.padding)
+        neck_options.setdefault("padding", encoder.padding)
     padding = neck_options.get("padding", "same")
-    if padding != built_encoder.padding:
+    if padding != encoder.padding:
         raise SegkitError(
-            f"encoder.padding is {built_encoder.padding}, but the neck '{neck_name}' is padded"
+            f"encoder.padding is {encoder.padding}, but the neck '{neck_name}' is padded"
             f" '{padding}': use neck=unet, which follows the encoder."
         )
     built_neck = Neck.build(
-        neck_name, channels=built_encoder.channels, strides=built_encoder.strides, **neck_options
+        neck_name, channels=encoder.channels, strides=encoder.strides, **neck_options
     )
 
     if head_options.get("num_classes") is None:
         head_options.pop("num_classes", None)
         if num_classes is not None:
             head_options["num_classes"] = num_classes
-    widths = _level_channels(built_neck, auxiliary)
-    built = [Head.build(head_name, in_channels=width, **head_options) for width in widths]
-    return Segmenter(built_encoder, built_neck, built[0], built[1:])
-
-
-def _level_channels(neck: Neck, auxiliary: int) -> tuple[int, ...]:
-    if not 0 <= auxiliary < len(neck.level_channels):
+    widths = built_neck.level_channels
+    if not 0 <= auxiliary < len(widths):
         raise SegkitError(
-            f"{auxiliary} auxiliary heads were asked for, but the neck '{neck.name}' has"
-            f" {len(neck.level_channels) - 1} coarser levels for them."
+            f"{auxiliary} auxiliary heads were asked for, but the neck '{neck_name}' has"
+            f" {len(widths) - 1} coarser levels for them."
         )
-    return neck.level_channels[: auxiliary + 1]
+    heads = []
+    for width in widths[: auxiliary + 1]:
+        heads.append(Head.build(head_name, in_channels=width, **head_options))
+    return Segmenter(encoder, built_neck, heads[0], heads[1:])
 
 
 def _split(part: Part, family: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from segkit.checkpoint.reading import without_training
+from segkit.checkpoint.reading import drop_training_state
 from segkit.core.errors import SegkitError
 from segkit.core.files import written_whole
 
@@ -40,7 +40,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             CheckpointNotWrittenError: The disk is full, say.
         """
         if Path(path).name == "best.ckpt":
-            checkpoint = without_training(checkpoint)
+            checkpoint = drop_training_state(checkpoint)
         try:
             with written_whole(path) as file:
                 _save(checkpoint, file)

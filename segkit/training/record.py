@@ -26,7 +26,7 @@ from segkit.evaluate.evaluation import Evaluation, evaluate
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
-from segkit.models.cost import gflops
+from segkit.models.cost import gflops, peak_bytes
 from segkit.models.segmenter import Segmenter
 from segkit.report.colors import palette
 from segkit.report.table import read_csv, score_table
@@ -91,7 +91,9 @@ def make_card(
         threshold=getattr(model.head, "threshold", 0.5),
         pretrained_from=model.encoder.pretrained_from,
         config=settings.model_dump(mode="json"),
-        versions=checkpoint.versions(),
+        versions=checkpoint.find_versions(),
+        layout=model.encoder.layout(),
+        bytes_per_pixel=peak_bytes(model, summary.in_channels),
     )
 
 

@@ -178,12 +178,20 @@ NORM = {"dtype": "uint8", "low": 0.0, "high": 255.0, "mean": (0.5,), "std": (0.2
         ("num_classes", "two", "num_classes='two'"),
         ("num_classes", 0, "must be 1 or more"),
         ("in_channels", -1, "must be 1 or more"),
-        ("in_channels", 3, "normalization has not a mean and a std for in_channels=3"),
+        ("in_channels", 3, "normalization needs a mean and a std for each of in_channels=3"),
         ("img_size", 64, "img_size=64"),
         ("encoder", "unet", "encoder='unet'"),
         ("encoder", {"width": 4}, "encoder.name is missing"),
         ("encoder", {"name": "unett"}, "Did you mean 'unet'?"),
         ("encoder", {"name": "unet", "width": "wide"}, "option 'width' is 'wide'"),
+        ("layout", [1, 2], "layout=[1, 2]"),
+        (
+            "layout",
+            {"channels": [4, 9]},
+            "has channels=(4, 9), but with its options",
+        ),
+        ("layout", {"strides": "wide"}, "has strides=wide, but with its options it has strides"),
+        ("bytes_per_pixel", -1.0, "bytes_per_pixel must be above 0"),
         ("neck", None, "neck=None"),
         ("target", {"name": "foregroud"}, "target 'foregroud' is not known"),
         ("mode", "trinary", "mode='trinary'"),
@@ -197,7 +205,7 @@ NORM = {"dtype": "uint8", "low": 0.0, "high": 255.0, "mean": (0.5,), "std": (0.2
         ("normalization", NORM | {"std": (0.0,)}, "std above 0"),
         ("normalization", NORM | {"low": 300.0}, "low must be below high"),
         ("normalization", NORM | {"low": (0.0, 1.0)}, "have one for each channel"),
-        ("normalization", NORM | {"dtype": "uint7"}, "dtype='uint7' is no type of images"),
+        ("normalization", NORM | {"dtype": "uint7"}, "dtype='uint7' is no image type"),
     ],
 )
 def test_a_card_that_was_edited_by_hand(stored, tmp_path, field, value, said):
@@ -301,7 +309,10 @@ def test_an_error_while_a_run_is_restored_leaves_its_checkpoint(again):
     assert last.read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", ["predict", pytest.param("evaluate", marks=pytest.mark.nightly)]
+)
 def test_the_commands_say_it_in_one_message_and_write_nothing(stored, tmp_path, command):
     mark = tmp_path / "run"
     torch.save({**stored, "extra": Harmful(mark)}, tmp_path / "harmful.ckpt")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segkit.checkpoint.coding import LabelCoding, decide_coding, find_outside
@@ -105,6 +105,7 @@ def test_the_map_of_the_source_is_not_changed() -> None:
     assert label_map == {128: 255}
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.integers(0, 70_000), st.integers(0, 255), max_size=6), st.data())
 def test_encode_does_what_label_of_says(label_map: dict[int, int], data: st.DataObject) -> None:
     coding = LabelCoding(label_map)

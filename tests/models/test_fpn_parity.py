@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkit.models.conv import Upsample
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
 from segkit.models.necks import Neck
-from segkit.models.necks.upsample import Upsample
 
 CHANNELS, STRIDES = (8, 12, 16, 20), (4, 8, 16, 32)
 

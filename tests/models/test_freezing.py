@@ -8,7 +8,7 @@ from torch import nn
 
 from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
-from segkit.models.encoders.freezing import parts_without_gradient
+from segkit.models.encoders.freezing import find_frozen_modules
 
 
 def trained(encoder: Encoder) -> set[str]:
@@ -88,7 +88,7 @@ def test_parts_without_parameters_are_frozen_with_what_comes_before_them():
 
     model = Stages()
     model.first.requires_grad_(False)
-    assert set(parts_without_gradient(model, torch.zeros(1, 1, 4, 4))) == {
+    assert set(find_frozen_modules(model, torch.zeros(1, 1, 4, 4))) == {
         model.first,
         model.norm,
         model.dropout,

@@ -1,11 +1,10 @@
-"""Pretrained weights: files, the cache, the hub, and what is said when there are none."""
+"""Pretrained weights: files, the cache, the hub, and the messages when there are none."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-import urllib.request
 import warnings
 from pathlib import Path
 
@@ -37,33 +36,46 @@ def file(tmp_path) -> Path:
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Whoever opens a connection fails the test."""
+    """Any connection, and any question to the cache, fails the test."""
 
     def refuse(*arguments, **options):
         raise AssertionError(f"asked the network: {arguments}")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", refuse)
+
+
+class Hub:
+    """A hub with files, and a cache."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Path] = {}
+        self.cached: dict[str, Path] = {}
+        self.failure: Exception | None = None
+
+    def download(self, repository: str, name: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            if name not in self.cached:
+                raise huggingface_hub.utils.LocalEntryNotFoundError("not in the cache")
+            return str(self.cached[name])
+        return str(self.files[name])
+
+    def head(self, url: str, timeout: float) -> None:
+        assert timeout < 10
+        if self.failure is not None:
+            raise self.failure
+        name = url.rpartition("/")[2]
+        if name not in self.files:
+            raise huggingface_hub.utils.EntryNotFoundError(f"404: {name}")
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that is reached, with an empty cache, and keeps nothing until it is told to."""
-    files: dict[str, Path] = {}
-
-    def download(repository, name, **_):
-        if name not in files:
-            raise huggingface_hub.utils.EntryNotFoundError(f"404: {name}")
-        return str(files[name])
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(weights, "_require_answer", lambda url: None)
-    return files
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", hub.head)
+    return hub
 
 
 def same_weights(encoder: Encoder, path: Path) -> bool:
@@ -71,7 +83,7 @@ def same_weights(encoder: Encoder, path: Path) -> bool:
     return all(torch.equal(p, state[n]) for n, p in encoder.backbone.named_parameters())
 
 
-def test_false_never_asks_anybody(no_network):
+def test_false_asks_nobody(no_network):
     encoder = Encoder.build(NAME, pretrained=False)
     assert encoder.pretrained_from is None
     assert encoder.input_stats is None
@@ -149,35 +161,61 @@ def test_a_missing_file_and_a_file_without_tensors(tmp_path):
         Encoder.build("unet", pretrained=tmp_path / "numbers.pth")
 
 
-def test_cached_weights_are_taken_without_the_network(file, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(file))
-    monkeypatch.setattr(weights, "_require_answer", lambda url: pytest.fail("asked the network"))
+def test_cached_weights_are_taken_without_the_network(file, hub):
+    hub.cached["model.safetensors"] = file
+    hub.failure = AssertionError("asked the network")
     encoder = Encoder.build(NAME)
     assert same_weights(encoder, file)
     assert encoder.pretrained_from == f"timm/{NAME}.r160_in1k"
 
 
-def test_a_hub_that_answers(file, hub):
-    hub["model.safetensors"] = file
+def test_a_hub_that_has_them(file, hub):
+    hub.files["model.safetensors"] = file
     assert same_weights(Encoder.build(NAME, pretrained=True), file)
 
 
 def test_a_hub_that_has_the_older_kind_of_file_only(file, hub, tmp_path):
     torch.save(read_state(file), tmp_path / "pytorch_model.bin")
-    hub["pytorch_model.bin"] = tmp_path / "pytorch_model.bin"
+    hub.files["pytorch_model.bin"] = tmp_path / "pytorch_model.bin"
     assert same_weights(Encoder.build(NAME, pretrained=True), file)
 
 
-def test_a_hub_that_does_not_have_them(hub):
-    with pytest.raises(SegkitError, match=r"pretrained=true, but .*404"):
+@pytest.mark.parametrize("failure", [None, TimeoutError("no answer within 4 s")])
+def test_a_hub_that_does_not_have_them_or_does_not_answer(hub, failure):
+    hub.failure = failure
+    said = "404" if failure is None else "no answer"
+    with pytest.raises(SegkitError, match=rf"pretrained=true, but .*{said}.*Connect to the net"):
         Encoder.build(NAME, pretrained=True)
-    with pytest.warns(PretrainedWarning, match="FROM SCRATCH"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert Encoder.build(NAME).pretrained_from is None
+    assert [w.category for w in caught] == [PretrainedWarning]
+    assert "FROM SCRATCH" in str(caught[0].message)
+
+
+def test_a_server_that_never_answers_costs_seconds(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts, and says nothing
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            huggingface_hub, "hf_hub_url", lambda repository, name: f"{address}/{repository}/{name}"
+        )
+        monkeypatch.setattr(weights, "HUB_ANSWER_SECONDS", 0.3)
+        start = time.perf_counter()
+        with pytest.warns(PretrainedWarning, match="cannot be downloaded"):
+            Encoder.build(NAME)
+        assert time.perf_counter() - start < 8
+
+
+def test_offline_is_decided_at_once(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    with pytest.warns(PretrainedWarning, match="unset the `HF_HUB_OFFLINE`"):
+        Encoder.build(NAME)
 
 
 def test_a_broken_download_says_which_file_to_delete(hub, tmp_path):
-    hub["model.safetensors"] = tmp_path / "model.safetensors"
-    hub["model.safetensors"].write_bytes(b"half of it")
+    hub.files["model.safetensors"] = tmp_path / "model.safetensors"
+    hub.files["model.safetensors"].write_bytes(b"half of it")
     with pytest.raises(SegkitError, match=r"model\.safetensors cannot be read.*delete it"):
         Encoder.build(NAME)
 
@@ -189,52 +227,17 @@ def test_a_model_without_weights():
         assert find_weights({}, "mine", required=False) is None
 
 
-def test_weights_behind_an_address(file, hub, monkeypatch, tmp_path):
+def test_weights_behind_an_address(file, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-
-    def download(url, path, **_):
-        Path(path).write_bytes(file.read_bytes())
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    config = {"url": "https://example.com/a/mine.safetensors"}
-    path = find_weights(config, "mine", required=True)
-    assert path == tmp_path / "hub" / "checkpoints" / "mine.safetensors"
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("again"))
-    assert find_weights(config, "mine", required=True) == path  # from the cache
-
-
-@pytest.mark.parametrize("way", ["refuses", "is silent"])
-def test_a_network_that_does_not_answer_costs_seconds_and_one_warning(hub, monkeypatch, way):
-    monkeypatch.undo()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(weights, "HUB_ANSWER_SECONDS", 0.3)
-
-    def urlopen(*_, **__):
-        if way == "refuses":
-            raise OSError("connection refused")
-        time.sleep(1)  # longer than it may take
-        raise OSError("too late")
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        encoder = Encoder.build(NAME)
-    assert time.perf_counter() - start < 6
-    assert [w.category for w in caught] == [PretrainedWarning]
-    assert "FROM SCRATCH" in str(caught[0].message)
-    assert encoder.pretrained_from is None
-    with pytest.raises(SegkitError, match=r"pretrained=true, but .*Connect to the network"):
-        Encoder.build(NAME, pretrained=True)
-
-
-def test_offline_is_decided_at_once(monkeypatch):
+    config = {"url": file.as_uri()}
+    path = find_weights(config, "mine", required=True)
+    assert path == tmp_path / "hub" / "checkpoints" / file.name
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked"))
-    with pytest.warns(PretrainedWarning, match="HF_HUB_OFFLINE is set"):
-        Encoder.build(NAME)
+    assert find_weights(config, "mine", required=True) == path  # from the cache
+    path.unlink()
+    with pytest.raises(SegkitError, match="HF_HUB_OFFLINE is set"):
+        find_weights(config, "mine", required=True)
 
 
 @pytest.mark.parametrize("pretrained", [3, "", [], None])

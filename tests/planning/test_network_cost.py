@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from segkit.config.compose import compose
 from segkit.config.validation import validate
+from segkit.models.conv import plain_joins
 from segkit.models.cost import gflops
 from segkit.models.encoders import Encoder
-from segkit.models.necks.joining import plain_joins
 from segkit.models.segmenter import create_model
 from segkit.planning.network import Network, measure_network
 

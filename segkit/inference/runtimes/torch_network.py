@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class TorchNetwork(Network):
     ) -> None:
         self._device = choose_device(device)
         self.device = str(self._device)
-        self.model = for_inference(model.to(self._device))
+        self._model = model.to(self._device).eval()
         self.card = card
         if tile is None or batch_size is None:
             self.windows, self.batch_size = plan_batches(
@@ -57,16 +58,21 @@ class TorchNetwork(Network):
                 tile,
                 batch_size,
                 free_memory(self._device),
-                peak_bytes(model, card.in_channels),
+                card.bytes_per_pixel or peak_bytes(model, card.in_channels),
                 self._device.type,
             )
         else:
             self.windows, self.batch_size = windows_of(model, tile), batch_size
 
+    @cached_property
+    def model(self) -> Segmenter:
+        """The network that predicts. It is made for the first batch: loading runs nothing."""
+        return for_inference(self._model)
+
     @property
     def num_logits(self) -> int:
         """Channels of the probabilities."""
-        return self.model.head.num_logits
+        return self._model.head.num_logits
 
     def probabilities(self, batch: NDArray[np.float32]) -> Tensor:
         """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""

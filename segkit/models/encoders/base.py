@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from segkit.core.errors import SegkitError
 from segkit.core.registry import Registrable
 from segkit.models.conv import Norm, Padding
-from segkit.models.encoders.freezing import parameters_of, parts_without_gradient
+from segkit.models.encoders.freezing import find_frozen_modules, find_parameters
 from segkit.models.sizes import valid_input
 
 Pretrained = bool | Literal["auto"] | Path
@@ -23,19 +25,19 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     """Turns an image (B, in_channels, H, W) into ``len(channels)`` feature maps, finest first.
 
     Map i has the shape (B, channels[i], H / strides[i], W / strides[i]) for every H and W that are
-    multiples of ``multiple`` and at least twice as large; the strides grow, each divides the next.
+    multiples of ``multiple`` and at least twice as large. The strides grow, each divides the next.
 
-    A member takes at least the options ``in_channels``, ``depth`` (number of maps, the coarser ones
+    A member takes at least the options ``in_channels``, ``depth`` (number of maps; the coarser ones
     are left out) and ``pretrained``, and sets:
 
     Attributes:
         channels: Channels of each map.
         strides: Stride of each map, in pixels of the input.
         in_channels: Channels of the image; build() sets it.
-        multiple: What height and width of the input must be multiples of; None: the last stride.
-        norm: The normalisation that the neck takes unless it is told otherwise.
+        multiple: Height and width of the input must be multiples of it; None: of the last stride.
+        norm: The normalisation of a neck that is not given one.
         padding: "valid" for an unpadded network, whose maps are smaller than H / stride.
-        fixed_size: The one input size (H, W) that a backbone takes, None for any.
+        fixed_size: The only input size (H, W) that a backbone takes, None for any.
         pretrained_from: Where the weights came from, None for random ones.
         input_stats: Mean and standard deviation, per channel on a scale of 0 to 1, of the inputs
             that the pretrained weights expect; None without such weights.
@@ -50,6 +52,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     fixed_size: tuple[int, int] | None = None
     pretrained_from: str | None = None
     input_stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    _frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -71,8 +74,51 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         freeze = options.pop("freeze")
         encoder = member(**options)
         encoder.in_channels = options.get("in_channels", encoder.in_channels)
-        encoder.freeze(freeze)
+        if freeze not in ("none", 0):
+            encoder.freeze(freeze)
         return encoder
+
+    @classmethod
+    def rebuild(cls, name: str, layout: Mapping[str, Any], /, **options: Any) -> Encoder:
+        """Build a trained encoder with random weights: nothing is run, downloaded or frozen.
+
+        Args:
+            name: As for :meth:`build`.
+            layout: What :meth:`layout` gave; empty if it is not known, then it is measured.
+            options: As for :meth:`build`.
+
+        Raises:
+            SegkitError: As :meth:`build`, or the layout is not that of the encoder.
+        """
+        member, options = cls.bind(name, options)
+        options.pop("freeze", None)
+        if "pretrained" in inspect.signature(member).parameters:
+            options["pretrained"] = False
+        encoder = member.from_layout(layout, options)
+        encoder.in_channels = options.get("in_channels", encoder.in_channels)
+        found = encoder.layout()
+        for key in layout.keys() & {"channels", "strides", "multiple", "fixed_size"}:
+            stored = tuple(layout[key]) if isinstance(layout[key], list) else layout[key]
+            if stored != found[key]:
+                raise SegkitError(
+                    f"the layout of the encoder '{name}' has {key}={stored}, but with its options"
+                    f" it has {key}={found[key]}. Use the file as segkit wrote it."
+                )
+        return encoder
+
+    def layout(self) -> dict[str, Any]:
+        """Plain data from which :meth:`rebuild` builds the encoder without running it."""
+        return {
+            "channels": self.channels,
+            "strides": self.strides,
+            "multiple": self.multiple,
+            "fixed_size": self.fixed_size,
+        }
+
+    @classmethod
+    def from_layout(cls, layout: Mapping[str, Any], options: dict[str, Any]) -> Encoder:
+        """Build the encoder; a member that measures itself takes the results from the layout."""
+        return cls(**options)
 
     @classmethod
     def resolve(cls, name: str, options: dict[str, Any]) -> tuple[type[Any], dict[str, Any]]:
@@ -81,7 +127,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         Raises:
             SegkitError: The name is unknown, or the option ``model`` names another timm model.
         """
-        if name in cls.members() or str(name).partition(".")[0] not in _timm_names():
+        if name in cls.members() or str(name).partition(".")[0] not in _list_timm_names():
             return super().resolve(name, options)
         if options.get("model", name) != name:
             raise SegkitError(
@@ -93,14 +139,13 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     @classmethod
     def known_names(cls) -> list[str]:
         """The members and the models of timm."""
-        return list({**cls.members(), **dict.fromkeys(_timm_names())})
+        return list({**cls.members(), **dict.fromkeys(_list_timm_names())})
 
     def freeze(self, stages: Freeze) -> None:
-        """Keep the first stages as they are: no gradient, batch norm and dropout in eval mode.
+        """Freeze the first stages: no gradient, batch norm and dropout in eval mode.
 
-        They stay so through every later ``train()`` and ``eval()``. What belongs to a stage is
-        measured: all parameters that the first maps depend on, but for those of
-        :meth:`backbone_parameters` that pretrained weights never fill.
+        They stay so through every later ``train()`` and ``eval()``. A stage is measured: it has all
+        parameters that the first maps depend on, but only those of :meth:`backbone_parameters`.
 
         Args:
             stages: "none", "all", or the number of maps, finest first, whose parameters are frozen.
@@ -111,30 +156,30 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
                 f" {len(self.channels)} stages: use none, all or 0 to {len(self.channels)}."
             )
         self.requires_grad_(True)
-        self._frozen: list[nn.Module] = []
+        self._frozen = ()
         if stages not in ("none", 0):
             x = torch.zeros(1, self.in_channels, *self._example_size())
             frozen = self.backbone_parameters()
             if isinstance(stages, int):
-                frozen = parameters_of(self, x, frozen, stages)
+                frozen = find_parameters(self, x, frozen, stages)
             for parameter in frozen:
                 parameter.requires_grad_(False)
-            self._frozen = parts_without_gradient(self, x)
+            self._frozen = tuple(find_frozen_modules(self, x))
         self.train(self.training)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """The parameters that :meth:`freeze` may freeze: all but freshly made adapters."""
+        """The parameters that :meth:`freeze` may freeze: all that may be pretrained."""
         return list(self.parameters())
 
     def train(self, mode: bool = True) -> Encoder:
         """Set the training mode of all modules but the frozen ones, which stay in eval mode."""
         super().train(mode)
-        for module in getattr(self, "_frozen", []):
+        for module in self._frozen:
             module.training = False
         return self
 
     def _example_size(self) -> tuple[int, int]:
-        """An input size that is as small as the encoder takes it."""
+        """The smallest input size (H, W) that every encoder takes."""
         if self.padding == "valid":
             side = valid_input(1, len(self.strides))
             return side, side
@@ -142,7 +187,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         return self.fixed_size or (side, side)
 
 
-def _timm_names() -> list[str]:
+def _list_timm_names() -> list[str]:
     import timm
 
     return timm.list_models()

@@ -10,29 +10,29 @@ import torch
 from torch import Tensor, nn
 
 
-def parameters_of(
+def find_parameters(
     encoder: nn.Module, x: Tensor, among: list[nn.Parameter], stages: int
 ) -> list[nn.Parameter]:
-    """Those of the parameters that the first ``stages`` maps of ``encoder(x)`` depend on.
+    """Find the parameters that the first ``stages`` maps of ``encoder(x)`` depend on.
 
     Args:
         encoder: Gives a list of maps (B, c_i, h_i, w_i) for x.
         x: An input (B, C, H, W).
-        among: Parameters of the encoder, all of them with a gradient.
-        stages: Number of maps, the first ones.
+        among: Parameters of the encoder to choose from, all with a gradient.
+        stages: Number of maps.
     """
-    with torch.enable_grad(), in_eval_mode(encoder):
+    with torch.enable_grad(), eval_mode(encoder):
         maps = encoder(x)
         total = torch.stack([m.float().sum() for m in maps[:stages]]).sum()
         gradients = torch.autograd.grad(total, among, allow_unused=True)
     return [p for p, gradient in zip(among, gradients, strict=True) if gradient is not None]
 
 
-def parts_without_gradient(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
-    """The modules of which nothing is trained, those without parameters among them.
+def find_frozen_modules(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
+    """Find the modules in which nothing is trained, those without parameters included.
 
-    A dropout or a batch norm without parameters belongs to the frozen stages if no output of it
-    carries a gradient, so that what comes before it is frozen as well.
+    A dropout or a batch norm without parameters counts if none of its outputs carries a gradient:
+    then everything before it is frozen as well.
     """
     carries: dict[nn.Module, bool] = {}
 
@@ -43,7 +43,7 @@ def parts_without_gradient(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
     leaves = [m for m in encoder.modules() if not [*m.children()]]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
-        with torch.enable_grad(), in_eval_mode(encoder):
+        with torch.enable_grad(), eval_mode(encoder):
             encoder(x)
     finally:
         for hook in hooks:
@@ -57,8 +57,8 @@ def parts_without_gradient(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
 
 
 @contextmanager
-def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode of every part, and back to the mode in which each part was."""
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, every part is in eval mode; afterwards each is in its former mode again."""
     modes = {part: part.training for part in module.modules()}
     for part in modes:
         part.training = False

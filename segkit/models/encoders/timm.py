@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.models.encoders.base import Encoder, Pretrained
-from segkit.models.encoders.probing import Blocks, probe
-from segkit.models.encoders.pruning import drop_unused
-from segkit.models.encoders.pyramid import SimplePyramid
+from segkit.models.encoders.freezing import eval_mode, find_parameters
+from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
 from segkit.models.encoders.weights import check_fit, find_weights, read_file
+
+Blocks = Literal["several", "last"]
 
 # Arguments of timm.create_model that an option of the encoder stands for.
 OWNED = {
@@ -31,6 +36,35 @@ OWNED = {
     "checkpoint_path": "encoder.pretrained=PATH",
     "model_name": "encoder.name",
 }
+FITTED = {"out_indices", "dynamic_img_size", "strict_img_size", "img_size"}
+"""Arguments of timm.create_model that are found by trying."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How a timm model is built as an encoder, and what running it has shown.
+
+    Attributes:
+        arguments: Arguments of ``timm.create_model``, of FITTED.
+        multiple: Height and width of the input must be multiples of it.
+        fixed_size: The only input size that it takes, None for any.
+        plain: Whether all its maps have the one stride of a plain transformer.
+        channels_last: Whether its maps are (B, h, w, C).
+        exact: Whether each map is exactly 1 / stride of the input; unpadded convolutions give less.
+        dropped: Modules that none of its maps depends on.
+    """
+
+    arguments: dict[str, Any]
+    multiple: Annotated[int, Field(ge=1)]
+    fixed_size: tuple[int, int] | None
+    plain: bool
+    channels_last: bool
+    exact: bool
+    dropped: tuple[str, ...] = ()
+
+
+class _UnfitError(Exception):
+    """Built in this way the model is no encoder; another way may do."""
 
 
 class TimmEncoder(Encoder, name="timm"):
@@ -43,16 +77,18 @@ class TimmEncoder(Encoder, name="timm"):
     Args:
         model: Name of a timm model, with or without the tag of its weights.
         in_channels: Channels of the image; pretrained first convolutions are adapted.
-        depth: Number of levels to keep, finest first; None for all.
-        pretrained: True: the weights are needed; "auto": taken if the cache or the hub has them,
-            else one warning; False; or the path of a local .safetensors or .pth file.
+        depth: Number of levels to keep, finest first; None keeps all.
+        pretrained: True requires pretrained weights; "auto" takes them if the cache or the hub has
+            them and warns otherwise; False trains from scratch; a path loads a local .safetensors
+            or .pth file.
         img_size: Input size in pixels of a backbone that takes one size only, rounded up to a
-            multiple of its last stride; others ignore it. None: the size that timm gives.
+            multiple of its last stride; others ignore it. None takes the size of the training crops
+            or, outside a training, timm's.
         blocks: How a plain transformer makes its pyramid: "several" takes evenly spaced blocks,
             "last" the last one only (ViTDet).
         timm_args: Further arguments of ``timm.create_model``, such as ``{drop_path_rate: 0.1}``.
-            Without pretrained weights, the norms that timm starts at 0 do not, unless
-            ``zero_init_last`` is among them.
+            Without pretrained weights, norms that timm initialises with 0 are given a small scale,
+            unless ``zero_init_last`` is set here.
 
     Raises:
         SegkitError: There is no such model, it cannot be an encoder, or the weights do not fit it.
@@ -72,52 +108,84 @@ class TimmEncoder(Encoder, name="timm"):
         for key in OWNED.keys() & (timm_args or {}).keys():
             raise SegkitError(f"encoder.timm_args: '{key}' is not for timm_args, use {OWNED[key]}.")
         config = _pretrained_config(model)
-        found = probe(
-            model,
-            {"features_only": True, "in_chans": in_channels, **(timm_args or {})},
-            depth=depth,
-            blocks=blocks,
-            img_size=img_size,
-            own_size=int(config.get("input_size", (3, 224, 224))[-1]),
-        )
-        self.in_channels = in_channels
-        self.backbone = found.backbone
+        own_size = int(config.get("input_size", (3, 224, 224))[-1])
+        arguments = {"features_only": True, "in_chans": in_channels, **(timm_args or {})}
+        backbone, found = _fit(model, arguments, depth, blocks, img_size, own_size)
         weights: Path | None = None
         if isinstance(pretrained, Path):
             weights = pretrained
         elif pretrained:
             weights = find_weights(config, model, required=pretrained is True)
         if weights is not None:
-            self.backbone = _load(model, weights, found.arguments)
+            backbone = _load(model, weights, arguments | found.arguments)
             self.pretrained_from = str(config.get("hf_hub_id") or config.get("url"))
             if isinstance(pretrained, Path):
-                check_fit(self.backbone, weights, model)
+                check_fit(backbone, weights, model)
                 self.pretrained_from = str(pretrained)
             if len(config.get("mean", ())) == in_channels:
                 self.input_stats = tuple(config["mean"]), tuple(config["std"])
         elif "zero_init_last" not in (timm_args or {}):
-            _start_blocks(self.backbone)
-
+            _scale_idle_norms(backbone)
         if depth is not None:
-            side = 2 * found.multiple
-            size = found.fixed_size or (side, side)
-            drop_unused(self.backbone, torch.zeros(1, in_channels, *size))
-        self.channels, self.strides = found.channels, found.strides
-        self.fixed_size = found.fixed_size
-        self.multiple = found.multiple
-        self._channels_last, self._exact = found.channels_last, found.exact
-        self._raw_strides = found.strides
+            size = found.fixed_size or (2 * found.multiple,) * 2
+            dropped = _drop_unused(backbone, torch.zeros(1, in_channels, *size))
+            found = replace(found, dropped=tuple(dropped))
+        self._assemble(backbone, found, in_channels, depth)
+
+    @classmethod
+    def from_layout(cls, layout: Mapping[str, Any], options: dict[str, Any]) -> Encoder:
+        """Build the encoder from what an earlier one has measured."""
+        if "backbone" not in layout:
+            return cls(**options)
+        model, in_channels = options["model"], options.get("in_channels", 3)
+        try:
+            found = TypeAdapter(Backbone).validate_python(layout["backbone"])
+            if found.arguments.keys() - FITTED:
+                raise ValueError(f"arguments={found.arguments}")
+            arguments = {**(options.get("timm_args") or {}), **found.arguments}
+            backbone = timm.create_model(
+                model, pretrained=False, features_only=True, in_chans=in_channels, **arguments
+            )
+            for name in found.dropped:
+                _replace(backbone, name, nn.Identity())
+            encoder = cls.__new__(cls)
+            nn.Module.__init__(encoder)
+            encoder._assemble(backbone, found, in_channels, options.get("depth"))
+        except Exception as error:  # each family of timm has its own
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise SegkitError(
+                f"the layout of the encoder does not fit the timm model '{model}': {said}. Use the"
+                " file as segkit wrote it, with the version of timm that its card names."
+            ) from error
+        return encoder
+
+    def layout(self) -> dict[str, Any]:
+        """Plain data from which :meth:`rebuild` builds the encoder without running it."""
+        return {**super().layout(), "backbone": asdict(self._found)}
+
+    def _assemble(
+        self, backbone: nn.Module, found: Backbone, in_channels: int, depth: int | None
+    ) -> None:
+        info: Any = backbone.feature_info
+        self.in_channels = in_channels
+        self.backbone, self._found = backbone, found
+        self.channels = tuple(int(c) for c in info.channels())
+        self._raw_strides = self.strides = tuple(int(r) for r in info.reduction())
+        self.multiple, self.fixed_size = found.multiple, found.fixed_size
         self.pyramid: SimplePyramid | None = None
         if found.plain:
-            self.pyramid = SimplePyramid(found.channels, found.strides[0], depth)
+            self.pyramid = SimplePyramid(self.channels, self.strides[0], depth)
             self.channels, self.strides = self.pyramid.channels, self.pyramid.strides
+        for size in (found.multiple, *(found.fixed_size or ())):
+            if size % self.strides[-1]:
+                raise _UnfitError(f"{size} pixels are no multiple of the stride {self.strides[-1]}")
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
         maps: list[Tensor] = self.backbone(x)
-        if self._channels_last:
+        if self._found.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
-        if not self._exact:  # unpadded convolutions: put the maps onto the grid of their stride
+        if not self._found.exact:  # unpadded convolutions: resize the maps to the grid
             height, width = x.shape[-2:]
             maps = [
                 F.interpolate(m, (height // s, width // s), mode="bilinear", align_corners=False)
@@ -132,18 +200,225 @@ class TimmEncoder(Encoder, name="timm"):
         return list(self.backbone.parameters())
 
 
-def _start_blocks(backbone: nn.Module) -> None:
+def _fit(
+    model: str,
+    arguments: dict[str, Any],
+    depth: int | None,
+    blocks: Blocks,
+    img_size: int | None,
+    own_size: int,
+) -> tuple[nn.Module, Backbone]:
+    """Build a timm model for any input size or, where it takes one size only, for that size.
+
+    Args:
+        model: Name of the timm model.
+        arguments: What ``timm.create_model`` is to be given.
+        depth: Number of levels to keep, finest first; None for all.
+        blocks: Whether a plain transformer gives several blocks or the last one.
+        img_size: The size to build a model of one size for; None for ``own_size``.
+        own_size: The size that timm gives for the model.
+
+    Raises:
+        SegkitError: It cannot be an encoder; the message says why.
+    """
+    size = img_size or own_size
+    attempts: list[tuple[dict[str, Any], int | None]] = [
+        ({}, None),
+        ({"dynamic_img_size": True}, None),  # transformers that resample their position embedding
+        ({"strict_img_size": False}, None),  # the same in older versions of timm
+        ({"img_size": size}, size),
+        ({}, size),
+    ]
+    reasons: dict[str, str] = {}
+    for extra, fixed in attempts:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of builds that are only tried
+                return _try(model, arguments, extra, depth, blocks, own_size, fixed)
+        except SegkitError:
+            raise
+        except Exception as error:  # each family of timm has its own
+            foreign = any(f"keyword argument '{key}'" in str(error) for key in extra)
+            if not foreign:  # else the model has no such option, which explains nothing
+                goal = "any size" if fixed is None else f"{fixed} x {fixed} pixels"
+                reasons.setdefault(goal, (str(error) or repr(error)).strip().rstrip("."))
+    given = {k: v for k, v in arguments.items() if k not in ("features_only", "in_chans")}
+    called = f"'{model}'" + (f" with timm_args={given}" if given else "")
+    raise SegkitError(
+        f"the timm model {called} cannot be an encoder"
+        + "".join(f"; for {goal}: {why}" for goal, why in reasons.items())
+        + ". Choose another model"
+        + (", or another size with encoder.img_size." if img_size is None else ".")
+    )
+
+
+def _try(
+    model: str,
+    arguments: dict[str, Any],
+    extra: dict[str, Any],
+    depth: int | None,
+    blocks: Blocks,
+    own_size: int,
+    fixed: int | None,
+) -> tuple[nn.Module, Backbone]:
+    """Build the model in one way, and run it to see whether its maps are a pyramid."""
+
+    def create() -> Any:
+        return timm.create_model(model, pretrained=False, **arguments, **extra)
+
+    backbone = create()
+    reductions = [int(r) for r in backbone.feature_info.reduction()]
+    full = max(reductions)
+    plain = len(reductions) > 1 and len(set(reductions)) == 1
+    taken = _choose_maps(backbone.feature_info, model, plain, depth, blocks)
+    if taken != _indices(backbone.feature_info):
+        extra = {**extra, "out_indices": taken}
+        backbone = create()
+        reductions = [int(r) for r in backbone.feature_info.reduction()]
+    if not plain and any(b % a or b == a for a, b in pairwise(reductions)):
+        raise _UnfitError(
+            f"its maps have the strides {tuple(reductions)}, no pyramid in which each divides the"
+            " next"
+        )
+    coarsest = max(reductions)
+    if plain:
+        coarsest = max(coarsest, pyramid_strides(coarsest)[:depth][-1])
+    if fixed is not None:
+        side = -(-fixed // coarsest) * coarsest
+        if "img_size" in extra:
+            extra = {**extra, "img_size": side}
+            backbone = create()
+        last, exact = _measure(backbone, arguments["in_chans"], (side, side))
+        return backbone, Backbone(extra, coarsest, (side, side), plain, last, exact)
+    # Some merge 2 x 2 pixels of their coarsest map, and some compute coarser maps than are taken.
+    full = max(coarsest, full)
+    found: list[Backbone] = []
+    reason: Exception | None = None
+    for multiple in [full, 2 * full] if plain else sorted({coarsest, 2 * coarsest, full}):
+        # As low as a segmenter's smallest input; as long as no model was made for, and odd.
+        beyond = own_size // multiple + 1
+        size = 2 * multiple, (beyond + 1 - beyond % 2) * multiple
+        try:
+            last, exact = _measure(backbone, arguments["in_chans"], size)
+        except Exception as error:  # each family of timm has its own
+            reason = reason or error
+            continue
+        found.append(Backbone(extra, multiple, None, plain, last, exact))
+        if exact:
+            break
+    if not found:
+        try:
+            raise reason or _UnfitError("it gives no maps")
+        finally:
+            del reason  # else it and this frame, with the network, would keep each other alive
+    return backbone, found[-1] if found[-1].exact else found[0]
+
+
+def _choose_maps(
+    info: Any, model: str, plain: bool, depth: int | None, blocks: Blocks
+) -> list[int]:
+    """Indices of the maps to take, so that nothing else is computed."""
+    indices = _indices(info)
+    reductions = [int(info.info[i]["reduction"]) for i in indices]
+    if plain:
+        candidates = [i for i, item in enumerate(info.info) if item["reduction"] == reductions[0]]
+        levels = len(pyramid_strides(reductions[0]))
+        count = min(levels, len(candidates)) if blocks == "several" else 1
+        taken = [candidates[round(len(candidates) * (i + 1) / count) - 1] for i in range(count)]
+        unused = levels - (depth or levels)
+        taken = taken[: max(1, count - unused)]
+    else:  # of maps that share a stride the last one
+        after = [*reductions[1:], None]
+        taken = [i for i, r, other in zip(indices, reductions, after, strict=True) if r != other]
+        levels = len(taken)
+        taken = taken[:depth]
+    if depth is not None and depth > levels:
+        raise SegkitError(f"encoder.depth is {depth}, but '{model}' has {levels} levels.")
+    return taken
+
+
+def _indices(info: Any) -> list[int]:
+    """The indices of the maps that a backbone gives, counted from the first."""
+    return [i if i >= 0 else len(info.info) + i for i in info.out_indices]
+
+
+def _measure(backbone: nn.Module, in_channels: int, size: tuple[int, int]) -> tuple[bool, bool]:
+    """Run a backbone: whether its maps are channels-last, and exactly of timm's strides."""
+    backbone.eval()
+    with torch.no_grad():
+        maps: list[Tensor] = backbone(torch.zeros(1, in_channels, *size))
+    backbone.train()
+    info: Any = backbone.feature_info
+    channels, strides = [int(c) for c in info.channels()], [int(r) for r in info.reduction()]
+    shapes = [tuple(m.shape) for m in maps]
+    if any(m.ndim != 4 for m in maps):
+        raise _UnfitError(f"its maps have the shapes {shapes}")
+    channels_last = channels == [m.shape[3] for m in maps] != [m.shape[1] for m in maps]
+    grids = [m.shape[1:3] if channels_last else m.shape[2:] for m in maps]
+    told = channels_last or channels == [m.shape[1] for m in maps]
+    near = all(  # of the longer side: unpadded convolutions may leave a single pixel of the other
+        stride / 2 < size[1] / grid[1] < stride * 2
+        for grid, stride in zip(grids, strides, strict=True)
+    )
+    if not (told and near):
+        raise _UnfitError(
+            f"its maps of {size} pixels have the shapes {shapes}, which are not of the channels"
+            f" {channels} and the strides {strides} that timm gives for them"
+        )
+    return channels_last, all(
+        (size[0] / stride, size[1] / stride) == tuple(grid)
+        for grid, stride in zip(grids, strides, strict=True)
+    )
+
+
+def _drop_unused(backbone: nn.Module, x: Tensor) -> list[str]:
+    """Replace the modules that no map depends on by nothing, and return their names.
+
+    Some families of timm compute all their stages however few are taken. That costs time, memory
+    and parameters that no gradient reaches, which distributed training takes for an error.
+    """
+    dropped: list[str] = []
+    with eval_mode(backbone), torch.no_grad():
+        maps = backbone(x)
+        used = set(find_parameters(backbone, x, list(backbone.parameters()), len(maps)))
+        unused: dict[str, nn.Module] = {}  # the outermost ones
+        for name, module in backbone.named_modules():
+            parameters = list(module.parameters())
+            inner = any(name.startswith(f"{outer}.") for outer in unused)
+            if name and parameters and not inner and used.isdisjoint(parameters):
+                unused[name] = module
+        for name, module in reversed(unused.items()):
+            _replace(backbone, name, nn.Identity())
+            try:
+                now = backbone(x)
+                same = all(torch.equal(a, b) for a, b in zip(now, maps, strict=True))
+            except Exception:  # whatever a missing module leads to
+                same = False
+            if same:
+                dropped.append(name)
+            else:
+                _replace(backbone, name, module)
+    return dropped
+
+
+def _replace(parent: nn.Module, name: str, by: nn.Module) -> None:
+    outer, _, last = name.rpartition(".")
+    parent.get_submodule(name)  # an error if there is none
+    setattr(parent.get_submodule(outer), last, by)
+
+
+def _scale_idle_norms(backbone: nn.Module) -> None:
     """Let residual blocks take part from the first step on.
 
-    timm starts the last norm of each with a scale of 0 (Goyal et al., "Accurate, Large Minibatch
-    SGD", 2017), for long trainings in large batches. The short ones from scratch that segmentation
-    has learn faster from 1 / sqrt(N) for N blocks, which keeps the sum of them all at the size of
-    its input (De and Smith, "Batch Normalization Biases Residual Blocks Towards the Identity
-    Function in Deep Networks", 2020).
+    timm initialises the last norm of each with a scale of 0 (Goyal et al., "Accurate, Large
+    Minibatch SGD", 2017), for long trainings in large batches. The short trainings from scratch
+    that are usual in segmentation learn faster from 1 / sqrt(N) for N blocks, which keeps the sum
+    of them all at the size of its input (De and Smith, "Batch Normalization Biases Residual Blocks
+    Towards the Identity Function in Deep Networks", 2020).
     """
     weights = [getattr(layer, "weight", None) for layer in backbone.modules()]
     scales = [w for w in weights if isinstance(w, nn.Parameter) and w.ndim == 1]
-    # a network that is only measured has no numbers
+    # a network on the meta device has no numbers
     idle = [scale for scale in scales if not (scale.is_meta or scale.any())]
     for scale in idle:
         nn.init.constant_(scale, len(idle) ** -0.5)

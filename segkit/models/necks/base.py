@@ -12,15 +12,15 @@ from segkit.core.registry import Registrable
 class Neck(nn.Module, Registrable, ABC, family="neck"):
     """Merges the maps of an encoder into one map (B, out_channels, H / out_stride, W / out_stride).
 
-    A member takes ``channels`` and ``strides`` of the encoder, in this order, and its own options.
-    If it has an option ``norm`` that is None, the encoder's normalisation is meant; if it has an
-    option ``padding``, it can follow an unpadded encoder.
+    A member takes the encoder's ``channels`` and ``strides``, in this order, and its own options.
+    An option ``norm`` that is None is set to the encoder's normalisation. Only a neck with an
+    option ``padding`` can follow an unpadded encoder.
 
     Attributes:
         out_channels: Channels of the map.
-        out_stride: Its stride, in pixels of the input.
-        level_channels: Channels of what :meth:`levels` gives.
-        level_strides: Its strides.
+        out_stride: Stride of the map, in pixels of the input.
+        level_channels: Channels of each map of :meth:`levels`.
+        level_strides: Stride of each map of :meth:`levels`.
     """
 
     out_channels: int
@@ -31,9 +31,10 @@ class Neck(nn.Module, Registrable, ABC, family="neck"):
         """[(B, c_i, H / s_i, W / s_i)], finest first -> (B, out_channels, H / out_stride, ...)."""
 
     def levels(self, maps: list[Tensor]) -> list[Tensor]:
-        """The map of :meth:`forward`, then coarser ones for auxiliary heads, if there are any."""
+        """The map of :meth:`forward`, then the coarser ones for auxiliary heads, if any."""
         return [self(maps)]
 
+    # A member with several levels sets attributes of these names.
     @property
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each map of :meth:`levels`."""

@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from segkit.models.conv import Upsample, UpsampleMode
 from segkit.models.necks.base import Neck
-from segkit.models.necks.upsample import Upsample, UpsampleMode
 
 
 class FCNNeck(Neck, name="fcn"):
@@ -17,10 +17,10 @@ class FCNNeck(Neck, name="fcn"):
 
     Args:
         channels: Channels of the encoder's maps, finest first.
-        strides: Their strides.
-        upsample: How a score map is upsampled; bilinear is what the paper's deconvolutions start
-            as.
-        width: Channels of the score maps; the head makes classes of them.
+        strides: Strides of the encoder's maps.
+        upsample: How score maps are upsampled: nearest or bilinear interpolation, or a learned
+            transposed convolution ("deconv"). The paper initialises its deconvolutions as bilinear.
+        width: Channels of the score maps, which the head turns into classes.
     """
 
     def __init__(

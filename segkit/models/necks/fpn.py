@@ -1,4 +1,4 @@
-"""The feature pyramid network: laterals, addition, and the merging for semantic maps."""
+"""The feature pyramid network: laterals, addition, and one merged map for segmentation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from segkit.models.conv import ConvBlock, Norm, init_he
+from segkit.models.conv import ConvBlock, JoinBlock, Norm, Upsample, UpsampleMode, init_he
 from segkit.models.necks.base import Neck
-from segkit.models.necks.joining import JoinBlock
-from segkit.models.necks.upsample import Upsample, UpsampleMode
 
 
 class FPNNeck(Neck, name="fpn"):
@@ -20,20 +18,24 @@ class FPNNeck(Neck, name="fpn"):
     Each level goes through a 1x1 lateral convolution to ``width`` channels, the coarser one is
     upsampled and added, a 3x3 convolution smooths the sum. For the semantic map each level is
     convolved to ``merge_width`` channels and upsampled by two until it has the stride of the
-    finest, and all are added.
+    finest; then all are added.
 
     Args:
         channels: Channels of the encoder's maps, finest first.
-        strides: Their strides.
-        upsample: How maps are upsampled, on the way down and in the merging.
+        strides: Strides of the encoder's maps.
+        upsample: How maps are upsampled: nearest or bilinear interpolation, or a learned
+            transposed convolution ("deconv").
         width: Channels of the pyramid (256 in the paper).
         merge_width: Channels of the semantic map (128 in the paper).
         out_stride: Stride of the semantic map (4 in the paper); finer maps of the encoder are left
             out, as long as two remain.
         smooth: Whether 3x3 convolutions smooth the sums; without them the network is a third
             cheaper.
-        norm: Normalisation of the merging; None: the encoder's.
+        norm: Normalisation in the branches of the semantic map; None takes the encoder's.
     """
+
+    level_channels: tuple[int, ...] = ()
+    level_strides: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -56,12 +58,20 @@ class FPNNeck(Neck, name="fpn"):
         self.smooth = nn.ModuleList(
             nn.Conv2d(width, width, 3, padding=1) if smooth else nn.Identity() for _ in channels
         )
-        self.merge = nn.ModuleList(
-            _Merge(width, merge_width, s, strides[0], upsample, norm or "batch") for s in strides
-        )
+        # Branches of a block and an upsampling by two in turn (Kirillov et al. 2019, figure 3).
+        self.merge = nn.ModuleList()
+        for stride in strides:
+            branch = nn.ModuleList([ConvBlock(width, merge_width, 3, norm or "batch")])
+            while (times := stride // strides[0]) > 1:
+                up = Upsample(merge_width, 2 if times % 2 == 0 else times, upsample)
+                branch.append(up)
+                stride //= up.factor
+                if stride > strides[0]:
+                    branch.append(JoinBlock(merge_width, 0, merge_width, up, norm or "batch"))
+            self.merge.append(branch)
         self.out_channels, self.out_stride = merge_width, strides[0]
-        self._level_channels = (merge_width, *[width] * (len(strides) - 1))
-        self._level_strides = strides
+        self.level_channels = (merge_width, *[width] * (len(strides) - 1))
+        self.level_strides = strides
         init_he(self)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -77,57 +87,18 @@ class FPNNeck(Neck, name="fpn"):
         for lateral, up in zip(laterals[-2::-1], reversed(self.ups), strict=True):
             sums.append(lateral + up(sums[-1]))
         pyramid = [conv(x) for conv, x in zip(self.smooth, reversed(sums), strict=True)]
-        merged = self.merge[0](pyramid[0])  # (B, merge_width, H / out_stride, W / out_stride)
-        before_end: dict[Upsample | int, tuple[Upsample, Tensor]] = {}
-        for merge, level in zip(self.merge[1:], pyramid[1:], strict=True):
-            x, end = merge(level), list(merge.children())[-1]
+        (first,) = self.merge[0].children()
+        merged = first(pyramid[0])  # (B, merge_width, H / out_stride, W / out_stride)
+        last: dict[Upsample | int, tuple[Upsample, Tensor]] = {}
+        for branch, level in zip(self.merge[1:], pyramid[1:], strict=True):
+            first, *steps, end = branch.children()
             assert isinstance(end, Upsample)
-            # Interpolation is linear: maps with the same one before them are added first.
+            x = first(level)
+            for up, join in zip(steps[::2], steps[1::2], strict=True):
+                x = join(x, up)
+            # Interpolation is linear: maps that share the last one are added before it.
             kind = end if end.mode == "deconv" else end.factor
-            before_end[kind] = end, x + before_end[kind][1] if kind in before_end else x
-        for end, x in before_end.values():
+            last[kind] = end, x + last[kind][1] if kind in last else x
+        for end, x in last.values():
             merged = merged + end(x)
         return [merged, *pyramid[1:]]
-
-    @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Channels of the semantic map and of the coarser levels."""
-        return self._level_channels
-
-    @property
-    def level_strides(self) -> tuple[int, ...]:
-        """Their strides."""
-        return self._level_strides
-
-
-class _Merge(nn.Sequential):
-    """3x3 convolutions, each with an upsampling by two (Kirillov et al. 2019, figure 3).
-
-    :meth:`forward` leaves out the last upsampling.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        out: int,
-        stride: int,
-        target: int,
-        upsample: UpsampleMode,
-        norm: Norm,
-    ) -> None:
-        steps: list[nn.Module] = [ConvBlock(width, out, 3, norm)]
-        while stride > target:
-            factor = 2 if (stride // target) % 2 == 0 else stride // target
-            up = Upsample(out, factor, upsample)
-            steps.append(up)
-            stride //= factor
-            if stride > target:
-                steps.append(JoinBlock(out, 0, out, up, norm))
-        super().__init__(*steps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *steps = self
-        x = first(x)
-        for up, conv in zip(steps[:-1:2], steps[1::2], strict=True):
-            x = conv(x, up)
-        return x

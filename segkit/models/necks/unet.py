@@ -8,10 +8,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
-from segkit.models.conv import ConvBlock, Norm, Padding, init_he
+from segkit.models.conv import (
+    ConvBlock,
+    JoinBlock,
+    Norm,
+    Padding,
+    Upsample,
+    UpsampleMode,
+    init_he,
+)
 from segkit.models.necks.base import Neck
-from segkit.models.necks.joining import JoinBlock
-from segkit.models.necks.upsample import Upsample, UpsampleMode
 
 DEFAULT_WIDTH = 16
 
@@ -20,18 +26,23 @@ class UNetNeck(Neck, name="unet"):
     """From the coarsest map up, each step joins the next finer map by concatenation (U-Net, 2015).
 
     Where the encoder has no map of a stride (stride 2 of a ConvNeXt, stride 1 of a ResNet), the
-    step goes without a skip. A level of stride s has ``width * s`` channels.
+    step has no skip. A level of stride s has ``width * s`` channels.
 
     Args:
         channels: Channels of the encoder's maps, finest first.
-        strides: Their strides.
-        upsample: How each step doubles the size.
-        width: Channels at stride 1. None: those of the encoder if its channels are themselves
-            width * s, as in the 2015 stack, which the neck then mirrors; else 16.
-        out_stride: Where to stop; 1 decodes to full size.
-        norm: Normalisation; None: the encoder's.
-        padding: "valid" crops the skips to follow an unpadded encoder.
+        strides: Strides of the encoder's maps.
+        upsample: How each step upsamples: nearest or bilinear interpolation, or a learned
+            transposed convolution ("deconv", as in the paper).
+        width: Channels at stride 1; a level of stride s has s times as many. None mirrors an
+            encoder whose channels are themselves width * s, as in the 2015 network, and is 16 for
+            others.
+        out_stride: Stride at which decoding stops; 1 decodes to full size.
+        norm: Normalisation after each convolution; None takes the encoder's.
+        padding: "valid" crops the skips to follow an unpadded encoder. By default the encoder's.
     """
+
+    level_channels: tuple[int, ...] = ()
+    level_strides: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -44,32 +55,37 @@ class UNetNeck(Neck, name="unet"):
         padding: Padding = "same",
     ) -> None:
         super().__init__()
+        pairs = dict(zip(strides, channels, strict=True))
         if width is None:
-            mirrors = all(c == channels[0] * s for c, s in zip(channels, strides, strict=True))
+            mirrors = list(channels) == [channels[0] * s for s in strides]
             width = channels[0] if mirrors else DEFAULT_WIDTH
         targets = [s for s in reversed(strides[:-1]) if s >= out_stride]
-        while (finest := (targets or [strides[-1]])[-1]) % 2 == 0 and finest // 2 >= out_stride:
+        while (finest := (targets or strides)[-1]) % 2 == 0 and finest // 2 >= out_stride:
             targets.append(finest // 2)
         if padding == "valid" and targets[-1] != strides[0]:
             raise SegkitError(
                 f"neck.out_stride is {out_stride}, but an unpadded network is decoded to the stride"
                 f" of its first level: use neck.out_stride={strides[0]}."
             )
-        skips = dict(zip(strides, channels, strict=True))
-        self._skip_of = [strides.index(s) if s in skips else None for s in targets]
+        self._skips = [strides.index(s) if s in pairs else None for s in targets]
         self.ups, self.convs = nn.ModuleList(), nn.ModuleList()
         current, stride = channels[-1], strides[-1]
         widths = []
         for target in targets:
             up = Upsample(current, stride // target, upsample, width * target)
             current, stride = width * target, target
-            self.ups.append(up)
-            self.convs.append(_Step(up, skips.get(target, 0), current, norm or "batch", padding))
+            join = JoinBlock(
+                up.out_channels, pairs.get(target, 0), current, up, norm or "batch", padding
+            )
             widths.append(current)
+            self.ups.append(up)
+            self.convs.append(
+                nn.ModuleList([join, ConvBlock(current, current, 3, norm or "batch", padding)])
+            )
         self.out_channels, self.out_stride = current, stride
-        # without a step the coarsest map itself comes out
-        self._level_channels = tuple(reversed(widths)) or (current,)
-        self._level_strides = tuple(reversed(targets)) or (stride,)
+        # without a step the coarsest map itself is the result
+        self.level_strides = tuple(targets[::-1]) or (stride,)
+        self.level_channels = tuple(widths[::-1]) or (current,)
         init_he(self)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -80,35 +96,8 @@ class UNetNeck(Neck, name="unet"):
         """The map of each step, finest first."""
         x = maps[-1]
         steps = []
-        for up, conv, skip in zip(self.ups, self.convs, self._skip_of, strict=True):
-            x = conv(x, up, None if skip is None else maps[skip])
+        for up, block, skip in zip(self.ups, self.convs, self._skips, strict=True):
+            join, conv = block.children()
+            x = conv(join(x, up, None if skip is None else maps[skip]))
             steps.append(x)
         return steps[::-1] or [x]
-
-    @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Channels of each step, finest first."""
-        return self._level_channels
-
-    @property
-    def level_strides(self) -> tuple[int, ...]:
-        """Stride of each step, finest first."""
-        return self._level_strides
-
-
-class _Step(nn.Sequential):
-    """Joins a map with a skip, and convolves once more (Ronneberger et al. 2015, section 2)."""
-
-    def __init__(
-        self, up: Upsample, skip_channels: int, out_channels: int, norm: Norm, padding: Padding
-    ) -> None:
-        super().__init__(
-            JoinBlock(up.out_channels, skip_channels, out_channels, up, norm, padding),
-            ConvBlock(out_channels, out_channels, 3, norm, padding),
-        )
-
-    def forward(  # type: ignore[override]  # a Sequential takes one map
-        self, x: Tensor, up: Upsample, skip: Tensor | None
-    ) -> Tensor:
-        join, conv = self
-        return conv(join(x, up, skip))

@@ -6,9 +6,8 @@ from torch import nn
 from torch.export import Dim
 from torch.testing import assert_close
 
-from segkit.models.necks import joining
-from segkit.models.necks.joining import JoinBlock, plain_joins
-from segkit.models.necks.upsample import Upsample
+from segkit.models import conv
+from segkit.models.conv import JoinBlock, Upsample, plain_joins
 from segkit.models.segmenter import Segmenter, create_model
 
 
@@ -36,8 +35,8 @@ def outputs_and_gradients(
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast way also for maps that are too small to be worth it."""
-    monkeypatch.setattr(joining, "WORTH_A_KERNEL", 1)
+    """The fast path also for maps that are too small to be worth it."""
+    monkeypatch.setattr(conv, "WORTH_A_KERNEL", 1)
 
 
 @pytest.mark.usefixtures("always")
@@ -45,7 +44,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("skip", [0, 3])
 @pytest.mark.parametrize("size", [(2, 3), (3, 4), (7, 5)])
-def test_the_fast_way_equals_the_plain_one_forward_and_backward(
+def test_the_fast_path_equals_the_plain_one_forward_and_backward(
     padding: str, norm: str, skip: int, size: tuple[int, int]
 ) -> None:
     join, up = block(skip, norm, padding)
@@ -57,47 +56,55 @@ def test_the_fast_way_equals_the_plain_one_forward_and_backward(
 
 
 @pytest.mark.usefixtures("always")
-def test_the_fast_way_passes_gradcheck() -> None:
+def test_the_fast_path_passes_gradcheck() -> None:
     join, up = block(3)
     join[2] = nn.Identity()  # at a kink no difference quotient is the gradient
     inputs = maps(3, 2, 3)
     assert torch.autograd.gradcheck(lambda x, s: join(x, up, s), inputs)
 
 
-def test_it_is_the_fast_way_that_is_taken_and_plain_joins_turns_it_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    join, up = block(3)
-    ways: list[str] = []
-    kernels = JoinBlock.kernels
-
-    def noted(self: JoinBlock) -> tuple[torch.Tensor, torch.Tensor]:
-        ways.append("fast")
-        return kernels(self)
-
-    monkeypatch.setattr(JoinBlock, "kernels", noted)
-    inputs = maps(3, 16, 16)
-    join(inputs[0], up, inputs[1])
-    assert ways == ["fast"]
-    small = maps(3, 15, 16)  # too few pixels to be worth a kernel
-    join(small[0], up, small[1])
+def test_when_the_fast_path_is_taken() -> None:
+    join, _ = block(3)
+    assert join.takes_fast_path(torch.rand(1, 5, 16, 16))
+    assert not join.takes_fast_path(torch.rand(1, 5, 15, 16))  # not worth a kernel
+    assert not join.takes_fast_path(torch.rand(1, 5, 16, 16, device="meta"))
     with plain_joins():
-        join(inputs[0], up, inputs[1])
+        assert not join.takes_fast_path(torch.rand(1, 5, 16, 16))
     with torch.autocast("cpu", torch.bfloat16):
-        join.float()(inputs[0].float(), up, inputs[1].float())
-    assert ways == ["fast"]
+        assert not join.takes_fast_path(torch.rand(1, 5, 16, 16))
+
+
+def test_the_fast_path_never_upsamples() -> None:
+    join, up = block(3)
+    called = []
+    up.register_forward_hook(lambda *_: called.append(1))
+    x, skip = maps(3, 16, 16)
+    join(x, up, skip)
+    assert not called
+    with plain_joins():
+        join(x, up, skip)
+    assert called
+
+
+def test_kept_kernels_give_the_same() -> None:
+    join, up = block(3)
+    x, skip = maps(3, 16, 16)
+    expected = join(x, up, skip)
+    join.keep_kernels()
+    assert torch.equal(join(x, up, skip), expected)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "deconv"])
-def test_other_ways_of_upsampling_are_plain(mode: str) -> None:
+def test_other_kinds_of_upsampling_have_no_fast_path(mode: str) -> None:
     up = Upsample(5, 2, mode)  # type: ignore[arg-type]
-    assert not JoinBlock(5, 0, 4, up).doubles
-    assert not JoinBlock(5, 0, 4, Upsample(5, 4, "nearest")).doubles
+    x = torch.rand(1, 5, 16, 16)
+    assert not JoinBlock(5, 0, 4, up).takes_fast_path(x)
+    assert not JoinBlock(5, 0, 4, Upsample(5, 4, "nearest")).takes_fast_path(x)
 
 
 def network(neck: str) -> Segmenter:
     torch.manual_seed(0)
-    return create_model({"name": "resnet18", "pretrained": False}, neck).eval()
+    return create_model({"name": "test_resnet", "pretrained": False}, neck).eval()
 
 
 @pytest.mark.parametrize("neck", ["unet", "fpn"])

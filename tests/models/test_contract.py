@@ -1,0 +1,334 @@
+"""What every encoder, neck and head promises, for each preset in conf/ and each registered name.
+
+By default each preset meets one neck, and the necks meet pyramids without an encoder. All
+combinations are tested in the nightly tier.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
+from segkit.models.segmenter import Segmenter, create_model
+
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "encoder").glob("*.yaml") if path.stem != "timm")
+NECKS, HEADS = Neck.names(), Head.names()
+UPSAMPLES = ("nearest", "bilinear", "deconv")
+NORMS = ("batch", "group", "instance", "layer")
+PYRAMIDS = [(1, 2, 4, 8, 16), (4, 8, 16, 32)]  # of the 2015 stack and of a ConvNeXt
+SMALL = ("mobilenetv3_large_100", "resnet18", "unet")
+
+# what torch's own compilers say about their innards
+compilers = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def cross(*choices, by_default):
+    """All combinations; those that ``by_default`` is not true of are nightly."""
+    return [
+        pytest.param(*case, marks=[] if by_default(*case) else pytest.mark.nightly)
+        for case in product(*choices)
+    ]
+
+
+def is_diagonal(preset, neck):
+    return NECKS.index(neck) == PRESETS.index(preset) % len(NECKS)
+
+
+every_preset = pytest.mark.parametrize("preset", PRESETS)
+every_pair = pytest.mark.parametrize(
+    ("preset", "neck"), cross(PRESETS, NECKS, by_default=is_diagonal)
+)
+every_decoder = pytest.mark.parametrize(
+    ("strides", "neck", "upsample", "head"),
+    cross(
+        PYRAMIDS,
+        NECKS,
+        UPSAMPLES,
+        HEADS,
+        by_default=lambda strides, neck, upsample, head: (
+            (NECKS.index(neck) + UPSAMPLES.index(upsample)) % 3 == HEADS.index(head)
+            and PYRAMIDS.index(strides) == NECKS.index(neck) % 2
+        ),
+    ),
+)
+BUILT: dict[str, Encoder] = {}
+
+
+def encoder(preset: str) -> Encoder:
+    """A copy of an encoder that is built once."""
+    if preset not in BUILT:
+        torch.manual_seed(0)
+        BUILT[preset] = Encoder.build(preset, pretrained=False)
+    return copy.deepcopy(BUILT[preset])
+
+
+def decoder(channels, strides, neck: str, upsample: str, head: str, **options) -> tuple[Neck, Head]:
+    parts = Neck.build(neck, channels=channels, strides=strides, upsample=upsample, **options)
+    classes = {} if head == "binary" else {"num_classes": 3}
+    return parts, Head.build(head, in_channels=parts.out_channels, **classes)
+
+
+def segmenter(preset: str, neck: str) -> Segmenter:
+    """A network of the preset and the neck; upsampling, norms and heads take turns."""
+    turn = len(NECKS) * PRESETS.index(preset) + NECKS.index(neck) + PRESETS.index(preset)
+    torch.manual_seed(turn)
+    parts = encoder(preset)
+    norm = {} if neck == "fcn" else {"norm": NORMS[turn % 4]}
+    upsample, head = UPSAMPLES[turn % 3], HEADS[turn // 2 % 3]
+    return Segmenter(parts, *decoder(parts.channels, parts.strides, neck, upsample, head, **norm))
+
+
+def without_gradient(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_presets_and_the_registry_are_there():
+    assert len(PRESETS) >= 10
+    assert set(NECKS) >= {"fcn", "fpn", "unet"}
+    assert set(HEADS) >= {"binary", "multiclass", "multilabel"}
+
+
+@every_preset
+def test_declared_channels_and_strides_are_the_real_ones(preset):
+    model = encoder(preset).eval()
+    step = model.multiple or model.strides[-1]
+    assert list(model.strides) == sorted(set(model.strides))
+    for height, width in ((2 * step, 2 * step), (3 * step, 5 * step)):
+        with torch.no_grad():
+            maps = model(torch.rand(1, 3, height, width))
+        assert [tuple(m.shape) for m in maps] == [
+            (1, c, height // s, width // s)
+            for c, s in zip(model.channels, model.strides, strict=True)
+        ]
+
+
+@every_preset
+@pytest.mark.parametrize(("in_channels", "depth"), [(1, 2), (4, 3)])
+def test_channels_of_the_image_and_depth(preset, in_channels, depth):
+    """Coarser levels are left out, and what they alone need is not computed."""
+    model = Encoder.build(preset, pretrained=False, in_channels=in_channels, depth=depth)
+    assert model.in_channels == in_channels
+    assert model.strides == encoder(preset).strides[:depth]
+    side = 2 * (model.multiple or model.strides[-1])
+    maps = model(torch.rand(2, in_channels, side, side))
+    assert len(maps) == depth
+    torch.stack([m.mean() for m in maps]).sum().backward()
+    assert without_gradient(model) == []
+
+
+@every_pair
+def test_logits_of_any_size_gradients_and_state(preset, neck):
+    model = segmenter(preset, neck).eval()
+    for height, width in ((1, 1), (7, 5), (65, 33), (64, 96)):
+        with torch.no_grad():
+            logits = model(torch.rand(1, 3, height, width))
+        assert logits.shape == (1, model.head.num_logits, height, width)
+        assert torch.isfinite(logits).all()
+
+    other = segmenter(preset, neck).eval()
+    with torch.no_grad():
+        for tensor in [*other.parameters(), *(b for b in other.buffers() if b.is_floating_point())]:
+            tensor.add_(0.1)
+        x = torch.rand(1, 3, 33, 40)
+        expected = model(x)
+        assert not torch.equal(other(x), expected)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(x), expected)
+    for (name, value), loaded in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, loaded), name
+
+    model.train()(torch.rand(1, 3, 1, 1)).square().sum().backward()  # one image of one pixel
+    assert without_gradient(model) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "stages"),
+    cross(
+        PRESETS,
+        ("none", "all", 2),
+        by_default=lambda preset, stages: (
+            preset == "resnet18" or ("none", "all", 2).index(stages) == PRESETS.index(preset) % 3
+        ),
+    ),
+)
+def test_frozen_stages_stay_as_they_are_through_training(preset, stages):
+    parts = encoder(preset)
+    parts.freeze(stages)
+    neck = Neck.build("fpn", channels=parts.channels, strides=parts.strides, width=16)
+    model = Segmenter(parts, neck, Head.build("binary", in_channels=neck.out_channels)).train()
+    frozen = {n: p.detach().clone() for n, p in parts.named_parameters() if not p.requires_grad}
+    total = len(list(parts.parameters()))
+    assert {"none": len(frozen) == 0, "all": len(frozen) == total}.get(
+        stages, 0 < len(frozen) < total
+    )
+    still = [m for m in parts.modules() if not m.training]
+    statistics = [{n: b.clone() for n, b in m.named_buffers()} for m in still]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    before = model.head.conv.weight.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.rand(2, 3, 64, 64)).mean().backward()
+        optimizer.step()
+        model.eval()
+        model.train()
+    assert not torch.equal(model.head.conv.weight, before)
+    for name, parameter in parts.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), name
+    assert still == [m for m in parts.modules() if not m.training]
+    for module, saved in zip(still, statistics, strict=True):
+        for name, buffer in module.named_buffers():
+            assert torch.equal(buffer, saved[name]), name
+    for module in parts.modules():  # a batch norm is in eval mode if and only if it is frozen
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training == any(p.requires_grad for p in module.parameters())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        if stages == "all":
+            assert all(torch.equal(a, b) for a, b in zip(parts(x), parts(x), strict=True))
+        model.eval()
+        assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("neck", "upsample"),
+    cross(NECKS, UPSAMPLES, by_default=lambda n, u: NECKS.index(n) % 3 == UPSAMPLES.index(u)),
+)
+def test_auxiliary_heads_give_logits_of_the_same_size_and_cost_nothing_else(neck, upsample):
+    x = torch.rand(2, 3, 33, 47)
+    levels = 0 if neck == "fcn" else 2
+    model = create_model(
+        {"name": "test_resnet", "pretrained": False},
+        {"name": neck, "upsample": upsample},
+        "multiclass",
+        num_classes=3,
+        auxiliary=levels,
+    )
+    logits = model.all_logits(x)
+    assert [m.shape for m in logits] == [(2, 3, 33, 47)] * (levels + 1)
+    sum(m.square().mean() for m in logits).backward()
+    assert without_gradient(model) == []
+    called = []
+    for head in model.auxiliary:
+        head.register_forward_hook(lambda *_: called.append(1))
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(x), model.all_logits(x)[0])
+    assert len(called) == levels  # those of all_logits alone
+
+
+@pytest.mark.parametrize(
+    ("preset", "neck"),
+    cross(PRESETS, NECKS, by_default=lambda p, n: p in SMALL and SMALL.index(p) == NECKS.index(n)),
+)
+@compilers
+def test_number_types_and_one_whole_graph(preset, neck):
+    model = segmenter(preset, neck).eval()
+    x = torch.rand(1, 3, 65, 33)
+    with torch.no_grad():
+        expected = model(x)
+        spread = (expected.max() - expected.min()).clamp(min=0.1)
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        channels_last = last(x.to(memory_format=torch.channels_last))
+        torch.testing.assert_close(channels_last, expected, rtol=1e-3, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (model(x).float() - expected).abs().max() < 0.2 * spread
+        half = last.to(torch.bfloat16)(x.to(torch.bfloat16))
+        assert half.dtype == torch.bfloat16
+        assert (half.float() - expected).abs().max() < 0.2 * spread
+        program = torch.export.export(model, (x,), strict=True)
+        torch.testing.assert_close(program.module()(x), expected, rtol=1e-4, atol=1e-5)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+
+
+class Decoder(nn.Module):
+    """A neck and a head, for the compilers alone."""
+
+    def __init__(self, neck: Neck, head: Head) -> None:
+        super().__init__()
+        self.neck, self.head = neck, head
+
+    def forward(self, maps):
+        return self.head.activate(self.head(self.neck(maps)))
+
+
+@every_decoder
+@compilers
+def test_decoders_train_export_and_compile(strides, neck, upsample, head):
+    channels = tuple(range(4, 4 + len(strides)))
+    maps = [
+        torch.rand(2, c, 2 * strides[-1] // s, 2 * strides[-1] // s)
+        for c, s in zip(channels, strides, strict=True)
+    ]
+    options = {"width": 8, "merge_width": 4} if neck == "fpn" else {}
+    model = Decoder(*decoder(channels, strides, neck, upsample, head, **options))
+    model(maps).square().mean().backward()
+    assert without_gradient(model) == []
+    model.eval()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        expected = model(maps)
+        program = torch.export.export(model, (maps,), strict=True)
+        torch.testing.assert_close(program.module()(maps), expected)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(maps), expected)
+
+
+@pytest.mark.parametrize("neck", NECKS)
+@compilers
+def test_training_steps_compile_with_auxiliary_heads(neck):
+    parts = Encoder.build("unet", depth=3, width=4, in_channels=1, dropout=0.0)
+    middle, head = decoder(parts.channels, parts.strides, neck, "deconv", "binary")
+    heads = [Head.build("binary", in_channels=c) for c in middle.level_channels[1:2]]
+    model = Segmenter(parts, middle, head, heads)
+    torch._dynamo.reset()
+    compiled = torch.compile(model.all_logits, fullgraph=True, backend="aot_eager")
+    x = torch.rand(2, 1, 41, 30)
+    for a, b in zip(compiled(x), model.all_logits(x), strict=True):
+        torch.testing.assert_close(a, b)
+    sum(m.mean() for m in compiled(x)).backward()
+    assert without_gradient(model) == []
+
+
+@compilers
+def test_the_unpadded_network_is_one_whole_graph():
+    model = create_model(
+        {"name": "unet", "depth": 3, "width": 4, "padding": "valid"}, "unet", in_channels=1
+    ).eval()
+    x = torch.rand(1, 1, 92, 108)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), strict=True)
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("neck", "upsample"),
+    [("unet", "deconv"), pytest.param("fpn", "bilinear", marks=pytest.mark.nightly)],
+)
+@pytest.mark.slow
+@compilers
+def test_inductor(neck, upsample):
+    parts = Encoder.build("unet", width=8, depth=3)
+    model = Segmenter(
+        parts, *decoder(parts.channels, parts.strides, neck, upsample, "multiclass")
+    ).eval()
+    x = torch.rand(1, 3, 40, 33)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        actual = torch.compile(model, fullgraph=True)(x)
+        torch.testing.assert_close(actual, model(x), rtol=1e-3, atol=1e-4)

@@ -189,7 +189,7 @@ def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, 
     """Processor, cores, threads, memory, system, device and versions: the context of a figure."""
     import torch
 
-    from segkit.checkpoint.reading import versions
+    from segkit.checkpoint.reading import find_versions
     from segkit.core.memory import GB, main_memory
 
     facts: dict[str, Any] = {
@@ -203,7 +203,7 @@ def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, 
     if device.startswith("cuda"):
         facts["device"] = f"{device}: {torch.cuda.get_device_name(device)}"
         facts["CUDA"] = torch.version.cuda
-    return facts | {"versions": versions()}
+    return facts | {"versions": find_versions()}
 
 
 def processor() -> str:

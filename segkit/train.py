@@ -1,4 +1,4 @@
-"""python -m segkit.train: see conf/train.yaml, or --help."""
+"""python -m segkit.train: see --help."""
 
 from segkit.cli.launch import launch
 

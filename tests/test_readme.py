@@ -1,14 +1,16 @@
-"""Every command and every snippet of the README is run, made small and pointed at small data."""
+"""Run every command and snippet of the README on small data."""
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import urllib.request
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def write_set(folder: Path, masks, channels: int = 1, count: int = 6) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, binary_run):
-    """A folder with data for each command, and what its placeholders mean."""
+    """A folder with data for each command."""
     root = tmp_path_factory.mktemp("readme")
     write_set(root / "plain", lambda c: c.binary * np.uint8(255))
     write_set(root / "classes", lambda c: c.classes)
@@ -80,8 +82,8 @@ def test_the_readme_has_what_it_promises():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands(command, place, binary_run, tmp_path):
-    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written beside it
+def test_commands(command, place, binary_run, tmp_path, monkeypatch, capsys):
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written next to it
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(binary_run.checkpoint.read_bytes())
     words = shlex.split(command.replace("CKPT", str(checkpoint)))
@@ -91,31 +93,47 @@ def test_commands(command, place, binary_run, tmp_path):
     name = experiment[1] if experiment else name
     words = [re.sub(r"\bDIR\b", str(place / name), word) for word in words]
     words = [re.sub(r"^(\[?|plugins=\[)examples/", rf"\1{ROOT}/examples/", word) for word in words]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)])}
-    if words[0] == "make":
-        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return
-    if words[0] == "pip":
-        words = [sys.executable, "-m", *words, "--quiet", "--target", str(place / "site")]
-    else:
-        assert words[0] == "python"
-        words[0] = sys.executable
-        if "segkit.train" in words and "--help" not in words:
-            words += SMALL
+    trains = "segkit.train" in words and "--help" not in words
+    words += SMALL if trains else []
     if "segkit.benchmark" in words:
         words += ["encoders=[resnet18]", "sizes=[32]", "batch=2", "rounds=1", "warm_up=0"]
+    if words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=True)
+        return
+    if words[0] == "python" and words[2] in IN_PROCESS and "patchnet" not in command:
+        run_here(words[2:], tmp_path, monkeypatch)
+    else:
+        run_there(words, place / "site", tmp_path)
+    if trains:
+        assert list(tmp_path.glob("runs/**/report.html"))
+    if "segkit.predict" in words:
+        assert len(list((tmp_path / "masks").glob("*.png"))) == 6
+
+
+IN_PROCESS = ("segkit.train", "segkit.evaluate", "segkit.predict", "segkit.export")
+
+
+def run_here(words: list[str], folder: Path, monkeypatch) -> None:
+    """Run a command in this process, whose torch is imported already."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def run_there(words: list[str], site: Path, folder: Path) -> None:
+    """Run a command in a process of its own, which sees the packages of a folder."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+    if words[0] == "pip":
+        words = [sys.executable, "-m", *words, "--quiet", "--target", str(site)]
+    else:
+        words = [sys.executable, *words[1:]]
     if "segkit.serve" in words:
         assert_serves([*words, "port=0"], env)
         return
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    if "segkit.train" in words and "--help" not in words:
-        assert list(tmp_path.glob("runs/**/report.html"))
-    if "segkit.benchmark" in words:
-        assert (tmp_path / "benchmark" / "benchmark.png").is_file()
-    if "segkit.predict" in words:
-        assert len(list((tmp_path / "masks").glob("*.png"))) == 6
 
 
 def assert_serves(words: list[str], env: dict[str, str]) -> None:

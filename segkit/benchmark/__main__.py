@@ -1,4 +1,4 @@
-"""python -m segkit.benchmark: see conf/benchmark.yaml, or --help."""
+"""python -m segkit.benchmark: see --help."""
 
 from segkit.cli.launch import launch
 

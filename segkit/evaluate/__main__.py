@@ -1,4 +1,4 @@
-"""python -m segkit.evaluate: see conf/evaluate.yaml, or --help."""
+"""python -m segkit.evaluate: see --help."""
 
 from segkit.cli.launch import launch
 

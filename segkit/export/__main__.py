@@ -1,4 +1,4 @@
-"""python -m segkit.export: see conf/export.yaml, or --help."""
+"""python -m segkit.export: see --help."""
 
 from segkit.cli.launch import launch
 

@@ -1,4 +1,4 @@
-"""python -m segkit.predict: see conf/predict.yaml, or --help."""
+"""python -m segkit.predict: see --help."""
 
 from segkit.cli.launch import launch
 

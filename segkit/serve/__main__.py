@@ -1,4 +1,4 @@
-"""python -m segkit.serve: see conf/serve.yaml, or --help."""
+"""python -m segkit.serve: see --help."""
 
 from segkit.cli.launch import launch
 

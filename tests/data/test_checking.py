@@ -1,14 +1,18 @@
 """The check of a data set: every problem by file and at once, and the summary of a good set."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import QUICK
 from PIL import Image
 
+import segkit
+from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.core.labels import find_background
 from segkit.data.augment.transforms import TrainTransform
@@ -17,6 +21,7 @@ from segkit.data.checks.checking import DataSummary, Measures, check
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import write_image, write_mask
+from segkit.training.run import train
 
 H, W = 7, 5
 NOISE = np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)
@@ -348,6 +353,19 @@ def test_the_background_is_found_by_its_name_in_any_case(
     transform = TrainTransform((8, 8), [], 0, 1.0, summary.background)
     crops = [transform(labels[..., None], labels, seed)[1] for seed in range(60)]
     assert all(crop.any() for crop in crops) == (background == 0)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_the_background_unpainted_and_does_not_sample_it(tmp_path: Path) -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[5:9, 5:9], labels[30:34, 30:34] = 1, 2
+    put(tmp_path, *[labels] * 4, pixels=np.resize(NOISE, (40, 40)))
+    overrides = ["data=folder", f"data.root={tmp_path}", "head=multiclass", "data.crop_size=16"]
+    overrides += ["data.class_names=[Background, cell, other]", "data.foreground_share=1"]
+    overrides += ["data.num_workers=0", "trainer.max_epochs=1", "augment=none"]
+    with warnings.catch_warnings():
+        run = train(compose([*QUICK[1:], *overrides]), tmp_path / "run")
+    assert segkit.load(run.checkpoint).card.background == 0
 
 
 # --- notes ---------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ RASTER_STARTS = tuple(_OPENERS)
 
 
 class Raster(NamedTuple):
-    """Pixels as stored, and how to display them."""
+    """Pixels as stored, in native byte order, and how to display them."""
 
     values: Array  # (H, W, C); palette indices; bool for 1 bit
     palette: Array | None = None  # (K, 3) uint8

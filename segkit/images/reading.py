@@ -19,7 +19,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -151,12 +150,12 @@ class ImageReader:
     def read_image(self, page: int | None = None) -> Array:
         """Read one page, see `segkit.images.reading.read_image`."""
         with wrap_errors(self.file):
-            return render_native(self._source.read(page))
+            return render(self._source.read(page))
 
     def read_mask(self, page: int | None = None) -> Array:
         """Read one page, see `segkit.images.reading.read_mask`."""
         with wrap_errors(self.file):
-            return _simplify_mask(_to_native(self._source.read(page)))
+            return _simplify_mask(self._source.read(page))
 
     def read_extent(self, page: int | None = None) -> Extent:
         """Read the size of one page, see `segkit.images.reading.read_extent`."""
@@ -172,16 +171,6 @@ class ImageReader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class _Source(Protocol):
-    def __len__(self) -> int: ...
-
-    def read(self, page: int | None) -> Raster: ...
-
-    def read_extent(self, page: int | None) -> Extent: ...
-
-    def close(self) -> None: ...
 
 
 class _RasterFile:
@@ -208,7 +197,7 @@ class _RasterFile:
         return self._file if isinstance(self._file, bytes) else Path(self._file).read_bytes()
 
 
-def _open_source(file: File) -> _Source:
+def _open_source(file: File) -> TiffImages | ZarrImages | _RasterFile:
     if not isinstance(file, bytes) and is_zarr(file):
         return ZarrImages(file)
     if read_start(file) in TIFF_STARTS:
@@ -225,16 +214,6 @@ def read_start(file: File) -> bytes:
         raise ValueError("it is a folder but not a zarr: it has no zarr.json, .zarray or .zgroup")
     with Path(file).open("rb") as opened:
         return opened.read(4)
-
-
-def render_native(raster: Raster) -> Array:
-    """The image as a viewer shows it, in the byte order of this machine."""
-    return render(_to_native(raster))
-
-
-def _to_native(raster: Raster) -> Raster:
-    values = raster.values
-    return raster._replace(values=values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def _simplify_mask(raster: Raster) -> Array:

@@ -197,10 +197,11 @@ def _orientation(page: Any) -> int:
 
 
 def _describe(page: Any, values: Array) -> Raster:
-    """Pixels of a page, (h, w, C) as stored, with how to display them."""
+    """Pixels of a page, (h, w, C) in native byte order, with how to display them."""
     palette = None
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         palette = (page.colormap.T >> 8).astype(np.uint8)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     is_grey = page.photometric in (0, 1) and values.dtype.kind == "u"
     return Raster(
         values,

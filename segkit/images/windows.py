@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import Array, Raster, choose_page
-from segkit.images.reading import read_start, render_native, wrap_errors
+from segkit.images.raster import Array, Raster, choose_page, render
+from segkit.images.reading import read_start, wrap_errors
 from segkit.images.tiff import TIFF_STARTS, open_tiff_windows, saves_memory
 from segkit.images.zarr_store import ZarrImages, is_zarr
 
@@ -69,7 +69,7 @@ class WindowedImage:
     ) -> None:
         self.path, self._read, self._close = path, read, close
         self._is_closed = False
-        empty = render_native(kind)
+        empty = render(kind)
         self.shape: tuple[int, int, int] = (*size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
 
@@ -89,7 +89,7 @@ class WindowedImage:
         if self._is_closed:
             raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
-            return render_native(self._read(top, left, height, width))
+            return render(self._read(top, left, height, width))
 
     def close(self) -> None:
         """Close the file; no window can be read afterwards."""

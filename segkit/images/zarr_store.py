@@ -60,7 +60,7 @@ class ZarrImages:
         self.size = shape[y], shape[x]
         self.chunk = self._array.chunks[y], self._array.chunks[x]
         channels = shape[axes.index("c")] if "c" in axes else 1
-        self.kind = Raster(np.empty((0, 0, channels), dtype))
+        self.kind = Raster(np.empty((0, 0, channels), dtype.newbyteorder("=")))
 
     def __len__(self) -> int:
         return self._pages
@@ -83,7 +83,7 @@ class ZarrImages:
         index[self._axes.index("x")] = slice(left, left + width)
         for i, number in zip(self._others, place, strict=True):
             index[i] = int(number)
-        values: Array = np.asarray(self._array[tuple(index)])
+        values: Array = np.asarray(self._array[tuple(index)], self.kind.values.dtype)
         kept = [axis for axis in self._axes if axis in ("y", "x", "c")]
         if "c" not in kept:
             values, kept = values[..., None], [*kept, "c"]

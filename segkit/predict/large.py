@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.images.reading import read_image
-from segkit.images.window_writing import WindowFile
+from segkit.images.window_writing import Scratch, WindowFile
 from segkit.images.windows import WindowedImage, open_windows
 from segkit.inference.background import Background
 from segkit.inference.bit_depth import DepthWatch, Highest
@@ -100,7 +100,13 @@ class LargeImages:
             self._predict(file, file.stem, image, mask)
             self.outputs.record.finish(file, path)
 
-    def _predict(self, file: ImageFile, stem: Path, image: _Opened, mask: _Written) -> None:
+    def _predict(
+        self,
+        file: ImageFile,
+        stem: Path,
+        image: WindowedImage | _WholePage,
+        mask: WindowFile | Scratch,
+    ) -> None:
         """Write a mask into its file, and the other results beside it."""
         wanted, (height, width) = self.outputs.wanted, image.shape[:2]
         pictured = self.outputs.path("overlays" / stem, ".png")
@@ -142,24 +148,6 @@ class LargeImages:
             self.outputs.write_overlay(pictured, overview.image, overview.labels)
 
 
-class _Opened(Protocol):
-    """A page that is read."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]: ...
-
-
-class _Written(Protocol):
-    """A page that is written."""
-
-    def write(self, top: int, left: int, block: NDArray[Any]) -> None: ...
-
-
 def _open_page(path: Path, number: int) -> WindowedImage | _WholePage:
     return open_windows(path, number) or _WholePage(read_image(path, number))
 
@@ -185,7 +173,7 @@ class _WholePage:
 class _Overview:
     """A large image, subsampled while it is read, and its labels, subsampled likewise."""
 
-    def __init__(self, image: _Opened, layers: tuple[int, ...]) -> None:
+    def __init__(self, image: WindowedImage | _WholePage, layers: tuple[int, ...]) -> None:
         height, width, channels = self.shape = image.shape
         self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
         size = math.ceil(height / self._step), math.ceil(width / self._step)

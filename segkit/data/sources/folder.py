@@ -17,7 +17,7 @@ from segkit.core.labels import Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
 from segkit.data.sources.splitting import Divided, natural_key, split_by_lists, split_by_ratio
 from segkit.images.channels import convert_channels
-from segkit.images.reading import IMAGE_SUFFIXES, count_pages, read_image, read_mask
+from segkit.images.reading import IMAGE_SUFFIXES, ImageReader, count_pages, read_image
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -124,11 +124,10 @@ class FolderSource(DataSource, name="folder"):
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) or (H, W, N) integers, as stored."""
         assert sample.mask is not None
-        if self.layout.layers and sample.page is None:
-            pages = count_pages(sample.mask)
-            if pages > 1:
-                return np.stack([read_mask(sample.mask, page) for page in range(pages)], axis=2)
-        return read_mask(sample.mask, sample.page)
+        with ImageReader(sample.mask) as reader:
+            if self.layout.layers and sample.page is None and len(reader) > 1:
+                return np.stack([reader.read_mask(page) for page in range(len(reader))], axis=2)
+            return reader.read_mask(sample.page)
 
     @cached_property
     def _divided(self) -> tuple[Divided, list[str]]:

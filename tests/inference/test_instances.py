@@ -6,7 +6,15 @@ import pytest
 
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
-from segkit.inference.objects.instances import DECODERS, decode
+from segkit.inference.objects.instances import (
+    DECODERS,
+    close_gaps,
+    close_holes,
+    decode,
+    merge_small,
+    merge_waists,
+    renumber,
+)
 from segkit.targets.base import Target
 from segkit.targets.objects import number_objects
 
@@ -306,3 +314,95 @@ def test_maps_that_do_not_fit_each_other_are_an_error():
 def test_a_neck_is_a_share(waist):
     with pytest.raises(SegkitError, match="waist is"):
         binary(np.zeros((4, 4)), "watershed", waist=waist)
+
+
+# five regions in a line, each with its peak, and saddles of 6, 2, 5 and 9 between them
+HEIGHT = np.array([[6, 8, 6, 6, 10, 2, 2, 4, 5, 5, 9, 12, 9, 9, 10]], np.float32)
+LINE = np.array([[1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 5, 5]], np.int32)
+
+
+def groups(regions: np.ndarray) -> list[set[int]]:
+    """The regions of LINE that were merged."""
+    return [set(LINE[regions == n].tolist()) for n in dict.fromkeys(regions.ravel().tolist())]
+
+
+@pytest.mark.parametrize(
+    ("waist", "expected"),
+    [
+        (1.0, [{1}, {2}, {3, 4}, {5}]),  # 5 is the height of 3 and of its pass to 4
+        (0.9, [{1}, {2}, {3, 4, 5}]),  # 9 of 10
+        (0.7, [{1, 2}, {3, 4, 5}]),  # 6 of 8
+        (0.3, [{1, 2}, {3, 4, 5}]),
+        (0.2, [{1, 2, 3, 4, 5}]),  # 2 of the 10 of the merged region, not of the 5 of region 3
+    ],
+)
+def test_regions_merge_where_the_waist_is_wide(waist, expected):
+    assert groups(merge_waists(LINE, HEIGHT, waist)) == expected
+
+
+@pytest.mark.parametrize(
+    ("min_size", "expected"),
+    [
+        (2, [{1}, {2}, {3}, {4}, {5}]),  # their areas are 3, 3, 3, 4, 2
+        (3, [{1}, {2}, {3}, {4, 5}]),
+        (4, [{1, 2}, {3, 4, 5}]),
+    ],
+)
+def test_small_regions_merge_over_the_highest_saddle(min_size, expected):
+    assert groups(merge_small(LINE, HEIGHT, min_size)) == expected
+
+
+def test_a_small_region_alone_stays_until_it_is_dropped():
+    regions = np.array([[1, 0, 2, 2, 2]], np.int32)
+    assert np.array_equal(merge_small(regions, np.ones((1, 5), np.float32), 3), regions)
+    assert renumber(regions, 3).tolist() == [[0, 0, 1, 1, 1]]
+    corners = np.array([[1, 0], [0, 2]], np.int32)  # they do not touch
+    assert np.array_equal(merge_waists(corners, np.ones((2, 2), np.float32), 0.1), corners)
+
+
+def test_ids_have_no_gaps_and_keep_their_order():
+    ids = renumber(np.array([[0, 9, 4], [4, 70, 0]], np.int32))
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [[0, 2, 1], [1, 3, 0]]
+
+
+def test_only_holes_that_one_region_encloses_are_filled():
+    regions = np.ones((12, 16), np.int32)
+    regions[:, 8:] = 2
+    regions[2:4, 2:4] = 0  # in region 1
+    regions[5, 7:9] = 0  # between both
+    regions[8:11, 10:13] = 0  # around region 3 in region 2
+    regions[9, 11] = 3
+    regions[0, 4] = 0  # at the border
+    filled = close_holes(regions)
+    assert (filled[2:4, 2:4] == 1).all()
+    filled[2:4, 2:4] = 0
+    assert np.array_equal(filled, regions)
+    assert np.array_equal(close_holes(regions, 4), regions)
+    assert (close_holes(regions, 5)[2:4, 2:4] == 1).all()
+    open_by_a_corner = np.ones((5, 5), np.int32)
+    open_by_a_corner[[0, 1, 2], [0, 1, 2]] = 0
+    for whole in (open_by_a_corner, np.zeros((4, 4), np.int32), np.ones((4, 4), np.int32)):
+        assert np.array_equal(close_holes(whole), whole)
+
+
+@pytest.mark.parametrize(
+    ("width", "gap", "first", "second"),
+    [
+        (3, 3, 5, 8),  # the middle goes to the larger region
+        (3, 1, 4, 6),  # wider background stays
+        (2, 1, 4, 6),
+        (2, 2, 5, 7),
+    ],
+)
+def test_regions_grow_over_gaps_of_their_width(width, gap, first, second):
+    regions = np.array([[1] * 4 + [0] * width + [2] * 6], np.int32).repeat(9, axis=0)
+    expected = [1] * first + [0] * (width + 10 - first - second) + [2] * second
+    assert close_gaps(regions, gap)[4].tolist() == expected
+    assert close_gaps(regions[:, ::-1].copy(), gap)[4].tolist() == expected[::-1]
+
+
+def test_a_bay_of_one_region_is_not_a_gap():
+    regions = np.ones((9, 9), np.int32)
+    regions[4, 3:] = 0
+    assert np.array_equal(close_gaps(regions, 2), regions)

@@ -60,7 +60,7 @@ class Page(NamedTuple):
 
 
 class Outputs:
-    """Writes the files of an output folder; threads may share it.
+    """Writes the files of an output folder; threads may share it. A failed write is a SegkitError.
 
     Args:
         record: Record of the folder.
@@ -95,11 +95,7 @@ class Outputs:
         self._lock = threading.RLock()
 
     def write(self, page: Page, result: Prediction) -> bool:
-        """Write all files of a page. Return whether its file is finished.
-
-        Raises:
-            SegkitError: Something cannot be written.
-        """
+        """Write all files of a page. Return whether its file is finished."""
         mask = self.mask(result.labels)
         if page.total > 1:
             stack = self.stack(page.file, page.total)
@@ -116,11 +112,7 @@ class Outputs:
         return True
 
     def stack(self, file: ImageFile, pages: int) -> StackFile:
-        """The mask of a multi-page file; created at the first call.
-
-        Raises:
-            SegkitError: Files of an earlier run cannot be removed.
-        """
+        """The mask of a multi-page file; created at the first call."""
         with self._lock:
             if file.stem not in self._stacks:
                 path = self.path(file.stem, ".tif")
@@ -129,11 +121,7 @@ class Outputs:
             return self._stacks[file.stem]
 
     def finish_stack(self, file: ImageFile, stack: StackFile) -> None:
-        """Publish the mask of a multi-page file once all pages are written.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Publish the mask of a multi-page file once all pages are written."""
         self.record.finish(file, stack.path)
         stack.finish()
         self.drop(file)
@@ -151,11 +139,7 @@ class Outputs:
         labels: NDArray[Any],
         instances: NDArray[Any] | None = None,
     ) -> None:
-        """Write an image (H, W, C) with its objects or classes over it.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Write an image (H, W, C) with its objects or classes over it."""
         shown = flatten_labels(labels, self.card.mode)
         _, colors, background = make_legend(self.card)
         if instances is not None:
@@ -168,9 +152,6 @@ class Outputs:
         """Remove the files of earlier runs for an image, and any file in place of its mask.
 
         Either mask would mark the image as finished.
-
-        Raises:
-            SegkitError: Something cannot be removed.
         """
         known = self.record.files(file)
         for path in dict.fromkeys([mask, *known]):
@@ -196,11 +177,7 @@ class Outputs:
             self.drop(ImageFile(stem, stem))
 
     def finish(self) -> None:
-        """Write the files that cover all images.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Write the files that cover all images."""
         if self.coco is not None:
             self.coco.write()
         remove_empty(self._emptied, self.folder)

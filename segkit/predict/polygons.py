@@ -230,9 +230,6 @@ class CocoFile:
         Args:
             record: Record of the folder.
             removed: The files of the image that were removed.
-
-        Raises:
-            SegkitError: It cannot be removed.
         """
         path = record.output / COCO
         if record.is_shared(path) and any(p.is_relative_to(record.folder) for p in removed):
@@ -246,20 +243,12 @@ class CocoFile:
         return place.with_name(place.name + ".pages") / f"{page}.json"
 
     def add(self, file: ImageFile, page: int | None, image: dict[str, Any]) -> None:
-        """Keep the result of :func:`to_coco_image` for an image or a page.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Keep the result of :func:`to_coco_image` for an image or a page."""
         text = json.dumps({"file": file.stem.as_posix(), "page": page or 0, **image})
         write_whole(self.part(file, page), text)
 
     def write(self) -> None:
-        """Write the file from the parts of all finished images.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Write the file from the parts of all finished images."""
         # Other processes finish images and write the file meanwhile. Each one checks after
         # writing that no part is missing, so the last one has them all.
         self.record.begin_shared(self.path)

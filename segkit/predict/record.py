@@ -57,7 +57,7 @@ class _Entry:
 
 
 class Record:
-    """The record of an output folder. Threads may share it.
+    """The record of an output folder. Threads may share it. A failed write is a SegkitError.
 
     Args:
         output: The folder.
@@ -147,21 +147,13 @@ class Record:
         self._entries[file.stem.as_posix()] = _Entry()
 
     def begin(self, file: ImageFile, paths: Iterable[Path]) -> None:
-        """Record files of an image, right before they are written.
-
-        Raises:
-            SegkitError: The record cannot be written.
-        """
+        """Record files of an image, right before they are written."""
         names = [self._name(path) for path in paths]
         if names:
             self._add({"file": file.stem.as_posix(), "files": names})
 
     def finish(self, file: ImageFile, mask: Path) -> None:
-        """Record that all files but the mask are written, right before the mask is.
-
-        Raises:
-            SegkitError: The record cannot be written.
-        """
+        """Record that all files but the mask are written, right before the mask is."""
         stem, name = file.stem.as_posix(), self._name(mask)
         begun = self._entries.get(stem, _Entry()).files
         self._add(
@@ -176,11 +168,7 @@ class Record:
         )
 
     def begin_shared(self, path: Path) -> None:
-        """Record a file that belongs to all images, right before it is written.
-
-        Raises:
-            SegkitError: The record cannot be written.
-        """
+        """Record a file that belongs to all images, right before it is written."""
         if not self.is_shared(path):
             self._add({"file": "", "files": [self._name(path)]})
 

@@ -85,10 +85,10 @@ class TorchNetwork(Network):
         raise self.too_little_memory(batch.shape)
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
-        """What the head decides, at another threshold if one is given."""
+        """Labels decided by the head, at another threshold if one is given."""
         if threshold is not None:
             return super().decide(probabilities, threshold).to(torch.uint8)
-        # on the device, for eight bytes a pixel take long to leave it
+        # on the device: eight bytes a pixel take long to copy
         return self.model.head.decide(probabilities).to(torch.uint8)
 
     def array(self, values: NDArray[np.float32]) -> Tensor:
@@ -101,11 +101,11 @@ class TorchNetwork(Network):
 
 
 def windows_of(model: Segmenter, side: int) -> Windows:
-    """Which tiles a network takes.
+    """The tiles that a network takes.
 
     Args:
         model: The network.
-        side: The largest side that is wanted, in pixels.
+        side: Largest side in pixels.
     """
     encoder = model.encoder
     if encoder.padding == "valid":
@@ -126,15 +126,15 @@ def blend(
     windows: Windows,
     overlap: float = OVERLAP,
 ) -> Tensor:
-    """What a network gives for whole images, in tiles where they are large.
+    """Run a network on whole images, in tiles if they are large.
 
     The plain counterpart of :mod:`segkit.inference.tiles.blending`, for batches on one device.
 
     Args:
         network: (B, C, h, w) -> (B, N, h - 2 context, w - 2 context).
         images: (B, C, H, W), normalised.
-        windows: Which tiles it takes.
-        overlap: The least share of a window that it has in common with the next.
+        windows: The tiles that it takes.
+        overlap: Least share of a window that it shares with the next.
 
     Returns:
         (B, N, H, W) float32.
@@ -158,7 +158,7 @@ def blend(
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU."""
+    """The device with a name; "auto" is a GPU if there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""What python -m segkit.evaluate does."""
+"""The evaluate command."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ IN_NAME = (
     "overlap",
     "context",
 )
-"""Keys that are part of the folder's name where they are not the default."""
-ELSEWHERE = ("device", "batch_size", "plugins", "output")
+"""Keys that are part of the folder's name if they differ from the default."""
+WITHOUT_EFFECT = ("device", "batch_size", "plugins", "output")
 """Keys that do not change the scores."""
 
 
 def evaluate(config: DictConfig) -> Evaluation:
-    """Score a checkpoint on a data set and write table, confusion and report.
+    """Score a checkpoint on a data set; write tables and a report.
 
     Raises:
         SegkitError: The config, the checkpoint or the data cannot be used.
@@ -66,7 +66,7 @@ def evaluate(config: DictConfig) -> Evaluation:
         raise SegkitError(
             f"the images have {summary.in_channels} channels, the model was trained on"
             f" {predictor.card.in_channels}: give data.channels={predictor.card.in_channels}, which"
-            " makes grey of RGB and RGB of grey."
+            " converts between grey and RGB."
         )
     samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
     for note in summary.notes:
@@ -80,11 +80,13 @@ def evaluate(config: DictConfig) -> Evaluation:
     )
     folder = settings.output or default_folder(settings)
     make_folder(folder)
-    used = settings.model_dump(mode="json", exclude=set(ELSEWHERE))
-    if changed := _changed(folder, used):
-        console.print(f"  note: {folder} is written over; it was of other settings ({changed})")
+    used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    if changed := _find_changes(folder, used):
+        console.print(
+            f"  note: {folder} is overwritten; it held results of other settings ({changed})"
+        )
 
-    def say(text: str) -> None:
+    def print_note(text: str) -> None:
         console.print(f"  note: {text}")
 
     evaluation = evaluate_samples(
@@ -92,7 +94,7 @@ def evaluate(config: DictConfig) -> Evaluation:
         dataset,
         track(range(len(dataset)), "evaluating", transient=True),
         metrics,
-        DepthWatch(card, say).see,
+        DepthWatch(card, print_note).see,
     )
 
     rows = evaluation.scores.rows()
@@ -126,10 +128,10 @@ def evaluate(config: DictConfig) -> Evaluation:
 
 
 def default_folder(settings: EvaluateSettings) -> Path:
-    """Where results go that nobody named a folder for: beside the first model.
+    """Return the folder of an evaluation without ``output``: beside the first model.
 
-    What is not as in the training is part of the name, so that the scores of an ensemble, of
-    test-time augmentation or of another threshold stand beside the plain ones.
+    Settings that differ from the training are part of its name, so that the scores of an ensemble,
+    of test-time augmentation or of another threshold do not overwrite the plain ones.
     """
     first, *others = settings.checkpoint
     beside = first.parent.parent if first.parent.name == "checkpoints" else first.parent
@@ -147,15 +149,15 @@ def default_folder(settings: EvaluateSettings) -> Path:
     return beside / "-".join(parts)
 
 
-def _changed(folder: Path, used: dict[str, Any]) -> str:
-    """The settings that the results in a folder do not share, or nothing."""
+def _find_changes(folder: Path, used: dict[str, Any]) -> str:
+    """List the settings that differ from those of the results in a folder."""
     try:
         before = json.loads((folder / "metrics.json").read_text("utf-8"))["settings"]
         return ", ".join(key for key, value in used.items() if before.get(key) != value)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ""  # there are none, or none of this version
+        return ""  # no results, or of an older version
 
 
 def _json(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """Replace NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

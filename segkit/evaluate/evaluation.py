@@ -1,4 +1,4 @@
-"""A model against the truth of whole images: scores, their intervals, and those of each image."""
+"""Scoring a model on whole images, with intervals and the scores of each image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segkit.metrics.scores import Scores, class_counts, scores
 from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
 
 NUMBERS = ("objects", "predicted_objects", "hd95_missed")
-"""What is counted rather than scored."""
+"""Entries that are counts, not scores."""
 Sums = NDArray[np.float64]
 Means = Mapping[str, NDArray[np.float64]]
 
@@ -35,8 +35,8 @@ class ImageScores:
     """The scores of one image.
 
     Attributes:
-        index: Its number in the data set.
-        scores: By name; NaN where there is no value.
+        index: Its position in the data set.
+        scores: Scores by name; NaN if undefined.
     """
 
     index: int
@@ -48,15 +48,13 @@ class Evaluation:
     """Scores of a data set.
 
     Attributes:
-        scores: Those of the classes, of all images together.
-        confusion: The confusion matrix, as ConfusionMatrix gives it.
-        means: Every score of all images together by its name: the means over the classes, and what
-            was asked for of objects, boundaries and membranes.
-        intervals: The 95 % bootstrap interval over images of each of ``means``, and of each class,
-            such as ``iou/road``.
-        images: The scores of each image, the worst first: the one with the lowest SEG where objects
-            are told apart, else with the lowest IoU.
-        thresholds: The scores at other thresholds, where the head has one.
+        scores: Scores of the classes over all images.
+        confusion: The confusion matrix.
+        means: Scores over all images by name: means over classes, and those of objects, boundaries
+            and membranes if requested.
+        intervals: 95 % bootstrap intervals over images, of ``means`` and classes (``iou/road``).
+        images: Scores of each image, worst first: by SEG if objects are separated, else by IoU.
+        thresholds: Scores at other thresholds, if the head has one.
     """
 
     scores: Scores
@@ -67,7 +65,7 @@ class Evaluation:
     thresholds: ThresholdSweep | None
 
     def rows(self) -> list[dict[str, str | float]]:
-        """A table of ``means`` with their intervals; numbers of objects have none."""
+        """Return ``means`` with their intervals as a table; counts have none."""
         rows: list[dict[str, str | float]] = []
         for name, value in self.means.items():
             if name in NUMBERS:
@@ -88,14 +86,14 @@ def evaluate(
     """Predict samples and compare them with their masks.
 
     Args:
-        predictor: The model; where it tells objects apart, they are scored too.
-        dataset: The samples. Its items must hold objects where objects or membranes are scored.
-        order: Which of them, by their numbers.
-        metrics: What is scored besides: ``boundary``, ``membranes``.
-        see: Takes the name and the pixels of each image, as it is read.
+        predictor: The model; if it separates objects, they are scored too.
+        dataset: The samples, with ids of objects if objects or membranes are scored.
+        order: Indices of the samples to score.
+        metrics: Further scores: ``boundary``, ``membranes``.
+        see: Called with name and pixels of each image.
 
     Raises:
-        SegkitError: What is to be scored does not fit the model.
+        SegkitError: The metrics do not fit the model.
     """
     card, names = predictor.card, predictor.card.class_names
     wanted = _wanted(predictor, metrics)
@@ -138,7 +136,7 @@ def _predictions(
     order: Iterable[int],
     see: Callable[[str, NDArray[Any]], None] | None,
 ) -> Iterator[tuple[int, Prediction]]:
-    """The samples of those numbers, predicted."""
+    """Predict samples one after another."""
     asked: deque[int] = deque()
 
     def images() -> Iterator[NDArray[Any]]:
@@ -163,7 +161,7 @@ Count = Callable[[Truth, Prediction], Sums]
 def _wanted(
     predictor: Predictor, metrics: Collection[str]
 ) -> dict[str, tuple[Count, Callable[[Sums], Means]]]:
-    """What is counted of each image besides pixels, and how sums of the counts are scored."""
+    """Choose counts per image besides pixels, each with the scores of their sums."""
     card = predictor.card
 
     def boundary(truth: Truth, found: Prediction) -> Sums:

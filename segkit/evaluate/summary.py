@@ -1,4 +1,4 @@
-"""The report of a run or of an evaluation, put together from its results."""
+"""Tables and report of a run or of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,21 +17,15 @@ from segkit.report.page import Example, Report, write_report
 from segkit.report.table import heading, write_csv
 
 NOT_DRAWN = ("step", "seconds", "seconds_per_step")
-"""Columns of metrics.csv that have no curve in the report."""
+"""Columns of metrics.csv without a curve in the report."""
 SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
 """Scores at the top of a report."""
 SHOWN = 4
-"""Predictions that a report shows of the worst and of the best."""
+"""Number of the worst and of the best predictions in a report."""
 
 
 def write_tables(folder: Path, evaluation: Evaluation, names: Sequence[str]) -> None:
-    """Write what an evaluation found as CSV: classes, scores, images, and thresholds if it has any.
-
-    Args:
-        folder: Where to.
-        evaluation: What was found.
-        names: Names of the samples.
-    """
+    """Write the CSV files of an evaluation; ``names`` are those of the samples."""
     write_csv(folder / "classes.csv", evaluation.scores.rows())
     write_csv(folder / "scores.csv", evaluation.rows())
     write_csv(
@@ -56,14 +50,14 @@ def write_evaluation_report(
     """Write ``report.html`` with its pictures into a folder.
 
     Args:
-        folder: Where to; ``config.yaml`` and ``environment.json`` in it are shown too.
+        folder: The folder; its ``config.yaml`` and ``environment.json`` are shown too.
         title: Heading of the page.
-        predictor: The model that was evaluated.
-        dataset: The images that it was evaluated on.
-        evaluation: Its scores.
+        predictor: The evaluated model.
+        dataset: The images.
+        evaluation: The scores.
         history: Rows of metrics.csv.
-        facts: What to show at the top besides the scores.
-        notes: Warnings to show.
+        facts: Further entries beside the scores at the top.
+        notes: Warnings.
     """
     card = predictor.card
     mean = evaluation.means
@@ -105,7 +99,7 @@ def _examples(
     evaluation: Evaluation,
     legend: Legend,
 ) -> list[Example]:
-    """The worst and the best predictions; an image is shown once."""
+    """Draw the worst and the best predictions, each image once."""
     score = "iou" if predictor.instances is None else "seg"
     scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
     worst = scored[:SHOWN]

@@ -1,4 +1,4 @@
-"""Any image array as a picture that a screen can show."""
+"""Conversion of any image array to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ _SAMPLE = 1_000_000  # values looked at for the percentiles: enough for a slide 
 
 
 def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make an image visible.
+    """Convert an image for display.
 
-    Channels: 1 is grey; 2 is a composite, the first green and the second magenta, so that equal
-    parts are grey; 3 or more show the first three as red, green and blue (a fourth is alpha or
-    infrared and not shown).
+    Channels: 1 is grey; 2 are green and magenta, so that equal parts are grey; of 3 or more, the
+    first three are red, green and blue (a fourth, alpha or infrared, is not shown).
 
-    Brightness: 8-bit images are shown as they are, unless they use less than half of the range, as
-    dark fluorescence does; these and all 16-bit and float images are stretched between the 0.5 and
-    the 99.5 percentile. 3 and 4 channels are stretched together, so that hues stay; any other
-    number is stains or bands, which are stretched one by one.
+    Brightness: 8-bit images stay as they are unless they use less than half of the range. Those and
+    all 16-bit and float images are stretched between the 0.5 and the 99.5 percentile: 3 and 4
+    channels together to keep hues, any other number, stains or bands, one by one.
 
     Args:
         image: (H, W) or (H, W, C) of bool, any integer or any float; NaN becomes black.
@@ -52,13 +50,13 @@ def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _brightness(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Values of any range as 0 ... 255, same shape."""
+    """Scale values of any range to 0 ... 255."""
     if values.dtype == np.bool_:
         return np.where(values, 255, 0).astype(np.uint8)
     low, high = _range(values)
     if values.dtype == np.uint8 and (high - low > 127 or high == low):
         return values.astype(np.uint8)
-    # A constant image has nothing to stretch: it becomes black.
+    # a constant image becomes black
     scale = 255.0 / (high - low) if high > low else 0.0
     shown = np.clip(values.astype(np.float64), low, high)
     shown = np.nan_to_num((shown - low) * scale, nan=0.0)
@@ -66,12 +64,12 @@ def _brightness(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _range(values: NDArray[Any]) -> tuple[float, float]:
-    """The values that become black and white."""
+    """Return the values that become black and white."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return 0.0, 0.0
     sample = finite[:: max(1, finite.size // _SAMPLE)]
     low, high = (float(value) for value in np.percentile(sample, [_LOW, _HIGH]))
-    if low == high:  # a few bright pixels on a flat ground: the percentiles miss them
+    if low == high:  # the percentiles miss a few bright pixels on a flat ground
         low, high = float(finite.min()), float(finite.max())
     return low, high

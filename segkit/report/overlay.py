@@ -1,4 +1,4 @@
-"""Labels painted over an image, and the panel that compares a prediction with the truth."""
+"""Labels painted over an image, and the panel that compares prediction and truth."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def overlay(
     Args:
         image: (H, W) or (H, W, C) of any type; see `to_display`.
         labels: (H, W) integers, indices into `colors`.
-        colors: one colour a class.
-        alpha: opacity of the paint, 0 ... 1; the contour is opaque.
-        ignore_index: the label of pixels that stay unpainted because nobody knows their class.
-        background: the class that stays unpainted; None paints every class, as in street scenes.
+        colors: one colour per class.
+        alpha: opacity, 0 ... 1; the contour is opaque.
+        ignore_index: label of unlabelled pixels, which stay unpainted.
+        background: the class that stays unpainted; None paints all, as in street scenes.
 
     Returns:
         (H, W, 3) uint8.
@@ -112,14 +112,14 @@ def comparison(
 
     Args:
         image: (H, W) or (H, W, C) of any type; see `to_display`.
-        truth: (H, W) integers; `ignore_index` where nobody knows.
+        truth: (H, W) integers.
         labels: (H, W) integers, the prediction.
-        colors: one colour a class.
-        alpha: opacity of the paint, 0 ... 1.
-        ignore_index: the label of pixels that do not count.
-        background: the class that is not an object; None where every class is one.
-        objects: ids of the true and of the found objects, (H, W) each, to be painted in place of
-            the classes; the errors stay those of the classes.
+        colors: one colour per class.
+        alpha: opacity, 0 ... 1.
+        ignore_index: label of pixels in `truth` that do not count.
+        background: the unpainted class; None if every class is painted.
+        objects: ids of the true and of the found objects, (H, W) each, painted instead of the
+            classes; the errors stay those of the classes.
 
     Returns:
         (H, 4 W + 3 gap, 3) uint8 with a gap of 1 pixel, and of more on wide images.
@@ -153,7 +153,7 @@ def comparison(
 
 
 def error_legend(num_classes: int, background: int | None = 0) -> list[tuple[str, Color]]:
-    """What the colours in the last part of `comparison` mean, as far as they can occur.
+    """Name the colours in the last part of `comparison` that can occur.
 
     Example:
         >>> [name for name, _ in error_legend(2)]
@@ -174,7 +174,7 @@ def _errors(
     ignore_index: int,
     background: int | None,
 ) -> NDArray[np.uint8]:
-    """The image dimmed and grey, each error in its colour: (H, W, 3)."""
+    """Draw errors in their colours over the dimmed grey image: (H, W, 3)."""
     grey = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
     # At most 102, so that ignored pixels stand out even from a white sky.
     dimmed = (grey * 0.4).astype(np.uint8)
@@ -191,7 +191,7 @@ def _errors(
 def _flat(
     labels: NDArray[Any], painted: NDArray[np.bool_], colors: Sequence[Color]
 ) -> NDArray[np.uint8]:
-    """The colour of each painted pixel, the first colour elsewhere: (H, W, 3)."""
+    """Look up the colour of each painted pixel, the first colour elsewhere: (H, W, 3)."""
     used = labels[painted]
     if used.size and (used.min() < 0 or used.max() >= len(colors)):
         stray = used.max() if used.max() >= len(colors) else used.min()
@@ -204,10 +204,11 @@ def _flat(
 
 
 def _contour(labels: NDArray[Any], painted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where a painted region meets another: (H, W).
+    """Find where painted regions meet others: (H, W).
 
-    Only the pixel with the larger label of two neighbours is marked, and unpainted pixels count as
-    the smallest: so the line is one pixel wide and always lies on paint.
+    Of two neighbours only the larger label is marked; unpainted pixels count as the smallest. So
+    the line is one pixel wide and lies on paint. (find_boundaries of scikit-image marks both
+    sides.)
     """
     rank = np.where(painted, labels.astype(np.int64) + 1, 0)
     around = np.pad(rank, 1, mode="edge")

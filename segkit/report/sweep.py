@@ -1,4 +1,4 @@
-"""The table over the jobs of a sweep, best first; over several seeds, means with their spread."""
+"""The table of a sweep: its jobs, best first, or means and deviations over seeds."""
 
 from __future__ import annotations
 
@@ -22,48 +22,47 @@ if TYPE_CHECKING:
 _SEED = "seed"
 _COLUMNS = ("val/iou", "val/dice", "parameters", "gflops", "epochs", "seconds", "seconds_per_step")
 _FIXED = ("parameters", "gflops")
-"""What does not depend on the seed."""
+"""Columns that do not depend on the seed."""
 _DISPENSABLE = ("seconds_per_step", "epochs", "gflops", "parameters", "seconds", "dice", "iou")
-"""What a narrow terminal does not show, the first of them first; the files have all."""
-_ERROR_WIDTH = 30  # at least, for their text can be broken
+"""Columns that a narrow terminal drops, in this order; the files have all."""
+_ERROR_WIDTH = 30  # at least; their text can be wrapped
 _DECIMALS = {"epochs": 1, "seconds": 0}
-"""Those of a printed mean; the others have four, like every score."""
+"""Decimals of printed means; others have four."""
 
 Row = dict[str, object]
 
 
 class SweepTable(Callback):
-    """When all jobs of ``--multirun`` are done, prints one table and saves it.
+    """Prints and saves one table after the jobs of ``--multirun``.
 
-    ``sweep.csv`` has a row for each job. Where jobs differ in nothing but their seed, the printed
-    table has a row for each setting, with the mean ± the standard deviation over its seeds, and
-    ``sweep_seeds.csv`` holds the same. It reads the ``result.json`` of each job, so that it serves
-    every launcher of Hydra.
+    ``sweep.csv`` has a row per job. If jobs differ only in their seed, the printed table and
+    ``sweep_seeds.csv`` have a row per setting with mean and standard deviation over seeds. It reads
+    the ``result.json`` of each job, so it works with every launcher of Hydra.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print and save the table."""
         folder = Path(config.hydra.sweep.dir)
-        jobs = collect(folder)
+        jobs = read_jobs(folder)
         if not jobs:
             return
         from rich.console import Console
 
         tables = {"sweep.csv": [job.row() for job in jobs]}
         shown, title = [job.printed() for job in jobs], f"{len(jobs)} jobs, best first"
-        settings = by_setting(jobs)
+        settings = group_by_setting(jobs)
         if any(len(setting.jobs) > 1 for setting in settings):
             tables["sweep_seeds.csv"] = [setting.row() for setting in settings]
             shown = [setting.printed() for setting in settings]
             title += "; mean ± standard deviation over the seeds"
-        same = shared_overrides(jobs)
+        same = find_shared_overrides(jobs)
         rows = [
             {key.removeprefix("val/"): row[key] for key in row if key not in same} for row in shown
         ]
 
         console = Console(soft_wrap=True, markup=False, highlight=False)
         monitored = {job.monitor.removeprefix("val/") for job in jobs}
-        console.print(_fitting(rows, title, console, kept=monitored))
+        console.print(_build_table(rows, title, console, kept=monitored))
         if same:
             console.print("all with: " + " ".join(f"{key}={value}" for key, value in same.items()))
         for name, table in tables.items():
@@ -73,14 +72,14 @@ class SweepTable(Callback):
 
 @dataclass(frozen=True)
 class Job:
-    """What a job of a sweep left.
+    """The result of a job.
 
     Attributes:
         name: Its folder.
-        overrides: What the command line set in it.
-        monitor: The metric that its best checkpoint has.
-        measured: The monitored metric, then what else there is of it; NaN where it has no value.
-        error: Why it failed; empty where it did not.
+        overrides: Its overrides.
+        monitor: The metric that selects its best checkpoint.
+        measured: The monitored metric, then others; NaN if undefined.
+        error: Why it failed, or empty.
     """
 
     name: str
@@ -91,31 +90,31 @@ class Job:
 
     @property
     def rank(self) -> float:
-        """The monitored metric, or its negative where less is better; NaN where there is none."""
+        """The monitored metric, negated if less is better; NaN if undefined."""
         value = self.measured.get(self.monitor, math.nan)
         return -value if self.monitor == "val/loss" else value
 
     def row(self) -> Row:
-        """Its line of sweep.csv."""
+        """Return its row of sweep.csv."""
         row: Row = {"job": self.name, **self.overrides, **self.measured}
         return row | ({"error": self.error} if self.error else {})
 
     def printed(self) -> Row:
-        """Its line in the terminal, where nobody reads fractions of a second."""
+        """Return its row in the terminal, with whole seconds."""
         seconds = self.measured.get("seconds", math.nan)
         return self.row() | ({} if math.isnan(seconds) else {"seconds": round(seconds)})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The jobs that differ in nothing but their seed.
+    """Jobs that differ only in their seed.
 
-    Those that failed are in no mean, but are counted. Where a job that did not fail has no value,
-    neither has the mean.
+    Failed jobs are counted, but excluded from the means. A mean is NaN if a finished job has no
+    value.
 
     Attributes:
-        overrides: What they have in common.
-        jobs: One for each seed.
+        overrides: Their common overrides.
+        jobs: One job per seed.
     """
 
     overrides: dict[str, str]
@@ -132,9 +131,9 @@ class Setting:
         return float(np.mean([job.rank for job in self.finished])) if self.finished else math.nan
 
     def row(self) -> Row:
-        """Its line of sweep_seeds.csv: what depends on the seed has two columns, mean and std.
+        """Return its row of sweep_seeds.csv: mean and std of columns that depend on the seed.
 
-        The standard deviation is that of one seed, with n - 1; NaN where there are fewer than two.
+        The standard deviation is that of single seeds (n - 1); NaN for fewer than two.
         """
         row = self._head()
         for key, values in self._values().items():
@@ -145,7 +144,7 @@ class Setting:
         return row | self._failures()
 
     def printed(self) -> Row:
-        """Its line in the terminal, where mean and deviation share a column: 0.9131 ± 0.0042."""
+        """Return its row in the terminal, such as 0.9131 ± 0.0042."""
         row = self._head()
         for key, values in self._values().items():
             mean, deviation = float(np.mean(values)), _deviation(values)
@@ -168,13 +167,13 @@ class Setting:
         return {"failed": len(failed), "error": failed[0]} if failed else {}
 
     def _values(self) -> dict[str, list[float]]:
-        """Of each column the values of the jobs that did not fail."""
+        """Collect the values of the finished jobs by column."""
         keys = dict.fromkeys(key for job in self.finished for key in job.measured)
         return {key: [job.measured.get(key, math.nan) for job in self.finished] for key in keys}
 
 
-def collect(folder: Path) -> list[Job]:
-    """The jobs of a sweep, sorted by the monitored metric; failed ones are last."""
+def read_jobs(folder: Path) -> list[Job]:
+    """Read the jobs of a sweep, sorted by the monitored metric; failed ones are last."""
     jobs = []
     for path in folder.glob("*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -191,8 +190,8 @@ def collect(folder: Path) -> list[Job]:
     return sorted(jobs, key=_best_first)
 
 
-def by_setting(jobs: Sequence[Job]) -> list[Setting]:
-    """Jobs that differ in nothing but their seed together, sorted by the mean of the metric."""
+def group_by_setting(jobs: Sequence[Job]) -> list[Setting]:
+    """Group jobs that differ only in their seed, sorted by the mean of the metric."""
     settings: dict[tuple[tuple[str, str], ...], Setting] = {}
     for job in jobs:
         overrides = {key: value for key, value in job.overrides.items() if key != _SEED}
@@ -201,8 +200,8 @@ def by_setting(jobs: Sequence[Job]) -> list[Setting]:
     return sorted(settings.values(), key=_best_first)
 
 
-def shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:
-    """What the command line set alike in all of several jobs, which need not stand in each row."""
+def find_shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:
+    """Find the overrides that all of several jobs share."""
     first, *others = jobs
     return {
         key: value
@@ -211,8 +210,8 @@ def shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:
     }
 
 
-def _fitting(rows: Sequence[Row], title: str, console: Console, kept: set[str]) -> Table:
-    """The table with as many columns as the terminal has room for, those to be kept in any case."""
+def _build_table(rows: Sequence[Row], title: str, console: Console, kept: set[str]) -> Table:
+    """Build the table, with as many of the dispensable columns as fit the terminal."""
     from rich.measure import Measurement
 
     from segkit.report.table import score_table
@@ -232,7 +231,7 @@ def _fitting(rows: Sequence[Row], title: str, console: Console, kept: set[str]) 
 
 
 def _best_first(ranked: Job | Setting) -> tuple[bool, float]:
-    """What has no value is last."""
+    """Sort key: best first, NaN last."""
     return (True, 0.0) if math.isnan(ranked.rank) else (False, -ranked.rank)
 
 

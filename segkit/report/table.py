@@ -26,18 +26,13 @@ _NAMES = {
     "v_rand": "V_rand",
     "v_info": "V_info",
 }
-"""Columns that are no words."""
+"""Headings of columns that are not plain words."""
 Row = Mapping[str, object]
-"""One line of a table: column to value; a number that could not be computed is NaN or None."""
+"""One line of a table: column to value; undefined numbers are NaN or None."""
 
 
 def score_table(rows: Sequence[Row], title: str) -> Table:
-    """Per-class scores for the terminal; a last row of the class `mean` is set apart.
-
-    Args:
-        rows: one a class, for example `{"class": "cell", "iou": 0.91, "support": 1200}`.
-        title: the line above the table.
-    """
+    """Build a table of scores for the terminal; a last row of the class `mean` is set apart."""
     table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
     columns = column_names(rows)
     for column in columns:
@@ -76,9 +71,9 @@ def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
 
 
 def read_csv(path: Path | str) -> list[dict[str, object]]:
-    """Read what `write_csv` wrote: numbers as int or float, empty cells as NaN.
+    """Read a table of `write_csv`: numbers as int or float, empty cells as NaN.
 
-    The column `class` stays text, for there are classes called "7".
+    The column `class` stays text, as a class may be called "7".
 
     Raises:
         SegkitError: the file cannot be read, or a line has another number of cells than the header.
@@ -95,7 +90,7 @@ def read_csv(path: Path | str) -> list[dict[str, object]]:
         if len(line) != len(columns):
             raise SegkitError(
                 f"row {number} of '{path}' has {len(line)} cells, but the header has "
-                f"{len(columns)}: mend the row, or write the table anew."
+                f"{len(columns)}: correct the row or recreate the table."
             )
     return [
         {
@@ -107,17 +102,17 @@ def read_csv(path: Path | str) -> list[dict[str, object]]:
 
 
 def column_names(rows: Sequence[Row]) -> list[str]:
-    """The columns of all rows, in the order of first appearance."""
+    """List the columns of all rows in the order of first appearance."""
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def heading(column: str) -> str:
-    """A column's name as a heading: `IoU`, `Precision`."""
+    """Turn the name of a column into a heading: `IoU`, `Precision`."""
     return _NAMES.get(column) or column.replace("_", " ").capitalize()
 
 
 def cell_text(value: object, *, missing: str) -> str:
-    """A value to read: four decimals, thousands set apart, `missing` for NaN and None."""
+    """Format a value: four decimals, commas for thousands, `missing` for NaN and None."""
     if is_missing(value):
         return missing
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -131,13 +126,13 @@ def is_missing(value: object) -> bool:
 
 
 def is_numeric(rows: Sequence[Row], column: str) -> bool:
-    """Whether a column holds nothing but numbers, and so is aligned to the right."""
+    """Whether a column holds only numbers, and is aligned to the right."""
     values = (row.get(column) for row in rows)
     return all(is_missing(value) or isinstance(value, numbers.Real) for value in values)
 
 
 def is_mean(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a row is the mean at the end of a table, not a class that is called so."""
+    """Whether a row is the mean at the end of a table, not a class of that name."""
     return row is rows[-1] and row.get("class") == "mean"
 
 

@@ -1,4 +1,4 @@
-"""What a training waits for: a line at the end of an epoch whose steps waited for data."""
+"""Report how long the steps of an epoch waited for data, and why."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from segkit.data.loading.dataset import CROPPING, READING, TARGET, TrainDataset
 from segkit.training.datamodule import SegmentationData
 
 SHARE, SECONDS = 0.1, 1.0
-"""A wait is worth saying that takes more of the time of an epoch, and longer in all."""
+"""Waits below this share of the epoch or this many seconds are not reported."""
 SHOWN = 0.05
-"""What takes less of the time of an item is not named."""
+"""Stages below this share of an item's time are not listed."""
 TIMED_STEPS = 1000
-"""Steps of an epoch that are timed on a GPU, at most."""
+"""Most steps of an epoch that are timed on a GPU."""
 AUGMENTATION = "augmentation"
 
 
 class Bottleneck(L.Callback):
-    """Says how much of an epoch was spent waiting for data, what took the time, and what helps.
+    """Prints how long an epoch waited for data, which stages took the time, and a remedy.
 
-    A wait is the time from the end of a step to the start of the next one. On a GPU, which works on
-    while the program waits, only that part counts in which it had nothing to do; the GPU itself
-    takes the time, so that nothing waits for the measurement. Validations do not count.
+    A wait lasts from the end of a step to the start of the next. On a GPU only idle time
+    counts, measured by events of the GPU, so that measuring never waits. Validations do not count.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class Bottleneck(L.Callback):
         self._idle: list[tuple[Any, Any, float]] = []  # events around a wait, and the wait
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock: a training that is resumed inside an epoch does not start that one."""
+        """Start the clock for a run resumed in an epoch, which calls no on_train_epoch_start."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -52,7 +51,7 @@ class Bottleneck(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
     ) -> None:
-        """The wait is over."""
+        """End the wait."""
         wait = time.perf_counter() - self._since
         if self._last is None:
             self._waited += wait
@@ -60,12 +59,12 @@ class Bottleneck(L.Callback):
             self._idle.append((self._last, _event(pl_module), wait))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Wait for the next batch."""
+        """Begin the wait for the next batch."""
         self._since = time.perf_counter()
         self._last = _event(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say it, if it is worth it."""
+        """Print the line if the wait was long."""
         # Lightning declares the attribute nowhere
         dataset, data = _dataset(trainer), trainer.datamodule  # type: ignore[attr-defined]
         if dataset is None or not trainer.is_global_zero or not isinstance(data, SegmentationData):
@@ -80,24 +79,20 @@ class Bottleneck(L.Callback):
         named = list(zip(dataset.times.stages, means, strict=True))
         trainer.print(  # above the progress bar
             f"epoch {trainer.current_epoch}: waited {waited / lasted:.0%} of the time for data:"
-            f" {describe(named)}. {advice(named, data, trainer.current_epoch)}"
+            f" {describe(named)}. {recommend(named, data, trainer.current_epoch)}"
         )
 
     def _waited_on_gpu(self) -> float:
-        """Seconds in which the GPU had nothing to do because there was no batch."""
+        """Return the seconds in which the GPU was idle for want of a batch."""
         last = self._idle[-1][1]
         last.synchronize()
         return sum(min(wait, 1e-3 * end.elapsed_time(start)) for end, start, wait in self._idle)
 
 
 def describe(stages: Sequence[tuple[str, float]]) -> str:
-    """What takes how much of the time of an item, the longest first.
-
-    Args:
-        stages: Each stage of making an item, and its seconds.
-    """
-    steps = _summed(stages, of_augmentation=True)
-    groups = _summed(stages, of_augmentation=False)
+    """List the stages of an item with their seconds, the longest first."""
+    steps = _sum_by_name(stages, of_augmentation=True)
+    groups = _sum_by_name(stages, of_augmentation=False)
     if steps:
         groups[AUGMENTATION] = sum(steps.values())
     total = sum(groups.values())
@@ -105,23 +100,17 @@ def describe(stages: Sequence[tuple[str, float]]) -> str:
     for name, seconds in sorted(groups.items(), key=lambda group: -group[1]):
         if seconds < SHOWN * total:
             continue
-        part = f"{name} {_milliseconds(seconds)}"
+        part = f"{name} {_format(seconds)}"
         if name == AUGMENTATION:
             slowest = max(steps, key=lambda step: steps[step])
-            part = f"{name} {_milliseconds(seconds)} ({slowest} {_milliseconds(steps[slowest])})"
+            part = f"{name} {_format(seconds)} ({slowest} {_format(steps[slowest])})"
         parts.append(part)
-    return f"{', '.join(parts)}; {_milliseconds(total)} for a crop in all"
+    return f"{', '.join(parts)}; {_format(total)} for a crop in all"
 
 
-def advice(stages: Sequence[tuple[str, float]], data: SegmentationData, epoch: int) -> str:
-    """What to do about it.
-
-    Args:
-        stages: Each stage of making an item, and its seconds.
-        data: The batches.
-        epoch: The number of the epoch.
-    """
-    everything = _summed(stages, True) | _summed(stages, False)
+def recommend(stages: Sequence[tuple[str, float]], data: SegmentationData, epoch: int) -> str:
+    """Recommend a remedy for the slowest stage."""
+    everything = _sum_by_name(stages, True) | _sum_by_name(stages, False)
     slowest = max(everything, key=lambda stage: everything[stage])
     workers, cores = data.workers, usable_cores()
     more = None
@@ -142,8 +131,8 @@ def advice(stages: Sequence[tuple[str, float]], data: SegmentationData, epoch: i
     return f"There are no more cores: make {slowest} rarer (its p) or leave it out."
 
 
-def _summed(stages: Sequence[tuple[str, float]], of_augmentation: bool) -> dict[str, float]:
-    """Seconds by name, as a transform may be there twice."""
+def _sum_by_name(stages: Sequence[tuple[str, float]], of_augmentation: bool) -> dict[str, float]:
+    """Sum the seconds by name, as a transform may occur twice."""
     summed: dict[str, float] = {}
     for name, seconds in stages:
         if (name not in (READING, CROPPING, TARGET)) == of_augmentation:
@@ -151,7 +140,7 @@ def _summed(stages: Sequence[tuple[str, float]], of_augmentation: bool) -> dict[
     return summed
 
 
-def _milliseconds(seconds: float) -> str:
+def _format(seconds: float) -> str:
     return f"{1e3 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
 
 
@@ -161,7 +150,7 @@ def _dataset(trainer: L.Trainer) -> TrainDataset | None:
 
 
 def _event(pl_module: L.LightningModule) -> Any:
-    """A moment in the work of a GPU; None elsewhere."""
+    """Record a point in time of the GPU; None elsewhere."""
     if pl_module.device.type != "cuda":
         return None
     # torch gives it no types

@@ -1,4 +1,4 @@
-"""A training that is given a time: when it ends, when it validates, how much of it is over."""
+"""A training with a time limit: when it validates and when it ends."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import lightning as L
 
 VALIDATION_SHARE = 0.2
-"""Share of the time that validations may take, the first one and the last one aside."""
+"""Largest share of the time for validations, without the first and the last one."""
 NEVER = 1_000_000_000
 
 
 class Budget(L.Callback):
-    """Ends a training in time, and spends most of the time on training.
+    """Ends a training after a given time, most of it spent on training.
 
-    The schedule of the learning rate follows :attr:`progress`, so that it is at its end when the
-    time is. Validations count as time: the last one is taken off it, as long as the one before
-    took; and one is left out that would bring them above a fifth of the time, or would be followed
-    by less training than it takes itself. The time that a resumed training took before counts.
+    The learning rate follows :attr:`progress`, so its schedule ends with the time. Time for a last
+    validation, as long as the previous one, is reserved. Validations are skipped if they would take
+    more than a fifth of the time, or longer than the training that is left. Time before a resume
+    counts.
 
     Args:
-        seconds: The time.
-        every: Epochs from one validation to the next, if the time allows it.
+        seconds: The time limit.
+        every: Epochs between validations, time permitting.
     """
 
     def __init__(self, seconds: float, every: int = 1) -> None:
@@ -34,11 +34,11 @@ class Budget(L.Callback):
 
     @property
     def progress(self) -> float:
-        """The share of the time that is over, 0 to 1, at the end of the last step."""
+        """The share of the time used, 0 to 1, at the end of the last step."""
         return min(1.0, self.elapsed / max(self.seconds - self._last, 1e-6))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, with the time that was spent before a stop."""
+        """Start the clock at the time used before a stop."""
         self._began = time.monotonic() - self.elapsed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -52,8 +52,8 @@ class Budget(L.Callback):
         self._epoch_began = self.elapsed
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """End the training, with a validation, when the time is over."""
-        self.elapsed = _shared(trainer, time.monotonic() - self._began)
+        """End the training with a validation when the time is over."""
+        self.elapsed = _broadcast(trainer, time.monotonic() - self._began)
         self._epoch = self.elapsed - self._epoch_began  # at its end: how long it took
         if self.progress >= 1:
             trainer.check_val_every_n_epoch = 1
@@ -64,24 +64,24 @@ class Budget(L.Callback):
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember how long it took."""
-        self._last = _shared(trainer, time.monotonic() - self._validation_began)
+        """Record how long it took."""
+        self._last = _broadcast(trainer, time.monotonic() - self._validation_began)
         self._validating += self._last
-        self.elapsed = _shared(trainer, time.monotonic() - self._began)
+        self.elapsed = _broadcast(trainer, time.monotonic() - self._began)
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed training goes on with."""
+        """Return the state that a resumed training needs."""
         return {"elapsed": self.elapsed, "validating": self._validating, "last": self._last}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on."""
+        """Restore the state."""
         self.elapsed, self._validating, self._last = (
             state[key] for key in ("elapsed", "validating", "last")
         )
 
 
-def _shared(trainer: L.Trainer, seconds: float) -> float:
-    """The first process's clock: all must validate, stop and set the rate at the same step."""
+def _broadcast(trainer: L.Trainer, seconds: float) -> float:
+    """Take the clock of the first process, so that all decide alike at every step."""
     if trainer.world_size == 1:
         return seconds
     return float(trainer.strategy.broadcast(seconds))

@@ -1,4 +1,4 @@
-"""The batches of a training as a LightningDataModule."""
+"""The batches of a training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from segkit.data.sources.base import DataSource, Split
 from segkit.targets.base import Target
 
 SHARE = 0.25
-"""Of the memory, and of the free disk, that a cache may take if nobody asked for it."""
+"""Largest share of the memory and of the free disk for data.cache=auto."""
 CACHED: tuple[Split, ...] = ("train", "val")
-"""The splits that a training reads again and again."""
+"""Splits that are read in every epoch."""
 
 
 class LazyLoader(DataLoader[Crop]):
@@ -88,18 +88,18 @@ class NextDraws(DrawSampler):
 class SegmentationData(L.LightningDataModule):
     """Crops for training, whole images for validation.
 
-    While it is being fitted, what was decoded once is kept for all processes of the machine;
-    :meth:`close` removes it.
+    During the fit, decoded images are cached for all processes of the machine; :meth:`close`
+    removes the cache.
 
     Args:
         source: The data set.
-        summary: What its check found out.
-        normalization: What happens to the intensities.
-        transform: Crop and augmentation of the training.
+        summary: The result of its check.
+        normalization: The scaling of intensities.
+        transform: Crop and augmentation.
         target: What is learned of the masks.
-        config: Sizes of crops and batches.
+        config: The section ``data`` of the config.
         seed: Seed of the draws.
-        objects: Whether the validation needs the ids of objects.
+        objects: Whether validation needs ids of objects.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SegmentationData(L.LightningDataModule):
         self.cached, self.cache_note = self._plan_cache()
 
     def setup(self, stage: str) -> None:
-        """Make the cache, or take the one that another process of this machine has made."""
+        """Create the cache, or join that of another process on this machine."""
         if stage != "fit" or not self.cached or self.cache is not None:
             return
         processes = self._process[1]
@@ -141,13 +141,13 @@ class SegmentationData(L.LightningDataModule):
             self.cache = ArrayCache(shared[0])
 
     def close(self) -> None:
-        """Remove the cache; images are read from their files from now on."""
+        """Remove the cache; from now on images are read from their files."""
         if self.cache is not None:
             self.cache.close()
         self.cache = None
 
     def on_after_batch_transfer(self, batch: Crop | Item, dataloader_idx: int) -> Item:
-        """Normalise crops where the network computes: until there they travel as bytes."""
+        """Normalise crops on the device of the network; they travel as bytes."""
         if "unit" not in batch:
             return batch
         item = as_item(cast(Crop, batch), self.normalization)
@@ -157,7 +157,7 @@ class SegmentationData(L.LightningDataModule):
         return converted
 
     def whole(self, split: Split) -> WholeDataset:
-        """The whole images of a split."""
+        """Return the whole images of a split."""
         return WholeDataset(
             self.source,
             self.summary.splits[split],
@@ -169,7 +169,7 @@ class SegmentationData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Crop]:
-        """Batches of augmented crops."""
+        """Return batches of augmented crops."""
         samples = self.summary.splits["train"]
         dataset = TrainDataset(
             self.source,
@@ -199,7 +199,7 @@ class SegmentationData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Whole images, in batches where all have one size."""
+        """Return whole images, in batches if all have the same size."""
         whole = self.whole("val")
         return DataLoader(
             whole,
@@ -213,45 +213,45 @@ class SegmentationData(L.LightningDataModule):
 
     @property
     def _process(self) -> tuple[int, int]:
-        """The number of this process, and how many there are."""
+        """The rank of this process and the number of processes."""
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
     @property
     def _on_gpu(self) -> bool:
-        """Whether batches are copied to a GPU, which pinned memory lets go on beside the steps."""
+        """Whether batches go to a GPU; pinned memory lets the copy overlap the steps."""
         if self.trainer is None:
             return torch.cuda.is_available()
         return self.trainer.strategy.root_device.type == "cuda"
 
     def _plan_cache(self) -> tuple[bool, str]:
-        """Whether decoded samples are kept, and a line that says so."""
+        """Decide whether to cache decoded samples; also return a line for the user."""
         size = sum(self.summary.decoded.get(split, 0) for split in CACHED)
         said = f"{size / GB:.1f} GB" if size >= GB else f"{size / 2**20:.0f} MB"
         if self.config.cache is False:
-            return False, "images are decoded each time they are read (data.cache=false)"
+            return False, "images are decoded at every read (data.cache=false)"
         if self.config.cache == "auto":
             try:
                 free = shutil.disk_usage(tempfile.gettempdir()).free
             except OSError as error:  # no folder for temporary files, among others
-                return False, f"images are decoded each time they are read: {error}"
+                return False, f"images are decoded at every read: {error}"
             room = {"memory": main_memory(), f"free disk of {tempfile.gettempdir()}": free}
             small = [name for name, given in room.items() if size > SHARE * given]
             if small:
                 return False, (
-                    f"images are decoded each time they are read: the {said} of all are more than"
-                    f" {SHARE:.0%} of the {small[0]} (data.cache=true keeps them all the same)"
+                    f"images are decoded at every read: together they take {said}, more than"
+                    f" {SHARE:.0%} of the {small[0]} (data.cache=true caches them anyway)"
                 )
         return True, (
-            f"decoded images are kept for the time of the run, {said}; data.cache=false keeps none"
+            f"decoded images are cached during the run, {said}; data.cache=false turns this off"
         )
 
 
 def default_workers() -> int:
-    """As many processes as there are spare cores.
+    """Return the number of spare cores.
 
-    Two cores that compute have none to spare: each batch waits for the slower of their threads.
+    Of two cores that compute none is spare, as each batch waits for the slower one.
     """
     cores = usable_cores()
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -263,8 +263,8 @@ def _new_cache() -> ArrayCache | None:
         return ArrayCache()
     except OSError as error:
         warnings.warn(
-            f"decoded images cannot be kept: {error}. They are read from their files each time;"
-            " data.cache=false says so.",
+            f"decoded images cannot be cached: {error}. They are decoded at every read;"
+            " set data.cache=false to hide this warning.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""One training step, one validation step, the optimizer: the LightningModule."""
+"""The LightningModule: training step, validation step, optimizer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from segkit.optim.schedules import Schedule
 from segkit.training.budget import Budget
 
 WORTH_A_COPY = 2_000_000
-"""Pixels to validate, from which on the making of a faster network pays on a CPU."""
+"""Pixels of a validation from which converting the network for speed pays on a CPU."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -42,17 +42,17 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         model: The network.
-        card: What goes into its checkpoints.
-        loss: The loss, of the head's mode.
-        optimizer: Makes the optimizer.
-        schedule: The course of the learning rate.
-        auxiliary: Weights of the losses of the auxiliary heads.
-        monitor: The metric that the progress bar shows besides the loss.
-        channels_last: Whether images and weights are laid out with the channels last.
-        compiled: Whether the training step's network is compiled.
-        recompute: Whether activations are computed again for the backward pass; "auto": on a CPU,
-            where that is as fast.
-        decoder: Tells the objects of one image apart, from probabilities and labels, in validation.
+        card: The model card for the checkpoints.
+        loss: The loss.
+        optimizer: The family member that creates the optimizer.
+        schedule: The schedule of the learning rate.
+        auxiliary: Loss weights of the auxiliary heads.
+        monitor: The metric shown in the progress bar besides the loss.
+        channels_last: Whether images and weights have the channels-last layout.
+        compiled: Whether to compile the network for training.
+        recompute: Whether to recompute activations in the backward pass; "auto": on a CPU, where
+            that is as fast.
+        decoder: Separates the objects of an image, given probabilities and labels, in validation.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class SegmentationModule(L.LightningModule):
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
-        # a compiled network decides that itself
+        # the compiler decides that itself
         self.recompute: bool | Literal["auto"] = False if compiled else recompute
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             to_channels_last(model)
-        self._fast: list[Segmenter] = []  # a list, for it is no part of what is trained
+        self._fast: list[Segmenter] = []  # a list, so that it is not registered as a submodule
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss = MeanMetric()
         self.decoder, self.objects = decoder, InstanceScores()
         self.windows = windows_of(model, max(SIDE, *card.img_size))
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
-        """The loss of the head, plus the weighted losses of the auxiliary heads."""
+        """Return the loss of the head plus the weighted losses of the auxiliary heads."""
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
         recompute = image.device.type == "cpu" if self.recompute == "auto" else self.recompute
         with recomputed_activations(self.model) if recompute else nullcontext():
@@ -99,14 +99,14 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Item, batch_idx: int) -> None:
-        """Count the confusions of whole images."""
+        """Update loss, confusion matrix and object scores with whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
         if batch_idx == 0:
             self._fast = self._copies(image)
         both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
         logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
-        for i in range(len(logits)):  # image by image, so that the size of the batch has no say
+        for i in range(len(logits)):  # image by image: independent of the batch size
             one = slice(i, i + 1)
             own = None if weight is None else weight[one]
             self.val_loss.update(self.loss(logits[one], target[one], own))
@@ -122,30 +122,30 @@ class SegmentationModule(L.LightningModule):
                 )
 
     def _copies(self, first: Tensor) -> list[Segmenter]:
-        """The copy of the network that is faster, where it is worth its making."""
+        """Return a faster copy of the network if the conversion pays."""
         batches = self.trainer.num_val_batches
         pixels = (batches if isinstance(batches, int) else sum(batches)) * first[:, 0].numel()
         if pixels <= WORTH_A_COPY or self.trainer.precision != "32-true":
-            return []  # mixed precision is as fast as it is
+            return []  # mixed precision is fast already
         return [for_inference(self.model)]
 
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
-        """The predictor blends probabilities; the loss wants logits."""
+        """Return both: the predictor blends probabilities, the loss needs logits."""
         network = self._fast[0] if self._fast else self.model
         logits = network(tiles).float()
         return torch.cat([logits, self.model.head.activate(logits)], dim=1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning does it, but gradients do not take memory in the next forward pass.
+        """Step, and free the gradients before the next forward pass.
 
-        Callbacks find them until then: in on_after_backward and on_before_optimizer_step.
+        Callbacks see them in on_after_backward and on_before_optimizer_step.
         """
         super().optimizer_step(*args, **kwargs)
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad()
 
     def on_validation_epoch_end(self) -> None:
-        """Scores from the one confusion matrix of the epoch."""
+        """Log the scores of the epoch."""
         self._fast = []
         matrix = self.confusion.compute()
         self.confusion.reset()
@@ -157,11 +157,11 @@ class SegmentationModule(L.LightningModule):
         logged = {key: value for key, value in found.items() if f"val/{key}" in OF_OBJECTS}
         for name, value in {"loss": loss, **mean, **logged}.items():
             key = f"val/{name}"
-            # all processes have the same value; said so, Lightning does not warn
+            # equal in all processes; sync_dist only silences a warning of Lightning
             self.log(key, torch.tensor(value), prog_bar=key == self.monitor, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and its schedule over all steps of the training."""
+        """Create the optimizer and the schedule over all steps of the training."""
         optimizer = self.optimizer.for_model(self.model)
         total = self.trainer.estimated_stepping_batches
         if total == 0:
@@ -174,7 +174,7 @@ class SegmentationModule(L.LightningModule):
         budget = next((c for c in held if isinstance(c, Budget)), None)
 
         def factor(step: int) -> float:
-            """By what is nearer to its end, the steps or the time."""
+            """Return the factor at the progress of steps or time, whichever is further."""
             done = max(step / total, budget.progress if budget is not None else 0.0)
             return self.schedule.factor(min(1.0, done))
 
@@ -185,5 +185,5 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint self-contained."""
+        """Add the model card."""
         checkpoint[KEY] = self.card.to_dict()

@@ -92,7 +92,7 @@ def test_several_checkpoints_are_scored_as_one(binary_run, tmp_path):
     assert three.means["recall"] > one.means["recall"]
 
 
-def test_what_is_not_as_in_the_training_has_a_folder_of_its_own(binary_run, tmp_path):
+def test_settings_that_differ_from_the_training_name_the_folder(binary_run, tmp_path):
     runs = [tmp_path / name / "checkpoints/best.ckpt" for name in "abc"]
 
     def folder(*files: Path, **options) -> str:
@@ -116,7 +116,7 @@ def test_what_is_not_as_in_the_training_has_a_folder_of_its_own(binary_run, tmp_
     assert len({*two, folder(first, *others)}) == 3
 
 
-def test_evaluations_of_other_kinds_stand_beside_each_other(binary_run, tmp_path, capsys):
+def test_evaluations_with_other_settings_have_their_own_folders(binary_run, tmp_path, capsys):
     path = tmp_path / "checkpoints" / "best.ckpt"
     shutil.copytree(binary_run.checkpoint.parent, path.parent)
     for more in ([], ["threshold=0.1"], [f"checkpoint=['{path}','{path}']"]):
@@ -125,17 +125,17 @@ def test_evaluations_of_other_kinds_stand_beside_each_other(binary_run, tmp_path
     assert names[0] == "evaluation-val"
     assert names[1].startswith("evaluation-val-ensemble-2-")
     assert names[2] == "evaluation-val-threshold-0.1"
-    assert "written over" not in capsys.readouterr().out
+    assert "overwritten" not in capsys.readouterr().out
 
 
-def test_scores_of_other_settings_are_not_written_over_in_silence(binary_run, tmp_path, capsys):
+def test_overwriting_results_of_other_settings_is_reported(binary_run, tmp_path, capsys):
     for more, expected in ([], False), ([], False), (["tta=flips", "split=test"], True):
         run_evaluate(binary_run, tmp_path, *more)
-        said = "is written over; it was of other settings (tta, split)"
+        said = "is overwritten; it held results of other settings (tta, split)"
         assert (said in capsys.readouterr().out.replace("split, tta", "tta, split")) == expected
 
 
-def test_values_of_12_bits_are_said(binary_run, tmp_path, capsys):
+def test_12_bit_values_are_reported_once(binary_run, tmp_path, capsys):
     for i in range(2):
         image = draw(i, (32, 32)).image[..., 0].astype("uint16") * 16
         (tmp_path / "images").mkdir(exist_ok=True)

@@ -32,6 +32,7 @@ def breaking(monkeypatch):
     monkeypatch.setattr(Loss, "build", lambda name, /, **options: Breaks(options["mode"]))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_the_files_and_the_last_good_weights(
     breaking, tmp_path
 ):
@@ -81,6 +82,7 @@ def images_and_masks(root, blank: int):
         write_mask(root / "masks" / f"{n}.png", mask)
 
 
+@pytest.mark.slow
 def test_an_image_without_any_label_in_a_batch_does_no_harm(tmp_path):
     """Every sample of it is ignored: alone in a batch (of 1) it gives a loss of 0."""
     images_and_masks(tmp_path / "set", blank=2)

@@ -14,7 +14,7 @@ from conftest import train_quick
 from segkit.data.loading.dataset import StageTimes
 from segkit.data.sources.cells import CellsSource
 from segkit.training import bottleneck
-from segkit.training.bottleneck import Bottleneck, advice, describe
+from segkit.training.bottleneck import Bottleneck, describe, recommend
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
 
@@ -43,6 +43,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bottleneck, "SECONDS", 0.2)
 
 
+@pytest.mark.slow
 def test_a_slow_source_is_named(
     tmp_path: Any, capsys: Any, seconds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_slow_source_is_named(
     assert "data.cache=true" in said
 
 
+@pytest.mark.slow
 def test_a_slow_transform_is_named(
     tmp_path: Any, capsys: Any, seconds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_slow_transform_is_named(
     assert "data.num_workers=2 (now 0)" in said
 
 
+@pytest.mark.slow
 def test_a_training_that_does_not_wait_says_nothing(
     tmp_path: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +100,7 @@ def test_a_training_that_does_not_wait_says_nothing(
     assert line(capsys) == ""
 
 
+@pytest.mark.slow
 def test_waiting_for_a_validation_is_not_waiting_for_data(
     tmp_path: Any, capsys: Any, seconds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +181,7 @@ def test_what_helps(
     monkeypatch.setattr(bottleneck, "usable_cores", lambda: 8)
     data: Any = SimpleNamespace(workers=workers, cache=cached, config=SimpleNamespace(cache="auto"))
     stages = [(name, 0.1 if name == slow else seconds) for name, seconds in STAGES]
-    assert wanted in advice(stages, data, epoch)
+    assert wanted in recommend(stages, data, epoch)
 
 
 def test_on_a_gpu_only_the_time_counts_in_which_it_is_idle() -> None:

@@ -127,6 +127,7 @@ def test_the_time_before_a_stop_counts(clock):
     assert second.elapsed == pytest.approx(60)
 
 
+@pytest.mark.slow
 def test_the_schedule_ends_with_the_time_and_the_end_is_validated(tmp_path):
     options = [TIME, "trainer.max_epochs=null", "scheduler=poly"]
     train_quick(tmp_path, *options)

@@ -68,9 +68,9 @@ def test_the_decoded_size_is_known_after_the_check() -> None:
 @pytest.mark.parametrize(
     ("asked", "size", "kept", "said"),
     [
-        ("auto", 1 * GB, True, "kept for the time of the run, 2.0 GB"),
-        ("auto", 3 * GB, False, "6.0 GB of all are more than 25% of the memory"),
-        ("auto", 2 * GB, False, "4.0 GB of all are more than 25% of the free disk"),
+        ("auto", 1 * GB, True, "cached during the run, 2.0 GB"),
+        ("auto", 3 * GB, False, "6.0 GB, more than 25% of the memory"),
+        ("auto", 2 * GB, False, "4.0 GB, more than 25% of the free disk"),
         (True, 90 * GB, True, "180.0 GB"),
         (False, 1, False, "data.cache=false"),
     ],
@@ -120,6 +120,7 @@ def test_without_a_place_for_it_images_are_read_each_time(monkeypatch: pytest.Mo
     assert len(list(found.train_dataloader())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["end", "error", "interrupt"])
 def test_a_run_leaves_nothing_behind(
     where: str, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ def test_a_run_leaves_nothing_behind(
     assert not list(temporary.glob("segkit-cache-*"))
 
 
+@pytest.mark.slow
 def test_a_run_with_it_is_a_run_without_it(tmp_path: Path) -> None:
     options = ["augment=microscopy", "trainer.max_epochs=2", "data.foreground_share=0.5"]
     options += ["target=border_core", "data.instances=true", "data.val=2"]

@@ -61,6 +61,7 @@ def test_evaluating_and_predicting_need_the_checkpoint_alone(border_core_run, tm
         segkit.load(border_core_run.checkpoint, instances="watershed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["foreground", "distance"])
 def test_every_target_trains_with_a_weight_map(target, tmp_path):
     options = [f"target={target}", "data.instances=true", "monitor=val/ap50"]
@@ -68,6 +69,7 @@ def test_every_target_trains_with_a_weight_map(target, tmp_path):
     assert run.evaluation.means["objects"] > 0
 
 
+@pytest.mark.slow
 def test_a_set_without_ids_takes_its_regions_for_objects(tmp_path):
     run = train_quick(tmp_path, "instances=components", "monitor=val/seg", "metrics=[membranes]")
     assert run.evaluation.means["objects"] > 0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from conftest import train_quick
+from conftest import QUICK, train_quick
 
+import segkit
 from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv
 from segkit.training.module import SegmentationModule
@@ -121,6 +126,8 @@ def test_a_moved_run_remembers_its_best_score(tmp_path):
 def test_a_run_is_neither_overwritten_nor_falsified(binary_run):
     """Training into a run's folder, and going on with one that has finished, are refused."""
     before = {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()}
+    with pytest.raises(SegkitError, match="cannot be resumed: it needs config"):
+        train_quick(binary_run.folder, "resume=nowhere")
     with pytest.raises(SegkitError, match="holds a run already"):
         train_quick(binary_run.folder, "neck=fcn")
     with pytest.raises(SegkitError, match="has finished, 1 of 1 epochs"):
@@ -128,3 +135,49 @@ def test_a_run_is_neither_overwritten_nor_falsified(binary_run):
     with pytest.raises(SegkitError, match=r"neck is .*fcn.*, the run has .*unet"):
         train_quick(binary_run.folder, f"resume={binary_run.folder}", "neck=fcn")
     assert {p: p.read_bytes() for p in binary_run.folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_that_predicts_and_resumes(tmp_path):
+    """As a user does it, and what resume refuses on the command line."""
+    command = [sys.executable, "-m", "segkit.train"]
+    process = subprocess.Popen(
+        [*command, *QUICK, "trainer.max_epochs=1000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # a shell lets its background jobs ignore the signal, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("runs/quick/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, printed
+    assert "Traceback" not in printed
+    (folder,) = tmp_path.glob("runs/quick/*")
+    resume = f"resume={folder.relative_to(tmp_path)}"
+    assert resume in printed.replace("\n", "")
+    segkit.load(folder / "checkpoints/last.ckpt", device="cpu")
+
+    def run(*overrides):
+        return subprocess.run(
+            [*command, resume, *overrides], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    wrong = ["encoder=resnet34", "data.batch_size=2", "optimizer.lr=0.5", "experiment=quick"]
+    refused = run(*wrong)
+    assert refused.returncode == 2
+    for override in wrong:
+        assert f"{override}: it cannot change" in refused.stderr
+    epoch = last(folder)["epoch"]
+    done = run(f"trainer.max_epochs={epoch + 3}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob("runs/quick/*")) == [folder]
+    assert len((folder / "metrics.csv").read_text().splitlines()) >= epoch + 3
+    assert (folder / "report.html").is_file()

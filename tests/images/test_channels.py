@@ -1,4 +1,4 @@
-"""Grey, RGB and opacity become each other, and nothing else does."""
+"""Grey, RGB and alpha are converted, and nothing else is."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from segkit.images.channels import convert_channels
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_what_becomes_what(dtype: str) -> None:
+def test_conversions(dtype: str) -> None:
     image = (np.arange(2 * 3 * 4).reshape(2, 3, 4) * 7).astype(dtype)
     image[..., 3] = 1 if dtype == "float32" else np.iinfo(dtype).max  # opaque
     for given, wanted, expected in [
@@ -25,8 +25,8 @@ def test_what_becomes_what(dtype: str) -> None:
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_channel_of_a_measurement_is_not_dropped() -> None:
-    """A second stain is no opacity; the fourth channel of a picture of 8 bits is."""
+def test_a_measured_channel_is_not_dropped() -> None:
+    """A second stain is not alpha; the fourth channel of an 8-bit picture is."""
     for dtype, channels in [("uint8", 2), ("uint16", 2), ("uint16", 4), ("float32", 4)]:
         image = np.arange(4 * channels).reshape(2, 2, channels).astype(dtype)
         for wanted in (1, 3):
@@ -41,6 +41,6 @@ def test_the_mean_of_large_numbers_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(12, 3), (12, 1), (3, 4), (5, 3)])
-def test_what_means_nothing(given: int, wanted: int) -> None:
+def test_conversions_that_are_refused(given: int, wanted: int) -> None:
     with pytest.raises(SegkitError, match=f"{given} channels cannot be converted to {wanted}"):
         convert_channels(np.zeros((2, 2, given), np.uint8), wanted)

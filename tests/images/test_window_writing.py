@@ -1,4 +1,4 @@
-"""What is written by windows comes back, whole or not at all, in little memory."""
+"""Files written by windows: their content, whole or not at all, in little memory."""
 
 import errno
 import shutil
@@ -112,7 +112,7 @@ def test_any_windows_in_any_order(tmp_path, monkeypatch, partition, stack, dtype
 
 
 def stored_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
-    """As other programs find them."""
+    """The levels as other programs read them."""
     if path.is_dir():
         node = zarr.open(path, mode="r")
         if not pyramid:
@@ -258,7 +258,7 @@ def test_windows_must_cover_the_image(tmp_path: Path, suffix: str) -> None:
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
     st.lists(st.tuples(*[st.integers(0, 12)] * 4), max_size=8),
 )
-def test_what_is_uncovered(size: tuple[int, int], windows: list[tuple[int, ...]]) -> None:
+def test_the_gap_that_is_found(size: tuple[int, int], windows: list[tuple[int, ...]]) -> None:
     uncovered, used = np.ones(size, bool), set()
     for window in windows:
         top, bottom = sorted(min(y, size[0]) for y in window[:2])
@@ -303,7 +303,7 @@ def test_smaller_numbers_fit_into_larger_ones(tmp_path: Path) -> None:
     same(read_mask(tmp_path / "a.tif"), noise(50, 50).astype(np.int32))
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
+def test_files_that_cannot_be_written(tmp_path: Path) -> None:
     for name, shape, dtype, reason in (
         ("a.png", (5, 5), "uint8", r"as \.tif, \.tiff or \.zarr, not as '\.png'"),
         ("a.tif", (5,), "uint8", r"\(H, W\) or \(N, H, W\)"),

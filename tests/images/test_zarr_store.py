@@ -1,4 +1,4 @@
-"""Zarrs of every kind, made on the fly, read whole and by windows."""
+"""Zarrs of every kind, read whole and by windows."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ H, W = 83, 70
 
 
 def check(path: Path, page: int | None = None) -> None:
-    """The windows are parts of the whole, and cross the borders of blocks."""
+    """The windows are parts of the whole, and cross the borders of chunks."""
     whole = read_image(path, page)
     image = open_windows(path, page)
     assert image is not None
@@ -42,7 +42,7 @@ def store(path: Path, values: np.ndarray, **options) -> None:
 
 
 def ome(path: Path, values: np.ndarray, axes: str, version: str, **options) -> None:
-    """A pyramid of two levels, as version 0.4 (zarr 2) or 0.5 (zarr 3) has it."""
+    """A pyramid of two levels, in version 0.4 (zarr 2) or 0.5 (zarr 3)."""
     datasets = [{"path": "full"}, {"path": "half"}]
     described = {"axes": [{"name": name} for name in axes], "datasets": datasets}
     attributes = {"multiscales": [{**described, "version": version}]}
@@ -136,7 +136,7 @@ def test_zarr_shards(tmp_path: Path) -> None:
     check(tmp_path / "a.zarr")
 
 
-def test_a_zarr_of_few_blocks_is_read_whole(tmp_path: Path) -> None:
+def test_a_zarr_of_few_chunks_is_read_whole(tmp_path: Path) -> None:
     store(tmp_path / "a.zarr", noise(H, W), chunks=(H, W))
     assert open_windows(tmp_path / "a.zarr") is None
     same(read_mask(tmp_path / "a.zarr"), noise(H, W))
@@ -148,7 +148,7 @@ def chunk_files(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_a_missing_block_is_the_fill_value(tmp_path: Path, zarr_format: int) -> None:
+def test_a_missing_chunk_is_the_fill_value(tmp_path: Path, zarr_format: int) -> None:
     path, pixels = tmp_path / "a.zarr", noise(H, W)
     store(path, pixels, zarr_format=zarr_format, fill_value=7)
     chunk_files(path)[0].unlink()
@@ -159,7 +159,7 @@ def test_a_missing_block_is_the_fill_value(tmp_path: Path, zarr_format: int) -> 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("damage", ["emptied", "cut", "noise"])
-def test_a_damaged_block_is_named(tmp_path: Path, zarr_format: int, damage: str) -> None:
+def test_a_damaged_chunk_is_named(tmp_path: Path, zarr_format: int, damage: str) -> None:
     path = tmp_path / "a.zarr"
     store(path, noise(H, W), zarr_format=zarr_format)
     block = chunk_files(path)[0]
@@ -184,7 +184,7 @@ def test_groups_without_an_image(tmp_path: Path) -> None:
     check(tmp_path / "a.zarr" / "masks")
 
 
-def test_ome_metadata_that_lie(tmp_path: Path) -> None:
+def test_wrong_ome_metadata(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     ome(path, noise(H, W), "yx", "0.5")
     shutil.rmtree(path / "full")
@@ -198,7 +198,7 @@ def test_ome_metadata_that_lie(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_zarrs_that_are_no_images(tmp_path: Path) -> None:
+def test_zarrs_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert not is_zarr(tmp_path / "empty")
     store(tmp_path / "line", np.arange(5), chunks=(5,))

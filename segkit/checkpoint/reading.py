@@ -31,9 +31,10 @@ def build(card: ModelCard) -> Segmenter:
     """
     options = {"in_channels": card.in_channels, **card.encoder}
     name = options.pop("name")
-    takes = inspect.signature(Encoder.resolve(name, {})[0]).parameters
-    if "img_size" in takes and options.get("img_size") is None:
-        options["img_size"] = max(card.img_size)
+    if not card.layout and options.get("img_size") is None:
+        member, _ = Encoder.resolve(name, {})
+        if "img_size" in inspect.signature(member).parameters:
+            options["img_size"] = max(card.img_size)
     return create_model(
         Encoder.rebuild(name, card.layout, **options),
         card.neck,

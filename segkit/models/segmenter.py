@@ -140,13 +140,13 @@ def create_model(
         >>> model(torch.rand(2, 3, 211, 317)).shape
         torch.Size([2, 5, 211, 317])
     """
+    name, options = _split("" if isinstance(encoder, Encoder) else encoder, "encoder")
     neck_name, neck_options = _split(neck, "neck")
     head_name, head_options = _split(head, "head")
     # report unknown names before weights are downloaded
     neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
     Head.resolve(head_name, {})
     if not isinstance(encoder, Encoder):
-        name, options = _split(encoder, "encoder")
         if img_size is not None and options.get("img_size") is None:
             member, _ = Encoder.resolve(name, {})
             if "img_size" in inspect.signature(member).parameters:

@@ -1,4 +1,4 @@
-"""The sizes of the unpadded U-Net: 572 -> 388 and all the others."""
+"""Input and output sizes of the unpadded U-Net, such as 572 -> 388."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from segkit.core.errors import SegkitError
 
 
 def valid_output(size: int, depth: int) -> int | None:
-    """What is left of ``size`` pixels; None where a max-pooling meets an odd size, or nothing is.
+    """The output size for an input of ``size`` pixels; None if the network cannot take it.
 
     Each level takes 4 pixels on the way down and 4 on the way up (Ronneberger et al. 2015, fig. 1).
 

@@ -49,7 +49,7 @@ class TorchNetwork(Network):
     ) -> None:
         self._device = choose_device(device)
         self.device = str(self._device)
-        self._model = model.to(self._device).eval()
+        self._model = model.to(self._device)
         self.card = card
         if tile is None or batch_size is None:
             self.windows, self.batch_size = plan_batches(

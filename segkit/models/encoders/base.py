@@ -96,13 +96,12 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
             options["pretrained"] = False
         encoder = member.from_layout(layout, options)
         encoder.in_channels = options.get("in_channels", encoder.in_channels)
-        found = encoder.layout()
         for key in layout.keys() & {"channels", "strides", "multiple", "fixed_size"}:
             stored = tuple(layout[key]) if isinstance(layout[key], list) else layout[key]
-            if stored != found[key]:
+            if stored != (found := getattr(encoder, key)):
                 raise SegkitError(
                     f"the layout of the encoder '{name}' has {key}={stored}, but with its options"
-                    f" it has {key}={found[key]}. Use the file as segkit wrote it."
+                    f" it has {key}={found}. Use the file as segkit wrote it."
                 )
         return encoder
 
@@ -127,19 +126,24 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         Raises:
             SegkitError: The name is unknown, or the option ``model`` names another timm model.
         """
-        if name in cls.members() or str(name).partition(".")[0] not in _list_timm_names():
+        import timm
+
+        members = cls.members()
+        if name in members or str(name).partition(".")[0] not in timm.list_models():
             return super().resolve(name, options)
         if options.get("model", name) != name:
             raise SegkitError(
                 f"encoder '{name}' is itself a timm model: leave out the option model="
                 f"{options['model']}, or use the encoder 'timm' with it."
             )
-        return cls.members()["timm"], {**options, "model": name}
+        return members["timm"], {**options, "model": name}
 
     @classmethod
     def known_names(cls) -> list[str]:
         """The members and the models of timm."""
-        return list({**cls.members(), **dict.fromkeys(_list_timm_names())})
+        import timm
+
+        return list({**cls.members(), **dict.fromkeys(timm.list_models())})
 
     def freeze(self, stages: Freeze) -> None:
         """Freeze the first stages: no gradient, batch norm and dropout in eval mode.
@@ -185,9 +189,3 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
             return side, side
         side = 2 * (self.multiple or self.strides[-1])
         return self.fixed_size or (side, side)
-
-
-def _list_timm_names() -> list[str]:
-    import timm
-
-    return timm.list_models()

@@ -18,8 +18,9 @@ from segkit.models.encoders.weights import load_state
 class UNetEncoder(Encoder, name="unet"):
     """Two 3x3 convolutions with ReLU per level, 2x2 max-pooling between (Ronneberger et al. 2015).
 
-    The defaults but ``padding="valid"`` are the paper's: five levels of 64, 128, 256, 512 and 1024
-    channels at the strides 1, 2, 4, 8 and 16, dropout at the end of the path, He initialisation.
+    With ``padding="valid"`` and ``neck.upsample=deconv`` it is the paper's network: five levels of
+    64, 128, 256, 512 and 1024 channels at the strides 1, 2, 4, 8 and 16, dropout at the end of the
+    path, He initialisation.
 
     Args:
         in_channels: Channels of the image.
@@ -53,10 +54,9 @@ class UNetEncoder(Encoder, name="unet"):
         self.in_channels = in_channels
         self.padding = padding
         self.norm = norm
-        self.levels = nn.ModuleList(
-            DoubleConv(before, after, norm, padding)
-            for before, after in zip((in_channels, *self.channels), self.channels, strict=False)
-        )
+        self.levels = nn.ModuleList()
+        for before, after in zip((in_channels, *self.channels), self.channels, strict=False):
+            self.levels.append(DoubleConv(before, after, norm, padding))
         self.dropout = nn.Dropout(dropout)
         init_he(self)
         if isinstance(pretrained, Path):

@@ -19,8 +19,8 @@ class Head(nn.Module, Registrable, ABC, family="head"):
 
     Attributes:
         mode: What the logits mean to losses and metrics.
-        num_classes: Classes that the labels can take, background included; those of a multilabel
-            head are independent of each other.
+        num_classes: Number of classes, background included; those of a multilabel head are
+            independent of each other.
         num_logits: Channels of the logits.
     """
 

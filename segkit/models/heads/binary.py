@@ -19,8 +19,8 @@ class BinaryHead(Head, name="binary"):
 
     Args:
         in_channels: Channels of the neck's map.
-        num_classes: May only be 2 (background and foreground), or 1 for those who count the
-            foreground alone; :attr:`num_classes` is 2 in any case.
+        num_classes: 2 (background and foreground), or 1 if the background is not counted; the
+            attribute is 2 in any case.
         threshold: Probability above which a pixel is foreground.
         dropout: Probability of dropping whole channels of the map in training.
     """
@@ -37,7 +37,7 @@ class BinaryHead(Head, name="binary"):
         super().__init__()
         if num_classes not in (1, 2):
             raise SegkitError(
-                "head 'binary' tells 2 classes apart, background and foreground, not"
+                "head 'binary' has 2 classes, background and foreground, not"
                 f" {num_classes}: use head=multiclass or head=multilabel."
             )
         self.num_classes, self.num_logits, self.threshold = 2, 1, threshold

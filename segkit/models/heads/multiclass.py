@@ -1,4 +1,4 @@
-"""One of N classes for each pixel."""
+"""One of N classes per pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MulticlassHead(Head, name="multiclass"):
 
     Args:
         in_channels: Channels of the neck's map.
-        num_classes: Number of classes, a background among them if there is one.
+        num_classes: Number of classes, background included; in a training the data's by default.
         dropout: Probability of dropping whole channels of the map in training.
     """
 
@@ -45,6 +45,6 @@ class MulticlassHead(Head, name="multiclass"):
 
     def decide(self, probabilities: Tensor) -> Tensor:
         """(B, N, H, W) -> (B, H, W): the class of the largest probability."""
-        # what argmax gives, in a sixth of the time on a CPU
+        # the same as argmax, in a sixth of the time on a CPU
         labels: Tensor = probabilities.max(dim=1).indices
         return labels

@@ -1,4 +1,4 @@
-"""N classes that may overlap, each with its own yes or no."""
+"""N classes that may overlap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class MultilabelHead(Head, name="multilabel"):
 
     Args:
         in_channels: Channels of the neck's map.
-        num_classes: Number of classes.
+        num_classes: Number of classes; in a training the data's by default.
         threshold: Probability above which a pixel belongs to a class.
         dropout: Probability of dropping whole channels of the map in training.
     """

@@ -220,8 +220,8 @@ def test_pixels_are_counted_row_by_row(height: int, width: int, seed: int, layer
 
 
 def test_many_ids_are_counted_in_several_blocks() -> None:
-    labels = np.random.default_rng(0).integers(0, 65_000, (150, 3)).astype(np.uint16)
-    pixels = sorted((int(value), row) for row in range(150) for value in labels[row])
+    labels = np.random.default_rng(0).integers(0, 65_000, (300, 60)).astype(np.uint16)
+    pixels = sorted((int(value), row) for row in range(300) for value in labels[row])
     value, row, count = count_by_row(labels)
     assert list(zip(np.repeat(value, count), np.repeat(row, count), strict=True)) == pixels
 

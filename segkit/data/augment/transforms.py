@@ -254,14 +254,18 @@ def count_by_row(labels: NDArray[Any]) -> NDArray[np.int32]:
     if labels.ndim == 3:
         layer, row = np.nonzero((counts := (labels == 1).sum(axis=1)).T)
         return np.stack([layer, row, counts[row, layer]]).astype(np.int32)
-    values = int(labels.max(initial=0)) + 1
+    pixels = np.bincount(labels.ravel())
+    present = np.flatnonzero(pixels)
+    values = max(1, len(present))
+    position = np.zeros(len(pixels), np.int64)  # of a value among those present
+    position[present] = np.arange(len(present))
     height = max(1, _COUNTERS // values)
     parts = [np.zeros((3, 0), np.int64)]
     for top in range(0, labels.shape[0], height):
-        block = labels[top : top + height].astype(np.int64)
+        block = position[labels[top : top + height]]
         block += values * np.arange(len(block))[:, None]
         row, value = divmod(np.flatnonzero(found := np.bincount(block.ravel())), values)
-        parts.append(np.stack([value, row + top, found[found > 0]]))
+        parts.append(np.stack([present[value], row + top, found[found > 0]]))
     together = np.concatenate(parts, axis=1)
     return together[:, np.lexsort(together[1::-1])].astype(np.int32)
 

@@ -47,7 +47,7 @@ _WIDEST, _ENLARGED = 1600, 800  # pixels of a picture on the page
 
 @dataclass(frozen=True)
 class Example:
-    """A predicted image: its file name, its score (NaN where there is none) and how it looks.
+    """A predicted image: file name, score (NaN if undefined) and panel.
 
     `image` is the panel of `segkit.report.overlay.comparison`: (H, W, 3) uint8.
     """
@@ -60,23 +60,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows; what is left empty is left out.
+    """The contents of the page; empty parts are left out.
 
     Attributes:
         title: the heading.
-        subtitle: one line below it, for example the model and the data set.
-        facts: small cards at the top: name to value.
-        notes: warnings that a reader must see.
+        subtitle: one line below it.
+        facts: cards at the top: name to value.
+        notes: warnings.
         history: one row an epoch, for example `{"epoch": 0, "lr": 1e-3, "val/loss": 0.4}`. Drawn
             are `lr`, every key that ends in `/loss`, and the other keys that begin with `val/`,
             except those of single classes (`val/iou/road`).
-        table: one row a class, with the key `class`; a last row of the class `mean` is set apart.
-        summary: scores of all images together, one row a score, with the key `score`.
+        table: one row per class, with the key `class`; a last row `mean` is set apart.
+        summary: one row per score over all images, with the key `score`.
         confusion: class names and the counts `matrix[truth][prediction]`.
-        examples: predictions to look at, in the order in which they are shown.
-        classes: name and colour of each class, in the order of the labels.
-        background: the class that overlays leave unpainted; None where every class is painted.
-        objects: whether the examples show objects, scored by SEG, and not classes, scored by IoU.
+        examples: predictions in the order of display.
+        classes: name and colour of each class by label.
+        background: the class that overlays leave unpainted, if any.
+        objects: whether examples show objects and SEG instead of classes and IoU.
         config: the resolved configuration as YAML.
         environment: versions, device and the like: name to value.
     """
@@ -97,19 +97,18 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(path: Path | str, report: Report, pictures: Path | str | None = None) -> None:
-    """Write the page with all pictures in it, and the examples in full size as PNG files too.
+def write_report(path: Path | str, report: Report) -> None:
+    """Write the page with all pictures in it, and the full-size examples to `report/` beside it.
 
     Args:
         path: the HTML file; written whole or not at all.
-        report: what it shows.
-        pictures: the folder of the PNG files; where not given, `report/` beside `report.html`.
+        report: the contents.
 
     Raises:
         SegkitError: a file cannot be written, or the confusion matrix does not fit its names.
     """
     path = Path(path)
-    folder = path.with_suffix("") if pictures is None else Path(pictures)
+    folder = path.with_suffix("")
     page = (
         _environment()
         .get_template("page.html.jinja")
@@ -126,7 +125,7 @@ def write_report(path: Path | str, report: Report, pictures: Path | str | None =
             score="SEG" if report.objects else "IoU",
         )
     )
-    if folder.is_dir():  # those of an evaluation before
+    if folder.is_dir():  # examples of an earlier evaluation
         for kind in ("worst", "best"):
             for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):
                 old.unlink()
@@ -138,7 +137,7 @@ def write_report(path: Path | str, report: Report, pictures: Path | str | None =
 
 
 def _galleries(examples: Sequence[Example]) -> list[tuple[str, str, list[dict[str, object]]]]:
-    """For each kind that there is: its id, its heading, and its figures."""
+    """List id, heading and figures of each kind that occurs."""
     return [
         (
             kind,
@@ -163,7 +162,7 @@ def _by_kind(examples: Sequence[Example]) -> dict[str, list[Example]]:
 
 
 def _file_stem(name: str) -> str:
-    """A file name without folder and suffix, of characters that every file system takes."""
+    """Reduce a name to characters that every file system accepts, without folder and suffix."""
     stem = re.split(r"[/\\]", name)[-1].rsplit(".", 1)[0]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:80] or "image"
 
@@ -173,11 +172,11 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what it says.
+        text: the text.
         numeric: whether it is aligned to the right.
-        fill: 0 ... 1, the length of the bar or the depth of the colour behind the text.
-        color: CSS colour of the chip before the text.
-        tooltip: what it says when it is pointed at.
+        fill: 0 ... 1, the length of the bar or the opacity of the colour behind the text.
+        color: CSS colour of the swatch before the text.
+        tooltip: the text shown on hover.
     """
 
     text: str
@@ -189,7 +188,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The scores of the classes, the mean apart."""
+    """A table of scores; the mean is set apart."""
 
     head: list[Cell]
     rows: list[list[Cell]]
@@ -223,7 +222,7 @@ def draw_charts(history: History) -> list[tuple[str, str]]:
 
 
 def list_epochs(history: History) -> list[list[str]]:
-    """The history as text: first the names of the columns, then one row an epoch."""
+    """Format the history: the names of the columns, then one row per epoch."""
     columns = column_names(history)
     rows = [[row.get(column) for column in columns] for row in history]
     texts = [[_epoch_text(value) for value in row] for row in rows]
@@ -231,7 +230,7 @@ def list_epochs(history: History) -> list[list[str]]:
 
 
 def build_table(rows: Sequence[Row], classes: Sequence[tuple[str, Color]]) -> ScoreTable:
-    """The per-class scores: numbers to the right, a bar behind the IoU, a chip before the class."""
+    """Build a table: a bar behind the IoU, a swatch before the class."""
     columns = column_names(rows)
     numeric = {column: is_numeric(rows, column) for column in columns}
     chips = {name: css(color) for name, color in classes}
@@ -257,7 +256,7 @@ def build_table(rows: Sequence[Row], classes: Sequence[tuple[str, Color]]) -> Sc
 def build_confusion(
     names: Sequence[str], matrix: Sequence[Sequence[int]]
 ) -> list[tuple[str, list[Cell]]]:
-    """Each true class with its row, in per cent of the pixels that truly are of that class.
+    """List each true class with its row, in per cent of its pixels.
 
     Raises:
         SegkitError: the matrix is not square, or has another size than `names`.
@@ -283,14 +282,14 @@ def build_confusion(
 def build_color_key(
     classes: Sequence[tuple[str, Color]], background: int | None
 ) -> list[list[tuple[str, str]]]:
-    """Name and CSS colour of the painted classes, and of the errors."""
+    """List name and CSS colour of the painted classes and of the errors."""
     painted = [pair for index, pair in enumerate(classes) if index != background]
     errors = error_legend(len(classes), background)
     return [[(name, css(color)) for name, color in group] for group in (painted, errors)]
 
 
 def css(color: Color) -> str:
-    """A colour as CSS writes it.
+    """Format a colour for CSS.
 
     Example:
         >>> css((230, 159, 0))
@@ -308,7 +307,7 @@ def _confusion_cell(truth: str, predicted: str, count: int, total: int, classes:
     if count == 0:  # no tooltip: a hundred classes have ten thousand cells
         return Cell(text)
     tooltip = f"{truth} predicted as {predicted}: {count:,} pixels, {share:.2%}"
-    # The root lets mistakes of a few per cent show.
+    # the root makes mistakes of a few per cent visible
     return Cell(text, fill=math.sqrt(share), tooltip=tooltip)
 
 
@@ -320,7 +319,7 @@ def _epoch(row: Mapping[str, float | None], index: int) -> float:
 def _epoch_text(value: float | None) -> str:
     if value is None or math.isnan(value):
         return _DASH
-    # Trailing zeros are kept (#), so that the digits of a column stand below each other.
+    # '#' keeps trailing zeros, so that the digits of a column align
     return f"{value:.0f}" if float(value).is_integer() else f"{value:#.4g}"
 
 

@@ -143,12 +143,6 @@ def test_examples_are_in_the_page_and_in_files(tmp_path: Path) -> None:
     )
 
 
-def test_the_folder_of_the_pictures_can_be_chosen(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", full_report(), pictures=tmp_path / "shots")
-    assert len(list((tmp_path / "shots").iterdir())) == 2
-    assert "shots/" in Page((tmp_path / "report.html").read_text()).words
-
-
 def test_the_confusion_is_normalised_by_rows(tmp_path: Path) -> None:
     page = Page(written(tmp_path, full_report()))
     cells = {c["title"]: c for c in page.all("td") if "title" in c}

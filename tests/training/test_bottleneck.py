@@ -85,22 +85,6 @@ def test_a_slow_transform_is_named(
 
 
 @pytest.mark.slow
-def test_a_training_that_does_not_wait_says_nothing(
-    tmp_path: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its steps are slow: a second each, for two."""
-    plain = SegmentationModule.training_step
-
-    def slow(self: Any, *args: Any) -> Any:
-        time.sleep(1)
-        return plain(self, *args)
-
-    monkeypatch.setattr(SegmentationModule, "training_step", slow)
-    train_quick(tmp_path)
-    assert line(capsys) == ""
-
-
-@pytest.mark.slow
 def test_waiting_for_a_validation_is_not_waiting_for_data(
     tmp_path: Any, capsys: Any, seconds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,8 @@ def test_a_run_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-def test_a_run_with_it_is_a_run_without_it(tmp_path: Path) -> None:
+def test_cache_and_workers_change_no_number(tmp_path: Path) -> None:
+    """Two runs of one seed are equal to the bit."""
     options = ["augment=microscopy", "trainer.max_epochs=2", "data.foreground_share=0.5"]
     options += ["target=border_core", "data.instances=true", "data.val=2"]
     runs = [

@@ -50,19 +50,6 @@ def test_the_last_validation_is_the_evaluation_of_the_checkpoint(binary_run):
 
 
 @pytest.mark.slow
-def test_two_runs_with_one_seed_give_the_same_numbers_to_the_bit(tmp_path):
-    options = ["data.num_workers=2", "augment=microscopy", "trainer.max_epochs=2"]
-    first = train_quick(tmp_path / "a", *options)
-    second = train_quick(tmp_path / "b", *options[1:], "data.num_workers=0")
-    weights = [checkpoint.read_raw(run.folder / "checkpoints/last.ckpt") for run in (first, second)]
-    for key, value in weights[0]["state_dict"].items():
-        assert torch.equal(value, weights[1]["state_dict"][key]), key
-    keys = ("train/loss", "val/loss", "val/iou")
-    rows = [read_csv(run.folder / "metrics.csv") for run in (first, second)]
-    assert [[r[k] for k in keys] for r in rows[0]] == [[r[k] for k in keys] for r in rows[1]]
-
-
-@pytest.mark.slow
 def test_an_encoder_needs_no_option_for_weights(tmp_path):
     """Its checkpoint is loaded like any other."""
     from torch import nn
@@ -125,7 +112,7 @@ def test_an_accelerator_that_is_not_there_is_named(tmp_path, wrong):
         ["scheduler=cosine", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null"],
         ["trainer.precision=bf16-mixed", "loss=dice"],
         ["trainer.precision=bf16-true", "trainer.channels_last=false"],
-        ["auxiliary=[0.5,0.25]", "neck=fpn", "loss=focal", "encoder.freeze=2"],
+        ["auxiliary=[0.5]", "neck=fpn", "loss=focal", "encoder.freeze=2"],
         ["encoder=unet", "encoder.width=4", "encoder.depth=3", "encoder.padding=valid"],
         ["neck=fcn", "loss=bce", "monitor=val/loss", "optimizer.encoder_lr_factor=0.1"],
         ["trainer.max_steps=1", "trainer.max_epochs=-1", "loss=dice_focal"],
@@ -139,12 +126,11 @@ def test_options_of_the_training_train(tmp_path, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_long_validations_score_the_same(tmp_path, monkeypatch, precision):
+def test_long_validations_score_the_same(tmp_path, monkeypatch):
     losses = []
     for worth in (10**12, 0):  # never, and always by the faster copy of the network
         monkeypatch.setattr("segkit.training.module.WORTH_A_COPY", worth)
-        train_quick(tmp_path / str(worth), f"trainer.precision={precision}")
+        train_quick(tmp_path / str(worth))
         losses.append(read_csv(tmp_path / str(worth) / "metrics.csv")[-1]["val/loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -204,13 +190,6 @@ def test_training_stops_early(tmp_path):
         "monitor=val/accuracy",
     )
     assert len(read_csv(tmp_path / "metrics.csv")) <= 4
-
-
-@pytest.mark.slow
-def test_training_stops_in_time(tmp_path):
-    options = ["trainer.max_epochs=-1", "trainer.max_time=00:00:00:02", "scheduler=constant"]
-    train_quick(tmp_path, *options)
-    assert read_csv(tmp_path / "metrics.csv")[-1]["seconds"] < 20
 
 
 def test_checkpoints_are_only_data_and_best_is_slim(binary_run):

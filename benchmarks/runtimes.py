@@ -78,10 +78,10 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
 
     from networks import EQUAL, copy_unet, smp_model
     from segkit.benchmark.networks import build_network, make_bare_card
-    from segkit.export.checking import sizes_to_check
-    from segkit.export.command import describe
-    from segkit.export.graph import quiet
-    from segkit.export.onnx_file import onnx_model, write_onnx
+    from segkit.export.checking import list_sizes
+    from segkit.export.command import describe_model
+    from segkit.export.formats import write_network
+    from segkit.export.graph import hide_warnings
 
     torch.manual_seed(0)
     neck = EQUAL[architecture]
@@ -89,11 +89,13 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     theirs = smp_model(architecture, encoder).eval()
     if architecture == "unet":
         copy_unet(theirs, ours)
-    contents = describe(ours.eval(), make_bare_card(ours, 256), normalizes=False, activates=True)
+    contents = describe_model(
+        ours.eval(), make_bare_card(ours, 256), normalizes=False, activates=True
+    )
     files = {name: folder / f"{architecture}-{encoder}-{name}.onnx" for name in ("segkit", "smp")}
-    write_onnx(onnx_model(ours, contents, sizes_to_check(contents.windows)), files["segkit"])
+    write_network(ours, contents, list_sizes(contents.windows), "onnx", files["segkit"])
     free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
-    with quiet(), torch.no_grad():
+    with hide_warnings(), torch.no_grad():
         torch.onnx.export(
             torch.nn.Sequential(theirs, torch.nn.Sigmoid()),
             (torch.zeros(2, 3, 256, 320),),

@@ -11,28 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.export.images import RealImages, cut, random_images
+from segkit.export.images import RealImages, cut_window, make_noise
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import Windows
 
 DIFFERENCE = 1e-3
-"""Of probabilities: what other orders of summing in float32 stay far below."""
+"""Largest difference of probabilities; other orders of summation in float32 stay far below."""
 SHARE = 1e-3
-"""Of pixels with another label: those whose probabilities are all but at the threshold."""
+"""Largest share of pixels with another label: those with probabilities near the threshold."""
 
 Batch = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a file is from the network.
+    """The difference between a file and the network.
 
     Attributes:
-        name: Of the images.
+        name: The images.
         largest: The largest absolute difference of probabilities.
-        share: Share of pixels that have another label.
-        pixels: Pixels that were compared, of all images.
+        share: Share of pixels with another label.
+        pixels: Number of compared pixels.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Comparison:
         )
 
 
-def sizes_to_check(windows: Windows) -> list[tuple[int, int]]:
-    """Sizes of images for the check, odd ones too where the network takes them.
+def list_sizes(windows: Windows) -> list[tuple[int, int]]:
+    """Sizes of images to check, odd ones too if the network takes them.
 
-    What the graph is traced with is the last one, which is no multiple of anything and no square.
+    The graph is traced with the last one, which is neither square nor a multiple of anything.
     """
     if windows.fixed:
         return [windows.fixed]
@@ -67,7 +67,7 @@ def compare(
     """Run two networks on batches of images (h, w, C).
 
     Raises:
-        SegkitError: They give maps of other shapes, or the file cannot be run.
+        SegkitError: Their maps have different shapes, or the file cannot be run.
     """
     largest, other, pixels = 0.0, 0, 0
     for batch in batches:
@@ -76,8 +76,8 @@ def compare(
         if given.shape != wanted.shape:
             shape = np.stack(batch).shape
             raise SegkitError(
-                f"the file does not give what the network gives: of images {shape} it makes maps"
-                f" {given.shape}, the network makes {wanted.shape}. Try another format, or other"
+                f"the file does not compute the same as the network: for images {shape} it returns"
+                f" maps {given.shape}, the network {wanted.shape}. Try another format, or other"
                 " versions of its packages."
             )
         difference = np.abs(given - wanted).max()
@@ -94,33 +94,34 @@ def check(
     """Compare a file with the network on random and on real images.
 
     Args:
-        reference: The network itself.
-        network: What was read from the file.
-        contents: What the file says of itself.
+        reference: The original network.
+        network: The network in the file.
+        contents: The metadata of the file.
         real: The real images.
 
     Raises:
-        SegkitError: They differ by more than the limits.
+        SegkitError: The differences exceed the limits.
     """
     windows = contents.windows
     normalization = contents.card.normalization
-    sizes = sizes_to_check(windows)
+    sizes = list_sizes(windows)
 
     def noise() -> Iterator[Sequence[Batch]]:
         for number, size in enumerate(sizes):
-            yield random_images(normalization, 1 + number % 3, size, number)
-        yield random_images(normalization, 3, sizes[-1], len(sizes))
+            yield make_noise(normalization, 1 + number % 3, size, number)
+        yield make_noise(normalization, 3, sizes[-1], len(sizes))
 
-    listed = ", ".join(f"{height} x {width}" for height, width in sizes)
+    names = ", ".join(f"{height} x {width}" for height, width in sizes)
     found = [
-        compare(f"random images of {listed}, batches of 1 to 3", reference, network, noise()),
-        compare(real.origin, reference, network, ([cut(i, windows)] for i in real.images)),
+        compare(f"random images of {names}, batches of 1 to 3", reference, network, noise()),
+        compare(real.origin, reference, network, ([cut_window(i, windows)] for i in real.images)),
     ]
     for one in found:
         if one.largest > DIFFERENCE or one.share > SHARE:
             raise SegkitError(
-                f"the file does not give what the network gives. {one}; at most {DIFFERENCE:g} and"
-                f" {SHARE:.1%} are allowed. Try another format, or other versions of its packages."
+                f"the file does not compute the same as the network. {one}; at most"
+                f" {DIFFERENCE:g} and {SHARE:.1%} are allowed. Try another format, or other"
+                " versions of its packages."
             )
     return found
 

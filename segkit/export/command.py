@@ -1,4 +1,4 @@
-"""What python -m segkit.export does, from top to bottom."""
+"""The export command: a checkpoint as a file of another runtime, from top to bottom."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from segkit.checkpoint import reading as checkpoint
@@ -20,13 +19,12 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder
-from segkit.export.checking import Comparison, check, sizes_to_check
-from segkit.export.images import RealImages, cut, find_real_images
-from segkit.export.onnx_file import onnx_model, write_onnx
-from segkit.export.openvino_file import write_openvino
+from segkit.export.checking import Comparison, check, list_sizes
+from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
+from segkit.export.images import RealImages, cut_window, find_real_images
 from segkit.export.quantization import Quantized, measure, quantize
-from segkit.export.torch_export_file import write_torch_export
-from segkit.inference.runtimes.exported import Contents, ExportedNetwork
+from segkit.inference.loading import load
+from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
 from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
 from segkit.inference.tiles.tiling import SIDE
@@ -36,28 +34,16 @@ from segkit.models.segmenter import Segmenter
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Format = Literal["onnx", "openvino", "torch_export"]
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
-Sources = Annotated[
-    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-]
-
-Side = Annotated[int, Field(ge=1)]
-Size = Annotated[
-    tuple[Side, Side],
-    BeforeValidator(lambda value: (value,) * 2 if isinstance(value, int) else value),
-]
-
 
 def export(config: DictConfig) -> Path:
-    """Write a checkpoint as a file of another runtime, once it has proved to be the same network.
+    """Write a checkpoint as a file of another runtime, if the file computes the same.
 
     Returns:
         The file.
 
     Raises:
         SegkitError: The config or the checkpoint cannot be used, the network cannot be exported, or
-            the file does not give what the network gives; nothing is written then.
+            the file does not compute the same; nothing is written then.
     """
     settings = parse_settings(ExportSettings, config)
     kind, path = _target(settings)
@@ -66,9 +52,9 @@ def export(config: DictConfig) -> Path:
     real = find_real_images(card, settings.input)
     if real.note:
         console.print(f"  note: {real.note}")
-    contents = describe(model, card, settings.normalize, settings.activate)
+    contents = describe_model(model, card, settings.normalize, settings.activate)
     if settings.size is not None:
-        contents = _of_size(contents, settings.size)
+        contents = _fix_size(contents, settings.size)
     console.print("tracing the network, which can take a minute")
     with _draft(path) as draft:
         try:
@@ -78,9 +64,11 @@ def export(config: DictConfig) -> Path:
             if windows.fixed or windows.context:
                 raise _not_written(path, error) from error
             height, width = (windows.fit(side) for side in card.img_size)
-            console.print(f"  note: for any size it cannot be done: {error}")
-            console.print(f"  note: trying {height} x {width}, the size of the training, alone")
-            contents = _of_size(contents, (height, width))
+            console.print(f"  note: it cannot be exported for all sizes: {error}")
+            console.print(
+                f"  note: trying {height} x {width} alone, the size of the training crops"
+            )
+            contents = _fix_size(contents, (height, width))
             try:
                 proto, network, found = _write_checked(model, contents, kind, draft, real)
             except SegkitError as second:
@@ -90,32 +78,27 @@ def export(config: DictConfig) -> Path:
         if settings.quantize != "none":
             assert proto is not None
             _quantize(settings, kind, proto, contents, real, network, draft, console)
-        size = sum(file.stat().st_size for file in _files(kind, draft))
+        size = sum(file.stat().st_size for file in list_files(kind, draft))
         _publish(kind, draft, path)
-    console.print(f"{path}: {_shape(contents)}, {size / 1e6:.1f} MB")
+    console.print(f"{path}: {_describe_graph(contents)}, {size / 1e6:.1f} MB")
     return path
 
 
 def _write_checked(
     model: Segmenter, contents: Contents, kind: Format, draft: Path, real: RealImages
-) -> tuple[ModelProto | None, ExportedNetwork, list[Comparison]]:
-    """The ONNX model if there is one, what was read from the file, and how far it is off."""
-    sizes = sizes_to_check(contents.windows)
-    proto: ModelProto | None = None
-    if kind == "torch_export":
-        write_torch_export(model, contents, sizes, draft)
-    else:
-        proto = onnx_model(model, contents, sizes)
-        _write(kind, proto, contents, draft)
-    network = read(kind, draft)
+) -> tuple[ModelProto | None, Network, list[Comparison]]:
+    """Write the file, read and compare it; returns the ONNX model too if there is one."""
+    sizes = list_sizes(contents.windows)
+    proto = write_network(model, contents, sizes, kind, draft)
+    network = load(draft, "cpu", instances=None).networks[0]
     reference = TorchNetwork(model, contents.card, "cpu", contents.windows.side, batch_size=1)
     return proto, network, check(reference, network, contents, real)
 
 
-def _of_size(contents: Contents, size: tuple[int, int]) -> Contents:
-    """The same for images of one size alone.
+def _fix_size(contents: Contents, size: tuple[int, int]) -> Contents:
+    """The same for images of one size only.
 
-    Some graphs hold for one size only, such as those that resample a position embedding.
+    Some graphs are valid for one size, such as those that resample a position embedding.
 
     Raises:
         SegkitError: The network does not take that size.
@@ -126,13 +109,13 @@ def _of_size(contents: Contents, size: tuple[int, int]) -> Contents:
     fit = (windows.fit(size[0]), windows.fit(size[1]))
     if windows.context:
         raise SegkitError(
-            "size: an unpadded network is exported for all of its sizes: leave it out."
+            "size: an unpadded network is exported for all of its sizes: omit the option."
         )
     if windows.fixed or fit != size:
         height, width = windows.fixed or fit
         raise SegkitError(
-            f"size={list(size)}: the network does not take {size[0]} x {size[1]} pixels as they"
-            f" are. Give size=[{height},{width}]."
+            f"size={list(size)}: the network cannot take {size[0]} x {size[1]} pixels. Give"
+            f" size=[{height},{width}]."
         )
     return replace(contents, windows=replace(windows, side=max(size), fixed=size))
 
@@ -141,8 +124,10 @@ def _not_written(path: Path, error: SegkitError) -> SegkitError:
     return SegkitError(f"{path} was not written. {error}")
 
 
-def describe(model: Segmenter, card: ModelCard, normalizes: bool, activates: bool) -> Contents:
-    """What the file of a network is to hold besides the graph."""
+def describe_model(
+    model: Segmenter, card: ModelCard, normalizes: bool, activates: bool
+) -> Contents:
+    """Collect the metadata of the file."""
     return Contents(
         card=card,
         windows=windows_of(model, max(SIDE, *card.img_size)),
@@ -151,21 +136,6 @@ def describe(model: Segmenter, card: ModelCard, normalizes: bool, activates: boo
         bytes_per_pixel=peak_bytes(model, card.in_channels),
         versions=checkpoint.find_versions(),
     )
-
-
-def read(kind: Format, path: Path) -> ExportedNetwork:
-    """The network in a file, as ``segkit.load`` reads it, on the CPU."""
-    if kind == "onnx":
-        from segkit.inference.runtimes.onnx_network import OnnxNetwork
-
-        return OnnxNetwork.read(path, "cpu")
-    if kind == "openvino":
-        from segkit.inference.runtimes.openvino_network import OpenVinoNetwork
-
-        return OpenVinoNetwork.read(path, "cpu")
-    from segkit.inference.runtimes.torch_export_network import TorchExportNetwork
-
-    return TorchExportNetwork.read(path, "cpu")
 
 
 def _quantize(
@@ -178,8 +148,8 @@ def _quantize(
     draft: Path,
     console: Console,
 ) -> None:
-    """Put int8 in the place of the file in float32, where it is worth while."""
-    tiles = [cut(image, contents.windows) for image in real.images]
+    """Replace the file by one in int8 if that is faster and loses little IoU."""
+    tiles = [cut_window(image, contents.windows) for image in real.images]
     batches = [network.prepare(tile)[None] for tile in tiles]
     folder = draft.parent / "int8"
     folder.mkdir()
@@ -187,8 +157,9 @@ def _quantize(
     for keep_ends in (False, True):
         smaller = quantize(proto, contents, batches, folder, keep_ends=keep_ends)
         candidate = folder / draft.name
-        _write(kind, smaller, replace(contents, precision="int8"), candidate)
-        result = measure(network, read(kind, candidate), real, tiles)
+        write_onnx(smaller, replace(contents, precision="int8"), kind, candidate)
+        quantized = load(candidate, "cpu", instances=None).networks[0]
+        result = measure(network, quantized, real, tiles)
         ends = ", first and last layer in float32" if keep_ends else ""
         console.print(f"{result}{ends}")
         if result.loss <= settings.max_iou_loss:
@@ -200,30 +171,25 @@ def _quantize(
     if result.loss > settings.max_iou_loss:
         reasons.append(f"int8 loses more IoU than max_iou_loss={settings.max_iou_loss:g}")
     if reasons and not always:
-        console.print(f"{' and '.join(reasons)}: the file stays float32; quantize=int8_always asks")
+        console.print(
+            f"{' and '.join(reasons)}: the file stays float32; quantize=int8_always forces it"
+        )
         return
     if reasons:
-        console.print(f"{' and '.join(reasons)}: the file is int8 all the same, as was asked")
-    for file in _files(kind, candidate):
+        console.print(f"{' and '.join(reasons)}: the file is int8 anyway, as requested")
+    for file in list_files(kind, candidate):
         file.replace(draft.parent / file.name)
 
 
-def _write(kind: Format, proto: ModelProto, contents: Contents, path: Path) -> None:
-    if kind == "onnx":
-        write_onnx(proto, path)
-    else:
-        write_openvino(proto, contents, path)
-
-
 def _target(settings: ExportSettings) -> tuple[Format, Path]:
-    """The format and the file, of which one may say the other."""
+    """The format and the file; either may determine the other."""
     kind, path = settings.format, settings.output
     if kind is None:
         suffix = ".onnx" if path is None else path.suffix
         kind = next((name for name, ending in ENDINGS.items() if ending == suffix), None)
         if kind is None:
             known = ", ".join(f"{ending} ({name})" for name, ending in ENDINGS.items())
-            raise SegkitError(f"output={path}: the ending says the format, one of {known}.")
+            raise SegkitError(f"output={path}: the suffix determines the format, one of {known}.")
     if path is None:
         beside = settings.checkpoint.parent
         beside = beside.parent if beside.name == "checkpoints" else beside
@@ -244,7 +210,7 @@ def _target(settings: ExportSettings) -> tuple[Format, Path]:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """Where the file is written before it is checked: in a folder beside, gone at the end."""
+    """A path for the file until it is checked, in a temporary folder beside its final one."""
     make_folder(path.parent)
     try:
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-")
@@ -257,15 +223,11 @@ def _draft(path: Path) -> Iterator[Path]:
         yield Path(name, path.name)
 
 
-def _files(kind: Format, path: Path) -> list[Path]:
-    return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
-
-
 def _publish(kind: Format, draft: Path, path: Path) -> None:
-    """Move the finished files to their place, all or none."""
+    """Move the finished files to their places, all or none."""
     moved: list[tuple[Path, Path | None]] = []
     try:
-        for file in _files(kind, draft):
+        for file in list_files(kind, draft):
             target, kept = path.with_suffix(file.suffix), None
             if target.exists():
                 kept = draft.parent / f"before{file.suffix}"
@@ -286,11 +248,11 @@ def _publish(kind: Format, draft: Path, path: Path) -> None:
         ) from error
 
 
-def _shape(contents: Contents) -> str:
-    """What the graph takes, in words."""
+def _describe_graph(contents: Contents) -> str:
+    """Inputs and outputs of the graph in words."""
     windows = contents.windows
     height, width = windows.fixed or ("height", "width")
-    unit = "intensities as in the training" if contents.normalizes else "normalised intensities"
+    unit = "intensities as in the training" if contents.normalizes else "normalized intensities"
     text = f"batch x {contents.card.in_channels} x {height} x {width} {unit} to {contents.output}"
     if windows.context:
         smallest = windows.smallest + 2 * windows.context

@@ -1,19 +1,23 @@
 """The graph that is exported: intensities to probabilities, for every size that the network takes.
 
-``Segmenter`` pads in Python, from the sizes that it sees. Here the padded size is a formula of the
-size, so that one graph holds for all of them.
+``Segmenter`` pads in Python, depending on the size that it sees. Here the padded size is a formula
+of the size, so that one graph holds for all of them.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from unittest.mock import patch
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -24,17 +28,19 @@ from segkit.models.segmenter import Segmenter
 
 Crop = Callable[[Tensor, int, int], Tensor]
 """(B, N, H', W') to its upper left (B, N, height, width)."""
+SAME_PADDING = (AvgPool2dSame, Conv2dSame, MaxPool2dSame, ScaledStdConv2dSame, StdConv2dSame)
+"""Layers of timm that pad like TensorFlow, depending on the size of the input."""
 
 
 class ExportGraph(nn.Module):
-    """What an exported file computes: (B, C, H, W) -> (B, num_logits, H, W), float32 both.
+    """Computes (B, C, H, W) -> (B, num_logits, H, W), both float32.
 
     Args:
         model: The network, in eval mode.
-        normalization: Makes the graph take intensities in the units of the training; None: it takes
-            normalised ones.
-        activates: Whether it gives probabilities; else logits.
-        crop: How the padding is taken off again; the formats differ in what they understand.
+        normalization: Lets the graph take intensities in the units of the training images; None:
+            it takes normalized ones.
+        activates: Whether it returns probabilities; else logits.
+        crop: How the padding is removed again; formats differ in what they understand.
     """
 
     def __init__(
@@ -65,23 +71,23 @@ class ExportGraph(nn.Module):
                 self.register_buffer(name, constant.reshape(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, num_logits, H, W); of an unpadded network the smaller map."""
+        """(B, C, H, W) -> (B, num_logits, H, W); a smaller map from an unpadded network."""
         height, width = image.shape[-2:]
-        x = self._normalized(image)
+        x = self._normalize(image)
         if self._multiple:
             x = x.index_select(2, self._rows(height, x)).index_select(3, self._rows(width, x))
         logits = self.model(x)  # (B, num_logits, H', W'): of sizes that it need not pad
         maps = self.model.head.activate(logits) if self.activates else logits
         return self._crop(maps, height, width) if self._multiple else maps
 
-    def _normalized(self, image: Tensor) -> Tensor:
-        """As Normalization does it."""
+    def _normalize(self, image: Tensor) -> Tensor:
+        """The same as Normalization."""
         if not self._normalizes:
             return image
         return (((image - self.low) / self.span).clamp(0, 1) - self.mean) / self.std
 
     def _rows(self, size: int, x: Tensor) -> Tensor:
-        """Indices of ``size`` rows and of the last one again, up to a size the network takes."""
+        """Indices of all rows, then the last one again up to a size that the network takes."""
         m = self._multiple
         # as in Segmenter: a multiple, and at least two pixels on the coarsest level
         padded = torch.sym_max(2, (size + m - 1) // m) * m
@@ -89,70 +95,114 @@ class ExportGraph(nn.Module):
 
 
 def crop_by_slicing(maps: Tensor, height: int, width: int) -> Tensor:
-    """What ONNX and OpenVINO are best at."""
+    """Crop for ONNX and OpenVINO."""
     return maps[..., :height, :width]
 
 
 def crop_by_padding(maps: Tensor, height: int, width: int) -> Tensor:
-    """For torch.export, which would fix for ever whether a slice is the whole."""
+    """Crop for torch.export, which would fix for all sizes whether a slice is the whole."""
     return F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
 
 
 def trace(
-    model: Segmenter, contents: Contents, crop: Crop, sizes: list[tuple[int, int]]
+    model: Segmenter, contents: Contents, crop: Crop, sizes: Sequence[tuple[int, int]]
 ) -> ExportedProgram:
-    """The graph of a network as a program, for any batch and, where it can, any size.
+    """Trace a network into a program, for any batch and, where possible, any size.
 
     Args:
         model: The network, in eval mode on the CPU.
-        contents: Says what is inside of the graph.
+        contents: What the graph includes.
         crop: How the format crops.
         sizes: Sizes that the network takes; the last is run.
 
     Raises:
-        SegkitError: torch.export cannot make one graph of it.
+        SegkitError: torch.export cannot trace it.
     """
     card = contents.card
-    graph = ExportGraph(
-        model, card.normalization if contents.normalizes else None, contents.activates, crop
-    ).eval()
+    normalization = card.normalization if contents.normalizes else None
+    plain = replace_same_padding(model)
+    graph = ExportGraph(plain, normalization, contents.activates, crop).eval()
     axes = (0,) if contents.windows.fixed else (0, 2, 3)
     example = torch.zeros(2, card.in_channels, *sizes[-1])
-    try:
-        with torch.no_grad(), quiet(), _constant_padding():
-            program = torch.export.export(
-                graph, (example,), dynamic_shapes=(dict.fromkeys(axes, Dim.AUTO),), strict=True
-            )
-    except Exception as error:  # each layer of torch has its own
-        reason = str(error).strip().partition("\n")[0]
-        raise SegkitError(
-            f"the network of encoder={card.encoder['name']} cannot be made one graph by"
-            f" torch.export: {reason}. Use the checkpoint itself, or train with another encoder."
-        ) from error
-    for node in program.graph.nodes:  # paths of this machine
+    with (
+        explain_failure(
+            f"torch.export cannot trace the network of encoder={card.encoder['name']}",
+            "Use the checkpoint itself, or train with another encoder.",
+        ),
+        torch.no_grad(),
+    ):
+        program = torch.export.export(
+            graph, (example,), dynamic_shapes=(dict.fromkeys(axes, Dim.AUTO),), strict=True
+        )
+    for node in program.graph.nodes:  # it holds paths of this machine
         node.meta.pop("stack_trace", None)
     return program
 
 
-@contextmanager
-def _constant_padding() -> Iterator[None]:
-    """TensorFlow's "same" padding as a number instead of a formula of the size.
+def replace_same_padding(model: Segmenter) -> Segmenter:
+    """Give layers that pad like TensorFlow a constant padding; the model itself stays as it is.
 
-    A layer of stride s here only sees multiples of s, of which the padding does not depend on the
-    size. As a formula, from layer to layer a longer one, it keeps torch.export busy for many
-    minutes. Were it wrong anywhere, the check of the file would find it.
+    A layer of stride s only gets multiples of s in the graph, for which this padding is constant.
+    As formulas of the size, which grow from layer to layer, it keeps torch.export busy for many
+    minutes.
     """
+    if not any(isinstance(layer, SAME_PADDING) for layer in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, SAME_PADDING) and getattr(layer, "same_pad", True):
+                setattr(parent, name, _pad_constantly(layer))
+    return model
 
-    def padding(size: int, kernel: int, stride: int, dilation: int) -> int:
-        return max((kernel - 1) * dilation + 1 - stride, 0)
 
-    with patch("timm.layers.padding.get_same_padding", padding):
-        yield
+def _pad_constantly(layer: Any) -> nn.Module:
+    kernel, stride = layer.kernel_size, layer.stride
+    dilation = getattr(layer, "dilation", (1, 1))
+    down, across = (max((kernel[i] - 1) * dilation[i] + 1 - stride[i], 0) for i in (0, 1))
+    sides = (across // 2, across - across // 2, down // 2, down - down // 2)
+    fill = -float("inf") if isinstance(layer, MaxPool2dSame) else 0.0
+    inner: nn.Module
+    if isinstance(layer, AvgPool2dSame):
+        inner = nn.AvgPool2d(kernel, stride, 0, layer.ceil_mode, layer.count_include_pad)
+    elif isinstance(layer, MaxPool2dSame):
+        inner = nn.MaxPool2d(kernel, stride, 0, dilation, ceil_mode=layer.ceil_mode)
+    elif isinstance(layer, Conv2dSame):
+        inner = nn.Conv2d(
+            *(layer.in_channels, layer.out_channels, kernel, stride, 0, dilation, layer.groups),
+            bias=layer.bias is not None,
+        )
+        inner.weight, inner.bias = layer.weight, layer.bias
+    else:
+        layer.same_pad = False
+        inner = layer
+    return nn.Sequential(nn.ConstantPad2d(sides, fill), inner)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep to themselves what exporters say about their own innards."""
+def explain_failure(what: str, remedy: str) -> Iterator[None]:
+    """Turn any error of an exporter, each has its own, into one of ours; hide its warnings.
+
+    Args:
+        what: What failed, the beginning of the message.
+        remedy: What to do instead.
+
+    Raises:
+        SegkitError: Something failed.
+    """
+    try:
+        with hide_warnings():
+            yield
+    except SegkitError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or repr(error)
+        raise SegkitError(f"{what}: {reason}. {remedy}") from error
+
+
+@contextmanager
+def hide_warnings() -> Iterator[None]:
+    """Hide what exporters say about their internals."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)

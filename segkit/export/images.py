@@ -1,4 +1,4 @@
-"""The images that an exported file is checked on, and that a quantised one is calibrated with."""
+"""The images for checking an exported file and for calibrating a quantized one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from segkit.predict.inputs import find_images
 from segkit.targets.base import Target
 
 COUNT = 16
-"""Images at most: calibration learns nothing new of more, and the check is to take seconds."""
+"""Largest number of images: more do not improve the calibration, and the check takes seconds."""
 SIDE = 512
-"""Largest side of what is cut out of an image."""
+"""Largest side of a window that is cut out of an image."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class RealImages:
     """Images like those that the model is used on.
 
     Attributes:
-        origin: Where they come from, to be shown.
-        images: (H, W, C), each as it was read.
-        truths: Their labels (H, W), or (N, H, W) of overlapping classes; None where nobody knows.
-        note: Why they are not those of the training, empty if they are.
+        origin: Where they come from, for messages.
+        images: (H, W, C), as they were read.
+        truths: Their labels (H, W), or (N, H, W) of overlapping classes; None if unknown.
+        note: Why they are not those of the training; empty if they are.
     """
 
     origin: str
@@ -46,38 +46,40 @@ class RealImages:
 
 
 def find_real_images(card: ModelCard, given: list[str] | None, count: int = COUNT) -> RealImages:
-    """The images that were given, else the validation images of the training, else drawn ones.
+    """Take the given images, else the validation images of the training, else drawn ones.
 
     Raises:
-        SegkitError: The images that were given cannot be read or have other channels.
+        SegkitError: The given images cannot be read or have other channels.
     """
     if given:
-        files = _spread(find_images(given).files, count)
+        files = _thin_out(find_images(given).files, count)
         images = [convert_channels(read_image(file.path), card.in_channels) for file in files]
-        return RealImages(f"{len(images)} of the images given", images)
+        return RealImages(f"{len(images)} of the given images", images)
     try:
         return _validation_images(card, count)
     except (SegkitError, OSError, KeyError, ValueError) as error:  # the data may be elsewhere
         reason = str(error).strip().partition("\n")[0]
         note = (
-            f"the validation images of the training cannot be read ({reason}): drawn ones stand in"
-            " for them. input=FOLDER names images of yours."
+            f"the validation images of the training cannot be read ({reason}): drawn images"
+            " replace them. input=FOLDER takes your images."
         )
-    return RealImages("4 drawn images", [drawn(card.normalization, i) for i in range(4)], note=note)
+    return RealImages(
+        "4 drawn images", [draw_image(card.normalization, i) for i in range(4)], note=note
+    )
 
 
-def drawn(normalization: Normalization, number: int) -> NDArray[Any]:
-    """A drawn image (128, 128, C) of the intensities of the training."""
+def draw_image(normalization: Normalization, number: int) -> NDArray[Any]:
+    """Draw an image (128, 128, C) in the range of the training images."""
     channels = [draw(1000 * number + i, (128, 128)).image for i in range(len(normalization.mean))]
     unit = np.concatenate(channels, axis=2) / 255
     low, high = np.array(normalization.low), np.array(normalization.high)
     return (low + unit * (high - low)).astype(normalization.dtype)
 
 
-def random_images(
+def make_noise(
     normalization: Normalization, batch: int, size: tuple[int, int], seed: int
 ) -> list[NDArray[Any]]:
-    """Noise (h, w, C) over the whole range of the intensities, and somewhat beyond."""
+    """Make images (h, w, C) of noise, somewhat beyond the range of the training images."""
     rng = np.random.default_rng(seed)
     low, high = np.array(normalization.low), np.array(normalization.high)
     margin = (high - low) / 10
@@ -88,8 +90,8 @@ def random_images(
     return list(noise.astype(normalization.dtype))
 
 
-def cut(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
-    """What the network is given for the middle of an image, mirrored beyond its border."""
+def cut_window(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
+    """Cut the network's input for the middle of an image, mirrored beyond its border."""
     indices = []
     for axis in (0, 1):
         size = image.shape[axis]
@@ -107,7 +109,7 @@ def _validation_images(card: ModelCard, count: int) -> RealImages:
     source = DataSource.build(
         data.name, mode="binary" if target.from_ids else card.mode, **data.options
     )
-    samples = _spread(source.splits().get("val", []), count)
+    samples = _thin_out(source.splits().get("val", []), count)
     if not samples:
         raise SegkitError("the data set has none")
     dataset = WholeDataset(source, samples, card.coding, card.normalization, target)
@@ -116,8 +118,8 @@ def _validation_images(card: ModelCard, count: int) -> RealImages:
     return RealImages(f"{len(images)} of the validation images of the training", images, truths)
 
 
-def _spread(items: list[Any], count: int) -> list[Any]:
-    """At most that many, evenly from the whole list."""
+def _thin_out(items: list[Any], count: int) -> list[Any]:
+    """At most that many items, evenly from the whole list."""
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""int8: weights and activations of 8 bits, whose scales are measured on real images."""
+"""int8: weights and activations of 8 bits with scales measured on real images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
-from segkit.core.errors import SegkitError
-from segkit.export.graph import quiet
+from segkit.core.files import write_whole
+from segkit.export.formats import add_metadata, missing_packages
+from segkit.export.graph import explain_failure
 from segkit.export.images import RealImages
-from segkit.export.onnx_file import describe, missing
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.exported import INPUT, Contents
 from segkit.inference.runtimes.network import Network
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 QUANTIZED = ["Add", "Concat", "Conv", "Gemm", "MatMul", "MaxPool", "Relu", "Resize"]
-"""Operations that have an int8 kernel, or that pass int8 on without unpacking it."""
+"""Operations with an int8 kernel, or that pass int8 on unchanged."""
 RUNS = 9
-"""Of each network when their speeds are compared."""
+"""Runs of each network when their speeds are compared."""
 FASTER = 1.05
-"""What a ratio must exceed to be no chance."""
+"""A smaller ratio of speeds may be chance."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What int8 gains and costs.
+    """Gain and loss of int8.
 
     Attributes:
-        ratio: Speed over that of float32, measured in turns in this process.
+        ratio: Speed relative to float32, in alternating runs in this process.
         before: IoU of float32.
         after: IoU of int8.
-        against: What the IoU is taken against.
+        against: The reference of the IoU.
     """
 
     ratio: float
@@ -56,12 +56,12 @@ class Quantized:
 
     @property
     def is_faster(self) -> bool:
-        """Whether int8 is worth while on this machine."""
+        """Whether int8 is faster on this machine."""
         return self.ratio > FASTER
 
     @property
     def loss(self) -> float:
-        """In IoU."""
+        """Loss of IoU."""
         return self.before - self.after
 
     def __str__(self) -> str:
@@ -80,17 +80,17 @@ def quantize(
     *,
     keep_ends: bool = False,
 ) -> ModelProto:
-    """Post-training quantisation: weights by channel, activations by the range that they took.
+    """Quantize after the training: weights per channel, activations by their observed range.
 
     Args:
         proto: The ONNX model in float32.
-        contents: What its file holds besides.
-        batches: What the graph is calibrated with, each (B, C, h, w).
-        folder: For files of a moment.
-        keep_ends: Leave the first and the last convolution as they are.
+        contents: The metadata of its file.
+        batches: Inputs for the calibration, each (B, C, h, w).
+        folder: For temporary files.
+        keep_ends: Leave the first and the last convolution in float32.
 
     Raises:
-        SegkitError: The network cannot be quantised, or packages are missing.
+        SegkitError: The network cannot be quantized, or packages are missing.
     """
     try:
         from onnxruntime.quantization import (
@@ -100,11 +100,11 @@ def quantize(
             quantize_static,
         )
     except ImportError as error:
-        raise missing("int8", "onnx") from error
+        raise missing_packages("int8", "onnx") from error
     import onnx
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
-        """The batches, one after the other."""
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Returns the batches one after the other."""
 
         def __init__(self) -> None:
             self._batches = iter(batches)
@@ -116,46 +116,35 @@ def quantize(
 
     convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     source, target = folder / "float32.onnx", folder / "int8.onnx"
-    try:
-        source.write_bytes(proto.SerializeToString())
-        with quiet(), _silent():
-            quantize_static(
-                source,
-                target,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=QUANTIZED,
-                nodes_to_exclude=[convolutions[0], convolutions[-1]] if keep_ends else [],
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
+    failed = explain_failure("the network cannot be quantized", "Export it with quantize=none.")
+    with failed, _silence_logging():
+        write_whole(source, proto.SerializeToString())
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=[convolutions[0], convolutions[-1]] if keep_ends else [],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         made = onnx.load(target)
-    except OSError as error:
-        raise SegkitError(
-            f"cannot write into '{folder.parent}': {error.strerror or error}. Check that the disk"
-            " is not full."
-        ) from error
-    except Exception as error:  # ONNX Runtime has a dozen of them
-        reason = str(error).strip().partition("\n")[0] or repr(error)
-        raise SegkitError(
-            f"the network cannot be quantised: {reason}. Export it with quantize=none."
-        ) from error
-    describe(made, replace(contents, precision="int8"))
+    add_metadata(made, replace(contents, precision="int8"))
     return made
 
 
 def measure(
     reference: Network, quantized: Network, real: RealImages, tiles: Sequence[NDArray[Any]]
 ) -> Quantized:
-    """Speed and IoU of a quantised network against the one in float32.
+    """Compare speed and IoU of a quantized network with those in float32.
 
     Args:
         reference: The file in float32.
         quantized: The file in int8.
-        real: The images on which the IoU is taken: against their masks where these are known, else
-            against what float32 says.
-        tiles: What the networks are given when they are timed, each (h, w, C).
+        real: Images for the IoU, against their masks if known, else against the labels of float32.
+        tiles: Inputs for the timing, each (h, w, C).
     """
     images = real.images
     labels = [_labels(network, images) for network in (reference, quantized)]
@@ -179,21 +168,21 @@ def _iou(labels: Iterable[Tensor], truths: Iterable[Tensor], card: ModelCard) ->
 
 
 def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> float:
-    """How many times as fast the second is, in runs that take turns: the machine may be busy."""
+    """Speed of the second relative to the first, in alternating runs as the machine may be busy."""
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(RUNS + 1):
         for network, own in zip((first, second), times, strict=True):
             batch = network.prepare(tiles[run % len(tiles)])[None]
             start = time.perf_counter()
             network.probabilities(batch)
-            if run:  # the first one warms up
+            if run:  # the first one is the warm-up
                 own.append(time.perf_counter() - start)
     return median(times[0]) / median(times[1])
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without the advice of ONNX Runtime's tools, which goes to the root logger."""
+def _silence_logging() -> Iterator[None]:
+    """Hide the advice of ONNX Runtime's tools, which goes to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

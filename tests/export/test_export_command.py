@@ -15,9 +15,9 @@ from segkit.checkpoint import reading as checkpoint
 from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
-from segkit.export import checking, command
-from segkit.export.command import ENDINGS, export
-from segkit.export.onnx_file import onnx_model
+from segkit.export import checking, command, formats
+from segkit.export.command import export
+from segkit.export.formats import ENDINGS, make_onnx
 from segkit.images.reading import write_image
 from segkit.inference.runtimes.exported import KEY
 
@@ -137,7 +137,7 @@ def test_a_failed_check_leaves_no_file(kind, tiny_run, tmp_path, monkeypatch):
     file.write_text("what was there before")
     monkeypatch.setattr(checking, "DIFFERENCE", -1.0)
     with pytest.raises(
-        SegkitError, match=r"was not written. .* does not give .* largest difference"
+        SegkitError, match=r"was not written. .* does not compute the same .* largest difference"
     ):
         run_export(tiny_run, file)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
@@ -148,7 +148,7 @@ def test_a_wrong_graph_fails_the_check(tiny_run, tmp_path, monkeypatch):
     from onnx import numpy_helper
 
     def sabotaged(model, contents, sizes):
-        proto = onnx_model(model, contents, sizes)
+        proto = make_onnx(model, contents, sizes)
         for tensor in proto.graph.initializer:
             if tensor.name.endswith("head.conv.bias"):
                 moved = numpy_helper.to_array(tensor) + np.float32(0.1)
@@ -156,8 +156,8 @@ def test_a_wrong_graph_fails_the_check(tiny_run, tmp_path, monkeypatch):
                 return proto
         raise AssertionError("there is no such weight")
 
-    monkeypatch.setattr(command, "onnx_model", sabotaged)
-    with pytest.raises(SegkitError, match=r"does not give what the network gives"):
+    monkeypatch.setattr(formats, "make_onnx", sabotaged)
+    with pytest.raises(SegkitError, match="does not compute the same as the network"):
         run_export(tiny_run, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -188,11 +188,11 @@ def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
         ("m.onnx", ["format=openvino"], r"ends in \.xml\. Give output=.*m\.xml"),
         ("m.tflite", [], r"one of \.onnx \(onnx\), \.xml \(openvino\), \.pt2"),
         ("m.pt2", ["quantize=int8"], "quantize=int8 is for format=onnx and format=openvino"),
-        ("", [], "ending says the format"),
+        ("", [], "suffix determines the format"),
         ("m.onnx", ["quantize=int4"], "quantize"),
         ("m.onnx", ["max_iou_loss=2"], "max_iou_loss"),
         ("m.onnx", ["size=0"], "size"),
-        ("m.onnx", ["size=[30,65]"], r"does not take 30 x 65 .* Give size=\[32,68\]"),
+        ("m.onnx", ["size=[30,65]"], r"cannot take 30 x 65 .* Give size=\[32,68\]"),
         ("m.onnx", ["input=nowhere.png"], r"no file or folder .*nowhere\.png"),
     ):
         with pytest.raises(SegkitError, match=message):
@@ -206,9 +206,7 @@ def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
 
 
 def test_a_network_too_large_for_one_file(tiny_run, tmp_path, monkeypatch):
-    from segkit.export import onnx_file
-
-    monkeypatch.setattr(onnx_file, "LIMIT", 1000)
+    monkeypatch.setattr(formats, "LIMIT", 1000)
     with pytest.raises(SegkitError, match="one ONNX file holds 2 GB: use format=torch_export"):
         run_export(tiny_run, tmp_path / "m.onnx")
 
@@ -216,7 +214,6 @@ def test_a_network_too_large_for_one_file(tiny_run, tmp_path, monkeypatch):
 def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
     tiny_run, tmp_path, monkeypatch, capsys
 ):
-    from segkit.export import onnx_file
     from segkit.export.graph import trace
 
     def stubborn(model, contents, crop, sizes):
@@ -224,10 +221,10 @@ def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
             raise SegkitError("it counts its pixels")
         return trace(model, contents, crop, sizes)
 
-    monkeypatch.setattr(onnx_file, "trace", stubborn)
+    monkeypatch.setattr(formats, "trace", stubborn)
     file = run_export(tiny_run, tmp_path / "m.onnx")
     said = capsys.readouterr().out
-    assert "for any size it cannot be done: it counts its pixels" in said
+    assert "it cannot be exported for all sizes: it counts its pixels" in said
     assert "batch x 1 x 64 x 64" in said
     actual, expected = load(file, device="cpu"), load(tiny_run.checkpoint, device="cpu", tile=64)
     assert actual.windows.fixed == (64, 64)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
+from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 
 from segkit.checkpoint.normalization import Normalization
-from segkit.export.graph import ExportGraph, crop_by_padding, crop_by_slicing
+from segkit.export.graph import (
+    ExportGraph,
+    crop_by_padding,
+    crop_by_slicing,
+    replace_same_padding,
+)
 from segkit.models.segmenter import create_model
 
 
@@ -46,4 +54,26 @@ def test_it_normalises_as_normalization_does(dtype, low, high):
     image = image.clip(None, {"uint8": 255}.get(dtype)).astype(dtype)
     expected = normalization(image).transpose(2, 0, 1)
     given = torch.from_numpy(image.astype(np.float32).transpose(2, 0, 1).copy())
-    np.testing.assert_allclose(graph._normalized(given[None])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(graph._normalize(given[None])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (Conv2dSame(2, 3, 3, stride=2), 2),
+        (Conv2dSame(2, 2, (5, 3), stride=(2, 1), dilation=(1, 2), groups=2, bias=False), 2),
+        (StdConv2dSame(2, 3, 3, stride=2), 2),
+        (ScaledStdConv2dSame(2, 3, 7, stride=4), 4),
+        (MaxPool2dSame(3, 2), 2),
+        (AvgPool2dSame(3, 2), 2),
+    ],
+)
+def test_padding_of_tensorflow_is_constant_for_multiples_of_the_stride(layer, size):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Identity(), layer).eval()
+    plain = replace_same_padding(model)
+    assert type(model[1]) is type(layer)  # the model itself stays as it is
+    assert not isinstance(plain[1], type(layer))
+    for height, width in ((8 * size, 12 * size), (4 * size, 4 * size)):
+        x = torch.randn(2, 2, height, width)
+        torch.testing.assert_close(plain(x), model(x))

@@ -18,7 +18,8 @@ from segkit import load
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
-from segkit.export.command import ENDINGS, describe, export
+from segkit.export.command import describe_model, export
+from segkit.export.formats import ENDINGS
 from segkit.inference.runtimes.exported import KEY, Contents
 from segkit.inference.runtimes.onnx_network import OnnxNetwork, choose_providers
 from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, choose_device
@@ -217,7 +218,7 @@ def test_wrong_images_and_batches_are_said(files):
 @pytest.mark.parametrize("mode", ["binary", "multiclass"])
 def test_logits_are_activated_as_the_heads_do_it(network, mode, files):
     model, card = checkpoint.read(files[".ckpt"])
-    contents = describe(model, replace(card, mode=mode, num_classes=3), True, False)
+    contents = describe_model(model, replace(card, mode=mode, num_classes=3), True, False)
     network = network.__new__(network)
     network.contents, network.card = contents, contents.card
     logits = np.array([[-200, -3, 0.5], [200, 1, 0.5], [0, 0, 0.7]], np.float32)[None, :, :, None]
@@ -231,5 +232,5 @@ def test_logits_are_activated_as_the_heads_do_it(network, mode, files):
 
 def test_contents_survive_as_text(files, tmp_path):
     model, card = checkpoint.read(files[".ckpt"])
-    contents = describe(model, card, True, False)
+    contents = describe_model(model, card, True, False)
     assert Contents.from_json(contents.to_json(), tmp_path) == contents

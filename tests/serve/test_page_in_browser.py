@@ -185,7 +185,7 @@ def test_the_pages_of_a_16_bit_tiff(page, predictor, tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("notes.txt", b"no image at all", "is no image"),
+        ("notes.txt", b"no image at all", "not an image"),
         ("cut.png", as_png(image_of(1))[:300], "cut short"),
         ("big.tif", bytes(2**20 + 1), "max_upload_mb"),
     ],

@@ -1,0 +1,188 @@
+"""The formats: a network as a file of ONNX, OpenVINO or torch.export, with its metadata inside.
+
+ONNX is the traced program of torch.export, translated; OpenVINO is made from ONNX.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from segkit.core.errors import SegkitError
+from segkit.core.files import write_whole
+from segkit.export.graph import crop_by_padding, crop_by_slicing, explain_failure, trace
+from segkit.inference.runtimes.exported import INPUT, KEY, Contents
+from segkit.inference.runtimes.torch_export_network import ENTRY
+from segkit.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Format = Literal["onnx", "openvino", "torch_export"]
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
+OPSET = 18
+"""The oldest that torch's exporter writes; ONNX Runtime 1.14 and newer read it."""
+LIMIT = 2 * 1024**3 - 16 * 1024**2
+"""Bytes of weights that fit into one file: protobuf ends at 2 GB."""
+AXES = ("batch", None, "height", "width")
+
+Sizes = Sequence[tuple[int, int]]
+"""Sizes of images that the network takes."""
+
+
+def write_network(
+    model: Segmenter, contents: Contents, sizes: Sizes, kind: Format, path: Path
+) -> ModelProto | None:
+    """Write a network to a file.
+
+    Args:
+        model: The network, in eval mode on the CPU.
+        contents: The metadata.
+        sizes: Sizes that the network takes.
+        kind: The format.
+        path: The file, in a folder of its own: an unfinished one of OpenVINO is not removed.
+
+    Returns:
+        The ONNX model if there is one.
+
+    Raises:
+        SegkitError: The network cannot be exported, packages are missing, or the disk is full.
+    """
+    if kind == "torch_export":
+        write_torch_export(model, contents, sizes, path)
+        return None
+    proto = make_onnx(model, contents, sizes)
+    write_onnx(proto, contents, kind, path)
+    return proto
+
+
+def list_files(kind: Format, path: Path) -> list[Path]:
+    """The files of a format, the named one last."""
+    return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
+
+
+def write_torch_export(model: Segmenter, contents: Contents, sizes: Sizes, path: Path) -> None:
+    """Write a program of torch.export; see :func:`write_network`."""
+    program = trace(model, contents, crop_by_padding, sizes)
+    buffer = io.BytesIO()
+    name = contents.card.encoder["name"]
+    what = f"torch.export cannot write the network of encoder={name}"
+    with explain_failure(what, "Use format=onnx."):
+        torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
+    write_whole(path, buffer.getvalue())
+
+
+def make_onnx(model: Segmenter, contents: Contents, sizes: Sizes) -> ModelProto:
+    """Make the ONNX model of a network; see :func:`write_network`."""
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if size > LIMIT:
+        raise SegkitError(
+            f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB: use"
+            " format=torch_export."
+        )
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch translates with it
+    except ImportError as error:
+        raise missing_packages("ONNX", "onnx") from error
+    program = trace(model, contents, crop_by_slicing, sizes)
+    what = f"the network of encoder={contents.card.encoder['name']} cannot be written as ONNX"
+    with explain_failure(what, "Use format=torch_export."), _silence_loggers(), torch.no_grad():
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[contents.output],
+            verbose=False,
+        )
+        assert translated is not None
+        proto: ModelProto = translated.model_proto
+    _name_axes(proto)
+    for node in proto.graph.node:  # they hold paths of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    add_metadata(proto, contents)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def add_metadata(proto: ModelProto, contents: Contents) -> None:
+    """Put the metadata into an ONNX model."""
+    takes = "intensities as in the training" if contents.normalizes else "normalized intensities"
+    del proto.metadata_props[:]
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, contents.to_json()
+    proto.producer_name, proto.producer_version = KEY, contents.versions.get("segkit", "")
+    proto.doc_string = (
+        f"Segmentation into {', '.join(contents.card.class_names)}. {INPUT}: float32 (batch,"
+        f" {contents.card.in_channels}, height, width), {takes}. {contents.output}: float32."
+    )
+
+
+def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) -> None:
+    """Write an ONNX model, quantized or not, as a file of ONNX or the two of OpenVINO.
+
+    Raises:
+        SegkitError: OpenVINO is not installed or cannot translate the network, or the disk is full.
+    """
+    if kind == "onnx":
+        write_whole(path, proto.SerializeToString())
+        return
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_packages("OpenVINO", "openvino") from error
+    what = f"OpenVINO cannot write the network of encoder={contents.card.encoder['name']}"
+    remedy = "Use format=onnx, or make room on the disk if it is full."
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, explain_failure(what, remedy):
+        source = Path(folder, "model.onnx")
+        write_whole(source, proto.SerializeToString())
+        model = openvino.Core().read_model(source)
+        model.set_rt_info(contents.to_json(), [KEY])
+        # half precision, the default, would not be the same network
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def missing_packages(name: str, extra: str) -> SegkitError:
+    """The error for a format whose packages are not installed."""
+    return SegkitError(
+        f"{name} needs packages that are not installed: pip install 'segkit-torch[{extra}]'."
+    )
+
+
+@contextmanager
+def _silence_loggers() -> Iterator[None]:
+    """Hide what the translators log about each step."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _name_axes(proto: Any) -> None:
+    """Give the free axes of the input their names everywhere in the graph."""
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    names = {
+        dim.dim_param: name for dim, name in zip(dims, AXES, strict=True) if dim.dim_param and name
+    }
+    if not names:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = pattern.sub(lambda found: names[found[0]], dim.dim_param)

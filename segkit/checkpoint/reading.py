@@ -69,6 +69,11 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         card = ModelCard.from_dict(stored[KEY])
     except SegkitError as error:
         raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
+    weights = {
+        key.removeprefix(PREFIX): value
+        for key, value in stored["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
     try:
         model = build(card)
         Target.resolve(card.target["name"], {})
@@ -76,11 +81,6 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         wanted = card.config.get("plugins") or []
         hint = f" The training named plugins={wanted}: name them again." if wanted else ""
         raise SegkitError(f"checkpoint {path}: {error}{hint}") from error
-    weights = {
-        key.removeprefix(PREFIX): value
-        for key, value in stored["state_dict"].items()
-        if key.startswith(PREFIX)
-    }
     differences = _compare(model.state_dict(), weights)
     if differences:
         raise all_at_once(
@@ -142,8 +142,9 @@ def read_raw(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of segkit: it has no entry '{KEY}'. Weights of an encoder"
             " go to encoder.pretrained=PATH."
         )
-    kinds = (isinstance(stored[key], dict) for key in (KEY, "state_dict"))
-    made = stored[KEY].get("format") if all(kinds) else None
+    card, weights = stored[KEY], stored["state_dict"]
+    both = isinstance(card, dict) and isinstance(weights, dict)
+    made = card.get("format") if both else None
     if not isinstance(made, int):
         raise SegkitError(f"checkpoint {path} is not as segkit writes it. {AS_WRITTEN}")
     if made > FORMAT:

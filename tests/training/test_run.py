@@ -217,14 +217,15 @@ def test_a_wrong_number_of_classes_is_an_error_before_training(tmp_path):
 
 @pytest.mark.slow
 def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_path):
-    from segkit.models.encoders.weights import PretrainedWarning
+    from segkit.config.compose import compose
+    from segkit.training.run import train
 
-    run = train_quick(tmp_path, "encoder.pretrained=auto")
+    options = ["trainer.progress_bar=false", "trainer.accelerator=cpu", "encoder.pretrained=auto"]
+    run = train(compose(["experiment=quick", "encoder=resnet18", *options]), tmp_path)
     notes = json.loads((run.folder / "environment.json").read_text())["notes"]
     assert len(notes) == 1
     assert "FROM SCRATCH" in notes[0]
     assert "FROM SCRATCH" in (run.folder / "report.html").read_text()
-    assert issubclass(PretrainedWarning, UserWarning)
 
 
 @pytest.mark.slow

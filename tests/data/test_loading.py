@@ -244,10 +244,12 @@ def test_markers_of_a_source_come_with_the_items(monkeypatch: pytest.MonkeyPatch
     assert "markers" not in objects
     monkeypatch.setattr(CellsSource, "read_markers", read_markers)
     source = make_cells(instances=True)
-    coding = LabelCoding({}, foreground=True)
+    coding = LabelCoding({2: 255}, foreground=True)  # the second cell is not labelled
     items = WholeDataset(source, source.splits()["val"], coding, EIGHT, Labels(), objects=True)
     assert items[0]["markers"].unique().tolist() == [0, 255]
-    assert torch.equal(items[1]["markers"], items[1]["ids"])
+    ids = items[1]["ids"]
+    assert (ids == 255).any()
+    assert torch.equal(items[1]["markers"], torch.where(ids == 255, 0, ids))
     assert default_collate([items[0], items[1]])["markers"].shape == (2, 48, 40)
 
 

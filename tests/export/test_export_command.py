@@ -181,6 +181,11 @@ def test_the_second_file_takes_the_first_back(hard_links, tmp_path, monkeypatch)
     with pytest.raises(SegkitError, match="cannot write"):
         command._publish("openvino", draft / "m.xml", tmp_path / "m.xml")
     assert (tmp_path / "m.bin").read_text() == "old"
+    for name in ("n.bin", "n.xml"):
+        (draft / name).write_text("new")
+        (tmp_path / name).write_text("old")
+    command._publish("openvino", draft / "n.xml", tmp_path / "n.xml")
+    assert (tmp_path / "n.bin").read_text() == (tmp_path / "n.xml").read_text() == "new"
 
 
 def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):

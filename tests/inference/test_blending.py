@@ -70,7 +70,7 @@ WINDOWS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(SIZE, SIZE), min_size=1, max_size=4),
     WINDOWS,

@@ -26,6 +26,7 @@ from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, choose_d
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
+pytestmark = pytest.mark.slow  # three exports
 
 TINY = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck.upsample=deconv"]
 NOT_NEEDED = ("torch", "torchvision", "timm", "lightning", "hydra", "omegaconf", "albumentations")
@@ -233,4 +234,5 @@ def test_logits_are_activated_as_the_heads_do_it(network, mode, files):
 def test_contents_survive_as_text(files, tmp_path):
     model, card = checkpoint.read(files[".ckpt"])
     contents = describe_model(model, card, True, False)
-    assert Contents.from_json(contents.to_json(), tmp_path) == contents
+    text = contents.to_json()
+    assert Contents.from_json(text, tmp_path).to_json() == text

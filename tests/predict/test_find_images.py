@@ -91,6 +91,13 @@ def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path):
     require_extras_apart(files, tmp_path, folders)
 
 
+def test_pages_of_one_image_overwrite_no_mask_of_another(images, tmp_path):
+    write_image(images / "overlays/a/0001.png", np.zeros((3, 3), np.uint8))
+    files = find_images(str(images)).files
+    with pytest.raises(SegkitError, match="where the overlays of another image go"):
+        require_extras_apart(files, tmp_path, {"overlays": (".png",)})
+
+
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
     write_image(tmp_path / "masks/a.png", np.zeros((3, 3), np.uint8))
     found = find_images(str(tmp_path))

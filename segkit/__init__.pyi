@@ -5,6 +5,7 @@ from .inference.loading import load as load
 from .inference.predictor import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
 from .losses.base import Loss as Loss
+from .metrics.base import Metric as Metric
 from .models.encoders.base import Encoder as Encoder
 from .models.heads.base import Head as Head
 from .models.necks.base import Neck as Neck

@@ -19,6 +19,7 @@ LAZY_UP = {
     # Importing these with the module would make --help and --cfg job wait for torch.
     ("config/validation.py", "data/"): "names and options of the data sources and augmentations",
     ("config/validation.py", "losses/"): "names and options of the losses",
+    ("config/validation.py", "metrics/"): "names of the metrics, and what they fit",
     ("config/validation.py", "models/"): "names and options of encoders, necks and heads",
     ("config/validation.py", "optim/"): "names and options of optimizers and schedules",
     ("config/validation.py", "targets/"): "names and options of the targets",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -91,3 +92,24 @@ def test_the_notebook_runs(tmp_path):
     done = run(str(script), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(100, 70) (1, 100, 70)" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_guide_train_together(tmp_path):
+    guide = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.S)
+    (tmp_path / "parts.py").write_text("\n".join(blocks))
+    chosen = {"encoder": "stripes", "loss": "hinge", "data": "discs"}
+    for family, name in chosen.items():
+        (tmp_path / "conf" / family).mkdir(parents=True)
+        (tmp_path / "conf" / family / f"{name}.yaml").write_text(f"name: {name}\n")
+    with (tmp_path / "conf/data/discs.yaml").open("a") as preset:
+        preset.write("count: 32\n")
+    words = ["--config-dir", "conf", *(f"{family}={name}" for family, name in chosen.items())]
+    words += ["plugins=[parts.py]", "metrics=[mean_size]", "data.count=8"]
+    words += ["trainer.max_epochs=1", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
+    words += ["data.crop_size=64", "data.num_workers=0"]
+    done = run("-m", "segkit.train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stripes + unet + binary" in done.stdout
+    assert "mean_size" in done.stdout

@@ -16,8 +16,8 @@ from segkit.core.errors import did_you_mean
 from segkit.core.labels import OBJECT_SCORES, Decoder
 
 Side = Annotated[int, Field(ge=1)]
-Extra = Literal["boundary", "membranes"]
-Extras = Annotated[list[Extra], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+"""One name or several."""
 Monitor = Literal[
     "val/iou",
     "val/dice",
@@ -242,7 +242,7 @@ class TrainConfig(Section):
         " watershed, border_core or distance; null: not at all",
     )
     min_size: int = Field(0, ge=0, description="objects of fewer pixels are dropped")
-    metrics: Extras = Field(
+    metrics: Names = Field(
         [],
         description="additional scores at the end: boundary (boundary F1, 95 % Hausdorff"
         " distance), membranes (V_rand, V_info and pixel error of ISBI 2012)",

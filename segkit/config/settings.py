@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from segkit.config.schema import PLUGINS, Data, Extras, Part, Section, describe_error
+from segkit.config.schema import PLUGINS, Data, Names, Part, Section, describe_error
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
@@ -127,7 +127,7 @@ class EvaluateSettings(ModelSettings):
         description="folder of the results; null: evaluation-SPLIT in the run folder of the"
         " checkpoint, with the data set and the changed options in its name",
     )
-    metrics: Extras | None = Field(
+    metrics: Names | None = Field(
         None,
         description="additional scores: boundary (boundary F1, 95 % Hausdorff distance), membranes"
         " (V_rand, V_info and pixel error of ISBI 2012); null: those of the training",

@@ -12,6 +12,7 @@ from segkit.config.declarations import WIRED
 from segkit.config.openings import OPENINGS, fill_in, find_open_keys
 from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import Mode
 
 
 def validate(config: Any) -> TrainConfig:
@@ -244,9 +245,24 @@ def _check_target(config: TrainConfig) -> list[str]:
             f"min_size={config.min_size} drops small objects, but objects are not told apart: give"
             f" {remedy}, or leave min_size out"
         )
-    if "membranes" in config.metrics and (mode == "multilabel" or target.name != "labels"):
-        problems.append(
-            "metrics=[membranes] scores cells against the membranes between them: use"
-            " target=labels with head=binary, or head=multiclass of two classes"
-        )
+    return problems + _check_metrics(config, mode, target.num_classes)
+
+
+def _check_metrics(config: TrainConfig, mode: Mode, num_classes: int | None) -> list[str]:
+    """Check the names of the metrics and that they fit the target."""
+    from segkit.metrics.base import Metric
+
+    problems = []
+    for name in config.metrics:
+        try:
+            metric = Metric.resolve(name, {})[0]
+            if num_classes or mode != "multiclass":
+                Metric.build(name, mode=mode, num_classes=num_classes or 2)
+        except SegkitError as error:
+            problems.append(f"metrics: {error}")
+            continue
+        if metric.needs_labels and config.target.name != "labels":
+            problems.append(f"metrics=[{name}] scores the classes of the masks: use target=labels")
+        if name == "objects" and config.instances is None:
+            problems.append("metrics=[objects] needs separate objects: give instances=DECODER")
     return problems

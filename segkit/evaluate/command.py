@@ -19,7 +19,7 @@ from segkit.core.files import make_folder, write_whole
 from segkit.data.checks.checking import check
 from segkit.data.loading.dataset import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
-from segkit.evaluate.evaluation import Evaluation
+from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.bit_depth import DepthWatch
@@ -71,10 +71,11 @@ def evaluate(config: DictConfig) -> Evaluation:
     samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
     for note in summary.notes:
         console.print(f"  note: {note}")
-    metrics = settings.metrics
-    if metrics is None:
-        metrics = predictor.card.config.get("metrics", [])
-    objects = predictor.instances is not None or "membranes" in metrics
+    names = settings.metrics
+    if names is None:
+        names = predictor.card.config.get("metrics", [])
+    metrics = make_metrics(names, predictor)
+    objects = any(metric.needs_ids for metric in metrics)
     dataset = WholeDataset(
         source, samples, summary.coding, predictor.card.normalization, target, objects
     )

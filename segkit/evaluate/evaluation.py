@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX
-from segkit.data.loading.dataset import Truth, WholeDataset
+from segkit.data.loading.dataset import WholeDataset
 from segkit.inference.predictor import Prediction, Predictor
+from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.bootstrap import Interval, intervals, score_intervals
-from segkit.metrics.borders import border_counts, border_scores
-from segkit.metrics.boundary import boundary_counts, boundary_scores
 from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.instances import instance_scores, object_counts
 from segkit.metrics.scores import Scores, class_counts, scores
 from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
-
-NUMBERS = ("objects", "predicted_objects", "hd95_missed")
-"""Entries that are counts, not scores."""
-Sums = NDArray[np.float64]
-Means = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,11 @@ class Evaluation:
     Attributes:
         scores: Scores of the classes over all images.
         confusion: The confusion matrix.
-        means: Scores over all images by name: means over classes, and those of objects, boundaries
-            and membranes if requested.
+        means: Scores over all images by name: means over classes, and those of the metrics.
         intervals: 95 % bootstrap intervals over images, of ``means`` and classes (``iou/road``).
         images: Scores of each image, worst first: by SEG if objects are separated, else by IoU.
         thresholds: Scores at other thresholds, if the head has one.
+        totals: Entries of ``means`` that are counts and have no interval.
     """
 
     scores: Scores
@@ -63,12 +55,13 @@ class Evaluation:
     intervals: dict[str, Interval]
     images: list[ImageScores]
     thresholds: ThresholdSweep | None
+    totals: frozenset[str] = frozenset()
 
     def rows(self) -> list[dict[str, str | float]]:
         """Return ``means`` with their intervals as a table; counts have none."""
         rows: list[dict[str, str | float]] = []
         for name, value in self.means.items():
-            if name in NUMBERS:
+            if name in self.totals:
                 rows.append({"score": name, "value": int(value)})
             else:
                 bounds = self.intervals[name]
@@ -80,27 +73,26 @@ def evaluate(
     predictor: Predictor,
     dataset: WholeDataset,
     order: Iterable[int],
-    metrics: Collection[str] = (),
+    metrics: Sequence[Metric] = (),
     see: Callable[[str, NDArray[Any]], None] | None = None,
 ) -> Evaluation:
     """Predict samples and compare them with their masks.
 
     Args:
-        predictor: The model; if it separates objects, they are scored too.
-        dataset: The samples, with ids of objects if objects or membranes are scored.
+        predictor: The model.
+        dataset: The samples, with ids of objects if a metric needs them.
         order: Indices of the samples to score.
-        metrics: Further scores: ``boundary``, ``membranes``.
+        metrics: Scores besides those of the confusion matrix; see :func:`make_metrics`.
         see: Called with name and pixels of each image.
 
     Raises:
-        SegkitError: The metrics do not fit the model.
+        SegkitError: An image cannot be predicted, or a metric does not fit it.
     """
     card, names = predictor.card, predictor.card.class_names
-    wanted = _wanted(predictor, metrics)
     sweep = None if card.mode == "multiclass" else ThresholdCounts(card.mode, card.num_classes)
     confusion = ConfusionMatrix(card.mode, card.num_classes)
     classes: list[NDArray[np.int64]] = []
-    counted: dict[str, list[Sums]] = {name: [] for name in wanted}
+    counted: list[list[NDArray[np.float64]]] = [[] for _ in metrics]
     images = []
     for index, prediction in _predictions(predictor, dataset, order, see):
         truth = dataset.truth(index)
@@ -112,22 +104,31 @@ def evaluate(
             sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
         classes.append(class_counts(matrix, card.mode))
         own = dict(scores(matrix, card.mode, names).mean)
-        for name, (count, score) in wanted.items():
-            counts = count(truth, prediction)
-            counted[name].append(counts)
-            own |= {key: float(value) for key, value in score(counts).items()}
+        scored = ScoredImage(
+            truth["target"].numpy(),
+            prediction.labels,
+            prediction.probabilities,
+            truth["ids"].numpy() if "ids" in truth else None,
+            truth["markers"].numpy() if "markers" in truth else None,
+            prediction.instances,
+        )
+        for metric, of_images in zip(metrics, counted, strict=True):
+            counts = metric.count(scored)
+            of_images.append(counts)
+            own |= {key: float(value) for key, value in metric.score(counts).items()}
         images.append(ImageScores(index, own))
     total = scores(confusion.matrix, card.mode, names)
     means = dict(total.mean)
     known = score_intervals(np.stack(classes), card.mode, total.class_names)
-    for name, (_, score) in wanted.items():
-        stacked = np.stack(counted[name])
-        means |= {key: float(value) for key, value in score(stacked.sum(0)).items()}
-        known |= intervals(stacked, score)
+    for metric, of_images in zip(metrics, counted, strict=True):
+        stacked = np.stack(of_images)
+        means |= {key: float(value) for key, value in metric.score(stacked.sum(0)).items()}
+        known |= intervals(stacked, metric.score)
     first = "iou" if predictor.instances is None else "seg"
     images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
     swept = None if sweep is None else threshold_sweep(sweep, names)
-    return Evaluation(total, confusion.matrix, means, known, images, swept)
+    totals = frozenset(name for metric in metrics for name in metric.totals)
+    return Evaluation(total, confusion.matrix, means, known, images, swept, totals)
 
 
 def _predictions(
@@ -155,38 +156,12 @@ def _predictions(
         yield index, result
 
 
-Count = Callable[[Truth, Prediction], Sums]
+def make_metrics(names: Iterable[str], predictor: Predictor) -> list[Metric]:
+    """Build the requested metrics, and that of objects if the model separates them.
 
-
-def _wanted(
-    predictor: Predictor, metrics: Collection[str]
-) -> dict[str, tuple[Count, Callable[[Sums], Means]]]:
-    """Choose counts per image besides pixels, each with the scores of their sums."""
+    Raises:
+        SegkitError: A metric is unknown or does not fit the model.
+    """
     card = predictor.card
-
-    def boundary(truth: Truth, found: Prediction) -> Sums:
-        target = truth["target"].numpy()
-        return boundary_counts(found.labels, target, card.mode, card.num_classes)
-
-    def membranes(truth: Truth, found: Prediction) -> Sums:
-        # the probability of the last class: that of being inside a cell
-        return border_counts(truth["ids"].numpy(), found.probabilities[-1])
-
-    def objects(truth: Truth, found: Prediction) -> Sums:
-        assert found.instances is not None
-        markers = truth["markers"].numpy() if "markers" in truth else None
-        return object_counts(truth["ids"].numpy(), found.instances, markers, IGNORE_INDEX)
-
-    wanted: dict[str, tuple[Count, Callable[[Sums], Means]]] = {}
-    if predictor.instances is not None:
-        wanted["objects"] = objects, instance_scores
-    if "boundary" in metrics:
-        wanted["boundary"] = boundary, lambda sums: boundary_scores(sums).mean
-    if "membranes" in metrics:
-        if card.mode == "multilabel" or card.num_classes != 2:
-            raise SegkitError(
-                "metrics=[membranes] scores cells against the membranes between them: it needs a"
-                f" model of two classes, not head={card.head['name']} of {card.num_classes}."
-            )
-        wanted["membranes"] = membranes, border_scores
-    return wanted
+    wanted = dict.fromkeys([*(["objects"] if predictor.instances else []), *names])
+    return [Metric.build(name, mode=card.mode, num_classes=card.num_classes) for name in wanted]

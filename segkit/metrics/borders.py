@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX
+from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.counts import divide, name_entries
 from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
@@ -113,6 +114,34 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
         "rand_error": 1 - rand.max(axis=-1),
         "pixel_error": 1 - pixel.max(axis=-1),
     }
+
+
+class MembraneMetric(Metric, name="membranes"):
+    """V_rand, V_info, pixel and Rand error of cells and the membranes between them.
+
+    The probability of the last class is that of being inside a cell.
+    """
+
+    needs_ids = True
+    needs_labels = True
+
+    def __init__(self, mode: Mode, num_classes: int) -> None:
+        if mode == "multilabel" or num_classes != 2:
+            raise SegkitError(
+                "metrics=[membranes] scores cells against the membranes between them and needs two"
+                f" classes, not {num_classes} of mode {mode}: leave it out, or use head=binary, or"
+                " head=multiclass with two classes."
+            )
+        super().__init__(mode, num_classes)
+
+    def count(self, image: ScoredImage) -> NDArray[np.float64]:
+        """:func:`border_counts`, (T, C)."""
+        assert image.ids is not None
+        return border_counts(image.ids, image.probabilities[-1])
+
+    def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """:func:`border_scores`."""
+        return border_scores(sums)
 
 
 def count_v_rand(objects: Overlaps) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
+from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.counts import average_defined, divide, name_entries
 
 TOLERANCE = 0.0075
@@ -147,6 +148,20 @@ def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
     lost = (sums["finite"] == 0) & (sums["missed"] > 0)
     hd95 = np.where(lost, np.inf, divide(sums["distance"], sums["finite"]))
     return BoundaryScores(f1, precision, recall, hd95, sums["missed"])
+
+
+class BoundaryMetric(Metric, name="boundary"):
+    """Boundary F1 and 95 % Hausdorff distance; see :class:`BoundaryScores`."""
+
+    totals = ("hd95_missed",)
+
+    def count(self, image: ScoredImage) -> NDArray[np.float64]:
+        """:func:`boundary_counts`, (C, 7)."""
+        return boundary_counts(image.labels, image.target, self.mode, self.num_classes)
+
+    def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """:attr:`BoundaryScores.mean`."""
+        return boundary_scores(sums).mean
 
 
 def _check_labels(

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric as Accumulator
 
 from segkit.core.errors import SegkitError
+from segkit.core.labels import IGNORE_INDEX
+from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.counts import Sums, divide, name_entries
 from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
@@ -33,7 +35,7 @@ OBJECT_COUNTS = (
 _FRACTIONS = 2**40
 
 
-class InstanceScores(Metric):
+class InstanceScores(Accumulator):
     """The scores of objects over all images and processes.
 
     The sums depend neither on the order of the images nor on the number of processes: fractions are
@@ -213,6 +215,26 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         "objects": sums["references"],
         "predicted_objects": sums["predictions"],
     }
+
+
+class ObjectMetric(Metric, name="objects"):
+    """The scores of separate objects; see :func:`instance_scores`."""
+
+    needs_ids = True
+    totals = ("objects", "predicted_objects")
+
+    def count(self, image: ScoredImage) -> NDArray[np.float64]:
+        """:func:`object_counts`, (K,)."""
+        if image.ids is None or image.instances is None:
+            raise SegkitError(
+                "metrics=[objects] needs separate objects: give instances=components, or another"
+                " way to tell them apart."
+            )
+        return object_counts(image.ids, image.instances, image.markers, IGNORE_INDEX)
+
+    def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """:func:`instance_scores`."""
+        return instance_scores(sums)
 
 
 def _count_tracking(objects: Overlaps, markers: Overlaps) -> dict[str, float]:

@@ -22,7 +22,7 @@ from segkit.core.files import write_whole
 from segkit.core.labels import find_background
 from segkit.data.checks.checking import DataSummary
 from segkit.data.sources.base import DataSource
-from segkit.evaluate.evaluation import Evaluation, evaluate
+from segkit.evaluate.evaluation import Evaluation, evaluate, make_metrics
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
@@ -164,9 +164,10 @@ def conclude(
     predictor = Predictor(
         TorchNetwork(model, card), instances=settings.instances, min_size=settings.min_size
     )
-    data.objects = settings.instances is not None or "membranes" in settings.metrics
+    metrics = make_metrics(settings.metrics, predictor)
+    data.objects = any(metric.needs_ids for metric in metrics)
     whole = data.whole("val")
-    evaluation = evaluate(predictor, whole, range(len(whole)), settings.metrics)
+    evaluation = evaluate(predictor, whole, range(len(whole)), metrics)
     write_tables(folder, evaluation, [sample.name for sample in whole.samples])
     history = read_csv(folder / METRICS_FILE)
     seconds = float(str(history[-1]["seconds"])) if history else 0.0

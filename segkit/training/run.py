@@ -28,6 +28,7 @@ from segkit.data.checks.checking import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode
 from segkit.losses.base import Loss
+from segkit.metrics.base import Metric
 from segkit.models.encoders.weights import PretrainedWarning
 from segkit.models.heads import Head
 from segkit.models.segmenter import Segmenter, create_model
@@ -79,11 +80,8 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     summary = check(source, masks, num_classes)
     _show_data(console, settings, summary)
     outputs = target.num_classes or summary.num_classes
-    if "membranes" in settings.metrics and outputs != 2:
-        raise SegkitError(
-            "metrics=[membranes] needs two classes, cells and the membranes between them, but there"
-            f" are {outputs}: leave it out, or use head=binary."
-        )
+    for name in settings.metrics:  # refused before the training, not after it
+        Metric.build(name, mode=mode, num_classes=outputs)
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
 
     model, notes = _build_model(settings, summary, outputs)

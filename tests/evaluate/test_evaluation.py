@@ -11,7 +11,7 @@ from segkit.checkpoint.coding import LabelCoding
 from segkit.core.errors import SegkitError
 from segkit.data.loading.dataset import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
-from segkit.evaluate.evaluation import evaluate
+from segkit.evaluate.evaluation import evaluate, make_metrics
 from segkit.metrics.boundary import boundary_counts, boundary_scores
 from segkit.metrics.instances import instance_scores, object_counts
 from segkit.targets.base import Labels
@@ -36,7 +36,9 @@ def dataset(predictor):
 
 @pytest.fixture(scope="module")
 def result(predictor, dataset):
-    return evaluate(predictor, dataset, range(5), ["boundary", "membranes"])
+    return evaluate(
+        predictor, dataset, range(5), make_metrics(["boundary", "membranes"], predictor)
+    )
 
 
 def test_pixels_and_objects_of_all_images_are_added_up(predictor, dataset, result):
@@ -84,5 +86,5 @@ def test_the_sweep_over_thresholds_covers_all_pixels(result):
 
 def test_membranes_need_two_classes(multiclass_run):
     predictor = segkit.load(multiclass_run.checkpoint, device="cpu")
-    with pytest.raises(SegkitError, match="a model of two classes, not head=multiclass of 3"):
-        evaluate(predictor, None, [], ["membranes"])
+    with pytest.raises(SegkitError, match="two classes, not 3 of mode multiclass"):
+        make_metrics(["membranes"], predictor)

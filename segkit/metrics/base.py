@@ -1,0 +1,68 @@
+"""The family of metrics: what is scored on whole images besides the confusion matrix."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.core.labels import Mode
+from segkit.core.registry import Registrable
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """The truth and the prediction of one image.
+
+    Attributes:
+        target: True labels (H, W), or (N, H, W) for overlapping classes; 255 does not count.
+        labels: Predicted labels of the same shape.
+        probabilities: (C, H, W) float32.
+        ids: True object ids (H, W), 0 the background and 255 unlabelled; None if not requested.
+        markers: Ids of the true markers (H, W), if the data source has its own.
+        instances: Predicted object ids (H, W), if objects are separated.
+    """
+
+    target: NDArray[Any]
+    labels: NDArray[Any]
+    probabilities: NDArray[np.float32]
+    ids: NDArray[Any] | None = None
+    markers: NDArray[Any] | None = None
+    instances: NDArray[np.int32] | None = None
+
+
+class Metric(Registrable, ABC, family="metric"):
+    """Counts of one image that add up over images, and the scores of their sums.
+
+    Scores are computed from sums, so that an image counts as much as it contains, and bootstrap
+    intervals need no second look at the images.
+
+    Args:
+        mode: The mode of the head.
+        num_classes: Number of classes, background included.
+
+    Raises:
+        SegkitError: The metric does not fit the mode or the number of classes.
+    """
+
+    needs_ids: ClassVar[bool] = False
+    """Whether :attr:`ScoredImage.ids` is needed."""
+    needs_labels: ClassVar[bool] = False
+    """Whether it scores the classes of the masks, so that it only fits ``target=labels``."""
+    totals: ClassVar[tuple[str, ...]] = ()
+    """Names of scores that are plain counts; they are reported without an interval."""
+
+    def __init__(self, mode: Mode, num_classes: int) -> None:
+        self.mode, self.num_classes = mode, num_classes
+
+    @abstractmethod
+    def count(self, image: ScoredImage) -> NDArray[np.float64]:
+        """Count one image: an array whose shape is the same for every image."""
+
+    @abstractmethod
+    def score(self, sums: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
+        """The scores of sums of counts (..., K): arrays (...) by name, NaN if undefined."""

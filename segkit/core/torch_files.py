@@ -62,10 +62,14 @@ def find_fault(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             damaged = archive.testzip()
+            # torch would read nothing of such a part, and give what was in memory
+            folders = any(part.external_attr & 0x10 for part in archive.infolist())
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         return f"it is damaged: {error}"
     if damaged is not None:
         return f"it is damaged: the checksum of its part {damaged} does not fit"
+    if folders:
+        return "it is damaged: a part is marked as a folder"
     if any(name.endswith("/constants.pkl") for name in names):
         return "it is a TorchScript model"
     if not any(name.endswith("/data.pkl") for name in names):

@@ -77,6 +77,16 @@ def test_a_damaged_byte_anywhere_is_seen_or_harmless(run, stored, tmp_path):
     assert harmless < len(places) / 2
 
 
+def test_a_part_that_is_marked_as_a_folder(run, tmp_path):
+    """torch reads nothing of it, and gives what was in memory."""
+    path = tmp_path / "folder.ckpt"
+    data = bytearray(run.checkpoint.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(b"/data/0"))  # in the central directory
+    data[entry + 38] = 0x10
+    path.write_bytes(data)
+    assert "a part is marked as a folder" in message(path)
+
+
 class Harmful:
     """Unpickling one makes a file."""
 

@@ -30,16 +30,6 @@ def positions(height: int, width: int) -> np.ndarray:
 # --- the field -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("grid", [2, 3, 5])
-def test_the_corners_are_displaced_like_their_nodes(size: tuple[int, int], grid: int):
-    nodes = np.random.default_rng(0).normal(0, 10, (2, grid, grid))
-    field = interpolate_grid(nodes, size)
-    assert (field.shape, field.dtype) == ((2, *size), np.float32)
-    corners = np.ix_((0, 1), (0, -1), (0, -1))
-    np.testing.assert_allclose(field[corners], nodes[corners], atol=1e-4)
-
-
 def test_three_nodes_are_interpolated_by_a_natural_cubic_spline():
     """Between y0 and y1: the straight line plus M (t^3 - t) / 6, M = 3/2 (y0 - 2 y1 + y2)."""
     y0, y1, y2 = 4.0, -7.0, 12.0
@@ -50,11 +40,13 @@ def test_three_nodes_are_interpolated_by_a_natural_cubic_spline():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_planes_are_reproduced(size: tuple[int, int]):
-    row, column = np.mgrid[0:1:3j, 0:1:3j]
-    field = interpolate_grid(3 + 5 * row - 8 * column, size)
+@pytest.mark.parametrize("grid", [2, 3, 5])
+def test_planes_are_reproduced(size, grid):
+    row, column = np.mgrid[0 : 1 : grid * 1j, 0 : 1 : grid * 1j]
+    field = interpolate_grid(np.stack([3 + 5 * row - 8 * column, row]), size)
+    assert (field.shape, field.dtype) == ((2, *size), np.float32)
     row, column = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
-    np.testing.assert_allclose(field, 3 + 5 * row - 8 * column, atol=1e-4)
+    np.testing.assert_allclose(field, [3 + 5 * row - 8 * column, row], atol=1e-4)
 
 
 def test_the_nodes_are_gaussian_and_independent():
@@ -63,12 +55,10 @@ def test_the_nodes_are_gaussian_and_independent():
         at = transform.get_params_dependent_on_data({"shape": (21, 21, 1)}, {})
         moved = np.stack([at["y"], at["x"]], axis=2) - positions(21, 21)
         drawn.append(moved[::10, ::10].ravel())
-    nodes = np.stack(drawn)
-    assert nodes.shape == (800, 3 * 3 * 2)
+    nodes = np.stack(drawn)  # (800, 3 * 3 * 2)
     np.testing.assert_allclose(nodes.std(axis=0), 10, rtol=0.12)
     np.testing.assert_allclose(nodes.mean(axis=0), 0, atol=1.6)
-    correlation = np.corrcoef(nodes.T) - np.eye(18)
-    assert np.abs(correlation).max() < 0.18
+    assert np.abs(np.corrcoef(nodes.T) - np.eye(18)).max() < 0.18
     kurtosis = ((nodes / nodes.std(axis=0)) ** 4).mean()
     assert 2.7 < kurtosis < 3.3  # 1.8 if they were uniform
 
@@ -103,7 +93,7 @@ def test_each_pixel_shows_its_displaced_source():
 
 
 @pytest.mark.parametrize("rotate", [30, 180])
-def test_rotation_about_the_center(rotate: float):
+def test_rotation_about_the_center(rotate):
     transform, angles = warped(std=0, rotate=rotate), []
     for _ in range(300):
         at = transform.get_params_dependent_on_data({"shape": (31, 41)}, {})
@@ -121,7 +111,7 @@ def test_rotation_about_the_center(rotate: float):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_mask_stays_aligned_and_keeps_its_values(dtype: type):
+def test_a_mask_stays_aligned_and_keeps_its_values(dtype):
     ids = (np.arange(80) * (3 if dtype == np.uint8 else 700)).astype(dtype)
     mask = np.repeat(ids[:, None], 70, axis=1)
     mask[mask == IGNORE_INDEX] = 0
@@ -151,35 +141,31 @@ def test_outside_images_are_mirrored_and_masks_ignored():
 
 
 @pytest.mark.parametrize("channels", [1, 4, 5])
-def test_any_number_of_channels(channels: int):
+def test_any_number_of_channels(channels):
     image = np.random.default_rng(0).random((30, 40, channels), np.float32)
-    result = warped(2)(image=image, mask=(255 * image).astype(np.uint8))
+    mask = (255 * image).astype(np.uint8)
+    result = warped(2)(image=image, mask=mask)
     assert result["image"].shape == result["mask"].shape == image.shape
-    for number in range(channels):
-        alone = warped(2)(image=image[..., number : number + 1])["image"]
+    for n in range(channels):
+        alone = warped(2)(image=image[..., n : n + 1], mask=mask[..., n])
         # OpenCV rounds positions to 1/32 of a pixel for some numbers of channels
-        np.testing.assert_allclose(result["image"][..., number : number + 1], alone, atol=0.05)
-    for number in range(channels):
-        layer = (255 * image[..., number]).astype(np.uint8)
-        alone = warped(2)(image=image, mask=layer)["mask"]
-        np.testing.assert_array_equal(result["mask"][..., number], alone)
+        np.testing.assert_allclose(result["image"][..., n : n + 1], alone["image"], atol=0.05)
+        np.testing.assert_array_equal(result["mask"][..., n], alone["mask"])
 
 
 # --- by name in a config -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", [0, 1, 5])
-def test_it_is_a_transform_of_the_training(layers: int):
+def test_it_is_a_transform_of_the_training(layers):
     options = {"name": "ElasticGrid", "grid": 3, "std": 10, "p": 1.0}
     assert check_augment([options]) == []
     transform = TrainTransform((48, 56), [options])
     assert transform.find_unsuitable(2, np.uint8) == transform.find_unsuitable(12, np.float32) == []
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (60, 70, 2)).astype(np.uint8)
-    labels = rng.integers(0, 2, (60, 70, layers) if layers else (60, 70)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (60, 70, 2)).astype(np.uint8)
+    labels = np.ones((60, 70, layers) if layers else (60, 70), np.uint8)
     crops = [transform(image, labels, seed) for seed in (1, 2, 1)]
-    for a, b in zip(crops[0], crops[2], strict=True):
-        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(crops[0][0], crops[2][0])
     assert (crops[0][0] != crops[1][0]).any()
     outside = crops[0][1].reshape(48, 56, -1) == IGNORE_INDEX
     assert outside.any()
@@ -189,45 +175,46 @@ def test_it_is_a_transform_of_the_training(layers: int):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"grid": 1}, ["refuses its options", "grid"]),
-        ({"spacing": 0}, ["refuses its options", "spacing"]),
-        ({"std": -1}, ["refuses its options", "std"]),
-        ({"rotate": 200}, ["refuses its options", "rotate"]),
-        ({"border": "wrap"}, ["refuses its options", "mirror"]),
-        ({"sigma": 10}, ["has no option 'sigma'", "Known: grid, spacing, std, rotate, border, p"]),
+        ({"grid": 1}, "grid"),
+        ({"spacing": 0}, "spacing"),
+        ({"std": -1}, "std"),
+        ({"rotate": 200}, "rotate"),
+        ({"border": "wrap"}, "mirror"),
+        ({"sigma": 10}, "has no option 'sigma'"),
     ],
 )
-def test_wrong_options_are_problems(options: dict[str, Any], words: list[str]):
+def test_wrong_options_are_problems(options, words):
     [problem] = check_augment([{"name": "ElasticGrid", **options}])
-    for word in ["augment.transforms[0]", *words]:
-        assert word in problem
-    [problem] = check_augment([{"name": "ElasticGird"}])
-    assert "Did you mean 'ElasticGrid'" in problem
+    assert problem.startswith("augment.transforms[0]")
+    assert words in problem
+
+
+def read_preset(name: str) -> Any:
+    """The options of ElasticGrid in a preset."""
+    path = Path(__file__).parents[2] / "conf" / "augment" / f"{name}.yaml"
+    steps = yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
+    [options] = [step for step in steps if step.pop("name") == "ElasticGrid"]
+    return options
 
 
 def test_the_2015_preset_has_the_numbers_of_the_paper():
-    path = Path(__file__).parents[2] / "conf" / "augment" / "unet2015.yaml"
-    steps = {
-        s.pop("name"): s for s in yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
-    }
     wanted = {"grid": 3, "std": 10, "rotate": 45, "border": "mirror", "p": 1.0}
-    assert steps["ElasticGrid"] == wanted
+    assert read_preset("unet2015") == wanted
 
 
 def test_the_microscopy_preset_has_the_field_of_elastic_transform():
-    path = Path(__file__).parents[2] / "conf" / "augment" / "microscopy.yaml"
-    steps = yaml.safe_load(path.read_text(encoding="utf-8"))["transforms"]
-    [options] = [step for step in steps if step.pop("name") == "ElasticGrid"]
-    ours, theirs = warped(**options), A.ElasticTransform(alpha=40, sigma=6, p=1.0)
+    ours = warped(**read_preset("microscopy"))
+    theirs = A.ElasticTransform(alpha=40, sigma=6, p=1.0)
     theirs.set_random_seed(0)
-    image = np.zeros((256, 256, 1), np.uint8)
-    fields: dict[str, list[np.ndarray]] = {"x": [], "map_x": []}
-    for key, transform in zip(fields, (ours, theirs), strict=True):
+    image, fields = np.zeros((256, 256, 1), np.uint8), []
+    for key, transform in (("x", ours), ("map_x", theirs)):
+        drawn = []
         for _ in range(40):
             at = transform.get_params_dependent_on_data({"shape": image.shape}, {"image": image})
             moved = at[key] - positions(256, 256)[..., 1]
-            fields[key].append(moved[40:-40, 40:-40])  # near the border theirs is another
-    own, other = (np.stack(each) for each in fields.values())
+            drawn.append(moved[40:-40, 40:-40])  # theirs differs near the border
+        fields.append(np.stack(drawn))
+    own, other = fields
     assert own.std() == pytest.approx(other.std(), rel=0.1)
     assert np.diff(own, axis=2).std() == pytest.approx(np.diff(other, axis=2).std(), rel=0.1)
     for apart in (4, 8, 12, 24):  # pixels

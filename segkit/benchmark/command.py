@@ -1,9 +1,8 @@
-"""What python -m segkit.benchmark does: one table of what encoders and necks cost."""
+"""The benchmark command: one table of what encoders and necks cost on this machine."""
 
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import shlex
 import statistics
@@ -13,9 +12,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
-from segkit.benchmark.measuring import machine_facts, measure_in_process, median_ms
+from segkit.benchmark.measuring import machine_facts, measure_in_process
 from segkit.config.settings import BenchmarkSettings, parse_settings
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
@@ -25,12 +23,11 @@ from segkit.models.encoders import Encoder
 from segkit.models.necks import Neck
 from segkit.training.record import list_overrides
 
-NAME = "benchmark"
 TITLE = "What encoders and necks cost"
 MEASURES = ("M param.", "GFLOPs", "predict ms", "train ms", "predict MB", "train MB")
 
 Row = dict[str, Any]
-"""Column to value; None where there is none."""
+"""Column to value; None where nothing was measured."""
 
 
 class Combination(NamedTuple):
@@ -40,9 +37,12 @@ class Combination(NamedTuple):
     neck: dict[str, Any]
     side: int
 
+    def __str__(self) -> str:
+        return f"{name_part(self.encoder)} + {name_part(self.neck)}, {self.side} x {self.side}"
+
 
 def benchmark(config: DictConfig) -> Path:
-    """Measure encoders x necks x sizes and write a table, a picture and the figures.
+    """Measure encoders x necks x sizes; write and print the table.
 
     Returns:
         The folder of the results.
@@ -60,31 +60,23 @@ def benchmark(config: DictConfig) -> Path:
     )
     common |= {"device": device, "plugins": plugins.as_list(settings.plugins)}
     combinations = list(combine(settings))
-    ways = {one.neck.get("upsample") for one in combinations}
-    hidden = "upsample" if len(ways) == 1 else ""  # the same in all rows
     rows = []
     for number, one in enumerate(combinations, start=1):
-        console.print(f"[{number}/{len(combinations)}] {name_combination(one, hidden)}")
+        console.print(f"[{number}/{len(combinations)}] {one}")
         found = measure_in_process({**one._asdict(), **common}, settings.timeout)
-        rows.append(make_row(one, found["predict"], found["train"], hidden))
+        rows.append(make_row(one, found["predict"], found["train"]))
     comparison = compare_necks(combinations, rows)
-    write_results(settings, rows, comparison, machine_facts(device, settings.threads))
-    console.print(make_terminal_table(rows, TITLE))
-    for text in [*list_failures(rows), *map(describe_comparison, comparison)]:
-        console.print(text)
-    for ending in ("md", "json", "png"):
-        console.print(f"saved: {settings.output / NAME}.{ending}")
+    tables = describe_results(combinations, rows, comparison)
+    stored = {"rows": rows, "comparison": comparison}
+    write_results(settings, stored, tables, machine_facts(device, settings.threads))
+    console.print(f"{tables}\nsaved: {settings.output}/benchmark.md and benchmark.json")
     if all(row["predict ms"] is row["train ms"] is None for row in rows):
         raise SegkitError(f"no combination could be measured: {rows[0]['failure']}")
     return settings.output
 
 
 def require_known_names(settings: BenchmarkSettings) -> None:
-    """Report misspelt names at once; what cannot be built gets a row that says why.
-
-    Raises:
-        SegkitError: Encoders or necks are unknown; all of them are named.
-    """
+    """Report all misspelt names at once; what cannot be built gets a row that says why."""
     problems = []
     families = (("encoders", Encoder, settings.encoders), ("necks", Neck, settings.necks))
     for key, family, parts in families:
@@ -100,7 +92,7 @@ def require_known_names(settings: BenchmarkSettings) -> None:
 def combine(settings: BenchmarkSettings) -> Iterator[Combination]:
     """Every size x encoder x neck x way of upsampling.
 
-    A neck that states its own ``upsample``, or has no such option, is there once.
+    A neck that sets its own ``upsample``, or has no such option, occurs once.
     """
     necks: list[dict[str, Any]] = []
     for neck in settings.necks:
@@ -116,73 +108,66 @@ def combine(settings: BenchmarkSettings) -> Iterator[Combination]:
                 yield Combination(encoder.as_dict(), options, side)
 
 
-def make_row(
-    one: Combination, predict: Mapping[str, Any], train: Mapping[str, Any], hidden: str = ""
-) -> Row:
-    """A line of the table, from the results of :func:`measure_in_process`.
-
-    Args:
-        one: What was measured.
-        predict: The result of predicting.
-        train: The result of training steps.
-        hidden: An option of necks that is not named.
-    """
+def make_row(one: Combination, predict: Mapping[str, Any], train: Mapping[str, Any]) -> Row:
+    """Make a row of the table from the results of :func:`measure_in_process`."""
     parameters = predict.get("parameters", train.get("parameters"))
-    reasons = {key: f.get("failure") for key, f in (("predict", predict), ("train", train))}
+    reasons = {"predict": predict.get("failure"), "train": train.get("failure")}
     if reasons["predict"] == reasons["train"]:
         failure = reasons["predict"] or ""
     else:
-        failure = "; ".join(f"{key}: {reason}" for key, reason in reasons.items() if reason)
+        failure = "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items() if reason)
     return {
         "encoder": name_part(one.encoder),
-        "neck": name_part(one.neck, hidden),
+        "neck": name_part(one.neck),
         "size": one.side,
         "M param.": None if parameters is None else parameters / 1e6,
         "GFLOPs": predict.get("gflops"),
-        "predict ms": median_ms(predict.get("seconds", [])),
-        "train ms": median_ms(train.get("seconds", [])),
+        "predict ms": _median_ms(predict),
+        "train ms": _median_ms(train),
         "predict MB": predict.get("peak_mb"),
         "train MB": train.get("peak_mb"),
         "failure": failure,
     }
 
 
+def describe_results(
+    combinations: Sequence[Combination], rows: Sequence[Row], comparison: Sequence[Row]
+) -> str:
+    """The table, the failures, and the first neck compared with the others."""
+    shown = [{key: row[key] for key in row if key != "failure"} for row in rows]
+    parts = [_make_table(shown)]
+    parts += [
+        f"{one}: {row['failure']}"
+        for one, row in zip(combinations, rows, strict=True)
+        if row["failure"]
+    ]
+    if comparison:
+        what = "The first neck over each other one: medians of the ratios."
+        parts += [what, _make_table(comparison)]
+    return "\n\n".join(parts)
+
+
 def compare_necks(combinations: Sequence[Combination], rows: Sequence[Row]) -> list[Row]:
-    """What the first neck costs against each other one, as ratios.
+    """What the first neck costs relative to each other one.
 
     Each ratio is the median over the encoders, sizes and ways of upsampling that both have.
     """
     first = name_part(combinations[0].neck, without="upsample")
-    measured: dict[tuple[str, str], Row] = {}
+    measured: dict[str, dict[str, Row]] = {}  # neck to work to row
     for one, row in zip(combinations, rows, strict=True):
         work = f"{one.encoder} {one.side} {one.neck.get('upsample')}"
-        measured[work, name_part(one.neck, without="upsample")] = row
-    ratios: dict[str, dict[str, list[float]]] = {}
-    for (work, name), theirs in measured.items():
-        ours = measured.get((work, first), theirs)
-        for key in MEASURES if ours is not theirs else ():
-            if ours[key] is not None and theirs[key]:
-                own = ratios.setdefault(f"{first} / {name}", {})
-                own.setdefault(key, []).append(ours[key] / theirs[key])
-    return [
-        {
-            "necks": names,
-            **{key: statistics.median(own[key]) if key in own else None for key in MEASURES},
-        }
-        for names, own in ratios.items()
-    ]
-
-
-def describe_comparison(row: Row) -> str:
-    """A row of :func:`compare_necks` as a sentence."""
-    ours, _, theirs = row["necks"].partition(" / ")
-    factors = {key: row[key] for key in MEASURES if row[key] is not None}
-    more = [f"{key} x {value:.2f}" for key, value in factors.items() if value > 1.02]
-    less = [f"{key} x {value:.2f}" for key, value in factors.items() if value < 0.98]
-    parts = [
-        f"{word}: {', '.join(some)}" for word, some in (("more", more), ("less", less)) if some
-    ]
-    return f"{ours} costs, compared with {theirs}, {'; '.join(parts) or 'the same'}."
+        measured.setdefault(name_part(one.neck, without="upsample"), {})[work] = row
+    ours = measured.pop(first)
+    found = []
+    for name, theirs in measured.items():
+        pairs = [(ours[work], theirs[work]) for work in theirs if work in ours]
+        row = {"necks": f"{first} / {name}"}
+        for key in MEASURES:
+            ratios = [a[key] / b[key] for a, b in pairs if a[key] is not None and b[key]]
+            row[key] = statistics.median(ratios) if ratios else None
+        if pairs:
+            found.append(row)
+    return found
 
 
 def name_part(part: Mapping[str, Any], without: str = "") -> str:
@@ -191,106 +176,51 @@ def name_part(part: Mapping[str, Any], without: str = "") -> str:
     return " ".join([str(part["name"]), *options])
 
 
-def name_combination(one: Combination, hidden: str = "") -> str:
-    """A combination in a line."""
-    return f"{name_part(one.encoder)} + {name_part(one.neck, hidden)}, {one.side} x {one.side}"
-
-
-def list_failures(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each combination that could not be measured in full."""
-    return [
-        f"{row['encoder']} + {row['neck']}, {row['size']} x {row['size']}: {row['failure']}"
-        for row in rows
-        if row["failure"]
-    ]
-
-
 def write_results(
     settings: BenchmarkSettings,
-    rows: Sequence[Row],
-    comparison: Sequence[Row],
+    found: Mapping[str, Any],
+    tables: str,
     machine: Mapping[str, Any],
 ) -> None:
-    """Write benchmark.md, benchmark.json and benchmark.png.
-
-    Raises:
-        SegkitError: They cannot be written.
-    """
+    """Write benchmark.md and benchmark.json."""
     typed = [text for text in list_overrides() if not text.startswith("output=")]
     command = " ".join(["python -m segkit.benchmark", *map(shlex.quote, typed)])
     facts = [f"{key}: {value}" for key, value in machine.items() if key != "versions"]
-    facts += [f"{name} {version}" for name, version in machine.get("versions", {}).items()]
+    facts += [f"{name} {version}" for name, version in machine["versions"].items()]
     how = (
         f"Milliseconds are for {settings.batch} images of {settings.channels} channels, medians of"
         f" {settings.rounds} runs; each network has a process of its own. Megabytes are its peak"
         " memory above that after the imports. GFLOPs are for predicting one image, a multiply-add"
         " counts as two. A training step is forward, Dice + cross-entropy, backward and AdamW."
     )
-    shown = [{key: row[key] for key in row if key != "failure"} for row in rows]
-    parts = [f"# {TITLE}", f"    {command}", f"{'; '.join(facts)}.", how]
-    parts += [f"![{TITLE}]({NAME}.png)", make_markdown_table(shown), *list_failures(rows)]
-    if comparison:
-        parts += ["## The first neck against the others", make_markdown_table(comparison)]
-        parts += map(describe_comparison, comparison)
     stored = {
         "title": TITLE,
         "command": command,
         "machine": dict(machine),
         "settings": settings.model_dump(mode="json", exclude={"output"}),
-        "rows": list(rows),
-        "comparison": list(comparison),
+        **found,
     }
-    write_whole(settings.output / f"{NAME}.md", "\n\n".join(parts) + "\n")
-    write_whole(settings.output / f"{NAME}.json", json.dumps(stored, indent=2) + "\n")
-    write_whole(settings.output / f"{NAME}.png", draw_bars(rows))
+    page = [f"# {TITLE}", f"    {command}", f"{'; '.join(facts)}.", how, tables]
+    write_whole(settings.output / "benchmark.md", "\n\n".join(page) + "\n")
+    write_whole(settings.output / "benchmark.json", json.dumps(stored, indent=2) + "\n")
 
 
-def make_markdown_table(rows: Sequence[Row]) -> str:
-    """The rows as a table of Markdown, numbers to the right."""
+def _median_ms(found: Mapping[str, Any]) -> float | None:
+    return 1e3 * statistics.median(found["seconds"]) if found.get("seconds") else None
+
+
+def _make_table(rows: Sequence[Row]) -> str:
+    """A Markdown table, numbers on the right."""
     columns = list(rows[0])
-    right = [not isinstance(rows[0][column], str) for column in columns]
-    lines = [columns, ["---:" if numbers else "---" for numbers in right]]
-    lines += [[format_cell(row[column]).replace("|", "\\|") for column in columns] for row in rows]
+    lines = [columns, ["---" if isinstance(rows[0][c], str) else "---:" for c in columns]]
+    lines += [[_format_cell(row[column]).replace("|", "\\|") for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def make_terminal_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows as a table of rich."""
-    table = Table("network", title=title, title_justify="left")
-    for key in MEASURES:
-        table.add_column(key.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in rows:
-        name = f"{row['encoder']}, {row['size']}\n  {row['neck']}"
-        table.add_row(name, *(format_cell(row[key]) for key in MEASURES))
-    return table
-
-
-def format_cell(value: object) -> str:
-    """A value to read: three digits, thousands set apart."""
+def _format_cell(value: object) -> str:
+    """Three digits, or whole numbers with separated thousands."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value)
-
-
-def draw_bars(rows: Sequence[Row]) -> bytes:
-    """A PNG with a panel of bars for each measure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 1.6 + 0.28 * len(rows)), layout="constrained")
-    names = [f"{row['encoder']}, {row['size']}: {row['neck']}" for row in rows]
-    necks = list(dict.fromkeys(row["neck"] for row in rows))
-    panels = figure.subplots(1, len(MEASURES), sharey=True, squeeze=False)[0]
-    for axes, key in zip(panels, MEASURES, strict=True):
-        values = [row[key] or 0.0 for row in rows]
-        colors = [f"C{necks.index(row['neck'])}" for row in rows]
-        bars = axes.barh(range(len(rows)), values, color=colors)
-        axes.bar_label(bars, [format_cell(row[key]) for row in rows], padding=3, fontsize=8)
-        axes.set(title=key, xlim=(0, 1.35 * max(values) or 1), xticks=[])
-    panels[0].set_yticks(range(len(rows)), names, fontsize=8)
-    panels[0].invert_yaxis()
-    figure.suptitle(TITLE)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()

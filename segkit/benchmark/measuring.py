@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,20 +12,19 @@ from typing import Any
 
 from segkit.core.errors import SegkitError
 
-MB = 1e6
 KINDS = ("predict", "train")
-"""What is measured of a network, in this order."""
+"""What is measured for each network, in this order."""
 
 
 def measure_in_process(job: Mapping[str, Any], timeout: float) -> dict[str, dict[str, Any]]:
-    """Measure a network in a fresh process, so that no network has the memory of another.
+    """Measure a network in a fresh process, so that its memory is its own.
 
     Args:
-        job: The arguments of :func:`measure` besides the kind.
-        timeout: Seconds that each kind may take.
+        job: The arguments of :func:`measure` without the kind.
+        timeout: Seconds for each kind.
 
     Returns:
-        For each kind the result of :func:`measure`, or ``{"failure": reason}``.
+        The result of :func:`measure` for each kind, or ``{"failure": reason}``.
     """
     context = get_context("spawn")  # a fork would inherit our memory, and breaks CUDA
     ours, theirs = context.Pipe(duplex=False)
@@ -50,7 +48,6 @@ def measure_in_process(job: Mapping[str, Any], timeout: float) -> dict[str, dict
 
 
 def _answer(pipe: Connection, job: dict[str, Any]) -> None:
-
     import segkit.benchmark.networks  # noqa: F401 - imports are not memory of the network
 
     imported = resident_bytes()
@@ -80,29 +77,14 @@ def measure(
     plugins: Sequence[str] = (),
     imported: int | None = None,
 ) -> dict[str, Any]:
-    """Measure a network in this process.
-
-    Args:
-        kind: "predict" or "train".
-        encoder: Name and options.
-        neck: Name and options.
-        side: Height and width of the prediction.
-        batch: Images in a batch.
-        channels: Channels of the images.
-        classes: Number of classes; 1 is the foreground alone.
-        device: Where to compute.
-        precision: float32, or bfloat16 through autocast.
-        rounds: Timed runs.
-        warm_up: Runs before those.
-        threads: Threads that compute; None leaves the number as it is.
-        plugins: Modules with encoders and necks of the user.
-        imported: Bytes of main memory that do not count.
+    """Measure a network in this process: "predict", or a step of "train".
 
     Returns:
         ``parameters``, ``seconds`` (one for each run), ``peak_mb`` (memory allocated on a GPU,
-        else main memory above ``imported``) and, of "predict", ``gflops`` for one image.
+        else main memory above the ``imported`` bytes) and, for "predict", ``gflops`` for one image.
     """
     import torch
+    from torch.utils.benchmark import timer  # it waits for the device
 
     from segkit.benchmark.networks import build_network, prediction, training_step
     from segkit.core import plugins as loader
@@ -113,15 +95,17 @@ def measure(
     loader.load_named(list(plugins))
     torch.manual_seed(0)
     model = build_network(encoder, neck, channels, classes, side)
-    parameters = sum(p.numel() for p in model.parameters())
+    found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     prepare = prediction if kind == "predict" else training_step
     run = prepare(model, batch, side, device, precision)
     was_reset = reset_peak(device)  # building a network is not running it
-    found = {
-        "parameters": parameters,
-        "seconds": time_runs(run, rounds, warm_up),
-        "peak_mb": peak_mb(device, imported) if was_reset else None,
-    }
+    seconds = []
+    for _ in range(warm_up + rounds):
+        begin = timer()
+        run()
+        seconds.append(timer() - begin)
+    found["seconds"] = seconds[warm_up:]
+    found["peak_mb"] = peak_mb(device, imported) if was_reset else None
     if kind == "predict":
         # of a new network: the copy that predicts computes convolutions in fewer operations
         plain = build_network(encoder, neck, channels, classes, side)
@@ -129,22 +113,8 @@ def measure(
     return found
 
 
-def time_runs(run: Callable[[], object], rounds: int, warm_up: int) -> list[float]:
-    """Seconds of each run, measured when the device has finished it."""
-    from torch.utils.benchmark import timer  # it waits for the device
-
-    for _ in range(warm_up):
-        run()
-    seconds = []
-    for _ in range(rounds):
-        begin = timer()
-        run()
-        seconds.append(timer() - begin)
-    return seconds
-
-
 def resident_bytes(peak: bool = False) -> int | None:
-    """Main memory of this process, now or at its peak; None where the system does not tell.
+    """Main memory of this process, now or at its peak; None if the system does not tell.
 
     ``ru_maxrss`` is no substitute: it begins with the memory of the parent process.
     """
@@ -157,7 +127,7 @@ def resident_bytes(peak: bool = False) -> int | None:
 
 
 def reset_peak(device: str = "cpu") -> bool:
-    """Let the peak memory begin here; False where the system cannot do that."""
+    """Reset the peak memory; False if the system cannot do that."""
     if device.startswith("cuda"):
         import torch
 
@@ -175,18 +145,13 @@ def peak_mb(device: str, imported: int | None) -> float | None:
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.max_memory_allocated() / MB
+        return torch.cuda.max_memory_allocated() / 1e6
     highest = resident_bytes(peak=True)
-    return None if highest is None or imported is None else (highest - imported) / MB
-
-
-def median_ms(seconds: Sequence[float]) -> float | None:
-    """The median in milliseconds; None without any."""
-    return 1e3 * statistics.median(seconds) if seconds else None
+    return None if highest is None or imported is None else (highest - imported) / 1e6
 
 
 def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
-    """Processor, cores, threads, memory, system, device and versions: the context of a figure."""
+    """The processor, memory, device and versions that figures belong to."""
     import torch
 
     from segkit.checkpoint.reading import find_versions
@@ -207,7 +172,7 @@ def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, 
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells it."""
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

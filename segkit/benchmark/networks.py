@@ -66,15 +66,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 def prediction(
     model: Segmenter, batch: int, side: int, device: str = "cpu", precision: str = "float32"
 ) -> Callable[[], Tensor]:
-    """A function that predicts the probabilities of a batch, as ``segkit.load`` does.
-
-    Args:
-        model: The network; it moves to the device.
-        batch: Images in the batch.
-        side: Height and width of the prediction.
-        device: Where to compute.
-        precision: float32, or bfloat16 or float16 through autocast.
-    """
+    """Make a function that predicts a batch as ``segkit.load`` does; the model is moved."""
     keep_freed_memory()  # as the commands do
     channels, seen = model.encoder.in_channels, input_side(model, side)
     network = TorchNetwork(model, make_bare_card(model, side), device, tile=side, batch_size=batch)
@@ -97,16 +89,7 @@ def training_step(
     precision: str = "float32",
     compiled: bool = False,
 ) -> Callable[[], None]:
-    """A function that takes a step as the train command does: forward, loss, backward, AdamW.
-
-    Args:
-        model: The network; it moves to the device.
-        batch: Images in the batch.
-        side: Height and width of the labels.
-        device: Where to compute.
-        precision: float32, or bfloat16 through autocast.
-        compiled: Whether to compile the network.
-    """
+    """Make a function that takes a step of the train command: forward, loss, backward, AdamW."""
     keep_freed_memory()  # as the commands do
     model = model.to(device).train()
     module = SegmentationModule(

@@ -299,9 +299,7 @@ class BenchmarkSettings(Section):
     timeout: float = Field(
         600, gt=0, description="seconds that predicting or training with a network may take"
     )
-    output: Path = Field(
-        Path("benchmark"), description="folder of benchmark.md, benchmark.json and benchmark.png"
-    )
+    output: Path = Field(Path("benchmark"), description="folder of benchmark.md and benchmark.json")
     plugins: list[str] | str = Field([], description=PLUGINS)
 
 

@@ -45,7 +45,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_image
 from segkit.inference.predictor import Predictor
-from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
+from segkit.inference.runtimes.torch_network import TorchNetwork, find_windows
 from segkit.inference.tiles.tiling import plan_grid
 from segkit.models.conv import plain_joins
 from segkit.models.fast import for_inference
@@ -200,7 +200,7 @@ def _facts(
             np.save(result, kept["probabilities"][0])
         kept.clear()
         model = network(encoder, tile)
-        grid = plan_grid(*pixels.shape, windows_of(model, tile), overlap)
+        grid = plan_grid(*pixels.shape, find_windows(model, tile), overlap)
         tiles = len(grid.rows.starts) * len(grid.columns.starts)
         with torch.no_grad():
             window = torch.zeros(1, 1, grid.rows.window, grid.columns.window)

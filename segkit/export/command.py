@@ -26,7 +26,7 @@ from segkit.export.quantization import Quantized, measure, quantize
 from segkit.inference.loading import load
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
-from segkit.inference.runtimes.torch_network import TorchNetwork, windows_of
+from segkit.inference.runtimes.torch_network import TorchNetwork, find_windows
 from segkit.inference.tiles.tiling import SIDE
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import Segmenter
@@ -130,7 +130,7 @@ def describe_model(
     """Collect the metadata of the file."""
     return Contents(
         card=card,
-        windows=windows_of(model, max(SIDE, *card.img_size)),
+        windows=find_windows(model, max(SIDE, *card.img_size)),
         normalizes=normalizes,
         activates=activates,
         bytes_per_pixel=peak_bytes(model, card.in_channels),

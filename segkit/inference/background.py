@@ -21,11 +21,8 @@ class Background:
     not started is dropped. An error in a thread stops the others; the next :meth:`submit`, or the
     end of the block, raises it.
 
-    Args:
-        name: Prefix of the names of the threads.
-        limit: Bytes that may wait. Work starts as long as less is waiting, so a single item may
-            exceed it.
-        threads: Number of threads.
+    ``limit`` is the number of bytes that may wait. Work starts as long as less is waiting, so a
+    single item may exceed it.
     """
 
     def __init__(self, name: str, limit: int, threads: int = 1) -> None:
@@ -49,9 +46,8 @@ class Background:
     def read_ahead(self, items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[T]:
         """Iterate in a thread, ahead of the caller as far as the limit allows.
 
-        Args:
-            items: Iterated in the thread. Its error is raised here, after the items before it.
-            size_of: Bytes of an item, which counts as waiting until the caller takes it.
+        An item counts as waiting, with ``size_of(item)`` bytes, until the caller takes it. An
+        error of ``items`` is raised here, after the items before it.
         """
         ready: deque[tuple[T, int]] = deque()
         error: BaseException | None = None

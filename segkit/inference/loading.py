@@ -73,15 +73,15 @@ def _read(path: Path, device: str, tile: int | None, batch_size: int | None) -> 
     if path.suffix == ".onnx":
         from segkit.inference.runtimes.onnx_network import OnnxNetwork
 
-        return OnnxNetwork.read(path, device, tile, batch_size)
+        return OnnxNetwork(path, device, tile, batch_size)
     if path.suffix == ".xml":
         from segkit.inference.runtimes.openvino_network import OpenVinoNetwork
 
-        return OpenVinoNetwork.read(path, device, tile, batch_size)
+        return OpenVinoNetwork(path, device, tile, batch_size)
     if path.suffix == ".pt2":
         from segkit.inference.runtimes.torch_export_network import TorchExportNetwork
 
-        return TorchExportNetwork.read(path, device, tile, batch_size)
+        return TorchExportNetwork(path, device, tile, batch_size)
     from segkit.checkpoint import reading as checkpoint
     from segkit.inference.runtimes.torch_network import TorchNetwork
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -52,9 +53,6 @@ class Predictor:
         options: Options of :class:`segkit.config.settings.PredictionOptions`, such as
             ``tta="flips"``; ``tile`` and ``batch_size`` belong to the networks.
 
-    Raises:
-        SegkitError: An option is wrong or does not fit the model.
-
     Example:
         >>> predictor = load("best.ckpt")  # doctest: +SKIP
         >>> predictor("image.png").labels.shape  # doctest: +SKIP
@@ -79,11 +77,9 @@ class Predictor:
         options = {key: value for key, value in card.target.items() if key != "name"}
         self.target = Target.build(card.target["name"], **options)
         fits = self.target.decoders_for(card.mode)
-        self.instances: Decoder | None
-        if given.instances == "training":
-            self.instances = card.config.get("instances")
-        else:
-            self.instances = given.instances
+        self.instances: Decoder | None = (
+            card.config.get("instances") if given.instances == "training" else given.instances
+        )
         if self.instances is not None and self.instances not in fits:
             raise SegkitError(
                 f"instances={self.instances} cannot be used on a model of"
@@ -103,9 +99,8 @@ class Predictor:
                 " pixels. Use tta=flips."
             )
         self.tta, self.threshold, self.overlap = given.tta, given.threshold, given.overlap
-        self.min_size: int = card.config.get("min_size", 0)
-        if given.min_size is not None:
-            self.min_size = given.min_size
+        own: int = card.config.get("min_size", 0)
+        self.min_size = own if given.min_size is None else given.min_size
         self.waist, self.fill_holes = given.waist, given.fill_holes
 
     @property
@@ -127,15 +122,14 @@ class Predictor:
     def __call__(
         self, image: Image | list[Image], page: int | None = None
     ) -> Prediction | list[Prediction]:
-        """Predict one image, or several, whose tiles then share batches.
+        """Predict one image, or several of any sizes, whose tiles then share batches.
 
         Args:
-            image: A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float; or a list of
-                such, of any sizes.
-            page: Page of a multi-page file.
+            image: A file or an array, or a list of them.
+            page: Page of a multi-page file, from 0.
 
         Raises:
-            SegkitError: The image cannot be read, or its channels or its type do not fit the
+            SegkitError: An image cannot be read, or its channels or its type do not fit the
                 training.
         """
         given = image if isinstance(image, list) else [image]
@@ -145,10 +139,8 @@ class Predictor:
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
         """Predict images in their order; tiles are pooled across them.
 
-        The next image is requested while earlier ones wait for others to fill a batch.
-
-        Raises:
-            SegkitError: At the first image that cannot be read or does not fit.
+        The next image is requested while earlier ones wait for others to fill a batch. The first
+        image that cannot be predicted raises a SegkitError.
         """
         return _raise_errors(self.try_stream(images))
 
@@ -197,9 +189,6 @@ class Predictor:
             write: Takes (top, left, labels), a block (h, w), of a multilabel model (N, h, w).
                 Together the blocks cover the image once.
             write_probabilities: Takes (top, left, block) of shape (C, h, w).
-
-        Raises:
-            SegkitError: The image cannot be read, or does not fit the training.
         """
 
         def take(top: int, left: int, block: Any) -> None:
@@ -286,11 +275,7 @@ def _raise_errors(results: Iterable[Prediction | SegkitError]) -> Iterator[Predi
 
 
 def parse_options(options: dict[str, Any]) -> PredictionOptions:
-    """Check keyword arguments of a prediction.
-
-    Raises:
-        SegkitError: Some are wrong; all of them are listed.
-    """
+    """Check keyword arguments of a prediction; all that are wrong are listed in one error."""
     try:
         return PredictionOptions.model_validate(options)
     except ValidationError as error:
@@ -299,16 +284,14 @@ def parse_options(options: dict[str, Any]) -> PredictionOptions:
 
 
 def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
-    """An image as (H, W, C), as it is stored.
-
-    Raises:
-        SegkitError: It cannot be read, or is not an image.
-    """
+    """Read an image as (H, W, C), with the values as stored."""
     if isinstance(image, str | Path):
         try:
             return read_image(Path(image), page)
         except SegkitError as error:
-            pages = _count_pages(Path(image)) if page is None else 1
+            pages = 1
+            with suppress(SegkitError):
+                pages = count_pages(Path(image)) if page is None else 1
             if pages == 1:
                 raise
             raise SegkitError(
@@ -327,16 +310,8 @@ def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
     return image[..., None] if image.ndim == 2 else image
 
 
-def _count_pages(path: Path) -> int:
-    """Pages of a file; 1 if it cannot be read."""
-    try:
-        return count_pages(path)
-    except SegkitError:
-        return 1
-
-
 def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> SegkitError:
-    """An error that names the image if it is a file. A MemoryError gets a message."""
+    """Name the image in an error, if it is a file. A MemoryError gets a message."""
     text = str(error)
     if isinstance(error, MemoryError):
         text = "the image does not fit into memory."

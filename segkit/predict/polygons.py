@@ -20,7 +20,11 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.inference.objects.object_classes import ObjectClass, classes_of_objects, object_classes
+from segkit.inference.objects.object_classes import (
+    ObjectClass,
+    classify_objects,
+    list_object_classes,
+)
 from segkit.predict.inputs import ImageFile
 from segkit.predict.record import Record, remove
 
@@ -80,7 +84,7 @@ def require_polygons() -> None:
 def list_categories(card: ModelCard, with_objects: bool) -> list[ObjectClass]:
     """The classes that outlines can have, in the order of the labels, without the background."""
     if with_objects:
-        return object_classes(card)
+        return list_object_classes(card)
     return [
         ObjectClass(name, color)
         for label, (name, color) in enumerate(zip(card.class_names, card.class_colors, strict=True))
@@ -101,7 +105,7 @@ def find_outlines(
         card: The model's card.
     """
     if instances is not None:
-        classes = classes_of_objects(instances, labels, card)
+        classes = classify_objects(instances, labels, card)
         parts: dict[int, list[Polygon]] = {}
         for number, polygon in _trace(instances):
             parts.setdefault(number, []).append(polygon)

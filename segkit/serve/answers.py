@@ -13,7 +13,7 @@ from skimage.measure import regionprops
 
 from segkit.checkpoint.card import ModelCard
 from segkit.images.writing import encode_mask
-from segkit.inference.objects.object_classes import classes_of_objects, object_classes
+from segkit.inference.objects.object_classes import classify_objects, list_object_classes
 from segkit.inference.predictor import Prediction
 from segkit.predict.masks import mask_values
 from segkit.report.overlay import flatten_labels, make_legend
@@ -182,7 +182,7 @@ def list_objects(
     instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard
 ) -> list[FoundObject]:
     """List the objects in a map of ids (H, W) by their ids."""
-    known, kinds = object_classes(card), classes_of_objects(instances, labels, card)
+    known, kinds = list_object_classes(card), classify_objects(instances, labels, card)
     found = []
     for region in regionprops(instances):
         top, left, bottom, right = region.bbox

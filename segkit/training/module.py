@@ -20,7 +20,7 @@ from segkit.config.schema import OF_OBJECTS
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading.dataset import Item
-from segkit.inference.runtimes.torch_network import blend, windows_of
+from segkit.inference.runtimes.torch_network import blend, find_windows
 from segkit.inference.tiles.tiling import SIDE
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
@@ -83,7 +83,7 @@ class SegmentationModule(L.LightningModule):
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss = MeanMetric()
         self.decoder, self.objects = decoder, InstanceScores()
-        self.windows = windows_of(model, max(SIDE, *card.img_size))
+        self.windows = find_windows(model, max(SIDE, *card.img_size))
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """Return the loss of the head plus the weighted losses of the auxiliary heads."""

@@ -74,23 +74,19 @@ def test_the_content_counts_and_not_the_suffix(tmp_path: Path) -> None:
     assert not has_known_start(b"GIF89a")
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4])
-def test_alpha_is_a_channel(tmp_path: Path, channels: int) -> None:
-    pixels = noise(H, W, channels)
-    Image.fromarray(pixels.squeeze()).save(tmp_path / "a.png")
-    same(read_image(tmp_path / "a.png"), pixels)
-    same(read_mask(tmp_path / "a.png"), pixels if channels > 1 else pixels[..., 0])
-
-
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_16_bit_png_keeps_its_bits_and_order(tmp_path: Path, channels: int) -> None:
-    pixels, path = noise(H, W, channels, dtype="uint16"), tmp_path / "a.png"
-    if channels == 2:
+def test_channels_of_a_png_keep_their_bits_and_order(tmp_path, channels, dtype) -> None:
+    pixels, path = noise(H, W, channels, dtype=dtype), tmp_path / "a.png"
+    if dtype == "uint8":
+        Image.fromarray(pixels.squeeze()).save(path)
+    elif channels == 2:
         path.write_bytes(encode_png(16, 4, [row.astype(">u2").tobytes() for row in pixels], W))
     else:
         stored = pixels if channels == 1 else pixels[..., [2, 1, 0, 3][:channels]]
         path.write_bytes(cv2.imencode(".png", stored)[1].tobytes())
     same(read_image(path), pixels)
+    same(read_mask(path), pixels if channels > 1 else pixels[..., 0])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
@@ -305,8 +301,6 @@ def test_float_tiff_keeps_nan(tmp_path: Path) -> None:
     pixels[2, 3], pixels[0, 0] = np.nan, -np.inf
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     same(read_image(tmp_path / "a.tif"), pixels[..., None])
-    with pytest.raises(SegkitError, match="whole numbers"):
-        read_mask(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "float64", "float16"])
@@ -356,8 +350,10 @@ def test_grey_in_three_channels_is_one_label_map(tmp_path: Path) -> None:
     opaque = np.dstack([grey, np.full((H, W), 255, np.uint8)])
     for name, pixels in (("rgb", grey), ("rgba", opaque)):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-        same(read_mask(tmp_path / f"{name}.png"), labels)
-        same(read_image(tmp_path / f"{name}.png"), pixels)
+        write_image(tmp_path / f"{name} again.png", pixels)
+        for end in (".png", " again.png"):
+            same(read_mask(tmp_path / f"{name}{end}"), labels)
+            same(read_image(tmp_path / f"{name}{end}"), pixels)
 
 
 def test_channels_that_differ_or_are_no_colours_stay(tmp_path: Path) -> None:
@@ -397,12 +393,6 @@ def test_stacks_and_large_labels_go_into_tiff(tmp_path: Path) -> None:
         same(read_mask(tmp_path / "a.tif", page), stack[page].astype(np.int32))
     write_mask(tmp_path / "b.tif", stack[:1] > 0)
     same(read_mask(tmp_path / "b.tif"), (stack[0] > 0).astype(np.uint8))
-
-
-@pytest.mark.parametrize("shape", [(H, W), (H, W, 1), (H, W, 3), (H, W, 4)])
-def test_pictures_come_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    write_image(tmp_path / "a.png", noise(*shape))
-    same(read_image(tmp_path / "a.png"), noise(*shape).reshape(H, W, -1))
 
 
 @pytest.mark.parametrize(

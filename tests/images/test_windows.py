@@ -134,15 +134,6 @@ def test_pages(tmp_path: Path, layout: str) -> None:
         open_windows(path, 3)
 
 
-def test_overviews_are_no_pages(tmp_path: Path) -> None:
-    pixels = noise(H, W)
-    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
-        tif.write(pixels, metadata=None, subifds=1, tile=(16, 16))
-        tif.write(pixels[::2, ::2], metadata=None, subfiletype=1, tile=(16, 16))
-        tif.write(pixels[::2, ::2], metadata=None, subfiletype=1, tile=(16, 16))
-    check(tmp_path / "a.tif")
-
-
 def test_tiles_that_were_left_out(tmp_path: Path) -> None:
     tiles = [noise(16, 16), None, None, noise(16, 16), None, noise(16, 16)]
     tifffile.imwrite(tmp_path / "a.tif", iter(tiles), shape=(40, 32), dtype="uint8", tile=(16, 16))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -153,15 +154,6 @@ def test_a_batch_is_no_larger_than_any_network_of_an_ensemble_takes():
     assert max(shape[0] for shape in strong.calls + weak.calls) == 2
 
 
-@pytest.mark.parametrize("tta", ["none", "flips", "d4"])
-def test_views_do_not_make_a_batch_larger(tta):
-    network = Identity(Windows(8, 8, 8))
-    batch = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
-    given = mean_probabilities([network], [batch], tta, 7)
-    np.testing.assert_allclose(given, batch, rtol=1e-6)
-    assert {shape[0] for shape in network.calls} <= {3, 6}
-
-
 class Small(Identity):
     """Its device holds few tiles."""
 
@@ -180,7 +172,11 @@ class Small(Identity):
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tta):
     network = Small(Windows(16, 16, 16), batch_size=32, holds=3)
     images = [np.random.default_rng(i).random((40 + i, 40, 1), np.float32) for i in range(9)]
-    results, _, _ = predict(network, images, tta=tta)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as outside of tests
+        results, _, _ = predict(network, images, tta=tta)
+    (warning,) = caught  # one for all four
+    assert "give a smaller batch_size" in str(warning.message)
     for image, result in zip(images, results, strict=True):
         np.testing.assert_allclose(result[0], image[..., 0], atol=1e-5)
     assert network.calls[:4] == ["full"] * 4  # 32, 16, 8, 4; all later batches fit
@@ -222,21 +218,6 @@ def test_views_are_in_one_batch_and_turned_back():
     assert network.calls == [(4, 1, 8, 8), (8, 1, 8, 8)]
     straight = mean_probabilities([network], [image], "none", 8)[0, 0]
     np.testing.assert_array_equal(straight[0], np.arange(8))
-
-
-def test_several_networks_are_averaged():
-    class Constant(Identity):
-        def __init__(self, value):
-            super().__init__(Windows(8, 8, 8))
-            self.value = value
-
-        def probabilities(self, batch):
-            return np.full_like(batch, self.value)
-
-    batch = np.zeros((2, 1, 8, 8), np.float32)
-    networks = [Constant(0.2), Constant(0.4), Constant(0.9)]
-    given = mean_probabilities(networks, [batch] * 3, "flips", 4)
-    np.testing.assert_allclose(given, 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("band_bytes", [1, 4 * 16 * 40, 2**30])

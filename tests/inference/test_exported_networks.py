@@ -20,7 +20,7 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.export.command import describe_model, export
 from segkit.export.formats import ENDINGS
-from segkit.inference.runtimes.exported import KEY, Contents
+from segkit.inference.runtimes.exported import KEY
 from segkit.inference.runtimes.onnx_network import OnnxNetwork, choose_providers
 from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, choose_device
 
@@ -229,10 +229,3 @@ def test_logits_are_activated_as_the_heads_do_it(network, mode, files):
         actual = network._activate(logits)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
     assert actual.dtype == np.float32
-
-
-def test_contents_survive_as_text(files, tmp_path):
-    model, card = checkpoint.read(files[".ckpt"])
-    contents = describe_model(model, card, True, False)
-    text = contents.to_json()
-    assert Contents.from_json(text, tmp_path).to_json() == text

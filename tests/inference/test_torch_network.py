@@ -10,7 +10,7 @@ from torch import nn
 import segkit
 from segkit.checkpoint import reading as checkpoint
 from segkit.data.sources.cells import draw
-from segkit.inference.runtimes.torch_network import TorchNetwork, blend, windows_of
+from segkit.inference.runtimes.torch_network import TorchNetwork, blend, find_windows
 from segkit.inference.tiles.tiling import Windows
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import create_model
@@ -31,7 +31,7 @@ SIZE = st.integers(1, 70)
 )
 def test_which_tiles_a_network_takes(encoder, neck, side, windows):
     model = create_model(encoder, neck, in_channels=1).eval()
-    found = windows_of(model, side)
+    found = find_windows(model, side)
     assert found == windows
     first, second = found.fixed or (found.smallest, found.smallest + found.step)
     seen = [size + 2 * found.context for size in (first, second)]
@@ -50,22 +50,14 @@ def test_tiles_of_an_identity_give_back_the_image(height, width, side, overlap, 
     torch.testing.assert_close(result, images, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
-def test_networks_give_every_size(size):
-    for encoder, neck in ((RESNET, "fpn"), (VALID, "unet")):
-        model = create_model(encoder, neck, in_channels=1).eval()
-        with torch.no_grad():
-            assert blend(model, torch.rand(1, 1, *size), windows_of(model, 64)).shape[-2:] == size
-
-
 def test_tiles_of_an_unpadded_network_equal_one_pass():
     """The overlap-tile strategy is exact: each pixel sees the same surroundings in every tile."""
     model = create_model(VALID, "unet").eval()
     image = torch.rand(1, 3, 64, 48)
     with torch.no_grad():
-        once = blend(model, image, windows_of(model, 64), 0)
+        once = blend(model, image, find_windows(model, 64), 0)
         for side, overlap in ((16, 0.5), (24, 0), (33, 0.25)):
-            tiled = blend(model, image, windows_of(model, side), overlap)
+            tiled = blend(model, image, find_windows(model, side), overlap)
             torch.testing.assert_close(once, tiled, atol=1e-4, rtol=1e-4)
 
 

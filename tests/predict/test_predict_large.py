@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,29 +11,17 @@ import tifffile
 import zarr
 
 import segkit
-from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_image
 from segkit.images.window_writing import Scratch
 from segkit.images.windows import WindowedImage
 from segkit.predict import large
-from segkit.predict.command import predict
 
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     monkeypatch.setattr(large, "LARGE", 10_000)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-def run_predict(run, given: Path, out: Path, *more: str) -> None:
-    paths = [f"checkpoint='{run.checkpoint}'", f"input='{given}'", f"output='{out}'"]
-    predict(compose([*paths, "device=cpu", "tile=64", *more], "predict"))
 
 
 def find_threshold(run, image: np.ndarray) -> float:
@@ -43,14 +30,10 @@ def find_threshold(run, image: np.ndarray) -> float:
     return float(np.median(found.probabilities))
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("segkit")]
-
-
 @pytest.mark.parametrize(
     ("name", "kind"), [("binary_run", "tif"), ("binary_run", "zarr"), ("multilabel_run", "tif")]
 )
-def test_large_pages_go_one_by_one(name, kind, tmp_path, out, monkeypatch, request):
+def test_large_pages_go_one_by_one(name, kind, tmp_path, out, run_predict, monkeypatch, request):
     """Pages differ in size; the last one is small and can only be read whole."""
     run = request.getfixturevalue(name)
     sizes = ((200, 150), (130, 260), (40, 48))
@@ -65,7 +48,7 @@ def test_large_pages_go_one_by_one(name, kind, tmp_path, out, monkeypatch, reque
     )
     threshold = find_threshold(run, pages[0])
     wanted = [f"threshold={threshold}", "probabilities=true", f"large_format={kind}"]
-    run_predict(run, tmp_path / "stack.tif", out, *wanted)
+    run_predict(run, tmp_path / "stack.tif", "tile=64", *wanted)
     assert whole == [2]
     predictor = segkit.load(run.checkpoint, device="cpu", tile=64, threshold=threshold)
     with tifffile.TiffFile(out / "stack.tif") as masks:
@@ -80,47 +63,40 @@ def test_large_pages_go_one_by_one(name, kind, tmp_path, out, monkeypatch, reque
             maps = tifffile.imread(place) if kind == "tif" else zarr.open_array(place)[:]
             maps = maps.reshape(expected.probabilities.shape)
             assert np.abs(maps / 65535 - expected.probabilities).max() < 1e-4
-    assert threads() == []
 
 
-def test_a_large_stack_with_a_bad_page_leaves_no_mask(binary_run, tmp_path, out):
+def test_a_large_stack_with_a_bad_page_leaves_no_mask(binary_run, tmp_path, out, run_predict):
     pages = np.zeros((2, 150, 150), np.float32)
     pages[1, 5, 5] = np.nan
     tifffile.imwrite(tmp_path / "stack.tif", pages, tile=(64, 64), photometric="minisblack")
     with pytest.raises(SegkitError, match=r"stack\.tif: .*not finite"):
-        run_predict(binary_run, tmp_path / "stack.tif", out, "overlays=false")
+        run_predict(binary_run, tmp_path / "stack.tif", "overlays=false", "tile=64")
     assert not list(out.glob("*.tif"))
     assert not list(out.glob(".*.tmp"))
-    assert threads() == []
 
 
-def test_progress_moves_inside_of_an_image(binary_run, tmp_path, out, monkeypatch, capsys):
+def test_progress_moves_inside_of_an_image_and_counts_failures(
+    binary_run, tmp_path, run_predict, monkeypatch, capsys
+):
     monkeypatch.setattr("segkit.predict.progress.EVERY", 0.0)
-    tifffile.imwrite(tmp_path / "big.tif", draw(3, (300, 200)).image[..., 0], tile=(64, 64))
-    run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        image = draw(3, (300, 200)).image[..., 0].astype(np.float32) / 255
+        image[250, 150] = np.nan if name == "a" else 0
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", image, tile=(64, 64))
+    with pytest.raises(SegkitError, match="1 file could not"):
+        run_predict(binary_run, tmp_path / "in", "overlays=false", "tile=64")
     lines = [line for line in capsys.readouterr().out.splitlines() if "images/" in line]
     shares = [float(line.split(":")[1].split()[0]) for line in lines]
     assert len(lines) > 3
     assert shares == sorted(shares)
-    assert 0 < shares[0] < shares[2] < 1
-    assert "1 of 1 images" in lines[-1]
-
-
-def test_a_failed_large_image_counts_as_done(binary_run, tmp_path, out, monkeypatch, capsys):
-    monkeypatch.setattr("segkit.predict.progress.EVERY", 0.0)
-    (tmp_path / "in").mkdir()
-    for name in "ab":
-        image = draw(3, (200, 200)).image[..., 0].astype(np.float32) / 255
-        image[150, 150] = np.nan if name == "a" else 0
-        tifffile.imwrite(tmp_path / f"in/{name}.tif", image, tile=(64, 64))
-    with pytest.raises(SegkitError, match="1 file could not"):
-        run_predict(binary_run, tmp_path / "in", out, "overlays=false")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "images/" in line]
+    assert 0 < shares[0] < 1
     assert "2 of 2 images" in lines[-1]
+    assert " 0:00 left" in lines[-1]
 
 
 def test_reading_computing_and_writing_are_in_threads_of_their_own(
-    binary_run, tmp_path, out, monkeypatch
+    binary_run, tmp_path, run_predict, monkeypatch
 ):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
     seen: dict[str, set[str]] = {"read": set(), "write": set()}
@@ -136,11 +112,11 @@ def test_reading_computing_and_writing_are_in_threads_of_their_own(
 
     monkeypatch.setattr(WindowedImage, "read", reading)
     monkeypatch.setattr(Scratch, "write", writing)
-    run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+    run_predict(binary_run, tmp_path / "big.tif", "overlays=false", "tile=64")
     assert seen == {"read": {"segkit-tiles_0"}, "write": {"segkit-writer_0"}}
 
 
-def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch):
+def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, run_predict, monkeypatch):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (300, 200)).image[..., 0], tile=(64, 64))
     write, done = Scratch.write, []
 
@@ -152,22 +128,21 @@ def test_a_disk_that_is_full_ends_the_run(binary_run, tmp_path, out, monkeypatch
 
     monkeypatch.setattr(Scratch, "write", full)
     with pytest.raises(SegkitError, match="No space left on device") as error:
-        run_predict(binary_run, tmp_path / "big.tif", out, "overlays=false")
+        run_predict(binary_run, tmp_path / "big.tif", "overlays=false", "tile=64")
     assert "0 of 1 masks were written" in str(error.value)
     assert len(done) == 2
     assert not list(out.glob("*.tif"))
-    assert threads() == []
 
 
 @pytest.mark.parametrize("by_windows", [True, False])
-def test_values_of_12_bits_are_said_once(binary_run, tmp_path, out, capsys, by_windows):
+def test_values_of_12_bits_are_said_once(binary_run, tmp_path, run_predict, capsys, by_windows):
     (tmp_path / "in").mkdir()
     side = 200 if by_windows else 40
     for name in "ab":
         image = draw(3, (side, side)).image[..., 0].astype(np.uint16) * 16
         assert 1023 < image.max() <= 4095
         tifffile.imwrite(tmp_path / f"in/{name}.tif", image, tile=(64, 64))
-    run_predict(binary_run, tmp_path / "in", out)
+    run_predict(binary_run, tmp_path / "in")
     said = capsys.readouterr().out
     assert said.count("16 bits and no value above") == 1
     assert f"note: {tmp_path / 'in/a.tif'} has 16 bits" in said

@@ -166,13 +166,6 @@ def test_a_change_inside_a_zarr_is_seen(binary_run, run_predict, capsys, tmp_pat
             array[:20, :20] = 9
 
 
-def test_a_pattern_is_resumed_beside_its_own_results(binary_run, images, run_predict, capsys):
-    output = f"output='{images / 'predictions'}'"
-    for _ in range(2):
-        run_predict(binary_run, f"{images}/**/*.png", output, "threshold=0.2")
-    assert "3 images are already finished" in capsys.readouterr().out
-
-
 def test_a_file_that_cannot_be_replaced_and_too_little_memory_fail_one_image(
     binary_run, images, out, run_predict, monkeypatch
 ):
@@ -385,15 +378,6 @@ def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
     assert share.of(list(range(20))) == [5, 13]
 
 
-def test_progress_is_a_line_now_and_then(binary_run, images, run_predict, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.0)
-    run_predict(binary_run, images, *PLAIN)
-    lines = [line for line in capsys.readouterr().out.splitlines() if " images/" in line]
-    assert len(lines) == 3
-    assert "3 of 3 images" in lines[-1]
-    assert " 0:00 left" in lines[-1]
-
-
 def test_a_bar_of_a_terminal_shows_the_speed(capsys):
     from rich.console import Console
 
@@ -478,7 +462,6 @@ def test_foreign_files_are_not_replaced(binary_run, images, out, run_predict, fi
 
 
 def test_a_foreign_coco_file_stays(binary_run, images, out, run_predict):
-    pytest.importorskip("pycocotools")
     out.mkdir()
     (out / "coco.json").write_text("mine")
     with pytest.raises(SegkitError, match=r"did not write .*coco\.json"):
@@ -504,10 +487,12 @@ def test_files_of_large_images_go_too(
 ):
     tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
     monkeypatch.setattr(large, "LARGE", 10_000)
-    run_predict(binary_run, tmp_path / "big.tif", "probabilities=true")
-    assert files_of(out) == ["big.tif", "overlays/big.png", "probabilities/big.tif"]
-    run_predict(binary_run, tmp_path / "big.tif", *PLAIN)
-    assert files_of(out) == ["big.tif"]
+    for options, extras in (
+        (["probabilities=true"], ["overlays/big.png", "probabilities/big.tif"]),
+        (PLAIN, []),
+    ):
+        run_predict(binary_run, tmp_path / "big.tif", *options)
+        assert files_of(out) == ["big.tif", *extras]
 
 
 def test_a_record_that_points_elsewhere_removes_nothing_there(

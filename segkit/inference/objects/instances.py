@@ -202,11 +202,6 @@ def merge_small(regions: Ids, height: Height, min_size: int) -> Ids:
     """Merge regions of fewer than ``min_size`` pixels with the neighbour at the highest saddle.
 
     A small region without neighbours stays.
-
-    Args:
-        regions: (H, W) ids, 0 the background.
-        height: (H, W).
-        min_size: Pixels.
     """
     areas = np.bincount(regions.ravel()).tolist()
     if min(areas[1:], default=min_size) >= min_size:
@@ -227,10 +222,6 @@ def close_gaps(regions: Ids, gap: int) -> Ids:
     of them. So do the notches at both ends of it; they differ in that a disc of the radius
     gap / 2 + 1 fits into them. Such pixels go to the nearest region, and to the larger of two at
     the same distance, because the middle of an odd gap was taken from it. Other contours stay.
-
-    Args:
-        regions: (H, W) ids, 0 the background.
-        gap: Pixels, above 0.
     """
     narrow = cv2.morphologyEx(
         (regions > 0).astype(np.uint8), cv2.MORPH_CLOSE, make_disc((gap + 2) ** 2 // 4)
@@ -262,11 +253,8 @@ def close_gaps(regions: Ids, gap: int) -> Ids:
 def close_holes(regions: Ids, below: float = math.inf) -> Ids:
     """Give background that a single region encloses to that region.
 
-    Background that touches the border of the image or several regions stays.
-
-    Args:
-        regions: (H, W) ids, 0 the background.
-        below: Close only holes of fewer pixels.
+    Background that touches the border of the image or several regions stays, and so do holes of
+    ``below`` pixels and more.
     """
     count, ground, stats, _ = cv2.connectedComponentsWithStats(
         (regions == 0).astype(np.uint8), connectivity=8

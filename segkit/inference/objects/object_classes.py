@@ -1,4 +1,4 @@
-"""The classes of objects."""
+"""The classes of predicted objects."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ class ObjectClass(NamedTuple):
     color: tuple[int, int, int]
 
 
-def object_classes(card: ModelCard) -> list[ObjectClass]:
-    """The classes that objects can have, in the order of their labels.
+def list_object_classes(card: ModelCard) -> list[ObjectClass]:
+    """List the classes that objects can have, in the order of their labels.
 
-    A model trained on ids of objects has a single class, named by the data: its labels (core and
+    A model trained on object ids has a single class, which the data name: its labels (core and
     border, or the levels of a distance) are not classes of objects.
     """
     first = 0 if card.mode == "multilabel" else 1  # background has no objects
-    if _has_one_kind(card):
-        return [ObjectClass(_name_of_ids(card), card.class_colors[first])]
+    if _build_target(card).from_ids:
+        return [ObjectClass(_find_object_name(card), card.class_colors[first])]
     named = zip(card.class_names, card.class_colors, strict=True)
     return [ObjectClass(name, color) for name, color in named][first:]
 
 
-def classes_of_objects(
+def classify_objects(
     instances: NDArray[np.int32], labels: NDArray[Any], card: ModelCard
 ) -> NDArray[np.intp]:
-    """The class of each object: that of most of its pixels.
+    """Give each object the class of most of its pixels.
 
     Args:
-        instances: Ids of objects (H, W), 0 the background.
+        instances: Object ids (H, W), 0 the background.
         labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
         card: The model's card.
 
     Returns:
-        For each id from 0 to the largest, an index into :func:`object_classes`.
+        For each id from 0 to the largest, an index into :func:`list_object_classes`.
     """
     count = int(instances.max(initial=0)) + 1
-    if _has_one_kind(card):
+    if _build_target(card).from_ids:
         return np.zeros(count, np.intp)
     if labels.ndim == 3:
         layers = [layer > 0 for layer in labels]
@@ -59,35 +59,30 @@ def classes_of_objects(
     return np.argmax(votes, axis=0)
 
 
-def _target(card: ModelCard) -> Target:
+def _build_target(card: ModelCard) -> Target:
     options = {key: value for key, value in card.target.items() if key != "name"}
     return Target.build(card.target["name"], **options)
 
 
-def _has_one_kind(card: ModelCard) -> bool:
-    return _target(card).from_ids
-
-
-def _name_of_ids(card: ModelCard) -> str:
-    """The data's name of the objects that they have ids of."""
-    if _target(card).class_names is None:  # the labels are those of the data
+def _find_object_name(card: ModelCard) -> str:
+    """The name that the data give to the objects in their id maps."""
+    if _build_target(card).class_names is None:  # the labels are those of the data
         return card.class_names[1]
     data = card.config.get("data")
     if not isinstance(data, dict):
         return "object"
-    names = data.get("class_names") or _names_of_source(json.dumps(data, default=str))
+    names = data.get("class_names") or _find_source_names(json.dumps(data, default=str))
     return str(names[1]) if names and len(names) == 2 else "object"
 
 
 @lru_cache
-def _names_of_source(data: str) -> tuple[str, ...] | None:
-    """The class names of a data source that knows them; it may read its files for that.
+def _find_source_names(data: str) -> tuple[str, ...] | None:
+    """The class names of a data source, from its config in JSON, if the source knows them.
 
-    Args:
-        data: Config of the source in JSON.
+    It may read its files for that.
     """
     try:
         given = Data.model_validate(json.loads(data))
         return DataSource.build(given.name, mode="binary", **given.options).class_names
-    except Exception:  # another version, a missing plugin or file: it is only a name
+    except Exception:  # an old config, a missing plugin or file: this is only a name
         return None

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,30 +94,29 @@ class Contents:
 
 
 class ExportedNetwork(Network):
-    """The network in an exported file. A member says how the file is opened and its graph run.
+    """The network in an exported file. A member opens the file and runs its graph.
+
+    The CPU uses OMP_NUM_THREADS threads, or all cores.
 
     Args:
         path: The file.
-        run: Runs the graph on a batch (B, C, h, w).
-        contents: The metadata of the file.
-        device: Where it computes.
-        free: Bytes of free memory.
-        tile: Side of the tiles in pixels; None: as large as useful and as memory allows.
-        batch_size: Tiles in a batch; None: what memory allows.
+        device: "auto" takes a GPU if the runtime can use one; "cpu" or a name of the runtime.
+        tile: Side of the tiles in pixels. None: as large as useful and as memory allows.
+        batch_size: Tiles in a batch. None: as many as memory allows.
     """
 
     def __init__(
         self,
         path: Path,
-        run: Callable[[NDArray[np.float32]], Any],
-        contents: Contents,
-        device: str,
-        free: int,
+        device: str = "auto",
         tile: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self.path, self.contents, self.card, self.device = path, contents, contents.card, device
-        self._graph = run
+        if not path.is_file():
+            raise SegkitError(f"checkpoint: there is no file {path.resolve()}.")
+        self.path = path
+        self._graph, contents, self.device, free = self._open(path, device)
+        self.contents, self.card = contents, contents.card
         self.windows, self.batch_size = plan_batches(
             lambda side: replace(contents.windows, side=side),
             contents.windows.side,
@@ -125,33 +124,8 @@ class ExportedNetwork(Network):
             batch_size,
             free,
             contents.bytes_per_pixel,
-            "cpu" if device.lower() == "cpu" else "cuda",
+            "cpu" if self.device.lower() == "cpu" else "cuda",
         )
-
-    @classmethod
-    def read(
-        cls,
-        path: Path,
-        device: str = "auto",
-        tile: int | None = None,
-        batch_size: int | None = None,
-    ) -> Self:
-        """Read the network in a file. The CPU uses OMP_NUM_THREADS threads, or all cores.
-
-        Args:
-            path: The file.
-            device: "auto" takes a GPU if the runtime can use one; "cpu" or a name of the runtime.
-            tile: See above.
-            batch_size: See above.
-
-        Raises:
-            SegkitError: There is no such file, segkit did not export it, or the runtime or the
-                device is not available.
-        """
-        if not path.is_file():
-            raise SegkitError(f"checkpoint: there is no file {path.resolve()}.")
-        run, contents, used, free = cls._open(path, device)
-        return cls(path, run, contents, used, free, tile, batch_size)
 
     @classmethod
     @abstractmethod

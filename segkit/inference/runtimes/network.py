@@ -23,6 +23,10 @@ class TooLittleMemoryError(SegkitError):
     """A batch does not fit into the memory of the device."""
 
 
+class SmallerBatchWarning(UserWarning):
+    """Batches are smaller than requested because memory is short."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of numpy, torch or another runtime says that memory is full."""
     said = str(error).lower()
@@ -81,17 +85,15 @@ class Network(ABC):
         )
 
     def decide(self, probabilities: Any, threshold: float | None = None) -> Any:
-        """(B, num_logits, H, W) of ``xp`` to labels (B, H, W), or (B, N, H, W) where they overlap.
+        """Decide labels: (B, num_logits, H, W) -> (B, H, W), or (B, N, H, W) where they overlap.
 
-        Args:
-            probabilities: Of :meth:`probabilities`.
-            threshold: Probability above which a pixel belongs to a class; None: the model's own.
+        ``threshold`` replaces the model's own.
         """
         own = self.card.threshold if threshold is None else threshold
         return decide(probabilities, self.card.mode, own)
 
     def array(self, values: NDArray[Any]) -> Any:
-        """An array of numpy as one of ``xp``, where the network computes."""
+        """Convert a numpy array to one of ``xp``, where the network computes."""
         return values
 
     def numpy(self, array: Any) -> NDArray[Any]:
@@ -100,11 +102,7 @@ class Network(ABC):
 
 
 def require_same_classes(networks: Sequence[Network]) -> None:
-    """Check that all networks have the same classes and compute on the same kind of arrays.
-
-    Raises:
-        SegkitError: They do not.
-    """
+    """Check that all networks have the same classes and compute on the same kind of arrays."""
     first = networks[0]
     for number, other in enumerate(networks[1:], 2):
         for name in ("mode", "class_names", "mask_values", "in_channels", "target"):
@@ -121,11 +119,7 @@ def require_same_classes(networks: Sequence[Network]) -> None:
 
 
 def common_windows(networks: Sequence[Network], context: int | None) -> Windows:
-    """The windows that all networks take, with the requested context.
-
-    Raises:
-        SegkitError: There are none.
-    """
+    """Find the windows that all networks take, with the requested context."""
     windows = [network.windows for network in networks]
     common = windows[0]
     if len({(w.context, w.fixed, w.context and w.smallest) for w in windows}) > 1:

@@ -69,7 +69,7 @@ class TorchExportNetwork(ExportedNetwork):
         return run, contents, str(chosen), free_memory(chosen)
 
     def array(self, values: NDArray[np.float32]) -> Tensor:
-        """An array of numpy on the network's device."""
+        """Move a numpy array to the network's device."""
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def numpy(self, array: Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A network of torch on tiles, and on whole images during training."""
+"""PyTorch networks, run on tiles, and on whole images during training."""
 
 from __future__ import annotations
 
@@ -23,18 +23,15 @@ from segkit.models.sizes import valid_input, valid_output
 
 
 class TorchNetwork(Network):
-    """A network of segkit, on the CPU or a GPU.
+    """A segkit model on the CPU or a GPU.
 
     Args:
-        model: The network.
-        card: What belongs to it.
-        device: Where to compute: "auto" takes a GPU if there is one.
-        tile: Side of the tiles in pixels; None: as large as memory allows, up to 1024 or the
-            training's crops, if they were larger.
-        batch_size: Tiles in a batch; None: what memory allows.
-
-    Raises:
-        SegkitError: The device cannot be used.
+        model: The model.
+        card: Its card.
+        device: Name of the device; "auto" is a GPU if there is one.
+        tile: Side of the tiles in pixels. None: as large as memory allows, up to 1024 or the size
+            of the training's crops, whichever is larger.
+        batch_size: Tiles in a batch. None: as many as memory allows.
     """
 
     xp = torch
@@ -53,7 +50,7 @@ class TorchNetwork(Network):
         self.card = card
         if tile is None or batch_size is None:
             self.windows, self.batch_size = plan_batches(
-                lambda side: windows_of(model, side),
+                lambda side: find_windows(model, side),
                 max(SIDE, *card.img_size),
                 tile,
                 batch_size,
@@ -62,11 +59,11 @@ class TorchNetwork(Network):
                 self._device.type,
             )
         else:
-            self.windows, self.batch_size = windows_of(model, tile), batch_size
+            self.windows, self.batch_size = find_windows(model, tile), batch_size
 
     @cached_property
     def model(self) -> Segmenter:
-        """The network that predicts. It is made for the first batch: loading runs nothing."""
+        """The copy that predicts, made for the first batch so that loading stays fast."""
         return for_inference(self._model)
 
     @property
@@ -85,14 +82,14 @@ class TorchNetwork(Network):
         raise self.too_little_memory(batch.shape)
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
-        """Labels decided by the head, at another threshold if one is given."""
+        """Decide labels as the head does, or at the given threshold."""
         if threshold is not None:
             return super().decide(probabilities, threshold).to(torch.uint8)
-        # on the device: eight bytes a pixel take long to copy
+        # converted on the device: copying eight bytes a pixel is slow
         return self.model.head.decide(probabilities).to(torch.uint8)
 
     def array(self, values: NDArray[np.float32]) -> Tensor:
-        """An array of numpy on the network's device."""
+        """Move a numpy array to the network's device."""
         return torch.from_numpy(values).to(self._device, non_blocking=self._device.type == "cuda")
 
     def numpy(self, array: Tensor) -> NDArray[np.float32]:
@@ -100,13 +97,8 @@ class TorchNetwork(Network):
         return array.cpu().numpy()
 
 
-def windows_of(model: Segmenter, side: int) -> Windows:
-    """The tiles that a network takes.
-
-    Args:
-        model: The network.
-        side: Largest side in pixels.
-    """
+def find_windows(model: Segmenter, side: int) -> Windows:
+    """Find the tiles that a model takes, with windows of at most ``side`` pixels."""
     encoder = model.encoder
     if encoder.padding == "valid":
         depth = len(encoder.strides)
@@ -126,15 +118,15 @@ def blend(
     windows: Windows,
     overlap: float = OVERLAP,
 ) -> Tensor:
-    """Run a network on whole images, in tiles if they are large.
+    """Run a network on a batch of whole images, in overlapping tiles if they are large.
 
-    The plain counterpart of :mod:`segkit.inference.tiles.blending`, for batches on one device.
+    The plain counterpart of :mod:`segkit.inference.tiles.blending`, for images on one device.
 
     Args:
         network: (B, C, h, w) -> (B, N, h - 2 context, w - 2 context).
-        images: (B, C, H, W), normalised.
-        windows: The tiles that it takes.
-        overlap: Least share of a window that it shares with the next.
+        images: (B, C, H, W), normalized.
+        windows: The tiles that the network takes.
+        overlap: Minimum share of a window that overlaps the next one.
 
     Returns:
         (B, N, H, W) float32.
@@ -158,7 +150,7 @@ def blend(
 
 
 def choose_device(device: str) -> torch.device:
-    """The device with a name; "auto" is a GPU if there is one, else the CPU."""
+    """Get a device by its name; "auto" is a GPU if there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -9,6 +9,7 @@ therefore does not grow with the image.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from segkit.config.settings import TTA
 from segkit.core.errors import SegkitError
 from segkit.inference.background import Background
-from segkit.inference.runtimes.network import Network, TooLittleMemoryError
+from segkit.inference.runtimes.network import Network, SmallerBatchWarning, TooLittleMemoryError
 from segkit.inference.tiles.tiling import Grid
 
 BAND_BYTES = 64 * 1024**2
@@ -67,12 +68,8 @@ class Strip(NamedTuple):
 class Canvas:
     """The tiles of one image, and the band in which they are blended.
 
-    Args:
-        image: The image.
-        grid: Its tiles.
-        write: Takes the blocks of final pixels; together they cover the image once.
-        network: The network whose kind of arrays the maps are.
-        band_bytes: Size limit of the band.
+    ``write`` takes the blocks of final pixels, which together cover the image once. ``network``
+    makes the arrays. The band takes at most ``band_bytes``.
     """
 
     def __init__(
@@ -170,8 +167,8 @@ def predict_canvases(
 
     Args:
         canvases: One for each image; the next is requested only when there is room for it.
-        networks: Their probabilities are averaged.
-        tta: Test-time augmentation, averaged too.
+        networks: Their probabilities are averaged, and so are those of the views of ``tta``.
+        tta: Test-time augmentation.
 
     Yields:
         The canvases in their order, finished or with their ``error``.
@@ -219,6 +216,13 @@ def predict_canvases(
             return
         together = min(limit(shape), len(taken) * len(VIEWS[tta]))
         if together > 1:
+            # always the same text: Python shows it once
+            warnings.warn(
+                "the memory of the device is too small for the batches, so they are halved until"
+                " they fit. To avoid the failed attempts, give a smaller batch_size or tile.",
+                SmallerBatchWarning,
+                stacklevel=1,
+            )
             batch_pixels = together // 2 * math.prod(shape)
             queue.extendleft(reversed(taken))
         else:
@@ -256,10 +260,10 @@ def mean_probabilities(
     """Average the probabilities of a batch over networks and views.
 
     Args:
-        networks: They compute on arrays of the same kind.
+        networks: They compute on the same kind of arrays.
         batches: (B, C, h, w), one for each network.
         tta: The views.
-        limit: Tiles that one call takes.
+        limit: Tiles in one call.
 
     Returns:
         (B, num_logits, window, window), an array of the networks.

@@ -94,11 +94,7 @@ class Grid:
 def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLAP) -> Grid:
     """Cover an image with as few tiles as possible, and make them as small as possible.
 
-    Args:
-        height: Pixels of the image.
-        width: Pixels of the image.
-        windows: The tiles that the network takes.
-        overlap: Least share of a window that it shares with the next, 0 to below 1.
+    ``overlap`` is the minimum share of a window that overlaps the next one, from 0 to below 1.
     """
     fixed = windows.fixed or (None, None)
     return Grid(
@@ -152,7 +148,7 @@ def _make_weights(size: int, window: int, starts: list[int]) -> NDArray[np.float
 
 
 def plan_batches(
-    windows_of: Callable[[int], Windows],
+    find_windows: Callable[[int], Windows],
     wanted: int,
     tile: int | None,
     batch_size: int | None,
@@ -163,16 +159,16 @@ def plan_batches(
     """Choose the windows of a network and the number of the largest ones in a batch.
 
     Args:
-        windows_of: The windows that the network takes, by their largest side.
+        find_windows: Gives the windows that the network takes for the side of the largest one.
         wanted: Side of the largest window if there is enough memory.
         tile: The requested side, None to choose.
         batch_size: The requested batch, None to choose.
         free: Bytes of free memory.
-        bytes_per_pixel: Memory of a prediction for each pixel.
-        device: The kind of device.
+        bytes_per_pixel: Memory that predicting a pixel takes.
+        device: cpu or cuda.
     """
     afford = SHARE * free / bytes_per_pixel  # pixels
-    windows = windows_of(tile or max(1, min(wanted, math.isqrt(int(afford)))))
+    windows = find_windows(tile or max(1, min(wanted, math.isqrt(int(afford)))))
     seen = (windows.largest + 2 * windows.context) ** 2
     most = min(afford, BATCH_PIXELS.get(device, BATCH_PIXELS["cpu"]))
     return windows, batch_size or max(1, int(most / seen))

@@ -39,10 +39,6 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
             (N channels, softmax) or ``multilabel`` (N channels, N sigmoids).
         ignore_index: Label of pixels that do not count.
 
-    Raises:
-        SegkitError: The loss does not support the mode, an option is out of range, or the number of
-            class weights is wrong.
-
     Example:
         >>> import torch
         >>> loss = Loss.build("dice", mode="multiclass")
@@ -95,9 +91,6 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 
         Returns:
             A float32 scalar.
-
-        Raises:
-            SegkitError: A shape, dtype, label or weight is invalid, or the loss takes no weights.
         """
         self._check_logits(logits)
         check_target(target, self.mode, logits.shape)
@@ -123,17 +116,13 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
             valid: Which entries of the truth count, bool, same shape.
             weight: Pixel weights that broadcast to the truth, (B, H, W) or (B, 1, H, W), float32, 0
                 where nothing counts; always None without ``takes_weight``.
-
-        Returns:
-            A scalar with the dtype of the logits.
         """
 
     def _check_logits(self, logits: Tensor) -> None:
         shape = tuple(logits.shape)
         if logits.ndim != 4:
-            raise SegkitError(
-                f"loss '{self.name}' takes logits of the shape (B, C, H, W), not {shape}."
-            )
+            message = f"loss '{self.name}' takes logits of the shape (B, C, H, W), not {shape}."
+            raise SegkitError(message)
         if not logits.is_floating_point():
             raise SegkitError(
                 f"loss '{self.name}' takes float logits, not {logits.dtype}: pass the output of the"
@@ -185,10 +174,7 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 
 
 def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum of the valid values over the sum of their weights, or 0 if that sum is 0.
-
-    All have the same shape. The values are already multiplied by the weights.
-    """
+    """Sum of the valid values over the sum of their weights, which the values contain already."""
     total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
     # 0 / 1 where nothing counts, so that neither the value nor the gradient is NaN
     return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)

@@ -45,8 +45,7 @@ def split_target(
         truth is a valid label (class 0 or False) without meaning.
 
     Raises:
-        SegkitError: A label is neither a class nor ``ignore_index``. Only with ``check_values``,
-            which waits for the device.
+        SegkitError: A label is invalid; only with ``check_values``, which waits for the device.
     """
     per_channel = target.ndim == 4
     classes = 2 if mode == "binary" or per_channel else channels
@@ -77,10 +76,7 @@ def encode_one_hot(labels: Tensor, classes: int) -> Tensor:
 def require_classes(
     what: str, labels: Tensor, valid: Tensor, classes: int, besides: str = ""
 ) -> None:
-    """Raise SegkitError if a label that counts is not one of 0 ... classes - 1.
-
-    ``what`` contains the labels, and ``besides`` says what else is allowed, in the message.
-    """
+    """Raise SegkitError if a label that counts is not one of 0 ... classes - 1."""
     wrong = valid & ((labels < 0) | (labels >= classes))
     if wrong.any():
         values = torch.unique(labels[wrong]).tolist()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss, Positive
-from segkit.losses.regions import Counts, average_regions, count_softly, weigh_regions
+from segkit.losses.regions import average_regions, count_softly, weigh_regions
 
 
 class Dice(Loss, name="dice"):
@@ -173,15 +173,12 @@ class _Index(nn.Module):
 
     def forward(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         """The inputs of :meth:`Loss.compute` to a scalar."""
-        counts, counted = count_softly(logits, truth, valid, self.mode, self.per_image)
-        losses = self._distance(counts)  # (C,) or (B, C)
+        (tp, fp, fn), counted = count_softly(logits, truth, valid, self.mode, self.per_image)
+        # 1 - T as a ratio: a difference of two numbers near 1 would lose small losses
+        wrong = self.alpha * fp + self.beta * fn
+        losses = wrong / (tp + wrong + self.smooth)  # (C,) or (B, C)
         if self.gamma != 1:
             # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there
             smallest = 1e-12
             losses = torch.where(losses > smallest, losses.clamp(min=smallest) ** self.gamma, 0)
         return average_regions(losses, counted, self.class_weights)
-
-    def _distance(self, counts: Counts) -> Tensor:
-        """1 - T, as a ratio: a difference of two numbers near 1 would lose small losses."""
-        wrong = self.alpha * counts.fp + self.beta * counts.fn
-        return wrong / (counts.tp + wrong + self.smooth)

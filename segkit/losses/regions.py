@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,17 +36,9 @@ def choose_dims(per_image: bool) -> tuple[int, ...]:
     return (2, 3) if per_image else (0, 2, 3)
 
 
-class Counts(NamedTuple):
-    """Soft numbers of pixels of each class, each (C,) or (B, C)."""
-
-    tp: Tensor
-    fp: Tensor
-    fn: Tensor
-
-
 def count_softly(
     logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode, per_image: bool
-) -> tuple[Counts, Tensor]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     """Count true positives, false positives and false negatives of each class.
 
     With the probabilities p and the truth t of the pixels that count::
@@ -54,7 +46,7 @@ def count_softly(
         TP = sum p t,  FP = sum p (1 - t),  FN = sum (1 - p) t
 
     Returns:
-        The counts, and whether any pixel counts (bool); each (C,), or (B, C) with ``per_image``.
+        TP, FP and FN, and whether any pixel counts (bool); each (C,), or (B, C) with ``per_image``.
     """
     # compilers fuse the plain form into as few passes themselves
     if mode == "multiclass" and logits.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -65,8 +57,8 @@ def count_softly(
         tp, fp = torch.where(t, p, 0).sum((2, 3)), torch.where(t, 0, p).sum((2, 3))
         fn, counted = torch.where(t, 1 - p, 0).sum((2, 3)), valid.any(-1).any(-1)
     if per_image:
-        return Counts(tp, fp, fn), counted
-    return Counts(tp.sum(0), fp.sum(0), fn.sum(0)), counted.any(0)
+        return (tp, fp, fn), counted
+    return (tp.sum(0), fp.sum(0), fn.sum(0)), counted.any(0)
 
 
 class _CountsOfLabels(torch.autograd.Function):

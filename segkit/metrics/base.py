@@ -1,4 +1,4 @@
-"""The family of metrics: what is scored on whole images besides the confusion matrix."""
+"""The family of metrics, which score whole images, and arithmetic of counts that are summed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.core.registry import Registrable
+
+Sums = Mapping[str, NDArray[np.float64]]
+"""Sums over images by name, each of the same shape (...): one set of sums, or many at once."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,6 @@ class Metric(Registrable, ABC, family="metric"):
     Args:
         mode: The mode of the head.
         num_classes: Number of classes, background included.
-
-    Raises:
-        SegkitError: The metric does not fit the mode or the number of classes.
     """
 
     needs_ids: ClassVar[bool] = False
@@ -66,3 +67,26 @@ class Metric(Registrable, ABC, family="metric"):
     @abstractmethod
     def score(self, sums: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
         """The scores of sums of counts (..., K): arrays (...) by name, NaN if undefined."""
+
+
+def name_entries(names: tuple[str, ...], counts: NDArray[np.float64]) -> Sums:
+    """Split counts (..., K) along the last axis into K entries (...) by name."""
+    counts = np.asarray(counts, np.float64)
+    if counts.ndim == 0 or counts.shape[-1] != len(names):
+        raise SegkitError(
+            f"the counts have the shape {counts.shape}, but their last axis needs {len(names)}"
+            " entries: give sums of what the counting function returned."
+        )
+    return dict(zip(names, np.moveaxis(counts, -1, 0), strict=True))
+
+
+def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """part / whole, and NaN (no value) where the whole is 0."""
+    nothing = np.full(np.shape(whole), np.nan)
+    return np.divide(part, whole, out=nothing, where=np.asarray(whole) != 0)
+
+
+def average_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over the last axis, leaving out NaN; NaN if nothing is left."""
+    defined = ~np.isnan(values)
+    return divide(np.where(defined, values, 0).sum(-1), defined.sum(-1))

@@ -55,9 +55,6 @@ def intervals(
         level: The confidence, between 0 and 1.
         seed: Seed of the draws. The same seed gives the same intervals.
 
-    Raises:
-        SegkitError: There is no image, or ``samples`` or ``level`` is out of range.
-
     Example:
         >>> right, pixels = [90, 80, 95, 60], [100, 100, 100, 100]
         >>> intervals(np.stack([right, pixels], 1), lambda sums: {"acc": sums[:, 0] / sums[:, 1]})

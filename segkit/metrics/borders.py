@@ -11,8 +11,7 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.metrics.base import Metric, ScoredImage
-from segkit.metrics.counts import divide, name_entries
+from segkit.metrics.base import Metric, ScoredImage, divide, name_entries
 from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
 THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
@@ -45,9 +44,6 @@ def border_counts(
 
     Returns:
         (T, C) float64, in the order of ``THRESHOLDS`` and ``BORDER_COUNTS``.
-
-    Raises:
-        SegkitError: The truth is no map of ids, the sizes differ, or the probabilities are invalid.
     """
     check_ids("the truth", truth)
     _check_probability(truth, probability)
@@ -90,9 +86,6 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
 
     Returns:
         Each score, (...), float64; for one sum of counts an array without axes.
-
-    Raises:
-        SegkitError: The last axes do not have T and C entries.
     """
     sums = name_entries(BORDER_COUNTS, counts)
     if sums["slices"].shape[-1:] != (len(THRESHOLDS),):
@@ -224,10 +217,7 @@ def _check_probability(truth: NDArray[Any], probability: NDArray[Any]) -> None:
             f" {probability.shape}: give one (H, W) map of the same image."
         )
     if not np.issubdtype(probability.dtype, np.floating):
-        raise SegkitError(
-            f"the map of probabilities is {probability.dtype}: give floats from 0 to 1, the"
-            " probability of being inside a cell."
-        )
+        raise SegkitError(f"the map of probabilities is {probability.dtype}: give floats, 0 to 1.")
     low, high = (probability.min(), probability.max()) if probability.size else (0, 0)
     if not (low >= 0 and high <= 1):  # also if one is NaN
         raise SegkitError(

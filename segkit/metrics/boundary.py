@@ -14,8 +14,7 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
-from segkit.metrics.base import Metric, ScoredImage
-from segkit.metrics.counts import average_defined, divide, name_entries
+from segkit.metrics.base import Metric, ScoredImage, average_defined, divide, name_entries
 
 TOLERANCE = 0.0075
 """The default tolerance as a share of the image's diagonal (Csurka et al. 2013)."""
@@ -49,8 +48,8 @@ class BoundaryScores:
     Attributes:
         f1: Boundary F1 (Csurka et al., "What is a good evaluation measure for semantic
             segmentation?", 2013; theirs is the mean over single images).
-        precision: Precision of the boundary; NaN without predicted boundary.
-        recall: Recall of the boundary; NaN without true boundary.
+        precision: NaN without predicted boundary.
+        recall: NaN without true boundary.
         hd95: 95 % Hausdorff distance in pixels (Huttenlocher et al. 1993).
         missed: The number of images with only a predicted or only a true boundary.
     """
@@ -106,9 +105,6 @@ def boundary_counts(
         :data:`BOUNDARY_COUNTS`: predicted boundary pixels within the tolerance, all predicted ones,
         true ones within the tolerance, all true ones; the 95 % Hausdorff distance, or 0; 1 if it is
         defined; 1 if only one of the two boundaries exists.
-
-    Raises:
-        SegkitError: A shape, dtype or label is invalid, or the tolerance is negative.
     """
     labels, truth = _check_labels(labels, truth, mode, num_classes, ignore_index)
     if tolerance is None:

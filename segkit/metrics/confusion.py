@@ -22,9 +22,6 @@ class ConfusionMatrix(Metric):
         num_classes: The number of classes. Binary: 2, background and foreground, or 1, the number
             of its channels, with the same meaning.
         ignore_index: Label of pixels that are not counted.
-
-    Raises:
-        SegkitError: The mode is unknown, or the number of classes does not fit it.
     """
 
     full_state_update = False
@@ -47,9 +44,6 @@ class ConfusionMatrix(Metric):
             labels: The decided labels, (B, H, W), or 0/1 per class (B, C, H, W) for multilabel; any
                 integer dtype or bool.
             target: The true labels, (B, H, W) or for multilabel also (B, C, H, W), as for losses.
-
-        Raises:
-            SegkitError: A shape, dtype or label is invalid.
         """
         N = self.num_classes
         per_class = self.mode == "multilabel"

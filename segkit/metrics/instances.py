@@ -13,8 +13,7 @@ from torchmetrics import Metric as Accumulator
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.metrics.base import Metric, ScoredImage
-from segkit.metrics.counts import Sums, divide, name_entries
+from segkit.metrics.base import Metric, ScoredImage, Sums, divide, name_entries
 from segkit.metrics.overlaps import Overlaps, check_ids, count_overlaps, sum_squares
 
 PERCENTS = tuple(range(50, 100, 5))
@@ -107,9 +106,6 @@ def object_counts(
 
     Returns:
         (K,) float64, in the order of ``OBJECT_COUNTS``.
-
-    Raises:
-        SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.
     """
     objects = count_overlaps(truth, predicted, ignore_index)
     outlined = marked = objects
@@ -194,9 +190,6 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
     Returns:
         Each score, (...), float64; for one vector of counts an array without axes.
 
-    Raises:
-        SegkitError: The last axis does not have K entries.
-
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 2]]), np.array([[5, 5, 5], [6, 6, 0]])
         >>> counts = object_counts(truth, predicted)
@@ -205,9 +198,14 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         {'seg': 0.67, 'det': 1.0, 'ap': 0.4, 'ap50': 1.0, 'ap75': 0.0, 'pq': 0.67, ...}
     """
     sums = name_entries(OBJECT_COUNTS, counts)
+    aogm = sum(
+        cost * sums[f"det_{error}"]
+        for error, cost in (("splits", SPLIT), ("missed", MISSED), ("spurious", SPURIOUS))
+    )
+    aogm_0 = MISSED * sums["markers"]
     return {
         "seg": divide(sums["seg_iou"], sums["references"]),
-        "det": _score_detection(sums),
+        "det": 1 - divide(np.minimum(aogm, aogm_0), aogm_0),
         **_score_matches(sums),
         "aji": divide(sums["aji_shared"], sums["aji_union"]),
         "arand": 1
@@ -252,14 +250,6 @@ def _count_tracking(objects: Overlaps, markers: Overlaps) -> dict[str, float]:
         "det_missed": markers.reference_areas.size - int(matches.sum()),
         "det_spurious": int(((matches == 0) & ~markers.spared).sum()),
     }
-
-
-def _score_detection(sums: Sums) -> NDArray[np.float64]:
-    aogm = (
-        SPLIT * sums["det_splits"] + MISSED * sums["det_missed"] + SPURIOUS * sums["det_spurious"]
-    )
-    aogm_0 = MISSED * sums["markers"]
-    return np.asarray(1 - divide(np.minimum(aogm, aogm_0), aogm_0))
 
 
 def _count_matches(objects: Overlaps) -> dict[str, float]:

@@ -72,9 +72,6 @@ def count_overlaps(
     connected; ids need not be contiguous. ``ignore_index`` marks pixels of the truth that do not
     count (None: all count), and is an ordinary id in the prediction.
 
-    Raises:
-        SegkitError: The maps are not (H, W) integers >= 0, or their sizes differ.
-
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 255]]), np.array([[7, 7, 7], [0, 7, 7]])
         >>> found = count_overlaps(truth, predicted)
@@ -146,9 +143,7 @@ def sum_squares(sizes: NDArray[Any]) -> int:
     return int((sizes.astype(np.int64) ** 2).sum())
 
 
-def _sum_groups(
-    groups: NDArray[np.intp], values: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:
+def _sum_groups(groups: NDArray[Any], values: NDArray[Any], count: int) -> NDArray[np.int64]:
     total = np.zeros(count, np.int64)
     np.add.at(total, groups, values)
     return total

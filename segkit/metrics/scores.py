@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import MODES, Mode
-from segkit.metrics.counts import average_defined, divide
+from segkit.metrics.base import average_defined, divide
 
 UNDEFINED = "-"
 """How a score without a value is shown in a table."""
@@ -78,7 +78,11 @@ class Scores:
         lines = list(zip(self.class_names, *columns, self.support, strict=True))
         mean = self.mean
         lines.append(("mean", *(mean[key] for key in CLASS_SCORES), sum(self.support)))
-        return [_format_row(name, values, support) for name, *values, support in lines]
+        return [
+            {"class": name, **dict(zip(CLASS_SCORES, map(format_score, values), strict=True))}
+            | {"support": support}
+            for name, *values, support in lines
+        ]
 
 
 def scores(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Scores:
@@ -88,9 +92,6 @@ def scores(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Scores:
         matrix: The result of :class:`ConfusionMatrix`, int64: (N, N), or (N, 2, 2) for multilabel.
         mode: The mode in which it was counted.
         class_names: N names. Binary has two, background and foreground, and reports the second.
-
-    Raises:
-        SegkitError: The mode is unknown, or the matrix or the names do not fit it.
 
     Example:
         >>> import torch
@@ -148,12 +149,9 @@ def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
 
 def mean_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
     """The contents of :attr:`Scores.mean`, (...), for many :func:`class_counts` (..., N, 2, 2)."""
-    means = {
-        key: average_defined(values)
-        for key, values in class_scores(select_reported(counts, mode)).items()
-    }
+    reported = class_scores(select_reported(counts, mode))
     return {
-        **means,
+        **{key: average_defined(values) for key, values in reported.items()},
         "accuracy": _compute_accuracy(counts, mode),
         "fw_iou": _compute_fw_iou(counts),
     }
@@ -197,9 +195,6 @@ def _check(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> None:
         )
 
 
-def _format_row(name: str, values: Sequence[float], support: int) -> dict[str, str | int | float]:
-    shown = {
-        key: UNDEFINED if math.isnan(value) else value
-        for key, value in zip(CLASS_SCORES, values, strict=True)
-    }
-    return {"class": name, **shown, "support": support}
+def format_score(value: float) -> str | float:
+    """A score for a table: "-" for NaN."""
+    return UNDEFINED if math.isnan(value) else value

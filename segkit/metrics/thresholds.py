@@ -17,7 +17,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, split_target
 from segkit.metrics.confusion import check_classes
-from segkit.metrics.scores import UNDEFINED, Counts, class_scores
+from segkit.metrics.scores import Counts, class_scores, format_score
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """0.05, 0.10 ... 0.95."""
@@ -37,9 +37,6 @@ class ThresholdCounts(Metric):
         num_classes: The number of classes. Binary: 2 or 1, with the same meaning.
         thresholds: Ascending numbers between 0 and 1.
         ignore_index: Label of pixels that do not count.
-
-    Raises:
-        SegkitError: The mode has no threshold, or the numbers do not fit it.
     """
 
     full_state_update = False
@@ -79,9 +76,6 @@ class ThresholdCounts(Metric):
             probabilities: (B, C, H, W), float; C is 1 for binary, else the number of classes. NaN
                 exceeds no threshold.
             target: The true labels, (B, H, W) or for multilabel also (B, C, H, W), as for losses.
-
-        Raises:
-            SegkitError: A shape, dtype or label is invalid.
         """
         C = self.channels
         if probabilities.ndim != 4 or probabilities.shape[1] != C:
@@ -136,22 +130,20 @@ class ThresholdSweep:
 
         Among equals the one nearest to 0.5; NaN if a class has no IoU at any threshold.
         """
-        return {
-            name: _find_best(values, self.thresholds)
-            for name, values in zip(self.class_names, self.scores["iou"], strict=True)
-        }
+        best = {}
+        for name, values in zip(self.class_names, self.scores["iou"].tolist(), strict=True):
+            candidates = zip(values, self.thresholds, strict=True)
+            scored = [(iou, -abs(t - 0.5), t) for iou, t in candidates if not math.isnan(iou)]
+            best[name] = max(scored)[-1] if scored else math.nan
+        return best
 
     def rows(self) -> list[dict[str, str | float]]:
-        """A table: one row for each class and threshold.
-
-        The keys are class, threshold, iou, dice, precision and recall. Values are not rounded; an
-        undefined one is "-".
-        """
+        """A table of class, threshold, iou, dice, precision and recall; "-" if undefined."""
         return [
             {
                 "class": name,
                 "threshold": threshold,
-                **{key: _format_score(float(self.scores[key][c, t])) for key in _COLUMNS},
+                **{key: format_score(float(self.scores[key][c, t])) for key in _COLUMNS},
             }
             for c, name in enumerate(self.class_names)
             for t, threshold in enumerate(self.thresholds)
@@ -159,11 +151,7 @@ class ThresholdSweep:
 
 
 def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
-    """The scores of all images. Binary needs two names, and reports the foreground.
-
-    Raises:
-        SegkitError: The number of names is not the number of classes.
-    """
+    """The scores of all images. Binary needs two names, and reports the foreground."""
     names = tuple(class_names)
     wanted = 2 if counter.mode == "binary" else counter.channels
     if len(names) != wanted:
@@ -178,16 +166,3 @@ def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> Thr
         counter.thresholds,
         {key: table[key] for key in _COLUMNS},
     )
-
-
-def _find_best(iou: NDArray[np.float64], thresholds: tuple[float, ...]) -> float:
-    scored = [
-        (value, -abs(threshold - 0.5), threshold)
-        for value, threshold in zip(iou.tolist(), thresholds, strict=True)
-        if not math.isnan(value)
-    ]
-    return max(scored)[-1] if scored else math.nan
-
-
-def _format_score(value: float) -> str | float:
-    return UNDEFINED if math.isnan(value) else value

@@ -84,9 +84,6 @@ class Target(Registrable, ABC, family="target"):
 
         Returns:
             Labels (H, W) or (H, W, N), and weights (H, W) or None without a weight map.
-
-        Raises:
-            SegkitError: The mask has another type or shape.
         """
         self._check(mask)
         unknown = mask == IGNORE_INDEX

@@ -33,10 +33,6 @@ def number_objects(
         ignored: Values of unlabelled pixels; they become 255.
         background: Values besides 0 that belong to no object.
 
-    Raises:
-        SegkitError: The mask is no map of integers, has negative values that are neither ignored
-            nor background, or has more than 65534 objects.
-
     Example:
         >>> number_objects(np.array([[0, 7, 70000], [-1, 255, 7]]), ignored=[-1])
         array([[  0,   1,   3],
@@ -99,14 +95,8 @@ def make_ids(count: int) -> NDArray[np.uint16]:
 def label_regions(labels: NDArray[Any]) -> NDArray[np.int32]:
     """Number the connected regions of every class but 0 from 1, class after class.
 
-    Pixels that share an edge are connected, those that share a corner are not. Pixels of
-    IGNORE_INDEX belong to no region.
-
-    Args:
-        labels: (H, W) class of each pixel, 0 ... 255.
-
-    Returns:
-        (H, W) ids 1, 2, ... without gaps (255 is among them).
+    From labels (H, W), 0 ... 255, to ids 1, 2, ... without gaps (255 is among them). Pixels that
+    share an edge are connected, those that share a corner are not. IGNORE_INDEX is no region.
     """
     found = np.zeros(labels.shape, np.int32)
     total = 0
@@ -122,13 +112,6 @@ def label_regions(labels: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def number_regions(labels: NDArray[Any]) -> NDArray[np.uint16]:
-    """Ids for data without any: each connected region of a class but 0 is an object.
-
-    Args:
-        labels: (H, W) class of each pixel; IGNORE_INDEX stays 'not labelled'.
-
-    Raises:
-        SegkitError: There are more than 65534 regions.
-    """
+    """Ids for labels (H, W): each connected region of a class but 0 is an object, 255 stays."""
     ids = number_objects(label_regions(labels))
     return np.where(labels == IGNORE_INDEX, IGNORE_INDEX, ids).astype(np.uint16)

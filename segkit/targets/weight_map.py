@@ -55,34 +55,23 @@ class WeightMap:
         ids: NDArray[np.integer],
         outside: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
-        """The weights of an image.
+        """The weights of an image, (H, W), 0 where unlabelled.
 
         Args:
             classes: (H, W) labels to balance, IGNORE_INDEX where unlabelled.
             ids: (H, W) objects, 0 the background.
             outside: Which pixels have the second term, (H, W); None: the background.
-
-        Returns:
-            (H, W), 0 where unlabelled.
         """
         labelled = classes != IGNORE_INDEX
         weight = balance_classes(classes)[classes] if self.balance else labelled.astype(np.float32)
         if self.w0 > 0:
             outside = ids == 0 if outside is None else outside
-            weight += self._compute_separation(ids, outside & labelled)
+            reach = self.sigma * float(np.sqrt(-2 * np.log(DROPPED)))
+            d1, d2 = measure_two_nearest(ids, reach)
+            where = outside & labelled & (d1 + d2 <= reach)
+            apart = (d1[where] + d2[where]) / np.float32(self.sigma)
+            weight[where] += np.float32(self.w0) * np.exp(-apart * apart / 2)
         return weight
-
-    def _compute_separation(
-        self, ids: NDArray[np.integer], where: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """The second term."""
-        reach = self.sigma * float(np.sqrt(-2 * np.log(DROPPED)))
-        d1, d2 = measure_two_nearest(ids, reach)
-        where = where & (d1 + d2 <= reach)
-        term = np.zeros(ids.shape, np.float32)
-        apart = (d1[where] + d2[where]) / np.float32(self.sigma)
-        term[where] = np.float32(self.w0) * np.exp(-apart * apart / 2)
-        return term
 
 
 def balance_classes(classes: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import doctest
 import inspect
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -62,16 +60,6 @@ def backward(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor
     return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
-@pytest.mark.slow
-def test_importing_the_base_alone_registers_every_builtin_loss():
-    code = "from segkit.losses.base import Loss; print(*Loss.names())"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(out.stdout.split()) >= {
-        *("bce", "boundary", "cldice", "cross_entropy", "dice", "focal"),
-        *("jaccard", "lovasz", "sum", "tversky"),
-    }
-
-
 @pytest.mark.parametrize("module", [segkit.losses.base, segkit.losses.sum])
 def test_the_examples_run(module):
     result = doctest.testmod(module)
@@ -108,9 +96,8 @@ def test_gradients_are_right(name, mode):
         labels = stack.unsqueeze(1).repeat(1, CHANNELS[mode], 1, 1) == 1  # (B, C, H, W)
     valid = torch.rand(labels.shape, generator=generator) > 0.3
     logits = torch.randn(2, CHANNELS[mode], 3, 4, generator=generator, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda x: loss.compute(x, labels, valid), logits.requires_grad_()
-    )
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss.compute(x, labels, valid), logits)
 
 
 @every_loss
@@ -241,59 +228,46 @@ def test_autocast_is_off_inside():
 
 
 @every_mode
-def test_every_integer_dtype_and_ignored_class_is_accepted(mode):
+def test_every_integer_dtype_is_accepted(mode):
     loss = build("cross_entropy", mode, ignore_index=100)
     logits, target = batch(mode)
     target[0, :2] = 100
     expected = loss(logits, target)
     for dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32):
         assert loss(logits, target.to(dtype)) == expected
-    expected = build("dice", mode)(logits, target.masked_fill((target == 0) | (target > 9), 255))
-    value = build("dice", mode, ignore_index=0)(logits, target.masked_fill(target > 9, 0))
-    torch.testing.assert_close(value, expected)
 
 
-@every_mode
-def test_invalid_inputs_are_refused_with_a_remedy(mode):
-    loss = build("dice", mode)
-    logits, target = batch(mode)
+def test_invalid_inputs_are_refused_with_a_remedy():
+    logits, target = batch("multilabel")
     wrong = target.clone()
     wrong[0, 0, :2] = torch.tensor([9, -1])
-    cases = [
+    for x, y, message in [
         (logits[:, 0], target, r"\(B, C, H, W\), not \(2, 6, 8\)"),
         (logits, target[..., :7], r"\(2, 6, 7\).* needs \(2, 6, 8\)"),
         (logits[:1], target, r"needs \(1, 6, 8\)"),  # it would broadcast
         (logits, target.float(), r"target\.long\(\)"),
         (logits.long(), target, r"float logits, not .*int64"),
-        (logits, wrong, rf"-1, 9, but the {max(2, CHANNELS[mode])} classes are 0 to"),
-    ]
-    if mode != "binary":
-        cases.append((logits, target.unsqueeze(1), r"squeeze\(1\)"))
-    if mode == "multilabel":
-        cases.append((logits, torch.full(logits.shape, 2), "2, but the 2 classes are 0 to 1"))
-    for x, y, message in cases:
+        (logits, wrong, "-1, 9, but the 3 classes are 0 to 2"),
+        (logits, target.unsqueeze(1), r"squeeze\(1\)"),
+        (logits, torch.full(logits.shape, 2), "2, but the 2 classes are 0 to 1"),
+    ]:
         with pytest.raises(SegkitError, match=message):
-            loss(x, y)
+            build("dice", "multilabel")(x, y)
 
 
-def test_channels_must_fit_the_mode():
-    target = torch.zeros(2, 4, 4, dtype=torch.int64)
-    with pytest.raises(SegkitError, match=r"1 channel.*\(2, 2, 4, 4\).*multiclass"):
-        build("dice", "binary")(torch.zeros(2, 2, 4, 4), target)
-    with pytest.raises(SegkitError, match=r"2 channels or more.*binary"):
-        build("dice", "multiclass")(torch.zeros(2, 1, 4, 4), target)
-
-
-def test_wrong_options_and_modes_are_refused():
+def test_wrong_options_modes_and_channels_are_refused():
     with pytest.raises(TypeError, match="abstract"):
         Loss("binary")
     with pytest.raises(SegkitError, match="'smoooth' is not known"):
         build("dice", "binary", smoooth=1.0)
     with pytest.raises(SegkitError, match="ignore_index"):
         build("dice", "binary", ignore_index="none")
-    with pytest.raises(SegkitError, match="multiclass"):
-        build("dice", "multi")
     with pytest.raises(SegkitError, match="no mode 'multi'"):
         Loss.resolve("dice", {})[0]("multi")
     with pytest.raises(SegkitError, match=r"no mode 'multiclass'.*supported by .*cross_entropy"):
         build("bce", "multiclass")
+    target = torch.zeros(2, 4, 4, dtype=torch.int64)
+    with pytest.raises(SegkitError, match=r"1 channel.*\(2, 2, 4, 4\).*multiclass"):
+        build("dice", "binary")(torch.zeros(2, 2, 4, 4), target)
+    with pytest.raises(SegkitError, match=r"2 channels or more.*binary"):
+        build("dice", "multiclass")(torch.zeros(2, 1, 4, 4), target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -43,19 +45,9 @@ def test_a_key_may_be_any_word_if_the_options_name_the_loss(batch):
     terms = {"soft.loss": {"name": "dice", "smooth": 1.0}, "keys": {"name": "dice", "smooth": 9.0}}
     options = {"mode": "multiclass", "ignore_index": 100}
     expected = sum(Loss.build("dice", smooth=smooth, **options)(*batch) for smooth in (1.0, 9.0))
+    before = copy.deepcopy(terms)
     torch.testing.assert_close(Loss.build("sum", terms=terms, **options)(*batch), expected)
-
-
-def test_terms_inherit_mode_and_ignore_index():
-    loss = Loss.build("sum", mode="multilabel", ignore_index=7, terms={"dice": {}, "focal": {}})
-    assert {(term.mode, term.ignore_index) for term in loss.terms} == {("multilabel", 7)}
-
-
-def test_the_given_options_are_not_changed():
-    terms = {"overlap": {"name": "dice", "weight": 2.0}}
-    Loss.build("sum", mode="binary", terms=terms)
-    Loss.resolve("sum", {})[0]("binary", terms)
-    assert terms == {"overlap": {"name": "dice", "weight": 2.0}}
+    assert terms == before
 
 
 def test_weights_of_terms_move_with_the_sum():
@@ -68,26 +60,18 @@ def test_weights_of_terms_move_with_the_sum():
     [
         ({}, "no terms"),
         ({"dice": {"weight": 0}}, "term 'dice': the weight is 0"),
-        ({"dice": {"weight": -1.0}}, "weight is -1.0"),
         ({"dice": {"weight": float("nan")}}, "weight is nan"),
-        ({"dice": {"weight": "much"}}, "weight is 'much'"),
         ({"dice": {"weight": True}}, "weight is True"),
         ({"dicce": {}}, "Did you mean 'dice'"),
         ({"dice": {"smoooth": 1.0}}, "Did you mean 'smooth'"),
         ({"dice": {"mode": "binary"}}, "mode: all terms share"),
-        ({"dice": {"ignore_index": 0}}, "ignore_index: all terms share"),
         ({"bce": {}}, "no mode 'multiclass'"),
         ({"dice": None}, "terms"),
+        ({"dicce": {}, "focal": {"gamma": -1}, "dice": {}}, "(?s)term 'dicce'.*term 'focal'"),
     ],
 )
 def test_wrong_terms_are_refused(terms, message):
     with pytest.raises(SegkitError, match=message):
-        Loss.build("sum", mode="multiclass", terms=terms)
-
-
-def test_all_wrong_terms_are_listed_at_once():
-    terms = {"dicce": {}, "focal": {"gamma": -1.0}, "dice": {}}
-    with pytest.raises(SegkitError, match=r"(?s)term 'dicce'.*term 'focal'"):
         Loss.build("sum", mode="multiclass", terms=terms)
 
 

@@ -52,7 +52,8 @@ def test_is_the_extension_by_its_definition(mode, per_image):
     generator = torch.Generator().manual_seed(0)
     channels = 1 if mode == "binary" else 4
     logits = torch.randn(2, channels, 5, 6, generator=generator)
-    labels = torch.randint(3, (2, 5, 6), generator=generator)  # class 3 is absent
+    labels = torch.randint(3, (2, 5, 6), generator=generator)
+    labels[1] %= 2  # class 3 is absent, class 2 only from the second image
     stack = torch.stack([labels == c for c in range(channels)], 1).long()
     if mode == "binary":
         stack, labels = (labels == 1).long().unsqueeze(1), (labels == 1).long()
@@ -61,14 +62,6 @@ def test_is_the_extension_by_its_definition(mode, per_image):
     target = stack if mode == "multilabel" else labels
     value = Loss.build("lovasz", mode=mode, per_image=per_image)(logits, target)
     assert value.item() == pytest.approx(compute_plainly(logits, stack, mode, per_image), rel=1e-5)
-
-
-def test_by_hand():
-    # Truth (1, 1, 0), logits (2, -1, 0.5): errors 0, 2, 1.5. Wrong at the second pixel alone: the
-    # union stays 2, J = 1/2; the third too: left 1, union 3, J = 2/3.
-    logits = torch.tensor([2.0, -1.0, 0.5]).view(1, 1, 1, 3)
-    value = Loss.build("lovasz", mode="binary")(logits, torch.tensor([[[1, 1, 0]]]))
-    assert value.item() == pytest.approx(2 * 1 / 2 + 1.5 * (2 / 3 - 1 / 2), rel=1e-6)
 
 
 def test_sure_predictions_cost_one_minus_the_iou():
@@ -97,27 +90,6 @@ def test_an_empty_mask_costs_the_worst_false_positive(mode):
     value.backward()
     assert value.item() == pytest.approx(2.5 / channels)
     assert logits.grad.nonzero().tolist() == [[0, 0, 1, 2]]
-
-
-def test_false_positives_of_an_absent_class_cost_as_misses():
-    target = torch.zeros(1, 4, 4, dtype=torch.int64)
-    decided = target.clone()
-    decided[0, 0] = 2
-    logits = torch.stack([torch.where(decided == c, 100.0, -100.0) for c in range(3)], 1)
-    value = Loss.build("lovasz", mode="multiclass")(logits, target)
-    assert value.item() == pytest.approx(4 / 16)  # of the one class that is there
-
-
-def test_a_class_absent_from_an_image_is_left_out_of_its_mean():
-    """Per image the mean is over the pairs of an image and a class that is in it."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 4, 4, generator=generator)
-    target = torch.randint(3, (2, 4, 4), generator=generator)
-    target[1] = 1
-    whole = Loss.build("lovasz", mode="multiclass")
-    first, second = (whole(logits[b : b + 1], target[b : b + 1]) for b in range(2))
-    value = Loss.build("lovasz", mode="multiclass", per_image=True)(logits, target)
-    torch.testing.assert_close(value, (3 * first + second) / 4)
 
 
 @settings(max_examples=60)

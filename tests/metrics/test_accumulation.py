@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -138,40 +136,3 @@ def test_counts_of_another_shape_are_refused():
         InstanceScores().update(np.zeros(3))
     with pytest.raises(SegkitError, match=r"not \(2, 2, "):
         InstanceScores().update(np.zeros((2, 2, len(OBJECT_COUNTS))))
-
-
-@pytest.mark.slow
-def test_two_real_processes_count_as_one(tmp_path):
-    """One of them has a batch more, as at the end of an epoch."""
-    code = """
-import sys
-import torch
-from segkit.metrics import ConfusionMatrix
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-metric = ConfusionMatrix("multiclass", 4)
-for number in [(0, 2, 4), (1, 3)][rank]:
-    metric.update(*torch.load(f"{folder}/{number}.pt"))
-total = metric.compute()
-torch.save((total, metric.matrix), f"{folder}/result-{rank}.pt")
-torch.distributed.destroy_process_group()
-"""
-    batches = [random_labels("multiclass", seed) for seed in range(5)]
-    for number, pair in enumerate(batches):
-        torch.save(pair, tmp_path / f"{number}.pt")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(rank)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    results = [torch.load(tmp_path / f"result-{rank}.pt") for rank in range(2)]
-    expected = feed(ConfusionMatrix("multiclass", 4), *batches).compute()
-    for total, _ in results:
-        assert torch.equal(total, expected)
-        assert total.dtype == torch.int64
-    own = feed(ConfusionMatrix("multiclass", 4), *batches[::2]).compute()
-    assert torch.equal(results[0][1], own)  # goes on with its own counts

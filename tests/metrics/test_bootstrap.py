@@ -55,13 +55,7 @@ def test_two_images_by_hand_and_the_seed():
     assert interval(data, share, seed=5) != interval(data, share, seed=6)
 
 
-def test_one_image_has_no_interval():
-    one = interval(np.array([[3, 4]]), share)
-    assert math.isnan(one.low)
-    assert math.isnan(one.high)
-
-
-def test_samples_without_a_value_are_left_out():
+def test_samples_without_a_value_are_left_out_and_infinite_ones_kept():
     """The third of three images alone has the class: 8 of 27 draws are without it."""
     data = np.array([[0, 0], [0, 0], [3, 4]])
 
@@ -69,12 +63,10 @@ def test_samples_without_a_value_are_left_out():
         return np.where(sums[:, 1] > 0, sums[:, 0] / np.maximum(sums[:, 1], 1), np.nan)
 
     assert interval(data, iou) == Interval(0.75, 0.75)
-    never = interval(np.zeros((3, 2)), iou)
-    assert math.isnan(never.low)
-    assert math.isnan(never.high)
+    for without in (interval(np.zeros((3, 2)), iou), interval(np.array([[3, 4]]), share)):
+        assert math.isnan(without.low)
+        assert math.isnan(without.high)
 
-
-def test_infinite_scores_are_kept():
     def distance(sums):
         return np.where(sums[:, 0] > 2, np.inf, sums[:, 0])
 

@@ -102,11 +102,6 @@ BY_HAND = {
         *("11122", "00000"),
         ZERO | {"sq": NAN, "aji": 0, "arand": 1 - 2 * 4 / (4 + 10)},
     ),
-    # no half covers more than half: the object is missed, and both halves are wrong
-    "two halves": (
-        *("11111111", "11112222"),
-        ZERO | {"sq": NAN, "aji": 4 / (8 + 4), "arand": 1 - 2 * 24 / (56 + 24)},
-    ),
     "split unevenly": (
         *("11111111", "11111122"),
         {
@@ -136,11 +131,7 @@ BY_HAND = {
             "arand": 1 - 2 * 42 / (42 + 90),
         },
     ),
-    "three merged need two splits": ("112233", "444444", {"det": 1 - 10 / 30}),
     "exactly half is no match": ("111100", "220000", ZERO | {"sq": NAN, "aji": 2 / 4}),
-    # SEG looks at the reference, of which 2 of 3 pixels are covered; an IoU of 2 / 7 is too low
-    "covered": ("1110000", "0222222", {"seg": 2 / 7, "det": 1.0, "ap50": 0.0, "aji": 2 / 7}),
-    "det is not negative": ("110000", "002345", {"det": 0.0}),
     # AJI, IoU 1 / 3 twice: 2 of 6 pixels, and 4 of 12; the larger overlap
     "larger overlap": ("111111000000", "224444444444", {"aji": 4 / (12 + 2)}),
     # AJI: both share 2 of 5 pixels with the middle object; the first in the image
@@ -192,11 +183,8 @@ def test_ignored_pixels_do_not_count():
     same(with_half, {"ap50": 1.0, "pq": 1.0, "det": 1.0, "aji": 1.0, "predicted_objects": 1})
     with_third = scores(row("11000x"), row("110222"))
     same(with_third, {"ap50": 1 / 2, "pq": 2 / 3, "det": 0.9, "aji": 2 / 4})
-
-
-def test_an_object_mostly_in_ignored_pixels_can_match():
-    found = scores(row("11xxx"), row("22222"))
-    same(found, {"seg": 1.0, "det": 1.0, "ap": 1.0, "pq": 1.0, "aji": 1.0, "arand": 0.0})
+    mostly = scores(row("11xxx"), row("22222"))  # it can match
+    same(mostly, {"seg": 1.0, "det": 1.0, "ap": 1.0, "pq": 1.0, "aji": 1.0, "arand": 0.0})
 
 
 @settings(max_examples=100)
@@ -232,24 +220,6 @@ def test_pq_equals_torchmetrics(truth, predicted):
     )
 
 
-@settings(max_examples=100)
-@given(ignoring_maps, maps, st.permutations(range(1, 5)), st.permutations(range(1, 5)))
-def test_ids_mean_nothing(truth, predicted, first, second):
-    table = np.arange(256)
-    table[1:5] = first
-    assert np.array_equal(
-        object_counts(table[truth], np.array([0, *second])[predicted] * 1000),
-        object_counts(truth, predicted),
-    )
-
-
-@settings(max_examples=100)
-@given(maps, maps)
-def test_truth_and_prediction_change_places(truth, predicted):
-    one, other = scores(truth, predicted), scores(predicted, truth)
-    same({name: one[name] for name in SYMMETRIC}, {name: other[name] for name in SYMMETRIC})
-
-
 @settings(max_examples=50)
 @given(ignoring_maps)
 def test_the_truth_itself_is_perfect(truth):
@@ -274,14 +244,11 @@ def test_many_sums_are_scored_at_once():
         assert found[name].low <= total[name] <= found[name].high
 
 
-def test_invalid_markers_are_refused():
+def test_invalid_markers_and_counts_are_refused():
     truth = row("110")
     with pytest.raises(SegkitError, match=r"markers has the shape \(1, 2\)"):
         object_counts(truth, truth, markers=row("11"))
     with pytest.raises(SegkitError, match="the map of markers is float64"):
         object_counts(truth, truth, markers=row("110").astype(float))
-
-
-def test_other_counts_are_refused():
-    with pytest.raises(SegkitError, match=f"has {len(OBJECT_COUNTS)} entries|{len(OBJECT_COUNTS)}"):
+    with pytest.raises(SegkitError, match=f"needs {len(OBJECT_COUNTS)} entries"):
         instance_scores(np.zeros((3, 4)))

@@ -132,12 +132,22 @@ def test_scores_by_hand():
     assert exact.support == (2**60 + 1, 2**60)
 
 
-def test_a_class_that_is_nowhere_has_no_value_and_leaves_the_mean():
-    result = multiclass([4, 0, 0], [0, 4, 0], [0, 0, 0])
+def test_scores_without_a_value_leave_the_mean():
+    result = multiclass([4, 0, 0], [0, 4, 0], [0, 0, 0])  # the third is nowhere
     for values in (result.iou, result.dice, result.precision, result.recall):
         assert math.isnan(values[2])
     assert result.support[2] == 0
     assert set(result.mean.values()) == {1.0}
+    result = multiclass([4, 0, 0], [0, 4, 0], [2, 0, 0])  # the third is never predicted
+    assert result.iou[2] == result.recall[2] == 0
+    assert math.isnan(result.precision[2])
+    assert result.fw_iou == pytest.approx((4 * 4 / 6 + 4) / 10)  # its IoU of 0 has weight
+    result = multiclass([4, 1], [0, 0])  # the first is everywhere
+    assert math.isnan(result.specificity[0])
+    assert result.specificity[1] == result.mean["specificity"] == 4 / 5
+    result = multiclass([0, 0], [0, 0])
+    assert all(math.isnan(value) for value in result.mean.values())
+    assert [row["iou"] for row in result.rows()] == ["-", "-", "-"]
 
 
 def test_a_class_that_is_only_predicted_has_an_iou_of_zero_that_counts():
@@ -154,26 +164,6 @@ def test_a_class_that_is_only_predicted_has_an_iou_of_zero_that_counts():
         **{"specificity": 7 / 8, "support": 0},
     }
     assert (rows[3]["iou"], rows[3]["support"]) == (result.mean["iou"], 8)
-
-
-def test_a_class_that_is_never_predicted_has_no_precision():
-    result = multiclass([4, 0, 0], [0, 4, 0], [2, 0, 0])
-    assert result.iou[2] == result.recall[2] == 0
-    assert math.isnan(result.precision[2])
-    assert result.specificity[2] == 1
-    assert result.fw_iou == pytest.approx((4 * 4 / 6 + 4) / 10)  # its IoU of 0 has weight
-
-
-def test_a_class_that_is_everywhere_has_no_specificity():
-    result = multiclass([4, 1], [0, 0])
-    assert math.isnan(result.specificity[0])
-    assert result.specificity[1] == result.mean["specificity"] == 4 / 5
-
-
-def test_without_any_pixel_nothing_has_a_value():
-    result = multiclass([0, 0], [0, 0])
-    assert all(math.isnan(value) for value in result.mean.values())
-    assert [row["iou"] for row in result.rows()] == ["-", "-", "-"]
 
 
 def test_binary_reports_the_foreground():

@@ -83,6 +83,19 @@ def test_it_gives_the_same_for_many_backbones(encoder: str, left: int | None) ->
     assert left is None or norms(fast) == left
 
 
+def test_it_is_made_in_any_context_and_precision_and_can_be_pickled() -> None:
+    model = trained("test_resnet").double()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        fast = for_inference(model)
+    assert norms(fast) == 0
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = fast(x)
+        assert_close(expected, model.eval()(x), rtol=1e-8, atol=1e-10)
+        assert_close(pickle.loads(pickle.dumps(fast))(x), expected, rtol=0, atol=0)
+        assert_close(copy.deepcopy(fast)(x), expected, rtol=0, atol=0)
+
+
 def test_one_channel_and_an_unpadded_network() -> None:
     check(trained("test_resnet", in_channels=1))
     check(trained("unet", padding="valid", norm="batch"), (188, 188))
@@ -96,30 +109,6 @@ def test_the_network_itself_stays_as_it_was() -> None:
     assert all(p.requires_grad for p in model.parameters())
     assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-def test_other_precisions_keep_their_own() -> None:
-    model = trained("test_resnet").double()
-    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    with torch.inference_mode():
-        assert_close(for_inference(model)(x), model.eval()(x), rtol=1e-8, atol=1e-10)
-
-
-def test_it_can_be_pickled_and_copied() -> None:
-    fast = for_inference(trained("test_resnet"))
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        expected = fast(x)
-        assert_close(pickle.loads(pickle.dumps(fast))(x), expected, rtol=0, atol=0)
-        assert_close(copy.deepcopy(fast)(x), expected, rtol=0, atol=0)
-
-
-def test_it_is_made_inside_autocast_and_inference_mode_too() -> None:
-    model = trained("test_resnet")
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        fast = for_inference(model)
-    assert fast is not model
-    assert norms(fast) == 0
 
 
 class Odd(Encoder, name="odd_to_fold"):

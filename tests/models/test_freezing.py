@@ -51,15 +51,16 @@ def test_a_command_line_may_give_a_string(given, meant):
     ]
 
 
-@pytest.mark.parametrize("freeze", [-1, 6])
-def test_stages_that_are_not_there(freeze):
-    with pytest.raises(SegkitError, match=f"freeze is {freeze}, .* has 5 stages"):
-        Encoder.build("test_resnet", pretrained=False, freeze=freeze)
-
-
-@pytest.mark.parametrize("freeze", ["some", True, 1.5, None])
-def test_what_freeze_may_be(freeze):
-    with pytest.raises(SegkitError, match="option 'freeze' is"):
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        (-1, "freeze is -1, .* has 5 stages"),
+        (6, "freeze is 6, .* has 5 stages"),
+        *((wrong, "option 'freeze' is") for wrong in ("some", True, 1.5, None)),
+    ],
+)
+def test_wrong_values_of_freeze(freeze, message):
+    with pytest.raises(SegkitError, match=message):
         Encoder.build("test_resnet", pretrained=False, freeze=freeze)
 
 

@@ -43,7 +43,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("skip", [0, 3])
-@pytest.mark.parametrize("size", [(2, 3), (3, 4), (7, 5)])
+@pytest.mark.parametrize("size", [(2, 3), (7, 5)])
 def test_the_fast_path_equals_the_plain_one_forward_and_backward(
     padding: str, norm: str, skip: int, size: tuple[int, int]
 ) -> None:
@@ -72,6 +72,9 @@ def test_when_the_fast_path_is_taken() -> None:
         assert not join.takes_fast_path(torch.rand(1, 5, 16, 16))
     with torch.autocast("cpu", torch.bfloat16):
         assert not join.takes_fast_path(torch.rand(1, 5, 16, 16))
+    for mode, factor in (("bilinear", 2), ("deconv", 2), ("nearest", 4)):
+        other = JoinBlock(5, 0, 4, Upsample(5, factor, mode))  # type: ignore[arg-type]
+        assert not other.takes_fast_path(torch.rand(1, 5, 16, 16))
 
 
 def test_the_fast_path_never_upsamples() -> None:
@@ -94,21 +97,12 @@ def test_kept_kernels_give_the_same() -> None:
     assert torch.equal(join(x, up, skip), expected)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "deconv"])
-def test_other_kinds_of_upsampling_have_no_fast_path(mode: str) -> None:
-    up = Upsample(5, 2, mode)  # type: ignore[arg-type]
-    x = torch.rand(1, 5, 16, 16)
-    assert not JoinBlock(5, 0, 4, up).takes_fast_path(x)
-    assert not JoinBlock(5, 0, 4, Upsample(5, 4, "nearest")).takes_fast_path(x)
-
-
 def network(neck: str) -> Segmenter:
     torch.manual_seed(0)
     return create_model({"name": "test_resnet", "pretrained": False}, neck).eval()
 
 
-@pytest.mark.parametrize("neck", ["unet", "fpn"])
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(("neck", "strict"), [("unet", True), ("fpn", False)])
 def test_an_export_has_the_plain_convolutions(neck: str, strict: bool) -> None:
     model = network(neck)
     program = torch.export.export(model, (torch.rand(1, 3, 64, 64),), strict=strict)
@@ -123,9 +117,3 @@ def test_an_export_takes_batches_of_any_size() -> None:
         network("unet"), (torch.rand(2, 3, 64, 64),), dynamic_shapes=(free,), strict=True
     )
     assert program.module()(torch.rand(70, 3, 64, 64)).shape == (70, 1, 64, 64)
-
-
-@pytest.mark.parametrize("neck", ["unet", "fpn"])
-def test_checkpoints_hold_plain_kernels(neck: str) -> None:
-    state = network(neck).state_dict()
-    assert all(v.shape[-2:] in {(1, 1), (3, 3), (7, 7)} for v in state.values() if v.ndim == 4)

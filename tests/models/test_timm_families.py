@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 
 import pytest
 import timm
@@ -41,7 +40,6 @@ ONE_SIZE = [
 NOT_PYRAMIDS = {"crossvit_9_240": r"strides \(12, 17\)"}
 KNOWN = set(timm.list_models())
 
-
 # One of each kind that is treated differently; all others are built nightly.
 BY_DEFAULT = {
     "vit_tiny_patch16_224",  # plain
@@ -49,9 +47,17 @@ BY_DEFAULT = {
     "mobilevitv2_050",  # merges pixels of its coarsest map
     "legacy_xception",  # unpadded
     "crossvit_9_240",  # no pyramid
-    "levit_128s",  # one size
     "pit_ti_224",  # one size, unpadded
 }
+
+
+def build(name: str, neck: str):
+    torch.manual_seed(0)
+    return create_model(
+        {"name": name, "pretrained": False}, {"name": neck}, "multiclass", num_classes=3
+    )
+
+
 marked = [
     name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.nightly)
     for name in [*ANY_SIZE, *ONE_SIZE]
@@ -59,11 +65,16 @@ marked = [
 ]
 
 
-def build(name: str, neck: str, **options):
-    torch.manual_seed(0)
-    return create_model(
-        {"name": name, "pretrained": False, **options}, {"name": neck}, "multiclass", num_classes=3
-    )
+def check_rebuilding(name: str, encoder: Encoder, size: tuple[int, int], **options):
+    """Rebuild an encoder from its layout, without running it, and compare the maps."""
+    encoder.eval()
+    with CountedRuns() as runs:
+        again = Encoder.rebuild(name, json.loads(json.dumps(encoder.layout())), **options).eval()
+    assert runs.count == 0
+    again.load_state_dict(encoder.state_dict())
+    x = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(encoder(x), again(x), strict=True))
 
 
 @pytest.mark.slow
@@ -83,12 +94,7 @@ def test_backbones(name):
     if size is not None:
         with pytest.raises(SegkitError, match=rf"built for {size[0]} x {size[1]} pixels"):
             model(torch.rand(1, 3, size[0] + 1, size[1]))
-    stored = json.loads(json.dumps(encoder.layout()))
-    again = Encoder.rebuild(name, stored).eval()
-    again.load_state_dict(encoder.state_dict())
-    x = torch.rand(1, 3, *(size or (2 * encoder.multiple,) * 2))
-    with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(encoder(x), again(x), strict=True))
+    check_rebuilding(name, encoder, size or (2 * encoder.multiple,) * 2)
 
 
 def test_a_backbone_of_one_size_is_built_for_the_training_size():
@@ -99,17 +105,12 @@ def test_a_backbone_of_one_size_is_built_for_the_training_size():
     assert model.eval()(torch.rand(1, 3, 90, 90)).shape == (1, 1, 90, 90)
     with pytest.raises(SegkitError, match=r"encoder\.img_size=100, or predict in tiles"):
         model(torch.rand(1, 3, 97, 100))
+    # the encoder's own option wins
+    own = {"name": "test_vit_relpos", "pretrained": False, "img_size": 64}
+    assert create_model(own, "unet", img_size=96).encoder.fixed_size == (64, 64)
 
 
-def test_the_encoders_own_size_comes_before_that_of_the_training():
-    model = create_model(
-        {"name": "test_vit_relpos", "pretrained": False, "img_size": 64}, "unet", img_size=96
-    )
-    assert model.encoder.fixed_size == (64, 64)
-
-
-@pytest.mark.parametrize("blocks", ["several", "last"])
-@pytest.mark.parametrize("depth", [None, 1, 2, 3])
+@pytest.mark.parametrize(("blocks", "depth"), [("several", None), ("last", 3), ("several", 1)])
 def test_plain_transformers_become_pyramids(blocks, depth):
     encoder = Encoder.build("test_vit2", pretrained=False, blocks=blocks, depth=depth)
     assert encoder.strides == (4, 8, 16, 32)[:depth]
@@ -117,10 +118,7 @@ def test_plain_transformers_become_pyramids(blocks, depth):
     assert [m.shape[2:] for m in maps] == [(64 // s, 96 // s) for s in encoder.strides]
     torch.stack([m.mean() for m in maps]).sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
-
-
-def test_freezing_a_plain_transformer_leaves_its_new_pyramid_to_learn():
-    encoder = Encoder.build("test_vit2", pretrained=False, freeze="all")
+    encoder.freeze("all")  # but the new pyramid still learns
     assert not any(p.requires_grad for p in encoder.backbone.parameters())
     assert all(p.requires_grad for p in encoder.pyramid.parameters())
     assert not any(m.training for m in encoder.train().backbone.modules())
@@ -138,31 +136,38 @@ def test_timm_arguments_reach_timm():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "instead"),
+    ("name", "options", "message"),
     [
-        ("in_chans", 5, "in_channels"),
-        ("features_only", False, "an encoder always gives its maps"),
-        ("out_indices", [0, 1], "encoder.depth"),
-        ("img_size", 64, "encoder.img_size"),
-        ("checkpoint_path", "file.pth", "encoder.pretrained=PATH"),
-        ("pretrained", True, "encoder.pretrained"),
+        *(
+            ("test_resnet", {"timm_args": {key: value}}, f"timm_args: '{key}' .*{instead}")
+            for key, value, instead in (
+                ("in_chans", 5, "in_channels"),
+                ("features_only", False, "an encoder always gives its maps"),
+                ("out_indices", [0, 1], r"encoder\.depth"),
+                ("img_size", 64, r"encoder\.img_size"),
+                ("checkpoint_path", "file.pth", r"encoder\.pretrained=PATH"),
+                ("pretrained", True, r"encoder\.pretrained"),
+            )
+        ),
+        (
+            "test_resnet",
+            {"timm_args": {"colour": 1}},
+            r"timm_args=\{'colour': 1\} cannot be an encoder.*colour",
+        ),
+        ("test_resnet", {"depth": 6}, "depth is 6, but 'test_resnet' has 5 levels"),
+        ("test_resnet.nope", {}, "no weights 'nope' of the model 'test_resnet'.*r160"),
+        ("resnet18", {"model": "resnet50"}, "leave out the option model=resnet50"),
+        ("resnt34", {}, r"'resnt34' is not known\. Did you mean .*'resnet34'"),
+        ("timm", {"model": "resnt34"}, r"no model 'resnt34'\. Did you mean .*'resnet34'"),
     ],
 )
-def test_timm_arguments_that_are_options_of_the_encoder_are_errors(key, value, instead):
-    with pytest.raises(SegkitError, match=f"timm_args: '{key}' .*{re.escape(instead)}"):
-        Encoder.build("test_resnet", pretrained=False, timm_args={key: value})
+def test_wrong_names_and_options_are_errors(name, options, message):
+    with pytest.raises(SegkitError, match=message):
+        Encoder.build(name, pretrained=False, **options)
 
 
-def test_unknown_timm_arguments_are_errors_that_name_them():
-    with pytest.raises(
-        SegkitError, match=r"timm_args=\{'colour': 1\} cannot be an encoder.*colour"
-    ):
-        Encoder.build("test_resnet", pretrained=False, timm_args={"colour": 1})
-
-
-def test_too_much_depth_is_an_error():
-    with pytest.raises(SegkitError, match=r"depth is 6, but 'test_resnet' has 5 levels"):
-        Encoder.build("test_resnet", pretrained=False, depth=6)
+def test_a_name_may_carry_the_tag_of_its_weights():
+    assert Encoder.build("test_resnet.r160_in1k", pretrained=False).channels
 
 
 def test_every_timm_model_is_an_encoder_name():
@@ -198,14 +203,8 @@ class CountedRuns:
     ],
 )
 def test_an_encoder_is_rebuilt_from_its_layout_without_running_it(name, options):
-    encoder = Encoder.build(name, pretrained=False, **options).eval()
-    with CountedRuns() as runs:
-        again = Encoder.rebuild(name, json.loads(json.dumps(encoder.layout())), **options).eval()
-    assert runs.count == 0
-    again.load_state_dict(encoder.state_dict())
-    x = torch.rand(1, 3, 96, 96)
-    with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(encoder(x), again(x), strict=True))
+    encoder = Encoder.build(name, pretrained=False, **options)
+    check_rebuilding(name, encoder, (96, 96), **options)
     with CountedRuns() as runs:  # a card of version 0.1.0 has no layout
         assert Encoder.rebuild(name, {}, **options).strides == encoder.strides
     assert (runs.count > 0) == (name != "unet")
@@ -229,24 +228,6 @@ def test_a_layout_that_does_not_fit_is_refused(changes, message):
     changed = {**layout, **changes, "backbone": layout["backbone"] | changes.get("backbone", {})}
     with pytest.raises(SegkitError, match=message):
         Encoder.rebuild("test_resnet", changed)
-
-
-def test_a_name_may_carry_the_tag_of_its_weights():
-    assert Encoder.build("test_resnet.r160_in1k", pretrained=False).channels
-    with pytest.raises(SegkitError, match=r"no weights 'nope' of the model 'test_resnet'.*r160"):
-        Encoder.build("test_resnet.nope", pretrained=False)
-
-
-def test_the_model_of_a_name_cannot_be_changed():
-    with pytest.raises(SegkitError, match="leave out the option model=resnet50"):
-        Encoder.build("resnet18", model="resnet50")
-
-
-def test_unknown_models_have_near_names():
-    with pytest.raises(SegkitError, match=r"'resnt34' is not known\. Did you mean .*'resnet34'"):
-        Encoder.build("resnt34")
-    with pytest.raises(SegkitError, match=r"no model 'resnt34'\. Did you mean .*'resnet34'"):
-        Encoder.build("timm", model="resnt34")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])

@@ -27,21 +27,30 @@ def square(value: int = 1) -> np.ndarray:
     return labels
 
 
-def test_overlay_mixes_inside_and_is_opaque_on_the_contour() -> None:
+@pytest.mark.parametrize(
+    ("background", "inside", "outside"),
+    [(0, COLORS[1], [100] * 3), (None, COLORS[1], COLORS[0]), (1, [100] * 3, COLORS[0])],
+)
+def test_the_background_stays_unpainted(background, inside, outside) -> None:
+    painted = overlay(GREY, square(), COLORS, alpha=1.0, background=background)
+    assert painted[4, 5].tolist() == list(inside)
+    assert painted[0, 0].tolist() == list(outside)
+
+
+def test_overlay_mixes_inside_and_is_opaque_on_a_contour_of_one_pixel() -> None:
     painted = overlay(GREY, square(), COLORS, alpha=0.5)
     assert painted.dtype == np.uint8
     assert painted.shape == (9, 11, 3)
     assert painted[0, 0].tolist() == [100, 100, 100]
     assert painted[4, 5].tolist() == [175, 100, 50]
-    assert painted[2, 3].tolist() == [250, 100, 0]
-
-
-def test_the_contour_is_one_pixel_wide_and_inside() -> None:
-    painted = overlay(GREY, square(), COLORS)
-    opaque = (painted == COLORS[1]).all(axis=-1)
     ring = square().astype(bool)
     ring[3:6, 4:7] = False
-    np.testing.assert_array_equal(opaque, ring)
+    np.testing.assert_array_equal((painted == COLORS[1]).all(axis=-1), ring)
+    labels = square()
+    labels[4, 5] = 255
+    painted = overlay(GREY, labels, COLORS, background=None)
+    assert painted[4, 5].tolist() == [100, 100, 100]  # unlabelled
+    assert painted[4, 6].tolist() == [250, 100, 0]  # a contour around it
 
 
 def test_between_two_classes_only_one_side_is_marked() -> None:
@@ -50,26 +59,6 @@ def test_between_two_classes_only_one_side_is_marked() -> None:
     painted = overlay(np.zeros((4, 6)), labels, COLORS, alpha=0.5)
     opaque = [(painted[0, x] == COLORS[labels[0, x]]).all() for x in range(6)]
     assert opaque == [False, False, False, True, False, False]
-
-
-def test_without_background_every_class_is_painted() -> None:
-    painted = overlay(GREY, square(), COLORS, alpha=1.0, background=None)
-    assert painted[0, 0].tolist() == [10, 20, 30]
-
-
-def test_another_class_can_be_the_background() -> None:
-    painted = overlay(GREY, square(), COLORS, alpha=1.0, background=1)
-    assert painted[4, 5].tolist() == [100, 100, 100]
-    assert painted[0, 0].tolist() == [10, 20, 30]
-
-
-@pytest.mark.parametrize("ignore_index", [255, -1])
-def test_ignored_pixels_stay_unpainted(ignore_index: int) -> None:
-    labels = square()
-    labels[4, 5] = ignore_index
-    painted = overlay(GREY, labels, COLORS, ignore_index=ignore_index, background=None)
-    assert painted[4, 5].tolist() == [100, 100, 100]
-    assert painted[4, 6].tolist() == [250, 100, 0]  # a contour around what is not known
 
 
 def test_the_image_is_not_changed() -> None:
@@ -114,15 +103,9 @@ def test_comparison_shows_the_kinds_of_errors() -> None:
     errors = [tuple(pixel) for pixel in panel[0, -6:].tolist()]
     right = (80, 80, 80)
     assert errors == [FALSE_POSITIVE, FALSE_NEGATIVE, right, WRONG_CLASS, IGNORED, right]
-
-
-def test_without_background_every_error_is_a_wrong_class() -> None:
     truth, found = np.array([[0, 1, 1]]), np.array([[1, 0, 1]])
     panel = comparison(np.zeros((1, 3)), truth, found, COLORS, background=None)
     assert [tuple(p) for p in panel[0, -3:].tolist()] == [WRONG_CLASS, WRONG_CLASS, (0, 0, 0)]
-
-
-def test_the_legend_names_the_errors_that_can_occur() -> None:
     assert [name for name, _ in error_legend(2, background=None)] == ["wrong class", "ignored"]
     assert len(error_legend(3)) == 4
 

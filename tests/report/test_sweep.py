@@ -94,6 +94,7 @@ def test_without_repeated_seeds_there_is_a_row_for_each_job(tmp_path, job, capsy
     assert "2 jobs, best first\n" in printed
     assert "all with: experiment=quick trainer.max_epochs=3" in printed
     assert "Experiment" not in printed
+    assert find_shared_overrides(read_jobs(tmp_path)[:1]) == {}  # a single job is shown whole
     counted = ["1,234,567", "1.2500", "2,200", "0.0312"]
     assert cells(printed, "0") == ["0", "unet", "1", "0.5000", *counted]
     assert cells(printed, "1") == ["1", "fpn", "2", "0.6000", "-", "-", "-", "-"]
@@ -162,14 +163,6 @@ def test_failed_seeds_are_counted_and_in_no_mean(tmp_path, job, capsys, monkeypa
     assert math.isnan(fpn["val/iou_mean"])
 
 
-def test_what_all_jobs_have_in_common_is_shared(tmp_path, job):
-    job("0", "neck=unet", "loss=dice")
-    job("1", "neck=unet", "loss=bce")
-    jobs = read_jobs(tmp_path)
-    assert find_shared_overrides(jobs) == {"neck": "unet"}
-    assert find_shared_overrides(jobs[:1]) == {}  # a single job is shown whole
-
-
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("columns", [60, 80, 100, 140])
 def test_a_narrow_terminal_shows_the_settings_and_the_scores(
@@ -189,15 +182,3 @@ def test_a_narrow_terminal_shows_the_settings_and_the_scores(
     assert "Seconds" in printed or columns == 60
     assert ("per step" in printed or " step " in printed) == (columns > 100)
     assert "seconds_per_step" in (tmp_path / "sweep.csv").read_text()
-
-
-def test_errors_are_broken_into_lines(tmp_path, job, capsys, monkeypatch):
-    job("0", "encoder=resnet18", **{"val/iou": 0.5, "val/dice": 0.6})
-    job("1", "encoder=resnet34", error="a long story of " + "what was wrong " * 20)
-    printed = finish(tmp_path, capsys, monkeypatch, 80)
-    assert cells(printed, "0")[:4] == ["0", "resnet18", "0.5000", "0.6000"]
-
-
-def test_a_sweep_that_left_nothing_prints_nothing(tmp_path, capsys, monkeypatch):
-    assert finish(tmp_path, capsys, monkeypatch) == ""
-    assert not (tmp_path / "sweep.csv").exists()

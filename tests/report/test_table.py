@@ -37,10 +37,6 @@ def test_scores_have_four_decimals_and_stand_below_each_other() -> None:
     assert lines.index(mean) - lines.index(sign) == 2  # a rule before the mean
 
 
-def test_an_empty_table_prints() -> None:
-    assert [line.strip() for line in printed([], "Empty")] in ([], [""], ["Empty"])
-
-
 def test_csv_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.csv"
     write_csv(path, ROWS)
@@ -61,12 +57,10 @@ def test_class_names_stay_text_whatever_they_are(tmp_path: Path) -> None:
     assert [row["class"] for row in read_csv(tmp_path / "t.csv")] == names
 
 
-def test_nan_and_none_are_empty_cells(tmp_path: Path) -> None:
+def test_missing_values_and_rows(tmp_path: Path) -> None:
+    assert [line.strip() for line in printed([], "Empty")] in ([], [""], ["Empty"])
     write_csv(tmp_path / "t.csv", [{"epoch": 0, "a": math.nan, "b": None, "lr": 1e-05}])
     assert (tmp_path / "t.csv").read_bytes() == b"epoch,a,b,lr\n0,,,1e-05\n"
-
-
-def test_no_rows_make_an_empty_table(tmp_path: Path) -> None:
     write_csv(tmp_path / "t.csv", [])
     assert read_csv(tmp_path / "t.csv") == []
 

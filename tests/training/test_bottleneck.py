@@ -6,7 +6,6 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import train_quick
@@ -221,12 +220,3 @@ def test_times_come_from_the_workers() -> None:
     assert count == 8
     assert slept >= 0.16
     assert 0 <= rest < slept
-
-
-def test_shared_times_need_no_lock() -> None:
-    times = StageTimes(["a"], 3)
-    assert times._table.is_shared()
-    assert times._table.shape == (3, 2)
-    assert not StageTimes(["a"], 0)._table.is_shared()
-    assert torch.equal(times._table, torch.zeros(3, 2, dtype=torch.float64))
-    assert np.isfinite(times.totals()[1]).all()

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_quick
-from lightning.fabric.utilities import move_data_to_device
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Data
@@ -54,15 +53,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # --- the cache -----------------------------------------------------------------------------------
-
-
-def test_the_decoded_size_is_known_after_the_check() -> None:
-    """A byte for each value of an image, two for each of a mask."""
-    assert data().summary.decoded == {
-        "train": 4 * 3 * 32 * 48,
-        "val": 2 * 3 * 32 * 48,
-        "test": 4608,
-    }
 
 
 @pytest.mark.parametrize(
@@ -228,18 +218,6 @@ def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> No
     assert item["target"].dtype == torch.int64
     whole = next(iter(found.val_dataloader()))
     assert found.on_after_batch_transfer(whole, 0) is whole
-
-
-def test_lightning_does_not_wait_for_the_copy_to_a_gpu() -> None:
-    asked = []
-
-    class Recording(torch.Tensor):
-        def to(self, *args: Any, **kwargs: Any) -> Any:
-            asked.append(kwargs)
-            return self
-
-    move_data_to_device({"unit": torch.ones(2).as_subclass(Recording)}, torch.device("cuda", 0))
-    assert asked == [{"non_blocking": True}]
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:0", True), ("mps:0", False)])

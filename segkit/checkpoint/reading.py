@@ -25,7 +25,7 @@ AS_WRITTEN = "Use the checkpoint as its training wrote it."
 
 
 def build(card: ModelCard) -> Segmenter:
-    """The network that a card describes, with random weights; nothing is run or downloaded.
+    """Build the network that a card describes, with random weights; nothing is run or downloaded.
 
     Cards of version 0.1.0 have no layout of the encoder; then a timm backbone is run to measure it.
     """
@@ -45,7 +45,7 @@ def build(card: ModelCard) -> Segmenter:
 
 
 def find_versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
+    """Find the versions of the packages that a result depends on."""
     import lightning
     import timm
 
@@ -59,7 +59,7 @@ def find_versions() -> dict[str, str]:
 
 
 def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
-    """The trained network, in eval mode on the CPU, and its card. No code of the file is run.
+    """Read the network, in eval mode on the CPU, and its card. No code in the file is run.
 
     Raises:
         SegkitError: There is no such file, or it is no checkpoint of segkit.
@@ -93,7 +93,7 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
 
 
 def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
-    """The differences between a network's weights and given ones: a line for each kind."""
+    """List the differences between a network's weights and given ones, a line for each kind."""
     shared = wanted.keys() & held.keys()
     shapes = {
         name: f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -118,11 +118,7 @@ def _name_other_versions(card: ModelCard) -> str:
 
 
 def read_raw(path: Path) -> dict[str, Any]:
-    """The dictionary of a checkpoint file.
-
-    Raises:
-        SegkitError: There is no such file, it cannot be read, or it is no checkpoint of segkit.
-    """
+    """Read the dictionary of a checkpoint file."""
     if not path.is_file():
         raise SegkitError(f"checkpoint: {_describe_missing(path)}")
     try:
@@ -156,7 +152,7 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def _describe_missing(path: Path) -> str:
-    """What is at the path instead of a file, and what may be meant."""
+    """Say what is at the path instead of a file, and what may be meant."""
     if not path.is_dir():
         return f"there is no file {path.resolve()}. Give the best.ckpt of a run of segkit."
     for held in ("checkpoints/best.ckpt", "checkpoints/last.ckpt"):
@@ -166,6 +162,6 @@ def _describe_missing(path: Path) -> str:
 
 
 def drop_training_state(stored: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint without what only resuming needs, such as the optimizer's state."""
+    """Drop what only resuming needs, such as the state of the optimizer."""
     kept = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
     return {key: stored[key] for key in kept if key in stored}

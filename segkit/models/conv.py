@@ -35,7 +35,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """The normalisation layer of that name; ``group`` has gcd(channels, 16) channels per group."""
+    """Create a normalisation layer; ``group`` has gcd(channels, 16) channels per group."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
@@ -162,15 +162,9 @@ class JoinBlock(ConvBlock):
     def forward(  # type: ignore[override]  # a Sequential takes one map
         self, x: Tensor, up: Upsample, skip: Tensor | None = None
     ) -> Tensor:
-        """Join two maps.
+        """(B, in_channels, h, w) and the skip (B, skip_channels, H, W) -> (B, out, f h, f w).
 
-        Args:
-            x: (B, in_channels, h, w), the coarser map.
-            up: The upsampling, by a factor f.
-            skip: (B, skip_channels, H, W), the finer map, which is cropped about its centre.
-
-        Returns:
-            (B, out_channels, f h, f w).
+        ``up`` upsamples by a factor f; the skip is cropped about its centre.
         """
         convolve, norm, activation = self
         if skip is not None:
@@ -222,7 +216,7 @@ class JoinBlock(ConvBlock):
 
 
 def init_he(module: nn.Module) -> None:
-    """Normal weights of deviation sqrt(2 / N) for N incoming connections (He et al. 2015)."""
+    """Draw normal weights of deviation sqrt(2 / N) for N incoming connections (He et al. 2015)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             # Each output of a transposed convolution whose kernel equals its stride sees one input

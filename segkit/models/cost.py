@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""Operations and memory that a network needs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from segkit.models.sizes import valid_input
 
 
 def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
-    """Billions of floating-point operations to predict one image; a multiply-add counts as two.
+    """Count the billions of operations to predict one image of a size (H, W).
 
-    torch counts convolutions, matrix products and attention. They are those of the architecture;
-    the CPU needs fewer for upsampled maps.
-
-    Args:
-        model: The network. An unpadded one is given the surroundings that it needs.
-        in_channels: Channels of the image.
-        size: Height and width of the prediction.
+    torch counts convolutions, matrix products and attention of the architecture, a multiply-add as
+    two. The CPU needs fewer for upsampled maps. An unpadded network also computes the surroundings
+    that it needs.
     """
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)
@@ -35,7 +31,7 @@ def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
 
 
 def peak_bytes(model: Segmenter, in_channels: int) -> float:
-    """Approximate memory for each pixel of the input when predicting in float32.
+    """Estimate the memory for each pixel of the input when predicting in float32.
 
     The maps of the encoder live until the neck has used them. Of the others the largest counts
     three times, as input, output and workspace of a convolution.

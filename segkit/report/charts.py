@@ -22,14 +22,7 @@ _SETTINGS: Any = {
 
 
 def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_label: str = "") -> str:
-    """Draw a line chart on white as the text of an SVG file.
-
-    Args:
-        series: Name to points. Series without a finite value are left out.
-        title: The heading.
-        x_label: The label below the axis.
-        y_label: The label beside the axis.
-    """
+    """Draw a line chart as the text of an SVG file; series without a finite value are left out."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -28,9 +28,6 @@ def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
 
     Returns:
         (H, W, 3) uint8, a new array.
-
-    Raises:
-        SegkitError: the array has another shape or type.
     """
     channels = image[..., None] if image.ndim == 2 else image
     if channels.ndim != 3 or channels.size == 0 or channels.dtype.kind not in "buif":

@@ -21,17 +21,10 @@ FALSE_POSITIVE: Color = (239, 71, 84)
 FALSE_NEGATIVE: Color = (56, 152, 255)
 WRONG_CLASS: Color = (255, 209, 38)
 IGNORED: Color = (150, 150, 150)
-_GAP: Color = (255, 255, 255)
 
 
 class Legend(NamedTuple):
-    """Names and colours of the labels that :func:`flatten_labels` returns.
-
-    Attributes:
-        names: One name for each label.
-        colors: One colour for each label.
-        unpainted: The label that overlays leave unpainted, if any.
-    """
+    """Names and colours of the labels of :func:`flatten_labels`; overlays leave one unpainted."""
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
@@ -73,7 +66,7 @@ def overlay(
         image: (H, W) or (H, W, C) of any type; see `to_display`.
         labels: (H, W) integers, indices into `colors`.
         colors: one colour per class.
-        alpha: opacity, 0 ... 1; the contour is opaque.
+        alpha: opacity inside the contour, which is opaque.
         ignore_index: label of unlabelled pixels, which stay unpainted.
         background: the class that stays unpainted; None paints all, as in street scenes.
 
@@ -111,13 +104,10 @@ def comparison(
     The errors lie on the dimmed image in the colours of `error_legend`.
 
     Args:
-        image: (H, W) or (H, W, C) of any type; see `to_display`.
+        image, colors, alpha, background: as for `overlay`.
         truth: (H, W) integers.
         labels: (H, W) integers, the prediction.
-        colors: one colour per class.
-        alpha: opacity, 0 ... 1.
         ignore_index: label of pixels in `truth` that do not count.
-        background: the unpainted class; None if every class is painted.
         objects: ids of the true and of the found objects, (H, W) each, painted instead of the
             classes; the errors stay those of the classes.
 
@@ -138,17 +128,17 @@ def comparison(
         return overlay(image, ids, known, alpha=alpha, ignore_index=ignored)
 
     shown = to_display(image)
-    panels = [
+    height, width = shown.shape[:2]
+    gap = np.full((height, max(1, width // 64), 3), 255, dtype=np.uint8)
+    parts = [
         shown,
+        gap,
         painted(truth) if objects is None else many(objects[0], ignore_index),
+        gap,
         painted(labels) if objects is None else many(objects[1], -1),  # here 255 is an object
+        gap,
         _errors(shown, truth, labels, ignore_index, background),
     ]
-    height, width = shown.shape[:2]
-    gap = np.full((height, max(1, width // 64), 3), _GAP, dtype=np.uint8)
-    parts = [panels[0]]
-    for panel in panels[1:]:
-        parts += [gap, panel]
     return np.concatenate(parts, axis=1)
 
 

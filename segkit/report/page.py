@@ -40,8 +40,6 @@ _DASH = "–"
 _ONE_DECIMAL, _NO_DECIMAL = 12, 24  # a larger confusion matrix shows colours only
 
 _OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
-
-
 _WIDEST, _ENLARGED = 1600, 800  # pixels of a picture on the page
 
 
@@ -99,10 +97,6 @@ class Report:
 
 def write_report(path: Path | str, report: Report) -> None:
     """Write the page with all pictures in it, and the full-size examples to `report/` beside it.
-
-    Args:
-        path: the HTML file; written whole or not at all.
-        report: the contents.
 
     Raises:
         SegkitError: a file cannot be written, or the confusion matrix does not fit its names.
@@ -256,11 +250,7 @@ def build_table(rows: Sequence[Row], classes: Sequence[tuple[str, Color]]) -> Sc
 def build_confusion(
     names: Sequence[str], matrix: Sequence[Sequence[int]]
 ) -> list[tuple[str, list[Cell]]]:
-    """List each true class with its row, in per cent of its pixels.
-
-    Raises:
-        SegkitError: the matrix is not square, or has another size than `names`.
-    """
+    """List each true class with its row, in per cent of its pixels."""
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise SegkitError(
@@ -289,12 +279,7 @@ def build_color_key(
 
 
 def css(color: Color) -> str:
-    """Format a colour for CSS.
-
-    Example:
-        >>> css((230, 159, 0))
-        '#e69f00'
-    """
+    """Format a colour for CSS, such as #e69f00."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 

@@ -75,8 +75,6 @@ class Job:
     """The result of a job.
 
     Attributes:
-        name: Its folder.
-        overrides: Its overrides.
         monitor: The metric that selects its best checkpoint.
         measured: The monitored metric, then others; NaN if undefined.
         error: Why it failed, or empty.
@@ -111,10 +109,6 @@ class Setting:
 
     Failed jobs are counted, but excluded from the means. A mean is NaN if a finished job has no
     value.
-
-    Attributes:
-        overrides: Their common overrides.
-        jobs: One job per seed.
     """
 
     overrides: dict[str, str]

@@ -103,7 +103,6 @@ class StopWhenNotFinite(L.Callback):
     On the CPU the weights are not even updated. On a GPU, where reading a loss waits for the step,
     losses are read every fifty steps and before each validation and checkpoint. If one process
     finds a loss that is not finite, all of them stop.
-
     """
 
     def __init__(self, names: Sequence[str]) -> None:

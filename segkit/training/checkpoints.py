@@ -34,11 +34,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            CheckpointNotWrittenError: The disk is full, say.
-        """
+        """Write a checkpoint; if the disk is full, say, raise CheckpointNotWrittenError."""
         if Path(path).name == "best.ckpt":
             checkpoint = drop_training_state(checkpoint)
         try:
@@ -94,11 +90,7 @@ class Resumption(L.Callback):
 
     The random numbers of a step, such as those of dropout, follow from seed, epoch, batch and
     process. Batches whose gradients were lost are trained again, and an interrupted validation
-    starts again. Paths follow the run folder, so a moved run keeps its best score.
-
-    Args:
-        seed: The seed of the training.
-        folder: The folder of the checkpoints.
+    starts again. Paths follow the folder of the checkpoints, so a moved run keeps its best score.
     """
 
     def __init__(self, seed: int, folder: Path) -> None:

@@ -46,16 +46,8 @@ class LazyLoader(DataLoader[Crop]):
 class NextDraws(DrawSampler):
     """The draws that come next: at the start of an epoch, or in the middle of a resumed one.
 
-    The trainer is asked when an iteration starts, so that the two cannot get out of step.
-
-    Args:
-        count: Number of samples.
-        per_epoch: Number of draws in an epoch.
-        seed: Seed of the training.
-        rank: Number of this process.
-        processes: Number of processes.
-        trainer: The trainer; None starts with epoch 0.
-        batch_size: Draws in a batch.
+    The trainer is asked when an iteration starts, so that the two cannot get out of step; without
+    one the draws are those of epoch 0.
     """
 
     def __init__(
@@ -96,7 +88,7 @@ class SegmentationData(L.LightningDataModule):
         summary: The result of its check.
         normalization: The scaling of intensities.
         transform: Crop and augmentation.
-        target: What is learned of the masks.
+        target: What is learned from the masks.
         config: The section ``data`` of the config.
         seed: Seed of the draws.
         objects: Whether validation needs ids of objects.

@@ -44,7 +44,7 @@ class SegmentationModule(L.LightningModule):
         model: The network.
         card: The model card for the checkpoints.
         loss: The loss.
-        optimizer: The family member that creates the optimizer.
+        optimizer: Creates the torch optimizer.
         schedule: The schedule of the learning rate.
         auxiliary: Loss weights of the auxiliary heads.
         monitor: The metric shown in the progress bar besides the loss.

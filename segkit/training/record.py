@@ -33,6 +33,7 @@ from segkit.report.table import read_csv, score_table
 from segkit.targets.base import Target
 from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
+from segkit.training.resume import last_checkpoint
 
 
 def make_card(
@@ -42,11 +43,7 @@ def make_card(
     target: Target,
     model: Segmenter,
 ) -> ModelCard:
-    """Describe a network that is about to be trained on a checked data set.
-
-    Raises:
-        SegkitError: data.normalize=encoder, but the encoder has no intensities of its own.
-    """
+    """Describe a network that is about to be trained on a checked data set."""
     normalization = summary.normalization
     stats = model.encoder.input_stats
     choice = settings.data.normalize
@@ -135,13 +132,7 @@ def write_environment(
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training.
-
-    Attributes:
-        folder: The run folder.
-        checkpoint: The best checkpoint.
-        evaluation: Its scores on the validation images.
-    """
+    """A finished training: its folder, best checkpoint, and scores on the validation images."""
 
     folder: Path
     checkpoint: Path
@@ -157,8 +148,9 @@ def conclude(
     console: Console,
 ) -> Run:
     """Score the best checkpoint on whole validation images; write the report and the result."""
-    best = _find_best(folder)
-    if best.name == "last.ckpt":
+    best = folder / "checkpoints" / "best.ckpt"
+    if not best.is_file():
+        best = last_checkpoint(folder)
         notes = [*notes, "no epoch was validated: the scores are those of last.ckpt"]
     model, card = checkpoint.read(best)
     predictor = Predictor(
@@ -219,9 +211,3 @@ def _find_loss_of_best(history: list[dict[str, object]], settings: TrainConfig) 
         return math.nan
     best = max(valid, key=lambda item: item[0])[1]
     return float(str(best.get("val/loss", "nan")))
-
-
-def _find_best(folder: Path) -> Path:
-    """Return the best checkpoint, or the last one if there is none."""
-    best = folder / "checkpoints" / "best.ckpt"
-    return best if best.is_file() else folder / "checkpoints" / "last.ckpt"

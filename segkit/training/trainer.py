@@ -57,10 +57,7 @@ def silence_libraries() -> None:
 def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
     """Create the Lightning trainer of a run with its callbacks and logger.
 
-    Args:
-        settings: The config.
-        folder: The run folder.
-        names: Names of the training samples.
+    The names are those of the training samples, for messages.
 
     Raises:
         SegkitError: The accelerator, the devices or the precision are not available.
@@ -125,11 +122,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
 
 
 def make_logger(config: Logger, folder: Path, name: str) -> LightningLogger | bool:
-    """Create the Lightning logger of a run; False for none, as a callback writes metrics.csv.
-
-    Raises:
-        SegkitError: The package of the logger is not installed.
-    """
+    """Create the Lightning logger of a run; False for none, as a callback writes metrics.csv."""
     if config.name == "csv":
         return False
     if find_spec(config.name) is None:

@@ -26,8 +26,8 @@ NECKS, HEADS = Neck.names(), Head.names()
 UPSAMPLES = ("nearest", "bilinear", "deconv")
 NORMS = ("batch", "group", "instance", "layer")
 PYRAMIDS = [(1, 2, 4, 8, 16), (4, 8, 16, 32)]  # of the 2015 stack and of a ConvNeXt
-SMALL = ("resnet18", "test_resnet", "test_efficientnet")  # one for each neck
-ENCODERS = [*PRESETS, *SMALL[1:]]
+SMALL = ("test_resnet", "test_efficientnet", "test_convnext")  # one for each neck
+ENCODERS = [*PRESETS, *SMALL]
 
 # what torch's own compilers say about their innards
 compilers = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -250,7 +250,13 @@ def test_residual_blocks_take_part_from_the_first_step_unless_asked_not_to():
     assert scales(timm_args={"zero_init_last": True}) == [0.0] * 4
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.nightly),
+        "vit_tiny_patch16_224",
+    ],
+)
 def test_networks_that_were_tried_are_gone_at_once(name):
     """Python's collector does not know their size: gigabytes would wait for it."""
 

@@ -67,18 +67,6 @@ def cells(text, first):
     return next(row for row in rows if row and row[0] == first)
 
 
-def test_the_table_is_sorted_by_the_monitored_metric(tmp_path, job):
-    job("0", "neck=fpn", monitor="val/loss", **{"val/loss": 0.5})
-    job("1", "neck=fpn", monitor="val/loss", **{"val/loss": 0.2})
-    job("2", "neck=fpn", monitor="val/loss", **{"val/loss": None})
-    job("3", "neck=fpn", error="no such folder\nmore")
-    rows = [each.row() for each in read_jobs(tmp_path)]
-    assert [row["job"] for row in rows[:2]] == ["1", "0"]
-    assert {row["job"] for row in rows[2:]} == {"2", "3"}
-    assert next(row["error"] for row in rows if row["job"] == "3") == "no such folder more"
-    assert math.isnan(next(row["val/loss"] for row in rows if row["job"] == "2"))
-
-
 def test_without_repeated_seeds_there_is_a_row_for_each_job(tmp_path, job, capsys, monkeypatch):
     """Even where each has a seed of its own: nothing is repeated."""
     same = ["experiment=quick", "++trainer.max_epochs=3"]
@@ -133,8 +121,8 @@ def test_seeds_are_summarised(tmp_path, job, capsys, monkeypatch):
     assert unet["parameters"] == 900
 
 
-def test_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
-    for neck, losses in {"unet": (0.1, 0.9), "fpn": (0.3, 0.4), "fcn": (None, 0.1)}.items():
+def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
+    for neck, losses in {"unet": (0.1, 0.9), "fpn": (0.3, 0.4), "fcn": (None, 0.2)}.items():
         for seed, loss in enumerate(losses):
             job(
                 f"{neck}{seed}",
@@ -143,6 +131,11 @@ def test_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
                 monitor="val/loss",
                 **{"val/loss": loss},
             )
+    job("fcn2", "neck=fcn", monitor="val/loss", error="no such folder\nmore")
+    rows = [each.row() for each in read_jobs(tmp_path)]
+    assert [row["job"] for row in rows[:5]] == ["unet0", "fcn1", "fpn0", "fpn1", "unet1"]
+    assert {row["job"] for row in rows[5:]} == {"fcn0", "fcn2"}
+    assert next(row["error"] for row in rows if row["job"] == "fcn2") == "no such folder more"
     settings = group_by_setting(read_jobs(tmp_path))
     assert [setting.overrides["neck"] for setting in settings] == ["fpn", "unet", "fcn"]
     assert math.isnan(settings[-1].row()["val/loss_mean"])  # one seed has none: so has the mean

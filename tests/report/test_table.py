@@ -51,13 +51,10 @@ def test_csv_round_trip(tmp_path: Path) -> None:
     assert back[2]["dice"] == 0.5
 
 
-def test_class_names_stay_text_whatever_they_are(tmp_path: Path) -> None:
+def test_missing_values_and_rows_and_odd_names(tmp_path: Path) -> None:
     names = ["7", "", "a,b", 'say "x"', "two\nlines", "nan", "Größe"]
     write_csv(tmp_path / "t.csv", [{"class": name, "iou": 1.0} for name in names])
     assert [row["class"] for row in read_csv(tmp_path / "t.csv")] == names
-
-
-def test_missing_values_and_rows(tmp_path: Path) -> None:
     assert [line.strip() for line in printed([], "Empty")] in ([], [""], ["Empty"])
     write_csv(tmp_path / "t.csv", [{"epoch": 0, "a": math.nan, "b": None, "lr": 1e-05}])
     assert (tmp_path / "t.csv").read_bytes() == b"epoch,a,b,lr\n0,,,1e-05\n"

@@ -192,13 +192,6 @@ def test_on_a_gpu_only_the_time_counts_in_which_it_is_idle() -> None:
 # --- how it is measured --------------------------------------------------------------------------
 
 
-def test_times_of_all_workers_are_summed() -> None:
-    times = StageTimes(["a", "b"], 2)
-    times.add([1.0, 1.5, 3.5])
-    times.add([0.0, 0.25, 0.25])
-    assert times.totals() == (2, (0.75, 2.0))
-
-
 def test_times_come_from_the_workers() -> None:
     from torch.utils.data import DataLoader, Dataset
 

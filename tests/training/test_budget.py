@@ -103,16 +103,6 @@ def test_all_processes_go_by_the_clock_of_the_first(clock):
     assert not run.should_stop
 
 
-def test_the_users_interval_of_validations_is_kept(clock):
-    callback, run = Budget(1000, every=3), trainer()
-    callback.on_train_start(run, None)
-    due = []
-    for run.current_epoch in range(6):
-        callback.on_train_epoch_start(run, None)
-        due.append(run.check_val_every_n_epoch != NEVER)
-    assert due == [False, False, True, False, False, True]
-
-
 def test_the_time_before_a_stop_counts(clock):
     first = Budget(100)
     first.on_train_start(trainer(), None)
@@ -125,6 +115,16 @@ def test_the_time_before_a_stop_counts(clock):
     clock.now = 1020
     second.on_train_batch_end(trainer())
     assert second.elapsed == pytest.approx(60)
+
+
+def test_the_users_interval_of_validations_is_kept(clock):
+    callback, run = Budget(1000, every=3), trainer()
+    callback.on_train_start(run, None)
+    due = []
+    for run.current_epoch in range(6):
+        callback.on_train_epoch_start(run, None)
+        due.append(run.check_val_every_n_epoch != NEVER)
+    assert due == [False, False, True, False, False, True]
 
 
 @pytest.mark.slow

@@ -76,27 +76,11 @@ def test_what_auto_takes(
     assert found.cached is kept
     assert said in found.cache_note
     assert "\n" not in found.cache_note
-    found.setup("fit")
-    assert (found.cache is not None) is kept
-    found.close()
-
-
-def test_it_is_there_while_it_is_fitted(temporary: Path) -> None:
-    found = data()
     found.setup("validate")
     assert found.cache is None
     found.setup("fit")
-    assert found.cache is not None
-    made = found.cache
-    found.setup("fit")
-    assert found.cache is made
-    list(found.train_dataloader())
-    list(found.val_dataloader())
-    assert {path.name.partition("-")[0] for path in made.folder.iterdir()} == {"image", "labels"}
-    assert len(list(made.folder.iterdir())) == 12
+    assert (found.cache is not None) is kept
     found.close()
-    assert not list(temporary.iterdir())
-    assert len(found.whole("val")[0]["image"]) == 1
 
 
 def test_without_a_place_for_it_images_are_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,7 @@ def find_parameters(
 ) -> list[nn.Parameter]:
     """Find the parameters that the first ``stages`` maps of ``encoder(x)`` depend on.
 
-    Args:
-        encoder: Gives a list of maps (B, c_i, h_i, w_i) for x.
-        x: An input (B, C, H, W).
-        among: Parameters of the encoder to choose from, all with a gradient.
-        stages: Number of maps.
+    They are chosen from ``among``, which all need a gradient.
     """
     with torch.enable_grad(), eval_mode(encoder):
         maps = encoder(x)

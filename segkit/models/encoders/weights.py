@@ -21,11 +21,7 @@ class PretrainedWarning(UserWarning):
 
 
 def read_file(path: Path) -> Any:
-    """The content of a ``.safetensors`` or PyTorch file; only data is read, no code is run.
-
-    Raises:
-        SegkitError: There is no such file, or it cannot be read.
-    """
+    """Read a ``.safetensors`` or PyTorch file; only data is read, no code is run."""
     if not path.is_file():
         raise SegkitError(f"encoder.pretrained: there is no file {path}.")
     try:
@@ -42,11 +38,7 @@ def read_file(path: Path) -> Any:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` or PyTorch file by name.
-
-    Raises:
-        SegkitError: There is no such file, or it holds no tensors by name.
-    """
+    """Read the tensors of a ``.safetensors`` or PyTorch file by name."""
     state = read_file(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -85,13 +77,8 @@ def check_fit(module: nn.Module, path: Path, model: str) -> None:
 def find_weights(config: dict[str, Any], model: str, required: bool) -> Path | None:
     """Find the file of a timm model's pretrained weights: in the cache, else on the hub.
 
-    Args:
-        config: timm's pretrained configuration of the model.
-        model: The model's name, for messages.
-        required: Whether missing weights are an error; otherwise they are a warning.
-
-    Returns:
-        The path of a local file, or None where there are no weights.
+    Without weights the result is None with a warning, or an error if they are required. ``config``
+    is timm's pretrained configuration of the model.
     """
     repository, url = config.get("hf_hub_id"), config.get("url")
     try:

@@ -26,7 +26,6 @@ class Network:
     """The cost of a network.
 
     Attributes:
-        parameters: Number of parameters.
         bytes_per_pixel: Activations kept for the backward pass, per pixel of a crop.
         flops_per_pixel: Floating-point operations of the forward pass per pixel.
         multiple: Height and width are padded to a multiple of this.
@@ -59,11 +58,6 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
     """Build the network with random weights and measure what training it costs.
 
     It is built on the meta device, which takes no memory and hardly any time.
-
-    Args:
-        settings: The validated config.
-        in_channels: Channels of the images.
-        num_classes: Number of classes, background included.
 
     Raises:
         SegkitError: The parts do not fit each other.

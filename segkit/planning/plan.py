@@ -27,8 +27,7 @@ class Choice:
 
     Attributes:
         key: The key, as on the command line.
-        value: The value; for a group, the name of a preset.
-        why: The reason.
+        value: For a group, the name of a preset.
     """
 
     key: str
@@ -37,11 +36,9 @@ class Choice:
 
     def as_row(self) -> dict[str, object]:
         """A row of a table, with the value as the command line takes it."""
-        value = self.value
-        if value is None:
-            text = "null"
-        else:
-            text = f"[{value[0]}, {value[1]}]" if isinstance(value, tuple) else str(value)
+        text = "null" if self.value is None else str(self.value)
+        if isinstance(self.value, tuple):
+            text = f"[{self.value[0]}, {self.value[1]}]"
         return {"key": self.key, "value": text, "why": self.why}
 
 
@@ -49,12 +46,6 @@ def plan(
     settings: TrainConfig, summary: DataSummary, machine: Machine, network: Network
 ) -> tuple[TrainConfig, list[Choice]]:
     """Choose what a config leaves open, taking the values that are given into account.
-
-    Args:
-        settings: The validated config.
-        summary: The checked data set.
-        machine: The machine to train on.
-        network: What the network costs.
 
     Returns:
         The config with all values, and the choices in the order of the table.
@@ -92,12 +83,6 @@ def plan_for_this_machine(
     settings: TrainConfig, summary: DataSummary, num_classes: int, console: Console
 ) -> tuple[TrainConfig, list[Choice]]:
     """Plan a training on this machine and print the choices; nothing if the config is complete.
-
-    Args:
-        settings: The validated config.
-        summary: The checked data set.
-        num_classes: Number of classes that the network distinguishes.
-        console: Where to print.
 
     Raises:
         SegkitError: The network cannot be built.

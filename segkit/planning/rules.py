@@ -47,12 +47,7 @@ def has_an_up(summary: DataSummary) -> tuple[bool, str]:
 
 
 def augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
-    """Choose a preset, stronger for fewer images and longer trainings.
-
-    Args:
-        summary: The data set.
-        passes: How often the training sees each part of the images.
-    """
+    """Choose a preset, stronger for fewer images and more passes over each part of them."""
     images = len(summary.splits["train"])
     upright, why = has_an_up(summary)
     seen = "" if math.isinf(passes) else f", seen {count(passes, 'time')}"
@@ -71,11 +66,7 @@ def crop_size(
 ) -> tuple[Size, str]:
     """Choose a crop of several typical objects, or the whole image if that is small.
 
-    Args:
-        measures: Sizes of images and objects.
-        network: What a crop costs.
-        machine: The machine to train on.
-        turned: Whether augmentation swaps height and width, so that crops should be square.
+    It should be square if it is ``turned``: if augmentation swaps height and width.
     """
     largest = LARGEST_CROP[machine.has_gpu]
     diameter = measures.object_diameter
@@ -128,12 +119,7 @@ def val_batch_size(measures: Measures, network: Network, machine: Machine) -> tu
 
 
 def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
-    """Choose whose mean and deviation to normalize with.
-
-    Args:
-        summary: The data set.
-        weights: Whether the encoder may have pretrained weights.
-    """
+    """Choose the data set's mean and deviation, or the encoder's if it may have ``weights``."""
     kind = summary.normalization.dtype
     if kind != "uint8":
         low, high = np.min(summary.normalization.low), np.max(summary.normalization.high)
@@ -170,10 +156,7 @@ def foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
 def learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, str]:
     """Scale the rate with the batch for SGD (Goyal et al. 2017), its root for Adam (Malladi 2022).
 
-    Args:
-        optimizer: Name of the optimizer.
-        batch: Crops per step, over all devices.
-        network: The network.
+    The batch is that of a step, over all devices.
     """
     if optimizer == "sgd":
         rate, why = 0.01 * batch / 8, f"0.01 x {batch} / 8"

@@ -32,7 +32,6 @@ class Workload:
     """The length of a training.
 
     Attributes:
-        crops: Number of crops.
         per_step: Crops per optimizer step, over all devices and accumulated batches.
         per_pass: Crops that cover as many pixels as all images together.
         epochs: Best number of epochs.
@@ -80,16 +79,7 @@ def find_workload(
     network: Network,
     machine: Machine,
 ) -> Workload:
-    """Choose how many crops to train on.
-
-    Args:
-        summary: The data set.
-        size: Height and width of a crop.
-        batch: Crops per batch.
-        trainer: The limits that the user sets.
-        network: What a crop costs.
-        machine: The machine to train on.
-    """
+    """Choose how many crops of this size to train on, within the limits that the user sets."""
     per_step = batch * trainer.accumulate_grad_batches * machine.devices
     cost = network.training_flops(size) / machine.speed  # seconds
     if trainer.max_steps != -1:

@@ -98,12 +98,8 @@ class TrainTransform:
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Cut out the part of an image and its labels that :meth:`augment` needs.
 
-        Args:
-            image: (H, W, C) of any type.
-            labels: (H, W), or (H, W, N) of overlapping classes.
-            seed: The seed of the item.
-            counts: The :func:`count_by_row` of the labels. Without them, crops on the foreground
-                read all labels.
+        ``counts`` is the :func:`count_by_row` of the labels. Without it, crops on the foreground
+        read all labels.
         """
         c = self.context
         window = None
@@ -131,11 +127,8 @@ class TrainTransform:
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Pad and augment the result of :meth:`cut` to the crop's size.
 
-        Args:
-            image: (H, W, C), uint8 or float32.
-            labels: (H, W), or (H, W, N) of overlapping classes.
-            seed: The seed of the item.
-            after_each: Called after each transform, applied or not, to measure its time.
+        Images are uint8 or float32. ``after_each`` is called after each transform, applied or not,
+        to measure its time.
         """
         data = {"image": image}
         if labels.ndim == 2:

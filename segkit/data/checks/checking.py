@@ -52,11 +52,7 @@ class DataSummary:
     """Properties of a checked data set.
 
     Attributes:
-        splits: The samples of each split.
-        in_channels: Number of channels of every image.
         num_classes: Number of classes including background.
-        class_names: Their names.
-        coding: Meaning of the mask values.
         normalization: The intensities of the training images.
         one_size: Whether all images of a split have the same size.
         class_share: Fraction of each class among the labelled pixels.
@@ -92,8 +88,7 @@ def check(
     Args:
         source: The data source.
         mode: The head's mode.
-        num_classes: The requested number of classes; None takes it from the names of the classes or
-            from the masks.
+        num_classes: None takes it from the names of the classes or from the masks.
         needed: The splits that must not be empty.
 
     Raises:
@@ -252,11 +247,14 @@ def _describe_masks(facts: list[Facts], classes: Classes) -> list[str]:
             empty.append(f)
     notes = []
     if blank:
-        notes.append(f"{_count_masks(blank, facts)} have no labelled pixel: {_name_samples(blank)}")
+        notes.append(
+            f"{len(blank)} of {len(facts)} masks have no labelled pixel: {_name_samples(blank)}"
+        )
     one_class = classes.mode == "multilabel" and not classes.layered
     if empty and classes.background is not None and not one_class:
         notes.append(
-            f"{_count_masks(empty, facts)} are empty (background only): {_name_samples(empty)}"
+            f"{len(empty)} of {len(facts)} masks are empty (background only):"
+            f" {_name_samples(empty)}"
         )
     learned = [f for f in facts if f.split == "train"] or facts
     seen, _ = _count_all(learned, classes)
@@ -322,10 +320,6 @@ def _find_up(brighter_above: NDArray[np.float64]) -> bool | None:
         return None
     mean, error = brighter_above.mean(), brighter_above.std(ddof=1) / np.sqrt(count)
     return bool(abs(mean) > max(UPRIGHT_DIFFERENCE, 3 * error))
-
-
-def _count_masks(some: list[Facts], all_of_them: list[Facts]) -> str:
-    return f"{len(some)} of {len(all_of_them)} masks"
 
 
 def _name_samples(facts: list[Facts]) -> str:

@@ -19,10 +19,7 @@ class Classes:
     """The classes of a data set.
 
     Attributes:
-        mode: The head's mode.
-        count: Number of classes.
-        names: Their names, None if they have none.
-        coding: Meaning of the mask values.
+        names: Names of the classes, None if they have none.
         layered: Whether masks have a layer for each class.
     """
 
@@ -68,12 +65,6 @@ def decide_classes(
     source: DataSource, mode: Mode, num_classes: int | None, facts: list[Facts]
 ) -> tuple[Classes, list[str], list[str]]:
     """Decide on the classes, from the config and from the masks.
-
-    Args:
-        source: The data source.
-        mode: The head's mode.
-        num_classes: The requested number of classes.
-        facts: The samples that could be read.
 
     Returns:
         The classes, contradictions in the config, and notes for the user.

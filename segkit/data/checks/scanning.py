@@ -34,11 +34,8 @@ class Facts:
     """Properties of one sample.
 
     Attributes:
-        sample: The sample.
-        split: Its split.
         errors: Why it cannot be used; the other attributes are then incomplete.
         shape: (H, W, C) of the image.
-        dtype: Its type.
         mask_shape: (H, W) or (H, W, N) of the mask.
         layers: Number of pixels of each value: of the mask, or of each of its N layers.
         pixels: A random selection of the image's pixels, (n, C).

@@ -55,12 +55,9 @@ class ArrayCache:
         self.folder = folder
 
     def fetch(self, sample: Sample, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Return an array of a sample, which must not be written to.
+        """Return an array of a sample, read-only; ``kind`` tells its arrays apart.
 
-        Args:
-            sample: The sample.
-            kind: Which of its arrays, as the prefix of the file name.
-            make: Computes the array if it is not cached yet. Its errors are passed on.
+        Errors of ``make``, which computes an array that is not cached yet, are passed on.
         """
         if not self._open:
             return make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NotRequired
@@ -90,17 +90,8 @@ class TrainDataset(Dataset[Crop]):
     """Augmented crops; an item is identified by (index, seed), so all workers make the same one.
 
     Args:
-        source: The data source.
-        samples: Its samples.
-        coding: Meaning of the mask values.
-        normalization: Normalization of the intensities.
-        transform: Crop and augmentation.
-        target: What is learned from the masks.
         cache: Keeps decoded images and masks; None reads them each time.
         workers: Number of the worker processes.
-
-    Attributes:
-        times: How long the stages of making an item take.
 
     Raises:
         SegkitError: A transform does not support the images.
@@ -160,11 +151,6 @@ class WholeDataset(Dataset[Item]):
     """Unchanged whole images for validation and evaluation.
 
     Args:
-        source: The data source.
-        samples: Its samples.
-        coding: Meaning of the mask values.
-        normalization: Normalization of the intensities.
-        target: What is learned from the masks.
         objects: Whether items also contain the ids of objects.
         cache: Keeps decoded images and masks; None reads them each time.
     """
@@ -220,12 +206,6 @@ class SampleReader:
     """Reads images and masks as arrays, from their files or from the cache of the run.
 
     The arrays may be memory-mapped and must not be written to.
-
-    Args:
-        source: The data source.
-        coding: Meaning of the mask values.
-        target: What is learned from the masks.
-        cache: Keeps what is read; None reads it each time.
     """
 
     def __init__(
@@ -239,9 +219,7 @@ class SampleReader:
 
     def image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C), uint8, uint16 or float32, as the source returns it."""
-        if self.cache is None:
-            return self.source.read_image(sample)
-        return self.cache.fetch(sample, "image", lambda: self.source.read_image(sample))
+        return self._fetch(sample, "image", self.source.read_image)
 
     def marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The map that is augmented: ids of objects if the target needs them, otherwise labels.
@@ -262,19 +240,21 @@ class SampleReader:
 
     def labels(self, sample: Sample) -> NDArray[np.uint8]:
         """(H, W) or (H, W, N) labels. Raises: See :meth:`marks`."""
-        if self.cache is None:
-            return self._encode(sample)
-        return self.cache.fetch(sample, "labels", lambda: self._encode(sample))
+        return self._fetch(sample, "labels", self._encode)
 
     def ids(self, sample: Sample) -> NDArray[np.uint16]:
         """(H, W) ids of objects; without ids in the masks, the foreground's connected components.
 
-        Raises:
-            SegkitError: See :meth:`marks`.
+        Raises: See :meth:`marks`.
         """
+        return self._fetch(sample, "ids", self._number_objects)
+
+    def _fetch(
+        self, sample: Sample, kind: str, read: Callable[[Sample], NDArray[Any]]
+    ) -> NDArray[Any]:
         if self.cache is None:
-            return self._number_objects(sample)
-        return self.cache.fetch(sample, "ids", lambda: self._number_objects(sample))
+            return read(sample)
+        return self.cache.fetch(sample, kind, lambda: read(sample))
 
     def _encode(self, sample: Sample) -> NDArray[np.uint8]:
         mask = self.source.read_mask(sample)

@@ -22,10 +22,7 @@ class DrawSampler(Sampler[Draw]):
 
     Args:
         count: Number of samples.
-        per_epoch: Number of draws in an epoch.
-        seed: Seed of the training.
-        rank: Number of this process.
-        processes: Number of processes, among which the draws of an epoch are divided evenly.
+        per_epoch: Number of draws in an epoch, divided evenly among the processes.
     """
 
     def __init__(
@@ -49,9 +46,8 @@ class DrawSampler(Sampler[Draw]):
             [np.random.default_rng((self.seed, 0, n)).permutation(self.count) for n in rounds]
         )
         start = first - rounds[0] * self.count
-        seeds = np.random.default_rng((self.seed, 1, self.epoch)).integers(
-            2**31, size=self.per_epoch
-        )
+        rng = np.random.default_rng((self.seed, 1, self.epoch))
+        seeds = rng.integers(2**31, size=self.per_epoch)
         drawn = order[start : start + self.per_epoch]
         draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
         # every process gets the same number, otherwise one would wait forever for the others
@@ -60,11 +56,6 @@ class DrawSampler(Sampler[Draw]):
 
 class EverySample(Sampler[int]):
     """Every sample once, divided among the processes without repeating any to even out the shares.
-
-    Args:
-        count: Number of samples.
-        rank: Number of this process.
-        processes: Number of processes.
 
     Raises:
         SegkitError: There are more processes than samples.

@@ -18,8 +18,7 @@ def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | N
 
     Args:
         samples: The samples.
-        val: Fraction of validation samples; at least one sample unless it is 0.
-        test: The same for test samples.
+        val, test: Fraction of samples; at least one sample unless it is 0.
         seed: Seed of a random split. None takes the last samples in natural order of their names,
             first validation, then test.
 

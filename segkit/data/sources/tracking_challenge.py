@@ -228,11 +228,7 @@ class Sequence:
 
 
 def find_sequences(root: Path, truth: Truth) -> list[Sequence]:
-    """Find the sequences with outlines.
-
-    Args:
-        root: The folder with 01, 01_GT ..., or its parent.
-        truth: Which outlines.
+    """Find the sequences with outlines in the folder with 01, 01_GT ..., or in its parent.
 
     Raises:
         SegkitError: There are none, or the data set is three-dimensional.

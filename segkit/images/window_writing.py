@@ -44,13 +44,7 @@ class Scratch:
     It is written and read as a plain file: a mapped one counts as memory of the program, and kills
     the program where the disk is full.
 
-    Args:
-        folder: on the disk that is to hold it, unpacked.
-        shape: (N, H, W).
-        dtype: of the pixels.
-
-    Raises:
-        OSError: from all methods, as on a full disk.
+    All methods raise an OSError where the disk is full.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
@@ -150,15 +144,9 @@ class WindowFile:
         self._written: set[Window] = set()
 
     def write(self, top: int, left: int, block: Array) -> None:
-        """Put a window in. Windows may come in any order, from several threads, and overlap.
+        """Write a window. Windows may come in any order, from several threads, and overlap.
 
-        Args:
-            top: the row of its first pixel.
-            left: the column of its first pixel.
-            block: (h, w) or (N, h, w), like the file, of its dtype or one that fits into it.
-
-        Raises:
-            SegkitError: The block does not fit, or the disk is full.
+        The block is (h, w) or (N, h, w), like the file, of its dtype or one that fits into it.
         """
         if self._scratch is None:
             raise SegkitError(f"{self.path}: windows can only be written inside its with block.")

@@ -38,11 +38,7 @@ def write_mask(path: str | Path, labels: Array) -> None:
 
 
 def encode_mask(labels: Array, suffix: str) -> bytes:
-    """Make the content of the file that `write_mask` writes.
-
-    Raises:
-        SegkitError: as `write_mask`.
-    """
+    """Make the content of the file that `write_mask` writes, with the same errors."""
     dimensions = {".png": (2,), ".tif": (2, 3), ".tiff": (2, 3)}.get(suffix)
     if dimensions is None:
         raise SegkitError(f"masks are written as .png, .tif or .tiff, not as '{suffix}'.")

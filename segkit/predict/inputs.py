@@ -46,10 +46,6 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     - A ``.txt`` file with a path per line, a ``.csv`` file with a column ``image``, relative to the
       file. Masks keep the folders of images below the file's folder.
 
-    Args:
-        given: The text, or several.
-        output: The folder of the results.
-
     Raises:
         SegkitError: There are no images, or two would have the same mask.
     """
@@ -75,16 +71,7 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
 
 
 def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[str]) -> None:
-    """Check that no mask would overwrite an image, because masks have the names of their images.
-
-    Args:
-        files: The images.
-        output: The folder of the masks.
-        endings: Suffixes that masks may have.
-
-    Raises:
-        SegkitError: A mask would overwrite an image.
-    """
+    """Check that no mask would overwrite an image, because masks have the names of their images."""
     files = list(files)
     inputs = {path.resolve() for path, _ in files}
     for _, stem in files:
@@ -102,13 +89,7 @@ def require_extras_apart(
 ) -> None:
     """Check that files written besides masks would overwrite neither images nor masks.
 
-    Args:
-        files: The images.
-        output: The folder of the masks.
-        folders: The folders in it that are written, with the suffixes of their files.
-
-    Raises:
-        SegkitError: They would.
+    ``folders`` are those in the output folder that are written, with the suffixes of their files.
     """
     home = output.resolve()
     stems = {stem for _, stem in files}

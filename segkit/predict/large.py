@@ -34,11 +34,7 @@ WAITING = 32 * 1024**2
 
 
 def is_large(path: Path, pages: int) -> bool:
-    """Whether the first page of a file should be processed by windows, and can be.
-
-    Raises:
-        SegkitError: It cannot be read.
-    """
+    """Whether the first page of a file should be processed by windows, and can be."""
     image = open_windows(path, 0 if pages > 1 else None)
     if image is None:
         return False
@@ -49,13 +45,8 @@ def is_large(path: Path, pages: int) -> bool:
 class LargeImages:
     """Writes the masks of large images and, on request, probabilities and small overlays.
 
-    There are no objects and outlines, because they need the whole map.
-
-    Args:
-        predictor: The model.
-        outputs: Where the results go.
-        depths: Checks the range of the values.
-        advance: Called with the fraction of a page that was written, from several threads.
+    There are no objects and outlines, because they need the whole map. ``advance`` is called with
+    the fraction of a page that was written, from several threads.
     """
 
     def __init__(
@@ -72,12 +63,7 @@ class LargeImages:
         self._dtype = outputs.mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
 
     def predict(self, file: ImageFile, pages: int) -> None:
-        """Write all results of a file.
-
-        Raises:
-            SegkitError: The image cannot be read or does not fit the model, or a result cannot be
-                written.
-        """
+        """Write all results of a file."""
         if pages == 1:
             whole = open_windows(file.path)
             assert whole is not None

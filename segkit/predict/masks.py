@@ -12,15 +12,11 @@ from segkit.core.labels import Mode
 
 
 def mask_values(labels: NDArray[Any], mode: Mode, card: ModelCard) -> NDArray[Any]:
-    """Labels as the values of the training's masks, so that predictions can replace them.
-
-    Args:
-        labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
-        mode: The model's mode.
-        card: The model's card.
+    """Convert labels to the values of the training's masks, so that predictions can replace them.
 
     Returns:
-        The same shape, uint8, or uint16 if a value needs it; overlapping classes are 0 and 255.
+        The shape of the labels, uint8, or uint16 if a value needs it; overlapping classes
+        (N, H, W) are 0 and 255.
     """
     if mode == "multilabel":
         return labels * np.uint8(255)

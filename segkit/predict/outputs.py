@@ -62,15 +62,7 @@ class Page(NamedTuple):
 class Outputs:
     """Writes the files of an output folder; threads may share it. A failed write is a SegkitError.
 
-    Args:
-        record: Record of the folder.
-        wanted: What to write.
-        card: The model's card.
-        with_objects: Whether the model tells objects apart.
-        overwrite: Whether files that this command did not write may be replaced.
-
-    Raises:
-        SegkitError: There is a coco.json that this command did not write.
+    ``overwrite`` allows to replace a coco.json that this command did not write.
     """
 
     def __init__(

@@ -66,11 +66,7 @@ class Outline(NamedTuple):
 
 
 def require_polygons() -> None:
-    """Check that rasterio and pycocotools are installed.
-
-    Raises:
-        SegkitError: They are not.
-    """
+    """Check that rasterio and pycocotools are installed."""
     try:
         import pycocotools.mask  # noqa: F401
         import rasterio.features  # noqa: F401
@@ -155,13 +151,7 @@ def to_coco_image(
     """The COCO entry of an image and its annotations, still without ids.
 
     The segmentation is a list of polygons, or run lengths (RLE) if there are holes, which COCO's
-    polygons cannot have.
-
-    Args:
-        found: Its outlines.
-        name: The image's file name.
-        size: Height and width.
-        page: Page of a multi-page file.
+    polygons cannot have. ``size`` is height and width.
     """
     entry: dict[str, Any] = {"file_name": name, "height": size[0], "width": size[1]}
     if page is not None:
@@ -206,15 +196,8 @@ class CocoFile:
     """The coco.json of an output folder.
 
     Several processes may write it, also after an interruption: each image leaves its part beside
-    the record, and every process joins all parts at its end.
-
-    Args:
-        record: Record of the folder.
-        categories: The categories.
-        overwrite: Whether a coco.json that this command did not write may be replaced.
-
-    Raises:
-        SegkitError: There is such a file.
+    the record, and every process joins all parts at its end. A coco.json that this command did not
+    write is replaced only with ``overwrite``.
     """
 
     def __init__(self, record: Record, categories: Sequence[ObjectClass], overwrite: bool) -> None:
@@ -229,12 +212,7 @@ class CocoFile:
 
     @classmethod
     def remove_outdated(cls, record: Record, removed: Iterable[Path]) -> None:
-        """Remove the file of an earlier run if it describes an image that is redone.
-
-        Args:
-            record: Record of the folder.
-            removed: The files of the image that were removed.
-        """
+        """Remove the file of an earlier run if it describes an image whose files were removed."""
         path = record.output / COCO
         if record.is_shared(path) and any(p.is_relative_to(record.folder) for p in removed):
             remove(path)

@@ -34,13 +34,7 @@ class SpeedColumn(TextColumn):
 
 
 class Meter:
-    """Counts images, from any thread.
-
-    Args:
-        console: Where to show the progress; a quiet one shows nothing.
-        what: What is done to the images.
-        total: Number of images, as far as known.
-    """
+    """Counts images, from any thread. A quiet console shows nothing."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self.console, self._speed = console, SpeedColumn()

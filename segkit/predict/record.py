@@ -96,11 +96,7 @@ class Record:
         self._states: dict[Path, list[int]] = {}
 
     def find_unfinished(self, files: Iterable[ImageFile], overwrite: bool = False) -> Unfinished:
-        """The images that are still to be predicted.
-
-        Args:
-            files: All images.
-            overwrite: Whether to redo all of them and to replace files of other origin.
+        """Find the images that are still to be predicted; with ``overwrite`` all of them.
 
         Raises:
             SegkitError: Files that this command did not write are in the way.
@@ -287,11 +283,7 @@ def image_state(path: Path) -> list[int]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a zarr, if it exists.
-
-    Raises:
-        SegkitError: It cannot be removed.
-    """
+    """Remove a file or a zarr, if it exists."""
     try:
         if is_zarr(path):
             old = path.with_name(f".{secrets.token_hex(8)}.old")

@@ -25,10 +25,6 @@ class StackFile:
     """A TIFF of several pages that appears when it is complete, and holds few of them in memory.
 
     Pages may come from several threads and in any order.
-
-    Args:
-        path: The file.
-        pages: How many pages it gets.
     """
 
     def __init__(self, path: Path, pages: int) -> None:
@@ -46,15 +42,8 @@ class StackFile:
     ) -> Iterator[Scratch]:
         """Write a page by windows, all of them in the ``with`` block; pages come in their order.
 
-        Until then its pixels lie in a nameless file in the same folder.
-
-        Args:
-            number: Which page, from 0.
-            shape: (H, W), or (N, H, W), which becomes a page of N samples.
-            dtype: Of the pixels.
-
-        Raises:
-            SegkitError: It cannot be written.
+        Until then its pixels lie in a nameless file in the same folder. The shape is (H, W), or
+        (N, H, W), which becomes a page of N samples.
         """
         *layers, height, width = shape
         with wrap_write_errors(self.path):
@@ -65,18 +54,7 @@ class StackFile:
                 self.add(number, scratch)
 
     def add(self, number: int, mask: NDArray[Any] | Scratch) -> bool:
-        """Write a page.
-
-        Args:
-            number: Which one, from 0.
-            mask: (H, W), or (N, H, W), which becomes a page of N samples.
-
-        Returns:
-            Whether the file is complete.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Write a page, (H, W) or N samples (N, H, W). Return whether the file is complete."""
         with self._lock, wrap_write_errors(self.path):
             if self._is_dropped:  # another page of the file has failed
                 return False
@@ -87,11 +65,7 @@ class StackFile:
             return self._next == self.pages
 
     def finish(self) -> None:
-        """Give the file its name.
-
-        Raises:
-            SegkitError: It cannot be written.
-        """
+        """Give the file its name."""
         with wrap_write_errors(self.path):
             self._file.close()
 

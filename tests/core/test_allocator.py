@@ -45,16 +45,3 @@ def test_large_blocks_are_given_out_again_without_the_system() -> None:
     kept = faults(keep=True)
     assert kept < faults(keep=False) / 8
     assert faults(keep=True, MALLOC_TRIM_THRESHOLD_="131072") > 8 * kept
-
-
-def test_where_there_is_no_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ctypes
-
-    from segkit.core.allocator import keep_freed_memory
-
-    def fail(name: object) -> None:
-        raise AssertionError("the allocator was touched")
-
-    monkeypatch.setattr(os, "confstr_names", {})
-    monkeypatch.setattr(ctypes, "CDLL", fail)
-    keep_freed_memory()

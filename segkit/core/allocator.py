@@ -1,4 +1,4 @@
-"""The memory of a process: freed blocks are kept for the next ones. Imports no torch."""
+"""Reuse of freed memory. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let glibc give large freed blocks to the next ones instead of the system.
+    """Let glibc reuse large freed blocks instead of returning them to the system.
 
-    Each step of a training frees and asks for the same large maps. The system hands every page of
-    them out anew and zeroed, which was a sixth of a step on a CPU. The process then holds the
-    memory of its peak until it ends; worker processes that are forked from it do so too.
+    Each training step allocates and frees the same large maps. Getting zeroed pages from the system
+    took a sixth of a step on a CPU. The price: the process, and workers forked from it, keep their
+    peak memory until they end.
 
-    Where the environment has settings for the allocator they stay; on systems without glibc
-    nothing happens.
+    Allocator settings in the environment take precedence; without glibc nothing happens.
     """
     given = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
     if given or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):

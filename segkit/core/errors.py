@@ -1,4 +1,4 @@
-"""The one error that a user sees, and the hint that goes with an unknown name."""
+"""The error for users, and hints for unknown names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from difflib import get_close_matches
 
 
 class SegkitError(Exception):
-    """What the user got wrong: a config, a data set, a checkpoint or a file.
+    """A config, a data set, a checkpoint or a file of the user is wrong.
 
-    The message says what is wrong, where (file, key, shape) and how to mend it. The commands print
-    it without a traceback and exit with status 2; ``SEGKIT_DEBUG=1`` shows the traceback as well.
+    The message says what is wrong, where (file, key, shape) and how to fix it. The commands print
+    it without a traceback and exit with status 2; ``SEGKIT_DEBUG=1`` adds the traceback.
     """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest of the known names, or an empty string where none is near.
+    """Suggest the known names closest to an unknown one; an empty string if none is close.
 
     Example:
         >>> did_you_mean("resnt34", ["resnet34", "vgg16_bn"])
@@ -28,5 +28,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def all_at_once(title: str, problems: list[str]) -> SegkitError:
-    """One error that lists every problem, so that a user mends them in one go."""
+    """Make one error that lists all problems."""
     return SegkitError("\n".join([title, *(f"  - {problem}" for problem in problems)]))

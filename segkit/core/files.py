@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from segkit.core.errors import SegkitError
 
 @contextmanager
 def written_whole(path: Path | str) -> Iterator[BinaryIO]:
-    """A file to write, which takes the name of the old one when all is written, and not before.
-
-    Args:
-        path: the file; folders above it are created.
+    """Open a temporary file that replaces ``path`` once everything is written; make its folders.
 
     Raises:
-        SegkitError: the file cannot be written (no permission, a folder of that name, a full disk).
+        SegkitError: The file cannot be written (no permission, a folder of that name, a full disk).
     """
     path = Path(path)
     # In the same folder, because os.replace is atomic only within one file system.
@@ -39,7 +36,7 @@ def written_whole(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def wrap_write_errors(path: Path | str) -> Iterator[None]:
-    """Turn an OSError into a SegkitError that names the file that is written."""
+    """Turn an OSError into a SegkitError that names the file."""
     try:
         yield
     except OSError as error:
@@ -50,11 +47,7 @@ def wrap_write_errors(path: Path | str) -> Iterator[None]:
 
 
 def write_whole(path: Path | str, data: bytes | memoryview | str) -> None:
-    """Write a file whole or not at all: a failed write leaves the old file as it was.
-
-    Args:
-        path: the file; folders above it are created.
-        data: its content; text is written as UTF-8 with the line ends that it has.
+    """Write a file completely or leave the old one; text becomes UTF-8, line ends stay.
 
     Raises:
         SegkitError: See :func:`written_whole`.
@@ -64,11 +57,7 @@ def write_whole(path: Path | str, data: bytes | memoryview | str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that results are to go to, before any work is done.
-
-    Raises:
-        SegkitError: It cannot be made.
-    """
+    """Make the folder of the results, or say why that is impossible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the label of a pixel can mean: the words that heads, losses, metrics and data share."""
+"""The meaning of labels, shared by heads, losses, metrics and data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 Decoder = Literal["components", "watershed", "border_core", "distance"]
-"""How objects are told apart in a prediction; see segkit.inference.objects.instances."""
+"""How objects are separated in a prediction; see segkit.inference.objects.instances."""
 
 OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
-"""Scores that can only be had where objects are told apart, and that a training can monitor."""
+"""Scores of objects; a training can monitor them."""
 
 IGNORE_INDEX = 255
-"""The label of pixels that do not count: no gradient, no metric; warping fills masks with it."""
+"""The label of pixels without gradient and metric; warping fills masks with it."""
 
 
 def find_background(names: Sequence[str] | None, mode: Mode) -> int | None:

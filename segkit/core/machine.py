@@ -32,7 +32,7 @@ class Machine:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether a faster device than the CPU computes."""
+        """Whether something other than the CPU computes."""
         return self.device != "cpu"
 
     @property

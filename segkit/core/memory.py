@@ -1,7 +1,7 @@
 """The memory and the cores that this process may use. No torch: exported networks run without it.
 
 Containers and job schedulers limit both by control groups, of version 1 or 2. A group's limits hold
-for the groups below it too, so that the least of them counts.
+for the groups below it too, so the smallest one counts.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from pathlib import Path
 
 GB = 1024**3
 UNKNOWN_MEMORY = 8 * GB
-"""The memory to assume where the system does not tell."""
+"""Assumed if the system does not say."""
 
 
 def main_memory(root: Path = Path("/")) -> int:
-    """Bytes of the machine, or of the smallest control group around this process.
-
-    Args:
-        root: The folder of ``proc`` and ``sys``.
-    """
+    """Bytes of the machine, or of the smallest control group of this process."""
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
@@ -31,11 +27,7 @@ def main_memory(root: Path = Path("/")) -> int:
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may keep busy, by its affinity and its control groups.
-
-    Args:
-        root: The folder of ``proc`` and ``sys``.
-    """
+    """Cores that this process may use, by its affinity and its control groups."""
     # not torch's threads, of which a worker has fewer
     affinity = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
     cores = affinity or os.cpu_count() or 1
@@ -57,9 +49,7 @@ def _own_groups(controller: str, root: Path) -> Iterator[Path]:
     A container may see its own group as the outermost one, under another path than the kernel
     names; folders that do not exist are therefore harmless.
 
-    Args:
-        controller: The one of version 1, or "" for version 2.
-        root: The folder of ``proc`` and ``sys``.
+    The controller is one of version 1, or "" for version 2.
     """
     mount = root / "sys/fs/cgroup"
     try:

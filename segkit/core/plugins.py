@@ -1,12 +1,12 @@
-"""Third-party members and configs, found through entry points and loaded when first needed.
+"""Third-party members and configs, found through entry points and loaded on first use.
 
 A package announces itself in its ``pyproject.toml``::
 
     [project.entry-points."segkit.plugins"]
     mine = "segkit_mine"
 
-The module is imported before the first name is looked up; the folder ``conf/`` in the package, if
-there is one, joins the search path of the configs (without importing the package).
+The module is imported at the first look-up of a name. A folder ``conf/`` in the package is added to
+the search path of the configs, without importing the package.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ def find_plugins() -> list[EntryPoint]:
 
 
 def _any_installed() -> bool:
-    """Whether any package can have a plugin.
+    """Whether any package may have a plugin.
 
-    ``importlib.metadata`` would tell, but importing it takes as long as everything else of segkit
-    that ``--cfg`` needs.
+    Importing ``importlib.metadata`` to find out would double the time of ``--cfg``.
     """
     for place in map(Path, sys.path):
         if place.is_file():  # an archive
@@ -56,7 +55,7 @@ def _any_installed() -> bool:
 
 @cache
 def load() -> None:
-    """Import the modules of all installed plugins, once."""
+    """Import all installed plugins, once."""
     for entry in find_plugins():
         try:
             entry.load()
@@ -65,12 +64,12 @@ def load() -> None:
         except Exception as error:
             raise SegkitError(
                 f"the plugin '{entry.name}' ({entry.value}) cannot be imported: {error!r}."
-                " Mend it or uninstall it."
+                " Repair it or uninstall it."
             ) from error
 
 
 def package_folders() -> list[Path]:
-    """The folders of the packages that have plugins, found without importing them."""
+    """The folders of the packages with plugins, found without importing them."""
     found = []
     for entry in find_plugins():
         spec = importlib.util.find_spec(entry.module.partition(".")[0])
@@ -84,18 +83,14 @@ def conf_dirs() -> list[Path]:
 
 
 def as_list(names: str | Iterable[object] | None) -> list[str]:
-    """The plugins of a config as a list; it may hold a single name."""
+    """The plugins of a config as a list, where it may have a single name."""
     if not names:
         return []
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def require_named(names: list[str], overrides: list[str]) -> None:
-    """A config file or a checkpoint must never import code: only the command line may name it.
-
-    Raises:
-        SegkitError: The config has plugins that the overrides do not name.
-    """
+    """Refuse plugins that only a config names: code must be named on the command line."""
     if names and not any(text.lstrip("+").startswith("plugins=") for text in overrides):
         wanted = ",".join(names)
         raise SegkitError(
@@ -105,11 +100,7 @@ def require_named(names: list[str], overrides: list[str]) -> None:
 
 
 def load_named(names: list[str]) -> None:
-    """Import what the user named on the command line: modules, or paths of Python files.
-
-    Raises:
-        SegkitError: There is no such file or module, or it cannot be run.
-    """
+    """Import the modules and Python files that the user named on the command line."""
     for name in names:
         try:
             if name.endswith(".py"):
@@ -129,7 +120,8 @@ def load_named(names: list[str]) -> None:
             ) from error
         except SyntaxError as error:
             raise SegkitError(
-                f"plugins: '{name}' is no Python: {error.msg} at {error.filename}:{error.lineno}."
+                f"plugins: '{name}' is no valid Python: {error.msg} at"
+                f" {error.filename}:{error.lineno}."
             ) from error
         except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1]
@@ -142,8 +134,8 @@ def load_named(names: list[str]) -> None:
 def _run_file(path: Path) -> None:
     if not path.is_file():
         raise SegkitError(f"plugins: there is no file {path}.")
-    # A module of its own, so that two files of one name are told apart and errors show their place.
-    # Its name is the same in every process, or workers could not unpickle the classes.
+    # The hash distinguishes files of the same name. All processes must use the same module name, or
+    # workers could not unpickle the classes.
     name = f"segkit_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     loader = SourceFileLoader(name, str(path))
     module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=str(path)))

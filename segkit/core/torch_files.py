@@ -1,4 +1,4 @@
-"""Reading a file of torch.save as plain data, and why that fails."""
+"""Reading the files of torch.save as plain data."""
 
 from __future__ import annotations
 
@@ -16,38 +16,34 @@ _NO_ARCHIVE = "it is no archive of torch.save"
 
 
 class UnreadableError(Exception):
-    """A file cannot be read as plain data; the message is half a sentence that says why."""
+    """A file cannot be read as plain data; the message completes a sentence."""
 
 
 def load_data(path: Path) -> Any:
-    """What a file of torch.save holds, on the CPU. No code of the file is run.
+    """Load a file of torch.save to the CPU without running code from it.
 
     Raises:
-        UnreadableError: The file is damaged, is not one of torch.save, or holds more than data.
-        OSError: The file may not be read.
+        UnreadableError: The file is damaged, not written by torch.save, or holds more than data.
+        OSError: The file cannot be opened.
     """
     fault = find_fault(path)
-    if fault and fault != _NO_ARCHIVE:  # torch before 1.6 wrote none
+    if fault and fault != _NO_ARCHIVE:  # torch before 1.6 wrote no archives
         raise UnreadableError(fault)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except pickle.UnpicklingError as error:  # its message advises to run the file's code
+    except pickle.UnpicklingError as error:  # the message recommends running the code
         raise UnreadableError(fault or "its pickle is damaged") from error
-    except Exception as error:  # torch has many
+    except Exception as error:  # torch raises many kinds
         said = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise UnreadableError(fault or said) from error
 
 
 def find_fault(path: Path) -> str:
-    """Why a file cannot be read, as half a sentence; empty if no reason is found.
+    """Find out why a file cannot be read; the empty string if no reason is found.
 
-    The whole file is read once: a damaged byte changes the checksum of its part, which
-    ``torch.load`` does not check.
-
-    Raises:
-        OSError: The file may not be read.
+    This reads the whole file: ``torch.load`` does not compare checksums.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -62,7 +58,7 @@ def find_fault(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             damaged = archive.testzip()
-            # torch would read nothing of such a part, and give what was in memory
+            # torch would skip such a part and return uninitialised memory
             folders = any(part.external_attr & 0x10 for part in archive.infolist())
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         return f"it is damaged: {error}"

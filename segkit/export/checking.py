@@ -26,14 +26,7 @@ Batch = NDArray[Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference between a file and the network.
-
-    Attributes:
-        name: The images.
-        largest: The largest absolute difference of probabilities.
-        share: Share of pixels with another label.
-        pixels: Number of compared pixels.
-    """
+    """The largest difference of probabilities, and the share of pixels with another label."""
 
     name: str
     largest: float
@@ -64,11 +57,7 @@ def list_sizes(windows: Windows) -> list[tuple[int, int]]:
 def compare(
     name: str, reference: Network, network: Network, batches: Iterable[Sequence[Batch]]
 ) -> Comparison:
-    """Run two networks on batches of images (h, w, C).
-
-    Raises:
-        SegkitError: Their maps have different shapes, or the file cannot be run.
-    """
+    """Run two networks on batches of images (h, w, C)."""
     largest, other, pixels = 0.0, 0, 0
     for batch in batches:
         wanted = _run(reference, batch)
@@ -91,13 +80,7 @@ def compare(
 def check(
     reference: Network, network: Network, contents: Contents, real: RealImages
 ) -> list[Comparison]:
-    """Compare a file with the network on random and on real images.
-
-    Args:
-        reference: The original network.
-        network: The network in the file.
-        contents: The metadata of the file.
-        real: The real images.
+    """Compare the network in a file with the original on random and on real images.
 
     Raises:
         SegkitError: The differences exceed the limits.

@@ -41,14 +41,7 @@ Sizes = Sequence[tuple[int, int]]
 def write_network(
     model: Segmenter, contents: Contents, sizes: Sizes, kind: Format, path: Path
 ) -> ModelProto | None:
-    """Write a network to a file.
-
-    Args:
-        model: The network, in eval mode on the CPU.
-        contents: The metadata.
-        sizes: Sizes that the network takes.
-        kind: The format.
-        path: The file, in a folder of its own: an unfinished one of OpenVINO is not removed.
+    """Write a network, in eval mode on the CPU, to a file in a folder of its own.
 
     Returns:
         The ONNX model if there is one.
@@ -129,11 +122,7 @@ def add_metadata(proto: ModelProto, contents: Contents) -> None:
 
 
 def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) -> None:
-    """Write an ONNX model, quantized or not, as a file of ONNX or the two of OpenVINO.
-
-    Raises:
-        SegkitError: OpenVINO is not installed or cannot translate the network, or the disk is full.
-    """
+    """Write an ONNX model as a file of ONNX or the two files of OpenVINO."""
     if kind == "onnx":
         write_whole(path, proto.SerializeToString())
         return

@@ -107,16 +107,9 @@ def crop_by_padding(maps: Tensor, height: int, width: int) -> Tensor:
 def trace(
     model: Segmenter, contents: Contents, crop: Crop, sizes: Sequence[tuple[int, int]]
 ) -> ExportedProgram:
-    """Trace a network into a program, for any batch and, where possible, any size.
+    """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size.
 
-    Args:
-        model: The network, in eval mode on the CPU.
-        contents: What the graph includes.
-        crop: How the format crops.
-        sizes: Sizes that the network takes; the last is run.
-
-    Raises:
-        SegkitError: torch.export cannot trace it.
+    The last one of the sizes is run.
     """
     card = contents.card
     normalization = card.normalization if contents.normalizes else None
@@ -181,15 +174,7 @@ def _pad_constantly(layer: Any) -> nn.Module:
 
 @contextmanager
 def explain_failure(what: str, remedy: str) -> Iterator[None]:
-    """Turn any error of an exporter, each has its own, into one of ours; hide its warnings.
-
-    Args:
-        what: What failed, the beginning of the message.
-        remedy: What to do instead.
-
-    Raises:
-        SegkitError: Something failed.
-    """
+    """Turn any error into a SegkitError "what: reason. remedy"; hide warnings."""
     try:
         with hide_warnings():
             yield

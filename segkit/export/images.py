@@ -30,12 +30,11 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class RealImages:
-    """Images like those that the model is used on.
+    """Images (H, W, C) like those that the model is used on.
 
     Attributes:
         origin: Where they come from, for messages.
-        images: (H, W, C), as they were read.
-        truths: Their labels (H, W), or (N, H, W) of overlapping classes; None if unknown.
+        truths: Labels (H, W), or (N, H, W) for overlapping classes; None if unknown.
         note: Why they are not those of the training; empty if they are.
     """
 
@@ -46,11 +45,7 @@ class RealImages:
 
 
 def find_real_images(card: ModelCard, given: list[str] | None, count: int = COUNT) -> RealImages:
-    """Take the given images, else the validation images of the training, else drawn ones.
-
-    Raises:
-        SegkitError: The given images cannot be read or have other channels.
-    """
+    """Take the given images, else the validation images of the training, else drawn ones."""
     if given:
         files = _thin_out(find_images(given).files, count)
         images = [convert_channels(read_image(file.path), card.in_channels) for file in files]

@@ -40,14 +40,7 @@ FASTER = 1.05
 
 @dataclass(frozen=True)
 class Quantized:
-    """Gain and loss of int8.
-
-    Attributes:
-        ratio: Speed relative to float32, in alternating runs in this process.
-        before: IoU of float32.
-        after: IoU of int8.
-        against: The reference of the IoU.
-    """
+    """The speed of int8 relative to float32, and the IoU before and after, against a reference."""
 
     ratio: float
     before: float
@@ -88,9 +81,6 @@ def quantize(
         batches: Inputs for the calibration, each (B, C, h, w).
         folder: For temporary files.
         keep_ends: Leave the first and the last convolution in float32.
-
-    Raises:
-        SegkitError: The network cannot be quantized, or packages are missing.
     """
     try:
         from onnxruntime.quantization import (
@@ -138,13 +128,9 @@ def quantize(
 def measure(
     reference: Network, quantized: Network, real: RealImages, tiles: Sequence[NDArray[Any]]
 ) -> Quantized:
-    """Compare speed and IoU of a quantized network with those in float32.
+    """Compare the speed on tiles (h, w, C) and the IoU on images with those of float32.
 
-    Args:
-        reference: The file in float32.
-        quantized: The file in int8.
-        real: Images for the IoU, against their masks if known, else against the labels of float32.
-        tiles: Inputs for the timing, each (h, w, C).
+    The IoU is against the masks if known, else against the labels of float32.
     """
     images = real.images
     labels = [_labels(network, images) for network in (reference, quantized)]

@@ -113,16 +113,7 @@ def build_answer(
     *,
     with_objects: bool = True,
 ) -> Answer:
-    """Build the answer about a prediction.
-
-    Args:
-        upload: The image.
-        prediction: Its prediction.
-        card: The model's card.
-        seconds: Time that the prediction took.
-        parts: Files in addition to the numbers.
-        with_objects: Whether to list objects.
-    """
+    """Build the answer about a prediction; ``parts`` are files in addition to the numbers."""
     labels, instances = prediction.labels, prediction.instances
     height, width = labels.shape[-2:]
     return Answer(
@@ -204,11 +195,7 @@ def make_mask_file(
 ) -> HeldFile:
     """Make the mask file that ``python -m segkit.predict`` would write.
 
-    Args:
-        upload: The image.
-        labels: (H, W), or (N, H, W) where classes overlap, which only a TIFF holds.
-        card: The model's card.
-        suffix: ".png" or ".tif"; None takes PNG where that is possible.
+    Without a suffix it is a PNG, or a TIFF for labels (N, H, W) of overlapping classes.
     """
     suffix = suffix or (".png" if labels.ndim == 2 else ".tif")
     return HeldFile(
@@ -219,13 +206,7 @@ def make_mask_file(
 def make_instances_file(
     upload: Upload, instances: NDArray[np.int32], suffix: str | None = None
 ) -> HeldFile:
-    """Make the file of the object ids.
-
-    Args:
-        upload: The image.
-        instances: Ids (H, W).
-        suffix: ".png" or ".tif"; None takes PNG where 16 bits are enough.
-    """
+    """Make the file of the object ids (H, W): without a suffix a PNG if 16 bits are enough."""
     suffix = suffix or (".png" if instances.max(initial=0) < 2**16 else ".tif")
     return HeldFile(f"{upload.title}_instances{suffix}", encode_mask(instances, suffix))
 

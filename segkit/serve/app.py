@@ -103,14 +103,13 @@ class ModelInfo(BaseModel):
 def create_app(
     predictor: Predictor, limits: Limits, *, name: str = "model", host: str = "127.0.0.1"
 ) -> FastAPI:
-    """Create the app around a predictor.
+    """Create the app around a predictor, which gets one image at a time in its own thread.
 
     Args:
-        predictor: It gets one image at a time, in a thread of its own, so that the server answers
-            meanwhile.
+        predictor: The predictor.
         limits: The limits of uploads.
         name: The model's name on the page.
-        host: What the server binds to; on the loopback it answers to no other name.
+        host: The address of the server; on the loopback it answers to no other name.
     """
     info = describe_model(predictor, name, limits)
     predictions = Predictions(predictor, limits)
@@ -169,13 +168,7 @@ def create_app(
 
 
 def describe_model(predictor: Predictor, name: str, limits: Limits) -> ModelInfo:
-    """Describe a predictor's model.
-
-    Args:
-        predictor: The predictor.
-        name: The model's name on the page.
-        limits: The limits of uploads.
-    """
+    """Describe a predictor's model for the page."""
     card = predictor.card
     unpainted = None if card.mode == "multilabel" else card.background
     classes = zip(card.class_names, card.class_colors, class_values(card), strict=True)

@@ -53,12 +53,7 @@ def serve(config: DictConfig) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket; clients that connect before the server runs wait for it.
 
-    Args:
-        host: A name, or an IPv4 or IPv6 address.
-        port: 0 for any free one.
-
-    Raises:
-        SegkitError: The host is not this machine, or the port is in use or reserved.
+    Port 0 means any free one.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -19,11 +19,6 @@ class BodyLimit:
 
     The rest is read and dropped, up to as much again: a client that is cut off while sending does
     not read the answer.
-
-    Args:
-        app: The app behind it.
-        max_bytes: Size limit of the file in the body.
-        message: The answer.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, message: str) -> None:

@@ -68,8 +68,8 @@ def read_upload(
         name: The client's name of the file.
         data: Its content.
         page: The page, from 0; None if there is only one.
-        limits: The limits.
-        channels: Channels of the model; a pixel may have so many values, or four.
+        limits: The limits of the size.
+        channels: Channels of the model; a pixel may have as many values, or four.
 
     Raises:
         UploadError: It is too large (413), or not an image of a known format (415).
@@ -94,7 +94,7 @@ def read_upload(
 
 
 def make_stem(name: str) -> str:
-    """Strip folders, ending and control characters from a file name; at most 100 characters stay.
+    """Strip folders, ending and control characters from a file name; keep 100 characters.
 
     Example:
         >>> make_stem("C:\\\\scans\\\\a.b.tif")

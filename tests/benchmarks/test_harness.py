@@ -35,14 +35,11 @@ def record_turns(names, fails_at=None):
     return {name: make(name) for name in names}, turns
 
 
-def test_both_orders_have_half_of_the_rounds_without_the_warm_up():
+def test_both_orders_have_half_of_the_rounds_and_a_failing_candidate_drops_out():
     measures, turns = record_turns("AB")
     found = alternate(measures, rounds=4, warm_up=1)
     assert "".join(turns) == "AB" + "ABAB" + "BABA"
     assert found.seconds == {"A": [3, 5, 8, 10], "B": [4, 6, 7, 9]}
-
-
-def test_a_failing_candidate_drops_out_and_the_others_go_on():
     measures, _ = record_turns("ABC", fails_at=("B", 3))
     found = alternate(measures, rounds=4, warm_up=1)
     assert found.failures == {"B": "no more"}

@@ -195,11 +195,7 @@ NORM = {"dtype": "uint8", "low": 0.0, "high": 255.0, "mean": (0.5,), "std": (0.2
         ("encoder", {"name": "unett"}, "Did you mean 'unet'?"),
         ("encoder", {"name": "unet", "width": "wide"}, "option 'width' is 'wide'"),
         ("layout", [1, 2], "layout=[1, 2]"),
-        (
-            "layout",
-            {"channels": [4, 9]},
-            "has channels=(4, 9), but with its options",
-        ),
+        ("layout", {"channels": [4, 9]}, "has channels=(4, 9), but with its options"),
         ("layout", {"strides": "wide"}, "has strides=wide, but with its options it has strides"),
         ("bytes_per_pixel", -1.0, "bytes_per_pixel must be above 0"),
         ("neck", None, "neck=None"),
@@ -227,18 +223,16 @@ def test_a_card_that_was_edited_by_hand(stored, tmp_path, field, value, said):
     assert said in message(tmp_path / "edited.ckpt")
 
 
-def test_all_that_is_wrong_with_a_card_is_said_at_once(stored, tmp_path):
-    stored["segkit"] |= {"neck": None, "img_size": "large", "config": 3}
-    torch.save(stored, tmp_path / "edited.ckpt")
-    text = message(tmp_path / "edited.ckpt")
+def test_all_problems_of_a_card_are_listed_and_lists_are_refused(stored, tmp_path):
+    path = tmp_path / "edited.ckpt"
+    wrong = {"neck": None, "img_size": "large", "config": 3}
+    torch.save({**stored, "segkit": stored["segkit"] | wrong}, path)
+    text = message(path)
     assert all(key in text for key in ("neck=None", "img_size='large'", "config=3"))
     assert "Use the checkpoint as its training wrote it." in text
-
-
-@pytest.mark.parametrize("key", ["segkit", "state_dict"])
-def test_parts_of_another_kind(stored, tmp_path, key):
-    torch.save({**stored, key: ["a list"]}, tmp_path / "edited.ckpt")
-    assert "is not as segkit writes it" in message(tmp_path / "edited.ckpt")
+    for key in ("segkit", "state_dict"):
+        torch.save({**stored, key: ["a list"]}, path)
+        assert "is not as segkit writes it" in message(path)
 
 
 def test_weights_that_do_not_fit_are_counted_and_named(stored, tmp_path):
@@ -281,40 +275,30 @@ def resume(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "error", "said"),
     [
-        (lambda data, best: data[:5000], "its end is missing"),
-        (lambda data, best: best, "has no state of the optimizer"),
+        ("cut", SegkitError, r"last\.ckpt.*its end is missing"),
+        ("best", SegkitError, r"last\.ckpt.*has no state of the optimizer"),
+        ("weights", SegkitError, r"last\.ckpt does not fit the network of this run"),
+        # found when the weights are loaded and the optimizer is not
+        ("optimizer", KeyError, "param_groups"),
     ],
 )
-def test_a_damaged_last_checkpoint_cannot_be_resumed_and_stays(run, again, spoil, said):
+def test_a_bad_last_checkpoint_cannot_be_resumed_and_stays(run, again, damage, error, said):
     last = again / "checkpoints" / "last.ckpt"
-    last.write_bytes(before := spoil(last.read_bytes(), run.checkpoint.read_bytes()))
-    with pytest.raises(SegkitError, match=rf"last\.ckpt.*{said}"):
-        resume(again)
-    assert last.read_bytes() == before
-
-
-def test_the_last_checkpoint_of_another_network_is_refused_and_stays(again):
-    last = again / "checkpoints" / "last.ckpt"
-    other = torch.load(last, weights_only=True)
-    first = next(name for name in other["state_dict"] if name.endswith("weight"))
-    other["state_dict"][first] = torch.ones(3)
-    torch.save(other, last)
+    stored = torch.load(last, weights_only=True)
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:5000])
+    elif damage == "best":
+        last.write_bytes(run.checkpoint.read_bytes())
+    elif damage == "weights":
+        first = next(name for name in stored["state_dict"] if name.endswith("weight"))
+        stored["state_dict"][first] = torch.ones(3)
+        torch.save(stored, last)
+    else:
+        torch.save(stored | {"optimizer_states": [{"state": {}}]}, last)
     before = last.read_bytes()
-    with pytest.raises(SegkitError, match=r"last\.ckpt does not fit the network of this run"):
-        resume(again)
-    assert last.read_bytes() == before
-
-
-def test_an_error_while_a_run_is_restored_leaves_its_checkpoint(again):
-    """By then the weights are there and the optimizer is not: nothing that could be kept."""
-    last = again / "checkpoints" / "last.ckpt"
-    other = torch.load(last, weights_only=True)
-    other["optimizer_states"] = [{"state": {}}]
-    torch.save(other, last)
-    before = last.read_bytes()
-    with pytest.raises(KeyError, match="param_groups"):
+    with pytest.raises(error, match=said):
         resume(again)
     assert last.read_bytes() == before
 

@@ -18,13 +18,6 @@ def problems(given: dict) -> str:
     return str(error.value)
 
 
-def test_the_default_config_is_valid():
-    settings = validate(compose())
-    assert settings.encoder.name == "resnet18"
-    assert settings.data.crop_size == (128, 128)
-    assert settings.monitor_mode == "max"
-
-
 def test_every_problem_is_named_at_once_with_key_value_and_what_is_allowed():
     given = config("head=multiclass")
     given["trainer"] |= {"max_epochs": "ten", "precison": "16-mixed", "precision": "fp8"}
@@ -88,14 +81,6 @@ def test_wrong_values(change, expected):
     assert expected in problems(given)
 
 
-def test_auxiliary_heads_need_a_neck_with_levels():
-    assert "use neck=unet or neck=fpn" in problems(config("auxiliary=[0.5]", "neck=fcn"))
-
-
-def test_an_unpadded_encoder_needs_the_unet_neck():
-    assert "use neck=unet" in problems(config("encoder=unet", "encoder.padding=valid", "neck=fpn"))
-
-
 def test_an_endless_training_with_a_limit_in_time_is_fine_with_a_constant_rate():
     settings = validate(
         compose(["trainer.max_epochs=-1", "trainer.max_time=00:00:01:30", "scheduler=constant"])
@@ -106,6 +91,8 @@ def test_an_endless_training_with_a_limit_in_time_is_fine_with_a_constant_rate()
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["auxiliary=[0.5]", "neck=fcn"], "use neck=unet or neck=fpn"),
+        (["encoder=unet", "encoder.padding=valid", "neck=fpn"], "use neck=unet"),
         (
             ["target=border_core", "head=binary"],
             "with head=binary: use head=multiclass",
@@ -131,7 +118,7 @@ def test_an_endless_training_with_a_limit_in_time_is_fine_with_a_constant_rate()
         (["target.name=border_cor"], "Did you mean 'border_core'"),
     ],
 )
-def test_what_is_learned_goes_with_head_loss_and_decoder(overrides, expected):
+def test_parts_that_do_not_fit_together(overrides, expected):
     assert expected in problems(config(*overrides))
 
 

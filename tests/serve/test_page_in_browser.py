@@ -108,10 +108,9 @@ def wait_for_result(page, name):
 
 
 def legend(page):
-    rows = page.locator("#legend li")
+    rows = page.locator("#legend li").all()
     return [
-        (row.locator(".name").inner_text(), row.locator(".share").inner_text())
-        for row in rows.all()
+        tuple(row.locator(f".{part}").inner_text() for part in ("name", "share")) for row in rows
     ]
 
 

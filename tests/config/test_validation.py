@@ -108,11 +108,8 @@ def test_an_endless_training_with_a_limit_in_time_is_fine_with_a_constant_rate()
         (["instances=border_core"], "target=labels and head=binary: use instances=components or"),
         (["instances=components", "head=multilabel"], "head=multilabel: use another target"),
         (["trainer.max_time=00:00:00:00"], "give some time"),
-        (["monitor=val/seg"], "monitor=val/seg needs objects that are told apart: give instances="),
-        (
-            ["min_size=20"],
-            "min_size=20 drops small objects, and none are told apart: give",
-        ),
+        (["monitor=val/seg"], "monitor=val/seg needs separate objects: give instances="),
+        (["min_size=20"], "min_size=20 drops small objects, but objects are not told apart: give"),
         (["target=distance", "metrics=[membranes]"], "metrics=[membranes] scores cells"),
         (["metrics=[boundries]"], "'boundries'"),
         (["target.name=border_cor"], "Did you mean 'border_core'"),

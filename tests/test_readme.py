@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import urllib.request
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +78,16 @@ def test_the_readme_has_what_it_promises():
         assert (ROOT / link).exists(), link
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands(command, place, binary_run, tmp_path, monkeypatch, capsys):
+def choose_tier(command: str) -> object:
+    """Sweeps and all experiments but that of the paper are for the night."""
+    long = " -m " in command.removeprefix("python -m") or (
+        "experiment=" in command and "unet2015" not in command
+    )
+    return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("command", map(choose_tier, COMMANDS))
+def test_commands(command, place, binary_run, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written next to it
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(binary_run.checkpoint.read_bytes())
@@ -100,26 +105,11 @@ def test_commands(command, place, binary_run, tmp_path, monkeypatch, capsys):
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=True)
         return
-    if words[0] == "python" and words[2] in IN_PROCESS and "patchnet" not in command:
-        run_here(words[2:], tmp_path, monkeypatch)
-    else:
-        run_there(words, place / "site", tmp_path)
+    run_there(words, place / "site", tmp_path)
     if trains:
         assert list(tmp_path.glob("runs/**/report.html"))
     if "segkit.predict" in words:
         assert len(list((tmp_path / "masks").glob("*.png"))) == 6
-
-
-IN_PROCESS = ("segkit.train", "segkit.evaluate", "segkit.predict", "segkit.export")
-
-
-def run_here(words: list[str], folder: Path, monkeypatch) -> None:
-    """Run a command in this process, whose torch is imported already."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", words)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def run_there(words: list[str], site: Path, folder: Path) -> None:

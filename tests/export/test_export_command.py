@@ -232,7 +232,7 @@ def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
     image = draw(4, (128, 128)).image[:101, :47]
     found, wanted = actual(image), expected(image[:, :47])
     assert found.labels.shape == (101, 47)
-    assert (found.labels != wanted.labels).mean() < 0.05  # other surroundings at the border
+    assert (found.labels != wanted.labels).mean() < 0.1  # other surroundings at the border
 
 
 def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
@@ -40,14 +41,14 @@ def pytest_xdist_auto_num_workers():
     return min(8, (yield))
 
 
-def train_quick(folder: Path, *overrides: str):
+def train_quick(folder: Path, *overrides: str, quick: Sequence[str] = QUICK):
     """A training of seconds into a folder."""
     from segkit.config.compose import compose
     from segkit.training.run import train
 
     with warnings.catch_warnings():
         # the filters that a training sets must not leak into other tests
-        return train(compose([*QUICK, *overrides]), folder)
+        return train(compose([*quick, *overrides]), folder)
 
 
 @pytest.fixture(scope="session")

@@ -207,14 +207,20 @@ def test_normalization_is_that_of_the_training_images(binary_run):
     assert card.normalization.std[0] == pytest.approx(np.std(images), abs=1e-3)
 
 
-@pytest.mark.slow
-def test_the_main_job_learns_what_it_promises(tmp_path):
-    """`make train` as it is, but for the progress bar."""
+@pytest.mark.parametrize(
+    ("epochs", "iou"),
+    [
+        pytest.param(4, 0.75, marks=pytest.mark.slow),
+        pytest.param(16, 0.90, marks=pytest.mark.nightly),  # `make train` as it is
+    ],
+)
+def test_the_main_job_learns_what_it_promises(epochs, iou, tmp_path):
     from segkit.config.compose import compose
     from segkit.training.run import train
 
-    config = compose(["trainer.progress_bar=false", "trainer.accelerator=cpu"])
-    assert train(config, tmp_path).evaluation.scores.iou[0] >= 0.90
+    given = ["trainer.progress_bar=false", "trainer.accelerator=cpu"]
+    config = compose([*given, f"trainer.max_epochs={epochs}"])
+    assert train(config, tmp_path).evaluation.scores.iou[0] >= iou
 
 
 @pytest.mark.slow

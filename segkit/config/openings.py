@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 GROUPS = {"augment": "transforms", "loss": "name", "scheduler": "name"}
-"""Groups of which the planner takes a whole preset, and the key in them that is ``auto`` then."""
+"""Groups where the planner chooses a whole preset, and the key that is then ``auto``."""
 
 OPENINGS: dict[str, Any] = {
     "augment": "none",

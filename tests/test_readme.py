@@ -86,7 +86,7 @@ def choose_tier(command: str) -> object:
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("command", map(choose_tier, COMMANDS))
+@pytest.mark.parametrize("command", [choose_tier(command) for command in COMMANDS])
 def test_commands(command, place, binary_run, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written next to it
     checkpoint.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segkit.images.raster import (
+from segkit.images.reading import (
     ORIENTATION,
     Array,
     Extent,
@@ -30,9 +30,6 @@ from segkit.images.raster import (
     require_pixels,
     rotate_upright,
 )
-
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first bytes of a TIFF: either byte order, classic and BigTIFF."""
 
 MOST_PAGES = 10**7
 """Pages that an OME-TIFF may describe."""

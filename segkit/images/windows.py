@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import Array, Raster, choose_page, render
-from segkit.images.reading import read_start, wrap_errors
-from segkit.images.tiff import TIFF_STARTS, open_tiff_windows, saves_memory
-from segkit.images.zarr_store import ZarrImages, is_zarr
+from segkit.images.reading import (
+    TIFF_STARTS,
+    Array,
+    Raster,
+    choose_page,
+    is_zarr,
+    read_start,
+    render,
+    wrap_errors,
+)
+from segkit.images.tiff import open_tiff_windows, saves_memory
+from segkit.images.zarr_store import ZarrImages
 
 
 def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | None:

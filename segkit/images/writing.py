@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 from PIL.Image import fromarray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.raster import Array
+
+Array = npt.NDArray[Any]
 
 FAST = 1
 """Deflate level of PNGs: a fifth of level 6's time; pictures as small, masks 1.5 times as large."""

@@ -18,18 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import Array, Extent, Raster, choose_page
+from segkit.images.reading import Array, Extent, Raster, choose_page, is_zarr
 
 if TYPE_CHECKING:
     import zarr
 
-_MARKS = ("zarr.json", ".zarray", ".zgroup")
 _CHANNELS = {"channel": "c", "band": "c"}  # xarray's names
-
-
-def is_zarr(path: str | Path) -> bool:
-    """Whether this is a folder that holds a zarr array or group, whatever its name."""
-    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
 
 
 class ZarrImages:

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from segkit.data.sources.cells import draw
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.loading.dataset import WholeDataset
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
-from segkit.images.channels import convert_channels
+from segkit.images.raster import convert_channels
 from segkit.images.reading import read_image
 from segkit.inference.tiles.tiling import Windows, mirror_indices
 from segkit.predict.inputs import find_images

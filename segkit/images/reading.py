@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -33,22 +32,23 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segkit.core.errors import SegkitError
-from segkit.images.writing import write_image as write_image
-from segkit.images.writing import write_mask as write_mask
+from segkit.images.raster import (
+    ORIENTATION,
+    Array,
+    Extent,
+    Raster,
+    is_opaque,
+    require_pixels,
+    rotate_upright,
+)
+from segkit.images.tiff import TIFF_STARTS, TiffImages
+from segkit.images.zarr_store import ZarrImages
 
-if TYPE_CHECKING:
-    from segkit.images.tiff import TiffImages
-    from segkit.images.zarr_store import ZarrImages
-
-Array = npt.NDArray[Any]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 """Suffixes of the files that can be read, in lower case."""
 
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
-
-ORIENTATION = 0x0112
-"""The orientation tag of EXIF and TIFF."""
 
 _OPENERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
     b"\x89PNG": PngImageFile,
@@ -56,33 +56,7 @@ _OPENERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
     b"BM": BmpImageFile,
     b"RIFF": WebPImageFile,
 }
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first bytes of a TIFF: either byte order, classic and BigTIFF."""
-_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
-
-
-class Raster(NamedTuple):
-    """Pixels as stored, in native byte order, and how to display them."""
-
-    values: Array  # (H, W, C); palette indices; bool for 1 bit
-    palette: Array | None = None  # (K, 3) uint8
-    is_rgb: bool = False  # the first three channels are one colour
-    has_alpha: bool = False  # the last channel is alpha
-    white_is_zero: bool = False
-    bits: int = 0  # of a grey value; 0 where it fills its dtype
-
-
-class Extent(NamedTuple):
-    """The size of an image as its header states it, before its orientation is applied."""
-
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def pixels(self) -> int:
-        """Height times width."""
-        return self.height * self.width
+"""Pillow's classes by the first bytes of their files. Image.open would refuse large images."""
 
 
 def count_pages(file: File) -> int:
@@ -152,11 +126,6 @@ def has_known_start(data: bytes) -> bool:
     return data.startswith((*_OPENERS, *TIFF_STARTS))
 
 
-def is_zarr(path: str | Path) -> bool:
-    """Whether this is a folder that holds a zarr array or group, whatever its name."""
-    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _ZARR_FILES)
-
-
 class ImageReader:
     """An open image file or zarr, whose pages are read one after the other.
 
@@ -173,7 +142,7 @@ class ImageReader:
         """
         self.file = file
         with wrap_errors(file):
-            self._source = _open_source(file)
+            self._source = open_source(file)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -181,17 +150,17 @@ class ImageReader:
     def read_image(self, page: int | None = None) -> Array:
         """Read one page, see `segkit.images.reading.read_image`."""
         with wrap_errors(self.file):
-            return render(self._source.read(page))
+            return render(self._source.read(choose_page(page, len(self))))
 
     def read_mask(self, page: int | None = None) -> Array:
         """Read one page, see `segkit.images.reading.read_mask`."""
         with wrap_errors(self.file):
-            return _simplify_mask(self._source.read(page))
+            return _simplify_mask(self._source.read(choose_page(page, len(self))))
 
     def read_extent(self, page: int | None = None) -> Extent:
         """Read the size of one page, see `segkit.images.reading.read_extent`."""
         with wrap_errors(self.file):
-            return self._source.read_extent(page)
+            return self._source.read_extent(choose_page(page, len(self)))
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
@@ -204,103 +173,19 @@ class ImageReader:
         self.close()
 
 
-class _RasterFile:
-    """A PNG, JPEG, BMP or WebP."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, page: int | None) -> Raster:
-        return decode(self._content(page))
-
-    def read_extent(self, page: int | None) -> Extent:
-        with open_raster(self._content(page)) as image:
-            return Extent(image.height, image.width, len(image.getbands()))
-
-    def close(self) -> None:
-        """Do nothing: the file is read at once."""
-
-    def _content(self, page: int | None) -> bytes:
-        choose_page(page, 1)
-        return self._file if isinstance(self._file, bytes) else Path(self._file).read_bytes()
-
-
-def _open_source(file: File) -> TiffImages | ZarrImages | _RasterFile:
-    # imported here, because both use what this file defines
-    from segkit.images.tiff import TiffImages
-    from segkit.images.zarr_store import ZarrImages
-
-    if not isinstance(file, bytes) and is_zarr(file):
-        return ZarrImages(file)
-    if read_start(file) in TIFF_STARTS:
+def open_source(file: File) -> TiffImages | ZarrImages | RasterFile:
+    """Open the images of a file, in the format that its first bytes tell."""
+    if isinstance(file, bytes):
+        start = file[:4]
+    elif Path(file).is_dir():
+        return ZarrImages(Path(file))
+    else:
+        with Path(file).open("rb") as opened:
+            start = opened.read(4)
+    if start in TIFF_STARTS:
         # Bytes get no name, so that no metadata of an upload can point a decoder to other files.
         return TiffImages(io.BytesIO(file) if isinstance(file, bytes) else Path(file))
-    return _RasterFile(file)
-
-
-def read_start(file: File) -> bytes:
-    """Read the first four bytes."""
-    if isinstance(file, bytes):
-        return file[:4]
-    if Path(file).is_dir():
-        raise ValueError("it is a folder but not a zarr: it has no zarr.json, .zarray or .zgroup")
-    with Path(file).open("rb") as opened:
-        return opened.read(4)
-
-
-def _simplify_mask(raster: Raster) -> Array:
-    """Drop channels that tell nothing, and convert to uint8, uint16 or int32."""
-    values = raster.values
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    if raster.has_alpha and values.shape[2] in (2, 4):
-        opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
-        if (values[..., -1] == opaque).all():
-            values = values[..., :-1]
-    if raster.is_rgb and values.shape[2] == 3 and (values[..., 1:] == values[..., :1]).all():
-        values = values[..., :1]
-    if values.shape[2] == 1:
-        values = values[..., 0]
-    if values.dtype not in (np.uint8, np.uint16):
-        values = _to_int32(values)
-    return np.ascontiguousarray(values)
-
-
-def _to_int32(values: Array) -> npt.NDArray[np.int32]:
-    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-    if values.dtype.kind == "f":
-        values = values.astype(np.float64)  # holds every int32, unlike float32
-        if not (values == np.trunc(values)).all():  # NaN equals nothing
-            raise SegkitError("a mask must hold whole numbers, not fractions or NaN.")
-    if values.dtype.kind not in "iuf" or not ((values >= low) & (values <= high)).all():
-        raise SegkitError(f"a mask must hold 32-bit integers; its {values.dtype} exceed them.")
-    return values.astype(np.int32)
-
-
-# --- pixels ---------------------------------------------------------------------------------------
-
-
-def render(raster: Raster) -> Array:
-    """The image as a viewer shows it, (H, W, C) uint8, uint16 or float32; see `read_image`."""
-    values = raster.values
-    if raster.palette is not None:
-        return raster.palette[values[..., 0]]
-    if raster.white_is_zero and values.dtype.kind in "bu":
-        values = ~values if values.dtype.kind == "b" else _maximum(raster) - values
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8) * np.uint8(255)
-    elif raster.bits in (2, 4):
-        values = values * np.uint8(255 // (2**raster.bits - 1))
-    elif values.dtype not in (np.uint8, np.uint16):
-        values = values.astype(np.float32)
-    return np.ascontiguousarray(values)
-
-
-def _maximum(raster: Raster) -> Any:
-    return raster.values.dtype.type(2 ** (raster.bits or 8 * raster.values.itemsize) - 1)
+    return RasterFile(file)
 
 
 def choose_page(page: int | None, count: int) -> int:
@@ -322,34 +207,53 @@ def choose_page(page: int | None, count: int) -> int:
     return page or 0
 
 
-def decode(data: bytes) -> Raster:
-    """Decode a PNG, JPEG, BMP or WebP."""
-    with open_raster(data) as image:
-        is_png = isinstance(image, PngImageFile)
-        if is_png and b"IEND" not in data:  # Pillow does not miss the end
-            raise ValueError("it is cut short")
-        image.load()
-        bits, colour = (data[24], data[25]) if is_png else (8, 0)  # PNG colour type: 0 is grey
-        if bits == 16 and colour:  # Pillow would reduce it to 8 bits
-            values: Array = imagecodecs.png_decode(data)
-            raster = Raster(values, is_rgb=colour != 4, has_alpha=values.shape[2] in (2, 4))
-        else:
-            raster = convert_pillow(image, bits)
-        orientation = 1
-        with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
-            orientation = image.getexif().get(ORIENTATION, 1)
-    return raster._replace(values=rotate_upright(raster.values, orientation))
+class RasterFile:
+    """The one image of a PNG, JPEG, BMP or WebP."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, page: int) -> Raster:
+        """Decode it; raises whatever the decoders raise."""
+        data = self._read_bytes()
+        with _open_image(data) as image:
+            is_png = isinstance(image, PngImageFile)
+            if is_png and b"IEND" not in data:  # Pillow does not miss the end
+                raise ValueError("it is cut short")
+            image.load()
+            bits, colour = (data[24], data[25]) if is_png else (8, 0)  # PNG colour type: 0 is grey
+            if bits == 16 and colour:  # Pillow would reduce it to 8 bits
+                values: Array = imagecodecs.png_decode(data)
+                raster = Raster(values, is_rgb=colour != 4, has_alpha=values.shape[2] in (2, 4))
+            else:
+                raster = _convert_image(image, bits)
+            orientation = 1
+            with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
+                orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation == 1:
+            return raster
+        return raster._replace(values=rotate_upright(raster.values, orientation))
+
+    def read_extent(self, page: int) -> Extent:
+        """Its size."""
+        with _open_image(self._read_bytes()) as image:
+            return Extent(image.height, image.width, len(image.getbands()))
+
+    def open_windows(self, page: int) -> None:
+        """Return None: it can only be read whole."""
+
+    def close(self) -> None:
+        """Do nothing: the file is read at once."""
+
+    def _read_bytes(self) -> bytes:
+        return self._file if isinstance(self._file, bytes) else Path(self._file).read_bytes()
 
 
-def require_pixels(height: int, width: int) -> None:
-    """Raise a ValueError for an image without pixels, as faulty cropping programs leave them."""
-    if height < 1 or width < 1:
-        raise ValueError(f"it has no pixels, only {height} x {width}: save it again or remove it")
-
-
-def open_raster(data: bytes) -> ImageFile:
+def _open_image(data: bytes) -> ImageFile:
     """Read the header of a PNG, JPEG, BMP or WebP."""
-    # Not Image.open, which rejects large images as suspicious.
     opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
     if opener is None:
         raise ValueError("it is not a PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
@@ -358,19 +262,8 @@ def open_raster(data: bytes) -> ImageFile:
     return opener(io.BytesIO(data))
 
 
-def rotate_upright(values: Array, orientation: int) -> Array:
-    """Apply an EXIF orientation: 1 is upright, 6 lies on its left side."""
-    if orientation in (5, 6, 7, 8):
-        values = values.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
-    return values
-
-
-def convert_pillow(image: Image, bits: int) -> Raster:
-    """The pixels of a loaded Pillow image with that many bits per channel."""
+def _convert_image(image: Image, bits: int) -> Raster:
+    """The pixels of a loaded image with that many bits per channel."""
     if image.mode == "P":
         colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         palette = np.zeros((256, 3), np.uint8)
@@ -381,17 +274,60 @@ def convert_pillow(image: Image, bits: int) -> Raster:
     values = np.array(image)
     if bits == 16 and image.mode == "I":  # older Pillow
         values = values.astype(np.uint16)
-    if image.mode == "L" and bits in (2, 4):  # Pillow has spread them to 0..255
+    is_packed = image.mode == "L" and bits in (2, 4)
+    if is_packed:  # Pillow has spread them to 0..255
         values = values // np.uint8(255 // (2**bits - 1))
     return Raster(
         values.reshape(*values.shape[:2], -1),
         is_rgb=image.mode in ("RGB", "RGBA"),
         has_alpha=image.mode in ("LA", "RGBA"),
-        bits=bits if image.mode == "L" and bits < 8 else 0,
+        bits=bits if is_packed else 0,
     )
 
 
-# --- errors ---------------------------------------------------------------------------------------
+def render(raster: Raster) -> Array:
+    """The image as a viewer shows it, (H, W, C) uint8, uint16 or float32; see `read_image`."""
+    values = raster.values
+    if raster.palette is not None:
+        return raster.palette[values[..., 0]]
+    if raster.white_is_zero and values.dtype == np.bool_:
+        values = ~values
+    elif raster.white_is_zero and values.dtype.kind == "u":
+        values = values.dtype.type(2 ** (raster.bits or 8 * values.itemsize) - 1) - values
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif raster.bits in (2, 4):
+        values = values * np.uint8(255 // (2**raster.bits - 1))
+    elif values.dtype not in (np.uint8, np.uint16):
+        values = values.astype(np.float32)
+    return np.ascontiguousarray(values)
+
+
+def _simplify_mask(raster: Raster) -> Array:
+    """Drop channels that tell nothing, and convert to uint8, uint16 or int32."""
+    values = raster.values
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if raster.has_alpha and values.shape[2] in (2, 4) and is_opaque(values):
+        values = values[..., :-1]
+    if raster.is_rgb and values.shape[2] == 3 and (values[..., 1:] == values[..., :1]).all():
+        values = values[..., :1]
+    if values.shape[2] == 1:
+        values = values[..., 0]
+    if values.dtype not in (np.uint8, np.uint16):
+        values = _to_int32(values)
+    return np.ascontiguousarray(values)
+
+
+def _to_int32(values: Array) -> npt.NDArray[np.int32]:
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # holds every int32, unlike float32
+        if not (values == np.trunc(values)).all():  # NaN equals nothing
+            raise SegkitError("a mask must hold whole numbers, not fractions or NaN.")
+    if values.dtype.kind not in "iuf" or not ((values >= low) & (values <= high)).all():
+        raise SegkitError(f"a mask must hold 32-bit integers; its {values.dtype} exceed them.")
+    return values.astype(np.int32)
 
 
 @contextmanager

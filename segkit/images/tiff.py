@@ -12,7 +12,8 @@ import math
 import re
 import struct
 import threading
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ import numpy as np
 import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segkit.images.reading import (
+from segkit.images.raster import (
     ORIENTATION,
     Array,
     Extent,
     Raster,
-    choose_page,
-    convert_pillow,
+    Windows,
     require_pixels,
     rotate_upright,
+    saves_memory,
 )
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of a TIFF: either byte order, classic and BigTIFF."""
 
 MOST_PAGES = 10**7
 """Pages that an OME-TIFF may describe."""
@@ -42,21 +46,20 @@ _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
 
+Part = Any
+"""A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
+
 
 class TiffImages:
-    """The images of an open TIFF.
-
-    Attributes:
-        file: tifffile's view of it.
+    """The images of an open TIFF. One image has one part (page or frame), or several as channels.
 
     Raises:
         ValueError: The file is damaged, truncated, or describes images that it does not hold.
     """
 
     def __init__(self, file: Path | io.BytesIO) -> None:
-        self.file = tifffile.TiffFile(file)
-        self._directories: list[int] = []
-        self._images: list[list[tuple[Any, int]]] = []  # series or None, and number of each part
+        self._file = tifffile.TiffFile(file)
+        self._images: list[list[Callable[[], Part]]] = []  # what loads the parts
         try:
             self._list_images()
         except BaseException:
@@ -68,43 +71,46 @@ class TiffImages:
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        self._file.close()
 
-    def read(self, page: int | None) -> Raster:
+    def read(self, page: int) -> Raster:
         """One image; raises whatever the decoders raise."""
-        rasters = [_decode_part(part) for part in self.parts(page)]
-        if len(rasters) == 1:
-            return rasters[0]
-        values = np.concatenate([raster.values for raster in rasters], axis=2)
-        return Raster(values, white_is_zero=rasters[0].white_is_zero)
+        return _join_channels([_decode_part(part) for part in self._load_parts(page)])
 
-    def read_extent(self, page: int | None) -> Extent:
+    def read_extent(self, page: int) -> Extent:
         """The size of an image in memory; tiles that reach out of the image count in full."""
-        pages = [part.keyframe for part in self.parts(page)]
+        pages = [part.keyframe for part in self._load_parts(page)]
         return Extent(
             max(max(page.imagelength, page.tilelength) * page.imagedepth for page in pages),
             max(max(page.imagewidth, page.tilewidth) for page in pages),
             sum(page.samplesperpixel for page in pages),
         )
 
-    def parts(self, page: int | None) -> list[Any]:
-        """The TIFF pages or frames that are the channels of an image.
+    def open_windows(self, page: int) -> Windows | None:
+        """Windows of one image; None where it can only be read whole."""
+        parts = self._load_parts(page)
+        for part in parts:
+            _require_data(part)
+        # an OME-TIFF may be spread over several files
+        if any(part.parent is not self._file or not _has_windows(part, parts[0]) for part in parts):
+            return None
+        reader = _WindowReader(parts)
+        return Windows(reader.size, reader.kind, reader.read)
 
-        Raises:
-            SegkitError: There are several images and none was chosen, or there is no such image.
-        """
-        places = self._images[choose_page(page, len(self._images))]
-        return [self._load_part(series, number) for series, number in places]
+    def _load_parts(self, page: int) -> list[Part]:
+        return [load() for load in self._images[page]]
 
     def _list_images(self) -> None:
-        tif = self.file
+        tif = self._file
         if not len(tif.pages):
             return
         first = tif.pages.first
         require_pixels(first.imagelength, first.imagewidth)
         if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
-            self._directories = _list_directories(tif)
-            self._images = [[(None, number)] for number in range(len(self._directories))]
+            self._images = [
+                [partial(_load_directory, tif, number, offset)]
+                for number, offset in _list_directories(tif)
+            ]
             return
         for pixels in re.findall(r"<[\w:]*Pixels[^>]*>", tif.ome_metadata or ""):
             count = math.prod(int(size) for size in re.findall(r'Size[CZT]="(\d+)"', pixels))
@@ -122,23 +128,26 @@ class TiffImages:
             if "C" in axes:
                 order = np.moveaxis(order, axes.index("C"), -1)
             rows = order.reshape(-1, order.shape[-1]).tolist()
-            self._images += [[(series, number) for number in row] for row in rows]
+            self._images += [[partial(_load_frame, series, n) for n in row] for row in rows]
 
-    def _load_part(self, series: Any, number: int) -> Any:
-        if series is None:
-            self.file.filehandle.seek(self._directories[number])
-            return tifffile.TiffPage(self.file, number)
-        if series.dataoffset is None:
-            return series[number].aspage()
-        # One after the other in the file; there may be a single directory for all of them.
-        page = series.keyframe
-        return tifffile.TiffFrame(
-            page.parent,
-            number,
-            keyframe=page,
-            dataoffsets=(series.dataoffset + number * page.nbytes,),
-            databytecounts=(page.nbytes,),
-        )
+
+def _load_directory(tif: tifffile.TiffFile, number: int, offset: int) -> Part:
+    tif.filehandle.seek(offset)
+    return tifffile.TiffPage(tif, number)
+
+
+def _load_frame(series: Any, number: int) -> Part:
+    if series.dataoffset is None:
+        return series[number].aspage()
+    # One after the other in the file; there may be a single directory for all of them.
+    page = series.keyframe
+    return tifffile.TiffFrame(
+        page.parent,
+        number,
+        keyframe=page,
+        dataoffsets=(series.dataoffset + number * page.nbytes,),
+        databytecounts=(page.nbytes,),
+    )
 
 
 def _require_images(series: Any, count: int) -> None:
@@ -153,14 +162,14 @@ def _require_images(series: Any, count: int) -> None:
         raise ValueError(f"it is cut short: it should hold {count} images")
 
 
-def _list_directories(tif: tifffile.TiffFile) -> list[int]:
-    """The offsets of all directories that are images, not overviews or transparency masks.
+def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int]]:
+    """Number and offset of the directories that are images, not overviews or transparency masks.
 
     Parsing every directory with tifffile would take 15 times as long.
     """
     file, tiff = tif.filehandle, tif.tiff
-    offset, every, images = tif.pages.first.offset, dict[int, None](), list[int]()
-    while offset and offset not in every:
+    offset, every, images = tif.pages.first.offset, dict[int, int](), list[tuple[int, int]]()
+    while offset and offset not in every:  # damaged ones may run in a circle
         file.seek(offset)
         head = file.read(tiff.tagnosize)
         if len(head) < tiff.tagnosize:
@@ -169,7 +178,7 @@ def _list_directories(tif: tifffile.TiffFile) -> list[int]:
         tags = file.read(size + tiff.offsetsize)
         if len(tags) < size + tiff.offsetsize:
             break
-        every[offset] = None
+        every[offset] = len(every)
         subfile = 0
         code, kind = struct.unpack_from(tif.byteorder + "HH", tags)
         if code == 254:  # has the lowest code, so it comes first
@@ -177,9 +186,9 @@ def _list_directories(tif: tifffile.TiffFile) -> list[int]:
             start = tiff.tagsize - tiff.offsetsize
             (subfile,) = struct.unpack_from(tif.byteorder + value, tags, start)
         if not subfile & (1 | 4):  # reduced in size, transparency mask
-            images.append(offset)
+            images.append((every[offset], offset))
         (offset,) = struct.unpack(tiff.offsetformat, tags[size:])
-    return images or list(every)
+    return images or [(number, offset) for offset, number in every.items()]
 
 
 def _require_data(part: Any) -> None:
@@ -189,7 +198,7 @@ def _require_data(part: Any) -> None:
         raise ValueError("it is cut short")
 
 
-def _orientation(page: Any) -> int:
+def _read_orientation(page: Part) -> int:
     return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
 
 
@@ -215,70 +224,64 @@ def _is_plain_ycbcr(page: Any) -> bool:
     return page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression not in _JPEG
 
 
-def _decode_part(part: Any) -> Raster:
+def _decode_part(part: Part) -> Raster:
     _require_data(part)
     page = part.keyframe
     if _is_plain_ycbcr(page):
         return _decode_with_pillow(part)
-    values = part.asarray()
     if page.axes not in _AXES:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
+    values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    values = rotate_upright(values.reshape(*values.shape[:2], -1), _orientation(page))
+    values = rotate_upright(values.reshape(*values.shape[:2], -1), _read_orientation(page))
     return _describe(page, values)
 
 
-def _decode_with_pillow(part: Any) -> Raster:
-    """8 bits; Pillow also rotates them."""
+def _decode_with_pillow(part: Part) -> Raster:
     stored = part.parent.filehandle
     stored.seek(0)
     with TiffImageFile(io.BytesIO(stored.read())) as image:
         image.seek(part.index)
-        return convert_pillow(image, 8)
+        return Raster(np.array(image.convert("RGB")), is_rgb=True)  # upright
 
 
-class TiffWindows:
-    """One image of a TIFF, read by windows. Several threads may read at once.
+def _join_channels(rasters: list[Raster]) -> Raster:
+    """One image of one that is complete, or of several that are its channels."""
+    if len(rasters) == 1:
+        return rasters[0]
+    values = np.concatenate([raster.values for raster in rasters], axis=2)
+    return Raster(values, white_is_zero=rasters[0].white_is_zero)
 
-    Attributes:
-        size: its height and width.
-        kind: a raster without pixels, which tells how to display them.
-    """
 
-    def __init__(self, images: TiffImages, parts: list[Any]) -> None:
-        self._images, self._parts = images, parts
-        page = parts[0].keyframe
+class _WindowReader:
+    """Reads windows of one image from its parts. Several threads may read at once."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self._parts = parts
+        pages = [part.keyframe for part in parts]
+        page = pages[0]
         self.size = page.imagelength, page.imagewidth
         self._dtype = np.dtype(page.dtype).newbyteorder("=")
-        channels = sum(part.keyframe.samplesperpixel for part in parts)
-        self.kind = _describe(page, np.empty((0, 0, channels), self._dtype))
-        if len(parts) > 1:  # the same as `TiffImages.read`
-            self.kind = Raster(self.kind.values, white_is_zero=self.kind.white_is_zero)
-        self._lock = threading.Lock()
+        empty = [np.empty((0, 0, page.samplesperpixel), self._dtype) for page in pages]
+        self.kind = _join_channels(list(map(_describe, pages, empty)))
         self._segment = _segment_size(page)
+        self._lock = threading.Lock()
         rows = CACHED_ROWS + self._segment[0]
-        row_bytes = self.size[1] * channels * self._dtype.itemsize
+        row_bytes = self.size[1] * self.kind.values.shape[2] * self._dtype.itemsize
         segment_bytes = math.prod(self._segment) * page.shaped[-1] * self._dtype.itemsize
         count = min(rows * row_bytes, CACHE) // segment_bytes
-        self._decode = lru_cache(max(count, 4))(self._decode_segment)
-
-    def close(self) -> None:
-        """Close the file and free the cache."""
-        self._decode.cache_clear()
-        self._images.close()
+        # not a bound method: it would keep the reader, and so itself, alive
+        self._decode = lru_cache(max(count, 4))(partial(_decode_segment, self._lock))
 
     def read(self, top: int, left: int, height: int, width: int) -> Raster:
         """A window as stored."""
         values = np.empty((height, width, self.kind.values.shape[2]), self._dtype)
         first = 0
-        for number, part in enumerate(self._parts):
+        for part in self._parts:
             planes, *_, samples = part.keyframe.shaped
+            read = self._read_rows if part.keyframe.is_final else self._read_segments
             for plane in range(planes):
-                out = values[..., first : first + samples]
-                if part.keyframe.is_final:
-                    self._read_rows(part, plane, top, left, out)
-                else:
-                    self._read_segments(number, plane, top, left, out)
+                read(part, plane, top, left, values[..., first : first + samples])
                 first += samples
         return self.kind._replace(values=values)
 
@@ -296,7 +299,7 @@ class TiffWindows:
                     raise ValueError("it is cut short")
         out[:] = stored
 
-    def _read_segments(self, number: int, plane: int, top: int, left: int, out: Array) -> None:
+    def _read_segments(self, part: Part, plane: int, top: int, left: int, out: Array) -> None:
         """Fill a window from the strips or tiles that it touches."""
         h, w = self._segment
         columns = -(-self.size[1] // w)
@@ -304,7 +307,7 @@ class TiffWindows:
         bottom, right = top + out.shape[0], left + out.shape[1]
         for row in range(top // h, (bottom - 1) // h + 1):
             for column in range(left // w, (right - 1) // w + 1):
-                segment = self._decode(number, first + row * columns + column)
+                segment = self._decode(part, first + row * columns + column)
                 y, x = row * h, column * w
                 first_y, last_y = max(top, y), min(bottom, y + h)
                 first_x, last_x = max(left, x), min(right, x + w)
@@ -312,40 +315,23 @@ class TiffWindows:
                     first_y - y : last_y - y, first_x - x : last_x - x
                 ]
 
-    def _decode_segment(self, number: int, index: int) -> Array:
-        part = self._parts[number]
-        page = part.keyframe
-        offset, count = part.dataoffsets[index], part.databytecounts[index]
-        data = self._read_bytes(part, offset, count) if offset and count else None
-        options = {} if part.jpegtables is None else {"jpegtables": part.jpegtables}
-        segment, _, shape = page.decode(data, index, **options)
-        if segment is None:  # left out of a sparse file
-            return np.full(shape[1:], page.nodata, self._dtype)
-        return segment[0]
 
-    def _read_bytes(self, part: Any, offset: int, count: int) -> bytes:
-        with self._lock:
+def _decode_segment(lock: threading.Lock, part: Part, index: int) -> Array:
+    """Decode a strip or tile, (h, w, samples)."""
+    page = part.keyframe
+    offset, count = part.dataoffsets[index], part.databytecounts[index]
+    data = None
+    if offset and count:
+        with lock:
             part.parent.filehandle.seek(offset)
-            data: bytes = part.parent.filehandle.read(count)
+            data = part.parent.filehandle.read(count)
         if len(data) < count:
             raise ValueError("it is cut short")
-        return data
-
-
-def open_tiff_windows(path: Path, page: int | None) -> TiffWindows | None:
-    """Open one image of a TIFF for reading windows; None where it can only be read whole."""
-    images = TiffImages(path)
-    windows = None
-    try:
-        parts = images.parts(page)
-        for part in parts:
-            _require_data(part)
-        if parts[0].parent is images.file and all(_has_windows(part, parts[0]) for part in parts):
-            windows = TiffWindows(images, parts)
-    finally:
-        if windows is None:
-            images.close()
-    return windows
+    options = {} if part.jpegtables is None else {"jpegtables": part.jpegtables}
+    segment, _, shape = page.decode(data, index, **options)
+    if segment is None:  # left out of a sparse file
+        return np.full(shape[1:], page.nodata, page.dtype)
+    return np.asarray(segment[0])
 
 
 def _has_windows(part: Any, one: Any) -> bool:
@@ -354,8 +340,7 @@ def _has_windows(part: Any, one: Any) -> bool:
     return (
         page.axes in _AXES
         and not _is_plain_ycbcr(page)
-        and _orientation(page) == 1
-        and page.parent is first.parent  # an OME-TIFF may be spread over several files
+        and _read_orientation(page) == 1
         and page.jpegheader is None  # one JPEG that is presented as tiles
         and page.shape == first.shape
         and page.dtype == first.dtype
@@ -370,9 +355,3 @@ def _segment_size(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
-
-
-def saves_memory(shape: tuple[int, int], segment: tuple[int, int]) -> bool:
-    """Whether reading by windows takes less memory than reading the whole image."""
-    rows, columns = (-(-side // part) for side, part in zip(shape, segment, strict=True))
-    return rows * columns >= 4

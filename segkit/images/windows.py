@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import (
-    TIFF_STARTS,
-    Array,
-    Raster,
-    choose_page,
-    is_zarr,
-    read_start,
-    render,
-    wrap_errors,
-)
-from segkit.images.tiff import open_tiff_windows, saves_memory
-from segkit.images.zarr_store import ZarrImages
+from segkit.images.raster import Array, Windows
+from segkit.images.reading import choose_page, open_source, render, wrap_errors
 
 
 def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | None:
@@ -39,19 +28,15 @@ def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | N
     Raises:
         SegkitError: as `read_image`, as far as the file can be checked without decoding it.
     """
-    path = Path(path)
+    windows = None
     with wrap_errors(path):
-        if is_zarr(path):
-            images = ZarrImages(path)
-            chosen = choose_page(page, len(images))
-            if saves_memory(images.size, images.chunk):
-                read = partial(images.read_window, chosen)
-                return WindowedImage(path, images.size, images.kind, read, images.close)
-        elif read_start(path) in TIFF_STARTS:
-            windows = open_tiff_windows(path, page)
-            if windows is not None:
-                return WindowedImage(path, windows.size, windows.kind, windows.read, windows.close)
-    return None
+        source = open_source(path)
+        try:
+            windows = source.open_windows(choose_page(page, len(source)))
+        finally:
+            if windows is None:
+                source.close()
+    return None if windows is None else WindowedImage(Path(path), windows, source.close)
 
 
 class WindowedImage:
@@ -67,18 +52,11 @@ class WindowedImage:
         ...     corner = image.read(0, 0, 512, 512)  # (512, 512, C)
     """
 
-    def __init__(
-        self,
-        path: Path,
-        size: tuple[int, int],
-        kind: Raster,
-        read: Callable[[int, int, int, int], Raster],
-        close: Callable[[], None],
-    ) -> None:
-        self.path, self._read, self._close = path, read, close
-        self._is_closed = False
-        empty = render(kind)
-        self.shape: tuple[int, int, int] = (*size, empty.shape[2])
+    def __init__(self, path: Path, windows: Windows, close: Callable[[], None]) -> None:
+        self.path, self._close = path, close
+        self._windows: Windows | None = windows
+        empty = render(windows.kind)
+        self.shape: tuple[int, int, int] = (*windows.size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
 
     def read(self, top: int, left: int, height: int, width: int) -> Array:
@@ -94,14 +72,14 @@ class WindowedImage:
                 f"{self.path}: a window of {height} x {width} at row {top}, column {left} is empty "
                 f"or reaches out of the image of {H} x {W}."
             )
-        if self._is_closed:
+        if self._windows is None:
             raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
-            return render(self._read(top, left, height, width))
+            return render(self._windows.read(top, left, height, width))
 
     def close(self) -> None:
-        """Close the file; no window can be read afterwards."""
-        self._is_closed = True
+        """Close the file and free what is cached; no window can be read afterwards."""
+        self._windows = None
         self._close()
 
     def __enter__(self) -> WindowedImage:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tifffile
 from PIL.Image import fromarray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-
-Array = npt.NDArray[Any]
+from segkit.images.raster import Array
 
 FAST = 1
 """Deflate level of PNGs: a fifth of level 6's time; pictures as small, masks 1.5 times as large."""

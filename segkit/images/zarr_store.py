@@ -12,35 +12,41 @@ A chunk that is not on the disk holds the array's fill value: writers leave empt
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import Array, Extent, Raster, choose_page, is_zarr
+from segkit.images.raster import Array, Extent, Raster, Windows, saves_memory
 
 if TYPE_CHECKING:
     import zarr
 
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
 _CHANNELS = {"channel": "c", "band": "c"}  # xarray's names
 
 
-class ZarrImages:
-    """The images of a zarr. Several threads may read at once.
+def is_zarr(path: str | Path) -> bool:
+    """Whether this is a folder that holds a zarr array or group, whatever its name."""
+    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
 
-    Attributes:
-        size: height and width of an image.
-        chunk: height and width of what is packed in one piece.
-        kind: a raster without pixels.
+
+class ZarrImages:
+    """The images of a zarr.
 
     Raises:
         SegkitError: It is a group that does not say which array is the image.
-        ValueError: The array is not an image, or its metadata are wrong.
+        ValueError: It is not a zarr, the array is not an image, or its metadata are wrong.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._array, names = _open(Path(path))
+    def __init__(self, path: Path) -> None:
+        if not is_zarr(path):
+            raise ValueError(
+                "it is a folder but not a zarr: it has no zarr.json, .zarray or .zgroup"
+            )
+        self._array, names = _open(path)
         shape, dtype = self._array.shape, np.dtype(self._array.dtype)
         axes = _name_axes(names, shape)
         if 0 in shape:
@@ -48,28 +54,36 @@ class ZarrImages:
         if dtype.kind not in "biuf":
             raise ValueError(f"values of the type {dtype} are not an image")
         self._axes = axes
-        y, x = axes.index("y"), axes.index("x")
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
-        self._pages = math.prod(shape[i] for i in self._others)
-        self.size = shape[y], shape[x]
-        self.chunk = self._array.chunks[y], self._array.chunks[x]
+        y, x = axes.index("y"), axes.index("x")
+        self._size, self._chunk = (
+            (shape[y], shape[x]),
+            (self._array.chunks[y], self._array.chunks[x]),
+        )
         channels = shape[axes.index("c")] if "c" in axes else 1
-        self.kind = Raster(np.empty((0, 0, channels), dtype.newbyteorder("=")))
+        self._kind = Raster(np.empty((0, 0, channels), dtype.newbyteorder("=")))
 
     def __len__(self) -> int:
-        return self._pages
+        return math.prod(self._array.shape[i] for i in self._others)
 
-    def read(self, page: int | None) -> Raster:
+    def read(self, page: int) -> Raster:
         """One image; raises whatever the decoders raise."""
-        return self.read_window(choose_page(page, len(self)), 0, 0, *self.size)
+        return self._read_window(page, 0, 0, *self._size)
 
-    def read_extent(self, page: int | None) -> Extent:
+    def read_extent(self, page: int) -> Extent:
         """The size of an image."""
-        choose_page(page, len(self))
-        return Extent(*self.size, self.kind.values.shape[2])
+        return Extent(*self._size, self._kind.values.shape[2])
 
-    def read_window(self, page: int, top: int, left: int, height: int, width: int) -> Raster:
-        """A window of one image, as stored."""
+    def open_windows(self, page: int) -> Windows | None:
+        """Windows of one image; None where they would save little memory."""
+        if not saves_memory(self._size, self._chunk):
+            return None
+        return Windows(self._size, self._kind, partial(self._read_window, page))
+
+    def close(self) -> None:
+        """Do nothing: a zarr keeps no file open."""
+
+    def _read_window(self, page: int, top: int, left: int, height: int, width: int) -> Raster:
         others = [self._array.shape[i] for i in self._others]
         place = np.unravel_index(page, others) if others else ()
         index: list[Any] = [slice(None)] * self._array.ndim
@@ -77,14 +91,11 @@ class ZarrImages:
         index[self._axes.index("x")] = slice(left, left + width)
         for i, number in zip(self._others, place, strict=True):
             index[i] = int(number)
-        values: Array = np.asarray(self._array[tuple(index)], self.kind.values.dtype)
+        values: Array = np.asarray(self._array[tuple(index)], self._kind.values.dtype)
         kept = [axis for axis in self._axes if axis in ("y", "x", "c")]
         if "c" not in kept:
             values, kept = values[..., None], [*kept, "c"]
         return Raster(values.transpose([kept.index(axis) for axis in "yxc"]))
-
-    def close(self) -> None:
-        """Do nothing: a zarr keeps no file open."""
 
 
 def _open(path: Path) -> tuple[zarr.Array[Any], list[str] | None]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.images.reading import IMAGE_SUFFIXES, is_zarr
+from segkit.images.reading import IMAGE_SUFFIXES
+from segkit.images.zarr_store import is_zarr
 
 FOLDER = ".segkit"
 """Folder of the record in an output folder."""

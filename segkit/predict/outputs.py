@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OutputOptions
 from segkit.core.files import write_whole
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.inputs import ImageFile
 from segkit.predict.masks import mask_values

@@ -24,7 +24,7 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, write_whole
-from segkit.images.reading import is_zarr
+from segkit.images.zarr_store import is_zarr
 from segkit.predict.inputs import FOLDER, ImageFile
 
 SHOWN = 5

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import segkit
 from segkit.checkpoint import reading as checkpoint
 from segkit.core.errors import SegkitError
-from segkit.images.reading import write_image
+from segkit.images.writing import write_image
 
 SMALL = ("encoder=unet", "encoder.width=4", "encoder.depth=2")
 

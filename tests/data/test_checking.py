@@ -16,7 +16,7 @@ from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks import scanning
 from segkit.data.checks.checking import DataSummary, check
 from segkit.data.sources.folder import FolderSource
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 
 H, W = 7, 5
 NOISE = np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)

@@ -15,7 +15,7 @@ from segkit.data.checks.checking import check
 from segkit.data.sources.base import SPLITS, DataSource, Sample
 from segkit.data.sources.folder import FolderSource
 from segkit.data.sources.splitting import natural_key, split_by_lists, split_by_ratio
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 
 PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)
 LABELS = (PIXELS > 16).astype(np.uint8)

@@ -13,7 +13,7 @@ from segkit.config.settings import EvaluateSettings
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.evaluate.command import default_folder, evaluate
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 from segkit.report.table import read_csv
 
 

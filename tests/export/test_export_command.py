@@ -21,7 +21,7 @@ from segkit.export.checking import check
 from segkit.export.command import export
 from segkit.export.formats import ENDINGS, make_onnx
 from segkit.export.images import RealImages
-from segkit.images.reading import write_image
+from segkit.images.writing import write_image
 from segkit.inference.runtimes.exported import KEY
 from segkit.inference.runtimes.torch_network import TorchNetwork
 

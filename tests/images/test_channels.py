@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segkit.core.errors import SegkitError
-from segkit.images.channels import convert_channels
+from segkit.images.raster import convert_channels
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

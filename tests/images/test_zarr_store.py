@@ -9,8 +9,9 @@ import zarr
 from images.conftest import noise, same
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import count_pages, is_zarr, read_image, read_mask
+from segkit.images.reading import count_pages, read_image, read_mask
 from segkit.images.windows import open_windows
+from segkit.images.zarr_store import is_zarr
 
 H, W = 83, 70
 

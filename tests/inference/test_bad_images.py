@@ -18,7 +18,8 @@ import tifffile
 from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
-from segkit.images.reading import read_mask, write_image
+from segkit.images.reading import read_mask
+from segkit.images.writing import write_image
 from segkit.predict.command import predict
 
 

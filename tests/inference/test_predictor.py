@@ -14,7 +14,7 @@ from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
-from segkit.images.reading import write_image
+from segkit.images.writing import write_image
 from segkit.inference.tiles.tiling import Windows
 
 

@@ -18,7 +18,7 @@ from segkit.checkpoint import reading as checkpoint
 from segkit.config.compose import compose
 from segkit.config.openings import find_open_keys
 from segkit.core.errors import SegkitError
-from segkit.images.reading import write_mask
+from segkit.images.writing import write_mask
 from segkit.report.table import read_csv
 from segkit.training.run import Run, train
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import write_image
+from segkit.images.writing import write_image
 from segkit.predict.inputs import find_images, require_apart, require_extras_apart
 
 

@@ -14,8 +14,9 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.evaluate.command import evaluate
-from segkit.images.reading import read_image, read_mask, write_image
+from segkit.images.reading import read_image, read_mask
 from segkit.images.windows import WindowedImage
+from segkit.images.writing import write_image
 from segkit.inference.runtimes.network import SmallerBatchWarning
 from segkit.models.segmenter import Segmenter
 from segkit.predict import large

@@ -19,7 +19,8 @@ import tifffile
 
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
-from segkit.images.reading import ImageReader, read_image, write_image
+from segkit.images.reading import ImageReader, read_image
+from segkit.images.writing import write_image
 from segkit.predict import large, outputs, pipeline, progress
 from segkit.predict.sharing import Share
 

@@ -10,7 +10,7 @@ import torch
 from conftest import train_quick
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import write_image, write_mask
+from segkit.images.writing import write_image, write_mask
 from segkit.losses.base import Loss
 from segkit.report.table import read_csv
 from segkit.training.callbacks import StopWhenNotFinite

@@ -14,7 +14,8 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import CellsSource
 from segkit.evaluate.command import evaluate
-from segkit.images.reading import read_mask, write_image
+from segkit.images.reading import read_mask
+from segkit.images.writing import write_image
 from segkit.predict.command import predict
 from segkit.report.table import read_csv
 

@@ -16,7 +16,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
 from segkit.data.sources.splitting import Divided, natural_key, split_by_lists, split_by_ratio
-from segkit.images.channels import convert_channels
+from segkit.images.raster import convert_channels
 from segkit.images.reading import IMAGE_SUFFIXES, ImageReader, count_pages, read_image
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

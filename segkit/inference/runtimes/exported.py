@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
-from segkit.images.channels import convert_channels
+from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import Windows, plan_batches
 

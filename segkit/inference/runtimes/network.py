@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.labels import decide
-from segkit.images.channels import convert_channels
+from segkit.images.raster import convert_channels
 from segkit.inference.tiles.tiling import Windows
 
 

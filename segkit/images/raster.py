@@ -1,0 +1,105 @@
+"""Pixels in memory: what the readers of all formats return, and conversions of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.core.errors import SegkitError
+
+Array = npt.NDArray[Any]
+
+ORIENTATION = 0x0112
+"""The orientation tag of EXIF and TIFF."""
+
+
+class Raster(NamedTuple):
+    """Pixels as stored, in native byte order, and how to display them."""
+
+    values: Array  # (H, W, C); palette indices; bool for 1 bit
+    palette: Array | None = None  # (K, 3) uint8
+    is_rgb: bool = False  # the first three channels are one colour
+    has_alpha: bool = False  # the last channel is alpha
+    white_is_zero: bool = False
+    bits: int = 0  # of a grey value; 0 where it fills its dtype
+
+
+class Extent(NamedTuple):
+    """The size of an image as its header states it, before its orientation is applied."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+
+class Windows(NamedTuple):
+    """How to read windows of one image. Several threads may read at once."""
+
+    size: tuple[int, int]  # height and width
+    kind: Raster  # without pixels
+    read: Callable[[int, int, int, int], Raster]  # of top, left, height and width
+
+
+def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
+    """Whether windows of an image in chunks of that size take less memory than the whole image."""
+    rows, columns = (-(-side // part) for side, part in zip(size, chunk, strict=True))
+    return rows * columns >= 4
+
+
+def require_pixels(height: int, width: int) -> None:
+    """Raise a ValueError for an image without pixels, as faulty cropping programs leave them."""
+    if height < 1 or width < 1:
+        raise ValueError(f"it has no pixels, only {height} x {width}: save it again or remove it")
+
+
+def rotate_upright(values: Array, orientation: int) -> Array:
+    """Apply an EXIF orientation: 1 is upright, 6 lies on its left side."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values
+
+
+def is_opaque(values: Array) -> bool:
+    """Whether the last channel, read as alpha, hides nothing."""
+    opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
+    return bool((values[..., -1] == opaque).all())
+
+
+def convert_channels(image: Array, channels: int) -> Array:
+    """Convert (H, W, C) to (H, W, channels) where the conversion is obvious.
+
+    Grey is repeated to RGB; RGB becomes grey by its mean. A second channel of a grey image and a
+    fourth of an RGB image are dropped if they are an alpha channel: if every pixel is opaque, and
+    always for 8-bit RGBA. Otherwise they are measurements, which must not get lost.
+
+    Raises:
+        SegkitError: There is no obvious conversion.
+    """
+    given = image.shape[2]
+    if given == channels:
+        return image
+    if channels in (1, 3):
+        is_rgba = image.dtype == np.uint8 and given == 4
+        if is_rgba or (given in (2, 4) and is_opaque(image)):
+            return convert_channels(image[..., :-1], channels)
+        if given == 1:
+            return np.repeat(image, 3, axis=2)
+        if given == 3:
+            mean: Array = image.mean(axis=2, keepdims=True, dtype=np.float32)
+            return mean.astype(image.dtype)
+    raise SegkitError(
+        f"an image with {given} channels cannot be converted to {channels}: only grey and RGB, with"
+        " or without alpha, can be converted. Provide exactly the channels used in training."
+    )

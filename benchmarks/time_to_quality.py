@@ -46,7 +46,7 @@ from segkit.core.files import make_folder, write_whole
 from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks.checking import DataSummary, check
 from segkit.data.sources.base import DataSource
-from segkit.inference.loading import load
+from segkit.inference.predictor import load
 from segkit.losses import Loss
 from segkit.optim.schedules import Schedule
 from segkit.report.charts import draw_chart

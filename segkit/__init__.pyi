@@ -1,9 +1,9 @@
 from .config.compose import compose as compose
 from .core.errors import SegkitError as SegkitError
 from .data.sources.base import DataSource as DataSource
-from .inference.loading import load as load
 from .inference.predictor import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
+from .inference.predictor import load as load
 from .losses.base import Loss as Loss
 from .metrics.base import Metric as Metric
 from .models.encoders.base import Encoder as Encoder

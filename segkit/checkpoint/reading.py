@@ -76,7 +76,8 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     }
     try:
         model = build(card)
-        Target.resolve(card.target["name"], {})
+        options = {key: value for key, value in card.target.items() if key != "name"}
+        Target.bind(card.target["name"], options)
     except SegkitError as error:
         wanted = card.config.get("plugins") or []
         hint = f" The training named plugins={wanted}: name them again." if wanted else ""

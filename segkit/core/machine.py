@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from segkit.core.memory import GB as GB
-from segkit.core.memory import main_memory
-from segkit.core.memory import usable_cores as usable_cores
+from segkit.core.memory import GB, main_memory, usable_cores
 
 SPEED = {"cpu": 60e9, "mps": 2e12, "cuda": 10e12}
 """Floating-point operations per second of a core or a device in training, roughly."""
@@ -55,15 +53,6 @@ def find_machine(accelerator: str = "auto", devices: int | str | list[int] = 1) 
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return Machine("mps", torch.mps.recommended_max_memory(), cores)
     return Machine("cpu", main_memory(), cores, _count(devices, 1))
-
-
-def free_memory(device: torch.device) -> int:
-    """Free bytes of a GPU, or all of main memory, which caches fill anyway."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
-    return main_memory()
 
 
 def _count(devices: int | str | list[int], present: int) -> int:

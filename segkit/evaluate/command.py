@@ -23,7 +23,7 @@ from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.bit_depth import DepthWatch
-from segkit.inference.loading import load_from_settings
+from segkit.inference.predictor import load_from_settings
 from segkit.report.table import score_table
 
 IN_NAME = (

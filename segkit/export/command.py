@@ -23,7 +23,7 @@ from segkit.export.checking import Comparison, check, list_sizes
 from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
 from segkit.export.images import RealImages, cut_window, find_real_images
 from segkit.export.quantization import Quantized, measure, quantize
-from segkit.inference.loading import load
+from segkit.inference.predictor import load
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
 from segkit.inference.runtimes.torch_network import TorchNetwork, find_windows

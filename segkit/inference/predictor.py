@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,14 +15,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from segkit.config.schema import describe_error
-from segkit.config.settings import PredictionOptions
+from segkit.config.settings import ModelSettings, PredictionOptions
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
 from segkit.images.reading import count_pages, read_image
-from segkit.inference.objects.instances import decode
-from segkit.inference.runtimes.network import Network, common_windows, require_same_classes
+from segkit.inference.objects.instances import BY_WAIST, decode
+from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
-from segkit.inference.tiles.tiling import plan_grid
+from segkit.inference.tiles.tiling import Windows, plan_grid
 from segkit.targets.base import Target
 
 Image = Path | str | NDArray[Any]
@@ -63,7 +65,7 @@ class Predictor:
         given = parse_options(options)
         self.networks = [networks] if isinstance(networks, Network) else list(networks)
         self.card = card = self.networks[0].card
-        require_same_classes(self.networks)
+        _require_same_classes(self.networks)
         if given.threshold is not None and card.mode == "multiclass":
             raise SegkitError(
                 f"threshold={given.threshold}: this model takes the most probable of several"
@@ -74,34 +76,35 @@ class Predictor:
                 "checkpoint: the models of the list have thresholds of their own, which differ:"
                 " give threshold=VALUE for all of them."
             )
-        options = {key: value for key, value in card.target.items() if key != "name"}
-        self.target = Target.build(card.target["name"], **options)
-        fits = self.target.decoders_for(card.mode)
         self.instances: Decoder | None = (
             card.config.get("instances") if given.instances == "training" else given.instances
         )
-        if self.instances is not None and self.instances not in fits:
-            raise SegkitError(
-                f"instances={self.instances} cannot be used on a model of"
-                f" target={self.target.name} with head={card.head['name']}: use"
-                f" {' or '.join(fits) or 'none'}, or train with another target."
-            )
-        self.windows = common_windows(self.networks, given.context)
-        fixed = self.windows.fixed
-        if fixed is not None and given.tile is not None and set(fixed) != {given.tile}:
-            raise SegkitError(
-                f"tile={given.tile} cannot be used: this network takes only tiles of {fixed[0]} x"
-                f" {fixed[1]} pixels. Leave tile out."
-            )
-        if fixed is not None and fixed[0] != fixed[1] and given.tta == "d4":
-            raise SegkitError(
-                f"tta=d4 rotates tiles, and this network takes only {fixed[0]} x {fixed[1]}"
-                " pixels. Use tta=flips."
-            )
+        if self.instances is not None:
+            fits = self.target.decoders_for(card.mode)
+            if self.instances not in fits:
+                raise SegkitError(
+                    f"instances={self.instances} cannot be used on a model of"
+                    f" target={self.target.name} with head={card.head['name']}: use"
+                    f" {' or '.join(fits) or 'none'}, or train with another target."
+                )
+        self._context = given.context
+        if given != PredictionOptions() or len(self.networks) > 1:
+            _require_fit(self.windows.fixed, given)
         self.tta, self.threshold, self.overlap = given.tta, given.threshold, given.overlap
         own: int = card.config.get("min_size", 0)
         self.min_size = own if given.min_size is None else given.min_size
         self.waist, self.fill_holes = given.waist, given.fill_holes
+
+    @cached_property
+    def target(self) -> Target:
+        """The target that the model has learned."""
+        options = {key: value for key, value in self.card.target.items() if key != "name"}
+        return Target.build(self.card.target["name"], **options)
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The tiles that images are cut into; planned for the memory that is free by then."""
+        return _find_common_windows(self.networks, self._context)
 
     @property
     def mode(self) -> str:
@@ -320,3 +323,136 @@ def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> 
     named = SegkitError(text)
     named.__cause__ = error
     return named
+
+
+def _require_same_classes(networks: Sequence[Network]) -> None:
+    """Check that all networks have the same classes and compute on the same kind of arrays."""
+    first = networks[0]
+    for number, other in enumerate(networks[1:], 2):
+        for name in ("mode", "class_names", "mask_values", "in_channels", "target"):
+            one, two = getattr(first.card, name), getattr(other.card, name)
+            if one != two:
+                raise SegkitError(
+                    f"checkpoint: number {number} of the list cannot be averaged with the first:"
+                    f" its {name} is {two}, that of the first {one}."
+                )
+        if other.xp is not first.xp:
+            raise SegkitError(
+                "checkpoint: exported files and checkpoints cannot be averaged with each other."
+            )
+
+
+def _require_fit(fixed: tuple[int, int] | None, options: PredictionOptions) -> None:
+    """Raise a SegkitError if a network of one input size cannot follow the options."""
+    if fixed is None:
+        return
+    height, width = fixed
+    if options.tile is not None and {height, width} != {options.tile}:
+        raise SegkitError(
+            f"tile={options.tile} cannot be used: this network takes only tiles of {height} x"
+            f" {width} pixels. Leave tile out."
+        )
+    if height != width and options.tta == "d4":
+        raise SegkitError(
+            f"tta=d4 rotates tiles, and this network takes only {height} x {width} pixels. Use"
+            " tta=flips."
+        )
+
+
+def _find_common_windows(networks: Sequence[Network], context: int | None) -> Windows:
+    """Find the windows that all networks take, with the requested context."""
+    windows = [network.windows for network in networks]
+    common = windows[0]
+    if len({(w.context, w.fixed, w.context and w.smallest) for w in windows}) > 1:
+        raise SegkitError(
+            "checkpoint: these networks take tiles of different forms and cannot be averaged."
+        )
+    if not common.context:
+        step = math.lcm(*(w.step for w in windows))
+        smallest = math.lcm(*(w.smallest for w in windows))
+        common = replace(common, step=step, smallest=smallest)
+    common = replace(common, side=min(w.side for w in windows))
+    if context is None:
+        return common
+    if common.context or common.fixed is not None:
+        raise SegkitError(
+            f"context={context} cannot be used: this network takes tiles of its own form, with"
+            f" {common.context} pixels around what they decide. Leave context out."
+        )
+    # a multiple of the step, so that pooling groups the same pixels
+    return replace(common, context=math.ceil(context / common.step) * common.step)
+
+
+def load(
+    path: Path | str | Sequence[Path | str], device: str = "auto", **options: Any
+) -> Predictor:
+    """Load a predictor. Its files are all that is needed: no network, no training data.
+
+    Args:
+        path: A ``best.ckpt`` or ``last.ckpt`` of a run, or a file that ``python -m segkit.export``
+            wrote; or several of them, whose probabilities are averaged.
+        device: Where to compute: "auto" takes a GPU if there is one.
+        options: Options of :class:`segkit.config.settings.PredictionOptions`: tta, instances,
+            min_size, waist, fill_holes, threshold, tile, overlap, context, batch_size.
+
+    Raises:
+        SegkitError: There is no such file, segkit did not write it, or an option cannot be used or
+            would have no effect.
+    """
+    paths = [path] if isinstance(path, str | Path) else path
+    if not (isinstance(paths, Sequence) and all(isinstance(each, str | Path) for each in paths)):
+        raise SegkitError(f"checkpoint: give a path, or a list of paths, not {path!r}.")
+    if not paths:
+        raise SegkitError("checkpoint: the list is empty. Give one file or more.")
+    parsed = parse_options(options)
+    networks = [_read(Path(each), device, parsed.tile, parsed.batch_size) for each in paths]
+    predictor = Predictor(networks, **options)
+    _require_effect(predictor, parsed)
+    return predictor
+
+
+def load_from_settings(settings: ModelSettings) -> Predictor:
+    """Load the predictor that the settings of a command describe."""
+    options = settings.model_dump(include=set(PredictionOptions.model_fields))
+    return load(settings.checkpoint, settings.device, **options)
+
+
+def _require_effect(predictor: Predictor, options: PredictionOptions) -> None:
+    """Raise a SegkitError if an option of objects would have no effect."""
+    decoder, defaults = predictor.instances, PredictionOptions()
+    for name in ("min_size", "waist", "fill_holes"):
+        value = getattr(options, name)
+        if not value or value == getattr(defaults, name):
+            continue
+        if decoder is None:
+            fits = predictor.target.decoders_for(predictor.card.mode)
+            remedy = f"Give instances={' or instances='.join(fits)}, or leave" if fits else "Leave"
+            raise SegkitError(
+                f"{name}={value} is about objects, and this model is used without telling them"
+                f" apart (instances=null). {remedy} {name} out."
+            )
+        if name == "waist" and decoder not in BY_WAIST:
+            raise SegkitError(
+                f"waist={value} belongs to instances={' and instances='.join(BY_WAIST)}, and has"
+                f" no effect with instances={decoder}. Leave it out."
+            )
+
+
+def _read(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
+    # imported here: exported files do not need torch
+    if path.suffix == ".onnx":
+        from segkit.inference.runtimes.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(path, device, tile, batch_size)
+    if path.suffix == ".xml":
+        from segkit.inference.runtimes.openvino_network import OpenVinoNetwork
+
+        return OpenVinoNetwork(path, device, tile, batch_size)
+    if path.suffix == ".pt2":
+        from segkit.inference.runtimes.torch_export_network import TorchExportNetwork
+
+        return TorchExportNetwork(path, device, tile, batch_size)
+    from segkit.checkpoint import reading as checkpoint
+    from segkit.inference.runtimes.torch_network import TorchNetwork
+
+    return TorchNetwork(*checkpoint.read(path), device, tile, batch_size)

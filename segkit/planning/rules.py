@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from segkit.core.machine import GB, Machine
+from segkit.core.machine import Machine
+from segkit.core.memory import GB
 from segkit.data.checks.checking import DataSummary, Measures
 from segkit.planning.network import Network
 

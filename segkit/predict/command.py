@@ -11,7 +11,7 @@ from rich.console import Console
 from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder
-from segkit.inference.loading import load_from_settings
+from segkit.inference.predictor import load_from_settings
 from segkit.predict.inputs import find_images, require_apart, require_extras_apart
 from segkit.predict.outputs import ENDINGS, Outputs
 from segkit.predict.pipeline import Pipeline

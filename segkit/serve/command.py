@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from segkit.config.settings import ServeSettings, parse_settings
 from segkit.core.errors import SegkitError
-from segkit.inference.loading import load_from_settings
+from segkit.inference.predictor import load_from_settings
 from segkit.serve.uploads import MEBIBYTE, Limits
 
 CONNECTIONS = 64

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from segkit.core.machine import usable_cores
+from segkit.core.memory import usable_cores
 from segkit.data.loading.dataset import CROPPING, READING, TARGET, TrainDataset
 from segkit.training.datamodule import SegmentationData
 

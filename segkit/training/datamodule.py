@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 
 from segkit.checkpoint.normalization import Normalization
 from segkit.config.schema import Data
-from segkit.core.machine import usable_cores
-from segkit.core.memory import GB, main_memory
+from segkit.core.memory import GB, main_memory, usable_cores
 from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks.checking import DataSummary
 from segkit.data.loading.cache import ArrayCache

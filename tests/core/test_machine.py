@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from segkit.core import machine
-from segkit.core.machine import GB, Machine, find_machine
-from segkit.core.memory import main_memory, usable_cores
+from segkit.core.machine import Machine, find_machine
+from segkit.core.memory import GB, main_memory, usable_cores
 
 
 def test_the_cpu_when_it_is_asked_for() -> None:

@@ -13,7 +13,7 @@ from segkit.export.checking import check, list_sizes
 from segkit.export.command import _fix_size, describe_model
 from segkit.export.formats import ENDINGS, write_network
 from segkit.export.images import RealImages
-from segkit.inference.loading import load
+from segkit.inference.predictor import load
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head

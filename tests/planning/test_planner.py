@@ -16,7 +16,8 @@ from segkit.config.compose import compose
 from segkit.config.openings import OPENINGS
 from segkit.config.schema import TrainConfig
 from segkit.config.validation import validate
-from segkit.core.machine import GB, Machine
+from segkit.core.machine import Machine
+from segkit.core.memory import GB
 from segkit.data.checks.checking import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning.network import Network

@@ -1,11 +1,8 @@
-"""A trained network as a function on tiles, and several of them as an ensemble."""
+"""A trained network as a function on tiles."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -99,44 +96,3 @@ class Network(ABC):
     def numpy(self, array: Any) -> NDArray[Any]:
         """The inverse of :meth:`array`."""
         return array
-
-
-def require_same_classes(networks: Sequence[Network]) -> None:
-    """Check that all networks have the same classes and compute on the same kind of arrays."""
-    first = networks[0]
-    for number, other in enumerate(networks[1:], 2):
-        for name in ("mode", "class_names", "mask_values", "in_channels", "target"):
-            one, two = getattr(first.card, name), getattr(other.card, name)
-            if one != two:
-                raise SegkitError(
-                    f"checkpoint: number {number} of the list cannot be averaged with the first:"
-                    f" its {name} is {two}, that of the first {one}."
-                )
-        if other.xp is not first.xp:
-            raise SegkitError(
-                "checkpoint: exported files and checkpoints cannot be averaged with each other."
-            )
-
-
-def common_windows(networks: Sequence[Network], context: int | None) -> Windows:
-    """Find the windows that all networks take, with the requested context."""
-    windows = [network.windows for network in networks]
-    common = windows[0]
-    if len({(w.context, w.fixed, w.context and w.smallest) for w in windows}) > 1:
-        raise SegkitError(
-            "checkpoint: these networks take tiles of different forms and cannot be averaged."
-        )
-    if not common.context:
-        step = math.lcm(*(w.step for w in windows))
-        smallest = math.lcm(*(w.smallest for w in windows))
-        common = replace(common, step=step, smallest=smallest)
-    common = replace(common, side=min(w.side for w in windows))
-    if context is None:
-        return common
-    if common.context or common.fixed is not None:
-        raise SegkitError(
-            f"context={context} cannot be used: this network takes tiles of its own form, with"
-            f" {common.context} pixels around what they decide. Leave context out."
-        )
-    # a multiple of the step, so that pooling groups the same pixels
-    return replace(common, context=math.ceil(context / common.step) * common.step)

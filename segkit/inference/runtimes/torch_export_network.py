@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.core.errors import SegkitError
-from segkit.core.machine import free_memory
 from segkit.inference.runtimes.exported import (
     KEY,
     Contents,
@@ -23,7 +22,7 @@ from segkit.inference.runtimes.exported import (
     raise_broken,
     raise_foreign,
 )
-from segkit.inference.runtimes.torch_network import choose_device
+from segkit.inference.runtimes.torch_network import choose_device, free_memory
 
 ENTRY = f"{KEY}.json"
 """Name of the metadata among the extra files of the archive."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OVERLAP
 from segkit.core.errors import SegkitError
-from segkit.core.machine import free_memory
+from segkit.core.memory import main_memory
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
@@ -48,18 +48,32 @@ class TorchNetwork(Network):
         self.device = str(self._device)
         self._model = model.to(self._device)
         self.card = card
-        if tile is None or batch_size is None:
-            self.windows, self.batch_size = plan_batches(
-                lambda side: find_windows(model, side),
-                max(SIDE, *card.img_size),
-                tile,
-                batch_size,
-                free_memory(self._device),
-                card.bytes_per_pixel or peak_bytes(model, card.in_channels),
-                self._device.type,
-            )
-        else:
-            self.windows, self.batch_size = find_windows(model, tile), batch_size
+        self._tile, self._batch_size = tile, batch_size
+
+    @cached_property
+    def _plan(self) -> tuple[Windows, int]:
+        model, tile, batch_size = self._model, self._tile, self._batch_size
+        if tile is not None and batch_size is not None:
+            return find_windows(model, tile), batch_size
+        return plan_batches(
+            lambda side: find_windows(model, side),
+            max(SIDE, *self.card.img_size),
+            tile,
+            batch_size,
+            free_memory(self._device),
+            self.card.bytes_per_pixel or peak_bytes(model, self.card.in_channels),
+            self._device.type,
+        )
+
+    @property
+    def windows(self) -> Windows:  # type: ignore[override]  # planned when it is needed
+        """See :class:`Network`."""
+        return self._plan[0]
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]  # as above
+        """See :class:`Network`."""
+        return self._plan[1]
 
     @cached_property
     def model(self) -> Segmenter:
@@ -159,3 +173,12 @@ def choose_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SegkitError(f"device '{device}' cannot be used: {error}") from error
     return chosen
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a GPU, or all of main memory, which caches fill anyway."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return main_memory()

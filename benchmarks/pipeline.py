@@ -45,10 +45,8 @@ from harness.timing import Measure, alternate, ratio
 from segkit.config.compose import conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks.checking import DataSummary, check
-from segkit.data.loading.cache import ArrayCache
-from segkit.data.loading.dataset import TrainDataset, as_item
-from segkit.data.loading.samplers import DrawSampler
+from segkit.data.checks import DataSummary, check
+from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, as_item
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource

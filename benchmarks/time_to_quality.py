@@ -44,7 +44,7 @@ from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks.checking import DataSummary, check
+from segkit.data.checks import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.predictor import load
 from segkit.losses import Loss

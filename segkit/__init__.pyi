@@ -1,6 +1,7 @@
 from .config.compose import compose as compose
 from .core.errors import SegkitError as SegkitError
 from .data.sources.base import DataSource as DataSource
+from .data.sources.base import Sample as Sample
 from .inference.predictor import Prediction as Prediction
 from .inference.predictor import Predictor as Predictor
 from .inference.predictor import load as load

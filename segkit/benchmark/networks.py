@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Trainer
 from segkit.core.allocator import keep_freed_memory
-from segkit.data.loading.dataset import Item
+from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.losses import Loss
 from segkit.models.encoders import Encoder

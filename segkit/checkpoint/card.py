@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from segkit.checkpoint.coding import LabelCoding
-from segkit.checkpoint.normalization import FULL_SCALE, Normalization
+from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import all_at_once
 from segkit.core.labels import MODES, Mode
 

@@ -16,8 +16,8 @@ from segkit.config.schema import Data
 from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
-from segkit.data.checks.checking import check
-from segkit.data.loading.dataset import WholeDataset
+from segkit.data.checks import check
+from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
 from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples

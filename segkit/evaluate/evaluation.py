@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.core.errors import SegkitError
-from segkit.data.loading.dataset import WholeDataset
+from segkit.data.loading import WholeDataset
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.bootstrap import Interval, intervals, score_intervals

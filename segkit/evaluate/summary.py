@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segkit.data.loading.dataset import WholeDataset
+from segkit.data.loading import WholeDataset
 from segkit.evaluate.evaluation import Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
 from segkit.report.overlay import Legend, comparison, flatten_labels, make_legend

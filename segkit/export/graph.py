@@ -21,7 +21,7 @@ from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.exported import Contents
 from segkit.models.segmenter import Segmenter

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.errors import SegkitError
-from segkit.data.loading.dataset import WholeDataset
+from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
 from segkit.images.raster import convert_channels

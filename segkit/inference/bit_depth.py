@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.normalization import FULL_SCALE
+from segkit.checkpoint.values import FULL_SCALE
 from segkit.inference.tiles.blending import Readable
 
 BITS = (8, 10, 12)

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from segkit.core.memory import usable_cores
-from segkit.data.loading.dataset import CROPPING, READING, TARGET, TrainDataset
+from segkit.data.loading import CROPPING, READING, TARGET, TrainDataset
 from segkit.training.datamodule import SegmentationData
 
 SHARE, SECONDS = 0.1, 1.0

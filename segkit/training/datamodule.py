@@ -14,14 +14,22 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.memory import GB, main_memory, usable_cores
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks.checking import DataSummary
-from segkit.data.loading.cache import ArrayCache
-from segkit.data.loading.dataset import Crop, Item, TrainDataset, WholeDataset, as_item
-from segkit.data.loading.samplers import Draw, DrawSampler, EverySample
+from segkit.data.checks import DataSummary
+from segkit.data.loading import (
+    ArrayCache,
+    Crop,
+    Draw,
+    DrawSampler,
+    EverySample,
+    Item,
+    TrainDataset,
+    WholeDataset,
+    as_item,
+)
 from segkit.data.sources.base import DataSource, Split
 from segkit.targets.base import Target
 

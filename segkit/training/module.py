@@ -19,7 +19,7 @@ from segkit.checkpoint.reading import KEY
 from segkit.config.schema import OF_OBJECTS
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.loading.dataset import Item
+from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import blend, find_windows
 from segkit.inference.tiles.tiling import SIDE
 from segkit.losses.base import Loss

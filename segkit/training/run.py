@@ -24,7 +24,7 @@ from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
 from segkit.core.labels import Mode
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks.checking import DataSummary, check
+from segkit.data.checks import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode
 from segkit.losses.base import Loss

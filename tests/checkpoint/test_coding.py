@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segkit.checkpoint.coding import LabelCoding, decide_coding, find_outside
+from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
 
 
@@ -39,11 +39,10 @@ def test_a_map_is_applied_at_once_and_not_one_after_the_other() -> None:
 
 
 def test_ids_are_foreground_but_for_those_that_are_mapped() -> None:
-    coding, notes = decide_coding({0, 1, 256, 9}, True, {9: 255}, instances=True)
+    coding = LabelCoding({9: 255}, foreground=True)
     mask = np.array([[0, 1, 256, 9]], np.uint16)
     np.testing.assert_array_equal(coding.encode(mask), [[0, 1, 1, 255]])
     assert (coding.value_of(0), coding.value_of(1)) == (0, 255)
-    assert "ids" in notes[0]
 
 
 def test_layers_keep_their_shape() -> None:
@@ -61,48 +60,6 @@ def test_the_lookup_of_8_bits_is_the_way_of_wider_masks(foreground: bool) -> Non
         np.testing.assert_array_equal(narrow, coding.encode(part.astype(np.int32)))
     view = mask.astype(np.uint8)[:, ::2]
     np.testing.assert_array_equal(coding.encode(view), coding.encode(mask[:, ::2]))
-
-
-@pytest.mark.parametrize(
-    ("values", "two", "label_map", "meaning_of_255", "said"),
-    [
-        ({0, 255}, True, None, 1, "255 is used as class 1"),
-        ({255}, True, None, 1, "255 is used as class 1"),
-        ({0, 1, 255}, True, None, 255, "not labelled"),
-        ({0, 255}, False, None, 255, "not labelled"),
-        ({0, 3, 255}, True, {3: 1}, 255, "not labelled"),
-        ({0, 128, 255}, True, {128: 255}, 1, "255 is used as class 1"),
-        ({0, 1, 255}, True, {255: 1}, 1, None),
-        ({0, 1, 255}, True, {255: 255}, 255, None),
-        ({0, 1}, True, None, 255, None),
-    ],
-)
-def test_what_255_means(
-    values: set[int],
-    two: bool,
-    label_map: dict[int, int] | None,
-    meaning_of_255: int,
-    said: str | None,
-) -> None:
-    coding, notes = decide_coding(values, two, label_map, instances=False)
-    assert coding.label_of(255) == meaning_of_255
-    assert [note for note in notes if said is None or said not in note] == []
-    assert len(notes) == (said is not None)
-
-
-def test_what_is_outside() -> None:
-    assert find_outside({-1, 0, 2, 3, 255, 256, 300}, LabelCoding({300: 1, 2: 9}), 3) == {
-        -1,
-        2,
-        3,
-        256,
-    }
-
-
-def test_the_map_of_the_source_is_not_changed() -> None:
-    label_map = {128: 255}
-    decide_coding({0, 128, 255}, True, label_map, instances=False)
-    assert label_map == {128: 255}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.core.errors import SegkitError
 
 EIGHT = Normalization("uint8", 0, 255, (0.5,), (0.25,))

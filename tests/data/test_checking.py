@@ -10,11 +10,12 @@ import pytest
 import tifffile
 from PIL import Image
 
+import segkit
 from segkit.core.errors import SegkitError
 from segkit.core.labels import find_background
+from segkit.data import checks
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks import scanning
-from segkit.data.checks.checking import DataSummary, check
+from segkit.data.checks import DataSummary, check, decide_coding
 from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 
@@ -81,7 +82,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
         (str(tmp_path / "images" / "b.png"), "cannot be read"),
         (str(tmp_path / "masks" / "b.png"), "it is empty"),
         ("images/c.png", "the image has 7 x 5 pixels (height x width), its mask 7 x 6"),
-        ("images/f.png", "its mask has 3 channels"),
+        ("images/f.png", "the mask has 3 channels"),
         ("images/d.png", "3 channels, most have 1: data.channels=1 or data.channels=3"),
         ("images/e.png", "the values 7, which are outside the 2 classes 0 to 1"),
     ]:
@@ -90,7 +91,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
 
 
 def test_many_problems_do_not_hide_other_kinds(tmp_path):
-    put(tmp_path, *[HALF * 2] * 26)
+    put(tmp_path, *[HALF * value for value in range(2, 28)])
     (tmp_path / "images" / "a.png").write_bytes(b"\x89PNG")
     with pytest.raises(SegkitError) as caught:
         run_check(tmp_path)
@@ -98,6 +99,13 @@ def test_many_problems_do_not_hide_other_kinds(tmp_path):
     assert "a.png: cannot be read" in lines[1]
     assert lines[-2] == "  - ... and 4 more like these"
     assert "head=multiclass" in lines[-1]  # the remedy
+
+
+def test_a_problem_of_many_samples_is_one_line(tmp_path):
+    [problem] = find_problems(put(tmp_path, *[HALF * 2] * 5))
+    start = "5 samples (images/a.png, images/b.png, images/c.png ...): the mask has the values 2,"
+    assert problem.startswith(start)
+    assert "head=multiclass" in problem
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,7 @@ def test_a_mask_in_colours(tmp_path):
     put(tmp_path, HALF, HALF, HALF, kind=".tif")
     write(tmp_path / "masks/b.tif", np.dstack([HALF * 200, HALF * 0, HALF]))
     [problem] = find_problems(tmp_path, "multiclass")
-    assert problem.startswith("images/b.tif: its mask has 3 channels")
+    assert problem.startswith("images/b.tif: the mask has 3 channels")
     assert "head=multilabel" in problem
 
 
@@ -165,6 +173,58 @@ def test_a_mask_saved_as_jpeg_gets_a_hint(tmp_path):
     assert "save masks as PNG" in problem
 
 
+SQUARE = np.zeros((8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (SQUARE, SQUARE, r"read_image returned .* \(8, 8\) .* uint8: it must return \(H, W, C\)"),
+        (SQUARE[..., None] / 255, SQUARE, r"read_image returned .* \(8, 8, 1\) .* type float64"),
+        (SQUARE[..., None], SQUARE / 2, r"read_mask returned .* \(8, 8\) .* type float64"),
+        (SQUARE[..., None], SQUARE[0], r"read_mask returned .* \(8,\) .* integers"),
+    ],
+)
+def test_a_source_that_returns_other_arrays(image, mask, message):
+    class Mine(segkit.DataSource, name="mine"):
+        def splits(self):
+            return {"train": [segkit.Sample("one"), segkit.Sample("two")], "val": [], "test": []}
+
+        def read_image(self, sample):
+            return image
+
+        def read_mask(self, sample):
+            return mask
+
+    with pytest.raises(
+        SegkitError, match=rf"problem.*\n.*2 samples \(one, two\): Plugin\.{message}"
+    ):
+        check(Mine(), "binary", needed=())
+
+
+def test_remedies_are_options_of_the_source():
+    class Mine(segkit.DataSource, name="mine"):
+        class_names = ("background", "cell")
+
+        def __init__(self, mode):
+            self.masks = {"ones": SQUARE + 1, "white": SQUARE + 255, "ids": SQUARE + 9}
+
+        def splits(self):
+            return {"train": [segkit.Sample(name) for name in self.masks]}
+
+        def read_image(self, sample):
+            return SQUARE[..., None]
+
+        def read_mask(self, sample):
+            return self.masks[sample.name]
+
+    del segkit.DataSource._members["mine"]
+    for mode, num_classes in (("binary", None), ("multiclass", 3)):
+        with pytest.raises(SegkitError) as caught:
+            check(Mine(mode), mode, num_classes, needed=())
+        assert "data." not in str(caught.value)
+
+
 # --- classes -------------------------------------------------------------------------------------
 
 
@@ -185,6 +245,26 @@ def test_255_is_class_1_unless_there_is_a_1(tmp_path, mode):
     assert (summary.coding.encode(partly)[0] == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "two", "label_map", "meaning_of_255", "note"),
+    [
+        ({255}, True, None, 1, "255 is used as class 1"),
+        ({0, 1, 255}, True, None, 255, "not labelled"),
+        ({0, 255}, False, None, 255, "not labelled"),
+        ({0, 3, 255}, True, {3: 1}, 255, "not labelled"),
+        ({0, 128, 255}, True, {128: 255}, 1, "255 is used as class 1"),
+        ({0, 1, 255}, True, {255: 1}, 1, None),
+        ({0, 1, 255}, True, {255: 255}, 255, None),
+    ],
+)
+def test_what_255_means(values, two, label_map, meaning_of_255, note):
+    source = FolderSource("binary", root=Path(), label_map=label_map)
+    coding, notes = decide_coding(values, two, source)
+    assert coding.label_of(255) == meaning_of_255
+    assert [note in found for found in notes] == ([] if note is None else [True])
+    assert source.label_map == label_map  # unchanged
+
+
 def test_255_in_some_masks_and_1_in_others_is_ambiguous(tmp_path):
     put(tmp_path, HALF, HALF * 255, HALF)
     [problem] = find_problems(tmp_path)
@@ -200,7 +280,7 @@ def test_label_maps(tmp_path):
     trimap[0] = 128
     put(tmp_path / "trimap", trimap, HALF * 255)
     [problem] = find_problems(tmp_path / "trimap")
-    assert "images/a.png: its mask has the values 128" in problem
+    assert "images/a.png: the mask has the values 128" in problem
     labels = run_check(tmp_path / "trimap", label_map={128: 255}).coding.encode(trimap)
     assert (labels[0] == 255).all()
     np.testing.assert_array_equal(labels[1:], HALF[1:])
@@ -279,8 +359,8 @@ def test_overlapping_classes(tmp_path, high):
     assert summary.class_share == pytest.approx((0.6, 0.4, 0, 1))
     assert summary.coding.encode(layers).max() == 1
     assert "no training mask has a pixel of: class 2" in summary.notes
-    problem, _ = find_problems(tmp_path, "multilabel", 3)
-    assert problem == "images/a.tif: its mask has 4 layers, but there are 3 classes"
+    [problem] = find_problems(tmp_path, "multilabel", 3)
+    assert problem.startswith("2 samples (images/a.tif, images/b.tif): the mask has 4 layers, but")
     layers[0, 0, 0] = 9
     write(tmp_path / "masks/b.tif", layers)
     problem, *_ = find_problems(tmp_path, "multilabel")
@@ -294,7 +374,7 @@ def test_layers_may_have_unlabelled_pixels_but_all_masks_need_them(tmp_path):
     assert run_check(tmp_path, "multilabel").class_share == pytest.approx((0.6, 0.75, 0.6))
     put(tmp_path, layers, layers, HALF, kind=".tif")
     [problem] = find_problems(tmp_path, "multilabel")
-    assert problem.startswith("images/c.tif: its mask has the shape (7, 5)")
+    assert problem.startswith("images/c.tif: the mask has the shape (7, 5)")
 
 
 def test_label_maps_with_a_multilabel_head(tmp_path):
@@ -401,9 +481,9 @@ def test_images_of_one_value(tmp_path):
 
 def test_large_sets_are_sampled(tmp_path, monkeypatch):
     put(tmp_path, HALF, HALF, HALF)
-    monkeypatch.setattr(scanning, "PIXELS_PER_SET", 20)
+    monkeypatch.setattr(checks, "PIXELS_PER_SET", 20)
     source = FolderSource("binary", root=tmp_path, split="blocks")
-    kept = [facts.pixels for facts in scanning.scan(source, source.splits())]
+    kept = [facts.pixels for facts in checks.scan(source, source.splits())]
     assert [None if pixels is None else pixels.shape for pixels in kept] == [(11, 1), (11, 1), None]
 
 
@@ -446,7 +526,7 @@ def test_typical_objects(tmp_path, mask, mode, options, area):
 
 
 def test_large_masks_are_subsampled(tmp_path, monkeypatch):
-    monkeypatch.setattr(scanning, "PIXELS_PER_MASK", 32 * 32)
+    monkeypatch.setattr(checks, "PIXELS_PER_MASK", 32 * 32)
     found = run_check(put(tmp_path, *[draw_squares(20)] * 3)).measures.object_diameter
     assert found == pytest.approx(np.sqrt(4 * 400 / np.pi))
 

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
-from segkit.data.checks.checking import check
+from segkit.data.checks import check
 from segkit.data.sources.base import SPLITS, DataSource, Sample
-from segkit.data.sources.folder import FolderSource
-from segkit.data.sources.splitting import natural_key, split_by_lists, split_by_ratio
+from segkit.data.sources.folder import FolderSource, natural_key, split_by_lists, split_by_ratio
 from segkit.images.writing import write_image, write_mask
 
 PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)
@@ -367,6 +366,7 @@ def test_lists_name_stacks_and_their_pages(tmp_path, line, count):
     pages = [Sample(f"s#1.tif#{p:04d}", Path("s#1.tif"), None, p) for p in range(3)]
     pages += [Sample(f"t.tif#{p:04d}", Path("t.tif"), None, p) for p in range(2)]
     (tmp_path / "val.txt").write_text(line)
-    divided, problems = split_by_lists(pages, {"val": tmp_path / "val.txt"})
+    problems: list[str] = []
+    divided = split_by_lists(pages, {"val": tmp_path / "val.txt"}, problems)
     assert problems == []
     assert len(divided["val"]) == count

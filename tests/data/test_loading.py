@@ -20,13 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
-from segkit.checkpoint.coding import LabelCoding
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.loading.cache import ArrayCache
-from segkit.data.loading.dataset import TrainDataset, WholeDataset, as_item
-from segkit.data.loading.samplers import DrawSampler
+from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, WholeDataset, as_item
 from segkit.data.sources.base import DataSource, Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
@@ -463,7 +460,7 @@ def test_the_folder_is_new_and_removed_on_close():
 )
 def test_the_folder_is_removed_when_its_own_process_ends(end):
     program = (
-        "from segkit.data.loading.cache import ArrayCache; import numpy as np, os, sys\n"
+        "from segkit.data.loading import ArrayCache; import numpy as np, os, sys\n"
         "from segkit.data.sources.base import Sample\n"
         "made = ArrayCache(); made.fetch(Sample('a'), 'image', lambda: np.ones(3))\n"
         "print(made.folder, len(os.listdir(made.folder)), flush=True)\n" + end

@@ -13,11 +13,16 @@ from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.checks.checking import check
+from segkit.data.checks import check
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
-from segkit.data.sources.tracking_challenge import UNLABELLED, TrackingChallengeSource
-from segkit.targets.partial import find_uncertain_pixels, find_unoutlined_markers, measure_reach
+from segkit.data.sources.tracking_challenge import (
+    UNLABELLED,
+    TrackingChallengeSource,
+    find_uncertain_pixels,
+    find_unoutlined_markers,
+    measure_reach,
+)
 
 SIZE = (96, 112)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import segkit
-from segkit.checkpoint.coding import LabelCoding
+from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
-from segkit.data.loading.dataset import WholeDataset
+from segkit.data.loading import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.evaluate.evaluation import evaluate, make_metrics
 from segkit.metrics.boundary import boundary_counts, boundary_scores

@@ -9,7 +9,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.export.graph import (
     ExportGraph,
     crop_by_padding,

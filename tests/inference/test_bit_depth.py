@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.inference.bit_depth import DepthWatch, Highest
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import segkit
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.inference.objects.object_classes import classify_objects, list_object_classes
 
 NUCLEI = {"name": "folder", "instances": True, "class_names": ["background", "nucleus"]}

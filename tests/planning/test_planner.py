@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from segkit.checkpoint.coding import LabelCoding
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.config.compose import compose
 from segkit.config.openings import OPENINGS
 from segkit.config.schema import TrainConfig
 from segkit.config.validation import validate
 from segkit.core.machine import Machine
 from segkit.core.memory import GB
-from segkit.data.checks.checking import DataSummary, Measures
+from segkit.data.checks import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning.network import Network
 from segkit.planning.plan import draw_table, plan

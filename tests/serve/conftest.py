@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.normalization import Normalization
+from segkit.checkpoint.values import Normalization
 from segkit.inference.predictor import Prediction
 from segkit.targets.objects import label_regions
 

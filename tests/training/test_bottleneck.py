@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import train_quick
 
-from segkit.data.loading.dataset import StageTimes
+from segkit.data.loading import StageTimes
 from segkit.data.sources.cells import CellsSource
 from segkit.training import bottleneck
 from segkit.training.bottleneck import Bottleneck, describe, recommend
@@ -91,7 +91,7 @@ def test_waiting_for_a_validation_is_not_waiting_for_data(
         time.sleep(0.1)
         return plain(self, index)
 
-    from segkit.data.loading.dataset import WholeDataset
+    from segkit.data.loading import WholeDataset
 
     plain = WholeDataset.__getitem__
     monkeypatch.setattr(WholeDataset, "__getitem__", slow)
@@ -109,7 +109,7 @@ def test_waiting_for_a_validation_is_not_waiting_for_data(
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_training_that_is_resumed_at_the_end_of_an_epoch(loaded: bool, capsys: Any) -> None:
     """Neither the start of that epoch nor a step of it comes by."""
-    from segkit.data.loading.dataset import TrainDataset
+    from segkit.data.loading import TrainDataset
 
     dataset = TrainDataset.__new__(TrainDataset)
     dataset.times = StageTimes(["reading"], 0)

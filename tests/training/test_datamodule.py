@@ -14,8 +14,8 @@ from conftest import train_quick
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Data
 from segkit.data.augment.transforms import TrainTransform
-from segkit.data.checks.checking import check
-from segkit.data.loading.cache import ArrayCache
+from segkit.data.checks import check
+from segkit.data.loading import ArrayCache
 from segkit.data.sources.cells import CellsSource
 from segkit.report.table import read_csv
 from segkit.targets.base import Labels

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from segkit.core.errors import SegkitError
-from segkit.data.loading.samplers import DrawSampler, EverySample
+from segkit.data.loading import DrawSampler, EverySample
 from segkit.report.table import read_csv
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+import random
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +17,10 @@ from pydantic import Field
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
-from segkit.data.sources.splitting import Divided, natural_key, split_by_lists, split_by_ratio
 from segkit.images.raster import convert_channels
 from segkit.images.reading import IMAGE_SUFFIXES, ImageReader, count_pages, read_image
 
+Divided = dict[Split, list[Sample]]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
@@ -96,7 +98,8 @@ class FolderSource(DataSource, name="folder"):
                 " data.mask_suffix=_mask or the like."
             )
         self.root, self.pairs, self.channels = root, pairs, channels
-        self.layout = Layout(images, masks, mask_suffix, layers=mode == "multilabel")
+        self.images, self.masks, self.mask_suffix = images, masks, mask_suffix
+        self.layers = mode == "multilabel"  # the pages of a mask may be the classes of one image
         self.split, self.seed = split, seed
         self.fractions = val_fraction, test_fraction
         given: dict[Split, Path | None] = {"val": val_list, "test": test_list}
@@ -125,31 +128,159 @@ class FolderSource(DataSource, name="folder"):
         """(H, W) or (H, W, N) integers, as stored."""
         assert sample.mask is not None
         with ImageReader(sample.mask) as reader:
-            if self.layout.layers and sample.page is None and len(reader) > 1:
+            if self.layers and sample.page is None and len(reader) > 1:
                 return np.stack([reader.read_mask(page) for page in range(len(reader))], axis=2)
             return reader.read_mask(sample.page)
 
     @cached_property
     def _divided(self) -> tuple[Divided, list[str]]:
-        if self.pairs is not None:
-            found = pair_table(self.pairs, self.layout)
-        else:
-            assert self.root is not None
-            found = pair_folders(self.root, self.layout)
-        divided: Divided = {s: sorted(found.given.get(s, []), key=natural_key) for s in SPLITS}
-        problems = list(found.problems)
-        if not found.rest:
+        problems: list[str] = []
+        pair = self._pair_folders if self.pairs is None else self._pair_table
+        given, rest = pair(problems)
+        divided: Divided = {s: sorted(given.get(s, []), key=natural_key) for s in SPLITS}
+        if not rest:
             if self.split == "lists" and any(divided.values()):
                 problems.append("data.split=lists is not used: the data are already divided")
             return divided, problems
         if self.split == "lists":
-            rest, unsplit = split_by_lists(found.rest, self.lists)
-            problems += unsplit
+            parts = split_by_lists(rest, self.lists, problems)
         else:
             val, test = self.fractions
             seed = self.seed if self.split == "random" else None
-            rest = split_by_ratio(found.rest, val, 0 if divided["test"] else test, seed)
-        return {split: divided[split] + rest[split] for split in SPLITS}, problems
+            parts = split_by_ratio(rest, val, 0 if divided["test"] else test, seed)
+        return {split: divided[split] + parts[split] for split in SPLITS}, problems
+
+    def _pair_folders(self, problems: list[str]) -> tuple[Divided, list[Sample]]:
+        """The samples whose split is given by their folder, and those still to be divided."""
+        assert self.root is not None
+        if not self.root.is_dir():
+            raise SegkitError(f"data.root: there is no folder {self.root.resolve()}.")
+        if (self.root / self.images).is_dir():
+            return {}, self._pair_files(self.root, problems)
+        found = [split for split in SPLITS if (self.root / split / self.images).is_dir()]
+        if "train" not in found:
+            content = ", ".join(sorted(p.name for p in self.root.iterdir())[:8]) or "nothing"
+            raise SegkitError(
+                f"data.root: {self.root.resolve()} has neither a folder '{self.images}' nor"
+                f" 'train/{self.images}'. It contains: {content}. Name the folders with"
+                " data.images=NAME and data.masks=NAME."
+            )
+        given = {split: self._pair_files(self.root / split, problems) for split in found}
+        if "val" in given:
+            return given, []
+        problems += [
+            f"{name}/{self.images} is not used: rename the folder to 'val'"
+            for name in ("valid", "validation")
+            if (self.root / name / self.images).is_dir()
+        ]
+        rest = given.pop("train")
+        return given, rest
+
+    def _pair_table(self, problems: list[str]) -> tuple[Divided, list[Sample]]:
+        """The samples whose split the CSV file gives, and those still to be divided."""
+        assert self.pairs is not None
+        table, lines = self.pairs, dict[Path, int]()
+        given, rest = Divided(), list[Sample]()
+        for number, row in _read_rows(table):
+            image, mask, split = (row.get(key, "") for key in ("image", "mask", "split"))
+            files = table.parent / image, table.parent / mask
+            empty = [key for key in ("image", "mask") if not row.get(key)]
+            absent = [str(path) for path in files if not path.is_file()]
+            before = lines.get(files[0].resolve())
+            known = next((name for name in SPLITS if name == split), None)
+            problem = ""
+            if empty:
+                problem = f"no {' and no '.join(empty)} is given"
+            elif absent:
+                problem = f"there is no file {' and no file '.join(absent)}"
+            elif before is not None:
+                problem = f"{image} is already in line {before}"
+            elif split and known is None:
+                problem = f"the split is '{split}', not one of {', '.join(SPLITS)}"
+            if problem:
+                problems.append(f"{table.name}, line {number}: {problem}")
+                continue
+            lines[files[0].resolve()] = number
+            samples = self._list_pages(*files, Path(image).as_posix(), problems)
+            (given.setdefault(known, []) if known else rest).extend(samples)
+        if rest and given:
+            problems.append(
+                f"{table.name}: {len(rest)} samples have no split, others have one: give it for"
+                " all or none"
+            )
+        elif "val" not in given:
+            rest += given.pop("train", [])
+        return given, rest
+
+    def _pair_files(self, folder: Path, problems: list[str]) -> list[Sample]:
+        """The samples of one pair of folders, named by their path relative to the root."""
+        image_folder, mask_folder = folder / self.images, folder / self.masks
+        if not mask_folder.is_dir():
+            raise SegkitError(
+                f"data.root: there is no folder {mask_folder.resolve()}. Name it with"
+                " data.masks=NAME."
+            )
+
+        def relative(path: Path) -> str:
+            assert self.root is not None
+            return path.relative_to(self.root).as_posix()
+
+        images, masks = _find_files(image_folder), _find_files(mask_folder)
+        if image_folder.resolve() == mask_folder.resolve():
+            masks = {
+                stem: files for stem, files in masks.items() if stem.endswith(self.mask_suffix)
+            }
+            images = {stem: files for stem, files in images.items() if stem not in masks}
+        elif image_folder.resolve() in mask_folder.resolve().parents:
+            inside = mask_folder.resolve().relative_to(image_folder.resolve()).as_posix() + "/"
+            images = {stem: files for stem, files in images.items() if not stem.startswith(inside)}
+        partner = {stem: stem + self.mask_suffix for stem in images}
+        if not images:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            problems.append(f"{relative(image_folder)} contains no images. Known: {suffixes}")
+        elif not masks.keys() & set(partner.values()):
+            first, hint = next(iter(images)), _suggest_suffix(list(images), masks)
+            problems.append(
+                f"none of the {len(images)} images in {relative(image_folder)} has a mask in"
+                f" {relative(mask_folder)}: {relative(images[first][0])} needs"
+                f" {relative(mask_folder / partner[first])}.png{hint}"
+            )
+            return []
+
+        samples: list[Sample] = []
+        for stem, files in images.items():
+            if partner[stem] not in masks:
+                problems.append(
+                    f"{relative(files[0])} has no mask: there is no"
+                    f" {relative(mask_folder / partner[stem])}.png (or another extension)"
+                )
+            elif len(files) == len(masks[partner[stem]]) == 1:
+                mask = masks[partner[stem]][0]
+                samples += self._list_pages(files[0], mask, relative(files[0]), problems)
+        problems += [
+            f"{relative(files[0])} is a mask without an image"
+            for stem, files in masks.items()
+            if stem not in partner.values()
+        ]
+        problems += [
+            f"several files have the same name: {', '.join(map(relative, files))}. Keep one of them"
+            for files in (*images.values(), *masks.values())
+            if len(files) > 1
+        ]
+        return samples
+
+    def _list_pages(self, image: Path, mask: Path, name: str, problems: list[str]) -> list[Sample]:
+        """One sample, or one for each page of a stack."""
+        try:
+            pages, mask_pages = count_pages(image), count_pages(mask)
+        except SegkitError:  # the check reports all files that cannot be read
+            return [Sample(name, image, mask)]
+        if pages == 1 and (mask_pages == 1 or self.layers):
+            return [Sample(name, image, mask)]
+        if pages != mask_pages:
+            problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
+            return []
+        return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
 
 
 def read_with_channels(
@@ -163,164 +294,6 @@ def read_with_channels(
         return convert_channels(image, channels)
     except SegkitError as error:
         raise SegkitError(f"{path}: {error}") from error
-
-
-@dataclass
-class Pairs:
-    """Images with their masks.
-
-    Attributes:
-        given: Samples whose split is given.
-        rest: Samples that still have to be divided.
-        problems: Files without a partner or that cannot be used.
-    """
-
-    given: dict[Split, list[Sample]] = field(default_factory=dict)
-    rest: list[Sample] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How folders and files are named.
-
-    Attributes:
-        images: Name of the image folder.
-        masks: Name of the mask folder.
-        mask_suffix: What follows the image's name in the name of its mask.
-        layers: Whether the pages of a mask may be the classes of one image.
-    """
-
-    images: str
-    masks: str
-    mask_suffix: str
-    layers: bool
-
-
-def pair_folders(root: Path, layout: Layout) -> Pairs:
-    """Pair the files below a folder with images and masks, or with train, val and test.
-
-    Raises:
-        SegkitError: The folders do not exist.
-    """
-    if not root.is_dir():
-        raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
-    pairs = Pairs()
-    if (root / layout.images).is_dir():
-        pairs.rest = _pair(root, root, layout, pairs.problems)
-        return pairs
-    found = {split: root / split for split in SPLITS if (root / split / layout.images).is_dir()}
-    if "train" not in found:
-        content = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
-        raise SegkitError(
-            f"data.root: {root.resolve()} has neither a folder '{layout.images}' nor"
-            f" 'train/{layout.images}'. It contains: {content}. Name the folders with"
-            " data.images=NAME and data.masks=NAME."
-        )
-    for split, folder in found.items():
-        pairs.given[split] = _pair(folder, root, layout, pairs.problems)
-    if "val" not in found:
-        pairs.problems += [
-            f"{name}/{layout.images} is not used: rename the folder to 'val'"
-            for name in ("valid", "validation")
-            if (root / name / layout.images).is_dir()
-        ]
-        pairs.rest = pairs.given.pop("train")
-    return pairs
-
-
-def pair_table(table: Path, layout: Layout) -> Pairs:
-    """Pair the files in the columns image and mask of a CSV file, relative to it.
-
-    Raises:
-        SegkitError: The file cannot be read, lacks these columns or has no rows.
-    """
-    pairs = Pairs()
-    lines: dict[Path, int] = {}
-    for number, row in _read_rows(table):
-        image, mask, split = (row.get(key, "") for key in ("image", "mask", "split"))
-        files = table.parent / image, table.parent / mask
-        empty = [key for key in ("image", "mask") if not row.get(key)]
-        absent = [str(path) for path in files if not path.is_file()]
-        before = lines.get(files[0].resolve())
-        known = next((name for name in SPLITS if name == split), None)
-        problem = ""
-        if empty:
-            problem = f"no {' and no '.join(empty)} is given"
-        elif absent:
-            problem = f"there is no file {' and no file '.join(absent)}"
-        elif before is not None:
-            problem = f"{image} is already in line {before}"
-        elif split and known is None:
-            problem = f"the split is '{split}', not one of {', '.join(SPLITS)}"
-        if problem:
-            pairs.problems.append(f"{table.name}, line {number}: {problem}")
-            continue
-        lines[files[0].resolve()] = number
-        samples = _list_pages(*files, Path(image).as_posix(), layout, pairs.problems)
-        (pairs.given.setdefault(known, []) if known else pairs.rest).extend(samples)
-    if pairs.rest and pairs.given:
-        pairs.problems.append(
-            f"{table.name}: {len(pairs.rest)} samples have no split, others have one: give it for"
-            " all or none"
-        )
-    elif "val" not in pairs.given:
-        pairs.rest += pairs.given.pop("train", [])
-    return pairs
-
-
-def _pair(folder: Path, root: Path, layout: Layout, problems: list[str]) -> list[Sample]:
-    """The samples of one pair of folders, named by their path relative to the root."""
-    image_folder, mask_folder = folder / layout.images, folder / layout.masks
-    if not mask_folder.is_dir():
-        raise SegkitError(
-            f"data.root: there is no folder {mask_folder.resolve()}. Name it with data.masks=NAME."
-        )
-
-    def relative(path: Path) -> str:
-        return path.relative_to(root).as_posix()
-
-    images, masks = _find_files(image_folder), _find_files(mask_folder)
-    if image_folder.resolve() == mask_folder.resolve():
-        masks = {stem: files for stem, files in masks.items() if stem.endswith(layout.mask_suffix)}
-        images = {stem: files for stem, files in images.items() if stem not in masks}
-    elif image_folder.resolve() in mask_folder.resolve().parents:
-        inside = mask_folder.resolve().relative_to(image_folder.resolve()).as_posix() + "/"
-        images = {stem: files for stem, files in images.items() if not stem.startswith(inside)}
-    partner = {stem: stem + layout.mask_suffix for stem in images}
-    if not images:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        problems.append(f"{relative(image_folder)} contains no images. Known: {suffixes}")
-    elif not masks.keys() & set(partner.values()):
-        first = next(iter(images))
-        problems.append(
-            f"none of the {len(images)} images in {relative(image_folder)} has a mask in"
-            f" {relative(mask_folder)}: {relative(images[first][0])} needs"
-            f" {relative(mask_folder / partner[first])}.png{_suggest_suffix(list(images), masks)}"
-        )
-        return []
-
-    samples: list[Sample] = []
-    for stem, files in images.items():
-        if partner[stem] not in masks:
-            problems.append(
-                f"{relative(files[0])} has no mask: there is no"
-                f" {relative(mask_folder / partner[stem])}.png (or another extension)"
-            )
-        elif len(files) == len(masks[partner[stem]]) == 1:
-            mask = masks[partner[stem]][0]
-            samples += _list_pages(files[0], mask, relative(files[0]), layout, problems)
-    problems += [
-        f"{relative(files[0])} is a mask without an image"
-        for stem, files in masks.items()
-        if stem not in partner.values()
-    ]
-    problems += [
-        f"several files have the same name: {', '.join(map(relative, files))}. Keep one of them"
-        for files in (*images.values(), *masks.values())
-        if len(files) > 1
-    ]
-    return samples
 
 
 def _find_files(folder: Path) -> dict[str, list[Path]]:
@@ -339,22 +312,6 @@ def _suggest_suffix(images: list[str], masks: dict[str, list[Path]]) -> str:
     endings = [mask.removeprefix(images[0]) for mask in masks if mask.startswith(images[0])]
     fitting = [end for end in endings if all(image + end in masks for image in images)]
     return f". Did you mean data.mask_suffix={min(fitting, key=len)}?" if fitting else ""
-
-
-def _list_pages(
-    image: Path, mask: Path, name: str, layout: Layout, problems: list[str]
-) -> list[Sample]:
-    """One sample, or one for each page of a stack."""
-    try:
-        pages, mask_pages = count_pages(image), count_pages(mask)
-    except SegkitError:  # the check reports all files that cannot be read
-        return [Sample(name, image, mask)]
-    if pages == 1 and (mask_pages == 1 or layout.layers):
-        return [Sample(name, image, mask)]
-    if pages != mask_pages:
-        problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
-        return []
-    return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
 
 
 def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -385,3 +342,99 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     if not rows:
         raise SegkitError(f"data.pairs: {table} has no rows below the header.")
     return rows
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:
+    """Divide samples by fractions.
+
+    Args:
+        samples: The samples.
+        val, test: Fraction of samples; at least one sample unless it is 0.
+        seed: Seed of a random split. None takes the last samples in natural order of their names,
+            first validation, then test.
+
+    Returns:
+        The samples by split, each sorted by name. If there are too few samples, all of them are in
+        "train" and the check reports the empty splits.
+    """
+    order = sorted(samples, key=natural_key)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    n_val, n_test = (max(1, round(len(order) * share)) if share else 0 for share in (val, test))
+    cut = len(order) - n_val - n_test
+    if cut < 1:
+        return {"train": sorted(order, key=natural_key), "val": [], "test": []}
+    parts = order[:cut], order[cut : cut + n_val], order[cut + n_val :]
+    return {s: sorted(part, key=natural_key) for s, part in zip(SPLITS, parts, strict=True)}
+
+
+def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: list[str]) -> Divided:
+    """Divide samples by text files with the names of a split, one per line; the rest is training.
+
+    A name is any unambiguous end of a sample's path, with or without the extension:
+    ``images/a/1.png``, ``a/1`` and ``1`` may name the same file. The name of a stack names all its
+    pages, ``stack.tif#0003`` one page.
+
+    Args:
+        samples: The samples.
+        lists: The text files.
+        problems: Unknown and ambiguous names are added to it.
+
+    Raises:
+        SegkitError: A list does not exist or is not a text file.
+    """
+    known: dict[str, list[Sample]] = {}
+    for sample in samples:
+        for name in _iterate_names(sample):
+            known.setdefault(name, []).append(sample)
+    split_of: dict[str, Split] = {}
+    for split, path in lists.items():
+        for name in _read_lines(split, path):
+            found = known.get(name, [])
+            files = sorted({str(sample.image) for sample in found})
+            if not found:
+                problems.append(f"'{name}' is in {path.name}, but no sample has that name")
+            if len(files) > 1:
+                problems.append(
+                    f"'{name}' in {path.name} matches {len(files)} images: {files[0]},"
+                    f" {files[1]} ... Write it with its folder"
+                )
+            for sample in found:
+                if split_of.setdefault(sample.name, split) != split:
+                    problems.append(f"'{name}' is in the lists of two splits")
+    divided: Divided = {split: [] for split in SPLITS}
+    for sample in samples:
+        divided[split_of.get(sample.name, "train")].append(sample)
+    return divided
+
+
+def natural_key(sample: Sample) -> list[tuple[int, str]]:
+    """Sort key that puts slice 9 before slice 10."""
+    parts = re.split(r"(\d+)", sample.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _iterate_names(sample: Sample) -> Iterator[str]:
+    file, page = sample.name, ""
+    if sample.page is not None:
+        file, page = file[: file.rindex("#")], file[file.rindex("#") :]
+    parts = file.split("/")
+    for first in range(len(parts)):
+        end = "/".join(parts[first:])
+        for name in dict.fromkeys((end, end.removesuffix(Path(end).suffix))):
+            yield name
+            if page:
+                yield name + page
+
+
+def _read_lines(split: Split, path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SegkitError(f"data.{split}_list: there is no file {path.resolve()}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegkitError(f"data.{split}_list: cannot read {path}: {error}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

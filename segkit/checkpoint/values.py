@@ -1,10 +1,11 @@
-"""From the values in an image file to the input of the network."""
+"""What the values in files mean: intensities of images as input of the network, masks as labels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,3 +127,55 @@ class Normalization:
         scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return (image.astype(np.float32) * scale - mean) / std
+
+
+@dataclass(frozen=True)
+class LabelCoding:
+    """Meaning of the mask values.
+
+    Attributes:
+        to_label: Label of each value that differs from its label.
+        foreground: Whether every value except 0 and those in ``to_label`` is foreground, label 1
+            (object ids).
+    """
+
+    to_label: dict[int, int]
+    foreground: bool = False
+
+    def label_of(self, value: int) -> int:
+        """The label of a value, whether or not there is such a class."""
+        return self.to_label.get(value, int(value != 0) if self.foreground else value)
+
+    def encode(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
+        """Convert values (H, W) or (H, W, N), integers or bool, to labels of the same shape.
+
+        Raises:
+            SegkitError: A value has no label and is not one itself: it is negative or above 255.
+        """
+        if mask.dtype in (np.uint8, np.bool_):
+            table = np.array([self.label_of(value) for value in range(256)], np.uint8)
+            # five times as fast as indexing with NumPy; as one row it supports any number of axes
+            row = np.ascontiguousarray(mask).view(np.uint8).reshape(1, -1)
+            return np.asarray(cv2.LUT(row, table), np.uint8).reshape(mask.shape)
+        # not directly to 8 bits, which would turn 256 into 0
+        labels = (mask != 0 if self.foreground else mask).astype(np.int64)
+        for value, label in self.to_label.items():
+            labels[mask == value] = label
+        wrong = np.unique(labels[(labels < 0) | (labels > 255)])
+        if len(wrong):
+            raise SegkitError(
+                f"the mask has the values {join_values(wrong.tolist())}, which are not labels: give"
+                " them labels with data.label_map={VALUE: LABEL}."
+            )
+        return labels.astype(np.uint8)
+
+    def value_of(self, label: int) -> int:
+        """The mask value of a label; 255 for the foreground of ids."""
+        if self.foreground:
+            return 255 * label
+        return next((v for v, known in self.to_label.items() if known == label), label)
+
+
+def join_values(values: list[int], most: int = 6) -> str:
+    """Values for a message, only the first of many."""
+    return ", ".join(map(str, values[:most])) + (" ..." if len(values) > most else "")

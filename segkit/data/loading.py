@@ -1,0 +1,504 @@
+"""Samples to training items: the draws of an epoch, the datasets, and the cache of decoded arrays.
+
+Crops travel to the device as bytes and become the network's input there, see :func:`as_item`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NotRequired
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, get_worker_info
+from typing_extensions import TypedDict
+
+from segkit.checkpoint.values import LabelCoding, Normalization
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.augment.transforms import TrainTransform, count_by_row
+from segkit.data.sources.base import DataSource, Sample
+from segkit.targets.base import Target
+from segkit.targets.objects import number_labelled_objects, number_regions
+
+READING, CROPPING, TARGET = "reading", "cropping", "target"
+"""The stages of making a training item besides the transforms."""
+Draw = tuple[int, int]
+"""Index of a sample and the seed of its augmentation."""
+
+
+class Truth(TypedDict):
+    """The ground truth of a batch of samples, or of a single one.
+
+    ``target`` (B, H, W) int64, or (B, N, H, W) for overlapping classes; ``index`` (B,), the numbers
+    of the samples in their split. Optionally ``weight`` (B, H, W) float32, the weight of each pixel
+    in the loss, ``ids`` (B, H, W) int32 of objects, and ``markers`` likewise if the source has its
+    own.
+    """
+
+    target: Tensor
+    index: Tensor
+    weight: NotRequired[Tensor]
+    ids: NotRequired[Tensor]
+    markers: NotRequired[Tensor]
+
+
+class Item(Truth):
+    """A batch or a single item: also ``image`` (B, C, H, W) float32, normalized."""
+
+    image: Tensor
+
+
+class Crop(TypedDict):
+    """A batch of augmented crops, or a single one, on its way to the device.
+
+    As few bytes as possible: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` returns it,
+    uint8 or float32; ``labels`` uint8, otherwise like ``target`` of :class:`Truth`; ``index`` and
+    ``weight`` as there.
+    """
+
+    unit: Tensor
+    labels: Tensor
+    index: Tensor
+    weight: NotRequired[Tensor]
+
+
+def as_item(crops: Crop, normalization: Normalization) -> Item:
+    """Convert a batch of crops to the network's input, on the device of the batch.
+
+    The result equals that of :meth:`Normalization.standardize` bit for bit.
+    """
+    unit = crops["unit"].permute(0, 3, 1, 2)  # (B, C, H, W)
+    mean, std = _mean_and_std(normalization, unit.device)
+    image = unit.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    if unit.dtype == torch.uint8:
+        image *= float(np.float32(1 / 255))
+    item: Item = {
+        "image": image.sub_(mean).div_(std),
+        "target": crops["labels"].long(),
+        "index": crops["index"],
+    }
+    if "weight" in crops:
+        item["weight"] = crops["weight"]
+    return item
+
+
+# cached, because a copy to a GPU would wait for all its pending work
+@lru_cache(maxsize=8)
+def _mean_and_std(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Each (C, 1, 1)."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+        for values in (normalization.mean, normalization.std)
+    )
+    return mean, std
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+class DrawSampler(Sampler[Draw]):
+    """Draws for a training epoch: every sample equally often, in a new order each time.
+
+    The draws of all epochs form one sequence of permutations of the samples, so that samples are
+    used evenly even if an epoch is shorter or longer than the data set. The sequence depends only
+    on the seed, not on the number of workers, and a resumed training continues it.
+
+    Args:
+        count: Number of samples.
+        per_epoch: Number of draws in an epoch, divided evenly among the processes.
+    """
+
+    def __init__(
+        self, count: int, per_epoch: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.count, self.per_epoch, self.seed, self.epoch = count, per_epoch, seed, 0
+        self.rank, self.processes = rank, processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; called by Lightning."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.per_epoch // self.processes
+
+    def __iter__(self) -> Iterator[Draw]:
+        first = self.epoch * self.per_epoch
+        rounds = range(first // self.count, -(-(first + self.per_epoch) // self.count))
+        order = np.concatenate(
+            [np.random.default_rng((self.seed, 0, n)).permutation(self.count) for n in rounds]
+        )
+        drawn = order[first - rounds[0] * self.count :][: self.per_epoch]
+        rng = np.random.default_rng((self.seed, 1, self.epoch))
+        seeds = rng.integers(2**31, size=self.per_epoch)
+        draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
+        # every process gets the same number, otherwise one would wait forever for the others
+        return iter(draws[self.rank :: self.processes][: len(self)])
+
+
+class EverySample(Sampler[int]):
+    """Every sample once, divided among the processes without repeating any to even out the shares.
+
+    Raises:
+        SegkitError: There are more processes than samples.
+    """
+
+    def __init__(self, count: int, rank: int = 0, processes: int = 1) -> None:
+        if processes > count:
+            raise SegkitError(
+                f"there are {processes} processes and {count} images to validate: use fewer"
+                " devices or more images."
+            )
+        self.numbers = range(rank, count, processes)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+
+# --- datasets ------------------------------------------------------------------------------------
+
+
+class TrainDataset(Dataset[Crop]):
+    """Augmented crops; an item is identified by (index, seed), so all workers make the same one.
+
+    Args:
+        cache: Keeps decoded images and masks; None reads them each time.
+        workers: Number of the worker processes.
+
+    Raises:
+        SegkitError: A transform does not support the images.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        samples: list[Sample],
+        coding: LabelCoding,
+        normalization: Normalization,
+        transform: TrainTransform,
+        target: Target,
+        cache: ArrayCache | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.samples, self.normalization = samples, normalization
+        self.transform, self.target = transform, target
+        self.reader = SampleReader(source, coding, target, cache)
+        self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
+        example = np.zeros((1, 1, len(normalization.mean)), normalization.dtype)
+        problems = transform.find_unsuitable(example.shape[2], normalization.to_unit(example).dtype)
+        if problems:
+            raise all_at_once("the augmentation does not fit the images:", problems)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Crop:
+        index, seed = draw
+        sample, ticks = self.samples[index], [time.perf_counter()]
+
+        def tick() -> None:
+            ticks.append(time.perf_counter())
+
+        image, marks = self.reader.read_image(sample), self.reader.read_marks(sample)
+        counts = self.reader.read_counts(sample) if self.transform.foreground_share else None
+        tick()
+        image, marks = self.transform.cut(image, marks, seed, counts)
+        image = self.normalization.to_unit(image)
+        tick()
+        image, marks = self.transform.augment(image, marks, seed, tick)
+        labels, weight = self.target.encode(marks)
+        crop: Crop = {
+            "unit": torch.from_numpy(np.ascontiguousarray(image)),
+            "labels": _move_labels_first(labels),
+            "index": torch.tensor(index),
+        }
+        if weight is not None:
+            crop["weight"] = torch.from_numpy(weight)  # (H, W)
+        tick()
+        self.times.add(ticks)
+        return crop
+
+
+class WholeDataset(Dataset[Item]):
+    """Unchanged whole images for validation and evaluation.
+
+    Args:
+        objects: Whether items also contain the ids of objects.
+        cache: Keeps decoded images and masks; None reads them each time.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        samples: list[Sample],
+        coding: LabelCoding,
+        normalization: Normalization,
+        target: Target,
+        objects: bool = False,
+        cache: ArrayCache | None = None,
+    ) -> None:
+        self.source, self.samples, self.coding = source, samples, coding
+        self.normalization, self.target, self.objects = normalization, target, objects
+        self.reader = SampleReader(source, coding, target, cache)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.samples[index]
+        image = self.reader.read_image(sample)
+        with _naming(sample):
+            image = self.normalization(image)
+        channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return {"image": torch.from_numpy(channels_first), **self.truth(index)}
+
+    def truth(self, index: int) -> Truth:
+        """Return the ground truth of a sample without reading its image."""
+        sample = self.samples[index]
+        labels, weight = self.target.encode(self.reader.read_marks(sample))
+        truth: Truth = {
+            "target": _move_labels_first(labels).long(),
+            "index": torch.tensor(index),
+        }
+        if weight is not None:
+            truth["weight"] = torch.from_numpy(weight)  # (H, W)
+        if self.objects:
+            ids = self.reader.read_ids(sample)
+            truth["ids"] = torch.from_numpy(ids.astype(np.int32))
+            if type(self.source).read_markers is not DataSource.read_markers:
+                markers = self.source.read_markers(sample)
+                if markers is None:  # the outlines of this image are all there is
+                    markers = np.where(ids == IGNORE_INDEX, 0, ids)
+                truth["markers"] = torch.from_numpy(markers.astype(np.int32))
+        return truth
+
+
+class SampleReader:
+    """Reads images and masks as arrays, from their files or from the cache of the run.
+
+    The arrays may be memory-mapped and must not be written to.
+    """
+
+    def __init__(
+        self, source: DataSource, coding: LabelCoding, target: Target, cache: ArrayCache | None
+    ) -> None:
+        self.source, self.coding, self.target, self.cache = source, coding, target, cache
+
+    def read_image(self, sample: Sample) -> NDArray[Any]:
+        """(H, W, C), uint8, uint16 or float32, as the source returns it."""
+        return self._fetch(sample, "image", self.source.read_image)
+
+    def read_marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """The map that is augmented: ids of objects if the target needs them, otherwise labels.
+
+        Raises:
+            SegkitError: The mask cannot be read, or has a value that is neither a label nor an id.
+        """
+        return self.read_ids(sample) if self.target.from_ids else self.read_labels(sample)
+
+    def read_counts(self, sample: Sample) -> NDArray[np.int32] | None:
+        """The :func:`count_by_row` of the marks, for crops on the foreground; None if not cached.
+
+        Counting takes as long as looking for the foreground once.
+        """
+        if self.cache is None:
+            return None
+        return self._fetch(sample, "counts", lambda sample: count_by_row(self.read_marks(sample)))
+
+    def read_labels(self, sample: Sample) -> NDArray[np.uint8]:
+        """(H, W) or (H, W, N) labels. Raises: See :meth:`read_marks`."""
+
+        def encode(sample: Sample) -> NDArray[np.uint8]:
+            mask = self.source.read_mask(sample)
+            with _naming(sample):
+                return self.coding.encode(mask)
+
+        return self._fetch(sample, "labels", encode)
+
+    def read_ids(self, sample: Sample) -> NDArray[np.uint16]:
+        """(H, W) ids of objects; without ids in the masks, the foreground's connected components.
+
+        Raises: See :meth:`read_marks`.
+        """
+
+        def number(sample: Sample) -> NDArray[np.uint16]:
+            if not self.source.instances:
+                return number_regions(self.read_labels(sample))
+            mask = self.source.read_mask(sample)
+            with _naming(sample):
+                return number_labelled_objects(mask, self.coding.to_label)
+
+        return self._fetch(sample, "ids", number)
+
+    def _fetch(
+        self, sample: Sample, kind: str, read: Callable[[Sample], NDArray[Any]]
+    ) -> NDArray[Any]:
+        if self.cache is None:
+            return read(sample)
+        return self.cache.fetch(sample, kind, lambda: read(sample))
+
+
+class StageTimes:
+    """Seconds per stage of making an item, summed in memory shared with the worker processes.
+
+    Each worker adds to its own row, so that none waits for another.
+
+    Args:
+        stages: Names of the stages in order; names may repeat.
+        workers: Number of workers; 0 if the main process makes the items.
+    """
+
+    def __init__(self, stages: Sequence[str], workers: int) -> None:
+        self.stages = tuple(stages)
+        self._table = torch.zeros(max(1, workers), 1 + len(stages), dtype=torch.float64)
+        if workers:
+            # torch does not annotate it
+            self._table.share_memory_()  # type: ignore[no-untyped-call]
+
+    def add(self, ticks: Sequence[float]) -> None:
+        """Add an item: its start and the end of each stage, in seconds of one clock."""
+        worker = get_worker_info()
+        row = self._table[worker.id % len(self._table) if worker else 0].numpy()
+        row[0] += 1
+        row[1:] += [after - before for before, after in pairwise(ticks)]
+
+    def totals(self) -> tuple[int, tuple[float, ...]]:
+        """The number of items so far, and the total seconds of each stage."""
+        items, *seconds = self._table.sum(0).tolist()
+        return int(items), tuple(seconds)
+
+
+@contextlib.contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Name the sample in errors about its values."""
+    try:
+        yield
+    except SegkitError as error:
+        raise SegkitError(f"{sample.name}: {error}") from error
+
+
+def _move_labels_first(labels: NDArray[np.uint8]) -> Tensor:
+    """(H, W) unchanged, (H, W, N) to (N, H, W)."""
+    moved = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(moved))
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+class ArrayCache:
+    """Decoded images and masks in memory-mapped files, shared by all processes of a run.
+
+    An array is one .npy file. Whichever process reads it first writes it under another name and
+    then renames it: a file is complete or absent, and two processes that write the same array at
+    once write the same bytes. Reading goes through the page cache of the system, and a crop touches
+    only its own pages.
+
+    The folder is new, so that nothing in it is older than the run. It is removed by :meth:`close`,
+    or when the process that made it ends other than by a kill. If the disk is full or the folder is
+    gone, arrays are computed each time. Copies in other processes (it is picklable) read and write,
+    but never remove the folder.
+
+    Args:
+        folder: A folder that another process made. None: a new temporary one.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._writes, self._remove = True, None
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="segkit-cache-"))
+            self._remove = weakref.finalize(self, _remove, folder, os.getpid())
+        self.folder = folder
+        # keeps files mapped: mapping one takes 0.3 ms
+        self._map = lru_cache(_limit_open_files())(_map)
+
+    def fetch(self, sample: Sample, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return an array of a sample, read-only; ``kind`` tells its arrays apart.
+
+        Errors of ``make``, which computes an array that is not cached yet, are passed on.
+        """
+        # a hash of all fields, so that every process finds the same name and samples never clash
+        path = self.folder / f"{kind}-{blake2b(repr(sample).encode(), digest_size=16).hexdigest()}"
+        try:
+            return self._map(path)
+        except OSError:
+            array = make()
+            if self._writes:
+                self._write(path, array)
+            return array
+
+    def close(self) -> None:
+        """Remove the folder if this process made it; arrays are then computed each time."""
+        self._map.cache_clear()
+        if self._remove is not None:
+            self._remove()
+
+    def _write(self, path: Path, array: NDArray[Any]) -> None:
+        part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            with part.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            part.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if path.is_file():  # Windows cannot replace a file that another process has open
+                return
+            self._writes = False
+            try:
+                (self.folder / "full").touch(exist_ok=False)
+            except (FileExistsError, FileNotFoundError):  # another process has warned; it is closed
+                return
+            except OSError:
+                pass  # there is no room even for that
+            warnings.warn(
+                f"decoded images cannot be cached in {self.folder}: {error.strerror or error}."
+                " The remaining ones are read from their files each time. The environment variable"
+                " TMPDIR moves the cache to another disk, data.cache=false turns it off.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def __reduce__(self) -> tuple[type[ArrayCache], tuple[Path]]:
+        return ArrayCache, (self.folder,)
+
+
+def _map(path: Path) -> NDArray[Any]:
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _limit_open_files() -> int:
+    """Maximum number of files that a process keeps mapped; each takes a file descriptor."""
+    if sys.platform == "win32":  # has no such limit
+        return 4096
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 4096 if allowed == resource.RLIM_INFINITY else max(16, min(4096, allowed // 4))
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove a folder, but only in the process that made it and not in its forks."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)

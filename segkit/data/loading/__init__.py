@@ -1,1 +1,0 @@
-"""Samples to training items: datasets, samplers, the cache."""

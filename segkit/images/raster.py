@@ -14,6 +14,8 @@ Array = npt.NDArray[Any]
 
 ORIENTATION = 0x0112
 """The orientation tag of EXIF and TIFF."""
+NO_PIXELS = "it has no pixels: save it again or remove it"
+"""What is wrong with an image of size 0, as faulty cropping programs leave them."""
 
 
 class Raster(NamedTuple):
@@ -52,12 +54,6 @@ def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
     """Whether windows of an image in chunks of that size take less memory than the whole image."""
     rows, columns = (-(-side // part) for side, part in zip(size, chunk, strict=True))
     return rows * columns >= 4
-
-
-def require_pixels(height: int, width: int) -> None:
-    """Raise a ValueError for an image without pixels, as faulty cropping programs leave them."""
-    if height < 1 or width < 1:
-        raise ValueError(f"it has no pixels, only {height} x {width}: save it again or remove it")
 
 
 def rotate_upright(values: Array, orientation: int) -> Array:

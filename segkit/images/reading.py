@@ -33,12 +33,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from segkit.core.errors import SegkitError
 from segkit.images.raster import (
+    NO_PIXELS,
     ORIENTATION,
     Array,
     Extent,
     Raster,
     is_opaque,
-    require_pixels,
     rotate_upright,
 )
 from segkit.images.tiff import TIFF_STARTS, TiffImages
@@ -257,8 +257,8 @@ def _open_image(data: bytes) -> ImageFile:
     opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
     if opener is None:
         raise ValueError("it is not a PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
-    if opener is PngImageFile and len(data) >= 24:  # Pillow would not give the reason
-        require_pixels(*struct.unpack(">II", data[16:24])[::-1])
+    if opener is PngImageFile and len(data) >= 24 and 0 in struct.unpack(">II", data[16:24]):
+        raise ValueError(NO_PIXELS)  # Pillow would not give the reason
     return opener(io.BytesIO(data))
 
 

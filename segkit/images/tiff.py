@@ -22,12 +22,12 @@ import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.raster import (
+    NO_PIXELS,
     ORIENTATION,
     Array,
     Extent,
     Raster,
     Windows,
-    require_pixels,
     rotate_upright,
     saves_memory,
 )
@@ -105,7 +105,8 @@ class TiffImages:
         if not len(tif.pages):
             return
         first = tif.pages.first
-        require_pixels(first.imagelength, first.imagewidth)
+        if 0 in (first.imagelength, first.imagewidth):
+            raise ValueError(NO_PIXELS)
         if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
             self._images = [
                 [partial(_load_directory, tif, number, offset)]

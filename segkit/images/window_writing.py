@@ -8,8 +8,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,9 +47,9 @@ class Scratch:
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        self.shape, self.dtype = shape, dtype
+        self.folder, self.shape, self.dtype = folder, shape, dtype
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (see close)
         self._file.truncate(math.prod(shape) * dtype.itemsize)
 
     def write(self, top: int, left: int, block: Array, layer: int = 0) -> None:
@@ -200,7 +199,7 @@ class WindowFile:
                 f"{self.path}: no window has covered the rows {top} to {bottom - 1}, columns "
                 f"{left} to {right - 1}, so the file is not written."
             )
-        sizes = level_sizes(H, W) if self._pyramid else [(H, W)]
+        sizes = list_level_sizes(H, W) if self._pyramid else [(H, W)]
         if not self._is_zarr:
             self._write_tiff(scratch, sizes)
             return
@@ -213,91 +212,81 @@ class WindowFile:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _write_tiff(self, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
+        big = needs_bigtiff(self._layers, sizes, self.dtype)
         with (
             written_whole(self.path) as file,
-            tifffile.TiffWriter(
-                file, bigtiff=needs_bigtiff(self._layers, sizes, self.dtype), ome=self._pyramid
-            ) as tif,
-            ExitStack() as levels,
+            tifffile.TiffWriter(file, bigtiff=big, ome=self._pyramid) as tif,
         ):
             if not self._pyramid:
                 for layer in range(self._layers):
-                    write_tiles(tif, cut_tiles(scratch, [layer]), sizes[0], self.dtype)
+                    write_tiles(tif, scratch, sizes[0], [layer])
                 return
             axes = "CYX" if len(self.shape) == 3 else "YX"
-            for level, size in enumerate(sizes):
-                smaller = self._make_smaller(scratch, sizes[level + 1 :], levels)
+            for level, pixels in enumerate(make_levels(scratch, sizes)):
                 write_tiles(
                     tif,
-                    cut_tiles(scratch, range(self._layers), smaller),
-                    (*self.shape[:-2], *size),
-                    self.dtype,
+                    pixels,
+                    (*self.shape[:-2], *sizes[level]),
                     subifds=0 if level else len(sizes) - 1,
                     subfiletype=int(level > 0),
                     metadata=None if level else {"axes": axes},
                 )
-                scratch = smaller or scratch
 
     def _write_zarr(self, path: Path, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
         import zarr  # takes most of a second
 
         stack = self.shape[:-2]
         axes = ["c", "y", "x"][-len(self.shape) :]
-        group = None
         if self._pyramid:
             scales = _describe_levels(axes, sizes, self.dtype.kind == "f")
             attributes: Any = {"ome": {"version": "0.5", "multiscales": [scales]}}
-            group = zarr.create_group(store=path, zarr_format=3, attributes=attributes)
-        with ExitStack() as levels:
-            for level, size in enumerate(sizes):
-                options: dict[str, Any] = {
-                    "shape": (*stack, *size),
-                    "chunks": (*(1 for _ in stack), *(min(CHUNK, side) for side in size)),
-                    "dtype": self.dtype,
-                    "dimension_names": axes,
-                    "fill_value": 0,
-                }
-                array: Any
-                if group is None:
-                    array = zarr.create_array(store=path, zarr_format=3, **options)
-                else:
-                    array = group.create_array(str(level), **options)
-                smaller = self._make_smaller(scratch, sizes[level + 1 :], levels)
-                for layer in range(self._layers):
-                    for top, band in scratch.read_bands(layer, CHUNK):
-                        array[(*(layer for _ in stack), slice(top, top + len(band)))] = band
-                        if smaller is not None:
-                            smaller.write(top // 2, 0, halve(band), layer)
-                scratch = smaller or scratch
+            zarr.create_group(path, zarr_format=3, attributes=attributes)
+        for level, pixels in enumerate(make_levels(scratch, sizes)):
+            array: Any = zarr.create_array(
+                path,
+                name=str(level) if self._pyramid else None,
+                zarr_format=3,
+                shape=(*stack, *sizes[level]),
+                chunks=(*(1 for _ in stack), *(min(CHUNK, side) for side in sizes[level])),
+                dtype=self.dtype,
+                dimension_names=axes,
+                fill_value=0,
+            )
+            for layer in range(self._layers):
+                for top, band in pixels.read_bands(layer, CHUNK):
+                    array[(*(layer for _ in stack), slice(top, top + len(band)))] = band
         for file in path.rglob("*"):
             if file.is_file():
-                _sync(file)
-
-    def _make_smaller(
-        self, scratch: Scratch, sizes: list[tuple[int, int]], levels: ExitStack
-    ) -> Scratch | None:
-        """Where the next level of a pyramid goes, if there is one."""
-        if not sizes:
-            return None
-        shape = (self._layers, *sizes[0])
-        return levels.enter_context(Scratch(self.path.parent, shape, self.dtype))
+                with file.open("rb+") as opened:  # as in `written_whole`
+                    os.fsync(opened.fileno())
 
     def _check_name(self) -> None:
         """Only an old file of the same kind may be replaced."""
         if self._is_zarr:
-            free = not self.path.exists() or is_zarr(self.path)
+            is_taken, kind = self.path.exists() and not is_zarr(self.path), "not a zarr"
         else:
-            free = not self.path.is_dir()
-        if not free:
-            kind = "not a zarr" if self._is_zarr else "a folder"
+            is_taken, kind = self.path.is_dir(), "a folder"
+        if is_taken:
             raise SegkitError(f"{self.path}: already exists and is {kind}. Choose another name.")
 
 
-def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
+def make_levels(scratch: Scratch, sizes: list[tuple[int, int]]) -> Iterator[Scratch]:
+    """The levels of a pyramid of these sizes, of which the first is given."""
+    yield scratch
+    if len(sizes) > 1:
+        layers = scratch.shape[0]
+        with Scratch(scratch.folder, (layers, *sizes[1]), scratch.dtype) as smaller:
+            for layer in range(layers):
+                for top, band in scratch.read_bands(layer, TILE):
+                    smaller.write(top // 2, 0, halve(band), layer)
+            yield from make_levels(smaller, sizes[1:])
+
+
+def list_level_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """The sizes of a pyramid's levels, from the full one to one of at most 512 pixels a side.
 
     Example:
-        >>> level_sizes(2000, 1001)
+        >>> list_level_sizes(2000, 1001)
         [(2000, 1001), (1000, 501), (500, 251)]
     """
     sizes = [(height, width)]
@@ -342,16 +331,23 @@ def needs_bigtiff(layers: int, sizes: list[tuple[int, int]], dtype: np.dtype[Any
 
 def write_tiles(
     tif: tifffile.TiffWriter,
-    tiles: Iterator[Array],
+    scratch: Scratch,
     shape: tuple[int, ...],
-    dtype: np.dtype[Any],
+    layers: Sequence[int] | None = None,
     **options: Any,
 ) -> None:
-    """Write tiles of 512 x 512 into a TIFF, packed with deflate by several threads."""
+    """Write all or some layers into a TIFF, in tiles that several threads pack with deflate."""
+
+    def cut_tiles() -> Iterator[Array]:
+        for layer in range(scratch.shape[0]) if layers is None else layers:
+            for _, band in scratch.read_bands(layer, TILE):
+                for left in range(0, band.shape[1], TILE):
+                    yield band[:, left : left + TILE]
+
     tif.write(
-        tiles,
+        cut_tiles(),
         shape=shape,
-        dtype=dtype,
+        dtype=scratch.dtype,
         tile=(TILE, TILE),
         compression="zlib",
         photometric="minisblack",
@@ -361,29 +357,15 @@ def write_tiles(
     )
 
 
-def cut_tiles(
-    scratch: Scratch, layers: Iterable[int], smaller: Scratch | None = None
-) -> Iterator[Array]:
-    """The tiles of some layers, row by row; meanwhile fill the next level of a pyramid."""
-    for layer in layers:
-        for top, band in scratch.read_bands(layer, TILE):
-            if smaller is not None:
-                smaller.write(top // 2, 0, halve(band), layer)
-            for left in range(0, band.shape[1], TILE):
-                yield band[:, left : left + TILE]
-
-
 def _describe_levels(axes: list[str], sizes: list[tuple[int, int]], smooth: bool) -> dict[str, Any]:
     """OME-Zarr's metadata of a pyramid, in pixels of its full size."""
     kinds = {"c": "channel", "y": "space", "x": "space"}
     datasets = []
     for level in range(len(sizes)):
-        step = 2.0**level
-        shift = (step - 1) / 2 if smooth else 0.0  # the centre of the averaged pixels
-        changes = [{"type": "scale", "scale": [1.0 if axis == "c" else step for axis in axes]}]
-        if shift:
-            moved = [0.0 if axis == "c" else shift for axis in axes]
-            changes.append({"type": "translation", "translation": moved})
+        scale = [1.0 if axis == "c" else 2.0**level for axis in axes]
+        changes: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if smooth and level:  # to the centre of the averaged pixels
+            changes.append({"type": "translation", "translation": [(s - 1) / 2 for s in scale]})
         datasets.append({"path": str(level), "coordinateTransformations": changes})
     return {
         "axes": [{"name": axis, "type": kinds[axis]} for axis in axes],
@@ -405,9 +387,3 @@ def _replace_folder(new: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait for the disk, else a power cut may leave the new name on an empty file."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

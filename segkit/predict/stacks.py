@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import wrap_write_errors, written_whole
-from segkit.images.window_writing import Scratch, cut_tiles, write_tiles
+from segkit.images.window_writing import Scratch, write_tiles
 
 _CLASSIC = 2**31
 """Bytes that are sure to fit into a TIFF with 32-bit offsets, compressed or not."""
@@ -87,9 +87,8 @@ class StackFile:
             layers = mask.shape[0]
             write_tiles(
                 self._writer,
-                cut_tiles(mask, range(layers)),
+                mask,
                 mask.shape if layers > 1 else mask.shape[1:],
-                mask.dtype,
                 planarconfig="separate" if layers > 1 else None,
             )
             return

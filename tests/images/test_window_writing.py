@@ -18,7 +18,7 @@ from images.conftest import noise
 from segkit.core.errors import SegkitError
 from segkit.images import window_writing
 from segkit.images.reading import count_pages, read_image, read_mask
-from segkit.images.window_writing import WindowFile, find_gap, halve, level_sizes
+from segkit.images.window_writing import WindowFile, find_gap, halve, list_level_sizes
 from segkit.images.windows import open_windows
 
 SUFFIXES = [".tif", ".zarr"]
@@ -93,7 +93,7 @@ def test_any_windows_in_any_order(tmp_path, monkeypatch, partition, stack, dtype
     only(tmp_path, path.name)
     same(layers(path), values.reshape(-1, H, W))
     levels = [values.reshape(-1, H, W)]
-    for _ in level_sizes(H, W)[1:]:
+    for _ in list_level_sizes(H, W)[1:]:
         levels.append(np.stack([halve(layer) for layer in levels[-1]]))
     if not pyramid:
         levels = levels[:1]
@@ -185,8 +185,8 @@ def test_zarr_for_other_programs(tmp_path: Path) -> None:
 
 
 def test_levels_of_a_pyramid() -> None:
-    assert level_sizes(512, 512) == [(512, 512)]
-    assert level_sizes(1, 1025) == [(1, 1025), (1, 513), (1, 257)]
+    assert list_level_sizes(512, 512) == [(512, 512)]
+    assert list_level_sizes(1, 1025) == [(1, 1025), (1, 513), (1, 257)]
     labels = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
     same(halve(labels), np.array([[1, 3], [7, 9]], np.uint8))
     means = np.array([[3, 4.5], [7.5, 9]], np.float32)

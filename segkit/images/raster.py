@@ -14,8 +14,8 @@ Array = npt.NDArray[Any]
 
 ORIENTATION = 0x0112
 """The orientation tag of EXIF and TIFF."""
-NO_PIXELS = "it has no pixels: save it again or remove it"
-"""What is wrong with an image of size 0, as faulty cropping programs leave them."""
+NO_PIXELS = "it has no pixels, only {} x {}: save it again or remove it"
+"""What is wrong with an image of such a size, as faulty cropping programs leave them."""
 
 
 class Raster(NamedTuple):

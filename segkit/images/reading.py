@@ -257,8 +257,10 @@ def _open_image(data: bytes) -> ImageFile:
     opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
     if opener is None:
         raise ValueError("it is not a PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
-    if opener is PngImageFile and len(data) >= 24 and 0 in struct.unpack(">II", data[16:24]):
-        raise ValueError(NO_PIXELS)  # Pillow would not give the reason
+    if opener is PngImageFile and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        if not (width and height):  # Pillow would not give the reason
+            raise ValueError(NO_PIXELS.format(height, width))
     return opener(io.BytesIO(data))
 
 

@@ -106,7 +106,7 @@ class TiffImages:
             return
         first = tif.pages.first
         if 0 in (first.imagelength, first.imagewidth):
-            raise ValueError(NO_PIXELS)
+            raise ValueError(NO_PIXELS.format(first.imagelength, first.imagewidth))
         if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
             self._images = [
                 [partial(_load_directory, tif, number, offset)]

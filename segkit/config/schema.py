@@ -168,8 +168,8 @@ class Trainer(Section):
     compile: bool = Field(False, description="compile the network with torch.compile")
     recompute: bool | Literal["auto"] = Field(
         "auto",
-        description="recompute activations in the backward pass instead of keeping them: less"
-        " memory, the same results; auto: on the CPU, where it is as fast",
+        description="run encoder and neck again in the backward pass instead of keeping their maps:"
+        " less memory and the same results, but a third more time; auto: no",
     )
     channels_last: bool = Field(
         True,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from segkit.core.errors import SegkitError
 from segkit.models.conv import crop_to
@@ -47,9 +50,17 @@ class Segmenter(nn.Module):
         feature = self.neck(self.encoder(self._pad(x)))  # (B, out_channels, H' / s, W' / s)
         return self._restore(self.head(feature), self.neck.out_stride, x)
 
-    def all_logits(self, x: Tensor) -> list[Tensor]:
-        """The logits of :meth:`forward`, then those of each auxiliary head in the same size."""
-        levels = self.neck.levels(self.encoder(self._pad(x)))
+    def all_logits(self, x: Tensor, recompute: bool = False) -> list[Tensor]:
+        """The logits of :meth:`forward`, then those of each auxiliary head in the same size.
+
+        With ``recompute``, encoder and neck run again in the backward pass instead of keeping their
+        inner maps for it. The gradients and the statistics of batch norms stay the same.
+        """
+        if recompute:
+            maps = _recompute(self.encoder, self.encoder, self._pad(x))
+            levels = _recompute(self.neck, self.neck.levels, maps)
+        else:
+            levels = self.neck.levels(self.encoder(self._pad(x)))
         heads = [self.head, *self.auxiliary]
         return [
             self._restore(head(level), stride, x)
@@ -105,6 +116,25 @@ class Segmenter(nn.Module):
             # Coarser levels of an unpadded network reach beyond the logits on every side.
             return crop_to(logits, self.output_size(*x.shape[-2:]))
         return logits[..., : x.shape[-2], : x.shape[-1]]
+
+
+def _recompute(part: nn.Module, function: Callable[[Any], list[Tensor]], x: Any) -> list[Tensor]:
+    result: list[Tensor] = checkpoint(
+        function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _restore_buffers(part))
+    )
+    return result
+
+
+@contextmanager
+def _restore_buffers(part: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass inside does to buffers, such as the statistics of batch norms."""
+    saved = [(buffer, buffer.clone()) for buffer in part.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
 
 
 def create_model(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -27,7 +26,6 @@ from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
 from segkit.models.fast import for_inference, to_channels_last
-from segkit.models.recomputing import recomputed_activations
 from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
@@ -50,8 +48,7 @@ class SegmentationModule(L.LightningModule):
         monitor: The metric shown in the progress bar besides the loss.
         channels_last: Whether images and weights have the channels-last layout.
         compiled: Whether to compile the network for training.
-        recompute: Whether to recompute activations in the backward pass; "auto": on a CPU, where
-            that is as fast.
+        recompute: Whether encoder and neck run again in the backward pass, which saves memory.
         decoder: Separates the objects of an image, given probabilities and labels, in validation.
     """
 
@@ -66,15 +63,14 @@ class SegmentationModule(L.LightningModule):
         monitor: str = "val/iou",
         channels_last: bool = True,
         compiled: bool = False,
-        recompute: bool | Literal["auto"] = "auto",
+        recompute: bool = False,
         decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
-        # the compiler decides that itself
-        self.recompute: bool | Literal["auto"] = False if compiled else recompute
+        self.recompute = recompute
         self.monitor = monitor
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -88,9 +84,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """Return the loss of the head plus the weighted losses of the auxiliary heads."""
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        recompute = image.device.type == "cpu" if self.recompute == "auto" else self.recompute
-        with recomputed_activations(self.model) if recompute else nullcontext():
-            logits = self.all_logits(image)  # [(B, num_logits, H, W)]
+        logits = self.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
         target, weight = batch["target"], batch.get("weight")  # (B, H, W)
         loss = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):

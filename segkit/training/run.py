@@ -98,7 +98,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         settings.monitor,
         settings.trainer.channels_last,
         settings.trainer.compile,
-        settings.trainer.recompute,
+        settings.trainer.recompute is True,
         _make_decoder(settings, target, mode),
     )
     transform = _build_transform(settings, model, card.background)

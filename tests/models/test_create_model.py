@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import importlib
 import pkgutil
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import segkit
 import segkit.models
@@ -81,6 +83,30 @@ def test_the_padding_repeats_the_border(layout):
     by_hand = torch.nn.functional.pad(x, (0, 24, 0, 14), mode="replicate")
     with torch.no_grad():
         torch.testing.assert_close(model(x), model(by_hand)[..., :50, :40])
+
+
+@pytest.mark.parametrize("neck", ["unet", "fpn", "fcn"])
+def test_recomputing_changes_nothing_but_what_is_kept(neck):
+    """Gradients, statistics and the draws of dropout are equal to the bit."""
+    encoder = {"name": "unet", "depth": 3, "width": 4, "norm": "batch"}
+    model = segkit.create_model(encoder, neck, {"name": "binary", "dropout": 0.5})
+    start = copy.deepcopy(model.state_dict())
+    maps = []  # of the first convolution
+    model.encoder.levels[0][0][0].register_forward_hook(
+        lambda _, __, y: maps.append(StorageWeakRef(y.untyped_storage()))
+    )
+    x = torch.rand(2, 3, 24, 32)
+    results = []
+    for recompute in (False, True):
+        model.load_state_dict(start)
+        model.zero_grad()
+        torch.manual_seed(0)
+        (logits,) = model.all_logits(x, recompute)
+        assert maps[-1].expired() == recompute
+        logits.square().sum().backward()
+        tensors = [logits, *(p.grad for p in model.parameters()), *model.buffers()]
+        results.append([tensor.detach().clone() for tensor in tensors])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_a_third_party_encoder_neck_and_head_meet_the_same_contract():

@@ -196,9 +196,8 @@ def test_a_source_that_returns_other_arrays(image, mask, message):
         def read_mask(self, sample):
             return mask
 
-    with pytest.raises(
-        SegkitError, match=rf"problem.*\n.*2 samples \(one, two\): Plugin\.{message}"
-    ):
+    del segkit.DataSource._members["mine"]  # only this test knows it
+    with pytest.raises(SegkitError, match=rf"\n.*2 samples \(one, two\): Mine\.{message}"):
         check(Mine(), "binary", needed=())
 
 

@@ -51,9 +51,7 @@ def test_an_installed_package_adds_an_encoder(tmp_path):
 def test_a_loose_file_adds_a_neck(tmp_path):
     loose = EXAMPLES / "loose_file"
     plugin = f"plugins=[{loose / 'residual.py'}]"
-    said = train(
-        plugin, "neck=residual", "neck.width=8", "--config-dir", str(loose / "conf"), cwd=tmp_path
-    )
+    said = train(plugin, "neck=residual", "neck.width=8", cwd=tmp_path)
     assert "resnet18 + residual + binary" in said
     (best,) = tmp_path.glob("runs/quick/*/checkpoints/best.ckpt")
     failed = run("-m", "segkit.evaluate", f"checkpoint={best}", cwd=tmp_path)
@@ -99,14 +97,8 @@ def test_the_parts_of_the_guide_train_together(tmp_path):
     guide = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", guide, re.S)
     (tmp_path / "parts.py").write_text("\n".join(blocks))
-    chosen = {"encoder": "stripes", "loss": "hinge", "data": "discs"}
-    for family, name in chosen.items():
-        (tmp_path / "conf" / family).mkdir(parents=True)
-        (tmp_path / "conf" / family / f"{name}.yaml").write_text(f"name: {name}\n")
-    with (tmp_path / "conf/data/discs.yaml").open("a") as preset:
-        preset.write("count: 32\n")
-    words = ["--config-dir", "conf", *(f"{family}={name}" for family, name in chosen.items())]
-    words += ["plugins=[parts.py]", "metrics=[mean_size]", "data.count=8"]
+    words = ["encoder=stripes", "encoder.width=8", "loss=hinge", "data=discs", "data.count=8"]
+    words += ["plugins=[parts.py]", "metrics=[mean_size]"]
     words += ["trainer.max_epochs=1", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
     words += ["data.crop_size=64", "data.num_workers=0"]
     done = run("-m", "segkit.train", *words, cwd=tmp_path)

@@ -1,7 +1,6 @@
 """A neck in a loose file. From the top of the repository:
 
-python -m segkit.train --config-dir examples/loose_file/conf \
-    plugins=[examples/loose_file/residual.py] neck=residual
+python -m segkit.train plugins=[examples/loose_file/residual.py] neck=residual
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from segkit.config.declarations import (
     Options,
     command_options,
     member_options,
+    plugin_members,
     section_options,
 )
 from segkit.core import plugins
@@ -173,4 +174,6 @@ def find_groups(config_dir: Path | str | None = None) -> dict[str, list[str]]:
     for place in places:
         for file in place.glob("*/*.yaml"):
             found.setdefault(file.parent.name, set()).add(file.stem)
+    for family, name in plugin_members():
+        found[family].add(name)
     return {group: sorted(choices) for group, choices in sorted(found.items())}

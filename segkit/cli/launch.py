@@ -45,14 +45,17 @@ def launch(command: str, target: str) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     drop_unread_output()
-    args = get_args_parser().parse_args()
+    args = get_args_parser().parse_intermixed_args()
+    # Hydra's own parser takes no overrides after a flag
+    flags = [text for text in sys.argv[1:] if text not in args.overrides]
+    sys.argv[1:] = [*flags, *args.overrides]
     try:
         if args.help:
             from segkit.cli.help import help_page
 
             print(help_page(command, args.overrides, args.config_dir))
             return
-        prepare(args.config_dir)
+        prepare(args.config_dir, args.overrides)
     except SegkitError as error:
         _exit(error)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and shown below
@@ -89,7 +92,7 @@ def launch(command: str, target: str) -> None:
     except (SegkitError, _Stop) as error:
         _exit(error)
     except composition_errors() as error:  # some of them are OSErrors too
-        with session(args.config_dir):
+        with session(args.config_dir, args.overrides):
             _exit(explain(error, command, args.overrides))
     except OSError as error:
         if error.errno in FULL:  # the file may be a temporary one of a library

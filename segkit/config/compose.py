@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from segkit.config.declarations import plugin_files
 from segkit.config.overrides import composition_errors, explain
 from segkit.core import plugins
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, all_at_once
 
 if TYPE_CHECKING:
     from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -44,7 +46,7 @@ def compose(
     import hydra
 
     given = list(overrides or [])
-    with session(config_dir):
+    with session(config_dir, given):
         try:
             config = hydra.compose(command, overrides=given)
         except composition_errors() as error:
@@ -53,13 +55,37 @@ def compose(
     return config
 
 
+def resolve_values(config: Any) -> dict[str, Any]:
+    """A copy of a config as plain values.
+
+    Raises:
+        SegkitError: Values are missing, or an interpolation cannot be resolved.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not OmegaConf.is_config(config):
+        return deepcopy(dict(config))
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise all_at_once(
+            "required values are missing:",
+            [f"{key} is missing: give {key}=VALUE" for key in missing],
+        )
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SegkitError(f"the config cannot be resolved: {error}") from error
+    return dict(values)
+
+
 @contextmanager
-def session(config_dir: Path | str | None = None) -> Iterator[None]:
+def session(config_dir: Path | str | None = None, overrides: Iterable[str] = ()) -> Iterator[None]:
     """Set up Hydra for composing, next to an app that may be running (a notebook's, a test's)."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    prepare(config_dir)
+    prepare(config_dir, overrides)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -69,8 +95,10 @@ def session(config_dir: Path | str | None = None) -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def prepare(config_dir: Path | str | None = None) -> None:
+def prepare(config_dir: Path | str | None = None, overrides: Iterable[str] = ()) -> None:
     """Tell Hydra which folders hold configs, and how to find the folder of a run.
+
+    Members in packages and in Python files that the overrides name as plugins need no preset.
 
     Raises:
         SegkitError: There is no such folder.
@@ -78,7 +106,7 @@ def prepare(config_dir: Path | str | None = None) -> None:
     from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
-    from segkit.config.presets import Presets
+    from segkit.config.presets import PluginMembers, Presets
 
     folders = plugins.conf_dirs()
     if config_dir is not None:
@@ -86,9 +114,11 @@ def prepare(config_dir: Path | str | None = None) -> None:
         if not folders[-1].is_dir():
             raise SegkitError(f"there is no folder of configs {folders[-1]}.")
     _own_folders[:] = folders
+    plugin_files[:] = plugins.source_files(overrides)
     found = Plugins.instance()
     if _SEARCH_PATH not in {cls.__name__ for cls in found.discover()}:
         found.register(Presets)
+        found.register(PluginMembers)
         found.register(_search_path_plugin())
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
 
@@ -117,5 +147,6 @@ def _search_path_plugin() -> type[SearchPathPlugin]:
                     element.path = f"segkit://{conf_dir()}"
             for number, folder in enumerate(_own_folders):
                 search_path.append(f"segkit-{number}", f"segkit://{folder}")
+            search_path.append("segkit-plugins", "segkit-plugins://")
 
     return PresetFolders

@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from segkit.core import plugins
-
 PACKAGE = Path(__file__).resolve().parents[1]
 FAMILIES = {
     "encoder": ("models/encoders", "Encoder"),
@@ -47,6 +45,8 @@ COMMANDS = {
     "benchmark": ("settings.py", "BenchmarkSettings"),
 }
 """The pydantic models of the commands."""
+plugin_files: list[Path] = []
+"""The Python files of the plugins, set by :func:`segkit.config.compose.prepare`."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,13 @@ def member_names(family: str) -> list[str]:
     """The names of all members whose source is found."""
     base = FAMILIES[family][1]
     return [name for path in _sources(family) for _, other, name in _members(path) if other == base]
+
+
+def plugin_members() -> list[tuple[str, str]]:
+    """Family and name of each member that a plugin's source defines."""
+    families = {base: family for family, (_, base) in FAMILIES.items()}
+    found = [member for path in plugin_files for member in _members(path)]
+    return [(families[base], name) for _, base, name in found if base in families]
 
 
 def section_options(section: str) -> Options:
@@ -137,8 +144,7 @@ def _read(path: Path) -> _Module:
 
 def _sources(family: str) -> Iterator[Path]:
     yield from _built_in(FAMILIES[family][0])
-    for folder in plugins.package_folders():
-        yield from sorted(folder.rglob("*.py"))
+    yield from plugin_files
 
 
 @cache

@@ -56,7 +56,9 @@ def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError
             problems.append(f"'{text}': there is no key '{key}'.{_nearest(key, known)}")
     if not problems:
         return SegkitError(f"the config cannot be composed: {error}")
-    problems.append("--help lists the groups and the keys")
+    problems.append(
+        "--help lists the groups and the keys; parts of your own need plugins=[FILE.py] as well"
+    )
     return all_at_once("the command line cannot be composed:", problems)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from segkit.config.declarations import (
@@ -20,6 +21,7 @@ from segkit.config.declarations import (
     Options,
     command_options,
     member_options,
+    plugin_members,
     section_options,
 )
 
@@ -46,6 +48,42 @@ class Presets(FileConfigSource):
             complete(path, content, is_global=result.header.get("package") == "_global_")
             result.config = OmegaConf.create(content)
         return result
+
+
+class PluginMembers(ConfigSource):
+    """A preset for each member of a plugin, which needs no file then."""
+
+    @staticmethod
+    def scheme() -> str:
+        """How Hydra's search path names this source."""
+        return "segkit-plugins"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The name of the member and the defaults of its options."""
+        path = config_path.removesuffix(".yaml")
+        content: dict[str, Any] = {"name": path.rpartition("/")[2]}
+        complete(path, content)
+        header = {"package": None}
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), header)
+
+    def available(self) -> bool:
+        """Always: there may be no members."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether it is a family with members."""
+        return any(family == config_path for family, _ in plugin_members())
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether it is a member."""
+        family, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        return (family, name) in plugin_members()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The members of a family."""
+        if results_filter == ObjectType.GROUP:
+            return []
+        return sorted(name for family, name in plugin_members() if family == config_path)
 
 
 def load_preset(folder: Path, group: str, choice: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from segkit.config.compose import resolve_values
 from segkit.config.schema import PLUGINS, Data, Names, Part, Section, describe_error
 from segkit.core import plugins
-from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.errors import all_at_once
 from segkit.core.labels import Decoder
 
 if TYPE_CHECKING:
@@ -312,21 +313,8 @@ def parse_settings(schema: type[Settings], config: DictConfig) -> Settings:
     Raises:
         SegkitError: Values are missing or wrong; all of them are listed.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     plugins.load_named(plugins.as_list(config.get("plugins")))
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise all_at_once(
-            "required values are missing:",
-            [f"{key} is missing: give {key}=VALUE" for key in missing],
-        )
-    try:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise SegkitError(f"the config cannot be resolved: {error}") from error
-    return check_settings(schema, values)
+    return check_settings(schema, resolve_values(config))
 
 
 def check_settings(schema: type[Settings], values: dict[str, Any]) -> Settings:

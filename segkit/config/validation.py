@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
+from segkit.config.compose import resolve_values
 from segkit.config.declarations import WIRED
 from segkit.config.openings import OPENINGS, fill_in, find_open_keys
 from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_error
@@ -25,7 +25,7 @@ def validate(config: Any) -> TrainConfig:
     Raises:
         SegkitError: Every problem, with its key, its value and what is allowed.
     """
-    values = _resolve(config)
+    values = resolve_values(config)
     open_keys = find_open_keys(values)
     fill_in(values, {key: OPENINGS[key] for key in open_keys})
     problems: list[str] = []
@@ -43,26 +43,6 @@ def validate(config: Any) -> TrainConfig:
     _fill_defaults(checked)
     checked._open_keys = tuple(open_keys)
     return checked
-
-
-def _resolve(config: Any) -> dict[str, Any]:
-    """A copy of a config as plain values."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not OmegaConf.is_config(config):
-        return deepcopy(dict(config))
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise all_at_once(
-            "required values are missing:",
-            [f"{key} is missing: give {key}=VALUE" for key in missing],
-        )
-    try:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise SegkitError(f"the config cannot be resolved: {error}") from error
-    return cast("dict[str, Any]", values)
 
 
 def _fill_defaults(config: TrainConfig) -> None:

@@ -89,9 +89,22 @@ def as_list(names: str | Iterable[object] | None) -> list[str]:
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
+def source_files(overrides: Iterable[str]) -> list[Path]:
+    """The Python files of installed plugins, and those that the overrides name as plugins."""
+    found = [file for folder in package_folders() for file in sorted(folder.rglob("*.py"))]
+    given = [text.partition("=")[2] for text in overrides if _names_plugins(text)]
+    names = [name.strip(" '\"") for value in given for name in value.strip("[]").split(",")]
+    named = [Path(name) for name in names if name.endswith(".py")]
+    return [*found, *(file for file in named if file.is_file())]
+
+
+def _names_plugins(override: str) -> bool:
+    return override.lstrip("+").startswith("plugins=")
+
+
 def require_named(names: list[str], overrides: list[str]) -> None:
     """Refuse plugins that only a config names: code must be named on the command line."""
-    if names and not any(text.lstrip("+").startswith("plugins=") for text in overrides):
+    if names and not any(map(_names_plugins, overrides)):
         wanted = ",".join(names)
         raise SegkitError(
             f"plugins: a config file names {wanted}, but code is imported only if the command line"

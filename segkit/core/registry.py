@@ -127,7 +127,8 @@ class Registrable:
         if found is None:
             raise SegkitError(
                 f"{cls.family} '{name}' is not known.{did_you_mean(str(name), cls.known_names())}"
-                f" List them with segkit.{cls._root.__name__}.names()."
+                f" List them with segkit.{cls._root.__name__}.names(); your own need"
+                " plugins=[FILE.py]."
             )
         return found, dict(options)
 
@@ -140,7 +141,7 @@ def check_options(
     Args:
         member: The class whose ``__init__`` is to take the options.
         options: The options by name.
-        given: Names that are filled in later and therefore not missing.
+        given: Names that are filled in elsewhere: not missing, and not to be chosen.
 
     Returns:
         The options, converted to the annotated types, and the problems, each as a sentence.
@@ -150,9 +151,9 @@ def check_options(
     parameters, hints = _parameters(member), _hints(member)
     adapters = _adapters(member)  # type: ignore[arg-type]  # classes are hashable
     known = options.keys() & parameters.keys()
+    free = [key for key in parameters if key not in given]
     problems = [
-        f"option '{key}' is not known.{did_you_mean(key, parameters)}"
-        f" Known: {', '.join(parameters) or 'none'}."
+        f"option '{key}' is not known.{did_you_mean(key, free)} Known: {', '.join(free) or 'none'}."
         for key in options
         if key not in known
     ]

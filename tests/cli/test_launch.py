@@ -47,6 +47,12 @@ def test_wrong_overrides_are_all_named(tmp_path, flags):
     assert not (tmp_path / "runs").exists()
 
 
+def test_flags_may_stand_between_the_overrides(tmp_path):
+    done = run(tmp_path, "neck=fpn", "--cfg", "job", "seed=7", "--config-dir", ".", "name=mine")
+    assert done.returncode == 0, done.stderr
+    assert all(f"{line}\n" in done.stdout for line in ("seed: 7", "name: mine", "  name: fpn"))
+
+
 def test_folders_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     done = run(tmp_path, "experiment=quick", "hydra.run.dir=file")

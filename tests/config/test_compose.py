@@ -141,6 +141,30 @@ def test_a_preset_of_ones_own_needs_a_name_only(tmp_path):
     assert (config.trainer.max_steps, config.trainer.ema) == (7, 0.9)
 
 
+def test_members_in_a_named_file_need_no_preset(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        'class Mine(segkit.Neck, name="of_mine"): ...\n'
+        'class Wide(segkit.Neck, name="wide"):\n'
+        '    """A neck.\n\n    Args:\n        width: Its channels.\n    """\n'
+        "    def __init__(self, channels, strides, width=7): ...\n"
+    )
+    plugin = f"plugins=[{path}]"
+    assert compose([plugin, "neck=wide"]).neck == {"name": "wide", "width": 7}
+    assert compose([plugin, "neck=wide", "neck.width=9"]).neck.width == 9
+    page = help_page("train", [plugin, "neck=wide"])
+    assert "of_mine" in page
+    assert "# Its channels." in page
+    (tmp_path / "neck").mkdir()
+    (tmp_path / "neck/wide.yaml").write_text("name: wide\nwidth: 5\n")
+    assert compose([plugin, "neck=wide"], config_dir=tmp_path).neck.width == 5
+
+
+def test_the_quick_experiment_takes_other_data():
+    config = compose(["experiment=quick", "data=folder", "data.root=."])
+    assert (validate(config).data.name, config.data.crop_size) == ("folder", 64)
+
+
 def test_the_reference_of_all_options_is_up_to_date():
     """Run python docs/write_options.py after changing an option or its description."""
     script = conf_dir().parent / "docs" / "write_options.py"

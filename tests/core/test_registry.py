@@ -72,7 +72,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(family, square):
     with pytest.raises(SegkitError) as caught:
         family.build("sqare")
     assert str(caught.value) == (
-        "shape 'sqare' is not known. Did you mean 'square'? List them with segkit.Shape.names()."
+        "shape 'sqare' is not known. Did you mean 'square'? List them with segkit.Shape.names();"
+        " your own need plugins=[FILE.py]."
     )
 
 

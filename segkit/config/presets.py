@@ -63,7 +63,7 @@ class PluginMembers(ConfigSource):
         path = config_path.removesuffix(".yaml")
         content: dict[str, Any] = {"name": path.rpartition("/")[2]}
         complete(path, content)
-        header = {"package": None}
+        header: dict[str, str | None] = {"package": None}
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), header)
 
     def available(self) -> bool:

@@ -51,7 +51,10 @@ def evaluate(config: DictConfig) -> Evaluation:
     settings = parse_settings(EvaluateSettings, config)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     predictor = load_from_settings(settings)
-    data = settings.data or Data.model_validate(predictor.card.config["data"])
+    data = settings.data
+    if data is None:
+        data = Data.model_validate(predictor.card.config["data"])
+        _require_data_of_training(data)
     card, target = predictor.card, predictor.target
     masks = "binary" if target.from_ids else card.mode
     source = DataSource.build(data.name, mode=masks, **data.options)
@@ -148,6 +151,19 @@ def default_folder(settings: EvaluateSettings) -> Path:
         if value != EvaluateSettings.model_fields[key].default:
             parts.append(f"{key}-{'none' if value is None else value}")
     return beside / "-".join(parts)
+
+
+def _require_data_of_training(data: Data) -> None:
+    """Raise a SegkitError if the data of the training are not at their path, often a relative one."""
+    for key in ("root", "pairs"):
+        given = data.options.get(key)
+        if given is not None and not Path(given).exists():
+            raise SegkitError(
+                f"the model was trained on data.{key}={given}, and there is no"
+                f" {Path(given).resolve()}. Run the command in the folder where the training ran,"
+                f" or give the place of the data, data={data.name} data.{key}=PATH, and the"
+                " training's other options of data, which are in the config.yaml of its run."
+            )
 
 
 def _find_changes(folder: Path, used: dict[str, Any]) -> str:

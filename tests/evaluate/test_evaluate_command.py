@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tifffile
+import torch
 
 from segkit.config.compose import compose
 from segkit.config.settings import EvaluateSettings
@@ -40,6 +41,15 @@ def test_evaluation_repeats_the_validation_of_the_training(binary_run, tmp_path)
     assert len(read_csv(tmp_path / "thresholds.csv")) == 19
     assert [row["class"] for row in read_csv(tmp_path / "classes.csv")] == ["cell", "mean"]
     assert "Worst predictions" in (tmp_path / "report.html").read_text()
+
+
+def test_data_of_the_training_that_are_elsewhere(binary_run, tmp_path, monkeypatch):
+    stored = torch.load(binary_run.checkpoint, weights_only=True)
+    stored["segkit"]["config"]["data"] = {"name": "folder", "root": "cells"}
+    torch.save(stored, tmp_path / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SegkitError, match=r"no .*/cells\..* data=folder data\.root=PATH"):
+        evaluate(compose(["checkpoint=best.ckpt", "device=cpu"], "evaluate"))
 
 
 def test_evaluation_of_a_folder(multiclass_run, tmp_path):

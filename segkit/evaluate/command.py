@@ -154,7 +154,7 @@ def default_folder(settings: EvaluateSettings) -> Path:
 
 
 def _require_data_of_training(data: Data) -> None:
-    """Raise a SegkitError if the data of the training are not at their path, often a relative one."""
+    """Raise a SegkitError if the data of the training are not where it read them."""
     for key in ("root", "pairs"):
         given = data.options.get(key)
         if given is not None and not Path(given).exists():

@@ -25,7 +25,7 @@ from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
-from segkit.report.colors import palette
+from segkit.report.colors import choose_colors
 from segkit.training.module import SegmentationModule
 
 LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}
@@ -135,7 +135,7 @@ def make_bare_card(
         auxiliary=0,
         img_size=(side, side),
         class_names=tuple(f"class_{i}" for i in range(count)),
-        class_colors=tuple(palette(count)),
+        class_colors=tuple(choose_colors(count)),
         normalization=Normalization(dtype, 0.0, high, (0.0,) * channels, (1.0,) * channels),
         mask_values=tuple(range(count)),
         mode=model.head.mode,

@@ -24,7 +24,7 @@ from segkit.evaluate.evaluation import evaluate as evaluate_samples
 from segkit.evaluate.summary import write_evaluation_report, write_tables
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import load_from_settings
-from segkit.report.table import score_table
+from segkit.report.table import build_table
 
 IN_NAME = (
     "instances",
@@ -122,8 +122,8 @@ def evaluate(config: DictConfig) -> Evaluation:
         ),
     )
     write_evaluation_report(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
-    console.print(score_table(rows, f"{data.name}, {settings.split}: {len(samples)} images"))
-    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    console.print(build_table(rows, f"{data.name}, {settings.split}: {len(samples)} images"))
+    console.print(build_table(evaluation.rows(), "all images together, with 95 % intervals"))
     if evaluation.thresholds is not None:
         for name, best in evaluation.thresholds.best.items():
             console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")

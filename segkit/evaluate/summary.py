@@ -9,12 +9,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import WholeDataset
 from segkit.evaluate.evaluation import Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
-from segkit.report.overlay import Legend, comparison, flatten_labels, make_legend
+from segkit.report.overlay import (
+    draw_comparison,
+    make_class_layer,
+    make_legend,
+    make_object_layer,
+)
 from segkit.report.page import Example, Report, write_report
-from segkit.report.table import heading, write_csv
+from segkit.report.table import format_heading, write_csv
 
 NOT_DRAWN = ("step", "seconds", "seconds_per_step")
 """Columns of metrics.csv without a curve in the report."""
@@ -69,7 +75,7 @@ def write_evaluation_report(
             subtitle=f"{card.encoder['name']} + {card.neck['name']} + {card.head['name']},"
             f" scored on {len(dataset)} images",
             facts={
-                **{heading(k): f"{mean[k]:.4f}" for k in SHOWN_FIRST if k in mean},
+                **{format_heading(k): f"{mean[k]:.4f}" for k in SHOWN_FIRST if k in mean},
                 **(facts or {}),
             },
             notes=notes,
@@ -78,8 +84,8 @@ def write_evaluation_report(
             summary=evaluation.rows(),
             confusion=(card.class_names, evaluation.confusion.tolist())
             if evaluation.confusion.ndim == 2
-            else None,
-            examples=_examples(predictor, dataset, evaluation, legend),
+            else ((), ()),
+            examples=_draw_examples(predictor, dataset, evaluation),
             classes=list(zip(legend.names, legend.colors, strict=True)),
             objects=predictor.instances is not None,
             background=legend.unpainted,
@@ -93,18 +99,14 @@ def write_evaluation_report(
     )
 
 
-def _examples(
-    predictor: Predictor,
-    dataset: WholeDataset,
-    evaluation: Evaluation,
-    legend: Legend,
+def _draw_examples(
+    predictor: Predictor, dataset: WholeDataset, evaluation: Evaluation
 ) -> list[Example]:
     """Draw the worst and the best predictions, each image once."""
     score = "iou" if predictor.instances is None else "seg"
     scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
     worst = scored[:SHOWN]
     best = scored[max(len(worst), len(scored) - SHOWN) :][::-1]
-    mode = predictor.mode
     examples = []
     kinds: list[tuple[Literal["worst", "best"], list[ImageScores]]]
     kinds = [("worst", worst), ("best", best)]
@@ -115,14 +117,13 @@ def _examples(
             found = predictor(shown)
             objects = None
             if found.instances is not None and "ids" in truth:
-                objects = truth["ids"].numpy(), found.instances
-            picture = comparison(
+                ids = make_object_layer(truth["ids"].numpy(), ignored=IGNORE_INDEX)
+                objects = ids, make_object_layer(found.instances)
+            picture = draw_comparison(
                 shown,
-                flatten_labels(truth["target"].numpy(), mode),
-                flatten_labels(found.labels, mode),
-                legend.colors,
-                background=legend.unpainted,
-                objects=objects,
+                make_class_layer(truth["target"].numpy(), predictor.card),
+                make_class_layer(found.labels, predictor.card),
+                objects,
             )
             examples.append(Example(sample.name, image.scores[score], picture, kind))
     return examples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -12,12 +11,12 @@ from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder
 from segkit.inference.predictor import load_from_settings
-from segkit.predict.inputs import find_images, require_apart, require_extras_apart
-from segkit.predict.outputs import ENDINGS, Outputs
+from segkit.predict.inputs import find_images, require_apart
+from segkit.predict.outputs import Outputs
 from segkit.predict.pipeline import Pipeline
 from segkit.predict.polygons import require_polygons
 from segkit.predict.progress import Meter
-from segkit.predict.record import Record, Unfinished, hash_content
+from segkit.predict.record import Record, hash_content
 from segkit.predict.sharing import Share
 
 SHOWN = 3
@@ -49,32 +48,32 @@ def predict(config: DictConfig) -> None:
     found = find_images(settings.input, settings.output)
     for text in found.notes:
         note(text)
-    require_apart(found.files, settings.output, ENDINGS)
     make_folder(settings.output)
-    settings.device = share.device(settings.device)
+    settings.device = share.choose_device(settings.device)
     predictor = load_from_settings(settings)
     with_objects = predictor.instances is not None
     folders = settings.folders(with_objects)
-    require_extras_apart(found.files, settings.output, folders)
+    require_apart(found.files, settings.output, folders)
     options = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     identity = {"checkpoint": hash_content(settings.checkpoint), **options}
-    record = Record(settings.output, identity, ENDINGS, folders, share.rank)
-    left = record.find_unfinished(share.of(found.files), settings.overwrite)
+    record = Record(settings.output, identity, folders, share.rank)
+    left = record.find_unfinished(share.pick(found.files), settings.overwrite)
     if left.finished:
         note(f"{left.finished} images are already finished (overwrite=true redoes them)")
     for why, count in left.reasons.items():
         note(f"{count} images are redone: {why}")
     try:
         with Meter(console, "predicting", len(left.files)) as meter:
-            outputs = Outputs(
-                record,
-                settings,
-                predictor.card,
-                predictor.instances is not None,
-                settings.overwrite,
-            )
-            pipeline = Pipeline(predictor, outputs, meter.expect, meter.advance, note)
-            _run(pipeline, left, settings.output, console)
+            outputs = Outputs(record, settings, predictor.card, with_objects)
+            pipeline = Pipeline(predictor, outputs, meter, note)
+            try:
+                pipeline.run(left.files)
+                outputs.finish()
+            except KeyboardInterrupt:
+                console.print(_report_end(pipeline, len(left.files)))
+                raise
+            except SegkitError as error:
+                raise SegkitError(f"{error}\n{_report_end(pipeline, len(left.files))}") from error
     except Exception as error:
         if share.rank > 0:  # else the first process would wait for this one
             with suppress(SegkitError):
@@ -92,23 +91,12 @@ def predict(config: DictConfig) -> None:
         raise all_at_once(f"{files} could not be predicted:", problems)
 
 
-def _run(pipeline: Pipeline, left: Unfinished, output: Path, console: Console) -> None:
-    """Predict what is left. If that ends early, report what is finished."""
-
-    def report() -> str:
-        names = [file.stem.as_posix() for file in pipeline.finished]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        listed = f" ({', '.join(names[:SHOWN])}{more})" if names else ""
-        return (
-            f"{len(names)} of {len(left.files)} masks were written to {output}{listed}. They stay;"
-            " the same command continues with the rest."
-        )
-
-    try:
-        pipeline.run(left.files)
-    except KeyboardInterrupt:
-        console.print(report())
-        raise
-    except SegkitError as error:
-        raise SegkitError(f"{error}\n{report()}") from error
-    pipeline.outputs.finish()
+def _report_end(pipeline: Pipeline, count: int) -> str:
+    """Say what is finished of a run that ends early."""
+    names = [file.stem.as_posix() for file in pipeline.finished]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    listed = f" ({', '.join(names[:SHOWN])}{more})" if names else ""
+    return (
+        f"{len(names)} of {count} masks were written to {pipeline.outputs.record.output}{listed}."
+        " They stay; the same command continues with the rest."
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.images.reading import IMAGE_SUFFIXES
@@ -18,6 +18,8 @@ FOLDER = ".segkit"
 """Folder of the record in an output folder."""
 LISTS = (".txt", ".csv")
 """Suffixes of files that name images."""
+MASKS = (".png", ".tif", ".zarr")
+"""Suffixes of masks."""
 
 
 class ImageFile(NamedTuple):
@@ -25,6 +27,27 @@ class ImageFile(NamedTuple):
 
     path: Path
     stem: Path
+
+
+class Page(NamedTuple):
+    """A page of an image file.
+
+    Attributes:
+        file: The file.
+        number: From 0.
+        total: Number of pages in the file.
+        image: (H, W, C), or a large image that is read by windows.
+    """
+
+    file: ImageFile
+    number: int
+    total: int
+    image: Any
+
+    @property
+    def stem(self) -> Path:
+        """The path of its files without suffix: a file of several pages has a folder of them."""
+        return self.file.stem / f"{self.number:04d}" if self.total > 1 else self.file.stem
 
 
 @dataclass
@@ -70,50 +93,46 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     return found
 
 
-def require_apart(files: Iterable[ImageFile], output: Path, endings: Iterable[str]) -> None:
-    """Check that no mask would overwrite an image, because masks have the names of their images."""
-    files = list(files)
-    inputs = {path.resolve() for path, _ in files}
-    for _, stem in files:
-        for ending in endings:
-            target = output / stem.with_name(stem.name + ending)
-            if target.resolve() in inputs:
-                raise SegkitError(
-                    f"output={output}: the mask would overwrite the image {target}. Name another"
-                    " folder."
-                )
-
-
-def require_extras_apart(
+def require_apart(
     files: Sequence[ImageFile], output: Path, folders: Mapping[str, Sequence[str]]
 ) -> None:
-    """Check that files written besides masks would overwrite neither images nor masks.
+    """Check that no result would overwrite an image or the result of another image.
 
-    ``folders`` are those in the output folder that are written, with the suffixes of their files.
+    ``folders`` are those in the output folder that are written besides the masks, with the suffixes
+    of their files.
     """
     home = output.resolve()
+    images = {path.resolve() for path, _ in files}
     stems = {stem for _, stem in files}
+
+    def find_folder(written: Path) -> str | None:
+        """The folder in which a path below the output folder is a result of an image."""
+        folder, *rest = written.parts
+        if not rest or written.suffix not in folders.get(folder, ()):
+            return None
+        stem = Path(*rest).with_suffix("")
+        is_page = stem.name.isdecimal() and stem.parent in stems
+        return folder if stem in stems or is_page else None
+
     for path, stem in files:
-        place = path.resolve()
-        for folder, endings in folders.items():
-            if not {*IMAGE_SUFFIXES, ".zarr"}.intersection(endings):
-                continue  # neither an image nor a mask has such a name
-            if stem.parts[0] == folder and _belongs(stem.relative_to(folder), stems):
+        for mask in (stem.with_name(stem.name + suffix) for suffix in MASKS):
+            if (output / mask).resolve() in images:
+                raise SegkitError(
+                    f"output={output}: the mask would overwrite the image {output / mask}. Name"
+                    " another folder."
+                )
+            folder = find_folder(mask)
+            if folder is not None:
                 raise SegkitError(
                     f"input: the mask of {path} would be written to {output / stem}, where the"
                     f" {folder} of another image go. Move one of them, or name them one by one."
                 )
-            is_there = place.suffix in endings and place.is_relative_to(home / folder)
-            if is_there and _belongs(place.relative_to(home / folder).with_suffix(""), stems):
-                raise SegkitError(
-                    f"output={output}: {folder} would overwrite the image {path}. Name another"
-                    " folder."
-                )
-
-
-def _belongs(rest: Path, stems: set[Path]) -> bool:
-    """Whether a file of that name belongs to an image or to a page of one."""
-    return rest in stems or (rest.name.isdecimal() and rest.parent in stems)
+        image = path.resolve()
+        folder = find_folder(image.relative_to(home)) if image.is_relative_to(home) else None
+        if folder is not None:
+            raise SegkitError(
+                f"output={output}: {folder} would overwrite the image {path}. Name another folder."
+            )
 
 
 def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
@@ -152,15 +171,14 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
-    # Path.glob takes no absolute patterns
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    home = None if output is None else output.resolve()
-    if home is not None and base.resolve().is_relative_to(home):
-        home = None  # the pattern names the results of another run
+    results = output.resolve() if output else None
+    if results and base.resolve().is_relative_to(results):
+        results = None  # the pattern names the results of another run
     images: list[ImageFile] = []
     zarrs: set[Path] = set()
-    for path in sorted(map(Path, matches)):
-        is_result = home is not None and path.resolve().is_relative_to(home)
+    # Path.glob takes no absolute patterns
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
+        is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not _is_image(path):
             continue
         images.append(ImageFile(path, path.relative_to(base).with_suffix("")))
@@ -170,30 +188,12 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
 
 
 def _read_list(file: Path) -> list[ImageFile]:
-    """The images that a file names.
-
-    Raises:
-        SegkitError: It cannot be read, or images do not exist; all such lines are listed.
-    """
+    """The images that a file names; all lines whose images do not exist are listed."""
     home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - does not resolve links
-    images, problems = [], []
-    for number, name in _read_names(file):
-        path = Path(os.path.abspath(home / name))  # noqa: PTH100
-        if not path.exists():
-            problems.append(f"line {number}: there is no file {path}")
-        stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-        images.append(ImageFile(path, stem.with_suffix("")))
-    if problems:
-        raise all_at_once(f"input: images in {file} do not exist:", problems)
-    return images
-
-
-def _read_names(file: Path) -> list[tuple[int, str]]:
-    """The names in a list file with their line numbers."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             if file.suffix.lower() == ".txt":
-                rows = [(number, line.strip()) for number, line in enumerate(opened, start=1)]
+                lines = list(enumerate(opened, start=1))
             else:
                 table = csv.DictReader(opened)
                 columns = table.fieldnames or []
@@ -202,10 +202,21 @@ def _read_names(file: Path) -> list[tuple[int, str]]:
                         f"input: {file} has no column 'image'. Its columns are"
                         f" {', '.join(columns) or 'none'}."
                     )
-                rows = [(table.line_num, (row["image"] or "").strip()) for row in table]
+                lines = [(table.line_num, row["image"] or "") for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SegkitError(f"input: the list {file} cannot be read: {error}.") from error
-    return [(number, name) for number, name in rows if name]
+    images, problems = [], []
+    for number, name in lines:
+        if not name.strip():
+            continue
+        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100
+        if not path.exists():
+            problems.append(f"line {number}: there is no file {path}")
+        stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
+        images.append(ImageFile(path, stem.with_suffix("")))
+    if problems:
+        raise all_at_once(f"input: images in {file} do not exist:", problems)
+    return images
 
 
 def _require_distinct(files: list[ImageFile]) -> None:

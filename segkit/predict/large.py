@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.images.raster import Raster, Windows
 from segkit.images.reading import read_image
 from segkit.images.window_writing import Scratch, WindowFile
 from segkit.images.windows import WindowedImage, open_windows
 from segkit.inference.background import Background
 from segkit.inference.bit_depth import DepthWatch, Highest
 from segkit.inference.predictor import Predictor
-from segkit.predict.inputs import ImageFile
-from segkit.predict.outputs import Outputs, page_stem, to_16_bits
+from segkit.predict.inputs import ImageFile, Page
+from segkit.predict.outputs import Outputs, to_16_bits
 
 LARGE = 4096**2
 """Pixels above which an image is processed by windows."""
@@ -60,106 +60,84 @@ class LargeImages:
         self.depths, self.advance = depths, advance
         card = predictor.card
         self._layers = (card.num_classes,) if card.mode == "multilabel" else ()
-        self._dtype = outputs.mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
+        self._dtype = outputs.make_mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
 
     def predict(self, file: ImageFile, pages: int) -> None:
         """Write all results of a file."""
         if pages == 1:
-            whole = open_windows(file.path)
-            assert whole is not None
-            with whole:
-                self._predict_file(file, whole)
+            with _open_page(file.path, 0) as image:
+                wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
+                path = self.outputs.find_path(file.stem, f".{wanted.large_format}")
+                self.outputs.clear(file, path)
+                with WindowFile(path, shape, self._dtype, pyramid=wanted.pyramid) as mask:
+                    self._predict(Page(file, 0, 1, image), mask)
+                    self.outputs.record.finish(file, path)
             return
-        stack = self.outputs.stack(file, pages)
+        stack = self.outputs.open_stack(file, pages)
         for number in range(pages):
             with _open_page(file.path, number) as image:
                 shape = (*self._layers, *image.shape[:2])
                 with stack.write_windows(number, shape, self._dtype) as mask:
-                    self._predict(file, page_stem(file, number), image, mask)
+                    self._predict(Page(file, number, pages, image), mask)
         self.outputs.finish_stack(file, stack)
 
-    def _predict_file(self, file: ImageFile, image: WindowedImage) -> None:
-        wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
-        path = self.outputs.path(file.stem, f".{wanted.large_format}")
-        self.outputs.clear(file, path)
-        with WindowFile(path, shape, self._dtype, pyramid=wanted.pyramid) as mask:
-            self._predict(file, file.stem, image, mask)
-            self.outputs.record.finish(file, path)
-
-    def _predict(
-        self,
-        file: ImageFile,
-        stem: Path,
-        image: WindowedImage | _WholePage,
-        mask: WindowFile | Scratch,
-    ) -> None:
+    def _predict(self, page: Page, mask: WindowFile | Scratch) -> None:
         """Write a mask into its file, and the other results beside it."""
-        wanted, (height, width) = self.outputs.wanted, image.shape[:2]
-        pictured = self.outputs.path("overlays" / stem, ".png")
-        mapped = self.outputs.path("probabilities" / stem, f".{wanted.large_format}")
-        begun = {pictured: wanted.overlays, mapped: wanted.probabilities}
-        self.outputs.record.begin(file, [path for path, is_on in begun.items() if is_on])
-        overview = _Overview(image, self._layers) if wanted.overlays else None
-        highest = Highest(image if overview is None else overview)
+        wanted, outputs = self.outputs.wanted, self.outputs
+        height, width, _ = page.image.shape
+        picture = outputs.find_path("overlays" / page.stem, ".png")
+        map_path = outputs.find_path("probabilities" / page.stem, f".{wanted.large_format}")
+        begun = {picture: wanted.overlays, map_path: wanted.probabilities}
+        outputs.record.begin(page.file, [path for path, is_on in begun.items() if is_on])
+        overview = _Overview(page.image, self._layers) if wanted.overlays else None
+        source = Highest(overview or page.image)
         with ExitStack() as stack:
             maps = None
             if wanted.probabilities:
                 shape = (self.predictor.card.num_logits, height, width)
-                maps = WindowFile(mapped, shape, np.uint16, pyramid=wanted.pyramid)
+                maps = WindowFile(map_path, shape, np.uint16, pyramid=wanted.pyramid)
                 stack.enter_context(maps)
             writer = stack.enter_context(Background("segkit-writer", WAITING))
 
-            def store(top: int, left: int, labels: NDArray[np.uint8]) -> None:
-                mask.write(top, left, self.outputs.mask(labels))
-                if overview is not None:
-                    overview.add(top, left, labels)
-                self.advance(math.prod(labels.shape[-2:]) / (height * width))
-
-            def store_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
-                assert maps is not None
-                maps.write(top, left, to_16_bits(block))
-
             def write(top: int, left: int, labels: NDArray[np.uint8]) -> None:
-                writer.submit(partial(store, top, left, labels), labels.nbytes)
+                def store() -> None:
+                    mask.write(top, left, outputs.make_mask(labels))
+                    if overview is not None:
+                        overview.add(top, left, labels)
+                    self.advance(math.prod(labels.shape[-2:]) / (height * width))
+
+                writer.submit(store, labels.nbytes)
 
             def write_maps(top: int, left: int, block: NDArray[np.float32]) -> None:
-                block = block.copy()  # the band that it is part of is reused
-                writer.submit(partial(store_maps, top, left, block), block.nbytes)
+                assert maps is not None
+                file, values = maps, block.copy()  # the band that it is part of is reused
+                writer.submit(lambda: file.write(top, left, to_16_bits(values)), values.nbytes)
 
-            source = highest if self.depths.wants(image.dtype) else overview or image
             self.predictor.predict_windows(source, write, write_maps if maps else None)
-        if source is highest:
-            self.depths.judge(file.path, image.dtype, highest.value)
+        if self.depths.wants(page.image.dtype):
+            self.depths.judge(page.file.path, page.image.dtype, source.value)
         if overview is not None:
-            self.outputs.write_overlay(pictured, overview.image, overview.labels)
+            outputs.write_overlay(picture, overview.image, overview.labels)
 
 
-def _open_page(path: Path, number: int) -> WindowedImage | _WholePage:
-    return open_windows(path, number) or _WholePage(read_image(path, number))
+def _open_page(path: Path, number: int) -> WindowedImage:
+    """Open a page, which can also be one that can only be read whole, such as a small one."""
+    windows = open_windows(path, number)
+    if windows is not None:
+        return windows
+    image = read_image(path, number)
 
+    def read(top: int, left: int, height: int, width: int) -> Raster:
+        return Raster(image[top : top + height, left : left + width])
 
-class _WholePage:
-    """A page that can only be read whole, such as a small one among large ones."""
-
-    def __init__(self, image: NDArray[Any]) -> None:
-        self._image, self.dtype = image, image.dtype
-        height, width, channels = image.shape
-        self.shape = height, width, channels
-
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
-        return self._image[top : top + height, left : left + width]
-
-    def __enter__(self) -> _WholePage:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Do nothing: no file is open."""
+    height, width, _ = image.shape
+    return WindowedImage(path, Windows((height, width), Raster(image[:0]), read), lambda: None)
 
 
 class _Overview:
     """A large image, subsampled while it is read, and its labels, subsampled likewise."""
 
-    def __init__(self, image: WindowedImage | _WholePage, layers: tuple[int, ...]) -> None:
+    def __init__(self, image: WindowedImage, layers: tuple[int, ...]) -> None:
         height, width, channels = self.shape = image.shape
         self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
         size = math.ceil(height / self._step), math.ceil(width / self._step)

@@ -18,69 +18,49 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
-from segkit.config.settings import OutputOptions
+from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
-from segkit.predict.inputs import ImageFile
-from segkit.predict.masks import mask_values
-from segkit.predict.polygons import (
-    CocoFile,
-    find_outlines,
-    list_categories,
-    to_coco_image,
-    to_geojson,
-)
+from segkit.predict.inputs import ImageFile, Page
+from segkit.predict.masks import choose_suffix, make_mask
+from segkit.predict.polygons import CocoFile, find_outlines, list_categories, to_geojson
 from segkit.predict.record import Record, remove, remove_empty
 from segkit.predict.stacks import StackFile
-from segkit.report.colors import palette
-from segkit.report.overlay import flatten_labels, make_legend, overlay
+from segkit.report.overlay import draw_overlay, make_class_layer, make_object_layer
 
-ENDINGS = (".png", ".tif", ".zarr")
-"""Suffixes of masks."""
 FULL = 65535
 """The value of a probability of 1."""
-
-
-class Page(NamedTuple):
-    """A page of an image file: its number from 0, the number of pages, its pixels (H, W, C)."""
-
-    file: ImageFile
-    number: int
-    total: int
-    image: NDArray[Any]
 
 
 class Outputs:
     """Writes the files of an output folder; threads may share it. A failed write is a SegkitError.
 
-    ``overwrite`` allows to replace a coco.json that this command did not write.
+    Args:
+        record: The record of the folder.
+        wanted: What is written. ``overwrite`` allows to replace a coco.json of somebody else.
+        card: The model's card.
+        with_objects: Whether predictions have objects.
     """
 
     def __init__(
-        self,
-        record: Record,
-        wanted: OutputOptions,
-        card: ModelCard,
-        with_objects: bool,
-        overwrite: bool = False,
+        self, record: Record, wanted: PredictSettings, card: ModelCard, with_objects: bool
     ) -> None:
         self.record, self.wanted, self.card = record, wanted, card
-        self.folder = record.output
         self.categories = list_categories(card, with_objects)
         self.coco = None
+        self._written = {record.output / name for name in wanted.folders(with_objects)}
         if wanted.polygons == "coco":
-            self.coco = CocoFile(record, self.categories, overwrite)
-        self._written = {self.folder / name for name in wanted.folders(with_objects)}
-        if self.coco is not None:
+            self.coco = CocoFile(record, self.categories, wanted.overwrite)
             self._written.add(self.coco.folder)
         self._emptied: set[Path] = set()
         self._stacks: dict[Path, StackFile] = {}
@@ -88,26 +68,26 @@ class Outputs:
 
     def write(self, page: Page, result: Prediction) -> bool:
         """Write all files of a page. Return whether its file is finished."""
-        mask = self.mask(result.labels)
+        mask = self.make_mask(result.labels)
         if page.total > 1:
-            stack = self.stack(page.file, page.total)
+            stack = self.open_stack(page.file, page.total)
             self._write_extras(page, result)
             finished = stack.add(page.number, mask)
             if finished:
                 self.finish_stack(page.file, stack)
             return finished
-        path = self.path(page.file.stem, ".png" if mask.ndim == 2 else ".tif")
+        path = self.find_path(page.stem, choose_suffix(mask))
         self.clear(page.file, path)
         self._write_extras(page, result)
         self.record.finish(page.file, path)
         write_mask(path, mask)
         return True
 
-    def stack(self, file: ImageFile, pages: int) -> StackFile:
-        """The mask of a multi-page file; created at the first call."""
+    def open_stack(self, file: ImageFile, pages: int) -> StackFile:
+        """Return the mask of a multi-page file; it is created at the first call."""
         with self._lock:
             if file.stem not in self._stacks:
-                path = self.path(file.stem, ".tif")
+                path = self.find_path(file.stem, ".tif")
                 self.clear(file, path)
                 self._stacks[file.stem] = StackFile(path, pages)
             return self._stacks[file.stem]
@@ -118,39 +98,32 @@ class Outputs:
         stack.finish()
         self.drop(file)
 
-    def mask(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Labels as the values that masks are written in."""
-        if self.wanted.values == "ids":
-            return labels
-        return mask_values(labels, self.card.mode, self.card)
+    def make_mask(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Convert labels to the values that masks are written in."""
+        return labels if self.wanted.values == "ids" else make_mask(labels, self.card)
 
     def write_overlay(
         self,
         path: Path,
         image: NDArray[Any],
         labels: NDArray[Any],
-        instances: NDArray[Any] | None = None,
+        ids: NDArray[Any] | None = None,
     ) -> None:
         """Write an image (H, W, C) with its objects or classes over it."""
-        shown = flatten_labels(labels, self.card.mode)
-        _, colors, background = make_legend(self.card)
-        if instances is not None:
-            shown = instances
-            colors, background = tuple(palette(int(shown.max()) + 1)), 0
-        picture = overlay(image, shown, colors, background=background, ignore_index=-1)
-        write_image(path, picture)
+        layer = make_class_layer(labels, self.card) if ids is None else make_object_layer(ids)
+        write_image(path, draw_overlay(image, layer))
 
     def clear(self, file: ImageFile, mask: Path) -> None:
         """Remove the files of earlier runs for an image, and any file in place of its mask.
 
         Either mask would mark the image as finished.
         """
-        known = self.record.files(file)
+        known = self.record.list_files(file)
         for path in dict.fromkeys([mask, *known]):
             remove(path)
         CocoFile.remove_outdated(self.record, known)
         self.record.forget(file)
-        extras = set(known).difference(self.record.masks(file.stem))
+        extras = set(known).difference(self.record.list_masks(file.stem))
         with self._lock:
             self._emptied |= {
                 path.parent for path in extras if self._written.isdisjoint(path.parents)
@@ -172,69 +145,52 @@ class Outputs:
         """Write the files that cover all images."""
         if self.coco is not None:
             self.coco.write()
-        remove_empty(self._emptied, self.folder)
+        remove_empty(self._emptied, self.record.output)
+
+    def find_path(self, stem: Path, suffix: str) -> Path:
+        """Find the file of an image in the output folder, or in one below it."""
+        return self.record.output / stem.with_name(stem.name + suffix)
 
     def _write_extras(self, page: Page, result: Prediction) -> None:
-        places = self._places(page, result)
-        self.record.begin(page.file, places.values())
-        if self.wanted.overlays:
-            self.write_overlay(places["overlays"], page.image, result.labels, result.instances)
-        if result.instances is not None:
-            write_mask(places["instances"], result.instances)
-        if self.wanted.probabilities:
-            write_whole(places["probabilities"], _tiff(to_16_bits(result.probabilities)))
-        if self.wanted.polygons is None:
-            return
-        found = find_outlines(result.labels, result.instances, self.card)
-        if self.coco is None:
-            write_whole(places["polygons"], to_geojson(found, self.categories))
-        else:
-            number = page.number if page.total > 1 else None
-            name = page.file.stem.with_name(page.file.path.name).as_posix()
-            size = result.labels.shape[-2:]
-            self.coco.add(page.file, number, to_coco_image(found, name, size, number))
-
-    def _places(self, page: Page, result: Prediction) -> dict[str, Path]:
-        """The files of a page besides its mask, by folder."""
-        several, ids = page.total > 1, result.instances
-        stem = page_stem(page.file, page.number) if several else page.file.stem
-        places = {}
-        if self.wanted.overlays:
-            places["overlays"] = self.path("overlays" / stem, ".png")
+        """Write the files of a page besides its mask."""
+        labels, ids, wanted = result.labels, result.instances, self.wanted
+        extras: dict[Path, Callable[[Path], None]] = {}
+        if wanted.overlays:
+            path = self.find_path("overlays" / page.stem, ".png")
+            extras[path] = lambda path: self.write_overlay(path, page.image, labels, ids)
         if ids is not None:
-            ending = ".png" if ids.max(initial=0) <= FULL else ".tif"
-            places["instances"] = self.path("instances" / stem, ending)
-        if self.wanted.probabilities:
-            places["probabilities"] = self.path("probabilities" / stem, ".tif")
-        if self.wanted.polygons == "geojson":
-            places["polygons"] = self.path("polygons" / stem, ".geojson")
-        elif self.coco is not None:
-            places["coco"] = self.coco.part(page.file, page.number if several else None)
-        return places
-
-    def path(self, stem: Path, ending: str) -> Path:
-        """The file of an image in the output folder, or in one below it."""
-        return self.folder / stem.with_name(stem.name + ending)
-
-
-def page_stem(file: ImageFile, number: int) -> Path:
-    """The path of the files of a page, without the suffix."""
-    return file.stem / f"{number:04d}"
+            path = self.find_path("instances" / page.stem, choose_suffix(ids))
+            extras[path] = lambda path: write_mask(path, ids)
+        if wanted.probabilities:
+            path = self.find_path("probabilities" / page.stem, ".tif")
+            extras[path] = lambda path: _write_probabilities(path, result.probabilities)
+        if wanted.polygons is not None:
+            found = find_outlines(labels, ids, self.card)
+            if self.coco is None:
+                path = self.find_path("polygons" / page.stem, ".geojson")
+                text = to_geojson(found, self.categories)
+            else:
+                path = self.coco.find_part(page)
+                text = self.coco.make_part(page, found)
+            extras[path] = lambda path: write_whole(path, text)
+        self.record.begin(page.file, extras)
+        for path, write in extras.items():
+            write(path)
 
 
 def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:
-    """Probabilities as integers; the error is at most 1 / 131070."""
+    """Convert probabilities to integers; the error is at most 1 / 131070."""
     return np.rint(probabilities * FULL).astype(np.uint16)
 
 
-def _tiff(values: NDArray[Any]) -> bytes:
+def _write_probabilities(path: Path, probabilities: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        values,
+        to_16_bits(probabilities),
         photometric="minisblack",
         compression="zlib",
         compressionargs={"level": 1},
         metadata=None,
     )
-    return buffer.getvalue()
+    write_whole(path, buffer.getvalue())

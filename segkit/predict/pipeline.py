@@ -20,9 +20,10 @@ from segkit.images.reading import ImageReader
 from segkit.inference.background import Background
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import Prediction, Predictor
-from segkit.predict.inputs import ImageFile
+from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.large import LargeImages, is_large
-from segkit.predict.outputs import Outputs, Page
+from segkit.predict.outputs import Outputs
+from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
 """Bytes of images that wait to be predicted, and of predictions that wait to be written."""
@@ -39,9 +40,7 @@ class Pipeline:
     Args:
         predictor: The model.
         outputs: Where the results go.
-        expect: Called with the number of additional pages of a file that has several.
-        advance: Called with the number of pages that are written or have failed; for a large image
-            with fractions of one.
+        meter: Counts the pages that are written or have failed; of a large image also fractions.
         warn: Called with messages for the user.
 
     Attributes:
@@ -53,12 +52,10 @@ class Pipeline:
         self,
         predictor: Predictor,
         outputs: Outputs,
-        expect: Callable[[int], None],
-        advance: Callable[[float], None],
+        meter: Meter,
         warn: Callable[[str], None],
     ) -> None:
-        self.predictor, self.outputs = predictor, outputs
-        self.expect, self.advance = expect, advance
+        self.predictor, self.outputs, self.meter = predictor, outputs, meter
         self.depths = DepthWatch(predictor.card, warn)
         self.finished: list[ImageFile] = []
         self.problems: dict[ImageFile, str] = {}
@@ -91,7 +88,7 @@ class Pipeline:
                 with ImageReader(file.path) as reader:
                     total = len(reader)
                     is_by_windows = self._by_windows and is_large(file.path, total)
-                    self.expect(total - 1)
+                    self.meter.expect(total - 1)
                     if is_by_windows:
                         self._large.append((file, total))
                         continue
@@ -103,7 +100,7 @@ class Pipeline:
                         del image
             except (SegkitError, MemoryError) as error:
                 self._fail(file, error)
-                self.advance(max(1, total - given))
+                self.meter.advance(max(1, total - given))
 
     def _predict(self, pages: Iterator[Page], writers: Background) -> None:
         waiting: deque[Page] = deque()
@@ -119,7 +116,7 @@ class Pipeline:
                 page = waiting.popleft()
                 if isinstance(result, SegkitError):
                     self._fail(page.file, result)
-                    self.advance(1)
+                    self.meter.advance(1)
                     continue
                 size = page.image.nbytes + result.probabilities.nbytes + result.labels.nbytes
                 writers.submit(partial(self._write, page, result), size)
@@ -132,7 +129,7 @@ class Pipeline:
             nonlocal left
             writers.raise_error()  # what is computed now would be lost
             left -= share
-            self.advance(share)
+            self.meter.advance(share)
 
         try:
             writers.raise_error()
@@ -142,7 +139,7 @@ class Pipeline:
             if _concerns_all(error):
                 raise
             self._fail(file, error)
-        self.advance(left)  # the pages of a file that failed; else the rounding error
+        self.meter.advance(left)  # the pages of a file that failed; else the rounding error
 
     def _write(self, page: Page, result: Prediction) -> None:
         """Write a page; runs in a thread."""
@@ -154,7 +151,7 @@ class Pipeline:
                 if _concerns_all(error):
                     raise
                 self._fail(page.file, error)
-        self.advance(1)
+        self.meter.advance(1)
 
     def _fail(self, file: ImageFile, error: SegkitError | MemoryError) -> None:
         text = str(error)

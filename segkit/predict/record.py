@@ -25,7 +25,7 @@ from typing import Any
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, write_whole
 from segkit.images.zarr_store import is_zarr
-from segkit.predict.inputs import FOLDER, ImageFile
+from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
 SHOWN = 5
 """Files that a message names at most."""
@@ -62,7 +62,6 @@ class Record:
     Args:
         output: The folder.
         settings: What the results depend on, as plain data.
-        endings: Suffixes that masks may have.
         extras: Folders in it that this run writes besides masks, with the suffixes of their files.
         rank: Number of this process among those that share the folder.
 
@@ -78,12 +77,10 @@ class Record:
         self,
         output: Path,
         settings: Mapping[str, Any],
-        endings: Sequence[str],
         extras: Mapping[str, Sequence[str]],
         rank: int = 0,
     ) -> None:
-        self.output, self.settings, self.endings = output, dict(settings), endings
-        self._extras = extras
+        self.output, self.settings, self._extras = output, dict(settings), extras
         self.folder = output / FOLDER
         make_folder(self.folder)
         text = json.dumps(self.settings, indent=2, sort_keys=True)
@@ -106,7 +103,7 @@ class Record:
         folders = [self.output / name for name in self._extras if (self.output / name).is_dir()]
         for file in files:
             # before it is read: an image that changes meanwhile is redone the next time
-            self._states[file.stem] = image_state(file.path)
+            self._states[file.stem] = read_state(file.path)
             entry = self._entries.get(file.stem.as_posix(), _Entry())
             why = None if entry.line is None else self._why_outdated(file, entry.line)
             if entry.line is not None and why is None and not overwrite:
@@ -128,14 +125,14 @@ class Record:
             )
         return left
 
-    def masks(self, stem: Path) -> list[Path]:
-        """The paths that the mask of an image may have."""
-        return [self.output / stem.with_name(stem.name + ending) for ending in self.endings]
+    def list_masks(self, stem: Path) -> list[Path]:
+        """List the paths that the mask of an image may have."""
+        return [self.output / stem.with_name(stem.name + ending) for ending in MASKS]
 
-    def files(self, file: ImageFile) -> list[Path]:
-        """All files written for an image, by earlier runs too, its mask first."""
+    def list_files(self, file: ImageFile) -> list[Path]:
+        """List all files written for an image, by earlier runs too, its mask first."""
         found = self._entries.get(file.stem.as_posix(), _Entry()).files
-        masks = {self._name(path) for path in self.masks(file.stem)}
+        masks = {self._name(path) for path in self.list_masks(file.stem)}
         return [self.output / name for name in sorted(found, key=lambda n: (n not in masks, n))]
 
     def forget(self, file: ImageFile) -> None:
@@ -156,7 +153,7 @@ class Record:
             {
                 "file": stem,
                 "path": str(file.path.resolve()),
-                "image": self._states.get(file.stem) or image_state(file.path),
+                "image": self._states.get(file.stem) or read_state(file.path),
                 "settings": self.key,
                 "mask": name,
                 "files": sorted({*begun, name}),
@@ -189,7 +186,7 @@ class Record:
 
     def _find_files(self, file: ImageFile, folders: Iterable[Path]) -> Iterator[Path]:
         """Existing files where those of an image may be written."""
-        yield from (path for path in self.masks(file.stem) if path.exists())
+        yield from (path for path in self.list_masks(file.stem) if path.exists())
         for folder in folders:
             endings = self._extras[folder.name]
             stem = folder / file.stem
@@ -271,8 +268,8 @@ def hash_content(paths: Iterable[Path]) -> list[str]:
     return hashes
 
 
-def image_state(path: Path) -> list[int]:
-    """Time of the last change and size of an image; of a zarr, over all of its files."""
+def read_state(path: Path) -> list[int]:
+    """Read when an image was last changed and its size; of a zarr, over all of its files."""
     try:
         found = [path.stat()]
         if path.is_dir():

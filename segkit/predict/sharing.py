@@ -75,12 +75,12 @@ class Share:
         except RuntimeError:  # the first process has ended
             return
 
-    def of(self, items: Sequence[Item]) -> list[Item]:
-        """The items of this process; each item belongs to one process."""
+    def pick(self, items: Sequence[Item]) -> list[Item]:
+        """Pick the items of this process; each item belongs to one process."""
         return list(items[self.rank :: self.count])
 
-    def device(self, device: str) -> str:
-        """The device of this process: for ``auto`` and ``cuda`` a GPU of its own."""
+    def choose_device(self, device: str) -> str:
+        """Choose the device of this process: for ``auto`` and ``cuda`` a GPU of its own."""
         if device not in ("auto", "cuda") or self.count == 1:
             return device
         import torch
@@ -91,7 +91,7 @@ class Share:
         return "cpu" if device == "auto" else device
 
     def gather(self, result: Any) -> list[Any]:
-        """The results (plain data) of all processes; processes but the first get only their own.
+        """Collect the results (plain data) of all processes; all but the first get only their own.
 
         Raises:
             SegkitError: The first process has ended.

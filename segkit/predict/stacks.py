@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ class StackFile:
             self._is_dropped = True
             self._waiting.clear()
             # On a full disk it cannot be closed either; it is not needed any more.
-            with suppress(SegkitError, _DroppedError), self._file:
-                raise _DroppedError
+            with suppress(SegkitError, CancelledError), self._file:
+                raise CancelledError
 
     def _write(self, mask: NDArray[Any] | Scratch) -> None:
         if self._writer is None:
@@ -85,12 +86,8 @@ class StackFile:
             self._writer = self._file.enter_context(tifffile.TiffWriter(file, bigtiff=large))
         if isinstance(mask, Scratch):
             layers = mask.shape[0]
-            write_tiles(
-                self._writer,
-                mask,
-                mask.shape if layers > 1 else mask.shape[1:],
-                planarconfig="separate" if layers > 1 else None,
-            )
+            shape = mask.shape if layers > 1 else mask.shape[1:]
+            write_tiles(self._writer, mask, shape, planarconfig="separate" if layers > 1 else None)
             return
         self._writer.write(
             mask,
@@ -99,7 +96,3 @@ class StackFile:
             compression="zlib",
             metadata=None,
         )
-
-
-class _DroppedError(Exception):
-    """Ends the writing of a file that is not needed any more."""

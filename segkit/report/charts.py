@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 Points = Sequence[tuple[float, float | None]]
 """(x, y) in the order of x; a y of None, NaN or infinity is a gap."""
@@ -27,8 +28,8 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    finite = {name: _finite(points) for name, points in series.items()}
-    shown = {name: ys for name, ys in finite.items() if not all(map(math.isnan, ys))}
+    lines = {name: np.array(points, float).reshape(-1, 2) for name, points in series.items()}
+    shown = {name: line for name, line in lines.items() if np.isfinite(line[:, 1]).any()}
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(5.2, 3.1 + 0.17 * max(0, len(shown) - 4)), layout="constrained")
         axes = figure.subplots()
@@ -36,15 +37,19 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
-        for index, (name, ys) in enumerate(shown.items()):
-            xs = [x for x, _ in series[name]]
+        for index, (name, (xs, ys)) in enumerate((name, line.T) for name, line in shown.items()):
             look: Any = {
                 "color": _COLORS[index % len(_COLORS)],
                 "linestyle": _STYLES[index // len(_COLORS) % len(_STYLES)],
             }
-            lonely = [i for i in range(len(ys)) if _is_lonely(ys, i)]
-            axes.plot(xs, ys, label=name, marker="o", markersize=4, markevery=lonely, **look)
-        if all(float(x).is_integer() for points in series.values() for x, _ in points):
+            # Dots mark the last point, and those between gaps, through which no line goes.
+            ys[~np.isfinite(ys)] = np.nan
+            gaps = np.pad(np.isnan(ys), 1, constant_values=True)
+            dots = gaps[:-2] & gaps[2:]
+            dots[-1] = True
+            look["markevery"] = np.flatnonzero(dots).tolist()
+            axes.plot(xs, ys, label=name, marker="o", markersize=4, **look)
+        if all((line[:, 0] % 1 == 0).all() for line in lines.values()):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if shown:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2)
@@ -53,13 +58,3 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
     return file.getvalue()
-
-
-def _finite(points: Points) -> list[float]:
-    return [y if y is not None and math.isfinite(y) else math.nan for _, y in points]
-
-
-def _is_lonely(ys: Sequence[float], index: int) -> bool:
-    """Return whether no line shows a point: its neighbours are gaps. The last one is marked too."""
-    around = [ys[i] for i in (index - 1, index + 1) if 0 <= i < len(ys)]
-    return index == len(ys) - 1 or all(map(math.isnan, around))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle, islice
 
 import numpy as np
@@ -22,23 +23,31 @@ _OKABE_ITO: tuple[Color, ...] = (
 )
 
 
-def palette(n: int) -> list[Color]:
-    """Return the colours of ``n`` classes; a longer palette begins with the shorter one.
+def choose_colors(n: int) -> list[Color]:
+    """Choose the colours of ``n`` classes; a longer list begins with the shorter one.
 
     The first seven are Okabe and Ito's colour-blind-safe set, those after them the Glasbey colours
     that are not dark and differ from those seven. Colours repeat after more than 200.
 
     Example:
-        >>> palette(2)
+        >>> choose_colors(2)
         [(0, 114, 178), (230, 159, 0)]
     """
     if n <= len(_OKABE_ITO):
-        return list(_OKABE_ITO[: max(n, 0)])
+        return list(_OKABE_ITO[:n])
     import colorcet  # imports matplotlib
 
-    light = np.array(
-        [[int(text[i : i + 2], 16) for i in (1, 3, 5)] for text in colorcet.glasbey_light]
-    )
+    light = np.array([list(bytes.fromhex(text[1:])) for text in colorcet.glasbey_light])
     distance = np.linalg.norm(light[:, None] - np.array(_OKABE_ITO), axis=2).min(axis=1)
     further: list[Color] = [(r, g, b) for r, g, b in light[distance > 50].tolist()]
     return list(islice(cycle([*_OKABE_ITO, *further]), n))
+
+
+def format_color(color: Sequence[int]) -> str:
+    """Format a colour in the notation of the web.
+
+    Example:
+        >>> format_color((230, 159, 0))
+        '#e69f00'
+    """
+    return "#" + bytes(color).hex()

@@ -7,9 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.core.errors import SegkitError
-
-_LOW, _HIGH = 0.5, 99.5  # percentiles that become black and white
 _SAMPLE = 1_000_000  # values looked at for the percentiles: enough for a slide of any size
 
 
@@ -30,43 +27,36 @@ def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
         (H, W, 3) uint8, a new array.
     """
     channels = image[..., None] if image.ndim == 2 else image
-    if channels.ndim != 3 or channels.size == 0 or channels.dtype.kind not in "buif":
-        raise SegkitError(
-            f"an image of shape {image.shape} and type {image.dtype} cannot be shown: "
-            "give (H, W) or (H, W, C) of bool, integers or floats."
-        )
     count = channels.shape[2]
-    if count == 1:
-        return np.repeat(_brightness(channels), 3, axis=2)
+    if count in (3, 4):
+        return _stretch(channels[..., :3])
+    bands = [_stretch(channels[..., band]) for band in range(min(count, 3))]
     if count == 2:
-        green, magenta = _brightness(channels[..., 0]), _brightness(channels[..., 1])
-        return np.stack([magenta, green, magenta], axis=2)
-    if count <= 4:
-        return _brightness(channels[..., :3])
-    return np.stack([_brightness(channels[..., band]) for band in range(3)], axis=2)
+        green, magenta = bands
+        bands = [magenta, green, magenta]
+    return np.stack(bands if count > 1 else bands * 3, axis=2)
 
 
-def _brightness(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Scale values of any range to 0 ... 255."""
     if values.dtype == np.bool_:
-        return np.where(values, 255, 0).astype(np.uint8)
-    low, high = _range(values)
+        values = values * np.uint8(255)
+    low, high = _find_range(values)
     if values.dtype == np.uint8 and (high - low > 127 or high == low):
         return values.astype(np.uint8)
     # a constant image becomes black
     scale = 255.0 / (high - low) if high > low else 0.0
-    shown = np.clip(values.astype(np.float64), low, high)
-    shown = np.nan_to_num((shown - low) * scale, nan=0.0)
-    return np.rint(shown).astype(np.uint8)
+    shown = (np.clip(values.astype(np.float64), low, high) - low) * scale
+    return np.rint(np.nan_to_num(shown)).astype(np.uint8)
 
 
-def _range(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the values that become black and white."""
+def _find_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Find the values that become black and white."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return 0.0, 0.0
     sample = finite[:: max(1, finite.size // _SAMPLE)]
-    low, high = (float(value) for value in np.percentile(sample, [_LOW, _HIGH]))
+    low, high = np.percentile(sample, [0.5, 99.5]).tolist()
     if low == high:  # the percentiles miss a few bright pixels on a flat ground
         low, high = float(finite.min()), float(finite.max())
     return low, high

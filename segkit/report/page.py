@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import base64
 import io
-import math
-import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
 from segkit.core.labels import OBJECT_SCORES
 from segkit.report.charts import draw_chart
-from segkit.report.colors import Color
-from segkit.report.overlay import error_legend
+from segkit.report.colors import Color, format_color
+from segkit.report.overlay import list_error_colors
 from segkit.report.table import (
     Row,
-    cell_text,
-    column_names,
-    heading,
+    format_cell,
+    format_heading,
     is_mean,
     is_missing,
     is_numeric,
+    list_columns,
 )
 
-History = Sequence[Mapping[str, float | None]]
+History = Sequence[Mapping[str, Any]]
 
-_DASH = "–"
-_ONE_DECIMAL, _NO_DECIMAL = 12, 24  # a larger confusion matrix shows colours only
-
+_MISSING = "–"
 _OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
 _WIDEST, _ENLARGED = 1600, 800  # pixels of a picture on the page
 
@@ -47,7 +41,7 @@ _WIDEST, _ENLARGED = 1600, 800  # pixels of a picture on the page
 class Example:
     """A predicted image: file name, score (NaN if undefined) and panel.
 
-    `image` is the panel of `segkit.report.overlay.comparison`: (H, W, 3) uint8.
+    `image` is the panel of `segkit.report.overlay.draw_comparison`: (H, W, 3) uint8.
     """
 
     name: str
@@ -83,10 +77,10 @@ class Report:
     subtitle: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    history: Sequence[Mapping[str, float | None]] = ()
+    history: History = ()
     table: Sequence[Row] = ()
     summary: Sequence[Row] = ()
-    confusion: tuple[Sequence[str], Sequence[Sequence[int]]] | None = None
+    confusion: tuple[Sequence[str], Sequence[Sequence[int]]] = ((), ())
     examples: Sequence[Example] = ()
     classes: Sequence[tuple[str, Color]] = ()
     background: int | None = 0
@@ -95,103 +89,54 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(path: Path | str, report: Report) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Write the page with all pictures in it, and the full-size examples to `report/` beside it.
 
     Raises:
-        SegkitError: a file cannot be written, or the confusion matrix does not fit its names.
+        SegkitError: a file cannot be written.
     """
-    path = Path(path)
+    examples = {
+        kind: [example for example in report.examples if example.kind == kind]
+        for kind in ("worst", "best")
+    }
     folder = path.with_suffix("")
-    page = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            report=report,
-            charts=draw_charts(report.history),
-            epochs=list_epochs(report.history),
-            scores=build_table(report.table, report.classes),
-            summary=build_table(report.summary, ()),
-            confusion=build_confusion(*report.confusion) if report.confusion else [],
-            key=build_color_key(report.classes, report.background),
-            galleries=_galleries(report.examples),
-            folder=folder.name,
-            score="SEG" if report.objects else "IoU",
-        )
+    templates = Environment(
+        loader=PackageLoader("segkit.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    if folder.is_dir():  # examples of an earlier evaluation
-        for kind in ("worst", "best"):
-            for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):
-                old.unlink()
-    for kind, chosen in _by_kind(report.examples).items():
+    templates.filters |= {
+        "columns": list_columns,
+        "heading": format_heading,
+        "cell": lambda value: format_cell(value, _MISSING),
+        "epoch_value": _format_epoch_value,
+        "color": format_color,
+        "picture": _embed_picture,
+    }
+    templates.tests |= {"missing": is_missing, "numeric": is_numeric, "mean": is_mean}
+    page = templates.get_template("page.html.jinja").render(
+        report=report,
+        examples=examples,
+        charts=draw_charts(report.history),
+        colors=dict(report.classes),
+        painted=[pair for label, pair in enumerate(report.classes) if label != report.background],
+        error_colors=list_error_colors(len(report.classes), report.background),
+        folder=folder.name,
+    )
+    for kind, chosen in examples.items():
+        for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):  # of an earlier evaluation
+            old.unlink()
         for number, example in enumerate(chosen, start=1):
-            name = f"{kind}-{number:02d}-{_file_stem(example.name)}.png"
-            write_whole(folder / name, encode_png(example.image))
+            name = f"{kind}-{number:02d}-{_make_file_stem(example.name)}.png"
+            write_whole(folder / name, _encode_png(example.image))
     write_whole(path, page)
 
 
-def _galleries(examples: Sequence[Example]) -> list[tuple[str, str, list[dict[str, object]]]]:
-    """List id, heading and figures of each kind that occurs."""
-    return [
-        (
-            kind,
-            f"{kind.capitalize()} predictions",
-            [
-                {
-                    "name": example.name,
-                    "score": cell_text(example.score, missing=_DASH),
-                    "source": data_uri(encode_png(fit_to_page(example.image)), "image/png"),
-                    "wide": example.image.shape[1] > 2 * example.image.shape[0],
-                }
-                for example in chosen
-            ],
-        )
-        for kind, chosen in _by_kind(examples).items()
-        if chosen
-    ]
-
-
-def _by_kind(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    return {kind: [each for each in examples if each.kind == kind] for kind in ("worst", "best")}
-
-
-def _file_stem(name: str) -> str:
-    """Reduce a name to characters that every file system accepts, without folder and suffix."""
-    stem = re.split(r"[/\\]", name)[-1].rsplit(".", 1)[0]
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:80] or "image"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: the text.
-        numeric: whether it is aligned to the right.
-        fill: 0 ... 1, the length of the bar or the opacity of the colour behind the text.
-        color: CSS colour of the swatch before the text.
-        tooltip: the text shown on hover.
-    """
-
-    text: str
-    numeric: bool = False
-    fill: float | None = None
-    color: str = ""
-    tooltip: str = ""
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """A table of scores; the mean is set apart."""
-
-    head: list[Cell]
-    rows: list[list[Cell]]
-    mean: list[Cell]
-
-
 def draw_charts(history: History) -> list[tuple[str, str]]:
-    """Draw losses, validation scores and learning rate, where recorded: title and SVG source."""
-    keys = column_names(history)
+    """Draw losses, validation scores and learning rate, where recorded: title and image source."""
+    keys = list_columns(history)
     scores = [key for key in keys if key.startswith("val/") and key.count("/") == 1]
     groups = {
         "Loss": [key for key in keys if key.endswith("/loss")],
@@ -203,122 +148,16 @@ def draw_charts(history: History) -> list[tuple[str, str]]:
     for title, chosen in groups.items():
         series = {
             key: [
-                (_epoch(row, index), row[key])
-                for index, row in enumerate(history)
+                (row["epoch"], row[key])
+                for row in history
                 if not is_missing(row.get(key))  # not every epoch is validated
             ]
             for key in chosen
         }
         if series:
             drawing = draw_chart(series, title=title, x_label="epoch")
-            drawn.append((title, data_uri(drawing.encode(), "image/svg+xml")))
+            drawn.append((title, _embed(drawing.encode(), "image/svg+xml")))
     return drawn
-
-
-def list_epochs(history: History) -> list[list[str]]:
-    """Format the history: the names of the columns, then one row per epoch."""
-    columns = column_names(history)
-    rows = [[row.get(column) for column in columns] for row in history]
-    texts = [[_epoch_text(value) for value in row] for row in rows]
-    return [columns, *texts] if rows else []
-
-
-def build_table(rows: Sequence[Row], classes: Sequence[tuple[str, Color]]) -> ScoreTable:
-    """Build a table: a bar behind the IoU, a swatch before the class."""
-    columns = column_names(rows)
-    numeric = {column: is_numeric(rows, column) for column in columns}
-    chips = {name: css(color) for name, color in classes}
-    head = [Cell(heading(column), numeric[column]) for column in columns]
-    table = ScoreTable(head, rows=[], mean=[])
-    for row in rows:
-        cells = [
-            Cell(
-                text=cell_text(row.get(column), missing=_DASH),
-                numeric=numeric[column],
-                fill=_bar(row.get(column)) if column == "iou" else None,
-                color=chips.get(str(row.get(column)), "") if column == "class" else "",
-            )
-            for column in columns
-        ]
-        if is_mean(row, rows):
-            table.mean.extend(cells)
-        else:
-            table.rows.append(cells)
-    return table
-
-
-def build_confusion(
-    names: Sequence[str], matrix: Sequence[Sequence[int]]
-) -> list[tuple[str, list[Cell]]]:
-    """List each true class with its row, in per cent of its pixels."""
-    counts = np.asarray(matrix, dtype=np.int64)
-    if counts.shape != (len(names), len(names)):
-        raise SegkitError(
-            f"a confusion matrix of shape {counts.shape} does not fit {len(names)} class names: "
-            "give one row and one column for each class."
-        )
-    return [
-        (
-            truth,
-            [
-                _confusion_cell(truth, predicted, int(count), int(row.sum()), len(names))
-                for predicted, count in zip(names, row, strict=True)
-            ],
-        )
-        for truth, row in zip(names, counts, strict=True)
-    ]
-
-
-def build_color_key(
-    classes: Sequence[tuple[str, Color]], background: int | None
-) -> list[list[tuple[str, str]]]:
-    """List name and CSS colour of the painted classes and of the errors."""
-    painted = [pair for index, pair in enumerate(classes) if index != background]
-    errors = error_legend(len(classes), background)
-    return [[(name, css(color)) for name, color in group] for group in (painted, errors)]
-
-
-def css(color: Color) -> str:
-    """Format a colour for CSS, such as #e69f00."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def _confusion_cell(truth: str, predicted: str, count: int, total: int, classes: int) -> Cell:
-    share = count / total if total else math.nan
-    decimals = 1 if classes <= _ONE_DECIMAL else 0
-    text = f"{100 * share:.{decimals}f}" if total else _DASH
-    if classes > _NO_DECIMAL:
-        text = ""
-    if count == 0:  # no tooltip: a hundred classes have ten thousand cells
-        return Cell(text)
-    tooltip = f"{truth} predicted as {predicted}: {count:,} pixels, {share:.2%}"
-    # the root makes mistakes of a few per cent visible
-    return Cell(text, fill=math.sqrt(share), tooltip=tooltip)
-
-
-def _epoch(row: Mapping[str, float | None], index: int) -> float:
-    epoch = row.get("epoch")
-    return float(index) if epoch is None else epoch
-
-
-def _epoch_text(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return _DASH
-    # '#' keeps trailing zeros, so that the digits of a column align
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:#.4g}"
-
-
-def _bar(value: object) -> float | None:
-    if is_missing(value) or not isinstance(value, numbers.Real):
-        return None
-    return min(max(float(value), 0.0), 1.0)
-
-
-def encode_png(picture: NDArray[np.uint8]) -> bytes:
-    """Encode a picture (H, W, 3) as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
-    return file.getvalue()
 
 
 def fit_to_page(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -331,18 +170,29 @@ def fit_to_page(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def data_uri(content: bytes, media_type: str) -> str:
+def _embed_picture(picture: NDArray[np.uint8]) -> str:
+    return _embed(_encode_png(fit_to_page(picture)), "image/png")
+
+
+def _embed(content: bytes, media_type: str) -> str:
     """Encode a file as the source of an ``<img>``."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-@cache
-def _environment() -> Environment:
-    """The templates beside this file; they escape all text."""
-    return Environment(
-        loader=PackageLoader("segkit.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _encode_png(picture: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _format_epoch_value(value: Any) -> str:
+    if is_missing(value):
+        return _MISSING
+    # '#' keeps trailing zeros, so that the digits of a column align
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:#.4g}"
+
+
+def _make_file_stem(name: str) -> str:
+    """Reduce a name to characters that every file system accepts, without folder and suffix."""
+    stem = re.split(r"[/\\]", name)[-1].rsplit(".", 1)[0]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:80] or "image"

@@ -7,19 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
-from segkit.report.table import is_missing, write_csv
+from segkit.report.table import build_table, is_missing, write_csv
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-_SEED = "seed"
 _COLUMNS = ("val/iou", "val/dice", "parameters", "gflops", "epochs", "seconds", "seconds_per_step")
 _FIXED = ("parameters", "gflops")
 """Columns that do not depend on the seed."""
@@ -46,23 +44,22 @@ class SweepTable(Callback):
         jobs = read_jobs(folder)
         if not jobs:
             return
-        from rich.console import Console
-
-        tables = {"sweep.csv": [job.row() for job in jobs]}
-        shown, title = [job.printed() for job in jobs], f"{len(jobs)} jobs, best first"
+        tables = {"sweep.csv": [job.make_row() for job in jobs]}
+        shown, title = [job.make_printed_row() for job in jobs], f"{len(jobs)} jobs, best first"
         settings = group_by_setting(jobs)
-        if any(len(setting.jobs) > 1 for setting in settings):
-            tables["sweep_seeds.csv"] = [setting.row() for setting in settings]
-            shown = [setting.printed() for setting in settings]
+        if len(settings) < len(jobs):
+            rows = [summarize_seeds(setting) for setting in settings]
+            tables["sweep_seeds.csv"] = [row for row, _ in rows]
+            shown = [printed for _, printed in rows]
             title += "; mean ± standard deviation over the seeds"
         same = find_shared_overrides(jobs)
-        rows = [
+        shown = [
             {key.removeprefix("val/"): row[key] for key in row if key not in same} for row in shown
         ]
 
         console = Console(soft_wrap=True, markup=False, highlight=False)
         monitored = {job.monitor.removeprefix("val/") for job in jobs}
-        console.print(_build_table(rows, title, console, kept=monitored))
+        console.print(_build_fitting_table(shown, title, console, kept=monitored))
         if same:
             console.print("all with: " + " ".join(f"{key}={value}" for key, value in same.items()))
         for name, table in tables.items():
@@ -92,78 +89,15 @@ class Job:
         value = self.measured.get(self.monitor, math.nan)
         return -value if self.monitor == "val/loss" else value
 
-    def row(self) -> Row:
-        """Return its row of sweep.csv."""
+    def make_row(self) -> Row:
+        """Make its row of sweep.csv."""
         row: Row = {"job": self.name, **self.overrides, **self.measured}
         return row | ({"error": self.error} if self.error else {})
 
-    def printed(self) -> Row:
-        """Return its row in the terminal, with whole seconds."""
+    def make_printed_row(self) -> Row:
+        """Make its row in the terminal, with whole seconds."""
         seconds = self.measured.get("seconds", math.nan)
-        return self.row() | ({} if math.isnan(seconds) else {"seconds": round(seconds)})
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Jobs that differ only in their seed.
-
-    Failed jobs are counted, but excluded from the means. A mean is NaN if a finished job has no
-    value.
-    """
-
-    overrides: dict[str, str]
-    jobs: list[Job]
-
-    @property
-    def finished(self) -> list[Job]:
-        """The jobs that did not fail."""
-        return [job for job in self.jobs if not job.error]
-
-    @property
-    def rank(self) -> float:
-        """The mean of their ranks."""
-        return float(np.mean([job.rank for job in self.finished])) if self.finished else math.nan
-
-    def row(self) -> Row:
-        """Return its row of sweep_seeds.csv: mean and std of columns that depend on the seed.
-
-        The standard deviation is that of single seeds (n - 1); NaN for fewer than two.
-        """
-        row = self._head()
-        for key, values in self._values().items():
-            if key in _FIXED:
-                row[key] = values[0]
-            else:
-                row |= {f"{key}_mean": float(np.mean(values)), f"{key}_std": _deviation(values)}
-        return row | self._failures()
-
-    def printed(self) -> Row:
-        """Return its row in the terminal, such as 0.9131 ± 0.0042."""
-        row = self._head()
-        for key, values in self._values().items():
-            mean, deviation = float(np.mean(values)), _deviation(values)
-            decimals = _DECIMALS.get(key, 4)
-            if key in _FIXED or (deviation == 0 and key == "epochs"):
-                row[key] = values[0]
-            elif math.isnan(mean):
-                row[key] = math.nan
-            elif math.isnan(deviation):
-                row[key] = f"{mean:.{decimals}f}"
-            else:
-                row[key] = f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
-        return row | self._failures()
-
-    def _head(self) -> Row:
-        return {**self.overrides, "seeds": len(self.finished)}
-
-    def _failures(self) -> Row:
-        failed = [job.error for job in self.jobs if job.error]
-        return {"failed": len(failed), "error": failed[0]} if failed else {}
-
-    def _values(self) -> dict[str, list[float]]:
-        """Collect the values of the finished jobs by column."""
-        keys = dict.fromkeys(key for job in self.finished for key in job.measured)
-        return {key: [job.measured.get(key, math.nan) for job in self.finished] for key in keys}
+        return self.make_row() | ({} if math.isnan(seconds) else {"seconds": round(seconds)})
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -181,17 +115,53 @@ def read_jobs(folder: Path) -> list[Job]:
             error=" ".join(line.strip() for line in result.get("error", "").splitlines()[:2]),
         )
         jobs.append(job)
-    return sorted(jobs, key=_best_first)
+    return sorted(jobs, key=lambda job: _order(job.rank))
 
 
-def group_by_setting(jobs: Sequence[Job]) -> list[Setting]:
+def group_by_setting(jobs: Sequence[Job]) -> list[list[Job]]:
     """Group jobs that differ only in their seed, sorted by the mean of the metric."""
-    settings: dict[tuple[tuple[str, str], ...], Setting] = {}
+    settings: dict[frozenset[tuple[str, str]], list[Job]] = {}
     for job in jobs:
-        overrides = {key: value for key, value in job.overrides.items() if key != _SEED}
-        known = tuple(sorted(overrides.items()))
-        settings.setdefault(known, Setting(overrides, [])).jobs.append(job)
-    return sorted(settings.values(), key=_best_first)
+        setting = frozenset(pair for pair in job.overrides.items() if pair[0] != "seed")
+        settings.setdefault(setting, []).append(job)
+
+    def order(setting: list[Job]) -> tuple[bool, float]:
+        ranks = [job.rank for job in setting if not job.error]
+        return _order(float(np.mean(ranks)) if ranks else math.nan)
+
+    return sorted(settings.values(), key=order)
+
+
+def summarize_seeds(jobs: Sequence[Job]) -> tuple[Row, Row]:
+    """Make the row of sweep_seeds.csv and the printed row of jobs that differ only in their seed.
+
+    Failed jobs are counted, but excluded from the means. A mean is NaN if a finished job has no
+    value. The standard deviation is that of single seeds (n - 1); NaN for fewer than two.
+    """
+    finished = [job for job in jobs if not job.error]
+    row: Row = {key: value for key, value in jobs[0].overrides.items() if key != "seed"}
+    row["seeds"] = len(finished)
+    printed = row.copy()
+    for key in dict.fromkeys(key for job in finished for key in job.measured):
+        values = [job.measured.get(key, math.nan) for job in finished]
+        if key in _FIXED:
+            row[key] = printed[key] = values[0]
+            continue
+        mean = float(np.mean(values))
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        row |= {f"{key}_mean": mean, f"{key}_std": deviation}
+        decimals = _DECIMALS.get(key, 4)
+        if math.isnan(mean):
+            printed[key] = math.nan
+        elif math.isnan(deviation):
+            printed[key] = f"{mean:.{decimals}f}"
+        elif key == "epochs" and deviation == 0:
+            printed[key] = values[0]
+        else:
+            printed[key] = f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+    errors = [job.error for job in jobs if job.error]
+    failures = {"failed": len(errors), "error": errors[0]} if errors else {}
+    return row | failures, printed | failures
 
 
 def find_shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:
@@ -204,30 +174,26 @@ def find_shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:
     }
 
 
-def _build_table(rows: Sequence[Row], title: str, console: Console, kept: set[str]) -> Table:
+def _build_fitting_table(
+    rows: Sequence[Row], title: str, console: Console, kept: set[str]
+) -> Table:
     """Build the table, with as many of the dispensable columns as fit the terminal."""
-    from rich.measure import Measurement
 
-    from segkit.report.table import score_table
-
-    def without(*left_out: str) -> Table:
+    def build_without(*left_out: str) -> Table:
         shown = [{key: row[key] for key in row if key not in left_out} for row in rows]
-        return score_table(shown, title)
+        return build_table(shown, title)
 
     boundless = console.options.update_width(10_000)
     room = console.width - (_ERROR_WIDTH if any("error" in row for row in rows) else 0)
     dispensable = [key for key in _DISPENSABLE if key not in kept]
     for count in range(len(dispensable) + 1):
         left_out = dispensable[:count]
-        if Measurement.get(console, boundless, without(*left_out, "error")).maximum <= room:
+        table = build_without(*left_out, "error")
+        if Measurement.get(console, boundless, table).maximum <= room:
             break
-    return without(*left_out)
+    return build_without(*left_out)
 
 
-def _best_first(ranked: Job | Setting) -> tuple[bool, float]:
+def _order(rank: float) -> tuple[bool, float]:
     """Sort key: best first, NaN last."""
-    return (True, 0.0) if math.isnan(ranked.rank) else (False, -ranked.rank)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return (True, 0.0) if math.isnan(rank) else (False, -rank)

@@ -31,13 +31,13 @@ Row = Mapping[str, object]
 """One line of a table: column to value; undefined numbers are NaN or None."""
 
 
-def score_table(rows: Sequence[Row], title: str) -> Table:
+def build_table(rows: Sequence[Row], title: str) -> Table:
     """Build a table of scores for the terminal; a last row of the class `mean` is set apart."""
     table = Table(title=Text(title), title_justify="left", header_style="bold", box=ROUNDED)
-    columns = column_names(rows)
+    columns = list_columns(rows)
     for column in columns:
-        numeric = is_numeric(rows, column)
-        name = heading(column)
+        numeric = is_numeric(column, rows)
+        name = format_heading(column)
         table.add_column(
             # Numbers are never broken, and their headings only between words.
             Text(name.replace(" ", "\n") if numeric else name),
@@ -50,7 +50,7 @@ def score_table(rows: Sequence[Row], title: str) -> Table:
         if mean:
             table.add_section()
         # Text, because a class may be called "[red]", which rich would read as markup.
-        cells = [Text(cell_text(row.get(column), missing="-")) for column in columns]
+        cells = [Text(format_cell(row.get(column))) for column in columns]
         table.add_row(*cells, style="bold" if mean else None)
     return table
 
@@ -60,13 +60,12 @@ def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
 
     The file is written whole or not at all; see `write_whole`.
     """
-    columns = column_names(rows)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row.get(column) for column in columns)
-        writer.writerow(["" if is_missing(value) else value for value in values])
+    writer = csv.DictWriter(text, list_columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {column: value for column, value in row.items() if not is_missing(value)} for row in rows
+    )
     write_whole(path, text.getvalue())
 
 
@@ -80,38 +79,32 @@ def read_csv(path: Path | str) -> list[dict[str, object]]:
     """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file))
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SegkitError(f"cannot read the table '{path}': {error}.") from error
-    if not lines:
-        return []
-    columns = lines[0]
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(columns):
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
             raise SegkitError(
-                f"row {number} of '{path}' has {len(line)} cells, but the header has "
-                f"{len(columns)}: correct the row or recreate the table."
+                f"row {number} of '{path}' does not have as many cells as the header: correct the"
+                " row or recreate the table."
             )
     return [
-        {
-            column: cell if column == "class" else _value(cell)
-            for column, cell in zip(columns, line, strict=True)
-        }
-        for line in lines[1:]
+        {column: cell if column == "class" else _parse(cell) for column, cell in row.items()}
+        for row in rows
     ]
 
 
-def column_names(rows: Sequence[Row]) -> list[str]:
+def list_columns(rows: Sequence[Row]) -> list[str]:
     """List the columns of all rows in the order of first appearance."""
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def heading(column: str) -> str:
+def format_heading(column: str) -> str:
     """Turn the name of a column into a heading: `IoU`, `Precision`."""
     return _NAMES.get(column) or column.replace("_", " ").capitalize()
 
 
-def cell_text(value: object, *, missing: str) -> str:
+def format_cell(value: object, missing: str = "-") -> str:
     """Format a value: four decimals, commas for thousands, `missing` for NaN and None."""
     if is_missing(value):
         return missing
@@ -125,7 +118,7 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, numbers.Real) and math.isnan(value))
 
 
-def is_numeric(rows: Sequence[Row], column: str) -> bool:
+def is_numeric(column: str, rows: Sequence[Row]) -> bool:
     """Whether a column holds only numbers, and is aligned to the right."""
     values = (row.get(column) for row in rows)
     return all(is_missing(value) or isinstance(value, numbers.Real) for value in values)
@@ -136,12 +129,10 @@ def is_mean(row: Row, rows: Sequence[Row]) -> bool:
     return row is rows[-1] and row.get("class") == "mean"
 
 
-def _value(cell: str) -> object:
-    if cell == "":
-        return math.nan
+def _parse(cell: str) -> object:
     for number in (int, float):
         try:
-            return number(cell)
+            return number(cell or "nan")
         except ValueError:
             continue
     return cell

@@ -1,44 +1,74 @@
-"""The endpoint's answers: JSON about a prediction, and its files."""
+"""The endpoint's answers: JSON about a prediction, and its files and pictures."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+import io
+from typing import Annotated, Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import Image
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from skimage.measure import regionprops
 
 from segkit.checkpoint.card import ModelCard
 from segkit.images.writing import encode_mask
 from segkit.inference.objects.object_classes import classify_objects, list_object_classes
 from segkit.inference.predictor import Prediction
-from segkit.predict.masks import mask_values
-from segkit.report.overlay import flatten_labels, make_legend
-from segkit.serve.pictures import draw_classes, draw_image, draw_objects
+from segkit.predict.masks import choose_suffix, make_mask
+from segkit.report.colors import choose_colors, format_color
+from segkit.report.display import to_display
+from segkit.report.overlay import Layer, make_class_layer
 from segkit.serve.uploads import Upload
 
-Part = Literal["mask", "instances", "pictures"]
-"""Parts of an answer that it holds only on request."""
-
 MEDIA_TYPES = {".png": "image/png", ".tif": "image/tiff"}
+WIDEST = 2048
+"""Longer side of a picture in pixels; larger images are reduced."""
+HUES = 254
+"""Colours of objects: a PNG has 256 at most."""
+
+Base64 = Annotated[
+    bytes, PlainSerializer(lambda data: base64.b64encode(data).decode("ascii"), return_type=str)
+]
 
 
-class HeldFile(NamedTuple):
-    """A file in memory."""
+class Options(BaseModel):
+    """Options of a prediction."""
 
-    name: str
-    content: bytes
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["json", "png", "tiff"] = Field(
+        "json",
+        description="numbers as JSON, or the mask with the values of the training masks; where"
+        " classes overlap, a TIFF with a page for each class",
+    )
+    instances: bool | None = Field(
+        None,
+        description="json: whether to list objects, by default if the model separates them; png and"
+        " tiff: send the object ids instead of the mask",
+    )
+    page: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="page of a TIFF, from 0; required if there are several"
+    )
+    include: Annotated[
+        list[Literal["mask", "instances", "pictures"]],
+        AfterValidator(lambda parts: sorted(set(parts))),
+    ] = Field([], description="files to put into the JSON in base64; may be given several times")
 
 
-class ClassShare(BaseModel):
-    """A class and the part of the image that it covers."""
+class KnownClass(BaseModel):
+    """A class of the model."""
 
     name: str
     color: str = Field(description="as #rrggbb")
     value: int = Field(description="in masks; 255 on the class's own page where classes overlap")
+
+
+class ClassShare(KnownClass):
+    """A class and the part of the image that it covers."""
+
     pixels: int
     share: float = Field(description="of all pixels, 0 to 1; overlapping classes may exceed 1")
 
@@ -74,17 +104,21 @@ class FoundObject(BaseModel):
 class EncodedFile(BaseModel):
     """A file in base64."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     name: str
     media_type: str
-    base64: str
+    content: Base64 = Field(alias="base64")
 
 
 class Pictures(BaseModel):
     """PNG files in base64 to lay over one another; large images are reduced."""
 
-    image: str = Field(description="the image in 8 bits")
-    classes: str = Field(description="the classes' colours on a transparent background")
-    objects: str | None = Field(description="a colour for each object on a transparent background")
+    image: Base64 = Field(description="the image in 8 bits")
+    classes: Base64 = Field(description="the classes' colours on a transparent background")
+    objects: Base64 | None = Field(
+        description="a colour for each object on a transparent background"
+    )
 
 
 class Answer(BaseModel):
@@ -105,18 +139,12 @@ class Answer(BaseModel):
 
 
 def build_answer(
-    upload: Upload,
-    prediction: Prediction,
-    card: ModelCard,
-    seconds: float,
-    parts: Sequence[Part],
-    *,
-    with_objects: bool = True,
+    upload: Upload, prediction: Prediction, card: ModelCard, seconds: float, options: Options
 ) -> Answer:
-    """Build the answer about a prediction; ``parts`` are files in addition to the numbers."""
-    labels, instances = prediction.labels, prediction.instances
+    """Build the answer in JSON about a prediction."""
+    labels, ids = prediction.labels, prediction.instances
     height, width = labels.shape[-2:]
-    return Answer(
+    answer = Answer(
         width=width,
         height=height,
         channels=upload.image.shape[2],
@@ -125,47 +153,39 @@ def build_answer(
         pages=upload.pages,
         seconds=round(seconds, 4),
         classes=count_classes(labels, card),
-        objects=None
-        if instances is None or not with_objects
-        else list_objects(instances, labels, card),
-        mask=_encode(make_mask_file(upload, labels, card)) if "mask" in parts else None,
-        instances=_encode(make_instances_file(upload, instances))
-        if "instances" in parts and instances is not None
-        else None,
-        pictures=_make_pictures(upload, prediction, card) if "pictures" in parts else None,
+        objects=None,
     )
+    if ids is not None and options.instances is not False:
+        answer.objects = list_objects(ids, labels, card)
+    if "mask" in options.include:
+        answer.mask = encode_part(upload, prediction, card, "mask")
+    if "instances" in options.include and ids is not None:
+        answer.instances = encode_part(upload, prediction, card, "instances")
+    if "pictures" in options.include:
+        answer.pictures = draw_pictures(upload.image, prediction, card)
+    return answer
 
 
-def class_values(card: ModelCard) -> list[int]:
-    """The value of each class in mask files."""
-    return [255] * card.num_classes if card.mode == "multilabel" else list(card.mask_values)
-
-
-def hex_color(color: Sequence[int]) -> str:
-    """A colour in the notation of the web.
-
-    Example:
-        >>> hex_color((230, 159, 0))
-        '#e69f00'
-    """
-    return "#" + "".join(f"{value:02x}" for value in color)
+def list_classes(card: ModelCard) -> list[KnownClass]:
+    """List the classes of a model in the order of their labels."""
+    is_layered = card.mode == "multilabel"
+    values = [255] * card.num_classes if is_layered else card.mask_values
+    return [
+        KnownClass(name=name, color=format_color(color), value=value)
+        for name, color, value in zip(card.class_names, card.class_colors, values, strict=True)
+    ]
 
 
 def count_classes(labels: NDArray[Any], card: ModelCard) -> list[ClassShare]:
     """Count the pixels of each class in labels (H, W) or, where classes overlap, (N, H, W)."""
-    names, colors = card.class_names, card.class_colors
     if labels.ndim == 3:
         counts = np.count_nonzero(labels, axis=(1, 2))
     else:
-        counts = np.bincount(labels.ravel(), minlength=len(names))
+        counts = np.bincount(labels.ravel(), minlength=card.num_classes)
     total = labels.shape[-2] * labels.shape[-1]
     return [
-        ClassShare(
-            name=name, color=hex_color(color), value=value, pixels=count, share=count / total
-        )
-        for name, color, value, count in zip(
-            names, colors, class_values(card), counts.tolist(), strict=True
-        )
+        ClassShare(**known.model_dump(), pixels=count, share=count / total)
+        for known, count in zip(list_classes(card), counts.tolist(), strict=True)
     ]
 
 
@@ -190,41 +210,58 @@ def list_objects(
     return found
 
 
-def make_mask_file(
-    upload: Upload, labels: NDArray[Any], card: ModelCard, suffix: str | None = None
-) -> HeldFile:
-    """Make the mask file that ``python -m segkit.predict`` would write.
+def encode_part(
+    upload: Upload,
+    prediction: Prediction,
+    card: ModelCard,
+    part: Literal["mask", "instances"],
+    suffix: str | None = None,
+) -> EncodedFile:
+    """Make the file of the mask or the ids that ``python -m segkit.predict`` would write.
 
-    Without a suffix it is a PNG, or a TIFF for labels (N, H, W) of overlapping classes.
+    Without a suffix it is a PNG, or a TIFF if a PNG cannot hold it.
     """
-    suffix = suffix or (".png" if labels.ndim == 2 else ".tif")
-    return HeldFile(
-        upload.title + suffix, encode_mask(mask_values(labels, card.mode, card), suffix)
-    )
+    stem, values = upload.title, prediction.instances
+    if part == "mask" or values is None:
+        values = make_mask(prediction.labels, card)
+    else:
+        stem = f"{stem}_instances"
+    suffix = suffix or choose_suffix(values)
+    content = encode_mask(values, suffix)
+    return EncodedFile(name=stem + suffix, media_type=MEDIA_TYPES[suffix], content=content)
 
 
-def make_instances_file(
-    upload: Upload, instances: NDArray[np.int32], suffix: str | None = None
-) -> HeldFile:
-    """Make the file of the object ids (H, W): without a suffix a PNG if 16 bits are enough."""
-    suffix = suffix or (".png" if instances.max(initial=0) < 2**16 else ".tif")
-    return HeldFile(f"{upload.title}_instances{suffix}", encode_mask(instances, suffix))
-
-
-def _encode(file: HeldFile) -> EncodedFile:
-    kind = MEDIA_TYPES[file.name[file.name.rindex(".") :]]
-    return EncodedFile(name=file.name, media_type=kind, base64=_base64(file.content))
-
-
-def _make_pictures(upload: Upload, prediction: Prediction, card: ModelCard) -> Pictures:
-    _, colors, unpainted = make_legend(card)
-    labels, instances = flatten_labels(prediction.labels, card.mode), prediction.instances
+def draw_pictures(image: NDArray[Any], prediction: Prediction, card: ModelCard) -> Pictures:
+    """Draw the picture of an image (H, W, C) of any type, and its prediction as layers."""
+    ids, objects = prediction.instances, None
+    if ids is not None:
+        hues = np.where(ids > 0, (ids - 1) % HUES + 1, 0)
+        objects = _draw_layer(Layer(hues, [(0, 0, 0), *choose_colors(HUES)]))
     return Pictures(
-        image=_base64(draw_image(upload.image)),
-        classes=_base64(draw_classes(labels, colors, unpainted)),
-        objects=None if instances is None else _base64(draw_objects(instances)),
+        image=_encode_png(Image.fromarray(_reduce(to_display(image), cv2.INTER_AREA))),
+        classes=_draw_layer(make_class_layer(prediction.labels, card)),
+        objects=objects,
     )
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _draw_layer(layer: Layer) -> bytes:
+    picture = Image.fromarray(_reduce(layer.labels.astype(np.uint8), cv2.INTER_NEAREST))
+    picture.putpalette([value for color in layer.colors for value in color])
+    labels = range(len(layer.colors))
+    opacity = bytes(0 if label == layer.unpainted else 255 for label in labels)
+    return _encode_png(picture, transparency=opacity)
+
+
+def _reduce(picture: NDArray[np.uint8], interpolation: int) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    scale = WIDEST / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8)
+
+
+def _encode_png(picture: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG", compress_level=3, **options)  # speed matters more than size
+    return file.getvalue()

@@ -1,37 +1,45 @@
-"""The app: the page, its endpoint and the description of the model. It needs FastAPI."""
+"""The app: the page, the endpoint, which predicts one image at a time, and the model's facts."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, File, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from segkit import __version__
+from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.inference.predictor import Predictor
-from segkit.serve.answers import MEDIA_TYPES, Answer, class_values, hex_color
+from segkit.serve.answers import (
+    MEDIA_TYPES,
+    Answer,
+    KnownClass,
+    Options,
+    build_answer,
+    encode_part,
+    list_classes,
+)
 from segkit.serve.guards import AddHeaders, BodyLimit, list_trusted_hosts, require_same_site
-from segkit.serve.predictions import Options, Predictions
-from segkit.serve.uploads import MEBIBYTE, Limits, UploadError
+from segkit.serve.uploads import MEBIBYTE, UploadError, read_upload, refuse_bytes
 
-FILES = {
-    "/": ("page.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
+FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 """Files beside this one that are served as they are. No other file can be requested."""
 SWAGGER = "/swagger-ui"
 """Where the scripts of the page /docs are."""
@@ -49,6 +57,8 @@ HEADERS = {
 }
 """Sent with every answer: pages load nothing from elsewhere, and caches keep no images."""
 
+CLIENT_GONE = 499
+"""The status for a client that has disconnected; nobody reads it."""
 PREDICT = """Send an image of 8 bits, 16 bits or float within the size limits. Requests are answered
 one after the other.
 
@@ -71,12 +81,29 @@ class Problem(BaseModel):
     detail: str
 
 
-class ClassInfo(BaseModel):
+REFUSALS = {
+    400: "The body is not a multipart form, or the Host header names another server",
+    403: "A page of another site sent the request",
+    413: "The file or the image is too large",
+    415: "The file is not an image of a known format",
+    422: "The image is damaged or does not fit the model, or an option is wrong",
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The prediction",
+        "model": Answer,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in MEDIA_TYPES.values()
+        },
+    },
+    **{code: {"description": why, "model": Problem} for code, why in REFUSALS.items()},
+}
+
+
+class ClassInfo(KnownClass):
     """A class of the model."""
 
-    name: str
-    color: str = Field(description="as #rrggbb")
-    value: int = Field(description="in masks")
     painted: bool = Field(description="whether pictures show it; they do not show the background")
 
 
@@ -100,19 +127,91 @@ class ModelInfo(BaseModel):
     max_pixels: int
 
 
-def create_app(
-    predictor: Predictor, limits: Limits, *, name: str = "model", host: str = "127.0.0.1"
-) -> FastAPI:
+class Predictions:
+    """Answers requests with a predictor that gets one image at a time."""
+
+    def __init__(self, predictor: Predictor, settings: ServeSettings) -> None:
+        self.predictor, self.settings = predictor, settings
+        self._turn = asyncio.Lock()
+        # One thread: if a request is cancelled half-way, the next one still waits for its end.
+        self._worker = ThreadPoolExecutor(1, "predict")
+
+    @property
+    def busy(self) -> bool:
+        """Whether an image is being predicted."""
+        return self._turn.locked()
+
+    async def respond(self, request: Request, file: UploadFile, options: Options) -> Response:
+        """Answer a request after all earlier ones.
+
+        Raises:
+            SegkitError: The upload or the options cannot be used.
+        """
+        self._check(options)
+        async with self._turn:
+            if await request.is_disconnected():  # while it waited
+                return Response(status_code=CLIENT_GONE)
+            name, data = file.filename or "image", await file.read()
+            loop = asyncio.get_running_loop()
+            try:
+                return await loop.run_in_executor(self._worker, self._predict, name, data, options)
+            except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
+                if isinstance(error, RuntimeError) and "memory" not in str(error):
+                    raise
+                raise UploadError(
+                    "there is not enough memory for an image of this size. Start the server with a"
+                    " smaller tile, or use python -m segkit.predict.",
+                    413,
+                ) from error
+
+    def close(self) -> None:
+        """Accept no more images."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _predict(self, name: str, data: bytes, options: Options) -> Response:
+        card = self.predictor.card
+        upload = read_upload(name, data, options.page, self.settings, card.in_channels)
+        start = time.perf_counter()
+        prediction = self.predictor(upload.image)
+        seconds = time.perf_counter() - start
+        if options.format == "json":
+            answer = build_answer(upload, prediction, card, seconds, options)
+            return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
+        suffix = ".png" if options.format == "png" else ".tif"
+        part: Literal["mask", "instances"] = "instances" if options.instances else "mask"
+        file = encode_part(upload, prediction, card, part, suffix)
+        return Response(
+            file.content,
+            media_type=file.media_type,
+            headers={
+                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name)}",
+                "X-Seconds": f"{seconds:.4f}",
+            },
+        )
+
+    def _check(self, options: Options) -> None:
+        """Refuse options that the model cannot satisfy before anything is computed."""
+        if options.instances and self.predictor.instances is None:
+            raise SegkitError(
+                "instances: this server does not separate objects. Omit the option, or start the"
+                " server with instances=components or another decoder."
+            )
+        layered = self.predictor.card.mode == "multilabel"
+        if options.format == "png" and layered and not options.instances:
+            raise SegkitError(
+                "format=png: a PNG cannot hold the mask of overlapping classes. Use format=tiff."
+            )
+        if options.format != "json" and options.include:
+            raise SegkitError("include works with format=json only.")
+
+
+def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
     """Create the app around a predictor, which gets one image at a time in its own thread.
 
-    Args:
-        predictor: The predictor.
-        limits: The limits of uploads.
-        name: The model's name on the page.
-        host: The address of the server; on the loopback it answers to no other name.
+    On the loopback it answers to no other name of this machine.
     """
-    info = describe_model(predictor, name, limits)
-    predictions = Predictions(predictor, limits)
+    info = describe_model(predictor, settings)
+    predictions = Predictions(predictor, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -129,11 +228,15 @@ def create_app(
         lifespan=lifespan,
     )
     # The last one is the first that a request meets.
-    app.add_middleware(BodyLimit, max_bytes=limits.max_bytes, message=str(limits.too_many_bytes()))
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list_trusted_hosts(host))
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=round(settings.max_upload_mb * MEBIBYTE),
+        message=str(refuse_bytes(settings)),
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list_trusted_hosts(settings.host))
     app.add_middleware(AddHeaders, headers=HEADERS)
-    app.add_exception_handler(SegkitError, _explain)
-    app.add_exception_handler(RequestValidationError, _explain_invalid)
+    app.add_exception_handler(SegkitError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
 
     @app.post(
         "/predict",
@@ -141,7 +244,7 @@ def create_app(
         description=PREDICT,
         dependencies=[Depends(require_same_site)],
         response_class=JSONResponse,
-        responses=_responses(),
+        responses=RESPONSES,
     )
     async def predict(
         request: Request,
@@ -160,20 +263,25 @@ def create_app(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return _docs_page()
+        return _make_docs_page()
 
-    for path, (file_name, kind) in FILES.items():
-        app.add_api_route(path, _static(file_name, kind), include_in_schema=False)
+    for path in FILES:
+        app.add_route(path, _send_file, include_in_schema=False)
     return app
 
 
-def describe_model(predictor: Predictor, name: str, limits: Limits) -> ModelInfo:
+def name_model(settings: ServeSettings) -> str:
+    """Name the checkpoints for people."""
+    first, *others = settings.checkpoint
+    return first.name + (f" and {len(others)} more" if others else "")
+
+
+def describe_model(predictor: Predictor, settings: ServeSettings) -> ModelInfo:
     """Describe a predictor's model for the page."""
     card = predictor.card
     unpainted = None if card.mode == "multilabel" else card.background
-    classes = zip(card.class_names, card.class_colors, class_values(card), strict=True)
     return ModelInfo(
-        name=name,
+        name=name_model(settings),
         encoder=str(card.encoder["name"]),
         neck=str(card.neck["name"]),
         head=str(card.head["name"]),
@@ -184,17 +292,21 @@ def describe_model(predictor: Predictor, name: str, limits: Limits) -> ModelInfo
         dtype=card.normalization.dtype,
         crop=card.img_size,
         classes=[
-            ClassInfo(name=title, color=hex_color(color), value=value, painted=label != unpainted)
-            for label, (title, color, value) in enumerate(classes)
+            ClassInfo(**known.model_dump(), painted=label != unpainted)
+            for label, known in enumerate(list_classes(card))
         ],
         versions=card.versions,
         version=__version__,
-        max_upload_mb=limits.max_bytes / MEBIBYTE,
-        max_pixels=limits.max_pixels,
+        max_upload_mb=settings.max_upload_mb,
+        max_pixels=settings.max_pixels,
     )
 
 
-def _docs_page() -> HTMLResponse:
+async def _send_file(request: Request) -> Response:
+    return FileResponse(Path(__file__).with_name(FILES[request.url.path]))
+
+
+def _make_docs_page() -> HTMLResponse:
     """FastAPI's page about the endpoint, whose one inline script the policy names by its hash."""
     page = get_swagger_ui_html(  # relative addresses, as the server may be behind a prefix
         openapi_url="openapi.json",
@@ -212,43 +324,15 @@ def _docs_page() -> HTMLResponse:
     return page
 
 
-def _static(file_name: str, kind: str) -> Callable[[], Awaitable[Response]]:
-    content = files("segkit.serve").joinpath(file_name).read_bytes()
-
-    async def send() -> Response:
-        return Response(content, media_type=kind)
-
-    return send
-
-
-async def _explain(_: Request, error: Exception) -> Response:
+async def _answer_error(_: Request, error: Exception) -> Response:
     status = error.status if isinstance(error, UploadError) else 422
     return JSONResponse({"detail": str(error)}, status)
 
 
-async def _explain_invalid(_: Request, error: Exception) -> Response:
+async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [
         f"{'.'.join(str(part) for part in problem['loc'][1:]) or 'body'}: {problem['msg']}"
         for problem in error.errors()
     ]
     return JSONResponse({"detail": "; ".join(problems)}, 422)
-
-
-def _responses() -> dict[int | str, dict[str, Any]]:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    refused = {
-        400: "The body is not a multipart form, or the Host header names another server",
-        403: "A page of another site sent the request",
-        413: "The file or the image is too large",
-        415: "The file is not an image of a known format",
-        422: "The image is damaged or does not fit the model, or an option is wrong",
-    }
-    return {
-        200: {
-            "description": "The prediction",
-            "model": Answer,
-            "content": dict.fromkeys(MEDIA_TYPES.values(), binary),
-        },
-        **{code: {"description": why, "model": Problem} for code, why in refused.items()},
-    }

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from segkit.config.settings import ServeSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.inference.predictor import load_from_settings
-from segkit.serve.uploads import MEBIBYTE, Limits
 
 CONNECTIONS = 64
 """Concurrent requests; further ones are answered with 503."""
@@ -28,7 +27,7 @@ def serve(config: DictConfig) -> None:
         import python_multipart  # noqa: F401 - FastAPI would miss it too late
         import uvicorn
 
-        from segkit.serve.app import create_app
+        from segkit.serve.app import create_app, name_model
         from segkit.serve.guards import is_loopback
     except ImportError as error:
         raise SegkitError(
@@ -36,18 +35,15 @@ def serve(config: DictConfig) -> None:
         ) from error
     with listen(settings.host, settings.port) as listener:  # before the model is loaded
         predictor = load_from_settings(settings)
-        limits = Limits(round(settings.max_upload_mb * MEBIBYTE), settings.max_pixels)
-        more = len(settings.checkpoint) - 1
-        name = settings.checkpoint[0].name + (f" and {more} more" if more else "")
-        app = create_app(predictor, limits, name=name, host=settings.host)
+        app = create_app(predictor, settings)
         if not is_loopback(settings.host):
             print(f"host={settings.host}: other machines can send images to this server.")
-        print(f"serving {name} on {format_address(listener)} (Ctrl-C ends it)", flush=True)
-        uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", server_header=False, limit_concurrency=CONNECTIONS
-            )
-        ).run(sockets=[listener])
+        address = format_address(listener)
+        print(f"serving {name_model(settings)} on {address} (Ctrl-C ends it)", flush=True)
+        options = uvicorn.Config(
+            app, log_level="warning", server_header=False, limit_concurrency=CONNECTIONS
+        )
+        uvicorn.Server(options).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

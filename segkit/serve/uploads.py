@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
 from segkit.images.reading import count_pages, has_known_start, read_extent, read_image
 
@@ -20,22 +20,6 @@ class UploadError(SegkitError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of uploads: bytes of the file, and height times width of the image."""
-
-    max_bytes: int
-    max_pixels: int
-
-    def too_many_bytes(self) -> UploadError:
-        """Make the error for a file above the limit."""
-        return UploadError(
-            f"the upload is larger than {self.max_bytes / MEBIBYTE:g} MiB. Start the server with a"
-            " larger max_upload_mb, or use python -m segkit.predict.",
-            413,
-        )
 
 
 class Upload(NamedTuple):
@@ -59,8 +43,17 @@ class Upload(NamedTuple):
         return self.stem if self.pages == 1 else f"{self.stem}_{self.page:04d}"
 
 
+def refuse_bytes(settings: ServeSettings) -> UploadError:
+    """Make the error for a file above the limit."""
+    return UploadError(
+        f"the upload is larger than {settings.max_upload_mb:g} MiB. Start the server with a larger"
+        " max_upload_mb, or use python -m segkit.predict.",
+        413,
+    )
+
+
 def read_upload(
-    name: str, data: bytes, page: int | None, limits: Limits, channels: int = 3
+    name: str, data: bytes, page: int | None, settings: ServeSettings, channels: int
 ) -> Upload:
     """Read the image in an upload; it is decoded only if its size is within the limits.
 
@@ -68,29 +61,28 @@ def read_upload(
         name: The client's name of the file.
         data: Its content.
         page: The page, from 0; None if there is only one.
-        limits: The limits of the size.
+        settings: The limits of the size.
         channels: Channels of the model; a pixel may have as many values, or four.
 
     Raises:
         UploadError: It is too large (413), or not an image of a known format (415).
         SegkitError: It is damaged, or has no such page.
     """
-    if len(data) > limits.max_bytes:
-        raise limits.too_many_bytes()
+    if len(data) > settings.max_upload_mb * MEBIBYTE:
+        raise refuse_bytes(settings)
     if not has_known_start(data):
-        what = "is empty" if not data else "is not an image of a known format"
+        what = "is not an image of a known format" if data else "is empty"
         raise UploadError(f"the file {what}: send a PNG, JPEG, TIFF, BMP or WebP.", 415)
-    extent = read_extent(data, page)
+    limit, extent = settings.max_pixels, read_extent(data, page)
     values = extent.pixels * extent.channels
-    if extent.pixels > limits.max_pixels or values > limits.max_pixels * max(4, channels):
+    if extent.pixels > limit or values > limit * max(4, channels):
         raise UploadError(
             f"the image has {extent.width} x {extent.height} pixels of {extent.channels} channels,"
-            f" and the limit is {limits.max_pixels} pixels. Start the server with a larger"
-            " max_pixels, or use python -m segkit.predict.",
+            f" and the limit is {limit} pixels. Start the server with a larger max_pixels, or use"
+            " python -m segkit.predict.",
             413,
         )
-    image = read_image(data, page)
-    return Upload(make_stem(name), image, page or 0, count_pages(data))
+    return Upload(make_stem(name), read_image(data, page), page or 0, count_pages(data))
 
 
 def make_stem(name: str) -> str:

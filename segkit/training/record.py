@@ -28,8 +28,8 @@ from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.cost import gflops, peak_bytes
 from segkit.models.segmenter import Segmenter
-from segkit.report.colors import palette
-from segkit.report.table import read_csv, score_table
+from segkit.report.colors import choose_colors
+from segkit.report.table import build_table, read_csv
 from segkit.targets.base import Target
 from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
@@ -79,7 +79,7 @@ def make_card(
         auxiliary=len(settings.auxiliary),
         img_size=settings.data.crop_size,
         class_names=names,
-        class_colors=(source.class_colors if own else None) or tuple(palette(count)),
+        class_colors=(source.class_colors if own else None) or tuple(choose_colors(count)),
         normalization=normalization,
         mask_values=values,
         background=0 if target.from_ids else find_background(source.class_names, mode),
@@ -195,8 +195,8 @@ def conclude(
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2))
     rows = evaluation.scores.rows()
-    console.print(score_table(rows, f"validation, {len(whole)} images, {best.name}"))
-    console.print(score_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    console.print(build_table(rows, f"validation, {len(whole)} images, {best.name}"))
+    console.print(build_table(evaluation.rows(), "all images together, with 95 % intervals"))
     console.print(f"run folder: {folder}")
     console.print(f"report:     {folder / 'report.html'}")
     return Run(folder, best, evaluation)

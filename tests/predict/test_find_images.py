@@ -7,7 +7,7 @@ import pytest
 
 from segkit.core.errors import SegkitError
 from segkit.images.writing import write_image
-from segkit.predict.inputs import find_images, require_apart, require_extras_apart
+from segkit.predict.inputs import find_images, require_apart
 
 
 @pytest.fixture
@@ -80,13 +80,13 @@ def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path, name
     folders = {"overlays": (".png",)}
     files = find_images(str(images)).files
     with pytest.raises(SegkitError, match="where the overlays of another image go"):
-        require_extras_apart(files, tmp_path, folders)
-    require_extras_apart(files, tmp_path, {"instances": (".png", ".tif")})
+        require_apart(files, tmp_path, folders)
+    require_apart(files, tmp_path, {"instances": (".png", ".tif")})
     if name == "overlays/a.png":
         files = find_images(str(images / "overlays")).files
         with pytest.raises(SegkitError, match=r"overlays would overwrite the image .*overlays/a"):
-            require_extras_apart(files, images, folders)
-        require_extras_apart(files, tmp_path, folders)
+            require_apart(files, images, folders)
+        require_apart(files, tmp_path, folders)
 
 
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
@@ -111,8 +111,8 @@ def test_a_zarr_is_an_image_and_no_pattern_looks_into_it(tmp_path):
 def test_an_image_is_never_a_mask_too(images):
     files = find_images(str(images)).files
     with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
-        require_apart(files, images, [".png"])
-    require_apart(files, images, [".tif"])
+        require_apart(files, images, {})
+    require_apart(files, images / "masks", {})
 
 
 def test_results_of_an_earlier_prediction_are_no_images(tmp_path):

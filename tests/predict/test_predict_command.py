@@ -21,7 +21,7 @@ from segkit.inference.runtimes.network import SmallerBatchWarning
 from segkit.models.segmenter import Segmenter
 from segkit.predict import large
 from segkit.predict.command import predict
-from segkit.report.overlay import flatten_labels, make_legend, overlay
+from segkit.report.overlay import draw_overlay, make_class_layer
 
 MASKS = ["a.png", "sub/b.c.png", "tiny.png"]
 
@@ -212,9 +212,7 @@ def test_large_images_go_by_windows(
     run_predict(multilabel_run, tmp_path / "in", *wanted)
     predictor = segkit.load(multilabel_run.checkpoint, device="cpu", **options)
     expected, card = predictor(image), predictor.card
-    small = flatten_labels(expected.labels[:, ::3, ::3], card.mode)
-    legend = make_legend(card)
-    shown = overlay(image[::3, ::3, None], small, legend.colors, background=legend.unpainted)
+    shown = draw_overlay(image[::3, ::3], make_class_layer(expected.labels[:, ::3, ::3], card))
     assert 0 < expected.labels.mean() < 1
     read = tifffile.imread if kind == "tif" else lambda path: zarr.open_array(path)[:]
     for name in ("big", "store"):

@@ -374,9 +374,14 @@ def test_a_process_takes_a_gpu_of_its_own(monkeypatch):
     share = Share(rank=5, count=8, local_rank=1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     given = ("auto", "cuda", "cuda:3", "cpu")
-    assert [share.device(device) for device in given] == ["cuda:1", "cuda:1", "cuda:3", "cpu"]
-    assert Share().device("auto") == "auto"
-    assert share.of(list(range(20))) == [5, 13]
+    assert [share.choose_device(device) for device in given] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:3",
+        "cpu",
+    ]
+    assert Share().choose_device("auto") == "auto"
+    assert share.pick(list(range(20))) == [5, 13]
 
 
 def test_a_bar_of_a_terminal_shows_the_speed(capsys):

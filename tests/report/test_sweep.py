@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segkit.report.sweep import SweepTable, find_shared_overrides, group_by_setting, read_jobs
+from segkit.report.sweep import SweepTable, find_shared_overrides, read_jobs
 from segkit.report.table import read_csv
 
 
@@ -121,7 +121,7 @@ def test_seeds_are_summarised(tmp_path, job, capsys, monkeypatch):
     assert unet["parameters"] == 900
 
 
-def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
+def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job, capsys, monkeypatch):
     for neck, losses in {"unet": (0.1, 0.9), "fpn": (0.3, 0.4), "fcn": (None, 0.2)}.items():
         for seed, loss in enumerate(losses):
             job(
@@ -132,13 +132,14 @@ def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job):
                 **{"val/loss": loss},
             )
     job("fcn2", "neck=fcn", monitor="val/loss", error="no such folder\nmore")
-    rows = [each.row() for each in read_jobs(tmp_path)]
+    finish(tmp_path, capsys, monkeypatch)
+    rows = read_csv(tmp_path / "sweep.csv")
     assert [row["job"] for row in rows[:5]] == ["unet0", "fcn1", "fpn0", "fpn1", "unet1"]
     assert {row["job"] for row in rows[5:]} == {"fcn0", "fcn2"}
     assert next(row["error"] for row in rows if row["job"] == "fcn2") == "no such folder more"
-    settings = group_by_setting(read_jobs(tmp_path))
-    assert [setting.overrides["neck"] for setting in settings] == ["fpn", "unet", "fcn"]
-    assert math.isnan(settings[-1].row()["val/loss_mean"])  # one seed has none: so has the mean
+    settings = read_csv(tmp_path / "sweep_seeds.csv")
+    assert [setting["neck"] for setting in settings] == ["fpn", "unet", "fcn"]
+    assert math.isnan(settings[-1]["val/loss_mean"])  # one seed has none: so has the mean
 
 
 def test_failed_seeds_are_counted_and_in_no_mean(tmp_path, job, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from segkit.core.errors import SegkitError
-from segkit.report.table import read_csv, score_table, write_csv
+from segkit.report.table import build_table, read_csv, write_csv
 
 ROWS = [
     {"class": "road", "iou": 0.91239, "support": 123456},
@@ -18,7 +18,7 @@ ROWS = [
 def printed(rows: list[dict[str, object]], title: str = "Scores") -> list[str]:
     console = Console(width=80, force_terminal=False)
     with console.capture() as capture:
-        console.print(score_table(rows, title))
+        console.print(build_table(rows, title))
     return capture.get().splitlines()
 
 
@@ -66,5 +66,5 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(SegkitError, match=r"nowhere\.csv"):
         read_csv(tmp_path / "nowhere.csv")
     (tmp_path / "t.csv").write_text("a,b\n1,2\n1,2,3\n")
-    with pytest.raises(SegkitError, match=r"row 3 .* has 3 cells, but the header has 2"):
+    with pytest.raises(SegkitError, match=r"row 3 .* as many cells as the header"):
         read_csv(tmp_path / "t.csv")

@@ -19,7 +19,7 @@ from serve.conftest import as_png
 import segkit
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_mask
-from segkit.predict.masks import mask_values
+from segkit.predict.masks import make_mask
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -139,7 +139,7 @@ def test_a_dropped_image_is_predicted_and_its_mask_can_be_downloaded(page, predi
     assert page.inner_text("#count") == str(expected.instances.max())
     assert re.fullmatch(r"[\d.]+ s", page.inner_text("#seconds"))
     for link, name, values in (
-        ("#mask-download", "cells.png", mask_values(expected.labels, "multiclass", predictor.card)),
+        ("#mask-download", "cells.png", make_mask(expected.labels, predictor.card)),
         ("#instances-download", "cells_instances.png", expected.instances),
     ):
         suggested, file = downloaded(page, link)
@@ -176,7 +176,7 @@ def test_the_pages_of_a_16_bit_tiff(page, predictor, tmp_path):
     assert name == "deep_0001.png"
     shutil.copy(file, tmp_path / name)
     np.testing.assert_array_equal(
-        read_mask(tmp_path / name), mask_values(expected.labels, "multiclass", predictor.card)
+        read_mask(tmp_path / name), make_mask(expected.labels, predictor.card)
     )
     assert page.is_disabled("#next")
 

@@ -17,15 +17,15 @@ pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installe
 from fastapi.testclient import TestClient
 from serve.conftest import Thresholds, as_png, gigapixel_png, make_card
 
+from segkit.config.settings import ServeSettings
 from segkit.images.reading import read_image
 from segkit.serve.app import create_app
-from segkit.serve.uploads import Limits
 
-LIMITS = Limits(max_bytes=100_000, max_pixels=10_000)
+SETTINGS = ServeSettings(checkpoint=["a.ckpt"], max_upload_mb=100_000 / 2**20, max_pixels=10_000)
 
 
-def make_client(predictor=None, limits=LIMITS, **options):
-    app = create_app(predictor or Thresholds(), limits, **options)
+def make_client(predictor=None, **options):
+    app = create_app(predictor or Thresholds(), SETTINGS.model_copy(update=options))
     return TestClient(app, base_url="http://127.0.0.1:8000")
 
 
@@ -286,7 +286,7 @@ def test_the_limit_holds_for_a_stream_that_does_not_tell_its_length():
         return {"type": "http.request", "body": body, "more_body": True}
 
     predictor = Thresholds()
-    start, body = call(create_app(predictor, LIMITS), receive, [FORM])
+    start, body = call(create_app(predictor, SETTINGS), receive, [FORM])
     assert start["status"] == 413
     assert b"max_upload_mb" in body["body"]
     assert predictor.seen == []
@@ -304,7 +304,7 @@ def test_what_nobody_waits_for_is_not_predicted(two_squares):
         return next(messages)
 
     predictor = Thresholds()
-    call(create_app(predictor, LIMITS), receive, [FORM])
+    call(create_app(predictor, SETTINGS), receive, [FORM])
     assert predictor.seen == []
 
 

@@ -7,10 +7,15 @@ import pytest
 import tifffile
 from serve.conftest import as_png
 
+from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
-from segkit.serve.uploads import Limits, UploadError, make_stem, read_upload
+from segkit.serve.uploads import UploadError, make_stem, read_upload
 
-LIMITS = Limits(max_bytes=10_000, max_pixels=1000)
+
+def read(name, data, max_bytes=10_000, max_pixels=1000, channels=3):
+    limits = {"max_upload_mb": max_bytes / 2**20, "max_pixels": max_pixels}
+    settings = ServeSettings(checkpoint=["a.ckpt"], **limits)
+    return read_upload(name, data, None, settings, channels)
 
 
 @pytest.mark.parametrize(
@@ -35,11 +40,11 @@ def test_names_have_no_folders_and_no_control_characters(name, stem):
 def test_limits_are_inclusive():
     image = np.zeros((20, 50), np.uint8)
     data = as_png(image)
-    upload = read_upload("a.png", data, None, Limits(len(data), 1000))
+    upload = read("a.png", data, len(data))
     assert (upload.image.shape, upload.page, upload.pages, upload.title) == ((20, 50, 1), 0, 1, "a")
-    for limits in (Limits(len(data) - 1, 1000), Limits(len(data), 999)):
+    for limits in ((len(data) - 1, 1000), (len(data), 999)):
         with pytest.raises(UploadError) as error:
-            read_upload("a.png", data, None, limits)
+            read("a.png", data, *limits)
         assert error.value.status == 413
 
 
@@ -48,11 +53,11 @@ def test_many_channels_are_many_values():
     bands = np.zeros((30, 30, 12), np.uint8)
     tifffile.imwrite(file, bands, photometric="minisblack", planarconfig="contig")
     with pytest.raises(UploadError, match="12 channels"):
-        read_upload("a.tif", file.getvalue(), None, Limits(10**6, 1000), channels=3)
-    kept = read_upload("a.tif", file.getvalue(), None, Limits(10**6, 1000), channels=12)
+        read("a.tif", file.getvalue(), 10**6, channels=3)
+    kept = read("a.tif", file.getvalue(), 10**6, channels=12)
     assert kept.image.shape == (30, 30, 12)
 
 
 def test_errors_name_no_path():
     with pytest.raises(SegkitError, match=r"^the file: cannot be read"):
-        read_upload("a.png", as_png(np.zeros((9, 9), np.uint8))[:50], None, LIMITS)
+        read("a.png", as_png(np.zeros((9, 9), np.uint8))[:50])

@@ -99,8 +99,7 @@ def training_step(
         Optimizer.build("adamw"),
         Schedule.build("constant"),
         [],
-        channels_last=Trainer().channels_last,
-        compiled=compiled,
+        Trainer(compile=compiled),
     )
     # without a trainer Lightning would warn at each step
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]

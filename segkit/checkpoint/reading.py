@@ -11,6 +11,7 @@ import torch
 
 from segkit import __version__
 from segkit.checkpoint.card import FORMAT, ModelCard
+from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
@@ -22,26 +23,6 @@ KEY = "segkit"
 PREFIX = "model."
 """What the names of the network's weights begin with in the Lightning module."""
 AS_WRITTEN = "Use the checkpoint as its training wrote it."
-
-
-def build(card: ModelCard) -> Segmenter:
-    """Build the network that a card describes, with random weights; nothing is run or downloaded.
-
-    Cards of version 0.1.0 have no layout of the encoder; then a timm backbone is run to measure it.
-    """
-    options = {"in_channels": card.in_channels, **card.encoder}
-    name = options.pop("name")
-    if not card.layout and options.get("img_size") is None:
-        member, _ = Encoder.resolve(name, {})
-        if "img_size" in inspect.signature(member).parameters:
-            options["img_size"] = max(card.img_size)
-    return create_model(
-        Encoder.rebuild(name, card.layout, **options),
-        card.neck,
-        card.head,
-        num_classes=card.num_classes,
-        auxiliary=card.auxiliary,
-    )
 
 
 def find_versions() -> dict[str, str]:
@@ -69,19 +50,18 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         card = ModelCard.from_dict(stored[KEY])
     except SegkitError as error:
         raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
+    with plugins.named_by_training(plugins.as_list(card.config.get("plugins"))):
+        try:
+            model = _build(card)
+            options = {key: value for key, value in card.target.items() if key != "name"}
+            Target.bind(card.target["name"], options)
+        except SegkitError as error:
+            raise SegkitError(f"checkpoint {path}: {error}") from error
     weights = {
         key.removeprefix(PREFIX): value
         for key, value in stored["state_dict"].items()
         if key.startswith(PREFIX)
     }
-    try:
-        model = build(card)
-        options = {key: value for key, value in card.target.items() if key != "name"}
-        Target.bind(card.target["name"], options)
-    except SegkitError as error:
-        wanted = card.config.get("plugins") or []
-        hint = f" The training named plugins={wanted}: name them again." if wanted else ""
-        raise SegkitError(f"checkpoint {path}: {error}{hint}") from error
     differences = _compare(model.state_dict(), weights)
     if differences:
         raise all_at_once(
@@ -93,20 +73,40 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     return model.eval(), card
 
 
+def _build(card: ModelCard) -> Segmenter:
+    """Build the network that a card describes, with random weights; nothing is downloaded.
+
+    Cards of version 0.1.0 have no layout of the encoder; then a timm backbone is run to measure it.
+    """
+    options = {"in_channels": card.in_channels, **card.encoder}
+    name = options.pop("name")
+    if not card.layout and options.get("img_size") is None:
+        member, _ = Encoder.resolve(name, {})
+        if "img_size" in inspect.signature(member).parameters:
+            options["img_size"] = max(card.img_size)
+    return create_model(
+        Encoder.rebuild(name, card.layout, **options),
+        card.neck,
+        card.head,
+        num_classes=card.num_classes,
+        auxiliary=card.auxiliary,
+    )
+
+
 def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
     """List the differences between a network's weights and given ones, a line for each kind."""
-    shared = wanted.keys() & held.keys()
-    shapes = {
-        name: f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in sorted(shared)
-        if isinstance(held[name], torch.Tensor) and held[name].shape != wanted[name].shape
-    }
-    kinds = {
+    kinds: dict[str, list[str]] = {
         "tensors are missing": sorted(wanted.keys() - held.keys()),
         "tensors are too many": sorted(held.keys() - wanted.keys()),
-        "are no tensors": sorted(n for n in shared if not isinstance(held[n], torch.Tensor)),
-        "tensors have another shape": [f"{name}: {shape}" for name, shape in shapes.items()],
+        "are no tensors": [],
+        "tensors have another shape": [],
     }
+    for name in sorted(wanted.keys() & held.keys()):
+        if not isinstance(held[name], torch.Tensor):
+            kinds["are no tensors"].append(name)
+        elif held[name].shape != wanted[name].shape:
+            shapes = f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
+            kinds["tensors have another shape"].append(f"{name}: {shapes}")
     return [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
 
 
@@ -160,9 +160,3 @@ def _describe_missing(path: Path) -> str:
         if (path / held).is_file():
             return f"{path.resolve()} is a folder. That is a run folder: use {path / held}."
     return f"{path.resolve()} is a folder. Give the best.ckpt in the checkpoints of a run."
-
-
-def drop_training_state(stored: dict[str, Any]) -> dict[str, Any]:
-    """Drop what only resuming needs, such as the state of the optimizer."""
-    kept = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
-    return {key: stored[key] for key in kept if key in stored}

@@ -16,7 +16,8 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "segkit.plugins"
+_named: set[str] = set()
+"""Modules and names of files that the user has named."""
 
 
 def find_plugins() -> list[EntryPoint]:
@@ -120,6 +123,7 @@ def load_named(names: list[str]) -> None:
                 _run_file(Path(name).resolve())
             else:
                 importlib.import_module(name)
+            _named.add(Path(name).name)
         except SegkitError:
             raise
         except ModuleNotFoundError as error:
@@ -141,6 +145,21 @@ def load_named(names: list[str]) -> None:
             raise SegkitError(
                 f"plugins: '{name}' cannot be imported: {error!r} at {line.filename}:{line.lineno}."
             ) from error
+
+
+@contextmanager
+def named_by_training(names: Iterable[str]) -> Iterator[None]:
+    """Begin an error with the plugins that a training named, where they are not named now."""
+    try:
+        yield
+    except SegkitError as error:
+        missing = [name for name in names if Path(name).name not in _named]
+        if not missing:
+            raise
+        raise SegkitError(
+            f"The training named plugins=[{','.join(missing)}]: name them again, a file by its"
+            f" path. {error}"
+        ) from error
 
 
 @cache

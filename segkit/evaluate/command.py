@@ -14,6 +14,7 @@ from rich.progress import track
 
 from segkit.config.schema import Data
 from segkit.config.settings import EvaluateSettings, parse_settings
+from segkit.core import plugins
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
 from segkit.data.checks import check
@@ -21,21 +22,13 @@ from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
 from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
-from segkit.evaluate.summary import write_evaluation_report, write_tables
+from segkit.evaluate.summary import print_scores, write_results
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import load_from_settings
-from segkit.report.table import build_table
 
 IN_NAME = (
-    "instances",
-    "min_size",
-    "waist",
-    "fill_holes",
-    "threshold",
-    "tta",
-    "tile",
-    "overlap",
-    "context",
+    *("instances", "min_size", "waist", "fill_holes", "threshold"),
+    *("tta", "tile", "overlap", "context"),
 )
 """Keys that are part of the folder's name if they differ from the default."""
 WITHOUT_EFFECT = ("device", "batch_size", "plugins", "output")
@@ -50,80 +43,65 @@ def evaluate(config: DictConfig) -> Evaluation:
     """
     settings = parse_settings(EvaluateSettings, config)
     console = Console(soft_wrap=True, markup=False, highlight=False)
+
+    def print_note(text: str) -> None:
+        console.print(f"  note: {text}")
+
     predictor = load_from_settings(settings)
+    card, target = predictor.card, predictor.target
     data = settings.data
     if data is None:
-        data = Data.model_validate(predictor.card.config["data"])
+        data = Data.model_validate(card.config["data"])
         _require_data_of_training(data)
-    card, target = predictor.card, predictor.target
+    names = card.config.get("metrics", []) if settings.metrics is None else settings.metrics
     masks = "binary" if target.from_ids else card.mode
-    source = DataSource.build(data.name, mode=masks, **data.options)
+    with plugins.named_by_training(plugins.as_list(card.config.get("plugins"))):
+        source = DataSource.build(data.name, mode=masks, **data.options)
+        metrics = make_metrics(names, predictor)
     wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
-    summary = check(
-        source,
-        masks,
-        None if target.from_ids else card.num_classes,
-        needed=() if settings.split == "all" else wanted,
-    )
-    if summary.in_channels != predictor.card.in_channels:
+    num_classes = None if target.from_ids else card.num_classes
+    summary = check(source, masks, num_classes, () if settings.split == "all" else wanted)
+    if summary.in_channels != card.in_channels:
         raise SegkitError(
             f"the images have {summary.in_channels} channels, the model was trained on"
-            f" {predictor.card.in_channels}: give data.channels={predictor.card.in_channels}, which"
-            " converts between grey and RGB."
+            f" {card.in_channels}: give data.channels={card.in_channels}, which converts between"
+            " grey and RGB."
         )
-    samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
     for note in summary.notes:
-        console.print(f"  note: {note}")
-    names = settings.metrics
-    if names is None:
-        names = predictor.card.config.get("metrics", [])
-    metrics = make_metrics(names, predictor)
-    objects = any(metric.needs_ids for metric in metrics)
+        print_note(note)
     dataset = WholeDataset(
-        source, samples, summary.coding, predictor.card.normalization, target, objects
+        source,
+        [sample for split in wanted for sample in summary.splits.get(split, [])],
+        summary.coding,
+        card.normalization,
+        target,
+        objects=any(metric.needs_ids for metric in metrics),
     )
     folder = settings.output or default_folder(settings)
     make_folder(folder)
     used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     if changed := _find_changes(folder, used):
-        console.print(
-            f"  note: {folder} is overwritten; it held results of other settings ({changed})"
-        )
+        print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
+    order = track(range(len(dataset)), "evaluating", transient=True)
+    watch = DepthWatch(card, print_note)
+    evaluation = evaluate_samples(predictor, dataset, order, metrics, watch.see)
 
-    def print_note(text: str) -> None:
-        console.print(f"  note: {text}")
-
-    evaluation = evaluate_samples(
-        predictor,
-        dataset,
-        track(range(len(dataset)), "evaluating", transient=True),
-        metrics,
-        DepthWatch(card, print_note).see,
-    )
-
-    rows = evaluation.scores.rows()
-    write_tables(folder, evaluation, [sample.name for sample in samples])
-    write_whole(
-        folder / "metrics.json",
-        json.dumps(
-            {
-                "checkpoint": [str(path) for path in settings.checkpoint],
-                "split": settings.split,
-                "images": len(samples),
-                "settings": used,
-                **{name: _json(value) for name, value in evaluation.means.items()},
-                "intervals": {
-                    name: [_json(bounds.low), _json(bounds.high)]
-                    for name, bounds in evaluation.intervals.items()
-                },
-                "confusion": evaluation.confusion.tolist(),
-            },
-            indent=2,
-        ),
-    )
-    write_evaluation_report(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
-    console.print(build_table(rows, f"{data.name}, {settings.split}: {len(samples)} images"))
-    console.print(build_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    result = {
+        "checkpoint": [str(path) for path in settings.checkpoint],
+        "split": settings.split,
+        "images": len(dataset),
+        "settings": used,
+        **{name: _to_json(value) for name, value in evaluation.means.items()},
+        "intervals": {
+            name: [_to_json(bounds.low), _to_json(bounds.high)]
+            for name, bounds in evaluation.intervals.items()
+        },
+        "confusion": evaluation.confusion.tolist(),
+    }
+    write_whole(folder / "metrics.json", json.dumps(result, indent=2))
+    write_results(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
+    title = f"{data.name}, {settings.split}: {len(dataset)} images"
+    print_scores(console, title, evaluation)
     if evaluation.thresholds is not None:
         for name, best in evaluation.thresholds.best.items():
             console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
@@ -175,6 +153,6 @@ def _find_changes(folder: Path, used: dict[str, Any]) -> str:
         return ""  # no results, or of an older version
 
 
-def _json(value: float) -> float | None:
+def _to_json(value: float) -> float | None:
     """Replace NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

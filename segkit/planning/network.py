@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,8 +65,8 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
     if "pretrained" in encoder:
         encoder["pretrained"] = False
 
-    def build() -> Segmenter:
-        return create_model(
+    def measure() -> Network:
+        model = create_model(
             encoder,
             settings.neck.as_dict(),
             {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
@@ -76,40 +75,34 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
             auxiliary=len(settings.auxiliary),
             img_size=REFERENCE,
         )
+        return _measure(model, in_channels, half=settings.trainer.precision != "32-true")
 
     # planning must not change the random numbers of the training
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
-                network = _measure(build(), in_channels)
+                network = measure()
         except Exception:  # an encoder whose code depends on values
-            network = _measure(build(), in_channels)
-    half = settings.trainer.precision != "32-true"
-    return replace(
-        network,
-        bytes_per_pixel=network.bytes_per_pixel / (2 if half else 1),
-        # without img_size, a backbone of one size is built for the crop
-        largest=network.largest and settings.encoder.options.get("img_size"),
-    )
+            network = measure()
+    # without img_size, a backbone of one size is built for the crop
+    return replace(network, largest=network.largest and settings.encoder.options.get("img_size"))
 
 
-def _measure(model: Segmenter, in_channels: int) -> Network:
+def _measure(model: Segmenter, in_channels: int, half: bool) -> Network:
     encoder = model.encoder
-    side = REFERENCE
+    side = crop = REFERENCE
     if encoder.padding == "valid":
         side = valid_input(REFERENCE, len(encoder.strides))
     elif encoder.fixed_size is not None:
-        side = min(encoder.fixed_size)
+        side = crop = min(encoder.fixed_size)
     batch = 2  # batch norm needs several values
     image = next(model.parameters()).new_zeros(batch, in_channels, side, side)
-    model.train()
-    kept = _kept_bytes(lambda: model.all_logits(image), model) / batch
-    crop = REFERENCE if encoder.padding == "valid" else side
+    kept = _count_kept_bytes(model.train(), image) / batch
     return Network(
         parameters=sum(p.numel() for p in model.parameters()),
-        bytes_per_pixel=kept / crop**2,
-        flops_per_pixel=1e9 * gflops(model, in_channels, (side, side)) / crop**2,
+        bytes_per_pixel=kept / crop**2 / (2 if half else 1),
+        flops_per_pixel=1e9 * gflops(model, in_channels, (crop, crop)) / crop**2,
         multiple=encoder.multiple or encoder.strides[-1],
         layer_norm=_has(encoder, nn.LayerNorm) and not _has(encoder, nn.BatchNorm2d),
         largest=side if encoder.fixed_size is not None else None,
@@ -120,15 +113,16 @@ def _has(module: nn.Module, kind: type[nn.Module]) -> bool:
     return any(isinstance(part, kind) for part in module.modules())
 
 
-def _kept_bytes(forward: Callable[[], list[Tensor]], model: Segmenter) -> float:
-    """Bytes that autograd keeps for the backward pass, without the parameters."""
+def _count_kept_bytes(model: Segmenter, image: Tensor) -> int:
+    """Count what autograd keeps for the backward pass, without the parameters."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+        model.all_logits(image)
+    return sum(size for key, size in kept.items() if key not in own)

@@ -50,11 +50,25 @@ def plan(
     Returns:
         The config with all values, and the choices in the order of the table.
     """
-    planning = _Planning(settings)
-    settle, settings = planning.settle, planning.settings  # settle() changes the settings in place
+    settings = settings.model_copy(deep=True)
+    normalize = ("data.normalize",) if settings.data.normalize == AUTO else ()
+    open_keys, choices = {*settings.open_keys, *normalize}, []
+
+    def settle(key: str, choice: tuple[Any, str]) -> None:
+        """Take a choice if the key is open."""
+        if key not in open_keys:
+            return
+        value, why = choice
+        choices.append(Choice(key, value, why))
+        section, _, name = key.partition(".")
+        current = getattr(settings, section)
+        if name:
+            setattr(current, name, value)
+        else:
+            setattr(settings, section, type(current)(**read_preset(section, value)))
 
     turned = any(t.get("name") in TURNS for t in settings.augment.transforms)
-    if "augment" in settings.open_keys:
+    if "augment" in open_keys:
         turned = not rules.has_an_up(summary)[0]
     settle("data.crop_size", rules.crop_size(summary.measures, network, machine, turned))
     crop = settings.data.crop_size
@@ -76,7 +90,7 @@ def plan(
     settle("scheduler", rules.schedule(steps))
     settle("trainer.ema", rules.averaging(steps))
     settings._open_keys = ()
-    return settings, planning.choices
+    return settings, choices
 
 
 def plan_for_this_machine(
@@ -106,27 +120,3 @@ def draw_table(choices: Sequence[Choice], machine: Machine) -> Table:
     for choice in choices:
         table.add_row(*(Text(str(cell)) for cell in choice.as_row().values()))
     return table
-
-
-class _Planning:
-    """A copy of a config that is being filled in, and the choices so far."""
-
-    def __init__(self, settings: TrainConfig) -> None:
-        self.settings = settings.model_copy(deep=True)
-        self.choices: list[Choice] = []
-        self._open = {*settings.open_keys}
-        if settings.data.normalize == AUTO:
-            self._open.add("data.normalize")
-
-    def settle(self, key: str, choice: tuple[Any, str]) -> None:
-        """Take a choice if the key is open."""
-        if key not in self._open:
-            return
-        value, why = choice
-        self.choices.append(Choice(key, value, why))
-        section, _, name = key.partition(".")
-        current = getattr(self.settings, section)
-        if name:
-            setattr(current, name, value)
-        else:
-            setattr(self.settings, section, type(current)(**read_preset(section, value)))

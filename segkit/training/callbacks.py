@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, distributed
 
+from segkit.losses.base import Loss
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoints import LossNotFiniteError
-from segkit.training.processes import any_process, first_message
 
 METRICS_FILE = "metrics.csv"
 STEPS_UNREAD = 50
@@ -54,9 +55,8 @@ class ExponentialAverage(WeightAveraging):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Swap the weights back before a checkpoint is written after Ctrl-C in a validation."""
-        if self._swapped and self._average_model is not None:
+        if self._swapped:
             self._swap_models(pl_module)
-            self._swapped = False
 
 
 class StopAfterStep(L.Callback):
@@ -93,7 +93,7 @@ class StopAfterStep(L.Callback):
         self._stop()
 
     def _stop(self) -> None:
-        if any_process(self.asked):
+        if _any_process(self.asked):
             raise KeyboardInterrupt
 
 
@@ -103,6 +103,9 @@ class StopWhenNotFinite(L.Callback):
     On the CPU the weights are not even updated. On a GPU, where reading a loss waits for the step,
     losses are read every fifty steps and before each validation and checkpoint. If one process
     finds a loss that is not finite, all of them stop.
+
+    Args:
+        names: Names of the training samples.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -122,17 +125,17 @@ class StopWhenNotFinite(L.Callback):
         """Remember the loss; read it now if that does not wait for a GPU."""
         self._unread.append((loss.detach(), self._indices, trainer.global_step))
         if loss.device.type == "cpu" or len(self._unread) == STEPS_UNREAD:
-            self._read_losses(trainer)
+            self._read_losses(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the remaining losses."""
-        self._read_losses(trainer)
+        self._read_losses(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read the remaining losses; Lightning runs checkpoint callbacks after all others."""
-        self._read_losses(trainer)
+        self._read_losses(trainer, pl_module)
 
-    def _read_losses(self, trainer: L.Trainer) -> None:
+    def _read_losses(self, trainer: L.Trainer, pl_module: Any) -> None:
         unread, self._unread = self._unread, []
         message = None
         if unread and not torch.stack([loss for loss, *_ in unread]).isfinite().all():
@@ -140,10 +143,9 @@ class StopWhenNotFinite(L.Callback):
             files = ", ".join(self.names[i] for i in indices.tolist())
             message = (
                 f"the loss became {value.item()} in epoch {trainer.current_epoch}, step {step}, on"
-                f" the samples {files}. Look at these images and masks; if they are right, lower"
-                " optimizer.lr or use trainer.precision=32-true."
+                f" the samples {files}. {_recommend(pl_module.loss, trainer.precision)}"
             )
-        message = first_message(message)
+        message = _first_message(message)
         if message is not None:
             raise LossNotFiniteError(message)
 
@@ -187,9 +189,9 @@ class History(L.Callback):
         """Write the row; a validation of this epoch is over by now."""
         wanted = ("train/", "val/") if self._validated else ("train/",)
         self._validated = False
-        values = {
+        logged = {
             key: float(value)
-            for key, value in trainer.callback_metrics.items()
+            for key, value in sorted(trainer.callback_metrics.items())
             if key.startswith(wanted)
         }
         steps = max(1, trainer.global_step - self._first_step)
@@ -201,8 +203,50 @@ class History(L.Callback):
                 "seconds": round(time.monotonic() - self._began, 2),
                 "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
                 "lr": max(group["lr"] / group.get("lr_factor", 1.0) for group in groups),
-                **dict(sorted(values.items())),
+                **logged,
             }
         )
         if trainer.is_global_zero:
             write_csv(self.path, self.rows)
+
+
+def _recommend(loss: Loss, precision: str) -> str:
+    """Say what to check if a loss is not finite, in the order of suspicion."""
+    parts = [part for part in loss.modules() if isinstance(part, Loss)]
+    foreign = [part.name for part in parts if not type(part).__module__.startswith("segkit.")]
+    full = precision == "32-true"
+    look = "Look at these images and masks"
+    if foreign or full:
+        suspect = foreign[0] if foreign else loss.name
+        look = f"Check the loss '{suspect}' first, then these images and masks"
+    remedy = "" if full else " or use trainer.precision=32-true"
+    return f"{look}; if they are right, lower optimizer.lr{remedy}."
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether the error says that another process is gone, or has not answered."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _any_process(flag: bool) -> bool:
+    """Return whether the flag is set in any process. All must call it at the same point."""
+    if not distributed.is_initialized():
+        return flag
+    flags = torch.tensor([flag], dtype=torch.uint8)
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX, group=_cpu_group())
+    return bool(flags)
+
+
+def _first_message(message: str | None) -> str | None:
+    """Return the message of the first process that has one. All must call it at the same point."""
+    if not _any_process(message is not None) or not distributed.is_initialized():
+        return message
+    messages: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(messages, message, group=_cpu_group())
+    return next(each for each in messages if each is not None)
+
+
+@cache
+def _cpu_group() -> Any:
+    """Talk between CPUs, so that no process waits for its GPU."""
+    return distributed.new_group(backend="gloo")

@@ -12,13 +12,20 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from segkit.checkpoint.reading import drop_training_state
+from segkit.checkpoint.reading import KEY
 from segkit.core.errors import SegkitError
 from segkit.core.files import written_whole
+
+FOR_PREDICTION = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
+"""The entries of best.ckpt; the others, such as the state of the optimizer, are for resuming."""
 
 
 class CheckpointNotWrittenError(SegkitError):
     """A checkpoint could not be written, so trying another one is useless."""
+
+
+class LossNotFiniteError(SegkitError):
+    """The loss is NaN or infinite; the weights are about to follow."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -36,7 +43,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; if the disk is full, say, raise CheckpointNotWrittenError."""
         if Path(path).name == "best.ckpt":
-            checkpoint = drop_training_state(checkpoint)
+            checkpoint = {key: checkpoint[key] for key in FOR_PREDICTION if key in checkpoint}
         try:
             with written_whole(path) as file:
                 _save(checkpoint, file)
@@ -55,10 +62,6 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
         if cause is None:
             raise
         raise cause from None
-
-
-class LossNotFiniteError(SegkitError):
-    """The loss is NaN or infinite; the weights are about to follow."""
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -121,26 +124,21 @@ class Resumption(L.Callback):
             if "best_model_path" in state:
                 state["dirpath"] = str(self.folder)
                 for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                    state[key] = self._moved(state[key])
+                    state[key] = self._move(state[key])
                 best = state["best_k_models"]
-                state["best_k_models"] = {self._moved(path): best[path] for path in best}
+                state["best_k_models"] = {self._move(path): best[path] for path in best}
 
-    def _moved(self, path: str) -> str:
+    def _move(self, path: str) -> str:
         return path and str(self.folder / Path(path).name)
 
 
 def make_checkpoints(folder: Path, monitor: str, mode: str) -> list[L.Callback]:
     """Write best.ckpt after every better validation, last.ckpt after every epoch and a stop."""
     common: dict[str, Any] = {"dirpath": str(folder), "enable_version_counter": False}
-    return [
-        ModelCheckpoint(
-            filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
-        ),
-        LastCheckpoint(
-            filename="last",
-            monitor=None,
-            save_on_exception=True,
-            save_on_train_epoch_end=True,
-            **common,
-        ),
-    ]
+    best = ModelCheckpoint(
+        filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
+    )
+    last = LastCheckpoint(
+        filename="last", save_on_exception=True, save_on_train_epoch_end=True, **common
+    )
+    return [best, last]

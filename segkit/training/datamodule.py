@@ -57,18 +57,8 @@ class NextDraws(DrawSampler):
     one the draws are those of epoch 0.
     """
 
-    def __init__(
-        self,
-        count: int,
-        per_epoch: int,
-        seed: int,
-        rank: int,
-        processes: int,
-        trainer: L.Trainer | None,
-        batch_size: int,
-    ) -> None:
-        super().__init__(count, per_epoch, seed, rank, processes)
-        self.trainer, self.batch_size = trainer, batch_size
+    trainer: L.Trainer | None = None
+    batch_size = 1
 
     def __iter__(self) -> Iterator[Draw]:
         if self.trainer is None:
@@ -116,8 +106,7 @@ class SegmentationData(L.LightningDataModule):
         self.source, self.summary, self.normalization = source, summary, normalization
         self.transform, self.target, self.config, self.seed = transform, target, config, seed
         self.objects = objects
-        workers = config.num_workers
-        self.workers = default_workers() if workers is None else workers
+        self.workers = default_workers() if config.num_workers is None else config.num_workers
         self.cache: ArrayCache | None = None
         self.cached, self.cache_note = self._plan_cache()
 
@@ -125,19 +114,17 @@ class SegmentationData(L.LightningDataModule):
         """Create the cache, or join that of another process on this machine."""
         if stage != "fit" or not self.cached or self.cache is not None:
             return
-        processes = self._process[1]
-        together = processes > 1 and torch.distributed.is_initialized()
+        together = self._process[1] > 1 and torch.distributed.is_initialized()
         first = self.trainer is None or not together or self.trainer.local_rank == 0
         if first:
             self.cache = _new_cache()
-        if not together:
-            return
-        offers: list[Any] = [None] * processes
-        folder = None if self.cache is None else self.cache.folder
-        torch.distributed.all_gather_object(offers, (socket.gethostname(), folder))
-        shared = [at for host, at in offers if host == socket.gethostname() and at is not None]
-        if not first and shared:
-            self.cache = ArrayCache(shared[0])
+        if together:
+            own = socket.gethostname(), None if self.cache is None else self.cache.folder
+            offers: list[Any] = [None] * self._process[1]
+            torch.distributed.all_gather_object(offers, own)
+            shared = [folder for host, folder in offers if host == own[0] and folder is not None]
+            if not first and shared:
+                self.cache = ArrayCache(shared[0])
 
     def close(self) -> None:
         """Remove the cache; from now on images are read from their files."""
@@ -152,8 +139,7 @@ class SegmentationData(L.LightningDataModule):
         item = as_item(cast(Crop, batch), self.normalization)
         if self.trainer is None:
             return item
-        converted: Item = self.trainer.precision_plugin.convert_input(item)
-        return converted
+        return cast(Item, self.trainer.precision_plugin.convert_input(item))
 
     def whole(self, split: Split) -> WholeDataset:
         """Return the whole images of a split."""
@@ -181,11 +167,9 @@ class SegmentationData(L.LightningDataModule):
             self.workers,
         )
         per_epoch = self.config.samples_per_epoch or len(samples)
-        share = per_epoch // self._process[1]
-        batch_size = min(self.config.batch_size, max(1, share))
-        sampler = NextDraws(
-            len(samples), per_epoch, self.seed, *self._process, self.trainer, batch_size
-        )
+        batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
+        sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
+        sampler.trainer, sampler.batch_size = self.trainer, batch_size
         return LazyLoader(
             dataset,
             batch_size=batch_size,

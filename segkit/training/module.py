@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.reading import KEY
-from segkit.config.schema import OF_OBJECTS
+from segkit.config.schema import OF_OBJECTS, Trainer
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import Item
@@ -25,14 +25,11 @@ from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import InstanceScores, object_counts
 from segkit.metrics.scores import scores
-from segkit.models.fast import for_inference, to_channels_last
+from segkit.models.fast import to_channels_last
 from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
 from segkit.training.budget import Budget
-
-WORTH_A_COPY = 2_000_000
-"""Pixels of a validation from which converting the network for speed pays on a CPU."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -45,10 +42,8 @@ class SegmentationModule(L.LightningModule):
         optimizer: Creates the torch optimizer.
         schedule: The schedule of the learning rate.
         auxiliary: Loss weights of the auxiliary heads.
+        settings: How to compute: channels_last, compile, recompute.
         monitor: The metric shown in the progress bar besides the loss.
-        channels_last: Whether images and weights have the channels-last layout.
-        compiled: Whether to compile the network for training.
-        recompute: Whether encoder and neck run again in the backward pass, which saves memory.
         decoder: Separates the objects of an image, given probabilities and labels, in validation.
     """
 
@@ -60,25 +55,21 @@ class SegmentationModule(L.LightningModule):
         optimizer: Optimizer,
         schedule: Schedule,
         auxiliary: list[float],
+        settings: Trainer,
         monitor: str = "val/iou",
-        channels_last: bool = True,
-        compiled: bool = False,
-        recompute: bool = False,
         decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
-        self.all_logits = torch.compile(model.all_logits) if compiled else model.all_logits
-        self.recompute = recompute
-        self.monitor = monitor
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        if channels_last:
+        self.monitor, self.decoder = monitor, decoder
+        self.all_logits = torch.compile(model.all_logits) if settings.compile else model.all_logits
+        self.recompute = settings.recompute is True
+        self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        if settings.channels_last:
             to_channels_last(model)
-        self._fast: list[Segmenter] = []  # a list, so that it is not registered as a submodule
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
-        self.val_loss = MeanMetric()
-        self.decoder, self.objects = decoder, InstanceScores()
+        self.val_loss, self.objects = MeanMetric(), InstanceScores()
         self.windows = find_windows(model, max(SIDE, *card.img_size))
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
@@ -95,8 +86,6 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Item, batch_idx: int) -> None:
         """Update loss, confusion matrix and object scores with whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
-        if batch_idx == 0:
-            self._fast = self._copies(image)
         both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
         logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
@@ -108,25 +97,14 @@ class SegmentationModule(L.LightningModule):
         self.confusion.update(labels, target)
         if self.decoder is not None and "ids" in batch:
             maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
-            marked = "markers" in batch
-            markers = batch["markers"].cpu().numpy() if marked else [None] * len(labels)
+            markers = batch["markers"].cpu().numpy() if "markers" in batch else [None] * len(labels)
             for p, decided, ids, marks in zip(*maps, markers, strict=True):
-                self.objects.update(
-                    object_counts(ids, self.decoder(p, decided), marks, IGNORE_INDEX)
-                )
-
-    def _copies(self, first: Tensor) -> list[Segmenter]:
-        """Return a faster copy of the network if the conversion pays."""
-        batches = self.trainer.num_val_batches
-        pixels = (batches if isinstance(batches, int) else sum(batches)) * first[:, 0].numel()
-        if pixels <= WORTH_A_COPY or self.trainer.precision != "32-true":
-            return []  # mixed precision is fast already
-        return [for_inference(self.model)]
+                found = self.decoder(p, decided)
+                self.objects.update(object_counts(ids, found, marks, IGNORE_INDEX))
 
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
         """Return both: the predictor blends probabilities, the loss needs logits."""
-        network = self._fast[0] if self._fast else self.model
-        logits = network(tiles).float()
+        logits = self.model(tiles).float()
         return torch.cat([logits, self.model.head.activate(logits)], dim=1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -140,7 +118,6 @@ class SegmentationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self._fast = []
         matrix = self.confusion.compute()
         self.confusion.reset()
         mean = scores(matrix, self.model.head.mode, self.card.class_names).mean
@@ -148,9 +125,9 @@ class SegmentationModule(L.LightningModule):
         self.val_loss.reset()
         found = {} if self.decoder is None else self.objects.compute()
         self.objects.reset()
-        logged = {key: value for key, value in found.items() if f"val/{key}" in OF_OBJECTS}
-        for name, value in {"loss": loss, **mean, **logged}.items():
-            key = f"val/{name}"
+        logged = {f"val/{name}": value for name, value in {"loss": loss, **mean}.items()}
+        logged |= {f"val/{n}": value for n, value in found.items() if f"val/{n}" in OF_OBJECTS}
+        for key, value in logged.items():
             # equal in all processes; sync_dist only silences a warning of Lightning
             self.log(key, torch.tensor(value), prog_bar=key == self.monitor, sync_dist=True)
 

@@ -6,12 +6,13 @@ import json
 import math
 import platform
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from segkit.checkpoint import reading as checkpoint
@@ -23,13 +24,13 @@ from segkit.core.labels import find_background
 from segkit.data.checks import DataSummary
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import Evaluation, evaluate, make_metrics
-from segkit.evaluate.summary import write_evaluation_report, write_tables
+from segkit.evaluate.summary import print_scores, write_results
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.cost import gflops, peak_bytes
 from segkit.models.segmenter import Segmenter
 from segkit.report.colors import choose_colors
-from segkit.report.table import build_table, read_csv
+from segkit.report.table import read_csv
 from segkit.targets.base import Target
 from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
@@ -44,10 +45,9 @@ def make_card(
     model: Segmenter,
 ) -> ModelCard:
     """Describe a network that is about to be trained on a checked data set."""
-    normalization = summary.normalization
+    normalization, choice = summary.normalization, settings.data.normalize
     stats = model.encoder.input_stats
-    choice = settings.data.normalize
-    if choice == "encoder" and stats is None:
+    if stats is None and choice == "encoder":
         raise SegkitError(
             "data.normalize=encoder needs pretrained weights for images of"
             f" {summary.in_channels} channels: use data.normalize=auto."
@@ -55,37 +55,33 @@ def make_card(
     if stats is not None and (
         choice == "encoder" or (choice == "auto" and normalization.dtype == "uint8")
     ):
-        normalization = type(normalization)(
-            normalization.dtype, normalization.low, normalization.high, *stats
-        )
-    mode = model.head.mode
-    own = target.class_names is None  # the classes are those of the masks
-    count = summary.num_classes if own else model.head.num_classes
-    names = target.class_names or summary.class_names
-    if not own:
-        values = tuple(range(count))
-    elif mode == "binary" and not summary.coding.to_label and not summary.coding.foreground:
-        # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the data
-        # say how
-        values = (0, 255)
-    else:
-        values = tuple(summary.coding.value_of(label) for label in range(count))
+        normalization = replace(normalization, mean=stats[0], std=stats[1])
+    head, coding = model.head, summary.coding
+    names, colors = target.class_names, None
+    values = tuple(range(head.num_classes))
+    if names is None:  # the classes are those of the masks
+        names, colors = summary.class_names, source.class_colors
+        values = tuple(coding.value_of(label) for label in range(summary.num_classes))
+        if head.mode == "binary" and not coding.to_label and not coding.foreground:
+            # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the
+            # data say how
+            values = (0, 255)
     return ModelCard(
         encoder=settings.encoder.as_dict(),
         neck=settings.neck.as_dict(),
         head={k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
         in_channels=summary.in_channels,
-        num_classes=count,
+        num_classes=len(values),
         auxiliary=len(settings.auxiliary),
         img_size=settings.data.crop_size,
         class_names=names,
-        class_colors=(source.class_colors if own else None) or tuple(choose_colors(count)),
+        class_colors=colors or tuple(choose_colors(len(values))),
         normalization=normalization,
         mask_values=values,
-        background=0 if target.from_ids else find_background(source.class_names, mode),
+        background=0 if target.from_ids else find_background(source.class_names, head.mode),
         target=settings.target.as_dict(),
-        mode=model.head.mode,
-        threshold=getattr(model.head, "threshold", 0.5),
+        mode=head.mode,
+        threshold=getattr(head, "threshold", 0.5),
         pretrained_from=model.encoder.pretrained_from,
         config=settings.model_dump(mode="json"),
         versions=checkpoint.find_versions(),
@@ -96,19 +92,17 @@ def make_card(
 
 def list_overrides() -> list[str]:
     """Return the overrides of the command line, if there is one."""
-    from hydra.core.hydra_config import HydraConfig
-
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def write_environment(
-    folder: Path,
-    card: ModelCard,
-    settings: TrainConfig,
-    device: str,
-    notes: list[str],
+    folder: Path, card: ModelCard, settings: TrainConfig, device: str, notes: list[str]
 ) -> None:
     """Write environment.json: versions, device, command, weights, warnings."""
+    command = {
+        "command": " ".join(["segkit.train", *list_overrides()]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
     environment: dict[str, Any] = {
         **card.versions,
         "platform": platform.platform(),
@@ -116,17 +110,15 @@ def write_environment(
         "precision": settings.trainer.precision,
         "seed": settings.seed,
         "pretrained": card.pretrained_from or "from scratch",
-        "command": " ".join(["segkit.train", *list_overrides()]),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        **command,
         "notes": notes,
     }
     if torch.cuda.is_available():
         environment["gpu"] = torch.cuda.get_device_name()
     path = folder / "environment.json"
     if settings.resume is not None and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        again = {key: environment[key] for key in ("command", "started")}
-        environment = {**before, "resumed": [*before.get("resumed", []), again]}
+        environment = json.loads(path.read_text(encoding="utf-8"))
+        environment["resumed"] = [*environment.get("resumed", []), command]
     write_whole(path, json.dumps(environment, indent=2))
 
 
@@ -160,10 +152,9 @@ def conclude(
     data.objects = any(metric.needs_ids for metric in metrics)
     whole = data.whole("val")
     evaluation = evaluate(predictor, whole, range(len(whole)), metrics)
-    write_tables(folder, evaluation, [sample.name for sample in whole.samples])
     history = read_csv(folder / METRICS_FILE)
-    seconds = float(str(history[-1]["seconds"])) if history else 0.0
-    write_evaluation_report(
+    seconds = _number(history[-1], "seconds") if history else 0.0
+    write_results(
         folder,
         settings.name,
         predictor,
@@ -177,26 +168,22 @@ def conclude(
         },
         notes=notes,
     )
-    crop = settings.data.crop_size
     reached = {f"val/{name}": value for name, value in evaluation.means.items()}
     reached["val/loss"] = _find_loss_of_best(history, settings)
+    steps = [_number(row, "seconds_per_step") for row in history]
     result = {
         "overrides": list_overrides(),
         "monitor": settings.monitor,
         # JSON knows no NaN
         **{key: value if math.isfinite(value) else None for key, value in reached.items()},
         "parameters": parameters,
-        "gflops": round(gflops(model, card.in_channels, crop), 2),
-        "seconds_per_step": statistics.median(float(str(r["seconds_per_step"])) for r in history)
-        if history
-        else None,
+        "gflops": round(gflops(model, card.in_channels, settings.data.crop_size), 2),
+        "seconds_per_step": statistics.median(steps) if steps else None,
         "epochs": len(history),
         "seconds": round(seconds, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2))
-    rows = evaluation.scores.rows()
-    console.print(build_table(rows, f"validation, {len(whole)} images, {best.name}"))
-    console.print(build_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    print_scores(console, f"validation, {len(whole)} images, {best.name}", evaluation)
     console.print(f"run folder: {folder}")
     console.print(f"report:     {folder / 'report.html'}")
     return Run(folder, best, evaluation)
@@ -204,10 +191,12 @@ def conclude(
 
 def _find_loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> float:
     """Return the validation loss of the best epoch; NaN if none was validated."""
-    sign = 1 if settings.monitor_mode == "max" else -1
-    scored = [(float(str(row.get(settings.monitor, "nan"))), row) for row in history]
-    valid = [(sign * score, row) for score, row in scored if not math.isnan(score)]
+    valid = [row for row in history if not math.isnan(_number(row, settings.monitor))]
     if not valid:
         return math.nan
-    best = max(valid, key=lambda item: item[0])[1]
-    return float(str(best.get("val/loss", "nan")))
+    choose = min if settings.monitor_mode == "min" else max
+    return _number(choose(valid, key=lambda row: _number(row, settings.monitor)), "val/loss")
+
+
+def _number(row: dict[str, object], column: str) -> float:
+    return float(str(row.get(column, "nan")))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.openings import take_choices
-from segkit.config.schema import Trainer
+from segkit.config.schema import TrainConfig, Trainer
 from segkit.config.validation import validate
+from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 
 FIXED = (
@@ -18,22 +20,18 @@ FIXED = (
     *("seed", "optimizer", "experiment", "plan"),
 )
 """Keys that decide the weights, the draws and the state of the optimizer."""
-UNITS = {"max_epochs": "epochs", "max_steps": "steps", "max_time": "seconds"}
-"""Units of the limits of a training."""
 
 
-def load_resumed_config(config: DictConfig) -> DictConfig:
-    """Load the config of the run in ``config.resume`` and apply the command line's overrides.
+def read_resumed_config(config: DictConfig) -> TrainConfig:
+    """Read the config of the run in ``config.resume`` and apply the command line's overrides.
 
     Outside a command there are no overrides: the given config is used, if it equals that of the run
     in all keys that cannot change.
 
     Raises:
-        SegkitError: The folder has no config or last checkpoint, or a fixed key would change.
+        SegkitError: The folder has no config or last checkpoint, a fixed key would change, or the
+            config cannot be used.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     folder = Path(config.resume)
     if not (folder / "config.yaml").is_file() or not last_checkpoint(folder).is_file():
         raise SegkitError(
@@ -42,20 +40,10 @@ def load_resumed_config(config: DictConfig) -> DictConfig:
         )
     stored = OmegaConf.load(folder / "config.yaml")
     assert isinstance(stored, DictConfig)
-    problems = []
-    if not HydraConfig.initialized():
-        config = take_choices(config, stored)
-        new, old = validate(config).to_plain(), validate(stored).to_plain()
-        problems = [
-            f"{key} is {new[key]}, the run has {old[key]}"
-            for key in FIXED
-            if new.get(key) != old.get(key)
-        ]
-        stored = config
-    else:
-        for override in OverridesParser.create().parse_overrides(
-            list(HydraConfig.get().overrides.task)
-        ):
+    wanted, problems = plugins.as_list(stored.get("plugins")), []
+    if HydraConfig.initialized():
+        parser = OverridesParser.create()
+        for override in parser.parse_overrides(list(HydraConfig.get().overrides.task)):
             key = override.key_or_group
             if key in ("resume", "plugins"):
                 continue
@@ -65,9 +53,19 @@ def load_resumed_config(config: DictConfig) -> DictConfig:
                 OmegaConf.update(stored, key, override.value())
         stored.resume = str(folder)
         stored.plugins = config.plugins  # a stored config imports nothing
+    with plugins.named_by_training(wanted):
+        settings = validate(stored)
+        if not HydraConfig.initialized():
+            old, settings = settings.to_plain(), validate(take_choices(config, stored))
+            new = settings.to_plain()
+            problems = [
+                f"{key} is {new[key]}, the run has {old[key]}"
+                for key in FIXED
+                if new.get(key) != old.get(key)
+            ]
     if problems:
         raise all_at_once(f"resume={folder} goes on with the run's own model and data:", problems)
-    return stored
+    return settings
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -89,23 +87,19 @@ def require_unfinished(folder: Path, trainer: Trainer) -> None:
             " Put back the one that the run wrote."
         )
     epochs = stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    for done, limit, key in (
-        (epochs, trainer.epochs, "max_epochs"),
-        (stored["global_step"], trainer.max_steps, "max_steps"),
-        (_used_seconds(stored), trainer.seconds, "max_time"),
+    budget = stored["callbacks"].get("Budget", {})
+    # too little time for a last validation counts as used
+    seconds = sum(budget.get(key, 0.0) for key in ("elapsed", "last"))
+    for done, limit, key, unit in (
+        (epochs, trainer.epochs, "max_epochs", "epochs"),
+        (stored["global_step"], trainer.max_steps, "max_steps", "steps"),
+        (seconds, trainer.seconds, "max_time", "seconds"),
     ):
         if limit not in (None, -1) and done >= limit:
             raise SegkitError(
-                f"resume={folder}: the run has finished, {done:.0f} of {limit:.0f}"
-                f" {UNITS[key]} are done."
+                f"resume={folder}: the run has finished, {done:.0f} of {limit:.0f} {unit} are done."
                 f" To train on, give a larger trainer.{key}."
             )
-
-
-def _used_seconds(stored: dict[str, Any]) -> float:
-    """Return the time a run has used; too little for a last validation counts as used."""
-    budget = stored["callbacks"].get("Budget", {})
-    return float(sum(budget.get(key, 0.0) for key in ("elapsed", "last")))
 
 
 def require_new(folder: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -22,7 +19,6 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
-from segkit.core.labels import Mode
 from segkit.data.augment.transforms import TrainTransform
 from segkit.data.checks import DataSummary, check
 from segkit.data.sources.base import DataSource
@@ -42,7 +38,7 @@ from segkit.training.datamodule import SegmentationData
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
 from segkit.training.record import Run, conclude, make_card, write_environment
-from segkit.training.resume import load_resumed_config, require_new, require_unfinished
+from segkit.training.resume import read_resumed_config, require_new, require_unfinished
 from segkit.training.trainer import fit, make_trainer, silence_libraries
 
 
@@ -56,13 +52,11 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     Raises:
         SegkitError: The config or the data cannot be used; all problems are listed.
     """
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     # paths are not wrapped, so that they can be copied; names with brackets are not markup
-    quiet_process = os.environ.get("LOCAL_RANK", "0") != "0"
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet_process)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     plugins.load_named(plugins.as_list(config.get("plugins")))
-    if config.get("resume"):
-        config = load_resumed_config(config)
-    settings = validate(config)
+    settings = read_resumed_config(config) if config.get("resume") else validate(config)
     folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
@@ -78,7 +72,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     source = DataSource.build(settings.data.name, mode=masks, **settings.data.options)
     num_classes = None if target.from_ids else settings.head.options.get("num_classes")
     summary = check(source, masks, num_classes)
-    _show_data(console, settings, summary)
+    _print_data(console, settings, summary)
     outputs = target.num_classes or summary.num_classes
     for name in settings.metrics:  # refused before the training, not after it
         Metric.build(name, mode=mode, num_classes=outputs)
@@ -88,6 +82,12 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)
+    decoder = None
+    scores_objects = settings.monitor in OF_OBJECTS  # only then: this takes time
+    if settings.instances is not None and scores_objects:
+        decoder = partial(
+            decode, settings.instances, mode=mode, gap=target.gap, min_size=settings.min_size
+        )
     module = SegmentationModule(
         model,
         card,
@@ -95,11 +95,9 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         Optimizer.build(settings.optimizer.name, **settings.optimizer.options),
         Schedule.build(settings.scheduler.name, **settings.scheduler.options),
         settings.auxiliary,
+        settings.trainer,
         settings.monitor,
-        settings.trainer.channels_last,
-        settings.trainer.compile,
-        settings.trainer.recompute is True,
-        _make_decoder(settings, target, mode),
+        decoder,
     )
     transform = _build_transform(settings, model, card.background)
     unfit = transform.find_unsuitable(
@@ -115,10 +113,9 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         target,
         settings.data,
         settings.seed,
-        objects=settings.monitor in OF_OBJECTS,
+        scores_objects,
     )
-    names = [sample.name for sample in summary.splits["train"]]
-    trainer = make_trainer(settings, folder, names)
+    trainer = make_trainer(settings, folder, [s.name for s in summary.splits["train"]])
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
@@ -143,18 +140,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         ) from error
 
 
-def _make_decoder(
-    settings: TrainConfig, target: Target, mode: Mode
-) -> Callable[[Any, Any], NDArray[np.int32]] | None:
-    """Separate objects in validation if their score is monitored; this takes time."""
-    if settings.instances is None or settings.monitor not in OF_OBJECTS:
-        return None
-    return partial(
-        decode, settings.instances, mode=mode, gap=target.gap, min_size=settings.min_size
-    )
-
-
-def _show_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:
+def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in summary.splits.items())
     shares = ", ".join(
         f"{name} {share:.1%}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from rich.console import Console
 from segkit.cli.launch import INTERRUPTED
 from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
+from segkit.core.machine import find_machine
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
@@ -35,7 +35,6 @@ from segkit.training.checkpoints import (
 )
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
-from segkit.training.processes import is_lost_connection
 from segkit.training.resume import last_checkpoint
 
 
@@ -87,9 +86,9 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.progress_bar:
         listed.append(RichProgressBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
-    on_cpu = t.accelerator == "cpu" or (
-        t.accelerator == "auto" and not torch.cuda.is_available() and platform.machine() != "arm64"
-    )
+    deterministic = t.deterministic
+    if deterministic == "auto":  # costs nothing on a CPU
+        deterministic = not find_machine(t.accelerator).has_gpu
     arguments: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": t.epochs,
@@ -100,7 +99,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "accumulate_grad_batches": t.accumulate_grad_batches,
         "gradient_clip_val": t.gradient_clip_val,
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
-        "deterministic": on_cpu if t.deterministic == "auto" else t.deterministic,
+        "deterministic": deterministic,
         "callbacks": listed,
         "plugins": [WholeCheckpoints()],
         "use_distributed_sampler": False,  # ours divide the draws, and repeat no image
@@ -185,7 +184,7 @@ def fit(
             ) from error
         raise SegkitError(f"{said}{_name_checkpoint(last)}") from error
     except RuntimeError as error:
-        if is_lost_connection(error):
+        if callbacks.is_lost_connection(error):
             raise SegkitError(
                 f"another process of this training has ended or does not answer; see what it said"
                 f" above. Go on with resume={folder}.{_name_checkpoint(last)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import train_quick
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import segkit
 from segkit.checkpoint import reading as checkpoint
+from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
+from segkit.evaluate.command import evaluate
 from segkit.images.writing import write_image
 
 SMALL = ("encoder=unet", "encoder.width=4", "encoder.depth=2")
@@ -171,6 +175,27 @@ def test_a_checkpoint_of_a_newer_version(stored, tmp_path):
     torch.save(stored, tmp_path / "newer.ckpt")
     assert "has the format 2 of a newer segkit" in message(tmp_path / "newer.ckpt")
     assert "Upgrade segkit" in message(tmp_path / "newer.ckpt")
+
+
+def test_plugins_that_are_not_named_again_come_first(run, stored, tmp_path):
+    """Parts of the network, the data set of an evaluation, and the config of a resumed run."""
+    path, first = tmp_path / "plugin.ckpt", r"^The training named plugins=\[mine\.py\]: name them"
+    card = stored["segkit"]
+    card["config"] = {**card["config"], "plugins": ["mine.py"], "metrics": ["mine"]}
+    torch.save(stored, path)
+    with pytest.raises(SegkitError, match=rf"{first} again.* metric 'mine' is not known"):
+        evaluate(compose([f"checkpoint='{path}'", "device=cpu"], "evaluate"))
+    card["encoder"] = {"name": "mine"}
+    torch.save(stored, path)
+    with pytest.raises(SegkitError, match=rf"{first} again.* encoder 'mine' is not known"):
+        checkpoint.read(path)
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    config = OmegaConf.load(folder / "config.yaml")
+    config.loss, config.plugins = {"name": "mine"}, ["mine.py"]
+    OmegaConf.save(config, folder / "config.yaml")
+    with pytest.raises(SegkitError, match=rf"(?s){first} again.* loss 'mine' is not known"):
+        resume(folder)
 
 
 GONE = object()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import train_quick
 from omegaconf import OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
@@ -23,24 +23,14 @@ from segkit.report.table import read_csv
 from segkit.training.run import Run, train
 
 pytestmark = pytest.mark.slow
-SMALL = [
-    "plan=auto",
-    "encoder=unet",
-    "encoder.width=4",
-    "encoder.depth=3",
-    "encoder.norm=batch",
-    "trainer.progress_bar=false",
-    "trainer.accelerator=cpu",
-    "data.num_workers=0",
-]
+SMALL = ["plan=auto", "trainer.progress_bar=false", "trainer.accelerator=cpu", "data.num_workers=0"]
+SMALL += ["encoder=unet", "encoder.width=4", "encoder.depth=3", "encoder.norm=batch"]
 FEW_CELLS = ["data.train=6", "data.val=2", "data.test=0", "data.size=[40,40]"]
-RNG = np.random.default_rng(0)
 
 
 def run(folder: Path, *overrides: str) -> tuple[Run, Any]:
     """A short training, and its config."""
-    with warnings.catch_warnings():
-        result = train(compose([*SMALL, "trainer.max_steps=2", *overrides]), folder)
+    result = train_quick(folder, "trainer.max_steps=2", *overrides, quick=SMALL)
     return result, OmegaConf.load(result.folder / "config.yaml")
 
 
@@ -96,22 +86,15 @@ def test_ids_of_objects_and_unpadded_networks(tmp_path, options):
 
 
 def test_five_images_in_colours_with_several_classes(tmp_path):
-    pixels = RNG.integers(0, 256, (30, 44, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 44, 3)).astype(np.uint8)
     _, config = run(tmp_path / "run", *put(tmp_path / "data", 5, 3, pixels), "head=multiclass")
     assert list(config.data.crop_size) == [28, 44]
     assert config.loss == compose(["loss=dice_focal"]).loss
 
 
-def test_large_images_of_16_bits_with_a_rare_class(tmp_path):
-    pixels = RNG.integers(100, 4000, (400, 400)).astype(np.uint16)
-    _, config = run(tmp_path / "run", *put(tmp_path / "data", 3, 2, pixels))
-    assert (config.data.normalize, config.data.foreground_share) == ("dataset", 0.5)
-    assert list(config.data.crop_size) == [256, 256]
-
-
 def test_one_tiny_image(tmp_path):
     for split in ("train", "val"):
-        put(tmp_path / "data" / split, 1, 2, RNG.integers(0, 256, (7, 5)).astype(np.uint8))
+        put(tmp_path / "data" / split, 1, 2, np.ones((7, 5), np.uint8))
     _, config = run(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'data'}")
     assert list(config.data.crop_size) == [5, 5]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,26 +96,25 @@ def test_without_a_place_for_it_images_are_read_each_time(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["end", "error", "interrupt"])
+@pytest.mark.parametrize(
+    ("raised", "ends"),
+    [(None, None), (RuntimeError("broken"), RuntimeError), (KeyboardInterrupt(), SystemExit)],
+)
 def test_a_run_leaves_nothing_behind(
-    where: str, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+    raised: Any, ends: Any, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     step = SegmentationModule.training_step
 
-    def failing(self: Any, batch: Any, number: int) -> Any:
+    def spy(self: Any, batch: Any, number: int) -> Any:
         seen.append(len(list(next(temporary.glob("segkit-cache-*")).iterdir())))
-        if where != "end":
-            raise {"error": RuntimeError("broken"), "interrupt": KeyboardInterrupt}[where]
+        if raised is not None:
+            raise raised
         return step(self, batch, number)
 
-    monkeypatch.setattr(SegmentationModule, "training_step", failing)
-    if where == "end":
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    with nullcontext() if ends is None else pytest.raises(ends):
         train_quick(tmp_path / "run")
-    else:
-        expected = RuntimeError if where == "error" else SystemExit
-        with pytest.raises(expected):
-            train_quick(tmp_path / "run")
     assert seen[0] > 0
     assert not list(temporary.glob("segkit-cache-*"))
 
@@ -179,13 +179,8 @@ def test_the_processes_of_a_machine_share_one(
 
 def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    for cores, gpu, workers in (
-        (1, False, 0),
-        (2, False, 0),
-        (2, True, 1),
-        (6, False, 5),
-        (64, True, 8),
-    ):
+    table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 8)]
+    for cores, gpu, workers in table:
         monkeypatch.setattr(datamodule, "usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert datamodule.default_workers() == workers

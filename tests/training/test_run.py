@@ -6,33 +6,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import train_quick
+from conftest import QUICK, train_quick
 from omegaconf import OmegaConf
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import CellsSource
 from segkit.models.segmenter import create_model
 from segkit.optim.optimizers import Optimizer
 from segkit.report.table import read_csv
+from segkit.training.callbacks import ExponentialAverage
 from segkit.training.trainer import make_logger
 
 
 def test_a_run_folder_holds_what_is_promised(binary_run):
     folder = binary_run.folder
-    assert {p.name for p in folder.iterdir()} == {
-        "checkpoints",
-        "classes.csv",
-        "config.yaml",
-        "environment.json",
-        "images.csv",
-        "metrics.csv",
-        "report",
-        "report.html",
-        "result.json",
-        "scores.csv",
-        "thresholds.csv",
-    }
+    tables = {"classes.csv", "images.csv", "metrics.csv", "scores.csv", "thresholds.csv"}
+    records = {"config.yaml", "environment.json", "report", "report.html", "result.json"}
+    assert {p.name for p in folder.iterdir()} == {"checkpoints", *tables, *records}
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     best, last = (
         torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
@@ -92,14 +84,8 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
 @pytest.mark.slow
 def test_a_metric_without_a_value_does_not_end_the_training(tmp_path):
     """Precision has none while nothing is predicted."""
-    train_quick(
-        tmp_path,
-        "monitor=val/precision",
-        "trainer.early_stopping=5",
-        "trainer.max_epochs=3",
-        "optimizer.lr=1e-9",
-        "head.threshold=0.99999",
-    )
+    options = ["monitor=val/precision", "trainer.early_stopping=5", "trainer.max_epochs=3"]
+    train_quick(tmp_path, *options, "optimizer.lr=1e-9", "head.threshold=0.99999")
     rows = read_csv(tmp_path / "metrics.csv")
     assert len(rows) == 3
     assert math.isnan(rows[0]["val/precision"])
@@ -127,16 +113,6 @@ def test_options_of_the_training_train(tmp_path, options):
 
 
 @pytest.mark.slow
-def test_long_validations_score_the_same(tmp_path, monkeypatch):
-    losses = []
-    for worth in (10**12, 0):  # never, and always by the faster copy of the network
-        monkeypatch.setattr("segkit.training.module.WORTH_A_COPY", worth)
-        train_quick(tmp_path / str(worth))
-        losses.append(read_csv(tmp_path / str(worth) / "metrics.csv")[-1]["val/loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-
-
-@pytest.mark.slow
 def test_the_schedule_ends_with_the_training(tmp_path):
     train_quick(tmp_path, "scheduler=poly", "trainer.max_epochs=4", "optimizer.lr=0.01")
     rates = [row["lr"] for row in read_csv(tmp_path / "metrics.csv")]
@@ -158,8 +134,6 @@ def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
 
 
 def test_the_average_follows_its_formula():
-    from segkit.training.callbacks import ExponentialAverage
-
     update = ExponentialAverage(0.5)._kwargs["multi_avg_fn"]
     # decay min(0.5, (1 + n) / (10 + n)): 0.1 at first, 0.5 from n = 8 on
     for count, expected in ((0, 0.9), (8, 0.5), (99, 0.5)):
@@ -174,23 +148,14 @@ def test_the_average_follows_its_formula():
 @pytest.mark.slow
 def test_training_stops_early(tmp_path):
     # with this rate nothing is learned, so the metric never gets better
-    train_quick(
-        tmp_path,
-        "optimizer.lr=1e-12",
-        "trainer.early_stopping=2",
-        "trainer.max_epochs=50",
-        "monitor=val/accuracy",
-    )
+    options = ["optimizer.lr=1e-12", "trainer.early_stopping=2", "monitor=val/accuracy"]
+    train_quick(tmp_path, *options, "trainer.max_epochs=50")
     assert len(read_csv(tmp_path / "metrics.csv")) <= 4
 
 
 @pytest.mark.slow
 def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_path):
-    from segkit.config.compose import compose
-    from segkit.training.run import train
-
-    options = ["trainer.progress_bar=false", "trainer.accelerator=cpu", "encoder.pretrained=auto"]
-    run = train(compose(["experiment=quick", "encoder=resnet18", *options]), tmp_path)
+    run = train_quick(tmp_path, "encoder.pretrained=auto", quick=[*QUICK[:3], "encoder=resnet18"])
     notes = json.loads((run.folder / "environment.json").read_text())["notes"]
     assert len(notes) == 1
     assert "FROM SCRATCH" in notes[0]
@@ -198,8 +163,6 @@ def test_pretrained_weights_that_are_missing_are_written_into_the_record(tmp_pat
 
 
 def test_normalization_is_that_of_the_training_images(binary_run):
-    from segkit.data.sources.cells import CellsSource
-
     card = checkpoint.read(binary_run.checkpoint)[1]
     source = CellsSource("binary", train=8, val=4, test=4, size=(64, 64))
     images = [source.read_image(sample) / 255 for sample in source.splits()["train"]]
@@ -215,12 +178,8 @@ def test_normalization_is_that_of_the_training_images(binary_run):
     ],
 )
 def test_the_main_job_learns_what_it_promises(epochs, iou, tmp_path):
-    from segkit.config.compose import compose
-    from segkit.training.run import train
-
-    given = ["trainer.progress_bar=false", "trainer.accelerator=cpu"]
-    config = compose([*given, f"trainer.max_epochs={epochs}"])
-    assert train(config, tmp_path).evaluation.scores.iou[0] >= iou
+    run = train_quick(tmp_path, f"trainer.max_epochs={epochs}", quick=QUICK[1:3])
+    assert run.evaluation.scores.iou[0] >= iou
 
 
 @pytest.mark.slow

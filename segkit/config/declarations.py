@@ -154,8 +154,8 @@ def _built_in(folder: str) -> list[Path]:
 
 @cache
 def _members(path: Path) -> list[tuple[str, str, str]]:
-    """Class, base and name of the members that a file defines."""
-    pattern = r'^class (\w+)\(\s*(?:\w+\.)*(\w+),\s*name="([^"]+)"'
+    """Class, last base and name of the members that a file defines."""
+    pattern = r'^class (\w+)\(\s*(?:[\w.]+,\s*)*(?:\w+\.)*(\w+),\s*name="([^"]+)"'
     return re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
 
 

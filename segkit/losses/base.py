@@ -101,7 +101,15 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
         if weight is not None:
             weight = self._prepare_weight(weight, logits.shape, valid, check_values)
         with torch.autocast(logits.device.type, enabled=False):
-            return self.compute(logits.float(), truth, valid, weight)
+            value = self.compute(logits.float(), truth, valid, weight)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise SegkitError(
+                f"{type(self).__name__}.compute returned {found}, but a loss is a scalar tensor of"
+                " shape (): average over the pixels that count, (losses * valid).sum() /"
+                " valid.sum().clamp(min=1)."
+            )
+        return value
 
     @abstractmethod
     def compute(

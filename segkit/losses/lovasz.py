@@ -68,7 +68,7 @@ class Lovasz(Loss, name="lovasz"):
         errors = torch.where(valid, errors, 0)
         if self.per_image:
             errors, truth, valid = (x.flatten(2) for x in (errors, truth, valid))  # (B, C, HW)
-        else:
+        else:  # (C, BHW)
             errors, truth, valid = (x.transpose(0, 1).flatten(1) for x in (errors, truth, valid))
         # the steps are the gradient of the extension, constant as long as the order is
         steps = compute_jaccard_steps(errors.detach(), truth, valid)

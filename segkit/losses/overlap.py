@@ -20,11 +20,11 @@ left out.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss, Positive
-from segkit.losses.regions import average_regions, count_softly, weigh_regions
+from segkit.losses.regions import average_regions, choose_dims, split_regions, weigh_regions
 
 
 class Dice(Loss, name="dice"):
@@ -59,13 +59,14 @@ class Dice(Loss, name="dice"):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
-        self.index = _Index(mode, 0.5, 0.5, smooth / 2, per_image, class_weights)
+        half = 0.5, 0.5, 1.0, smooth / 2
+        self.index = Tversky(mode, ignore_index, *half, per_image, class_weights)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        return self.index(logits, truth, valid)
+        return self.index.compute(logits, truth, valid)
 
 
 class Jaccard(Loss, name="jaccard"):
@@ -99,13 +100,14 @@ class Jaccard(Loss, name="jaccard"):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
-        self.index = _Index(mode, 1.0, 1.0, smooth, per_image, class_weights)
+        whole = 1.0, 1.0, 1.0, smooth
+        self.index = Tversky(mode, ignore_index, *whole, per_image, class_weights)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        return self.index(logits, truth, valid)
+        return self.index.compute(logits, truth, valid)
 
 
 class Tversky(Loss, name="tversky"):
@@ -130,6 +132,8 @@ class Tversky(Loss, name="tversky"):
             with the binary head.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         mode: Mode,
@@ -142,43 +146,23 @@ class Tversky(Loss, name="tversky"):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
-        self.index = _Index(mode, alpha, beta, smooth, per_image, class_weights, gamma)
+        self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
+        self.per_image = per_image
+        self.register_buffer("class_weights", weigh_regions(mode, class_weights), persistent=False)
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        return self.index(logits, truth, valid)
-
-
-class _Index(nn.Module):
-    """What the overlap losses share: (1 - T)^gamma, averaged over the classes."""
-
-    class_weights: Tensor | None
-
-    def __init__(
-        self,
-        mode: Mode,
-        alpha: float,
-        beta: float,
-        smooth: float,
-        per_image: bool,
-        class_weights: list[float] | None,
-        gamma: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.mode, self.per_image = mode, per_image
-        self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
-        self.register_buffer("class_weights", weigh_regions(mode, class_weights), persistent=False)
-
-    def forward(self, logits: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-        """The inputs of :meth:`Loss.compute` to a scalar."""
-        (tp, fp, fn), counted = count_softly(logits, truth, valid, self.mode, self.per_image)
+        p, t, valid = split_regions(logits, truth, valid, self.mode)  # (B, C, H, W)
+        dims = choose_dims(self.per_image)
+        tp, fp = torch.where(t, p, 0).sum(dims), torch.where(t, 0, p).sum(dims)  # (C,) or (B, C)
+        fn = torch.where(t, 1 - p, 0).sum(dims)
         # 1 - T as a ratio: a difference of two numbers near 1 would lose small losses
         wrong = self.alpha * fp + self.beta * fn
-        losses = wrong / (tp + wrong + self.smooth)  # (C,) or (B, C)
+        losses = wrong / (tp + wrong + self.smooth)
         if self.gamma != 1:
             # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there
             smallest = 1e-12
             losses = torch.where(losses > smallest, losses.clamp(min=smallest) ** self.gamma, 0)
-        return average_regions(losses, counted, self.class_weights)
+        return average_regions(losses, valid.any(dims), self.class_weights)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -34,78 +32,6 @@ def split_regions(
 def choose_dims(per_image: bool) -> tuple[int, ...]:
     """The dimensions of (B, C, H, W) that the sums of a region run over."""
     return (2, 3) if per_image else (0, 2, 3)
-
-
-def count_softly(
-    logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode, per_image: bool
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Count true positives, false positives and false negatives of each class.
-
-    With the probabilities p and the truth t of the pixels that count::
-
-        TP = sum p t,  FP = sum p (1 - t),  FN = sum (1 - p) t
-
-    Returns:
-        TP, FP and FN, and whether any pixel counts (bool); each (C,), or (B, C) with ``per_image``.
-    """
-    # compilers fuse the plain form into as few passes themselves
-    if mode == "multiclass" and logits.device.type == "cpu" and not torch.compiler.is_compiling():
-        tp, fp, fn = _CountsOfLabels.apply(logits.softmax(1), truth, valid)  # (B, C)
-        counted = valid.flatten(1).any(1, keepdim=True).expand_as(tp)  # (B, C)
-    else:
-        p, t, valid = split_regions(logits, truth, valid, mode)
-        tp, fp = torch.where(t, p, 0).sum((2, 3)), torch.where(t, 0, p).sum((2, 3))
-        fn, counted = torch.where(t, 1 - p, 0).sum((2, 3)), valid.any(-1).any(-1)
-    if per_image:
-        return (tp, fp, fn), counted
-    return (tp.sum(0), fp.sum(0), fn.sum(0)), counted.any(0)
-
-
-class _CountsOfLabels(torch.autograd.Function):
-    """The counts of a label map, without a map of the truth for each class.
-
-    They are linear in p: its gradient is one number where the class is the true one of a pixel, and
-    another elsewhere. Three times as fast as the plain sums, see benchmarks/results/speed.md.
-    """
-
-    @staticmethod
-    def forward(p: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (B, C, H, W), labels and mask (B, H, W) to TP, FP and FN (B, C)."""
-        B, C = p.shape[:2]
-        own = p.gather(1, labels.unsqueeze(1)).squeeze(1)  # (B, H, W)
-        cells = _index_cells(labels, C)
-        fp = p.new_zeros(B, C)
-        for image, at, counts, total in zip(p, labels, valid, fp, strict=True):
-            others = image.scatter(0, at.unsqueeze(0), 0)  # (C, H, W)
-            total.copy_(others.masked_fill_(~counts, 0).sum((1, 2)))
-
-        def sum_by_class(values: Tensor) -> Tensor:
-            # added pixel by pixel: float32 would lose the last of many
-            values = torch.where(valid, values, 0).double().flatten()
-            return cells.flatten().bincount(values, B * C).view(B, C).to(p.dtype)
-
-        return sum_by_class(own), fp, sum_by_class(1 - own)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep the labels; the probabilities are not needed."""
-        p, labels, valid = inputs
-        ctx.save_for_backward(labels, valid)
-        ctx.shape = p.shape
-
-    @staticmethod
-    def backward(ctx: Any, tp: Tensor, fp: Tensor, fn: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient with respect to p, (B, C, H, W)."""
-        labels, valid = ctx.saved_tensors
-        own = (tp - fn).flatten()[_index_cells(labels, tp.shape[1])]  # (B, H, W)
-        gradient = fp[..., None, None].expand(ctx.shape).contiguous()
-        gradient.scatter_(1, labels.unsqueeze(1), own.unsqueeze(1))
-        return gradient.masked_fill_(~valid.unsqueeze(1), 0), None, None
-
-
-def _index_cells(labels: Tensor, classes: int) -> Tensor:
-    """The index of each pixel's image and class in a flattened (B, C) table, (B, H, W)."""
-    return labels + classes * torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
 
 
 def average_regions(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkit.models.conv import plain_joins
+from segkit.models.encoders.freezing import eval_mode
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
 
@@ -21,12 +22,9 @@ def gflops(model: Segmenter, in_channels: int, size: tuple[int, int]) -> float:
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)
         size = valid_input(size[0], depth), valid_input(size[1], depth)
-    was_training = model.training
-    parameter = next(model.parameters())
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), plain_joins(), counter:
-        model.eval()(parameter.new_zeros(1, in_channels, *size))
-    model.train(was_training)
+    with plain_joins(), counter:
+        _predict_zeros(model, in_channels, size)
     return counter.get_total_flops() / 1e9
 
 
@@ -36,25 +34,25 @@ def peak_bytes(model: Segmenter, in_channels: int) -> float:
     The maps of the encoder live until the neck has used them. Of the others the largest counts
     three times, as input, output and workspace of a convolution.
     """
-    size = model.example_size
-    largest = 0
+    sizes = [0]
 
     def measure(module: nn.Module, args: object, output: object) -> None:
-        nonlocal largest
         if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
+            sizes.append(output.numel())
 
-    parameter = next(model.parameters())
+    height, width = model.example_size
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(parameter.new_zeros(1, in_channels, *size))
+        _predict_zeros(model, in_channels, (height, width))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
-    pixels = size[0] * size[1]
     levels = zip(model.encoder.channels, model.encoder.strides, strict=True)
     kept = sum(channels / stride**2 for channels, stride in levels)
-    return 4 * (kept + 3 * largest / pixels)
+    return 4 * (kept + 3 * max(sizes) / (height * width))
+
+
+def _predict_zeros(model: Segmenter, in_channels: int, size: tuple[int, int]) -> None:
+    parameter = next(model.parameters())
+    with torch.no_grad(), eval_mode(model):
+        model(parameter.new_zeros(1, in_channels, *size))

@@ -12,7 +12,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from segkit.models.conv import JoinBlock, plain_joins
+from segkit.models.conv import plain_joins
 from segkit.models.segmenter import Segmenter
 
 # The forward of these is known: others may change their weights on the way.
@@ -27,9 +27,8 @@ class SlowPredictionWarning(UserWarning):
 def for_inference(model: Segmenter) -> Segmenter:
     """A copy that gives what the network gives in eval mode, up to rounding.
 
-    Batch norms behind a convolution are folded into it, the kernels of JoinBlocks are computed
-    beforehand, and weights are laid out with the channels last. The copy shares nothing with the
-    network and is not to be trained.
+    Batch norms behind a convolution are folded into it, and weights are laid out with the channels
+    last. The copy shares nothing with the network and is not to be trained.
 
     Where a network has parts of which no such copy can be made, the network itself is returned in
     eval mode, with a SlowPredictionWarning.
@@ -74,9 +73,6 @@ def _make_fast_copy(model: Segmenter) -> Segmenter:
             rest = nn.Sequential(*norm.children()) if acts else nn.Identity()  # drop, act
             _replace(fast, norm, rest)
         to_channels_last(fast)
-        for block in fast.modules():
-            if isinstance(block, JoinBlock) and block.doubles:
-                block.keep_kernels()
         got = fast(example)
     # An encoder may have used the output of a convolution elsewhere too, which no hook shows.
     if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):

@@ -89,14 +89,6 @@ def test_the_fast_path_never_upsamples() -> None:
     assert called
 
 
-def test_kept_kernels_give_the_same() -> None:
-    join, up = block(3)
-    x, skip = maps(3, 16, 16)
-    expected = join(x, up, skip)
-    join.keep_kernels()
-    assert torch.equal(join(x, up, skip), expected)
-
-
 def network(neck: str) -> Segmenter:
     torch.manual_seed(0)
     return create_model({"name": "test_resnet", "pretrained": False}, neck).eval()

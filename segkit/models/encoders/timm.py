@@ -110,7 +110,8 @@ class TimmEncoder(Encoder, name="timm"):
         config = _pretrained_config(model)
         own_size = int(config.get("input_size", (3, 224, 224))[-1])
         arguments = {"features_only": True, "in_chans": in_channels, **(timm_args or {})}
-        backbone, found = _fit(model, arguments, depth, blocks, img_size, own_size)
+        search = _Search(model, arguments, depth, blocks, img_size, own_size)
+        backbone, found = search.run()
         weights: Path | None = None
         if isinstance(pretrained, Path):
             weights = pretrained
@@ -200,141 +201,136 @@ class TimmEncoder(Encoder, name="timm"):
         return list(self.backbone.parameters())
 
 
-def _fit(
-    model: str,
-    arguments: dict[str, Any],
-    depth: int | None,
-    blocks: Blocks,
-    img_size: int | None,
-    own_size: int,
-) -> tuple[nn.Module, Backbone]:
-    """Build a timm model for any input size or, where it takes one size only, for that size.
+@dataclass(frozen=True)
+class _Search:
+    """The search for a way to build a timm model for any input size, or else for one size.
 
-    Args:
+    Attributes:
         model: Name of the timm model.
-        arguments: What ``timm.create_model`` is to be given.
+        arguments: What ``timm.create_model`` is given in every way.
         depth: Number of levels to keep, finest first; None for all.
         blocks: Whether a plain transformer gives several blocks or the last one.
         img_size: The size to build a model of one size for; None for ``own_size``.
         own_size: The size that timm gives for the model.
-
-    Raises:
-        SegkitError: It cannot be an encoder; the message says why.
     """
-    size = img_size or own_size
-    attempts: list[tuple[dict[str, Any], int | None]] = [
-        ({}, None),
-        ({"dynamic_img_size": True}, None),  # transformers that resample their position embedding
-        ({"strict_img_size": False}, None),  # the same in older versions of timm
-        ({"img_size": size}, size),
-        ({}, size),
-    ]
-    reasons: dict[str, str] = {}
-    for extra, fixed in attempts:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of builds that are only tried
-                return _try(model, arguments, extra, depth, blocks, own_size, fixed)
-        except SegkitError:
-            raise
-        except Exception as error:  # each family of timm has its own
-            foreign = any(f"keyword argument '{key}'" in str(error) for key in extra)
-            if not foreign:  # else the model has no such option, which explains nothing
-                goal = "any size" if fixed is None else f"{fixed} x {fixed} pixels"
-                reasons.setdefault(goal, (str(error) or repr(error)).strip().rstrip("."))
-    given = {k: v for k, v in arguments.items() if k not in ("features_only", "in_chans")}
-    called = f"'{model}'" + (f" with timm_args={given}" if given else "")
-    raise SegkitError(
-        f"the timm model {called} cannot be an encoder"
-        + "".join(f"; for {goal}: {why}" for goal, why in reasons.items())
-        + ". Choose another model"
-        + (", or another size with encoder.img_size." if img_size is None else ".")
-    )
 
+    model: str
+    arguments: dict[str, Any]
+    depth: int | None
+    blocks: Blocks
+    img_size: int | None
+    own_size: int
 
-def _try(
-    model: str,
-    arguments: dict[str, Any],
-    extra: dict[str, Any],
-    depth: int | None,
-    blocks: Blocks,
-    own_size: int,
-    fixed: int | None,
-) -> tuple[nn.Module, Backbone]:
-    """Build the model in one way, and run it to see whether its maps are a pyramid."""
+    def run(self) -> tuple[nn.Module, Backbone]:
+        """Try one way after the other.
 
-    def create() -> Any:
-        return timm.create_model(model, pretrained=False, **arguments, **extra)
-
-    backbone = create()
-    reductions = [int(r) for r in backbone.feature_info.reduction()]
-    full = max(reductions)
-    plain = len(reductions) > 1 and len(set(reductions)) == 1
-    taken = _choose_maps(backbone.feature_info, model, plain, depth, blocks)
-    if taken != _indices(backbone.feature_info):
-        extra = {**extra, "out_indices": taken}
-        backbone = create()
-        reductions = [int(r) for r in backbone.feature_info.reduction()]
-    if not plain and any(b % a or b == a for a, b in pairwise(reductions)):
-        raise _UnfitError(
-            f"its maps have the strides {tuple(reductions)}, no pyramid in which each divides the"
-            " next"
+        Raises:
+            SegkitError: It cannot be an encoder; the message says why.
+        """
+        size = self.img_size or self.own_size
+        attempts: list[tuple[dict[str, Any], int | None]] = [
+            ({}, None),
+            ({"dynamic_img_size": True}, None),  # transformers that resample their positions
+            ({"strict_img_size": False}, None),  # the same in older versions of timm
+            ({"img_size": size}, size),
+            ({}, size),
+        ]
+        reasons: dict[str, str] = {}
+        for extra, fixed in attempts:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of builds that are only tried
+                    return self._try(extra, fixed)
+            except SegkitError:
+                raise
+            except Exception as error:  # each family of timm has its own
+                foreign = any(f"keyword argument '{key}'" in str(error) for key in extra)
+                if not foreign:  # else the model has no such option, which explains nothing
+                    goal = "any size" if fixed is None else f"{fixed} x {fixed} pixels"
+                    reasons.setdefault(goal, (str(error) or repr(error)).strip().rstrip("."))
+        given = {k: v for k, v in self.arguments.items() if k not in ("features_only", "in_chans")}
+        raise SegkitError(
+            f"the timm model '{self.model}'"
+            + (f" with timm_args={given}" if given else "")
+            + " cannot be an encoder"
+            + "".join(f"; for {goal}: {why}" for goal, why in reasons.items())
+            + ". Choose another model"
+            + (", or another size with encoder.img_size." if self.img_size is None else ".")
         )
-    coarsest = max(reductions)
-    if plain:
-        coarsest = max(coarsest, pyramid_strides(coarsest)[:depth][-1])
-    if fixed is not None:
-        side = -(-fixed // coarsest) * coarsest
-        if "img_size" in extra:
-            extra = {**extra, "img_size": side}
-            backbone = create()
-        last, exact = _measure(backbone, arguments["in_chans"], (side, side))
-        return backbone, Backbone(extra, coarsest, (side, side), plain, last, exact)
-    # Some merge 2 x 2 pixels of their coarsest map, and some compute coarser maps than are taken.
-    full = max(coarsest, full)
-    found: list[Backbone] = []
-    reason: Exception | None = None
-    for multiple in [full, 2 * full] if plain else sorted({coarsest, 2 * coarsest, full}):
-        # As low as a segmenter's smallest input; as long as no model was made for, and odd.
-        beyond = own_size // multiple + 1
-        size = 2 * multiple, (beyond + 1 - beyond % 2) * multiple
-        try:
-            last, exact = _measure(backbone, arguments["in_chans"], size)
-        except Exception as error:  # each family of timm has its own
-            reason = reason or error
-            continue
-        found.append(Backbone(extra, multiple, None, plain, last, exact))
-        if exact:
-            break
-    if not found:
-        try:
-            raise reason or _UnfitError("it gives no maps")
-        finally:
-            del reason  # else it and this frame, with the network, would keep each other alive
-    return backbone, found[-1] if found[-1].exact else found[0]
 
+    def _create(self, extra: dict[str, Any]) -> Any:
+        return timm.create_model(self.model, pretrained=False, **self.arguments, **extra)
 
-def _choose_maps(
-    info: Any, model: str, plain: bool, depth: int | None, blocks: Blocks
-) -> list[int]:
-    """Indices of the maps to take, so that nothing else is computed."""
-    indices = _indices(info)
-    reductions = [int(info.info[i]["reduction"]) for i in indices]
-    if plain:
-        candidates = [i for i, item in enumerate(info.info) if item["reduction"] == reductions[0]]
-        levels = len(pyramid_strides(reductions[0]))
-        count = min(levels, len(candidates)) if blocks == "several" else 1
-        taken = [candidates[round(len(candidates) * (i + 1) / count) - 1] for i in range(count)]
-        unused = levels - (depth or levels)
-        taken = taken[: max(1, count - unused)]
-    else:  # of maps that share a stride the last one
-        after = [*reductions[1:], None]
-        taken = [i for i, r, other in zip(indices, reductions, after, strict=True) if r != other]
-        levels = len(taken)
-        taken = taken[:depth]
-    if depth is not None and depth > levels:
-        raise SegkitError(f"encoder.depth is {depth}, but '{model}' has {levels} levels.")
-    return taken
+    def _try(self, extra: dict[str, Any], fixed: int | None) -> tuple[nn.Module, Backbone]:
+        """Build the model in one way, and run it to see whether its maps are a pyramid."""
+        backbone = self._create(extra)
+        reductions = [int(r) for r in backbone.feature_info.reduction()]
+        full = max(reductions)
+        plain = len(reductions) > 1 and len(set(reductions)) == 1
+        taken = self._choose_maps(backbone.feature_info, plain)
+        if taken != _indices(backbone.feature_info):
+            extra = {**extra, "out_indices": taken}
+            backbone = self._create(extra)
+            reductions = [int(r) for r in backbone.feature_info.reduction()]
+        if not plain and any(b % a or b == a for a, b in pairwise(reductions)):
+            raise _UnfitError(
+                f"its maps have the strides {tuple(reductions)}, no pyramid in which each divides"
+                " the next"
+            )
+        coarsest = max(reductions)
+        if plain:
+            coarsest = max(coarsest, pyramid_strides(coarsest)[: self.depth][-1])
+        in_channels = self.arguments["in_chans"]
+        if fixed is not None:
+            side = -(-fixed // coarsest) * coarsest
+            if "img_size" in extra:
+                extra = {**extra, "img_size": side}
+                backbone = self._create(extra)
+            last, exact = _measure(backbone, in_channels, (side, side))
+            return backbone, Backbone(extra, coarsest, (side, side), plain, last, exact)
+        # Some merge 2 x 2 pixels of their coarsest map, and some compute coarser maps than taken.
+        full = max(coarsest, full)
+        found: list[Backbone] = []
+        reason = ""
+        for multiple in [full, 2 * full] if plain else sorted({coarsest, 2 * coarsest, full}):
+            # As low as a segmenter's smallest input; as long as no model was made for, and odd.
+            beyond = self.own_size // multiple + 1
+            size = 2 * multiple, (beyond + 1 - beyond % 2) * multiple
+            try:
+                last, exact = _measure(backbone, in_channels, size)
+            except Exception as error:  # each family of timm has its own
+                reason = reason or str(error) or repr(error)
+                continue
+            found.append(Backbone(extra, multiple, None, plain, last, exact))
+            if exact:
+                break
+        if not found:
+            raise _UnfitError(reason)
+        return backbone, found[-1] if found[-1].exact else found[0]
+
+    def _choose_maps(self, info: Any, plain: bool) -> list[int]:
+        """Indices of the maps to take, so that nothing else is computed."""
+        indices = _indices(info)
+        reductions = [int(info.info[i]["reduction"]) for i in indices]
+        if plain:
+            blocks = [i for i, item in enumerate(info.info) if item["reduction"] == reductions[0]]
+            levels = len(pyramid_strides(reductions[0]))
+            count = min(levels, len(blocks)) if self.blocks == "several" else 1
+            taken = [blocks[round(len(blocks) * (i + 1) / count) - 1] for i in range(count)]
+            unused = levels - (self.depth or levels)
+            taken = taken[: max(1, count - unused)]
+        else:  # of maps that share a stride the last one
+            after = [*reductions[1:], None]
+            taken = [
+                i for i, own, other in zip(indices, reductions, after, strict=True) if own != other
+            ]
+            levels = len(taken)
+            taken = taken[: self.depth]
+        if self.depth is not None and self.depth > levels:
+            raise SegkitError(
+                f"encoder.depth is {self.depth}, but '{self.model}' has {levels} levels."
+            )
+        return taken
 
 
 def _indices(info: Any) -> list[int]:

@@ -44,7 +44,7 @@ from harness.side_by_side import (
 from harness.timing import Measure, alternate, ratio
 from segkit.config.compose import conf_dir
 from segkit.core.errors import SegkitError
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary, check
 from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, as_item
 from segkit.data.sources.base import Sample

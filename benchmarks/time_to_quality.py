@@ -43,7 +43,7 @@ from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.predictor import load

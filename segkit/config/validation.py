@@ -83,7 +83,7 @@ def families() -> dict[str, type[Any]]:
 def _check_parts(config: dict[str, Any]) -> list[str]:
     """Check the names and options of the parts against the registries."""
     from segkit.core.registry import check_options
-    from segkit.data.augment.transforms import check_augment
+    from segkit.data.augment import check_augment
 
     problems = []
     for key, family in families().items():

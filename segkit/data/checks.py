@@ -139,7 +139,7 @@ def check(
         splits=splits,
         in_channels=readable[0].shape[2],
         num_classes=classes.count,
-        class_names=classes.display_names,
+        class_names=classes.names,
         coding=classes.coding,
         normalization=Normalization.fit([f.pixels for f in readable if f.pixels is not None]),
         one_size={split: len({f.shape for f in part}) <= 1 for split, part in of_split.items()},
@@ -309,29 +309,17 @@ class Classes:
     """The classes of a data set.
 
     Attributes:
-        names: Names of the classes, None if they have none.
+        names: Names of the classes, generated ones if they have none.
+        background: The label that does not belong to any object.
         layered: Whether masks have a layer for each class.
     """
 
     mode: Mode
     count: int
-    names: tuple[str, ...] | None
+    names: tuple[str, ...]
+    background: int | None
     coding: LabelCoding
     layered: bool
-
-    @property
-    def display_names(self) -> tuple[str, ...]:
-        """The names, or generated ones."""
-        if self.names is not None:
-            return self.names
-        if self.mode == "binary":
-            return ("background", "foreground")
-        return tuple(f"class {i}" for i in range(self.count))
-
-    @property
-    def background(self) -> int | None:
-        """The label that does not belong to any object."""
-        return 0 if self.layered else find_background(self.names, self.mode)
 
     def count_pixels(self, facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the pixels of each class in a mask, and the labelled pixels; (count,) each."""
@@ -342,12 +330,12 @@ class Classes:
                 label = self.coding.label_of(value)
                 if label == IGNORE_INDEX:
                     continue
-                if not self.layered:
-                    of_class[label] += pixels
-                    labelled += pixels
-                else:
+                if self.layered:
                     of_class[number] += pixels * label
                     labelled[number] += pixels
+                else:
+                    of_class[label] += pixels
+                    labelled += pixels
         return of_class, labelled
 
 
@@ -376,7 +364,10 @@ def _decide_classes(
         problems += _find_gaps(labels, count, source)
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
-    return Classes(mode, count, names, coding, layered), problems, notes
+    generated = tuple(f"class {i}" for i in range(count))
+    shown = names or (("background", "foreground") if mode == "binary" else generated)
+    background = 0 if layered else find_background(names, mode)
+    return Classes(mode, count, shown, background, coding, layered), problems, notes
 
 
 def decide_coding(
@@ -431,45 +422,51 @@ def _find_empty_splits(splits: dict[Split, list[Sample]], needed: tuple[Split, .
 
 def _find_differences(facts: list[Facts], classes: Classes, source: DataSource) -> list[list[str]]:
     """By kind: masks of another size or depth, images with other channels or types than most."""
-    channels = Counter(f.shape[2] for f in facts)
-    dtypes = Counter(f.dtype for f in facts)
-    remedy = "give all images the same channels"
-    if set(channels) <= {1, 2, 3, 4} and _has_option(source, "channels"):
-        remedy = "data.channels=1 or data.channels=3 converts all of them"
-    sizes, depths, other_channels, other_dtypes = [], [], [], []
+    if not facts:
+        return []
+    sizes = [
+        (
+            f.sample.name,
+            f"the image has {f.shape[0]} x {f.shape[1]} pixels (height x width), its mask"
+            f" {f.mask_shape[0]} x {f.mask_shape[1]}: both must have the same size",
+        )
+        for f in facts
+        if f.mask_shape[:2] != f.shape[:2]
+    ]
+    depths = []
     for f in facts:
-        name = f.sample.name
-        if f.mask_shape[:2] != f.shape[:2]:
-            image, mask = (f"{shape[0]} x {shape[1]}" for shape in (f.shape, f.mask_shape))
-            text = (
-                f"the image has {image} pixels (height x width), its mask {mask}: both must have"
-                " the same size"
-            )
-            sizes.append((name, text))
         if f.layered and classes.mode != "multilabel":
             text = (
                 f"the mask has {f.mask_shape[2]} channels, like a colour image or a map for each"
                 " class: save it with one channel of labels, or use head=multilabel"
             )
-            depths.append((name, text))
         elif f.layered != classes.layered:
             text = (
                 f"the mask has the shape {f.mask_shape}, unlike most: all masks must have one"
                 " layer of labels, or all a layer for each class"
             )
-            depths.append((name, text))
         elif f.layered and f.mask_shape[2] != classes.count:
             text = f"the mask has {f.mask_shape[2]} layers, but there are {classes.count} classes"
-            depths.append((name, text))
-        usual = channels.most_common(1)[0][0]
-        if f.shape[2] != usual:
-            text = f"the image has {f.shape[2]} channels, most have {usual}: {remedy}"
-            other_channels.append((name, text))
-        usual_dtype = dtypes.most_common(1)[0][0]
-        if f.dtype != usual_dtype:
-            text = f"the image is {f.dtype}, most are {usual_dtype}: convert it, in the same units"
-            other_dtypes.append((name, text))
-    return [*map(_list_by_message, (sizes, depths, other_channels, other_dtypes))]
+        else:
+            continue
+        depths.append((f.sample.name, text))
+
+    counts = Counter(f.shape[2] for f in facts)
+    usual, remedy = counts.most_common(1)[0][0], "give all images the same channels"
+    if set(counts) <= {1, 2, 3, 4} and _has_option(source, "channels"):
+        remedy = "data.channels=1 or data.channels=3 converts all of them"
+    channels = [
+        (f.sample.name, f"the image has {f.shape[2]} channels, most have {usual}: {remedy}")
+        for f in facts
+        if f.shape[2] != usual
+    ]
+    dtype = Counter(f.dtype for f in facts).most_common(1)[0][0]
+    dtypes = [
+        (f.sample.name, f"the image is {f.dtype}, most are {dtype}: convert it, in the same units")
+        for f in facts
+        if f.dtype != dtype
+    ]
+    return [*map(_list_by_message, (sizes, depths, channels, dtypes))]
 
 
 def _find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:
@@ -532,26 +529,23 @@ def _find_contradictions(
 ) -> list[str]:
     """Report numbers of classes in the config that contradict each other."""
     names, colors = source.class_names, source.class_colors
-    key = "data.class_names"
+    named, remedy = "data.class_names", "remove one or make them agree"
     if not _has_option(source, "class_names"):
-        key = f"the class names of the data source '{source.name}'"
-    given = {"head.num_classes": num_classes, key: len(names) if names else None}
+        named, remedy = f"the data source '{source.name}'", "remove head.num_classes"
+    given = {"head.num_classes": num_classes, named: len(names) if names else None}
+    known = {where: number for where, number in given.items() if number is not None}
     problems = []
-    if None not in given.values() and len(set(given.values())) > 1:
+    if len(set(known.values())) > 1:
         problems.append(
-            f"head.num_classes is {num_classes}, but {key} has {given[key]} names: remove one or"
-            " make them agree"
-            if key == "data.class_names"
-            else f"head.num_classes is {num_classes}, but there are {given[key]} names in {key}:"
-            " remove head.num_classes"
+            f"head.num_classes is {num_classes}, but {named} has {known[named]} names: {remedy}"
         )
-    for where, number in given.items():
-        if mode == "binary" and number not in (None, 2):
+    for where, number in known.items():
+        if mode == "binary" and number != 2:
             problems.append(
                 f"{where} means {number} classes, but head=binary has 2, background and foreground:"
                 " use head=multiclass, or name both"
             )
-        elif source.instances and number not in (None, 2):
+        elif source.instances and number != 2:
             problems.append(
                 f"{where} means {number} classes, but data.instances=true has 2, background and"
                 " object: use data.instances=false for more"
@@ -590,7 +584,7 @@ def _find_missing_foreground(
     if not labelled.any():
         return ["no pixel of the training masks is labelled"]
     if classes.mode == "binary" and not of_class[1]:
-        name = classes.display_names[1]
+        name = classes.names[1]
         return [f"no training mask has a pixel of the class '{name}': there is nothing to learn"]
     return []
 
@@ -658,7 +652,7 @@ def _describe_masks(facts: list[Facts], classes: Classes) -> list[str]:
         )
     learned = _select_training(facts)
     seen, _ = _count_all(learned, classes)
-    absent = [name for name, n in zip(classes.display_names, seen, strict=True) if not n]
+    absent = [name for name, n in zip(classes.names, seen, strict=True) if not n]
     if absent:
         where = "training mask" if learned[0].split == "train" else "mask"
         shown = ", ".join(absent[:8]) + (" ..." if len(absent) > 8 else "")

@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment.transforms import TrainTransform, count_by_row
+from segkit.data.augment import TrainTransform, count_by_row
 from segkit.data.sources.base import DataSource, Sample
 from segkit.targets.base import Target
 from segkit.targets.objects import number_labelled_objects, number_regions

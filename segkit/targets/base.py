@@ -21,8 +21,6 @@ from segkit.targets.distance import make_disc, measure_depths, separate_objects
 from segkit.targets.objects import number_regions
 from segkit.targets.weight_map import WeightMap
 
-_FAR = 2**16 - 1
-
 
 class Drawing(NamedTuple):
     """What a target draws from a map of objects; IGNORE_INDEX is added afterwards.
@@ -85,7 +83,13 @@ class Target(Registrable, ABC, family="target"):
         Returns:
             Labels (H, W) or (H, W, N), and weights (H, W) or None without a weight map.
         """
-        self._check(mask)
+        kind, dims = (np.uint16, (2,)) if self.from_ids else (np.uint8, (2, 3))
+        if mask.dtype != kind or mask.ndim not in dims:
+            wanted = "ids (H, W)" if self.from_ids else "labels, (H, W) or (H, W, N),"
+            raise SegkitError(
+                f"target '{self.name}' is drawn from {wanted} as {np.dtype(kind)}, not from"
+                f" {mask.dtype} of the shape {mask.shape}."
+            )
         unknown = mask == IGNORE_INDEX
         labels, objects, outside = self.draw(np.where(unknown, 0, mask), unknown)
         labels[unknown] = IGNORE_INDEX
@@ -102,17 +106,6 @@ class Target(Registrable, ABC, family="target"):
             objects: The mask of :meth:`encode`, 0 where unlabelled.
             unknown: Which pixels are unlabelled. What is drawn there does not matter.
         """
-
-    def _check(self, mask: NDArray[Any]) -> None:
-        kind, dims = (np.uint16, (2,)) if self.from_ids else (np.uint8, (2, 3))
-        if mask.dtype != kind or mask.ndim not in dims:
-            what = (
-                "ids (H, W) as uint16" if self.from_ids else "labels, (H, W) or (H, W, N), as uint8"
-            )
-            raise SegkitError(
-                f"target '{self.name}' is drawn from {what}, not from {mask.dtype} of the shape"
-                f" {mask.shape}."
-            )
 
 
 class Labels(Target, name="labels"):
@@ -209,7 +202,7 @@ class BorderCore(Target, name="border_core"):
         # another object is near where the largest or the smallest id around differs; unlabelled
         # pixels become the smallest id for the one, the largest for the other
         above = cv2.dilate(objects, near) > objects
-        below = cv2.erode(np.where(unknown, np.uint16(_FAR), objects), near) < objects
+        below = cv2.erode(np.where(unknown, np.uint16(2**16 - 1), objects), near) < objects
         core = (objects > 0) & ~above & ~below
         thin = np.setdiff1d(np.unique(objects), np.unique(objects[core]))
         thin = thin[thin > 0]
@@ -255,9 +248,8 @@ class Distance(Target, name="distance"):
         """See :meth:`Target.draw`."""
         distance = np.zeros(objects.shape, np.float32)
         for window, inside, d in measure_depths(objects, unknown):
-            own = d[inside]
-            largest = own.max()
-            distance[window][inside] = own / largest if np.isfinite(largest) else 1
+            largest = d[inside].max()
+            distance[window][inside] = d[inside] / largest if np.isfinite(largest) else 1
         steps = (np.arange(self.levels) / self.levels).astype(np.float32)
         labels = (distance[..., None] > steps).view(np.uint8)  # (H, W, N)
         return Drawing(labels, objects, labels[..., 1] == 0)

@@ -15,8 +15,6 @@ from scipy import ndimage
 
 Window = tuple[slice, slice]
 
-_FAR = 2**16 - 1  # the precedence of the background
-
 
 def measure_distance(region: NDArray[np.bool_]) -> NDArray[np.float32]:
     """The distance of each pixel (H, W) to the nearest pixel of a region, infinite without one.
@@ -160,7 +158,7 @@ def _widen_gap(
     before = np.bincount(objects.ravel(), minlength=last + 1) > 0
     first = np.zeros(last + 1, np.bool_)  # objects to keep
     while True:
-        precedence = np.full(last + 1, _FAR, np.uint16)
+        precedence = np.full(last + 1, 2**16 - 1, np.uint16)  # of the background: none
         ordered = np.concatenate([order[first[order]], order[~first[order]]])
         precedence[ordered] = np.arange(len(ordered))
         own = precedence[objects]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.memory import GB, main_memory, usable_cores
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary
 from segkit.data.loading import (
     ArrayCache,

@@ -19,7 +19,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode

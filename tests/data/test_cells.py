@@ -119,9 +119,7 @@ def test_the_source_is_the_same_in_every_process(mode, channels):
     ("name", "options", "key"),
     [
         ("cells", {"size": (8, 8)}, "size"),
-        ("cells", {"channels": 2}, "channels"),
         ("folder", {"root": "somewhere", "label_map": {7: 256}}, "label_map"),
-        ("folder", {"root": "somewhere", "split": "blokcs"}, "split"),
     ],
 )
 def test_options_are_checked(name, options, key):

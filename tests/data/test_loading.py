@@ -22,19 +22,18 @@ from torch.utils.data import DataLoader, default_collate
 
 from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError
-from segkit.data.augment.transforms import TrainTransform
+from segkit.data.augment import TrainTransform
 from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, WholeDataset, as_item
 from segkit.data.sources.base import DataSource, Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
-from segkit.data.sources.tracking_challenge import TrackingChallengeSource
 from segkit.targets.base import BorderCore, Foreground, Labels, Target
 from segkit.targets.weight_map import WeightMap
 
 SAMPLE = Sample("a", Path("images/a.png"), Path("masks/a.png"))
 EIGHT = Normalization("uint8", 0, 255, (0.5,), (0.25,))
 AUGMENT: list[dict[str, Any]] = [{"name": "D4", "p": 1.0}, {"name": "GaussNoise", "p": 0.5}]
-KINDS = ["cells", "colour", "ids", "layers", "stack", "bands", "tracks"]
+KINDS = ["cells", "colour", "ids", "layers", "bands"]
 
 
 @pytest.fixture
@@ -98,29 +97,9 @@ def make_set(kind: str, root: Path) -> tuple[DataSource, LabelCoding, Normalizat
         layered = [np.stack([m, 1 - m, m * 0, m], axis=2) for m in masks]
         source = FolderSource("multilabel", put_files(root, images, layered))
         return source, LabelCoding({}), EIGHT, Labels()
-    if kind == "stack":
-        stack = rng.integers(0, 256, (5, 40, 30)).astype(np.uint8)
-        for folder, array in (("images", stack), ("masks", stack // 128)):
-            (root / folder).mkdir()
-            tifffile.imwrite(root / folder / "a.tif", array, photometric="minisblack")
-        return FolderSource("binary", root), LabelCoding({}), EIGHT, Labels()
-    if kind == "bands":
-        images = [rng.normal(3, 1, (*m.shape, 2)).astype(np.float32) for m in masks]
-        norm = Normalization("float32", (1.0, 2.0), (5.0, 4.0), (0.5, 0.4), (0.25, 0.3))
-        source = FolderSource("binary", put_files(root, images, masks))
-        return source, LabelCoding({}), norm, Labels()
-    (root / "01").mkdir()
-    (root / "01_GT" / "SEG").mkdir(parents=True)
-    (root / "01_GT" / "TRA").mkdir()
-    for frame in range(5):
-        ids = np.zeros((44, 52), np.uint16)
-        ids[5:20, 5:20], ids[22:40, 20 + frame : 45] = 1, 3
-        image = (ids * 40 + rng.integers(0, 30, ids.shape)).astype(np.uint8)
-        tifffile.imwrite(root / "01" / f"t{frame:03d}.tif", image)
-        tifffile.imwrite(root / "01_GT" / "SEG" / f"man_seg{frame:03d}.tif", ids)
-        tifffile.imwrite(root / "01_GT" / "TRA" / f"man_track{frame:03d}.tif", ids)
-    source = TrackingChallengeSource("binary", root)
-    return source, LabelCoding(dict(source.label_map or {}), foreground=True), EIGHT, Foreground()
+    images = [rng.normal(3, 1, (*m.shape, 2)).astype(np.float32) for m in masks]
+    norm = Normalization("float32", (1.0, 2.0), (5.0, 4.0), (0.5, 0.4), (0.25, 0.3))
+    return FolderSource("binary", put_files(root, images, masks)), LabelCoding({}), norm, Labels()
 
 
 def assert_same(one: Any, two: Any) -> None:
@@ -154,22 +133,6 @@ def test_items_without_augmentation_are_parts_of_the_source():
         for y in range(48 - 32 + 1)
         for x in range(40 - 32 + 1)
     )
-
-
-def test_16_bits_and_overlapping_classes(tmp_path):
-    source = put_layers(tmp_path)
-    norm = Normalization("uint16", 1, 101, (0.0,), (1.0,))
-    samples = source.splits()["train"]
-    coding = LabelCoding({300: 1})
-    whole = WholeDataset(source, samples, coding, norm, Labels())[0]
-    assert whole["target"].shape == (2, 9, 8)
-    assert whole["target"].sum(dim=(1, 2)).tolist() == [32, 56]
-    assert torch.allclose(whole["image"], torch.full((1, 9, 8), 0.5))
-    transform = TrainTransform((5, 4), [{"name": "D4", "p": 1.0}])
-    item = item_of(TrainDataset(source, samples, coding, norm, transform, Labels()), 0, 3)
-    assert item["target"].shape == (2, 5, 4)
-    assert item["target"].max() == 1
-    assert torch.allclose(item["image"], torch.full((1, 5, 4), 0.5))
 
 
 def test_errors_name_the_sample(tmp_path):
@@ -340,10 +303,7 @@ def test_draws_depend_only_on_seed_and_epoch(seed, epoch):
     assert draw_epoch(20, 30, seed, epoch) == draw_epoch(20, 30, seed, epoch)
     assert draw_epoch(20, 30, seed, epoch) != draw_epoch(20, 30, seed, epoch + 1)
     assert draw_epoch(20, 30, seed, epoch) != draw_epoch(20, 30, seed + 1, epoch)
-
-
-def test_seeds_do_not_repeat():
-    seeds = [seed for epoch in range(5) for _, seed in draw_epoch(10, 200, 0, epoch)]
+    seeds = [s for e in (epoch, epoch + 1) for _, s in draw_epoch(20, 30, seed, e)]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 0
 
@@ -358,9 +318,8 @@ def test_seeds_do_not_repeat():
         np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(1, 2, 0),
         np.zeros((3, 0), np.int32),
         np.ones((5, 4, 3), np.uint8)[::2, :, 1:],
-        np.arange(6, dtype=">u2").reshape(2, 3),
     ],
-    ids=["ids", "transposed", "empty", "strided", "swapped"],
+    ids=["ids", "transposed", "empty", "strided"],
 )
 def test_an_array_comes_back_read_only(array, cache):
     for reader in (cache, cache, pickle.loads(pickle.dumps(cache)), ArrayCache(cache.folder)):
@@ -384,16 +343,6 @@ def test_an_array_is_computed_once_per_sample_and_kind(cache):
             first = cache.fetch(sample, kind, lambda kind=kind: make(kind))
             assert first[0, 0] <= 3
     assert asked == ["image", "ids", "image"]
-
-
-def test_errors_are_not_cached(cache):
-    def fail() -> Any:
-        raise SegkitError("cut short")
-
-    for _ in range(2):
-        with pytest.raises(SegkitError, match="cut short"):
-            cache.fetch(SAMPLE, "image", fail)
-    assert cache.fetch(SAMPLE, "image", lambda: np.ones(3)).sum() == 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

@@ -1,6 +1,7 @@
 """Data sets of the Cell Tracking Challenge: frames, splits, cells without an outline."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,6 @@ def test_the_frames_with_outlines_are_samples(tmp_path, digits, above):
         np.testing.assert_array_equal(image, draw(list(known).index(sample.name), SIZE).image)
         np.testing.assert_array_equal(mask, cells)
         np.testing.assert_array_equal(found.read_markers(sample), draw_markers(cells))
-
-
-def test_16_bit_images_and_converted_channels(tmp_path):
-    image = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE) * 5
-    put(tmp_path, "01/000", image, draw(0, SIZE).instances)
-    for channels, count in (("auto", 1), (1, 1), (3, 3)):
-        found = source(tmp_path, channels=channels)
-        read = found.read_image(found.splits()["train"][0])
-        np.testing.assert_array_equal(read, np.repeat(image[..., None], count, axis=2))
 
 
 def test_16_bit_ids_are_kept_and_255_is_a_cell(tmp_path):
@@ -210,13 +202,8 @@ def test_pixels_of_a_possible_cell_are_not_labelled(tmp_path):
     assert 0.5 < (mask[ground] == 0).mean() < 0.95  # and not all of the background is lost
     far = ndimage.distance_transform_edt(~hidden) > 40
     assert (mask[far & ground] == 0).all()
-
-
-def test_cells_without_outline_may_be_background(tmp_path):
-    ids, outlined = partly(tmp_path)
-    found = source(tmp_path, val_fraction=0, unoutlined="background")
-    mask = found.read_mask(found.splits()["train"][1])
-    np.testing.assert_array_equal(mask, ids * np.isin(ids, outlined))
+    plain = source(tmp_path, val_fraction=0, unoutlined="background")
+    np.testing.assert_array_equal(plain.read_mask(plain.splits()["train"][1]), ids * shown)
 
 
 def test_the_reach_is_that_of_the_whole_sequence(tmp_path):
@@ -315,27 +302,21 @@ def test_a_missing_data_set(tmp_path, made, message):
     assert message in read_error(tmp_path / "data")
 
 
-def test_several_data_sets_in_one_folder(tmp_path):
-    for name in ("DIC-C2DH-HeLa", "PhC-C2DH-U373"):
-        put_drawn(tmp_path / name, ["01/000"])
-    assert "several data sets, DIC-C2DH-HeLa, PhC-C2DH-U373: choose one" in read_error(tmp_path)
-    assert len(names(source(tmp_path / "PhC-C2DH-U373"))["train"]) == 1
-
-
-def test_no_frame_has_outlines(tmp_path):
-    put_drawn(tmp_path, ["01/000"], outlined=False)
-    assert "has no outlines, no 01_GT/SEG/man_seg000.tif" in read_error(tmp_path)
-    put_drawn(tmp_path, ["01/000"])
-    text = read_error(tmp_path, truth="silver")
-    assert "no 01_ST/SEG/man_seg000.tif" in text
-    assert "data.truth=gold" in text
-
-
-@pytest.mark.parametrize("file", ["01_GT/SEG/man_seg_000_005.tif", "01/t000.tif"])
-def test_three_dimensions(tmp_path, file):
-    put_drawn(tmp_path, ["01/000"])
-    write(tmp_path / file, np.zeros((4, *SIZE), np.uint16))
-    assert "three-dimensional" in read_error(tmp_path)
+@pytest.mark.parametrize(
+    ("home", "outlined", "extra", "options", "message"),
+    [
+        ("", False, None, {}, "has no outlines, no 01_GT/SEG/man_seg000.tif"),
+        ("", None, None, {"truth": "silver"}, "01_ST/SEG/man_seg000.tif .* data.truth=gold"),
+        ("", None, "01_GT/SEG/man_seg_000_005.tif", {}, "three-dimensional"),
+        ("", None, "01/t000.tif", {}, "three-dimensional"),
+        ("one", None, "two/01_GT/SEG/man_seg000.tif", {}, "several data sets, one, two: choose"),
+    ],
+)
+def test_data_sets_that_cannot_be_used(tmp_path, home, outlined, extra, options, message):
+    put_drawn(tmp_path / home, ["01/000"], outlined=outlined)
+    if extra:
+        write(tmp_path / extra, np.zeros((4, *SIZE), np.uint16))
+    assert re.search(message, read_error(tmp_path, **options))
 
 
 def test_outlines_without_an_image_or_markers(tmp_path):

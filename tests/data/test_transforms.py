@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment.transforms import (
+from segkit.data.augment import (
     TURNS,
     TrainTransform,
     _build_transform,
@@ -221,16 +221,7 @@ def test_many_ids_are_counted_in_several_blocks():
 # --- crops on the foreground ---------------------------------------------------------------------
 
 H, W = 90, 120
-LARGE, SMALL = 1, 2
 IMAGE = np.arange(H * W, dtype=np.uint16).reshape(H, W, 1).view(np.uint8).reshape(H, W, 2)
-
-
-def make_rare() -> np.ndarray:
-    """A large object on the left, a small one of another class at the lower right."""
-    labels = np.zeros((H, W), np.uint8)
-    labels[10:60, 5:40] = LARGE
-    labels[80:83, 110:113] = SMALL
-    return labels
 
 
 def cut_crops(
@@ -244,26 +235,14 @@ def share_with(found: list[np.ndarray], value: int) -> float:
     return float(np.mean([(labels == value).any() for labels in found]))
 
 
-@pytest.mark.parametrize("share", [0.25, 0.6, 1.0])
+@pytest.mark.parametrize("share", [0.25, 1.0])
 def test_the_share_of_crops_on_the_foreground(share):
-    labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
+    labels = np.zeros((H, W), np.uint8)
+    labels[80:83, 110:113] = 1
     at_random = share_with(cut_crops(labels, share=0), 1)
     assert at_random < 0.1
     wanted = share + (1 - share) * at_random
     assert share_with(cut_crops(labels, share=share), 1) == pytest.approx(wanted, abs=0.07)
-
-
-def test_each_class_or_object_comes_equally_often():
-    rare = make_rare()
-    found = cut_crops(rare)
-    assert share_with(found, LARGE) == pytest.approx(0.5, abs=0.08)
-    assert share_with(found, SMALL) == pytest.approx(0.5, abs=0.08)
-    assert share_with(found, IGNORE_INDEX) == 0  # never outside
-    ids = np.where(rare == SMALL, 60_000, rare.astype(np.uint16) * 7).astype(np.uint16)
-    assert share_with(cut_crops(ids), 60_000) == pytest.approx(0.5, abs=0.08)
-    layers = np.stack([rare == LARGE, rare == SMALL, 0 * rare], axis=2).astype(np.uint8)
-    small = np.mean([labels[..., 1].any() for labels in cut_crops(layers)])
-    assert small == pytest.approx(0.5, abs=0.08)
 
 
 def test_ignored_pixels_are_not_foreground():
@@ -279,23 +258,6 @@ def test_without_a_background_the_first_class_is_drawn_too():
     labels[70, 100] = 0
     assert share_with(cut_crops(labels, background=None), 0) == pytest.approx(0.5, abs=0.1)
     assert share_with(cut_crops(labels, background=0), 0) < 0.1
-
-
-def test_the_pixel_lies_anywhere_in_the_crop():
-    labels = np.zeros((H, W), np.uint8)
-    labels[45, 60] = 1
-    transform = TrainTransform((8, 8), [], foreground_share=1.0)
-    places = {tuple(np.argwhere(transform(IMAGE, labels, s)[1] == 1)[0]) for s in range(1000)}
-    assert places == {(row, column) for row in range(8) for column in range(8)}
-
-
-@pytest.mark.parametrize("augment", [[], [{"name": "D4", "p": 1.0}]])
-@pytest.mark.parametrize("context", [0, 9])
-def test_turned_crops_and_crops_with_context_keep_the_foreground(augment, context):
-    labels = np.where(make_rare() == SMALL, 1, 0).astype(np.uint8)
-    labels = np.roll(labels, (-40, -50), (0, 1))  # far enough from the border
-    transform = TrainTransform((12, 30), augment, context, foreground_share=1.0)
-    assert all((transform(IMAGE, labels, seed)[1] == 1).any() for seed in range(60))
 
 
 # --- images and labels stay aligned --------------------------------------------------------------

@@ -38,12 +38,6 @@ def test_distances_are_the_nearest_float32_to_the_exact_ones(region):
     assert np.array_equal(found, exact(region).astype(np.float32))
 
 
-def test_distances_are_exact_in_large_images():
-    region = np.random.default_rng(0).random((700, 900)) < 0.00001
-    region[350, 450] = True
-    assert np.array_equal(measure_distance(region), exact(region).astype(np.float32))
-
-
 @given(maps)
 def test_the_two_nearest_objects_are_those_of_the_whole_image(ids):
     all_distances = [exact(ids == number) for number in np.unique(ids) if number]

@@ -24,12 +24,6 @@ def test_the_examples_run():
     assert result.failed == 0
 
 
-def test_ids_are_compact_in_the_order_of_the_values():
-    ids = number_objects(np.array([[9, 0, 4], [4, 255, 300]], np.uint16))
-    assert ids.dtype == np.uint16
-    assert ids.tolist() == [[2, 0, 1], [1, 3, 4]]
-
-
 def test_values_may_be_ignored_or_background():
     assert number_objects(np.array([[0, 3]]), ignored=[0], background=[3]).tolist() == [[255, 0]]
     assert number_objects(np.array([[True, False]])).tolist() == [[1, 0]]

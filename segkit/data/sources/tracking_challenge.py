@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +104,7 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
             "val": val_sequences,
             "test": test_sequences,
         }
-        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
         self.unoutlined, self.border, self.channels = unoutlined, border, channels
         self.label_map = {UNLABELLED: IGNORE_INDEX}
         self._reaches: dict[str, float] = {}
@@ -115,17 +116,19 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
             SegkitError: The data set or such outlines do not exist, it is three-dimensional, or a
                 given sequence does not exist.
         """
-        divided: Divided = {split: [] for split in SPLITS}
         given = {name: split for split, names in self.held_out.items() for name in names or ()}
-        unknown = sorted(given.keys() - {sequence.name for sequence in self._sequences})
+        known = [sequence.name for sequence in self._sequences]
+        unknown = sorted(given.keys() - set(known))
         if unknown:
             raise SegkitError(
                 f"data.{given[unknown[0]]}_sequences: there is no sequence '{unknown[0]}' with"
-                f" {self.truth} outlines in {self.root}, only"
-                f" {', '.join(sequence.name for sequence in self._sequences)}."
+                f" {self.truth} outlines in {self.root}, only {', '.join(known)}."
             )
-        val = self.fractions["val"] if self.held_out["val"] is None else 0.0
-        test = self.fractions["test"] if self.held_out["test"] is None else 0.0
+        val, test = (
+            self.fractions[split] if self.held_out[split] is None else 0.0
+            for split in ("val", "test")
+        )
+        divided: Divided = {split: [] for split in SPLITS}
         for sequence in self._sequences:
             if sequence.name in given:
                 divided[given[sequence.name]] += sequence.samples
@@ -209,7 +212,17 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
 
     @cached_property
     def _sequences(self) -> list[Sequence]:
-        return find_sequences(self.root, self.truth)
+        home, folder = _find_home(self.root), _FOLDER[self.truth]
+        found = [_read_layout(seg) for seg in sorted(home.glob(f"[0-9][0-9]_{folder}/SEG"))]
+        found = [sequence for sequence in found if sequence.samples or sequence.problems]
+        if not found:
+            silver = self.truth == "silver"
+            hint = " Use data.truth=gold for outlines by people." if silver else ""
+            raise _layout_error(
+                f"{home.resolve()} has no outlines, no 01_{folder}/SEG/man_seg000.tif or the"
+                f" like.{hint}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -227,24 +240,6 @@ class Sequence:
     samples: list[Sample]
     markers: dict[str, Path]
     problems: list[str]
-
-
-def find_sequences(root: Path, truth: Truth) -> list[Sequence]:
-    """Find the sequences with outlines in the folder with 01, 01_GT ..., or in its parent.
-
-    Raises:
-        SegkitError: There are none, or the data set is three-dimensional.
-    """
-    home = _find_home(root)
-    found = [_read_layout(seg) for seg in sorted(home.glob(f"[0-9][0-9]_{_FOLDER[truth]}/SEG"))]
-    found = [sequence for sequence in found if sequence.samples or sequence.problems]
-    if not found:
-        hint = " Use data.truth=gold for outlines by people." if truth == "silver" else ""
-        raise _layout_error(
-            f"{home.resolve()} has no outlines, no 01_{_FOLDER[truth]}/SEG/man_seg000.tif or the"
-            f" like.{hint}"
-        )
-    return found
 
 
 def _find_home(root: Path) -> Path:
@@ -273,7 +268,10 @@ def _read_layout(outlines: Path) -> Sequence:
     markers = _list_frames(home / f"{name}_GT" / "TRA", "man_track")
     names = {frame: f"{name}/{image.stem}" for frame, image in images.items()}
     paired = [frame for frame in sorted(masks) if frame in images]
-    if any(outlines.glob("man_seg_*_*.tif")) or (paired and _is_stack(images[paired[0]])):
+    is_3d = any(outlines.glob("man_seg_*_*.tif"))
+    with suppress(SegkitError):  # the check reports all files that cannot be read
+        is_3d = is_3d or (bool(paired) and count_pages(images[paired[0]]) > 1)
+    if is_3d:
         raise _layout_error(
             f"{outlines.resolve()} is three-dimensional, which segkit does not support."
         )
@@ -295,13 +293,6 @@ def _list_frames(folder: Path, prefix: str) -> dict[int, Path]:
     pattern = re.compile(re.escape(prefix) + r"(\d{3,})\.tif")
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     return {int(match[1]): path for path in files if (match := pattern.fullmatch(path.name))}
-
-
-def _is_stack(image: Path) -> bool:
-    try:
-        return count_pages(image) > 1
-    except SegkitError:  # the check reports all files that cannot be read
-        return False
 
 
 def _layout_error(message: str) -> SegkitError:

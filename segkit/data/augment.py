@@ -1,4 +1,4 @@
-"""Random crops and augmentation; with elastic.py the only code that knows albumentations.
+"""Random crops and augmentation; the only code that knows albumentations.
 
 The crop comes first: nothing here reads more of an image than its crop, so that images can be
 memory-mapped files.
@@ -13,18 +13,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it accesses the network
 
 import albumentations as A
 import cv2
 import numpy as np
+from albumentations.core.transforms_interface import BaseTransformInitSchema
+from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
+from pydantic import Field
+from scipy.interpolate import CubicSpline
 
 from segkit.core.errors import did_you_mean
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment.elastic import ElasticGrid
 
 cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would compete with them
 
@@ -32,10 +35,10 @@ TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
 """Transforms that may exchange height and width."""
 Window = tuple[slice, slice]
 """Rows and columns of an image, or of an image with context around it."""
-_CROP_SEED = 1
-"""Which of an item's seeds places the crop; the following ones are those of the transforms."""
 _COUNTERS = 2**22
 """Maximum number of counters in memory at once."""
+_CHANNELS_AT_ONCE = 4
+"""Maximum number of channels that OpenCV warps in one call."""
 
 
 class TrainTransform:
@@ -64,6 +67,7 @@ class TrainTransform:
         background: int | None = 0,
     ) -> None:
         self.context, self._augment = context, augment
+        self.names = [str(options["name"]) for options in augment]
         self.foreground_share, self.background = foreground_share, background
         self._size = size = crop[0] + 2 * context, crop[1] + 2 * context
         # a crop that may be turned is cut square, so that nothing is lost
@@ -74,11 +78,6 @@ class TrainTransform:
         self._margin = (self._cut[0] - kept[0]) // 2, (self._cut[1] - kept[1]) // 2
         self._steps = [_build_transform(options) for options in augment]
         self._pad, self._fit = _pad_to(self._cut), [_pad_to(size), A.CenterCrop(*size)]
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the transforms."""
-        return [str(options["name"]) for options in self._augment]
 
     def __call__(
         self, image: NDArray[Any], labels: NDArray[Any], seed: int
@@ -106,11 +105,9 @@ class TrainTransform:
         if self.foreground_share:
             rng = np.random.default_rng((seed, 1))
             if rng.random() < self.foreground_share:
-                window = draw_foreground_window(
-                    labels, self._cut, self._margin, self.background, rng, c, counts
-                )
+                window = self._draw_foreground_window(labels, rng, counts)
         if window is None:
-            draws = random.Random(_spawn_seeds(seed, _CROP_SEED + 1)[_CROP_SEED])
+            draws = random.Random(self._spawn_seeds(seed)[0])
             rows, columns = (
                 _draw_stretch(length + 2 * c, side, draws)
                 for length, side in zip(image.shape[:2], self._cut, strict=True)
@@ -138,8 +135,7 @@ class TrainTransform:
         with _without_warnings():
             if image.shape[:2] != self._cut:
                 data = self._pad(**data)
-            seeds = _spawn_seeds(seed, _CROP_SEED + 1 + len(self._steps))[_CROP_SEED + 1 :]
-            for step, own in zip(self._steps, seeds, strict=True):
+            for step, own in zip(self._steps, self._spawn_seeds(seed)[1:], strict=True):
                 data = _apply(step, own, data)
                 after_each()
             if data["image"].shape[:2] != self._size:  # a transform may have changed it
@@ -174,6 +170,44 @@ class TrainTransform:
                 f" {channels} channels, {image.dtype}: {reason.rstrip('.')}. Remove it"
             )
         return problems
+
+    def _draw_foreground_window(
+        self, labels: NDArray[Any], rng: np.random.Generator, counts: NDArray[np.int32] | None
+    ) -> Window | None:
+        """Draw a window of an image with context that contains a foreground pixel, if there is one.
+
+        First one of the classes in the image (or of the objects in a map of ids) is drawn
+        uniformly, so that rare classes come as often as frequent ones; then one of its pixels; then
+        a position of the window around the pixel. If the counts are known, only one row is read.
+        """
+        value, row, count = count_by_row(labels) if counts is None else counts
+        present = value[np.diff(value, prepend=-1) > 0]
+        if labels.ndim == 2:
+            present = present[(present != IGNORE_INDEX) & (present != self.background)]
+        if not len(present):
+            return None
+        chosen = rng.choice(present)
+        first, last = np.searchsorted(value, chosen), np.searchsorted(value, chosen, side="right")
+        up_to = np.cumsum(count[first:last], dtype=np.int64)
+        drawn = int(rng.integers(up_to[-1]))  # the number of the pixel among those of the class
+        at = int(np.searchsorted(up_to, drawn, side="right"))
+        before = int(up_to[at - 1]) if at else 0
+        y = int(row[first + at])
+        line = labels[y] == chosen if labels.ndim == 2 else labels[y, :, chosen] == 1
+        x = int(np.flatnonzero(line)[drawn - before])
+        c = self.context
+        rows, columns = (
+            _draw_around(p + c, length + 2 * c, side, inner, rng)
+            for p, length, side, inner in zip(
+                (y, x), labels.shape[:2], self._cut, self._margin, strict=True
+            )
+        )
+        return rows, columns
+
+    def _spawn_seeds(self, seed: int) -> list[int]:
+        """The seed of the crop, and those of the transforms."""
+        _, *own = np.random.SeedSequence(seed).generate_state(2 + len(self._steps))
+        return [int(number) for number in own]
 
 
 def check_augment(augment: list[dict[str, Any]]) -> list[str]:
@@ -219,18 +253,17 @@ def cut_out(
         fill: Value of the context; None mirrors the image, for any H and W.
     """
     height, width = array.shape[:2]
-    rows, columns = (slice(s.start - context, s.stop - context) for s in window)
-    if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
-        # not np.copy, which keeps the memory order
-        return np.array(array[rows, columns], order="C")
-    if fill is None:
-        return array[np.ix_(_mirror(rows, height), _mirror(columns, width))]
-    shape = (rows.stop - rows.start, columns.stop - columns.start, *array.shape[2:])
-    piece = np.full(shape, fill, array.dtype)
-    (to_rows, from_rows), (to_columns, from_columns) = (
-        _overlap(places, length) for places, length in ((rows, height), (columns, width))
+    top, bottom, left, right = (
+        edge - context for places in window for edge in (places.start, places.stop)
     )
-    piece[to_rows, to_columns] = array[from_rows, from_columns]
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        # not np.copy, which keeps the memory order
+        return np.array(array[top:bottom, left:right], order="C")
+    rows, columns = np.arange(top, bottom), np.arange(left, right)
+    piece = array[np.ix_(_mirror(rows, height), _mirror(columns, width))]
+    if fill is not None:
+        piece[(rows < 0) | (rows >= height)] = fill
+        piece[:, (columns < 0) | (columns >= width)] = fill
     return piece
 
 
@@ -263,65 +296,9 @@ def count_by_row(labels: NDArray[Any]) -> NDArray[np.int32]:
     return together[:, np.lexsort(together[1::-1])].astype(np.int32)
 
 
-def draw_foreground_window(
-    labels: NDArray[Any],
-    size: tuple[int, int],
-    margin: tuple[int, int],
-    background: int | None,
-    rng: np.random.Generator,
-    context: int = 0,
-    counts: NDArray[np.int32] | None = None,
-) -> Window | None:
-    """Draw a random window that contains a foreground pixel.
-
-    First one of the classes in the image (or of the objects in a map of ids) is drawn uniformly, so
-    that rare classes come as often as frequent ones; then one of its pixels; then a position of the
-    window around the pixel.
-
-    Args:
-        labels: (H, W) classes or ids; (H, W, N) of 0 and 1, in which each layer is a class.
-        size: Height and width of the window; at most those of the labels.
-        margin: Minimum distance in rows and columns of the pixel from the edge of the window, as
-            far as the edge of the labels allows.
-        background: The label that is not foreground, None if every label is.
-        rng: The random generator.
-        context: Width of the border around the labels that the window may reach into.
-        counts: The :func:`count_by_row` of the labels if known: then only one row is read.
-
-    Returns:
-        The window in (H + 2 context, W + 2 context), or None if there is no foreground.
-    """
-    value, row, count = count_by_row(labels) if counts is None else counts
-    present = value[np.diff(value, prepend=-1) > 0]
-    if labels.ndim == 2:
-        present = present[(present != IGNORE_INDEX) & (present != background)]
-    if not len(present):
-        return None
-    chosen = rng.choice(present)
-    first, last = np.searchsorted(value, chosen), np.searchsorted(value, chosen, side="right")
-    up_to = np.cumsum(count[first:last], dtype=np.int64)
-    drawn = int(rng.integers(up_to[-1]))  # the number of the pixel among those of the class
-    at = int(np.searchsorted(up_to, drawn, side="right"))
-    before = int(up_to[at - 1]) if at else 0
-    y = int(row[first + at])
-    line = labels[y] == chosen if labels.ndim == 2 else labels[y, :, chosen] == 1
-    x = int(np.flatnonzero(line)[drawn - before])
-    rows, columns = (
-        _draw_around(p + context, length + 2 * context, side, inner, rng)
-        for p, length, side, inner in zip((y, x), labels.shape[:2], size, margin, strict=True)
-    )
-    return rows, columns
-
-
-def _overlap(places: slice, length: int) -> Window:
-    """Which of the places lie inside ``length``, as a slice of the places and of the array."""
-    first, end = max(0, places.start), max(0, places.start, min(places.stop, length))
-    return slice(first - places.start, end - places.start), slice(first, end)
-
-
-def _mirror(places: slice, length: int) -> NDArray[np.intp]:
+def _mirror(places: NDArray[np.intp], length: int) -> NDArray[np.intp]:
     """The rows (or columns) of an image that its mirrored continuation shows at these places."""
-    beyond = np.arange(places.start, places.stop) % (2 * length)
+    beyond = places % (2 * length)
     return np.minimum(beyond, 2 * length - 1 - beyond)
 
 
@@ -398,13 +375,143 @@ def _pad_to(size: tuple[int, int]) -> A.BasicTransform:
     return A.PadIfNeeded(*size, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORE_INDEX)
 
 
-def _spawn_seeds(seed: int, count: int) -> list[int]:
-    return [int(own) for own in np.random.SeedSequence(seed).generate_state(count)]
-
-
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Silence colour transforms, which warn about every grey image that they leave unchanged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="albu")
         yield
+
+
+# --- elastic deformation --------------------------------------------------------------------------
+
+
+def interpolate_grid(
+    nodes: NDArray[np.floating[Any]], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Interpolate the displacements of a coarse grid to every pixel.
+
+    The outermost nodes lie on the centers of the outermost pixels, the others are evenly spaced.
+    The interpolant is the tensor product of natural cubic splines, S_y D S_x^T: it passes through
+    every node, has continuous second derivatives and reproduces planes.
+
+    Args:
+        nodes: (..., G, G') displacements of the nodes in pixels, at least 2 each way.
+        size: Height and width in pixels.
+
+    Returns:
+        (..., H, W), in pixels.
+    """
+    rows, columns = (_spline(n, m) for n, m in zip(nodes.shape[-2:], size, strict=True))
+    field: NDArray[np.float32] = rows @ nodes.astype(np.float32) @ columns.T
+    return field
+
+
+class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has no types
+    """Random displacements of the nodes of a coarse grid, interpolated bicubically.
+
+    U-Net (Ronneberger et al. 2015, section 3.1) draws them on 3 by 3 nodes from a Gaussian with a
+    standard deviation of 10 pixels. Such a grid spans the crop, so the same ``std`` bends a small
+    crop more strongly than a large one; with a ``spacing`` crops of all sizes are bent alike.
+    Images are interpolated bilinearly, masks by nearest neighbour. The rotation is part of the same
+    step, so that images and masks are resampled only once.
+
+    Args:
+        grid: Number of nodes along each side if there is no spacing.
+        spacing: Approximate distance between two nodes in pixels.
+        std: Standard deviation of each coordinate of the displacements, in pixels.
+        rotate: Maximum rotation about the center in degrees, either way.
+        border: What the image shows beyond its border: "mirror" or "constant" (0). Masks are
+            IGNORE_INDEX there.
+        p: Probability.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+        """The options as albumentations checks them."""
+
+        grid: Annotated[int, Field(ge=2)]
+        spacing: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None
+        std: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+        rotate: Annotated[float, Field(ge=0, le=180)]
+        border: Literal["mirror", "constant"]
+
+    def __init__(
+        self,
+        grid: int = 3,
+        spacing: float | None = None,
+        std: float = 10.0,
+        rotate: float = 0.0,
+        border: Literal["mirror", "constant"] = "mirror",
+        p: float = 0.5,
+    ) -> None:
+        super().__init__(p=p)
+        self.grid, self.spacing, self.std = grid, spacing, std
+        self.rotate, self.border = rotate, border
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, Any]:
+        """``x`` and ``y``, (H, W): the source column and row of each pixel of the result."""
+        height, width = params["shape"][:2]
+        counts = [
+            max(2, round((side - 1) / self.spacing) + 1) if self.spacing else self.grid
+            for side in (height, width)
+        ]
+        nodes = self.random_generator.normal(0, self.std, (2, *counts))
+        x, y = interpolate_grid(nodes, (height, width))
+        angle = np.deg2rad(self.random_generator.uniform(-self.rotate, self.rotate))
+        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        center_x, center_y = np.float32((width - 1) / 2), np.float32((height - 1) / 2)
+        columns = np.arange(width, dtype=np.float32) - center_x
+        rows = np.arange(height, dtype=np.float32)[:, None] - center_y
+        x += center_x + (cos * columns - sin * rows)
+        y += center_y + (sin * columns + cos * rows)
+        return {"x": x, "y": y}
+
+    def apply(
+        self, img: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32], **params: Any
+    ) -> NDArray[Any]:
+        """Warp (H, W) or (H, W, C), uint8 or float32."""
+        mirrored = self.border == "mirror"
+        border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_CONSTANT
+        return _warp(img, x, y, cv2.INTER_LINEAR, border, 0)
+
+    def apply_to_mask(
+        self, mask: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32], **params: Any
+    ) -> NDArray[Any]:
+        """Warp labels or ids, (H, W) or (H, W, N), uint8, uint16 or float32."""
+        return _warp(mask, x, y, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, IGNORE_INDEX)
+
+
+@lru_cache(maxsize=16)
+def _spline(nodes: int, length: int) -> NDArray[np.float32]:
+    """(length, nodes): the weight of each node at each pixel, by natural cubic splines."""
+    # the splines through 1 at one node and 0 at the others
+    spline = CubicSpline(np.arange(nodes), np.eye(nodes), bc_type="natural")
+    weights: NDArray[np.float32] = spline(np.linspace(0, nodes - 1, length)).astype(np.float32)
+    return weights
+
+
+def _warp(
+    values: NDArray[Any],
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    interpolation: int,
+    border: int,
+    fill: int,
+) -> NDArray[Any]:
+    channels = values[..., None] if values.ndim == 2 else values
+    parts = [
+        cv2.remap(
+            np.ascontiguousarray(channels[..., first : first + _CHANNELS_AT_ONCE]),
+            x,
+            y,
+            interpolation,
+            borderMode=border,
+            borderValue=(fill,) * _CHANNELS_AT_ONCE,
+        )
+        for first in range(0, channels.shape[2], _CHANNELS_AT_ONCE)
+    ]
+    return np.dstack(parts).reshape(values.shape)

@@ -1,1 +1,0 @@
-"""Crops and augmentation."""

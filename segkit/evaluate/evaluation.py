@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,15 @@ from segkit.core.errors import SegkitError
 from segkit.data.loading import WholeDataset
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.base import Metric, ScoredImage
-from segkit.metrics.bootstrap import Interval, intervals, score_intervals
-from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.scores import Scores, class_counts, scores
-from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, threshold_sweep
+from segkit.metrics.bootstrap import Interval, estimate_intervals
+from segkit.metrics.confusion import (
+    ConfusionMatrix,
+    Scores,
+    count_classes,
+    score_counts,
+    score_matrix,
+)
+from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, sweep_thresholds
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,8 @@ def evaluate(
         confusion.matrix = confusion.matrix + matrix
         if sweep is not None:
             sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
-        classes.append(class_counts(matrix, card.mode))
-        own = dict(scores(matrix, card.mode, names).mean)
+        classes.append(count_classes(matrix, card.mode))
+        own = dict(score_matrix(matrix, card.mode, names).mean)
         scored = ScoredImage(
             truth["target"].numpy(),
             prediction.labels,
@@ -117,16 +123,17 @@ def evaluate(
             of_images.append(counts)
             own |= {key: float(value) for key, value in metric.score(counts).items()}
         images.append(ImageScores(index, own))
-    total = scores(confusion.matrix, card.mode, names)
+    total = score_matrix(confusion.matrix, card.mode, names)
     means = dict(total.mean)
-    known = score_intervals(np.stack(classes), card.mode, total.class_names)
+    score = partial(score_counts, mode=card.mode, class_names=total.class_names)
+    known = estimate_intervals(np.stack(classes), score)
     for metric, of_images in zip(metrics, counted, strict=True):
         stacked = np.stack(of_images)
         means |= {key: float(value) for key, value in metric.score(stacked.sum(0)).items()}
-        known |= intervals(stacked, metric.score)
+        known |= estimate_intervals(stacked, metric.score)
     first = "iou" if predictor.instances is None else "seg"
     images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
-    swept = None if sweep is None else threshold_sweep(sweep, names)
+    swept = None if sweep is None else sweep_thresholds(sweep, names)
     totals = frozenset(name for metric in metrics for name in metric.totals)
     return Evaluation(total, confusion.matrix, means, known, images, swept, totals)
 

@@ -24,8 +24,7 @@ from segkit.export.images import RealImages
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.exported import INPUT, Contents
 from segkit.inference.runtimes.network import Network
-from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.scores import scores
+from segkit.metrics.confusion import ConfusionMatrix, score_matrix
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -150,7 +149,7 @@ def _iou(labels: Iterable[Tensor], truths: Iterable[Tensor], card: ModelCard) ->
     confusion = ConfusionMatrix(card.mode, card.num_classes)
     for found, truth in zip(labels, truths, strict=True):
         confusion.update(found[None], truth[None])
-    return float(scores(confusion.compute(), card.mode, card.class_names).mean["iou"])
+    return float(score_matrix(confusion.compute(), card.mode, card.class_names).mean["iou"])
 
 
 def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import Mode
+from segkit.core.labels import MODES, Mode
 from segkit.core.registry import Registrable
 
 Sums = Mapping[str, NDArray[np.float64]]
@@ -67,6 +67,21 @@ class Metric(Registrable, ABC, family="metric"):
     @abstractmethod
     def score(self, sums: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
         """The scores of sums of counts (..., K): arrays (...) by name, NaN if undefined."""
+
+
+def check_classes(mode: Mode, num_classes: int) -> None:
+    """Raise SegkitError if the mode is unknown or cannot have that many classes."""
+    if mode not in MODES:
+        raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
+    fits, allowed = {
+        "binary": (num_classes in (1, 2), "1 or 2"),
+        "multiclass": (num_classes >= 2, "2 or more"),
+        "multilabel": (num_classes >= 1, "1 or more"),
+    }[mode]
+    if not fits:
+        raise SegkitError(
+            f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
+        )
 
 
 def name_entries(names: tuple[str, ...], counts: NDArray[np.float64]) -> Sums:

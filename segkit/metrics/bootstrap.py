@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import Mode
-from segkit.metrics.scores import Counts, class_scores, mean_scores, select_reported
 
 SAMPLES = 1000
 LEVEL = 0.95
@@ -27,14 +25,14 @@ class Interval:
     high: float
 
 
-def intervals(
+def estimate_intervals(
     statistics: NDArray[Any],
     scores: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
     samples: int = SAMPLES,
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap intervals of scores that are computed from sums over images.
+    """Estimate the intervals of scores of sums over images by the percentile bootstrap.
 
     Each sample draws as many images as there are, with replacement, and scores the sum of their
     statistics; the interval contains the middle ``level`` of these scores (Efron and Tibshirani,
@@ -57,8 +55,9 @@ def intervals(
 
     Example:
         >>> right, pixels = [90, 80, 95, 60], [100, 100, 100, 100]
-        >>> intervals(np.stack([right, pixels], 1), lambda sums: {"acc": sums[:, 0] / sums[:, 1]})
-        {'acc': Interval(low=0.6875, high=0.925)}
+        >>> counts = np.stack([right, pixels], 1)
+        >>> estimate_intervals(counts, lambda sums: {"accuracy": sums[:, 0] / sums[:, 1]})
+        {'accuracy': Interval(low=0.6875, high=0.925)}
     """
     if not len(statistics):
         raise SegkitError("there is no image to draw from: give the statistics of at least one.")
@@ -79,32 +78,6 @@ def intervals(
         low, high = np.quantile(values, tails, method="inverted_cdf").tolist()
         found[name] = Interval(low, high)
     return found
-
-
-def score_intervals(
-    counts: Counts,
-    mode: Mode,
-    class_names: Sequence[str],
-    samples: int = SAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """The intervals of all scores of :class:`segkit.metrics.Scores`; see :func:`intervals`.
-
-    ``counts`` (images, N, 2, 2) are the :func:`segkit.metrics.scores.class_counts` of each image,
-    ``class_names`` the reported classes. The keys are those of :attr:`Scores.mean`, such as
-    ``iou``, and for each class such as ``iou/road``.
-    """
-
-    def scores(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        named = {
-            f"{key}/{name}": values[:, c]
-            for key, values in class_scores(select_reported(sums, mode)).items()
-            for c, name in enumerate(class_names)
-        }
-        return mean_scores(sums, mode) | named
-
-    return intervals(counts, scores, samples, level, seed)
 
 
 def _draw_sums(statistics: NDArray[Any], samples: int, seed: int) -> Iterator[NDArray[np.float64]]:

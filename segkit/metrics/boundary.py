@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,70 +12,28 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX, MODES, Mode
-from segkit.metrics.base import Metric, ScoredImage, average_defined, divide, name_entries
+from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.metrics.base import (
+    Metric,
+    ScoredImage,
+    average_defined,
+    check_classes,
+    divide,
+    name_entries,
+)
 
 TOLERANCE = 0.0075
 """The default tolerance as a share of the image's diagonal (Csurka et al. 2013)."""
 
 BOUNDARY_COUNTS = ("near", "predicted", "found", "true", "distance", "finite", "missed")
-"""The names of the 7 entries of :func:`boundary_counts`."""
+"""The names of the 7 entries of :func:`count_boundaries`."""
 
 _PERCENTILE = 95
 
 Map = NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class BoundaryScores:
-    """Scores of the boundaries of each class, (..., C). Created by :func:`boundary_scores`.
-
-    With the predicted and true boundary pixels of a class in all images, and t the tolerance::
-
-        precision = share of the predicted ones that are at most t away from a true one
-        recall = share of the true ones that are at most t away from a predicted one
-        f1 = 2 precision recall / (precision + recall)
-
-    ``hd95`` is the larger of two 95th percentiles, in pixels: of the distances from each predicted
-    boundary pixel to the nearest true one, and the other way round. It is computed per image and
-    averaged over the images that have it.
-
-    A class without predicted and true boundary has no value: NaN. If only one of the two exists in
-    an image, f1 is 0 and no distance is defined: the image is left out of the mean distance and
-    counted in ``missed``, so look at both. If that is so in all images, the distance is infinite.
-
-    Attributes:
-        f1: Boundary F1 (Csurka et al., "What is a good evaluation measure for semantic
-            segmentation?", 2013; theirs is the mean over single images).
-        precision: NaN without predicted boundary.
-        recall: NaN without true boundary.
-        hd95: 95 % Hausdorff distance in pixels (Huttenlocher et al. 1993).
-        missed: The number of images with only a predicted or only a true boundary.
-    """
-
-    f1: NDArray[np.float64]
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    hd95: NDArray[np.float64]
-    missed: NDArray[np.float64]
-
-    @property
-    def mean(self) -> dict[str, NDArray[np.float64]]:
-        """What to report, (...): ``boundary_f1``, ``hd95`` and ``hd95_missed``.
-
-        The first two are means over the classes with a finite value; ``hd95`` is infinite if only
-        infinite ones exist. The last is the sum of ``missed``: the distances outside the mean.
-        """
-        infinite = np.isinf(self.hd95)
-        distance = average_defined(np.where(infinite, np.nan, self.hd95))
-        return {
-            "boundary_f1": average_defined(self.f1),
-            "hd95": np.where(np.isnan(distance) & infinite.any(-1), np.inf, distance),
-            "hd95_missed": self.missed.sum(-1),
-        }
-
-
-def boundary_counts(
+def count_boundaries(
     labels: Map,
     truth: Map,
     mode: Mode,
@@ -120,20 +77,36 @@ def boundary_counts(
     return np.array(rows, dtype=np.float64)
 
 
-def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
-    """The scores of :func:`boundary_counts` (..., C, 7), or of their sums over images.
+def score_boundaries(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Score :func:`count_boundaries` (..., C, 7), or their sums over images, per class: (..., C).
+
+    With the predicted and true boundary pixels of a class in all images, and t the tolerance::
+
+        precision = share of the predicted ones that are at most t away from a true one
+        recall = share of the true ones that are at most t away from a predicted one
+        f1 = 2 precision recall / (precision + recall)
+
+    ``f1`` is the boundary F1 (Csurka et al., "What is a good evaluation measure for semantic
+    segmentation?", 2013; theirs is the mean over single images). ``hd95`` is the 95 % Hausdorff
+    distance in pixels (Huttenlocher et al. 1993): the larger of two 95th percentiles, of the
+    distances from each predicted boundary pixel to the nearest true one, and the other way round.
+    It is computed per image and averaged over the images that have it.
+
+    A class without predicted and true boundary has no value: NaN; neither has precision without
+    predicted boundary, nor recall without true boundary. If only one of the two exists in an image,
+    f1 is 0 and no distance is defined: the image is left out of the mean distance and counted in
+    ``missed``, so look at both. If that is so in all images, the distance is infinite.
 
     Example:
         >>> truth = np.zeros((64, 64), int)
         >>> truth[20:40, 20:40] = 1
-        >>> one = boundary_counts(np.roll(truth, 2, 0), truth, "binary", 2, tolerance=1)
-        >>> result = boundary_scores(one)
-        >>> result.f1.round(4), result.hd95
+        >>> one = count_boundaries(np.roll(truth, 2, 0), truth, "binary", 2, tolerance=1)
+        >>> result = score_boundaries(one)
+        >>> result["f1"].round(4), result["hd95"]
         (array([0.5263]), array([2.]))
     """
     sums = name_entries(BOUNDARY_COUNTS, counts)
-    near, predicted, found, true = (sums[name] for name in BOUNDARY_COUNTS[:4])
-    precision, recall = divide(near, predicted), divide(found, true)
+    near, predicted, found, true, distance, finite, missed = sums.values()
     # 2 P R / (P + R) without dividing by 0 where a boundary is missing or nothing is near
     product = near * found
     f1 = np.where(
@@ -141,36 +114,50 @@ def boundary_scores(counts: NDArray[np.float64]) -> BoundaryScores:
         divide(2 * product, near * true + found * predicted),
         np.where(predicted + true > 0, 0.0, np.nan),
     )
-    lost = (sums["finite"] == 0) & (sums["missed"] > 0)
-    hd95 = np.where(lost, np.inf, divide(sums["distance"], sums["finite"]))
-    return BoundaryScores(f1, precision, recall, hd95, sums["missed"])
+    return {
+        "f1": f1,
+        "precision": divide(near, predicted),
+        "recall": divide(found, true),
+        "hd95": np.where((finite == 0) & (missed > 0), np.inf, divide(distance, finite)),
+        "missed": missed,
+    }
 
 
 class BoundaryMetric(Metric, name="boundary"):
-    """Boundary F1 and 95 % Hausdorff distance; see :class:`BoundaryScores`."""
+    """Boundary F1 and 95 % Hausdorff distance; see :func:`score_boundaries`."""
 
     totals = ("hd95_missed",)
 
     def count(self, image: ScoredImage) -> NDArray[np.float64]:
-        """:func:`boundary_counts`, (C, 7)."""
-        return boundary_counts(image.labels, image.target, self.mode, self.num_classes)
+        """:func:`count_boundaries`, (C, 7)."""
+        return count_boundaries(image.labels, image.target, self.mode, self.num_classes)
 
     def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """:attr:`BoundaryScores.mean`."""
-        return boundary_scores(sums).mean
+        """The means of ``f1`` and ``hd95`` over the classes, and the sum of ``missed``.
+
+        Classes without a finite value are left out; ``hd95`` is infinite if there are only infinite
+        ones.
+        """
+        scores = score_boundaries(sums)
+        infinite = np.isinf(scores["hd95"])
+        hd95 = average_defined(np.where(infinite, np.nan, scores["hd95"]))
+        return {
+            "boundary_f1": average_defined(scores["f1"]),
+            "hd95": np.where(np.isnan(hd95) & infinite.any(-1), np.inf, hd95),
+            "hd95_missed": scores["missed"].sum(-1),
+        }
 
 
 def _check_labels(
     labels: Map, truth: Map, mode: Mode, num_classes: int, ignore_index: int
 ) -> tuple[Map, Map]:
     """Check the prediction and the truth; returns them as (1, H, W) or for multilabel (N, H, W)."""
-    if mode not in MODES:
-        raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
+    check_classes(mode, num_classes)
     if mode == "multilabel" and truth.ndim == 2:
         numbers = np.arange(num_classes).reshape(-1, 1, 1)
         truth = np.where(truth == ignore_index, ignore_index, truth == numbers)  # (N, H, W)
-    shape = (num_classes,) if mode == "multilabel" else ()
-    if labels.shape != (*shape, *labels.shape[-2:]) or truth.shape != labels.shape:
+    layers = (num_classes,) if mode == "multilabel" else ()
+    if labels.shape != (*layers, *labels.shape[-2:]) or truth.shape != labels.shape:
         form = f"({num_classes}, H, W)" if mode == "multilabel" else "(H, W)"
         raise SegkitError(
             f"the prediction has the shape {labels.shape} and the truth {truth.shape}; mode"

@@ -1,14 +1,31 @@
-"""The confusion matrix of an epoch, from which all scores of pixels are computed."""
+"""The confusion matrix of an epoch, and the scores of pixels that are computed from it."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX, MODES, Mode
+from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, require_classes, split_target
+from segkit.metrics.base import average_defined, check_classes, divide
+
+UNDEFINED = "-"
+"""How a score without a value is shown in a table."""
+
+CLASS_SCORES = ("iou", "dice", "precision", "recall", "specificity")
+"""The scores that each class has, in the order of the table."""
+
+Counts = NDArray[Any]
+"""Each class against the rest, (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present."""
 
 
 class ConfusionMatrix(Metric):
@@ -85,16 +102,168 @@ class ConfusionMatrix(Metric):
         return self.matrix
 
 
-def check_classes(mode: Mode, num_classes: int) -> None:
-    """Raise SegkitError if the mode is unknown or cannot have that many classes."""
-    if mode not in MODES:
-        raise SegkitError(f"mode '{mode}' is unknown: use {', '.join(MODES)}.")
-    fits, allowed = {
-        "binary": (num_classes in (1, 2), "1 or 2"),
-        "multiclass": (num_classes >= 2, "2 or more"),
-        "multilabel": (num_classes >= 1, "1 or more"),
-    }[mode]
-    if not fits:
+@dataclass(frozen=True)
+class Scores:
+    """The scores of each reported class and of all together. Created by :func:`score_matrix`.
+
+    With the true and false positive and negative pixels of a class::
+
+        iou = tp / (tp + fp + fn)            precision = tp / (tp + fp)
+        dice = 2 tp / (2 tp + fp + fn)       recall = tp / (tp + fn)
+                                             specificity = tn / (tn + fp)
+
+    A score whose denominator is 0 has no value: it is NaN here and "-" in a table, and left out of
+    the mean. So a class without true and predicted pixels has no IoU and no Dice; one that is
+    predicted but nowhere true has an IoU and a Dice of 0, which count. Precision has no value if
+    nothing is predicted, recall if nothing is true, specificity if everything is. If no class has a
+    value, the mean has none.
+
+    Attributes:
+        class_names: The reported classes: binary only the foreground, else all.
+        iou: Intersection over union (Jaccard 1912), per class.
+        dice: Dice coefficient (Dice 1945), the F1 score, per class.
+        support: The number of true pixels, per class.
+        accuracy: Share of all pixels (multilabel: of all pixels and classes) that are correct.
+        fw_iou: Frequency-weighted IoU (Long et al. 2015): the mean IoU, each class weighted by its
+            true pixels. Binary has two classes here, background and foreground; multilabel has no
+            background.
+    """
+
+    class_names: tuple[str, ...]
+    iou: tuple[float, ...]
+    dice: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    specificity: tuple[float, ...]
+    support: tuple[int, ...]
+    accuracy: float
+    fw_iou: float
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """What to monitor: means over the classes with a value; accuracy and fw_iou."""
+        means = {key: float(average_defined(np.array(getattr(self, key)))) for key in CLASS_SCORES}
+        return {**means, "accuracy": self.accuracy, "fw_iou": self.fw_iou}
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """A table: one row per class, then one of the means, whose support is the sum.
+
+        The keys are class, iou, dice, precision, recall, specificity and support. Values are not
+        rounded; an undefined one is "-".
+        """
+        columns = [getattr(self, key) for key in CLASS_SCORES]
+        lines = list(zip(self.class_names, *columns, self.support, strict=True))
+        mean = self.mean
+        lines.append(("mean", *(mean[key] for key in CLASS_SCORES), sum(self.support)))
+        return [
+            {"class": name, **dict(zip(CLASS_SCORES, map(format_score, values), strict=True))}
+            | {"support": support}
+            for name, *values, support in lines
+        ]
+
+
+def score_matrix(matrix: Tensor, mode: Mode, class_names: Sequence[str]) -> Scores:
+    """Compute the scores of a confusion matrix.
+
+    Args:
+        matrix: The result of :class:`ConfusionMatrix`, int64: (N, N), or (N, 2, 2) for multilabel.
+        mode: The mode in which it was counted.
+        class_names: N names. Binary has two, background and foreground, and reports the second.
+
+    Example:
+        >>> matrix = torch.tensor([[90, 4], [2, 4]])  # rows: the truth
+        >>> result = score_matrix(matrix, "binary", ["background", "cell"])
+        >>> result.iou, result.support, result.accuracy
+        ((0.4,), (6,), 0.94)
+    """
+    N = len(class_names)
+    check_classes(mode, N)
+    shape = {"binary": (2, 2), "multiclass": (N, N), "multilabel": (N, 2, 2)}[mode]
+    names = "2 names (background, foreground)" if mode == "binary" else "one name per class"
+    if tuple(matrix.shape) != shape or (mode == "binary" and N != 2):
         raise SegkitError(
-            f"num_classes is {num_classes}, but mode '{mode}' has {allowed}: give their number."
+            f"mode '{mode}' needs a {shape} matrix and {names}, not a {tuple(matrix.shape)} matrix"
+            f" and {N} names: give the matrix that was counted in this mode and its classes."
         )
+    if matrix.is_floating_point():
+        raise SegkitError(
+            f"the confusion matrix is {matrix.dtype}, but counts are integers: do not normalise it."
+        )
+    counts = count_classes(matrix, mode)
+    shown = _select_reported(counts, mode)
+    means = _average_scores(counts, mode)
+    return Scores(
+        class_names=tuple(class_names)[-len(shown) :],
+        support=tuple(shown[:, 1, :].sum(-1).tolist()),
+        accuracy=float(means["accuracy"]),
+        fw_iou=float(means["fw_iou"]),
+        **{key: tuple(values.tolist()) for key, values in score_classes(shown).items()},
+    )
+
+
+def count_classes(matrix: Tensor, mode: Mode) -> NDArray[np.int64]:
+    """Count each class of a confusion matrix against the rest, which is enough for every score.
+
+    The counts add up over images as the matrices do, and are 4 N numbers instead of N x N.
+
+    From (..., N, N) int64, or (..., N, 2, 2) for multilabel, which is returned unchanged, to
+    (..., N, 2, 2): ``[truth][prediction]``, 0 absent and 1 present. Binary has both classes.
+    """
+    counts: NDArray[np.int64] = matrix.numpy(force=True)
+    if mode == "multilabel":
+        return counts
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)  # (..., N)
+    fn = counts.sum(-1) - tp  # (..., N)
+    fp = counts.sum(-2) - tp  # (..., N)
+    tn = counts.sum((-2, -1))[..., None] - tp - fn - fp  # (..., N)
+    return np.stack([np.stack([tn, fp], -1), np.stack([fn, tp], -1)], -2)
+
+
+def score_counts(
+    counts: Counts, mode: Mode, class_names: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Compute all scores of sums of :func:`count_classes` (..., N, 2, 2), each (...).
+
+    The keys are those of :attr:`Scores.mean`, such as ``iou``, and for each reported class such as
+    ``iou/road``.
+    """
+    classes = score_classes(_select_reported(counts, mode)).items()
+    named = {f"{k}/{name}": v[..., c] for k, v in classes for c, name in enumerate(class_names)}
+    return _average_scores(counts, mode) | named
+
+
+def score_classes(counts: Counts) -> dict[str, NDArray[np.float64]]:
+    """The :data:`CLASS_SCORES` (...) of counts (..., 2, 2); NaN where there is no value."""
+    tn, fp, fn, tp = (counts[..., truth, found] for truth in (0, 1) for found in (0, 1))
+    return {
+        "iou": divide(tp, tp + fp + fn),
+        "dice": divide(2 * tp, 2 * tp + fp + fn),
+        "precision": divide(tp, tp + fp),
+        "recall": divide(tp, tp + fn),
+        "specificity": divide(tn, tn + fp),
+    }
+
+
+def _select_reported(counts: Counts, mode: Mode) -> Counts:
+    """The counts of the reported classes: for binary only the foreground, else all."""
+    return counts[..., 1:, :, :] if mode == "binary" else counts
+
+
+def _average_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]]:
+    reported = score_classes(_select_reported(counts, mode))
+    support = counts[..., 1, :].sum(-1)  # (..., N)
+    tn, tp = counts[..., 0, 0], counts[..., 1, 1]
+    # elsewhere a pixel is true of exactly one class
+    right, pixels = (tp + tn, counts.sum((-2, -1))) if mode == "multilabel" else (tp, support)
+    # a class without true pixels has no weight, with or without an IoU
+    weighted = np.where(support > 0, support * score_classes(counts)["iou"], 0)
+    return {
+        **{key: average_defined(values) for key, values in reported.items()},
+        "accuracy": divide(right.sum(-1), pixels.sum(-1)),
+        "fw_iou": divide(weighted.sum(-1), support.sum(-1)),
+    }
+
+
+def format_score(value: float) -> str | float:
+    """Show a score in a table: "-" for NaN."""
+    return UNDEFINED if math.isnan(value) else value

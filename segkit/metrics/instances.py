@@ -29,7 +29,7 @@ OBJECT_COUNTS = (
     *("iou", "aji_shared", "aji_union"),
     *("rand_together", "rand_reference", "rand_predicted"),
 )
-"""The names of the K entries of :func:`object_counts`."""
+"""The names of the K entries of :func:`count_objects`."""
 
 _FRACTIONS = 2**40
 
@@ -42,7 +42,7 @@ class InstanceScores(Accumulator):
 
     Example:
         >>> metric = InstanceScores()
-        >>> metric.update(object_counts(np.array([[0, 1, 1]]), np.array([[1, 1, 1]])))
+        >>> metric.update(count_objects(np.array([[0, 1, 1]]), np.array([[1, 1, 1]])))
         >>> round(metric.compute()["seg"], 3)
         0.667
     """
@@ -57,29 +57,28 @@ class InstanceScores(Accumulator):
         self.add_state("sums", zeros, dist_reduce_fx="sum")
 
     def update(self, counts: NDArray[np.float64]) -> None:
-        """Add the :func:`object_counts` of one image, (K,), or of many, (B, K)."""
+        """Add the :func:`count_objects` of one image, (K,), or of many, (B, K)."""
         counts = np.asarray(counts, np.float64)
         K = len(OBJECT_COUNTS)
         if counts.ndim not in (1, 2) or counts.shape[-1] != K:
             raise SegkitError(
                 f"InstanceScores takes counts of the shape ({K},) or (B, {K}), not {counts.shape}:"
-                " give the result of object_counts()."
+                " give the result of count_objects()."
             )
         whole = np.floor(counts)
         parts = np.stack([whole, np.rint((counts - whole) * _FRACTIONS)]).astype(np.int64)
-        if counts.ndim == 2:
-            parts = parts.sum(axis=1)
+        parts = parts.reshape(2, -1, K).sum(axis=1)
         # not in place, which torch forbids after a reset in inference mode
         self.sums = self.sums + torch.from_numpy(parts).to(self.sums.device)
 
     def compute(self) -> dict[str, float]:
-        """:func:`instance_scores` of the sums; NaN where a score has no value."""
+        """:func:`score_objects` of the sums; NaN where a score has no value."""
         whole, fractions = self.sums.cpu().numpy().astype(np.float64)
-        scores = instance_scores(whole + fractions / _FRACTIONS)
+        scores = score_objects(whole + fractions / _FRACTIONS)
         return {name: float(value) for name, value in scores.items()}
 
 
-def object_counts(
+def count_objects(
     truth: NDArray[Any],
     predicted: NDArray[Any],
     markers: NDArray[Any] | None = None,
@@ -87,7 +86,7 @@ def object_counts(
 ) -> NDArray[np.float64]:
     """Count what the scores of objects need from one image.
 
-    Add the counts of images, weighted or not, and pass the sums to :func:`instance_scores`.
+    Add the counts of images, weighted or not, and pass the sums to :func:`score_objects`.
 
     Pixels that the truth ignores are left out everywhere. A predicted object with more than half of
     its pixels there is no false positive; others are cut to the pixels that count.
@@ -128,8 +127,8 @@ def object_counts(
     return np.array([counts[name] for name in OBJECT_COUNTS], np.float64)
 
 
-def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The scores of summed :func:`object_counts`.
+def score_objects(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The scores of summed :func:`count_objects`.
 
     All scores pool the objects of the images, so that an image weighs as much as it has objects; a
     score of one image is that of its own counts. R is a reference object, S a predicted one.
@@ -192,8 +191,8 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
 
     Example:
         >>> truth, predicted = np.array([[1, 1, 0], [2, 2, 2]]), np.array([[5, 5, 5], [6, 6, 0]])
-        >>> counts = object_counts(truth, predicted)
-        >>> {name: round(float(value), 2) for name, value in instance_scores(counts).items()}
+        >>> counts = count_objects(truth, predicted)
+        >>> {name: round(float(value), 2) for name, value in score_objects(counts).items()}
         ... # doctest: +ELLIPSIS
         {'seg': 0.67, 'det': 1.0, 'ap': 0.4, 'ap50': 1.0, 'ap75': 0.0, 'pq': 0.67, ...}
     """
@@ -216,23 +215,23 @@ def instance_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
 
 
 class ObjectMetric(Metric, name="objects"):
-    """The scores of separate objects; see :func:`instance_scores`."""
+    """The scores of separate objects; see :func:`score_objects`."""
 
     needs_ids = True
     totals = ("objects", "predicted_objects")
 
     def count(self, image: ScoredImage) -> NDArray[np.float64]:
-        """:func:`object_counts`, (K,)."""
+        """:func:`count_objects`, (K,)."""
         if image.ids is None or image.instances is None:
             raise SegkitError(
                 "metrics=[objects] needs separate objects: give instances=components, or another"
                 " way to tell them apart."
             )
-        return object_counts(image.ids, image.instances, image.markers, IGNORE_INDEX)
+        return count_objects(image.ids, image.instances, image.markers, IGNORE_INDEX)
 
     def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """:func:`instance_scores`."""
-        return instance_scores(sums)
+        """:func:`score_objects`."""
+        return score_objects(sums)
 
 
 def _count_tracking(objects: Overlaps, markers: Overlaps) -> dict[str, float]:

@@ -53,14 +53,14 @@ class Overlaps:
     @cached_property
     def missed(self) -> NDArray[np.int64]:
         """(R,) pixels of each reference object that are background in the prediction."""
-        return self.reference_areas - _sum_groups(
-            self.reference, self.shared, self.reference_areas.size
-        )
+        found = np.bincount(self.reference, self.shared, self.reference_areas.size)
+        return self.reference_areas - found.astype(np.int64)
 
     @cached_property
     def inside(self) -> NDArray[np.int64]:
         """(P,) pixels of each predicted object that belong to a reference object."""
-        return _sum_groups(self.predicted, self.shared, self.predicted_areas.size)
+        found = np.bincount(self.predicted, self.shared, self.predicted_areas.size)
+        return found.astype(np.int64)
 
 
 def count_overlaps(
@@ -141,9 +141,3 @@ def _number_objects(ids: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
 def sum_squares(sizes: NDArray[Any]) -> int:
     """The sum of the squares, in int64."""
     return int((sizes.astype(np.int64) ** 2).sum())
-
-
-def _sum_groups(groups: NDArray[Any], values: NDArray[Any], count: int) -> NDArray[np.int64]:
-    total = np.zeros(count, np.int64)
-    np.add.at(total, groups, values)
-    return total

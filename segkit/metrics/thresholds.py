@@ -16,8 +16,8 @@ from torchmetrics import Metric
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, split_target
-from segkit.metrics.confusion import check_classes
-from segkit.metrics.scores import Counts, class_scores, format_score
+from segkit.metrics.base import check_classes
+from segkit.metrics.confusion import Counts, format_score, score_classes
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """0.05, 0.10 ... 0.95."""
@@ -109,7 +109,7 @@ class ThresholdCounts(Metric):
 
 @dataclass(frozen=True)
 class ThresholdSweep:
-    """The scores of each class at each threshold. Created by :func:`threshold_sweep`.
+    """The scores of each class at each threshold. Created by :func:`sweep_thresholds`.
 
     Choose a threshold on the validation images, never on those whose result is reported.
 
@@ -150,8 +150,8 @@ class ThresholdSweep:
         ]
 
 
-def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
-    """The scores of all images. Binary needs two names, and reports the foreground."""
+def sweep_thresholds(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
+    """Score all images at each threshold. Binary needs two names, and reports the foreground."""
     names = tuple(class_names)
     wanted = 2 if counter.mode == "binary" else counter.channels
     if len(names) != wanted:
@@ -160,7 +160,7 @@ def threshold_sweep(counter: ThresholdCounts, class_names: Sequence[str]) -> Thr
             " names: give one name per class, including the background."
         )
     counts: Counts = counter.compute().numpy(force=True)  # (C, T, 2, 2)
-    table = class_scores(counts)
+    table = score_classes(counts)
     return ThresholdSweep(
         names[1:] if counter.mode == "binary" else names,
         counter.thresholds,

@@ -22,9 +22,8 @@ from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import blend, find_windows
 from segkit.inference.tiles.tiling import SIDE
 from segkit.losses.base import Loss
-from segkit.metrics.confusion import ConfusionMatrix
-from segkit.metrics.instances import InstanceScores, object_counts
-from segkit.metrics.scores import scores
+from segkit.metrics.confusion import ConfusionMatrix, score_matrix
+from segkit.metrics.instances import InstanceScores, count_objects
 from segkit.models.fast import to_channels_last
 from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
@@ -100,7 +99,7 @@ class SegmentationModule(L.LightningModule):
             markers = batch["markers"].cpu().numpy() if "markers" in batch else [None] * len(labels)
             for p, decided, ids, marks in zip(*maps, markers, strict=True):
                 found = self.decoder(p, decided)
-                self.objects.update(object_counts(ids, found, marks, IGNORE_INDEX))
+                self.objects.update(count_objects(ids, found, marks, IGNORE_INDEX))
 
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
         """Return both: the predictor blends probabilities, the loss needs logits."""
@@ -120,7 +119,7 @@ class SegmentationModule(L.LightningModule):
         """Log the scores of the epoch."""
         matrix = self.confusion.compute()
         self.confusion.reset()
-        mean = scores(matrix, self.model.head.mode, self.card.class_names).mean
+        mean = score_matrix(matrix, self.model.head.mode, self.card.class_names).mean
         loss = self.val_loss.compute().item()
         self.val_loss.reset()
         found = {} if self.decoder is None else self.objects.compute()

@@ -12,8 +12,8 @@ from segkit.core.errors import SegkitError
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.evaluate.evaluation import evaluate, make_metrics
-from segkit.metrics.boundary import boundary_counts, boundary_scores
-from segkit.metrics.instances import instance_scores, object_counts
+from segkit.metrics.boundary import count_boundaries, score_boundaries
+from segkit.metrics.instances import count_objects, score_objects
 from segkit.targets.base import Labels
 
 
@@ -50,14 +50,14 @@ def test_pixels_and_objects_of_all_images_are_added_up(predictor, dataset, resul
         truth = item["target"].numpy()
         shared += int(((labels == 1) & (truth == 1)).sum())
         whole += int(((labels == 1) | (truth == 1)).sum())
-        counts.append(object_counts(item["ids"].numpy(), prediction.instances, None, 255))
-        edges.append(boundary_counts(labels, truth, "binary", 2))
+        counts.append(count_objects(item["ids"].numpy(), prediction.instances, None, 255))
+        edges.append(count_boundaries(labels, truth, "binary", 2))
     assert result.means["iou"] == pytest.approx(shared / whole)
     assert shared > 0
-    assert result.means["objects"] == instance_scores(sum(counts))["objects"] > 0
-    seg = float(instance_scores(sum(counts))["seg"])
+    assert result.means["objects"] == score_objects(sum(counts))["objects"] > 0
+    seg = float(score_objects(sum(counts))["seg"])
     assert result.means["seg"] == pytest.approx(seg, nan_ok=True)
-    f1 = float(boundary_scores(sum(edges)).mean["boundary_f1"])
+    f1 = float(score_boundaries(sum(edges))["f1"][0])
     assert result.means["boundary_f1"] == pytest.approx(f1)
     assert 0 < result.means["v_rand"] <= 1
 

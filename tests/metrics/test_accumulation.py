@@ -8,36 +8,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+from metrics.conftest import CLASSES, random_labels, random_probabilities
 from torchmetrics import MetricCollection
 
 from segkit.core.errors import SegkitError
-from segkit.metrics import ConfusionMatrix, InstanceScores, ThresholdCounts, object_counts
-from segkit.metrics.instances import OBJECT_COUNTS
-
-CLASSES = {"binary": 2, "multiclass": 4, "multilabel": 3}
-
-
-def random_labels(mode: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels and targets of four images, a tenth of the targets ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (4, 3, 5, 7) if mode == "multilabel" else (4, 5, 7)
-    classes = 2 if mode == "multilabel" else CLASSES[mode]
-    labels, target = torch.randint(classes, (2, *shape), generator=generator)
-    return labels, target.masked_fill(torch.rand(shape, generator=generator) < 0.1, 255)
-
-
-def random_probabilities(mode: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    labels, target = random_labels(mode, seed)
-    generator = torch.Generator().manual_seed(seed)
-    shape = labels.shape if mode == "multilabel" else (4, 1, 5, 7)
-    return torch.rand(shape, generator=generator), target
+from segkit.metrics.confusion import ConfusionMatrix
+from segkit.metrics.instances import OBJECT_COUNTS, InstanceScores, count_objects
+from segkit.metrics.thresholds import ThresholdCounts
 
 
 def random_counts(seed: int) -> tuple[np.ndarray]:
     """The counts of the objects of four images, (4, K); some have fractions."""
     rng = np.random.default_rng(seed)
     truths = np.repeat(rng.integers(0, 9, (4, 8, 3)), 3, axis=2)
-    counts = [object_counts(t, np.where(rng.random(t.shape) < 0.8, t, 0)) for t in truths]
+    counts = [count_objects(t, np.where(rng.random(t.shape) < 0.8, t, 0)) for t in truths]
     return (np.stack(counts),)
 
 
@@ -61,7 +45,7 @@ METRICS = {
 every_metric = pytest.mark.parametrize(("make", "draw"), METRICS.values(), ids=METRICS)
 
 
-@pytest.mark.parametrize("module", ["bootstrap", "boundary", "instances", "overlaps", "scores"])
+@pytest.mark.parametrize("module", ["bootstrap", "boundary", "confusion", "instances", "overlaps"])
 def test_the_examples_run(module):
     result = doctest.testmod(sys.modules[f"segkit.metrics.{module}"])
     assert result.attempted > 0
@@ -93,6 +77,15 @@ def test_neither_order_nor_batches_matter(make, draw):
     kept = {**before} if isinstance(before, dict) else before.clone()
     whole.update(*draw(1))
     assert before == kept if isinstance(before, dict) else torch.equal(before, kept)
+
+
+@pytest.mark.parametrize("name", ["confusion multilabel", "thresholds multilabel"])
+def test_a_label_map_is_one_class_per_pixel_in_multilabel(name):
+    make, draw = METRICS[name]
+    target = torch.randint(3, (4, 5, 7), generator=torch.Generator().manual_seed(5))
+    target[0] = 255
+    stack = torch.stack([torch.where(target == 255, 255, target == c) for c in range(3)], dim=1)
+    assert_same(feed(make(), (draw(0)[0], target)), feed(make(), (draw(0)[0], stack)))
 
 
 @every_metric

@@ -11,8 +11,8 @@ import torch
 
 import segkit.metrics.bootstrap
 from segkit.core.errors import SegkitError
-from segkit.metrics.bootstrap import Interval, intervals, score_intervals
-from segkit.metrics.scores import class_counts, scores
+from segkit.metrics.bootstrap import Interval, estimate_intervals
+from segkit.metrics.confusion import count_classes, score_counts, score_matrix
 
 
 def share(sums: np.ndarray) -> np.ndarray:
@@ -20,7 +20,7 @@ def share(sums: np.ndarray) -> np.ndarray:
 
 
 def interval(data: np.ndarray, score, **options) -> Interval:
-    return intervals(data, lambda sums: {"score": score(sums)}, **options)["score"]
+    return estimate_intervals(data, lambda sums: {"score": score(sums)}, **options)["score"]
 
 
 def images(count: int, generator: np.random.Generator) -> np.ndarray:
@@ -88,9 +88,9 @@ def test_scores_have_their_intervals(mode):
     matrices = torch.randint(20, shape, generator=torch.Generator().manual_seed(0))
     if mode != "binary":
         matrices[:, 1] //= 10  # less of one class
-    result = scores(matrices.sum(0), mode, names)
-    counts = np.stack([class_counts(matrix, mode) for matrix in matrices])
-    found = score_intervals(counts, mode, result.class_names)
+    result = score_matrix(matrices.sum(0), mode, names)
+    counts = np.stack([count_classes(matrix, mode) for matrix in matrices])
+    found = estimate_intervals(counts, lambda sums: score_counts(sums, mode, result.class_names))
     assert set(result.mean) < set(found)
     assert len(found) == len(result.mean) + 5 * len(result.class_names)
     for key, value in result.mean.items():
@@ -101,7 +101,7 @@ def test_scores_have_their_intervals(mode):
 
     generator = np.random.default_rng(1)
     drawn = [
-        scores(matrices[generator.integers(40, size=40)].sum(0), mode, names).mean["iou"]
+        score_matrix(matrices[generator.integers(40, size=40)].sum(0), mode, names).mean["iou"]
         for _ in range(1000)
     ]
     low, high = np.quantile(drawn, [0.025, 0.975])

@@ -14,8 +14,8 @@ from skimage.metrics import adapted_rand_error
 from torchmetrics.functional.detection import panoptic_quality
 
 from segkit.core.errors import SegkitError
-from segkit.metrics.bootstrap import intervals
-from segkit.metrics.instances import OBJECT_COUNTS, instance_scores, object_counts
+from segkit.metrics.bootstrap import estimate_intervals
+from segkit.metrics.instances import OBJECT_COUNTS, count_objects, score_objects
 
 NAN = math.nan
 SYMMETRIC = ("ap", "ap50", "ap75", "pq", "sq", "rq")
@@ -24,7 +24,7 @@ ignoring_maps = hnp.arrays(np.uint8, st.just((5, 6)), elements=st.sampled_from([
 
 
 def scores(truth, predicted, **options) -> dict[str, float]:
-    found = instance_scores(object_counts(truth, predicted, **{"ignore_index": 255, **options}))
+    found = score_objects(count_objects(truth, predicted, **{"ignore_index": 255, **options}))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -233,12 +233,12 @@ def test_the_truth_itself_is_perfect(truth):
 def test_many_sums_are_scored_at_once():
     rng = np.random.default_rng(0)
     pairs = rng.integers(0, 5, (6, 2, 7, 8))
-    counts = np.stack([object_counts(truth, predicted) for truth, predicted in pairs])  # (6, K)
-    table = instance_scores(counts.reshape(2, 3, -1))
+    counts = np.stack([count_objects(truth, predicted) for truth, predicted in pairs])  # (6, K)
+    table = score_objects(counts.reshape(2, 3, -1))
     for i, (truth, predicted) in enumerate(pairs):
         same({name: table[name][i // 3, i % 3] for name in table}, scores(truth, predicted))
-    found = intervals(counts, instance_scores, samples=50)
-    total = instance_scores(counts.sum(axis=0))
+    found = estimate_intervals(counts, score_objects, samples=50)
+    total = score_objects(counts.sum(axis=0))
     assert set(found) == set(total)
     for name in ("seg", "aji", "arand"):
         assert found[name].low <= total[name] <= found[name].high
@@ -247,8 +247,8 @@ def test_many_sums_are_scored_at_once():
 def test_invalid_markers_and_counts_are_refused():
     truth = row("110")
     with pytest.raises(SegkitError, match=r"markers has the shape \(1, 2\)"):
-        object_counts(truth, truth, markers=row("11"))
+        count_objects(truth, truth, markers=row("11"))
     with pytest.raises(SegkitError, match="the map of markers is float64"):
-        object_counts(truth, truth, markers=row("110").astype(float))
+        count_objects(truth, truth, markers=row("110").astype(float))
     with pytest.raises(SegkitError, match=f"needs {len(OBJECT_COUNTS)} entries"):
-        instance_scores(np.zeros((3, 4)))
+        score_objects(np.zeros((3, 4)))

@@ -7,24 +7,12 @@ import math
 import pytest
 import torch
 import torchmetrics.functional.classification as peer
+from metrics.conftest import random_probabilities
 
 from segkit.core.errors import SegkitError
-from segkit.metrics import ConfusionMatrix
-from segkit.metrics.scores import scores
-from segkit.metrics.thresholds import THRESHOLDS, ThresholdCounts, threshold_sweep
+from segkit.metrics.confusion import ConfusionMatrix, score_matrix
+from segkit.metrics.thresholds import THRESHOLDS, ThresholdCounts, sweep_thresholds
 from segkit.models.heads import Head
-
-
-def batch(mode: str, count: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities, some of them on a threshold, and targets, a tenth of them ignored."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (count, 1 if mode == "binary" else 3, 6, 7)
-    probabilities = torch.rand(shape, generator=generator)
-    on = torch.rand(shape, generator=generator) < 0.2
-    probabilities[on] = (probabilities[on] * 20).round() / 20
-    target = torch.randint(2, shape, generator=generator)
-    target[torch.rand(shape, generator=generator) < 0.1] = 255
-    return probabilities, target.squeeze(1) if mode == "binary" else target
 
 
 def counted(mode: str, *batches, thresholds=THRESHOLDS) -> ThresholdCounts:
@@ -39,7 +27,7 @@ def test_by_hand():
     target = torch.tensor([[[0, 1, 0, 1, 255]]])
     metric = counted("binary", (probabilities, target), thresholds=[0.25, 0.5, 0.75])
     assert metric.compute().tolist() == [[[[1, 1], [0, 2]], [[1, 1], [1, 1]], [[2, 0], [1, 1]]]]
-    sweep = threshold_sweep(metric, ["background", "cell"])
+    sweep = sweep_thresholds(metric, ["background", "cell"])
     assert sweep.class_names == ("cell",)
     assert sweep.scores["iou"].tolist() == [[2 / 3, 1 / 3, 1 / 2]]
     assert sweep.best == {"cell": 0.25}
@@ -55,10 +43,10 @@ def test_by_hand():
 @pytest.mark.parametrize("mode", ["binary", "multilabel"])
 def test_equals_the_head_at_each_threshold(mode):
     """Also for probabilities exactly on a threshold, which do not exceed it."""
-    probabilities, target = batch(mode)
+    probabilities, target = random_probabilities(mode)
     names = ["background", "cell"] if mode == "binary" else ["a", "b", "c"]
     metric = counted(mode, (probabilities, target))
-    sweep = threshold_sweep(metric, names)
+    sweep = sweep_thresholds(metric, names)
     for t, threshold in enumerate(THRESHOLDS):
         head = Head.build(mode, in_channels=1, num_classes=len(names), threshold=threshold)
         confusion = ConfusionMatrix(mode, len(names))
@@ -66,7 +54,7 @@ def test_equals_the_head_at_each_threshold(mode):
         matrix = confusion.compute()
         expected = matrix[None] if mode == "binary" else matrix
         assert torch.equal(metric.compute()[:, t], expected)
-        result = scores(matrix, mode, names)
+        result = score_matrix(matrix, mode, names)
         assert sweep.scores["iou"][:, t].tolist() == list(result.iou)
         assert sweep.scores["precision"][:, t].tolist() == list(result.precision)
 
@@ -76,7 +64,7 @@ def test_equals_torchmetrics():
     probabilities = torch.rand((2, 1, 30, 30), generator=generator)
     target = (torch.rand((2, 30, 30), generator=generator) < probabilities[:, 0]).long()
     target[0, :4] = 255
-    sweep = threshold_sweep(counted("binary", (probabilities, target)), ["background", "cell"])
+    sweep = sweep_thresholds(counted("binary", (probabilities, target)), ["background", "cell"])
     precision, recall, _ = peer.binary_precision_recall_curve(
         probabilities[:, 0], target, thresholds=list(THRESHOLDS), ignore_index=255
     )
@@ -86,24 +74,13 @@ def test_equals_torchmetrics():
     torch.testing.assert_close(torch.from_numpy(sweep.scores["recall"][0]).float(), recall[:-1])
 
 
-def test_a_label_map_is_one_class_per_pixel_in_multilabel():
-    probabilities, _ = batch("multilabel")
-    target = torch.randint(3, (4, 6, 7), generator=torch.Generator().manual_seed(5))
-    target[0] = 255
-    stack = torch.stack([torch.where(target == 255, 255, target == c) for c in range(3)], dim=1)
-    assert torch.equal(
-        counted("multilabel", (probabilities, target)).compute(),
-        counted("multilabel", (probabilities, stack)).compute(),
-    )
-
-
 @pytest.mark.parametrize(
     ("probabilities", "target", "best"),
     [([0.001, 0.999], [0, 1], 0.5), ([0.001, 0.22], [0, 1], 0.2), ([0.01, 0.01], [0, 0], math.nan)],
 )
 def test_among_equal_thresholds_the_best_is_the_nearest_to_one_half(probabilities, target, best):
     metric = counted("binary", (torch.tensor([[[probabilities]]]), torch.tensor([[target]])))
-    sweep = threshold_sweep(metric, ["no", "yes"])
+    sweep = sweep_thresholds(metric, ["no", "yes"])
     assert sweep.best == pytest.approx({"yes": best}, nan_ok=True)
     assert math.isnan(best) == ({row["iou"] for row in sweep.rows()} == {"-"})
 
@@ -137,15 +114,15 @@ def test_wrong_settings_are_refused(arguments, message):
 
 
 def test_wrong_inputs_are_refused():
-    probabilities, target = batch("binary")
+    probabilities, target = random_probabilities("binary")
     metric = ThresholdCounts("binary", 2)
-    with pytest.raises(SegkitError, match=r"takes \(B, 1, H, W\)"):
-        metric.update(probabilities[:, 0], target)
-    with pytest.raises(SegkitError, match="not the decided labels"):
-        metric.update(probabilities.long(), target)
-    with pytest.raises(SegkitError, match="needs"):
-        metric.update(probabilities, target[..., 1:])
-    with pytest.raises(SegkitError, match="contains the label"):
-        metric.update(probabilities, target + 1)
+    for wrong_probabilities, wrong_target, message in (
+        (probabilities[:, 0], target, r"takes \(B, 1, H, W\)"),
+        (probabilities.long(), target, "not the decided labels"),
+        (probabilities, target[..., 1:], "needs"),
+        (probabilities, target + 1, "contains the label"),
+    ):
+        with pytest.raises(SegkitError, match=message):
+            metric.update(wrong_probabilities, wrong_target)
     with pytest.raises(SegkitError, match="one name per class"):
-        threshold_sweep(metric, ["cell"])
+        sweep_thresholds(metric, ["cell"])

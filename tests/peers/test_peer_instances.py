@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segkit.metrics.instances import instance_scores, object_counts
+from segkit.metrics.instances import count_objects, score_objects
 
 pytestmark = pytest.mark.peers
 
@@ -33,8 +33,8 @@ def frames(count: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def pooled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    counts = sum(object_counts(truth, predicted) for truth, predicted in pairs)
-    return {name: float(value) for name, value in instance_scores(counts).items()}
+    counts = sum(count_objects(truth, predicted) for truth, predicted in pairs)
+    return {name: float(value) for name, value in score_objects(counts).items()}
 
 
 def test_ap_and_pq_equal_stardist():
@@ -67,7 +67,7 @@ def test_seg_and_det_equal_ctcmetrics(tmp_path):
         # The markers are the cores of the cells, and of three cells that are not outlined.
         markers = np.where(ndimage.minimum_filter(truth, 5) > 0, truth, 0).astype(np.uint16)
         markers[3 * i : 3 * i + 2, 5:8] = 77
-        counts.append(object_counts(truth, predicted, markers))
+        counts.append(count_objects(truth, predicted, markers))
         tifffile.imwrite(folders["GT/SEG"] / f"man_seg{i:03d}.tif", truth)
         tifffile.imwrite(folders["GT/TRA"] / f"man_track{i:03d}.tif", markers)
         tifffile.imwrite(folders["RES"] / f"mask{i:03d}.tif", predicted)
@@ -84,7 +84,7 @@ def test_seg_and_det_equal_ctcmetrics(tmp_path):
     tracks.pop("ious")
     no_tracks = np.zeros((0, 4), int)
     graph = ctc.count_acyclic_graph_correction_operations(no_tracks, no_tracks, **tracks)
-    found = {k: float(v) for k, v in instance_scores(sum(counts)).items()}
+    found = {k: float(v) for k, v in score_objects(sum(counts)).items()}
     assert 0.3 < found["seg"] < 0.95
     assert 0.3 < found["det"] < 0.95
     assert found["seg"] == pytest.approx(seg)

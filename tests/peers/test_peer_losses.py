@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from segkit.losses import Loss
-from segkit.metrics import ConfusionMatrix
-from segkit.metrics.scores import scores
+from segkit.metrics.confusion import ConfusionMatrix, score_matrix
 
 pytestmark = pytest.mark.peers
 
@@ -311,7 +310,7 @@ def test_smp_iou_of_a_batch_of_empty_masks_is_nan():
     ious = []
     for labels in (empty, torch.ones_like(empty)):
         matrix.update(labels, labels)
-        ious.append(scores(matrix.compute(), "binary", ["background", "cell"]).mean["iou"])
+        ious.append(score_matrix(matrix.compute(), "binary", ["background", "cell"]).mean["iou"])
     assert math.isnan(ious[0])
     assert ious[1] == 1
 

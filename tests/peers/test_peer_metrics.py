@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segkit.metrics.boundary import boundary_counts, boundary_scores
+from segkit.metrics.boundary import count_boundaries, score_boundaries
 from segkit.metrics.thresholds import THRESHOLDS, ThresholdCounts
 
 pytestmark = pytest.mark.peers
@@ -33,7 +33,7 @@ def test_hausdorff_distance_equals_monai():
             include_background=True,
             percentile=95,
         )[0]
-        ours = boundary_scores(boundary_counts(labels, truth, "multilabel", 3)).hd95
+        ours = score_boundaries(count_boundaries(labels, truth, "multilabel", 3))["hd95"]
         np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-6)
 
 
@@ -49,9 +49,9 @@ def test_boundary_f1_equals_monais_surface_dice_of_pixels():
             class_thresholds=[tolerance] * 3,
             include_background=True,
         )[0]
-        near, predicted, found, true = boundary_counts(labels, truth, "multilabel", 3, tolerance).T[
-            :4
-        ]
+        near, predicted, found, true = count_boundaries(
+            labels, truth, "multilabel", 3, tolerance
+        ).T[:4]
         np.testing.assert_allclose((near + found) / (predicted + true), expected.numpy(), rtol=1e-6)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import entr
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
@@ -18,15 +19,15 @@ THRESHOLDS = (*(step / 10 for step in range(10)), math.nextafter(1.0, 0.0))
 """The thresholds of the challenge: 0, 0.1, ..., 1. Pixels above it are inside cells. The last
 one is just below 1, as the steps in the challenge's script add up to that."""
 
-BORDER_COUNTS = (
+MEMBRANE_COUNTS = (
     *("slices", "v_rand", "v_info"),
     *("rand_together", "rand_reference", "rand_predicted"),
     *("tp", "fp", "fn"),
 )
-"""The names of the C entries of :func:`border_counts` for each threshold."""
+"""The names of the C entries of :func:`count_membranes` for each threshold."""
 
 
-def border_counts(
+def count_membranes(
     truth: NDArray[Any], probability: NDArray[Any], ignore_index: int | None = IGNORE_INDEX
 ) -> NDArray[np.float64]:
     """Count what the scores of borders need from one image (a slice of a stack), per threshold.
@@ -43,28 +44,30 @@ def border_counts(
         ignore_index: The id of pixels in the truth that do not count; None: all count.
 
     Returns:
-        (T, C) float64, in the order of ``THRESHOLDS`` and ``BORDER_COUNTS``.
+        (T, C) float64, in the order of ``THRESHOLDS`` and ``MEMBRANE_COUNTS``.
     """
     check_ids("the truth", truth)
     _check_probability(truth, probability)
     probability = probability.astype(np.float64)  # in a lower precision the last threshold is 1
-    cells = truth != 0
     valid = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
+    cells = (truth != 0) & valid
     rows: list[list[float]] = []
     before = -1
     for threshold in THRESHOLDS:
         inside = probability > threshold
         size = int(inside.sum())
-        if size != before:  # the regions only shrink: an equal size means the same pixels
-            rows.append(_count_at(truth, inside, cells & valid, ~cells & valid, ignore_index))
-            before = size
-        else:
+        if size == before:  # the regions only shrink: an equal size means the same pixels
             rows.append(rows[-1])
+            continue
+        before = size
+        tp, positives = int((inside & cells).sum()), int((inside & valid).sum())
+        counts = _count_regions(truth, inside, ignore_index)
+        rows.append([*counts, tp, positives - tp, int(cells.sum()) - tp])
     return np.array(rows, np.float64)
 
 
-def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The scores of summed :func:`border_counts`, as the challenge defines them.
+def score_membranes(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The scores of summed :func:`count_membranes`, as the challenge defines them.
 
     Each score is its own best one over the thresholds:
 
@@ -87,11 +90,11 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
     Returns:
         Each score, (...), float64; for one sum of counts an array without axes.
     """
-    sums = name_entries(BORDER_COUNTS, counts)
+    sums = name_entries(MEMBRANE_COUNTS, counts)
     if sums["slices"].shape[-1:] != (len(THRESHOLDS),):
         raise SegkitError(
             f"the counts have the shape {np.shape(counts)}, but there are {len(THRESHOLDS)}"
-            f" thresholds with {len(BORDER_COUNTS)} counts each: give sums of border_counts()."
+            f" thresholds with {len(MEMBRANE_COUNTS)} counts each: give sums of count_membranes()."
         )
     scores = {}
     for name in ("v_rand", "v_info"):
@@ -102,11 +105,7 @@ def border_scores(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
     rand = divide(2 * sums["rand_together"], sums["rand_reference"] + sums["rand_predicted"])
     true = sums["tp"] + sums["fn"]
     pixel = np.where(true > 0, divide(2 * sums["tp"], true + sums["tp"] + sums["fp"]), np.nan)
-    return {
-        **scores,
-        "rand_error": 1 - rand.max(axis=-1),
-        "pixel_error": 1 - pixel.max(axis=-1),
-    }
+    return scores | {"rand_error": 1 - rand.max(axis=-1), "pixel_error": 1 - pixel.max(axis=-1)}
 
 
 class MembraneMetric(Metric, name="membranes"):
@@ -128,13 +127,13 @@ class MembraneMetric(Metric, name="membranes"):
         super().__init__(mode, num_classes)
 
     def count(self, image: ScoredImage) -> NDArray[np.float64]:
-        """:func:`border_counts`, (T, C)."""
+        """:func:`count_membranes`, (T, C)."""
         assert image.ids is not None
-        return border_counts(image.ids, image.probabilities[-1])
+        return count_membranes(image.ids, image.probabilities[-1])
 
     def score(self, sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """:func:`border_scores`."""
-        return border_scores(sums)
+        """:func:`score_membranes`."""
+        return score_membranes(sums)
 
 
 def count_v_rand(objects: Overlaps) -> tuple[int, int, int]:
@@ -171,43 +170,30 @@ def compute_v_info(objects: Overlaps) -> float:
     pixels = int(objects.reference_areas.sum())
     if pixels == 0:
         return float("nan")
-
-    def entropy(sizes: NDArray[np.int64]) -> float:
-        sizes = sizes[sizes > 0]
-        return float((sizes / pixels * np.log(pixels / sizes)).sum())
-
     single = objects.missed.sum() * np.log(pixels) / pixels
-    reference = entropy(objects.reference_areas)
-    predicted = entropy(objects.inside) + single
-    joint = entropy(objects.shared) + single
+    # terms of 0 are 0, not NaN
+    reference = entr(objects.reference_areas / pixels).sum()
+    predicted = entr(objects.inside / pixels).sum() + single
+    joint = entr(objects.shared / pixels).sum() + single
     if reference + predicted == 0:
         return 1.0
     return float(max(0.0, 2 * (reference + predicted - joint) / (reference + predicted)))
 
 
-def _count_at(
-    truth: NDArray[Any],
-    inside: NDArray[np.bool_],
-    cells: NDArray[np.bool_],
-    membrane: NDArray[np.bool_],
-    ignore_index: int | None,
+def _count_regions(
+    truth: NDArray[Any], inside: NDArray[np.bool_], ignore_index: int | None
 ) -> list[float]:
-    """The counts at one threshold."""
-    from skimage.segmentation import watershed  # slow to import, and few score borders
+    """Count the slice, V_rand and V_info of thinned borders, and the pairs of the Rand error."""
+    from skimage.segmentation import watershed  # slow to import, and few score membranes
 
     regions = ndimage.label(inside)[0]
     thinned = watershed(~inside, regions, connectivity=1, watershed_line=True)
     objects = count_overlaps(truth, thinned, ignore_index)
+    pairs = count_v_rand(count_overlaps(truth, regions, ignore_index))
     together, reference, predicted = count_v_rand(objects)
-    some = reference > 0
-    tp, fp = int((inside & cells).sum()), int((inside & membrane).sum())
-    return [
-        some,
-        2 * together / (reference + predicted) if some else 0,
-        compute_v_info(objects) if some else 0,
-        *count_v_rand(count_overlaps(truth, regions, ignore_index)),
-        *(tp, fp, int(cells.sum()) - tp),
-    ]
+    if not reference:
+        return [0, 0, 0, *pairs]
+    return [1, 2 * together / (reference + predicted), compute_v_info(objects), *pairs]
 
 
 def _check_probability(truth: NDArray[Any], probability: NDArray[Any]) -> None:

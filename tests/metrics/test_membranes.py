@@ -13,19 +13,19 @@ from scipy import ndimage
 from skimage.metrics import contingency_table, variation_of_information
 
 from segkit.core.errors import SegkitError
-from segkit.metrics.borders import (
-    BORDER_COUNTS,
+from segkit.metrics.membranes import (
+    MEMBRANE_COUNTS,
     THRESHOLDS,
-    border_counts,
-    border_scores,
     compute_v_info,
+    count_membranes,
     count_v_rand,
+    score_membranes,
 )
 from segkit.metrics.overlaps import count_overlaps
 
 
 def scores(truth, probability, **options) -> dict[str, float]:
-    found = border_scores(border_counts(truth, probability, **options))
+    found = score_membranes(count_membranes(truth, probability, **options))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -80,8 +80,8 @@ def test_a_hole_in_the_membrane_merges_and_a_higher_threshold_mends_it():
     truth = two_cells(1)
     probability = inside(truth)
     probability[5, 10] = 0.55
-    counts = border_counts(truth, probability)
-    v_rand = counts[:, BORDER_COUNTS.index("v_rand")]
+    counts = count_membranes(truth, probability)
+    v_rand = counts[:, MEMBRANE_COUNTS.index("v_rand")]
     merged = 2 * 2 * 120**2 / (2 * 120**2 + 240**2)
     assert v_rand[:6] == pytest.approx([merged] * 6)
     assert v_rand[6:10].tolist() == [1.0] * 4
@@ -97,21 +97,21 @@ def test_the_thresholds_are_eleven_and_the_last_keeps_what_is_certain(dtype):
     found = scores(truth, np.where(truth > 0, 1.0, 0.999).astype(dtype))
     assert (found["v_rand"], found["pixel_error"]) == (1, 0)
     assert found["v_rand_threshold"] == pytest.approx(1)
-    assert border_counts(truth, np.full(truth.shape, 0.999))[-1, BORDER_COUNTS.index("tp")] == 0
+    assert count_membranes(truth, np.full(truth.shape, 0.999))[-1, MEMBRANE_COUNTS.index("tp")] == 0
 
 
 def test_v_is_the_mean_over_slices_at_one_threshold_and_the_errors_are_pooled():
     slices = [noisy_cells(seed) for seed in range(3)]
     scales = (1.0, 0.8, 0.6)
     pairs = [(truth, p * scale) for (truth, p), scale in zip(slices, scales, strict=True)]
-    counts = np.stack([border_counts(*pair) for pair in pairs])
-    found = border_scores(counts.sum(axis=0))
-    table = border_scores(counts)
-    assert {name: table[name][1] for name in table} == border_scores(counts[1])
-    single = counts[..., BORDER_COUNTS.index("v_rand")]
+    counts = np.stack([count_membranes(*pair) for pair in pairs])
+    found = score_membranes(counts.sum(axis=0))
+    table = score_membranes(counts)
+    assert {name: table[name][1] for name in table} == score_membranes(counts[1])
+    single = counts[..., MEMBRANE_COUNTS.index("v_rand")]
     assert found["v_rand"] == pytest.approx(single.mean(axis=0).max())
     assert found["v_rand"] < single.max(axis=1).mean()  # each has its best threshold elsewhere
-    v_info = counts[..., BORDER_COUNTS.index("v_info")].mean(axis=0)
+    v_info = counts[..., MEMBRANE_COUNTS.index("v_info")].mean(axis=0)
     assert found["v_info"] == pytest.approx(v_info.max())
     assert found["v_info_threshold"] == THRESHOLDS[v_info.argmax()]
     best = []
@@ -126,22 +126,22 @@ def test_ignored_pixels_do_not_count():
     truth, probability = noisy_cells()
     truth = truth % 200  # no cell has the id 255
     probability[:, 40:] = 0  # so that no region goes on there
-    part = border_counts(truth[:, :40], probability[:, :40])
+    part = count_membranes(truth[:, :40], probability[:, :40])
     ignoring = truth.copy()
     ignoring[:, 40:] = 255
-    pixels = slice(BORDER_COUNTS.index("rand_together"), None)
-    assert np.array_equal(border_counts(ignoring, probability)[:, pixels], part[:, pixels])
-    assert (border_counts(truth, probability)[:, pixels] != part[:, pixels]).any()
-    thinned = border_counts(ignoring, probability)[:, :3]
+    pixels = slice(MEMBRANE_COUNTS.index("rand_together"), None)
+    assert np.array_equal(count_membranes(ignoring, probability)[:, pixels], part[:, pixels])
+    assert (count_membranes(truth, probability)[:, pixels] != part[:, pixels]).any()
+    thinned = count_membranes(ignoring, probability)[:, :3]
     assert thinned == pytest.approx(part[:, :3], abs=0.02)  # lines end elsewhere at the edge
 
 
 def test_a_slice_without_cells_has_no_value_and_leaves_the_mean():
-    empty = border_counts(np.zeros((12, 21), int), np.full((12, 21), 0.5))
-    assert all(math.isnan(value) for value in border_scores(empty).values())
+    empty = count_membranes(np.zeros((12, 21), int), np.full((12, 21), 0.5))
+    assert all(math.isnan(value) for value in score_membranes(empty).values())
     truth = two_cells(1)
-    whole = border_counts(truth, inside(truth))
-    assert border_scores(whole + empty)["v_rand"] == 1
+    whole = count_membranes(truth, inside(truth))
+    assert score_membranes(whole + empty)["v_rand"] == 1
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_a_slice_without_cells_has_no_value_and_leaves_the_mean():
 )
 def test_invalid_membrane_maps_are_refused(truth, probability, message):
     with pytest.raises(SegkitError, match=message):
-        border_counts(truth, probability)
+        count_membranes(truth, probability)
     with pytest.raises(SegkitError, match="11 thresholds"):
-        border_scores(np.zeros((3, len(BORDER_COUNTS))))
+        score_membranes(np.zeros((3, len(MEMBRANE_COUNTS))))
 
 
 # V_rand and V_info of given objects

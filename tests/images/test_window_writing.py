@@ -1,5 +1,6 @@
 """Files written by windows: their content, whole or not at all, in little memory."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tifffile
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images.conftest import noise
+from images.conftest import cut, noise, same
 
 from segkit.core.errors import SegkitError
 from segkit.images import window_writing
@@ -25,32 +26,12 @@ SUFFIXES = [".tif", ".zarr"]
 DTYPES = ["uint8", "uint16", "int32", "float32"]
 
 
-def same(got: np.ndarray, wanted: np.ndarray) -> None:
-    assert got.dtype == wanted.dtype
-    np.testing.assert_array_equal(got, wanted, strict=True)
-
-
-def write(path: Path, values: np.ndarray, window: int = 300, pyramid: bool = False) -> None:
+def write(path: Path, values: np.ndarray, pyramid: bool = False, dtype: str | None = None) -> None:
     H, W = values.shape[-2:]
-    with WindowFile(path, values.shape, values.dtype, pyramid=pyramid) as file:
-        for top in range(0, H, window):
-            for left in range(0, W, window):
-                file.write(top, left, values[..., top : top + window, left : left + window])
-
-
-def layers(path: Path) -> np.ndarray:
-    """(N, H, W): the pages of a TIFF, or the channels."""
-    read = read_image if _is_float(path) else read_mask
-    if count_pages(path) > 1:
-        pages = [read(path, page) for page in range(count_pages(path))]
-        return np.stack([page.reshape(page.shape[:2]) for page in pages])
-    values = read(path)
-    return np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0)
-
-
-def _is_float(path: Path) -> bool:
-    page = 0 if count_pages(path) > 1 else None
-    return read_image(path, page).dtype.kind == "f" and "int" not in path.stem
+    with WindowFile(path, values.shape, dtype or values.dtype, pyramid=pyramid) as file:
+        for top in range(0, H, 300):
+            for left in range(0, W, 300):
+                file.write(top, left, values[..., top : top + 300, left : left + 300])
 
 
 def only(folder: Path, *names: str) -> None:
@@ -91,20 +72,21 @@ def test_any_windows_in_any_order(tmp_path, monkeypatch, partition, stack, dtype
         for top, left, bottom, right in windows:
             file.write(top, left, values[..., top:bottom, left:right])
     only(tmp_path, path.name)
-    same(layers(path), values.reshape(-1, H, W))
-    levels = [values.reshape(-1, H, W)]
-    for _ in list_level_sizes(H, W)[1:]:
-        levels.append(np.stack([halve(layer) for layer in levels[-1]]))
-    if not pyramid:
-        levels = levels[:1]
-    stored = stored_levels(path, pyramid)
-    assert len(stored) == len(levels)
-    for got, wanted in zip(stored, levels, strict=True):
-        same(got.reshape(wanted.shape), wanted)
+    read = read_image if dtype == "float32" else read_mask
+    pages = [read(path, page).reshape(H, W, -1) for page in range(count_pages(path))]
+    layers = values.reshape(-1, H, W)
+    np.testing.assert_array_equal(np.dstack(pages).transpose(2, 0, 1), layers)
+    assert {page.dtype for page in pages} == {values.dtype}
+    levels = read_levels(path, pyramid)
+    assert len(levels) == len(list_level_sizes(H, W) if pyramid else [()])
+    for level in levels:
+        assert level.dtype == values.dtype
+        np.testing.assert_array_equal(level.reshape(layers.shape), layers)
+        layers = np.stack([halve(layer) for layer in layers])
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def stored_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
+def read_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
     """The levels as other programs read them."""
     if path.is_dir():
         node = zarr.open(path, mode="r")
@@ -121,16 +103,13 @@ def stored_levels(path: Path, pyramid: bool) -> list[np.ndarray]:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_windows_of_what_was_written(tmp_path: Path, suffix: str, dtype: str) -> None:
-    values, path = noise(2, 1300, 1100, dtype=dtype), tmp_path / f"a{suffix}"
-    write(path, values, pyramid=True)
-    shown = values.astype(np.float32) if dtype == "int32" else values
-    image = open_windows(path)
-    assert image is not None
-    with image:
+    values, path = noise(2, 1300, 1100), tmp_path / f"a{suffix}"
+    write(path, values, pyramid=True, dtype=dtype)
+    shown = values.transpose(1, 2, 0).astype("float32" if dtype == "int32" else dtype)
+    with open_windows(path) as image:
         assert image.shape == (1300, 1100, 2)
-        for top, left in ((0, 0), (500, 480), (1200, 1000)):
-            window = shown[:, top : top + 100, left : left + 100]
-            same(image.read(top, left, 100, 100), np.ascontiguousarray(window.transpose(1, 2, 0)))
+        for window in ((0, 0, 100, 100), (500, 480, 100, 100), (1200, 1000, 100, 100)):
+            same(image.read(*window), cut(shown, *window))
 
 
 def test_tiff_for_other_programs(tmp_path: Path) -> None:
@@ -307,21 +286,30 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
     [
         ("folder", 5, "already exists"),
         ("below a file", 5, "cannot write"),
+        ("no permission", 5, "cannot write .*Permission denied"),
         ("full disk", 10**7, r"needs 100000\.0 GB"),
     ],
 )
 def test_files_that_are_refused_before_the_work(tmp_path, suffix, kind, side, reason) -> None:
-    path, notes = tmp_path / f"a{suffix}", tmp_path / f"a{suffix}" / "notes.txt"
+    path = tmp_path / f"a{suffix}"
     if kind == "folder":
-        path.mkdir()
-        notes.write_text("mine")
+        (path / "notes").mkdir(parents=True)
     elif kind == "below a file":
         path.write_text("")
         path = path / f"b{suffix}"
-    with pytest.raises(SegkitError, match=reason), WindowFile(path, (side, side), "uint8"):
-        pytest.fail("must be refused before the work")
-    assert kind != "folder" or notes.read_text() == "mine"
-    assert len(list(tmp_path.iterdir())) == (kind != "full disk")
+    user = os.geteuid()
+    if kind == "no permission":
+        tmp_path.chmod(0o500)
+        if user == 0:  # who may write everywhere
+            os.seteuid(65534)
+    before = sorted(tmp_path.rglob("*")) if os.geteuid() == user else []
+    try:
+        with pytest.raises(SegkitError, match=reason), WindowFile(path, (side, side), "uint8"):
+            pytest.fail("must be refused before the work")
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 FULL = """

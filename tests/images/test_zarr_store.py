@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from images.conftest import noise, same
+from images.conftest import check_windows, noise, same
 
 from segkit.core.errors import SegkitError
 from segkit.images.reading import count_pages, read_image, read_mask
@@ -14,26 +14,6 @@ from segkit.images.windows import open_windows
 from segkit.images.zarr_store import is_zarr
 
 H, W = 83, 70
-
-
-def check(path: Path, page: int | None = None) -> None:
-    """The windows are parts of the whole, and cross the borders of chunks."""
-    whole = read_image(path, page)
-    image = open_windows(path, page)
-    assert image is not None
-    with image:
-        assert (image.shape, image.dtype) == (whole.shape, whole.dtype)
-        for top, left, height, width in (
-            (0, 0, H, W),
-            (H - 1, W - 1, 1, 1),
-            (40, 0, 1, W),
-            (0, 40, H, 1),
-            (15, 9, 40, 30),
-            (32, 16, 32, 16),
-            (70, 50, 13, 20),
-        ):
-            window = image.read(top, left, height, width)
-            same(window, np.ascontiguousarray(whole[top : top + height, left : left + width]))
 
 
 def store(path: Path, values: np.ndarray, **options) -> None:
@@ -62,7 +42,7 @@ def ome(path: Path, values: np.ndarray, axes: str, version: str, **options) -> N
 def test_zarr_of_two_axes(tmp_path: Path, zarr_format: int, dtype: str) -> None:
     pixels = noise(H, W, dtype=dtype)
     store(tmp_path / "a", pixels, zarr_format=zarr_format)  # the content counts, not the suffix
-    check(tmp_path / "a")
+    check_windows(tmp_path / "a")
     assert is_zarr(tmp_path / "a")
     assert count_pages(tmp_path / "a") == 1
     shown = (pixels * np.uint8(255) if dtype == "bool" else pixels)[..., None]
@@ -95,7 +75,7 @@ def test_zarr_axes_without_names(tmp_path, zarr_format, shape, pages, order) -> 
     for page in (0, pages - 1):
         image = flat[page].transpose(order) if order else flat[page][..., None]
         same(read_image(path, page), np.ascontiguousarray(image))
-        check(path, page)
+        check_windows(path, page)
 
 
 def test_zarr_axes_with_names(tmp_path: Path) -> None:
@@ -104,7 +84,7 @@ def test_zarr_axes_with_names(tmp_path: Path) -> None:
     assert count_pages(path) == 2
     for page in range(2):
         same(read_image(path, page), np.ascontiguousarray(values[..., page].transpose(0, 2, 1)))
-        check(path, page)
+        check_windows(path, page)
     with pytest.raises(SegkitError, match="2 pages"):
         open_windows(path)
     with pytest.raises(SegkitError, match="no page 2"):
@@ -114,33 +94,28 @@ def test_zarr_axes_with_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-@pytest.mark.parametrize("axes", ["yx", "cyx", "tczyx", "zyx"])
-def test_ome_zarr(tmp_path: Path, version: str, axes: str) -> None:
+@pytest.mark.parametrize(
+    ("axes", "pages", "order"),
+    [("yx", 1, "yx"), ("cyx", 1, "yxc"), ("tczyx", 4, "tzyxc"), ("zyx", 2, "zyx")],
+)
+def test_ome_zarr(tmp_path: Path, version: str, axes: str, pages: int, order: str) -> None:
     lengths = {"t": 2, "c": 3, "z": 2, "y": H, "x": W}
     values = noise(*(lengths[axis] for axis in axes), dtype="uint16")
-    ome(tmp_path / "a.ome.zarr", values, axes, version)
-    pages = {"yx": 1, "cyx": 1, "tczyx": 4, "zyx": 2}[axes]
-    assert count_pages(tmp_path / "a.ome.zarr") == pages
+    path = tmp_path / "a.ome.zarr"
+    ome(path, values, axes, version)
+    assert count_pages(path) == pages
+    images = values.transpose([axes.index(axis) for axis in order]).reshape(pages, H, W, -1)
     for page in range(pages):
-        wanted = {
-            "yx": lambda: values[..., None],
-            "cyx": lambda: values.transpose(1, 2, 0),
-            "tczyx": lambda page=page: values[page // 2, :, page % 2].transpose(1, 2, 0),
-            "zyx": lambda page=page: values[page][..., None],
-        }[axes]()
-        same(read_image(tmp_path / "a.ome.zarr", page), np.ascontiguousarray(wanted))
-        check(tmp_path / "a.ome.zarr", page)
+        same(read_image(path, page), np.ascontiguousarray(images[page]))
+        check_windows(path, page)
 
 
-def test_zarr_shards(tmp_path: Path) -> None:
+def test_shards_and_a_single_chunk(tmp_path: Path) -> None:
     store(tmp_path / "a.zarr", noise(H, W), chunks=(16, 16), shards=(48, 48))
-    check(tmp_path / "a.zarr")
-
-
-def test_a_zarr_of_few_chunks_is_read_whole(tmp_path: Path) -> None:
-    store(tmp_path / "a.zarr", noise(H, W), chunks=(H, W))
-    assert open_windows(tmp_path / "a.zarr") is None
-    same(read_mask(tmp_path / "a.zarr"), noise(H, W))
+    check_windows(tmp_path / "a.zarr")
+    store(tmp_path / "b.zarr", noise(H, W), chunks=(H, W))
+    assert open_windows(tmp_path / "b.zarr") is None
+    same(read_mask(tmp_path / "b.zarr"), noise(H, W))
 
 
 def chunk_files(path: Path) -> list[Path]:
@@ -155,7 +130,7 @@ def test_a_missing_chunk_is_the_fill_value(tmp_path: Path, zarr_format: int) -> 
     chunk_files(path)[0].unlink()
     pixels[:32, :16] = 7
     same(read_mask(path), pixels)
-    check(path)
+    check_windows(path)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -182,35 +157,29 @@ def test_groups_without_an_image(tmp_path: Path) -> None:
     for use in (read_image, read_mask, count_pages, open_windows):
         with pytest.raises(SegkitError, match=r"no multiscales\. Give the path of .*masks'"):
             use(tmp_path / "a.zarr")
-    check(tmp_path / "a.zarr" / "masks")
-
-
-def test_wrong_ome_metadata(tmp_path: Path) -> None:
-    path = tmp_path / "a.zarr"
-    ome(path, noise(H, W), "yx", "0.5")
-    shutil.rmtree(path / "full")
-    with pytest.raises(SegkitError, match=r"a\.zarr: .*array 'full' that does not exist"):
-        read_image(path)
-    ome(tmp_path / "b.zarr", noise(3, H, W), "yx", "0.5")
-    with pytest.raises(SegkitError, match=r"b\.zarr: .*axes y, x do not fit"):
-        read_image(tmp_path / "b.zarr")
-    (path / "zarr.json").write_text("{")
-    with pytest.raises(SegkitError, match=r"a\.zarr: cannot be read"):
-        read_image(path)
+    check_windows(tmp_path / "a.zarr" / "masks")
 
 
 def test_zarrs_that_are_not_images(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert not is_zarr(tmp_path / "empty")
+    (tmp_path / "folder").mkdir()
     store(tmp_path / "line", np.arange(5), chunks=(5,))
     store(tmp_path / "complex", np.zeros((H, W), np.complex64))
     zarr.create_array(tmp_path / "none", shape=(0, W), dtype="uint8", chunks=(1, W))
+    ome(tmp_path / "gone", noise(H, W), "yx", "0.5")
+    shutil.rmtree(tmp_path / "gone/full")
+    ome(tmp_path / "axes", noise(3, H, W), "yx", "0.5")
+    ome(tmp_path / "damaged", noise(H, W), "yx", "0.5")
+    (tmp_path / "damaged/zarr.json").write_text("{")
     for name, reason in (
-        ("empty", "it is a folder but not a zarr"),
+        ("folder", "it is a folder but not a zarr"),
         ("line", "is not an image"),
         ("complex", "complex64 are not an image"),
         ("none", "it is empty"),
+        ("gone", "array 'full' that does not exist"),
+        ("axes", "axes y, x do not fit"),
+        ("damaged", ""),
     ):
+        assert is_zarr(tmp_path / name) == (name != "folder")
         for use in (read_image, read_mask, open_windows):
-            with pytest.raises(SegkitError, match=f"{name}: .*{reason}"):
+            with pytest.raises(SegkitError, match=f"{name}: cannot be read: .*{reason}"):
                 use(tmp_path / name)

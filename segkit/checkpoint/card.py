@@ -22,19 +22,14 @@ class ModelCard:
     """All that is needed to rebuild a trained network and to use it, as plain data.
 
     Attributes:
-        encoder: Name and options of the encoder; weights are never downloaded again.
-        neck: Name and options of the neck.
-        head: Name and options of the head, its threshold among them.
-        in_channels: Channels of the image.
+        encoder: Name and options, like those of neck, head and target; weights are never downloaded
+            again.
         num_classes: Number of classes, background included.
         auxiliary: Number of auxiliary heads.
         img_size: Size of the training crops, (height, width).
-        class_names: Names of the classes.
         class_colors: RGB colours of the classes.
-        normalization: How intensities become the network's input.
         mask_values: The value of each class in the masks, also in predicted ones.
         background: The label that overlays leave unpainted, None where every class is painted.
-        target: Name and options of the target that was learned.
         mode: What the head's logits mean.
         threshold: Probability above which a pixel belongs to a class, where the head has one.
         pretrained_from: Where the encoder's weights came from, None for random ones.

@@ -85,7 +85,6 @@ def evaluate(
     """Predict samples and compare them with their masks.
 
     Args:
-        predictor: The model.
         dataset: The samples, with ids of objects if a metric needs them.
         order: Indices of the samples to score.
         metrics: Scores besides those of the confusion matrix; see :func:`make_metrics`.

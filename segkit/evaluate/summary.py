@@ -51,9 +51,6 @@ def write_results(
     Args:
         folder: The folder; its ``config.yaml`` and ``environment.json`` are shown too.
         title: Heading of the page.
-        predictor: The evaluated model.
-        dataset: The images.
-        evaluation: The scores.
         history: Rows of metrics.csv.
         facts: Further entries beside the scores at the top.
         notes: Warnings.

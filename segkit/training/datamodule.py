@@ -81,12 +81,7 @@ class SegmentationData(L.LightningDataModule):
     removes the cache.
 
     Args:
-        source: The data set.
-        summary: The result of its check.
-        normalization: The scaling of intensities.
         transform: Crop and augmentation.
-        target: What is learned from the masks.
-        config: The section ``data`` of the config.
         seed: Seed of the draws.
         objects: Whether validation needs ids of objects.
     """

@@ -35,11 +35,7 @@ class SegmentationModule(L.LightningModule):
     """Trains a Segmenter.
 
     Args:
-        model: The network.
         card: The model card for the checkpoints.
-        loss: The loss.
-        optimizer: Creates the torch optimizer.
-        schedule: The schedule of the learning rate.
         auxiliary: Loss weights of the auxiliary heads.
         settings: How to compute: channels_last, compile, recompute.
         monitor: The metric shown in the progress bar besides the loss.

@@ -123,18 +123,22 @@ def test_code_in_a_checkpoint_is_not_run(stored, tmp_path, form):
     assert mark.exists()
 
 
-def png(path: Path) -> None:
+def write_png(path: Path) -> None:
     write_image(path.with_suffix(".png"), np.zeros((9, 9), np.uint8))
     path.with_suffix(".png").rename(path)
 
 
-def archive(path: Path) -> None:
+def write_archive(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("notes.txt", "hello")
 
 
-def scripted(path: Path) -> None:
+def write_script(path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+def write_weights(path: Path) -> None:
+    torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -142,20 +146,14 @@ def scripted(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "reason", "remedy"),
     [
-        (png, "it is no archive of torch.save", "Use the best.ckpt or last.ckpt"),
-        (lambda path: path.write_text("hello"), "it is no archive", "Use the best.ckpt"),
-        (archive, "a zip archive, but not one of torch.save", "Use the best.ckpt"),
-        (scripted, "it is a TorchScript model", "Use the best.ckpt or last.ckpt"),
+        (write_png, "it is no archive of torch.save", "Use the best.ckpt or last.ckpt"),
+        (write_archive, "a zip archive, but not one of torch.save", "Use the best.ckpt"),
+        (write_script, "it is a TorchScript model", "Use the best.ckpt or last.ckpt"),
         (lambda path: save_file({"a": torch.ones(2)}, path), "it is no archive", "Use the best"),
-        (lambda path: path.mkdir(), "is a folder", "Give the best.ckpt"),
+        (Path.mkdir, "is a folder", "Give the best.ckpt"),
         (lambda path: None, "there is no file", "Give the best.ckpt"),
-        (
-            lambda path: torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), path),
-            "is no checkpoint of segkit",
-            "encoder.pretrained=PATH",
-        ),
+        (write_weights, "is no checkpoint of segkit", "encoder.pretrained=PATH"),
         (lambda path: torch.save([1, 2], path), "is no checkpoint", "encoder.pretrained=PATH"),
-        (lambda path: torch.save(torch.ones(3), path), "is no checkpoint", "encoder.pretrained"),
     ],
 )
 def test_what_is_no_checkpoint(tmp_path, write, reason, remedy):
@@ -264,21 +262,18 @@ def test_weights_that_do_not_fit_are_counted_and_named(stored, tmp_path):
     path, good = tmp_path / "a.ckpt", stored["state_dict"]
     first = next(name for name in good if name.endswith("weight"))
     bare = first.removeprefix("model.")
-
-    def said(weights: dict) -> str:
-        torch.save({**stored, "state_dict": weights}, path)
-        return message(path)
-
     without = {name: value for name, value in good.items() if name != first}
-    assert f"1 tensors are missing, first {bare}" in said(without)
-    assert f"{len(good)} tensors are missing" in said({})
-    assert "1 tensors are too many, first extra" in said({**good, "model.extra": torch.ones(1)})
-    assert f"1 tensors have another shape, first {bare}: (7,) instead of" in said(
-        {**good, first: torch.ones(7)}
-    )
-    text = said({**good, first: 3})
-    assert f"1 are no tensors, first {bare}" in text
-    assert "Use the checkpoint as its training wrote it." in text
+    for weights, expected in (
+        (without, f"1 tensors are missing, first {bare}"),
+        ({}, f"{len(good)} tensors are missing"),
+        (good | {"model.extra": torch.ones(1)}, "1 tensors are too many, first extra"),
+        (good | {first: torch.ones(7)}, f"have another shape, first {bare}: (7,) instead of"),
+        (good | {first: 3}, f"1 are no tensors, first {bare}"),
+    ):
+        torch.save({**stored, "state_dict": weights}, path)
+        text = message(path)
+        assert expected in text
+        assert "Use the checkpoint as its training wrote it." in text
 
 
 def test_other_versions_are_named_where_weights_do_not_fit(stored, tmp_path):
@@ -287,12 +282,6 @@ def test_other_versions_are_named_where_weights_do_not_fit(stored, tmp_path):
     text = message(tmp_path / "old.ckpt")
     assert "It was written with timm 0.4.12 (here " in text
     assert "torch" not in text.partition("(here ")[0]  # it is the same
-
-
-@pytest.fixture
-def again(tmp_path):
-    """A run of its own, to be damaged and resumed."""
-    return train_quick(tmp_path / "again", *SMALL).folder
 
 
 def resume(folder: Path) -> None:
@@ -309,7 +298,9 @@ def resume(folder: Path) -> None:
         ("optimizer", KeyError, "param_groups"),
     ],
 )
-def test_a_bad_last_checkpoint_cannot_be_resumed_and_stays(run, again, damage, error, said):
+def test_a_bad_last_checkpoint_cannot_be_resumed_and_stays(run, tmp_path, damage, error, said):
+    again = tmp_path / "again"
+    shutil.copytree(run.folder, again)
     last = again / "checkpoints" / "last.ckpt"
     stored = torch.load(last, weights_only=True)
     if damage == "cut":

@@ -1,18 +1,14 @@
 """Loading a checkpoint: nothing is run, and old cards are measured."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, train_quick
 from torch import nn
 
 import segkit
 from segkit.checkpoint import reading as checkpoint
-from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
-from segkit.training.run import train
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +16,7 @@ def timm_run(tmp_path_factory):
     """A run with a backbone of timm, frozen in part and without its coarsest levels."""
     encoder = ("name=test_resnet", "pretrained=false", "depth=3", "freeze=1")
     options = ["encoder=resnet18", *(f"encoder.{option}" for option in encoder)]
-    settings = compose([*QUICK[:3], *options])
-    with warnings.catch_warnings():  # as in train_quick
-        return train(settings, tmp_path_factory.mktemp("timm"))
+    return train_quick(tmp_path_factory.mktemp("timm"), *options, quick=QUICK[:3])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,17 @@ from segkit.images.writing import write_image, write_mask
 from segkit.report.table import read_csv
 
 
-def run_evaluate(run, output: Path, *overrides: str):
-    return evaluate(
-        compose(
-            [f"checkpoint='{run.checkpoint}'", f"output='{output}'", "device=cpu", *overrides],
-            "evaluate",
-        )
-    )
+def run_evaluate(checkpoint: Path, output: Path, *overrides: str):
+    given = [f"checkpoint='{checkpoint}'", f"output='{output}'", "device=cpu"]
+    return evaluate(compose([*given, *overrides], "evaluate"))
+
+
+def folder_of(root: Path) -> list[str]:
+    return ["data=folder", f"data.root='{root}'", "split=all"]
 
 
 def test_evaluation_repeats_the_validation_of_the_training(binary_run, tmp_path):
-    result = run_evaluate(binary_run, tmp_path)
+    result = run_evaluate(binary_run.checkpoint, tmp_path)
     assert result.means == pytest.approx(binary_run.evaluation.means, nan_ok=True)
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert stored["accuracy"] == result.scores.accuracy
@@ -57,13 +56,8 @@ def test_evaluation_of_a_folder(multiclass_run, tmp_path):
     for sample in source.splits()["val"]:
         write_image(tmp_path / f"data/images/{sample.name}.png", source.read_image(sample))
         write_mask(tmp_path / f"data/masks/{sample.name}.png", source.read_mask(sample))
-    result = run_evaluate(
-        multiclass_run,
-        tmp_path / "out",
-        "data=folder",
-        f"data.root='{tmp_path / 'data'}'",
-        "split=all",
-    )
+    given = folder_of(tmp_path / "data")
+    result = run_evaluate(multiclass_run.checkpoint, tmp_path / "out", *given)
     assert sum(result.scores.support) == 3 * 40 * 56
     scores = [row["iou"] for row in read_csv(tmp_path / "out" / "images.csv")]
     assert scores == sorted(scores, key=lambda s: (math.isnan(s), s))
@@ -72,75 +66,65 @@ def test_evaluation_of_a_folder(multiclass_run, tmp_path):
 def test_a_folder_that_cannot_be_made_is_named_before_any_scoring(binary_run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SegkitError, match=r"the folder '.*file' cannot be made"):
-        run_evaluate(binary_run, tmp_path / "file")
+        run_evaluate(binary_run.checkpoint, tmp_path / "file")
 
 
 def test_evaluating_images_of_other_channels_names_the_remedy(binary_run, tmp_path):
     for i in range(2):
         write_image(tmp_path / f"images/{i}.png", draw(i, (32, 32), 3).image)
         write_mask(tmp_path / f"masks/{i}.png", draw(i, (32, 32), 3).binary)
-    options = ["data=folder", f"data.root='{tmp_path}'", "split=all"]
+    options = folder_of(tmp_path)
     with pytest.raises(SegkitError, match=r"have 3 channels.*give data\.channels=1"):
-        run_evaluate(binary_run, tmp_path / "out", *options)
-    run_evaluate(binary_run, tmp_path / "out", *options, "data.channels=1")
+        run_evaluate(binary_run.checkpoint, tmp_path / "out", *options)
+    run_evaluate(binary_run.checkpoint, tmp_path / "out", *options, "data.channels=1")
 
 
 def test_several_checkpoints_are_scored_as_one(binary_run, tmp_path):
-    one = run_evaluate(binary_run, tmp_path / "one")
+    one = run_evaluate(binary_run.checkpoint, tmp_path / "one")
     path = binary_run.checkpoint
-    two = evaluate(
-        compose(
-            [f"checkpoint=['{path}','{path}']", f"output='{tmp_path / 'two'}'", "device=cpu"],
-            "evaluate",
-        )
-    )
+    two = run_evaluate(path, tmp_path / "two", f"checkpoint=['{path}','{path}']")
     assert two.means == pytest.approx(one.means, nan_ok=True)
     stored = json.loads((tmp_path / "two/metrics.json").read_text())
     assert stored["checkpoint"] == [str(path), str(path)]
     wanted = ["threshold=0.1", "tile=64", "context=16", "batch_size=2"]
-    three = run_evaluate(binary_run, tmp_path / "three", *wanted)
+    three = run_evaluate(binary_run.checkpoint, tmp_path / "three", *wanted)
     assert three.means["recall"] > one.means["recall"]
 
 
-def test_settings_that_differ_from_the_training_name_the_folder(binary_run, tmp_path):
-    runs = [tmp_path / name / "checkpoints/best.ckpt" for name in "abc"]
-
-    def folder(*files: Path, **options) -> str:
-        found = default_folder(EvaluateSettings(checkpoint=[*map(str, files)], **options))
-        assert found.parent == tmp_path / "a"
-        return found.name
-
-    first, *others = runs
-    assert folder(first) == "evaluation-val"
-    assert folder(first, split="all", data={"name": "folder"}) == "evaluation-folder-all"
-    assert folder(first, tta="flips", threshold=0.3) == "evaluation-val-threshold-0.3-tta-flips"
-    assert folder(first, instances=None) == "evaluation-val-instances-none"
-    assert folder(first, instances="watershed", min_size=9) == (
-        "evaluation-val-instances-watershed-min_size-9"
-    )
-    assert folder(first, device="cuda", batch_size=2) == "evaluation-val"
-    assert folder(first.with_name("last.ckpt")) == "evaluation-val-last"
-    assert folder(tmp_path / "a/model.onnx") == "evaluation-val-model.onnx"
-    two = [folder(first, other) for other in others]
-    assert all(name.startswith("evaluation-val-ensemble-2-") for name in two)
-    assert len({*two, folder(first, *others)}) == 3
+@pytest.mark.parametrize(
+    ("file", "options", "name"),
+    [
+        ("checkpoints/best.ckpt", {}, "val"),
+        ("checkpoints/best.ckpt", {"device": "cuda", "batch_size": 2}, "val"),
+        ("checkpoints/best.ckpt", {"split": "all", "data": {"name": "folder"}}, "folder-all"),
+        ("checkpoints/best.ckpt", {"instances": None}, "val-instances-none"),
+        (
+            "checkpoints/best.ckpt",
+            {"tta": "flips", "threshold": 0.3, "min_size": 9},
+            "val-min_size-9-threshold-0.3-tta-flips",
+        ),
+        ("checkpoints/last.ckpt", {}, "val-last"),
+        ("model.onnx", {}, "val-model.onnx"),
+    ],
+)
+def test_settings_that_differ_from_the_training_name_the_folder(file, options, name):
+    settings = EvaluateSettings(checkpoint=[f"a/{file}"], **options)
+    assert default_folder(settings) == Path("a", f"evaluation-{name}")
 
 
-def test_evaluations_with_other_settings_have_their_own_folders(binary_run, tmp_path, capsys):
-    path = tmp_path / "checkpoints" / "best.ckpt"
-    shutil.copytree(binary_run.checkpoint.parent, path.parent)
-    for more in ([], ["threshold=0.1"], [f"checkpoint=['{path}','{path}']"]):
-        evaluate(compose([f"checkpoint='{path}'", "device=cpu", *more], "evaluate"))
-    names = sorted(each.name for each in tmp_path.glob("evaluation-*"))
-    assert names[0] == "evaluation-val"
-    assert names[1].startswith("evaluation-val-ensemble-2-")
-    assert names[2] == "evaluation-val-threshold-0.1"
-    assert "overwritten" not in capsys.readouterr().out
+def test_every_ensemble_has_a_folder_of_its_own():
+    files = [f"{name}/checkpoints/best.ckpt" for name in "abc"]
+    names = {
+        default_folder(EvaluateSettings(checkpoint=chosen)).name
+        for chosen in (files[:2], files[::2], files)
+    }
+    assert len(names) == 3
+    assert all(name.startswith("evaluation-val-ensemble-") for name in names)
 
 
 def test_overwriting_results_of_other_settings_is_reported(binary_run, tmp_path, capsys):
     for more, expected in ([], False), ([], False), (["tta=flips", "split=test"], True):
-        run_evaluate(binary_run, tmp_path, *more)
+        run_evaluate(binary_run.checkpoint, tmp_path, *more)
         said = "is overwritten; it held results of other settings (tta, split)"
         assert (said in capsys.readouterr().out.replace("split, tta", "tta, split")) == expected
 
@@ -151,6 +135,5 @@ def test_12_bit_values_are_reported_once(binary_run, tmp_path, capsys):
         (tmp_path / "images").mkdir(exist_ok=True)
         tifffile.imwrite(tmp_path / f"images/{i}.tif", image)
         write_mask(tmp_path / f"masks/{i}.png", draw(i, (32, 32)).binary)
-    options = ["data=folder", f"data.root='{tmp_path}'", "split=all"]
-    run_evaluate(binary_run, tmp_path / "out", *options)
+    run_evaluate(binary_run.checkpoint, tmp_path / "out", *folder_of(tmp_path))
     assert capsys.readouterr().out.count("has 16 bits and no value above") == 1

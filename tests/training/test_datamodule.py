@@ -6,6 +6,7 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_what_auto_takes(
 ) -> None:
     monkeypatch.setattr(datamodule, "main_memory", lambda: 20 * GB)
     monkeypatch.setattr(
-        datamodule.shutil, "disk_usage", lambda folder: type("", (), {"free": 15 * GB})()
+        datamodule.shutil, "disk_usage", lambda folder: SimpleNamespace(free=15 * GB)
     )
     found = data(size, cache=asked)
     assert found.cached is kept
@@ -124,25 +125,14 @@ def test_cache_and_workers_change_no_number(tmp_path: Path) -> None:
     """Two runs of one seed are equal to the bit."""
     options = ["augment=microscopy", "trainer.max_epochs=2", "data.foreground_share=0.5"]
     options += ["target=border_core", "data.instances=true", "data.val=2"]
-    runs = [
-        train_quick(tmp_path / kept, *options, f"data.cache={kept}", f"data.num_workers={workers}")
-        for kept, workers in (("true", 2), ("false", 0))
-    ]
+    ways = (["data.cache=true", "data.num_workers=2"], ["data.cache=false", "data.num_workers=0"])
+    runs = [train_quick(tmp_path / way[0], *options, *way) for way in ways]
     weights = [checkpoint.read_raw(run.folder / "checkpoints/last.ckpt") for run in runs]
     for key, value in weights[0]["state_dict"].items():
         assert torch.equal(value, weights[1]["state_dict"][key]), key
     rows = [read_csv(run.folder / "metrics.csv") for run in runs]
     for key in ("train/loss", "val/loss", "val/iou"):
         assert [row[key] for row in rows[0]] == [row[key] for row in rows[1]]
-
-
-class Rank:
-    """What the module asks of a trainer."""
-
-    world_size = 4
-
-    def __init__(self, number: int) -> None:
-        self.global_rank, self.local_rank = number, number % 2
 
 
 def test_the_processes_of_a_machine_share_one(
@@ -161,7 +151,8 @@ def test_the_processes_of_a_machine_share_one(
     for rank in range(4):
         monkeypatch.setattr(datamodule.socket, "gethostname", lambda rank=rank: f"host{rank // 2}")
         one = data()
-        one.trainer = Rank(rank)  # type: ignore[assignment]
+        trainer: Any = SimpleNamespace(world_size=4, global_rank=rank, local_rank=rank % 2)
+        one.trainer = trainer
         one.setup("fit")
         assert isinstance(one.cache, ArrayCache)
         found.append(one)
@@ -202,8 +193,8 @@ def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> No
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:0", True), ("mps:0", False)])
 def test_only_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     found = data()
-    rank: Any = Rank(0)
-    rank.world_size, rank.strategy = 1, type("", (), {"root_device": torch.device(device)})
-    found.trainer = rank
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, strategy=strategy)
+    found.trainer = trainer
     assert found.train_dataloader().pin_memory is pinned
     assert found.val_dataloader().pin_memory is pinned

@@ -31,6 +31,15 @@ def test_processes_share_the_images_of_a_validation_and_repeat_none():
         EverySample(2, 0, 3)
 
 
+def train(*options, cwd):
+    command = [sys.executable, "-m", "segkit.train", "experiment=quick", "encoder=unet"]
+    command += ["data.batch_size=2", "trainer.accelerator=cpu", "trainer.progress_bar=false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *options], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
 NAN_ON_ONE = """
 import os
 from segkit.training.module import SegmentationModule
@@ -56,14 +65,8 @@ SegmentationModule.training_step = broken
 def test_all_processes_end_with_one_message(tmp_path, broken, status, message):
     """Whatever happens to the second one."""
     (tmp_path / "breaks.py").write_text(NAN_ON_ONE.replace("BREAK", broken))
-    command = [sys.executable, "-m", "segkit.train", "experiment=quick", "encoder=unet"]
-    command += ["encoder.width=4", "encoder.depth=2", "data.batch_size=2", "trainer.max_epochs=3"]
-    command += ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.progress_bar=false"]
-    command += ["hydra.run.dir=run", "plugins=[breaks.py]"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
+    options = ["encoder.width=4", "encoder.depth=2", "trainer.max_epochs=3", "trainer.devices=2"]
+    done = train(*options, "hydra.run.dir=run", "plugins=[breaks.py]", cwd=tmp_path)
     said = done.stdout + done.stderr
     assert said.count(message) == 1, said
     assert "Traceback" not in said
@@ -77,13 +80,9 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     rows = {}
     for devices in (1, 2):
         folder = tmp_path / str(devices)
-        command = [sys.executable, "-m", "segkit.train", "experiment=quick", "data.val=3"]
-        command += [f"hydra.run.dir={folder}", "trainer.accelerator=cpu", "optimizer.lr=1e-12"]
-        command += [f"trainer.devices={devices}", "encoder=unet", "encoder.norm=group"]
-        command += ["encoder.width=8", "data.batch_size=2", "trainer.progress_bar=false"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        options = ["data.val=3", "optimizer.lr=1e-12", "encoder.norm=group", "encoder.width=8"]
+        done = train(
+            *options, f"hydra.run.dir={folder}", f"trainer.devices={devices}", cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("run folder:") == 1  # the other process says nothing

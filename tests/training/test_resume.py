@@ -48,19 +48,14 @@ def last(folder):
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, batches):
     """To the bit: stopped in an epoch, in its last batch, and killed, with and without workers."""
     seen, events = batches
-    killed = tmp_path / "killed"
-    events[BATCHES + 3] = lambda: shutil.copytree(tmp_path / "whole", killed)
+    events[BATCHES + 3] = lambda: shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     train_quick(tmp_path / "whole", *OPTIONS, "data.num_workers=2")
     whole, reference = dict(seen), last(tmp_path / "whole")
     rows = read_csv(tmp_path / "whole/metrics.csv")
     assert len(whole) == 3 * BATCHES
 
-    cases = [
-        ("within", 2, BATCHES + 2),
-        ("early", 0, 1),
-        ("at_the_end", 1, 2 * BATCHES - 1),
-        ("killed", 2, None),
-    ]
+    within, at_the_end = BATCHES + 2, 2 * BATCHES - 1
+    cases = [("within", 2, within), ("early", 0, 1), ("end", 1, at_the_end), ("killed", 2, None)]
     for name, workers, stop in cases:
         folder = tmp_path / name
         seen.clear()

@@ -131,6 +131,7 @@ def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
     assert "current_model_state" not in best
     logged = max(read_csv(tmp_path / "metrics.csv"), key=lambda row: row["val/iou"])
     assert run.evaluation.scores.mean["iou"] == pytest.approx(logged["val/iou"], abs=1e-6)
+    assert json.loads((tmp_path / "result.json").read_text())["val/loss"] == logged["val/loss"]
 
 
 def test_the_average_follows_its_formula():

@@ -76,7 +76,7 @@ def prediction(
 
     def predict() -> Tensor:
         with autocast(device, precision):
-            return network.probabilities(images)
+            return network.predict_batch(images)
 
     return predict
 

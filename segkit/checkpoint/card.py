@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import all_at_once
 from segkit.core.labels import MODES, Mode
+from segkit.targets.base import Target
 
 FORMAT = 1
 """The format of the card; a newer one is refused."""
@@ -114,6 +115,11 @@ class ModelCard:
     def num_logits(self) -> int:
         """Channels of the network's output."""
         return 1 if self.mode == "binary" else self.num_classes
+
+    def build_target(self) -> Target:
+        """Build the target that the network has learned."""
+        options = dict(self.target)
+        return Target.build(options.pop("name"), **options)
 
     @property
     def coding(self) -> LabelCoding:

@@ -111,8 +111,8 @@ def check(
 
 def _run(network: Network, batch: Sequence[Batch]) -> NDArray[np.float32]:
     prepared = np.stack([network.prepare(image) for image in batch])
-    return np.asarray(network.numpy(network.probabilities(prepared)))
+    return np.asarray(network.to_numpy(network.predict_batch(prepared)))
 
 
 def _labels(network: Network, probabilities: NDArray[np.float32]) -> Any:
-    return network.numpy(network.decide(network.array(probabilities)))
+    return network.to_numpy(network.decide(network.from_numpy(probabilities)))

@@ -20,7 +20,6 @@ from segkit.images.raster import convert_channels
 from segkit.images.reading import read_image
 from segkit.inference.tiles.tiling import Windows, mirror_indices
 from segkit.predict.inputs import find_images
-from segkit.targets.base import Target
 
 COUNT = 16
 """Largest number of images: more do not improve the calibration, and the check takes seconds."""
@@ -99,8 +98,7 @@ def cut_window(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
 
 def _validation_images(card: ModelCard, count: int) -> RealImages:
     data = Data.model_validate(card.config["data"])
-    options = {k: v for k, v in card.target.items() if k != "name"}
-    target = Target.build(card.target["name"], **options)
+    target = card.build_target()
     source = DataSource.build(
         data.name, mode="binary" if target.from_ids else card.mode, **data.options
     )

@@ -159,7 +159,7 @@ def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> fl
         for network, own in zip((first, second), times, strict=True):
             batch = network.prepare(tiles[run % len(tiles)])[None]
             start = time.perf_counter()
-            network.probabilities(batch)
+            network.predict_batch(batch)
             if run:  # the first one is the warm-up
                 own.append(time.perf_counter() - start)
     return median(times[0]) / median(times[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,10 +63,18 @@ class Predictor:
     """
 
     def __init__(self, networks: Network | Sequence[Network], **options: Any) -> None:
-        given = parse_options(options)
+        self._options = given = parse_options(options)
         self.networks = [networks] if isinstance(networks, Network) else list(networks)
-        self.card = card = self.networks[0].card
+        self.card = self.networks[0].card
         _require_same_classes(self.networks)
+        self.instances: Decoder | None = (
+            self.card.config.get("instances") if given.instances == "training" else given.instances
+        )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raise a SegkitError if the networks cannot be used with an option."""
+        given, card = self._options, self.card
         if given.threshold is not None and card.mode == "multiclass":
             raise SegkitError(
                 f"threshold={given.threshold}: this model takes the most probable of several"
@@ -76,9 +85,6 @@ class Predictor:
                 "checkpoint: the models of the list have thresholds of their own, which differ:"
                 " give threshold=VALUE for all of them."
             )
-        self.instances: Decoder | None = (
-            card.config.get("instances") if given.instances == "training" else given.instances
-        )
         if self.instances is not None:
             fits = self.target.decoders_for(card.mode)
             if self.instances not in fits:
@@ -87,34 +93,34 @@ class Predictor:
                     f" target={self.target.name} with head={card.head['name']}: use"
                     f" {' or '.join(fits) or 'none'}, or train with another target."
                 )
-        self._context = given.context
-        if given != PredictionOptions() or len(self.networks) > 1:
-            _require_fit(self.windows.fixed, given)
-        self.tta, self.threshold, self.overlap = given.tta, given.threshold, given.overlap
-        own: int = card.config.get("min_size", 0)
-        self.min_size = own if given.min_size is None else given.min_size
-        self.waist, self.fill_holes = given.waist, given.fill_holes
+        if given == PredictionOptions() and len(self.networks) == 1:
+            return  # every network can be used, and its tiles need not be planned yet
+        fixed = self.windows.fixed
+        if fixed is not None and given.tile is not None and set(fixed) != {given.tile}:
+            raise SegkitError(
+                f"tile={given.tile} cannot be used: this network takes only tiles of {fixed[0]} x"
+                f" {fixed[1]} pixels. Leave tile out."
+            )
+        if fixed is not None and fixed[0] != fixed[1] and given.tta == "d4":
+            raise SegkitError(
+                f"tta=d4 rotates tiles, and this network takes only {fixed[0]} x {fixed[1]}"
+                " pixels. Use tta=flips."
+            )
 
     @cached_property
     def target(self) -> Target:
         """The target that the model has learned."""
-        options = {key: value for key, value in self.card.target.items() if key != "name"}
-        return Target.build(self.card.target["name"], **options)
+        return self.card.build_target()
 
     @cached_property
     def windows(self) -> Windows:
         """The tiles that images are cut into; planned for the memory that is free by then."""
-        return _find_common_windows(self.networks, self._context)
+        return _find_common_windows(self.networks, self._options.context)
 
     @property
     def mode(self) -> str:
         """Meaning of the channels of the probabilities: binary, multiclass or multilabel."""
         return self.card.mode
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-        return self.networks[0].device
 
     @overload
     def __call__(self, image: Image, page: int | None = None) -> Prediction: ...
@@ -136,7 +142,7 @@ class Predictor:
                 training.
         """
         given = image if isinstance(image, list) else [image]
-        found = list(_raise_errors(self._predictions((one, page) for one in given)))
+        found = list(_raise_errors(self._predict_images((one, page) for one in given)))
         return found if isinstance(image, list) else found[0]
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
@@ -151,14 +157,14 @@ class Predictor:
         self, images: Iterable[Image]
     ) -> Generator[Prediction | SegkitError, None, None]:
         """Like :meth:`stream`, with an error in place of an image that cannot be predicted."""
-        return self._predictions((image, None) for image in images)
+        return self._predict_images((image, None) for image in images)
 
-    def _predictions(
+    def _predict_images(
         self, images: Iterable[tuple[Image, int | None]]
     ) -> Generator[Prediction | SegkitError, None, None]:
-        found: list[_Whole | SegkitError] = []
+        found: deque[_Whole | SegkitError] = deque()
 
-        def canvases() -> Iterator[Canvas]:
+        def open_canvases() -> Iterator[Canvas]:
             for image, page in images:
                 try:
                     whole = _Whole(self, load_image(image, page), image)
@@ -166,18 +172,14 @@ class Predictor:
                     found.append(name_image(error, image))
                     continue
                 found.append(whole)
-                yield self._canvas(whole, whole.write)
+                yield self._open_canvas(whole, whole.write)
 
-        def results() -> Iterator[Prediction | SegkitError]:
-            while found and (isinstance(found[0], SegkitError) or found[0].is_complete):
-                first = found.pop(0)
-                yield first if isinstance(first, SegkitError) else first.finish()
-
-        for canvas in predict_canvases(canvases(), self.networks, self.tta):
-            assert isinstance(canvas.image, _Whole)
-            canvas.image.is_complete, canvas.image.error = True, canvas.error
-            yield from results()
-        yield from results()
+        for canvas in predict_canvases(open_canvases(), self.networks, self._options.tta):
+            while isinstance(first := found.popleft(), SegkitError):
+                yield first
+            yield first.finish(canvas.error)
+            del first, canvas  # the images are large
+        yield from (error for error in found if isinstance(error, SegkitError))
 
     def predict_windows(
         self,
@@ -199,37 +201,44 @@ class Predictor:
                 rows = block[:, at : at + ROWS]
                 write(top + at, left, self._decide(rows))
                 if write_probabilities is not None:
-                    write_probabilities(top + at, left, self.networks[0].numpy(rows))
+                    write_probabilities(top + at, left, self.networks[0].to_numpy(rows))
 
-        for canvas in list(predict_canvases([self._canvas(image, take)], self.networks, self.tta)):
-            if canvas.error is not None:
-                raise name_image(canvas.error)
+        canvas = self._open_canvas(image, take)
+        list(predict_canvases([canvas], self.networks, self._options.tta))
+        if canvas.error is not None:
+            raise name_image(canvas.error)
 
-    def objects(
+    def find_objects(
         self, probabilities: NDArray[np.float32], labels: NDArray[Any]
-    ) -> NDArray[np.int32]:
-        """Ids of the objects (H, W) in a prediction (C, H, W) and the labels decided from it."""
-        assert self.instances is not None
+    ) -> NDArray[np.int32] | None:
+        """Ids of the objects (H, W) in a prediction (C, H, W) and the labels decided from it.
+
+        None if the model is used without telling objects apart.
+        """
+        if self.instances is None:
+            return None
+        given = self._options
+        own: int = self.card.config.get("min_size", 0)
         return decode(
             self.instances,
             probabilities,
             labels,
             self.card.mode,
             gap=self.target.gap,
-            min_size=self.min_size,
-            waist=self.waist,
-            fill_holes=self.fill_holes,
+            min_size=own if given.min_size is None else given.min_size,
+            waist=given.waist,
+            fill_holes=given.fill_holes,
         )
 
     def _decide(self, probabilities: Any) -> NDArray[np.uint8]:
         """Decide probabilities (C, h, w), arrays of the networks: (h, w) or (N, h, w)."""
         network = self.networks[0]
-        decided = network.decide(probabilities[None], self.threshold)[0]
-        return network.numpy(decided).astype(np.uint8)
+        decided = network.decide(probabilities[None], self._options.threshold)[0]
+        return network.to_numpy(decided).astype(np.uint8)
 
-    def _canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
+    def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
         height, width, _ = image.shape
-        grid = plan_grid(height, width, self.windows, self.overlap)
+        grid = plan_grid(height, width, self.windows, self._options.overlap)
         return Canvas(image, grid, write, self.networks[0])
 
 
@@ -240,34 +249,31 @@ class _Whole:
     """
 
     def __init__(self, predictor: Predictor, image: NDArray[Any], given: Image) -> None:
-        self.is_complete = False
-        self.error: SegkitError | MemoryError | None = None
         self._predictor, self._image, self._given = predictor, image, given
         height, width, _ = self.shape = image.shape
         channels = predictor.networks[0].num_logits
-        self.probabilities = np.empty((channels, height, width), np.float32)
+        self._probabilities = np.empty((channels, height, width), np.float32)
         layers = (predictor.card.num_classes,) if predictor.mode == "multilabel" else ()
-        self.labels = np.empty((*layers, height, width), np.uint8)
+        self._labels = np.empty((*layers, height, width), np.uint8)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         return self._image[top : top + height, left : left + width]
 
-    def finish(self) -> Prediction | SegkitError:
-        if self.error is not None:
-            return name_image(self.error, self._given)
-        found = None
-        if self._predictor.instances is not None:
-            try:
-                found = self._predictor.objects(self.probabilities, self.labels)
-            except MemoryError as error:
-                return name_image(error, self._given)
-        return Prediction(self.labels, self.probabilities, found)
-
     def write(self, top: int, left: int, block: Any) -> None:
         height, width = block.shape[1:]
         inside = (..., slice(top, top + height), slice(left, left + width))
-        self.probabilities[inside] = self._predictor.networks[0].numpy(block)
-        self.labels[inside] = self._predictor._decide(block)
+        self._probabilities[inside] = self._predictor.networks[0].to_numpy(block)
+        self._labels[inside] = self._predictor._decide(block)
+
+    def finish(self, error: SegkitError | MemoryError | None) -> Prediction | SegkitError:
+        """The prediction, or the error with the name of the image."""
+        if error is not None:
+            return name_image(error, self._given)
+        try:
+            found = self._predictor.find_objects(self._probabilities, self._labels)
+        except MemoryError as raised:
+            return name_image(raised, self._given)
+        return Prediction(self._labels, self._probabilities, found)
 
 
 def _raise_errors(results: Iterable[Prediction | SegkitError]) -> Iterator[Prediction]:
@@ -342,23 +348,6 @@ def _require_same_classes(networks: Sequence[Network]) -> None:
             )
 
 
-def _require_fit(fixed: tuple[int, int] | None, options: PredictionOptions) -> None:
-    """Raise a SegkitError if a network of one input size cannot follow the options."""
-    if fixed is None:
-        return
-    height, width = fixed
-    if options.tile is not None and {height, width} != {options.tile}:
-        raise SegkitError(
-            f"tile={options.tile} cannot be used: this network takes only tiles of {height} x"
-            f" {width} pixels. Leave tile out."
-        )
-    if height != width and options.tta == "d4":
-        raise SegkitError(
-            f"tta=d4 rotates tiles, and this network takes only {height} x {width} pixels. Use"
-            " tta=flips."
-        )
-
-
 def _find_common_windows(networks: Sequence[Network], context: int | None) -> Windows:
     """Find the windows that all networks take, with the requested context."""
     windows = [network.windows for network in networks]
@@ -405,7 +394,7 @@ def load(
     if not paths:
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
     parsed = parse_options(options)
-    networks = [_read(Path(each), device, parsed.tile, parsed.batch_size) for each in paths]
+    networks = [_read_network(Path(each), device, parsed.tile, parsed.batch_size) for each in paths]
     predictor = Predictor(networks, **options)
     _require_effect(predictor, parsed)
     return predictor
@@ -438,16 +427,13 @@ def _require_effect(predictor: Predictor, options: PredictionOptions) -> None:
             )
 
 
-def _read(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
+def _read_network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
     # imported here: exported files do not need torch
-    if path.suffix == ".onnx":
-        from segkit.inference.runtimes.onnx_network import OnnxNetwork
+    if path.suffix in (".onnx", ".xml"):
+        from segkit.inference.runtimes.exported import OnnxNetwork, OpenVinoNetwork
 
-        return OnnxNetwork(path, device, tile, batch_size)
-    if path.suffix == ".xml":
-        from segkit.inference.runtimes.openvino_network import OpenVinoNetwork
-
-        return OpenVinoNetwork(path, device, tile, batch_size)
+        kind = OnnxNetwork if path.suffix == ".onnx" else OpenVinoNetwork
+        return kind(path, device, tile, batch_size)
     if path.suffix == ".pt2":
         from segkit.inference.runtimes.torch_export_network import TorchExportNetwork
 

@@ -97,7 +97,7 @@ def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run
     model, _ = checkpoint.read(tiny_multilabel_run.checkpoint)
     with torch.no_grad():
         expected = torch.sigmoid(model(torch.from_numpy(prepared)[None]))
-    actual = network.numpy(network.probabilities(prepared[None]))
+    actual = network.to_numpy(network.predict_batch(prepared[None]))
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
@@ -242,6 +242,6 @@ def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path
     with pytest.raises(
         SegkitError, match=r"cannot be run on a batch of the shape \(1, 1, 32, 32\)"
     ):
-        predictor.networks[0].probabilities(np.zeros((1, 1, 32, 32), np.float32))
+        predictor.networks[0].predict_batch(np.zeros((1, 1, 32, 32), np.float32))
     with pytest.raises(SegkitError, match="an unpadded network is exported for all of its sizes"):
         run_export(unpadded_run, tmp_path / "u.onnx", "size=64")

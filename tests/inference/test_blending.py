@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.blending import Canvas, mean_probabilities, predict_canvases
+from segkit.inference.tiles.blending import Canvas, average_probabilities, predict_canvases
 from segkit.inference.tiles.tiling import Windows, plan_grid
 
 
@@ -27,7 +27,7 @@ class Identity(Network):
             raise SegkitError("not a number")
         return np.ascontiguousarray(window.transpose(2, 0, 1))
 
-    def probabilities(self, batch):
+    def _compute(self, batch):
         self.calls.append(batch.shape)
         c = self.windows.context
         return batch[..., c : batch.shape[-2] - c, c : batch.shape[-1] - c]
@@ -161,11 +161,11 @@ class Small(Identity):
         super().__init__(windows, batch_size)
         self.holds, self.side = holds, side
 
-    def probabilities(self, batch):
+    def _compute(self, batch):
         if len(batch) > self.holds or batch.shape[-1] > self.side:
             self.calls.append("full")
-            raise self.too_little_memory(batch.shape)
-        return super().probabilities(batch)
+            raise MemoryError
+        return super()._compute(batch)
 
 
 @pytest.mark.parametrize("tta", ["none", "d4"])
@@ -207,16 +207,16 @@ def test_views_are_in_one_batch_and_turned_back():
     class Position(Identity):
         """Says how far to the right a pixel is: only the mean over the views knows no direction."""
 
-        def probabilities(self, batch):
+        def _compute(self, batch):
             self.calls.append(batch.shape)
             return np.broadcast_to(np.arange(batch.shape[-1], dtype=np.float32), batch.shape)
 
     network = Position(Windows(8, 8, 8), batch_size=8)
     image = np.zeros((1, 1, 8, 8), np.float32)
-    np.testing.assert_allclose(mean_probabilities([network], [image], "flips", 8), 3.5)
-    np.testing.assert_allclose(mean_probabilities([network], [image], "d4", 8), 3.5)
-    assert network.calls == [(4, 1, 8, 8), (8, 1, 8, 8)]
-    straight = mean_probabilities([network], [image], "none", 8)[0, 0]
+    np.testing.assert_allclose(average_probabilities([network], [image], "flips", 8), 3.5)
+    np.testing.assert_allclose(average_probabilities([network], [image], "d4", 8), 3.5)
+    assert network.calls == [(4, 1, 8, 8)] * 3
+    straight = average_probabilities([network], [image], "none", 8)[0, 0]
     np.testing.assert_array_equal(straight[0], np.arange(8))
 
 
@@ -236,7 +236,7 @@ def test_there_is_no_seam():
     """A network that is wrong at the borders of its tiles: blending hides it."""
 
     class Wrong(Identity):
-        def probabilities(self, batch):
+        def _compute(self, batch):
             found = batch + 1
             found[..., 2:-2] -= 1
             return found

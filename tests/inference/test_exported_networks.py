@@ -20,9 +20,13 @@ from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.export.command import describe_model, export
 from segkit.export.formats import ENDINGS
-from segkit.inference.runtimes.exported import KEY
-from segkit.inference.runtimes.onnx_network import OnnxNetwork, choose_providers
-from segkit.inference.runtimes.openvino_network import OpenVinoNetwork, choose_device
+from segkit.inference.runtimes.exported import (
+    KEY,
+    OnnxNetwork,
+    OpenVinoNetwork,
+    choose_openvino_device,
+    choose_providers,
+)
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -93,7 +97,7 @@ def test_tiles_and_batches_are_as_asked(ending, files):
     predictor = load(files[ending], device="cpu", tile=24, batch_size=3)
     assert predictor.windows.largest == 24
     assert predictor.networks[0].batch_size == 3
-    assert predictor.device == "cpu"
+    assert predictor.networks[0].device == "cpu"
     image = np.random.default_rng(2).integers(0, 255, (61, 83), np.uint8)
     expected = load(files[".ckpt"], device="cpu", tile=24, batch_size=3)(image)
     np.testing.assert_allclose(predictor(image).probabilities, expected.probabilities, atol=1e-5)
@@ -195,11 +199,11 @@ def test_devices():
     for wrong, available in (("cuda", cpu), ("tpu", cuda), ("cuda:x", cuda)):
         with pytest.raises(SegkitError, match=f"device '{wrong}' cannot be used with an ONNX file"):
             choose_providers(wrong, available)
-    assert choose_device("auto", ["CPU"]) == "CPU"
-    assert choose_device("auto", ["CPU", "GPU.0", "GPU.1"]) == "GPU.0"
-    assert choose_device("gpu", ["CPU", "GPU.0"]) == "GPU"
+    assert choose_openvino_device("auto", ["CPU"]) == "CPU"
+    assert choose_openvino_device("auto", ["CPU", "GPU.0", "GPU.1"]) == "GPU.0"
+    assert choose_openvino_device("gpu", ["CPU", "GPU.0"]) == "GPU"
     with pytest.raises(SegkitError, match=r"device 'cuda' cannot be used .* use auto, cpu"):
-        choose_device("cuda", ["CPU"])
+        choose_openvino_device("cuda", ["CPU"])
 
 
 def test_wrong_images_and_batches_are_said(files):
@@ -212,7 +216,7 @@ def test_wrong_images_and_batches_are_said(files):
         with pytest.raises(
             SegkitError, match=r"cannot be run on a batch of the shape \(1, 7, 8, 8\)"
         ):
-            predictor.networks[0].probabilities(np.zeros((1, 7, 8, 8), np.float32))
+            predictor.networks[0].predict_batch(np.zeros((1, 7, 8, 8), np.float32))
 
 
 @pytest.mark.parametrize("network", [OnnxNetwork, OpenVinoNetwork])

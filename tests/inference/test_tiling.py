@@ -58,7 +58,7 @@ def test_the_paper_s_tiles():
     windows = Windows(388, 16, 4, 92)
     grid = plan_grid(388, 700, windows, 0)
     assert (grid.rows.window, grid.columns.window) == (388, 356)
-    seen = grid.rows.indices(0, grid.context)
+    seen = grid.rows.find_pixels(0)
     assert len(seen) == 572
     assert seen[:93].tolist() == [*range(91, -1, -1), 0]
     assert seen[-93:].tolist() == [387, *range(387, 295, -1)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 
@@ -190,12 +191,13 @@ def merge_waists(regions: Ids, height: Height, waist: float) -> Ids:
     peak = np.zeros(int(regions.max(initial=0)) + 1, np.float32)
     np.maximum.at(peak, regions.ravel(), height.ravel())
     peaks = peak.tolist()
-    union = _Union(len(peaks))
+    sets = DisjointSet(range(len(peaks)))
     for saddle, a, b in _find_saddles(regions, height):
-        one, two = union.find(a), union.find(b)
+        one, two = sets[a], sets[b]
         if saddle >= waist * min(peaks[one], peaks[two]):
-            peaks[union.join(one, two)] = max(peaks[one], peaks[two])
-    return union.apply(regions)
+            sets.merge(one, two)
+            peaks[sets[one]] = max(peaks[one], peaks[two])
+    return _merge_sets(regions, sets)
 
 
 def merge_small(regions: Ids, height: Height, min_size: int) -> Ids:
@@ -206,12 +208,12 @@ def merge_small(regions: Ids, height: Height, min_size: int) -> Ids:
     areas = np.bincount(regions.ravel()).tolist()
     if min(areas[1:], default=min_size) >= min_size:
         return regions
-    union = _Union(len(areas))
+    sets = DisjointSet(range(len(areas)))
     for _, a, b in _find_saddles(regions, height):
-        one, two = union.find(a), union.find(b)
-        if one != two and min(areas[one], areas[two]) < min_size:
-            areas[union.join(one, two)] = areas[one] + areas[two]
-    return union.apply(regions)
+        one, two = sets[a], sets[b]
+        if min(areas[one], areas[two]) < min_size and sets.merge(one, two):
+            areas[sets[one]] = areas[one] + areas[two]
+    return _merge_sets(regions, sets)
 
 
 def close_gaps(regions: Ids, gap: int) -> Ids:
@@ -305,27 +307,9 @@ def _pair_neighbours(
         yield tuple(m[here] for m in maps), tuple(m[there] for m in maps)
 
 
-class _Union:
-    """Merged sets of regions (union-find); the smallest id of a set is its root."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-
-    def find(self, region: int) -> int:
-        """The root of a region."""
-        parent = self._parent
-        while parent[region] != region:
-            parent[region] = parent[parent[region]]
-            region = parent[region]
-        return region
-
-    def join(self, one: int, two: int) -> int:
-        """Merge the sets of two roots; return the common root."""
-        low, high = min(one, two), max(one, two)
-        self._parent[high] = low
-        return low
-
-    def apply(self, regions: Ids) -> Ids:
-        """Replace ids by their roots."""
-        roots = [self.find(region) for region in range(len(self._parent))]
-        return np.array(roots, np.int32)[regions]
+def _merge_sets(regions: Ids, sets: DisjointSet) -> Ids:
+    """Give the regions of a set the smallest of their ids."""
+    merged = np.arange(len(sets), dtype=np.int32)
+    for ids in sets.subsets():
+        merged[list(ids)] = min(ids)
+    return merged[regions]

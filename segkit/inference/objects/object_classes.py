@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.config.schema import Data
 from segkit.data.sources.base import DataSource
-from segkit.targets.base import Target
 
 
 class ObjectClass(NamedTuple):
@@ -29,7 +28,7 @@ def list_object_classes(card: ModelCard) -> list[ObjectClass]:
     border, or the levels of a distance) are not classes of objects.
     """
     first = 0 if card.mode == "multilabel" else 1  # background has no objects
-    if _build_target(card).from_ids:
+    if card.build_target().from_ids:
         return [ObjectClass(_find_object_name(card), card.class_colors[first])]
     named = zip(card.class_names, card.class_colors, strict=True)
     return [ObjectClass(name, color) for name, color in named][first:]
@@ -49,7 +48,7 @@ def classify_objects(
         For each id from 0 to the largest, an index into :func:`list_object_classes`.
     """
     count = int(instances.max(initial=0)) + 1
-    if _build_target(card).from_ids:
+    if card.build_target().from_ids:
         return np.zeros(count, np.intp)
     if labels.ndim == 3:
         layers = [layer > 0 for layer in labels]
@@ -59,14 +58,9 @@ def classify_objects(
     return np.argmax(votes, axis=0)
 
 
-def _build_target(card: ModelCard) -> Target:
-    options = {key: value for key, value in card.target.items() if key != "name"}
-    return Target.build(card.target["name"], **options)
-
-
 def _find_object_name(card: ModelCard) -> str:
     """The name that the data give to the objects in their id maps."""
-    if _build_target(card).class_names is None:  # the labels are those of the data
+    if card.build_target().class_names is None:  # the labels are those of the data
         return card.class_names[1]
     data = card.config.get("data")
     if not isinstance(data, dict):

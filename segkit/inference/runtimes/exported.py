@@ -1,4 +1,4 @@
-"""Exported files: their metadata, and the networks in them. No torch."""
+"""Exported files: their metadata, and the networks in those of ONNX and OpenVINO. No torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from scipy.special import expit, softmax
 
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
+from segkit.core.memory import UNKNOWN_MEMORY, main_memory
 from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import Windows, plan_batches
@@ -74,23 +77,19 @@ class Contents:
         """
         try:
             stored = json.loads(text)
-            newer = stored["format"] > FORMAT or stored["card"].get("format", 1) > CARD_FORMAT
-            if not newer:
-                known = {key: stored[key] for key in cls.__dataclass_fields__}
-                fixed = stored["windows"]["fixed"]
-                known["card"] = ModelCard.from_dict(stored["card"])
-                known["windows"] = Windows(
-                    **{**stored["windows"], "fixed": None if fixed is None else tuple(fixed)}
+            if stored["format"] > FORMAT or stored["card"].get("format", 1) > CARD_FORMAT:
+                raise SegkitError(
+                    f"{path} was exported by a newer segkit ({stored.get('versions')}). Upgrade"
+                    f" segkit, or export the checkpoint again with this one: {EXPORT}."
                 )
-                return cls(**known)
+            known = {key: stored[key] for key in cls.__dataclass_fields__}
+            known["card"] = ModelCard.from_dict(stored["card"])
+            known["windows"] = TypeAdapter(Windows).validate_python(stored["windows"])
+            return cls(**known)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SegkitError(
                 f"the metadata of {path} are broken ({error!r}). Export it again: {EXPORT}."
             ) from error
-        raise SegkitError(
-            f"{path} was exported by a newer segkit ({stored.get('versions')}). Upgrade segkit, or"
-            f" export the checkpoint again with this one: {EXPORT}."
-        )
 
 
 class ExportedNetwork(Network):
@@ -124,7 +123,7 @@ class ExportedNetwork(Network):
             batch_size,
             free,
             contents.bytes_per_pixel,
-            "cpu" if self.device.lower() == "cpu" else "cuda",
+            "cpu" if self.device == "cpu" else "cuda",
         )
 
     @classmethod
@@ -140,32 +139,125 @@ class ExportedNetwork(Network):
         raw = self.card.normalization.convert(image).transpose(2, 0, 1)
         return np.ascontiguousarray(raw, np.float32)
 
-    def probabilities(self, batch: NDArray[np.float32]) -> Any:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""
+    def _compute(self, batch: NDArray[np.float32]) -> Any:
         try:
             given = self._graph(batch)
-        except Exception as error:  # each runtime has errors of its own
-            if not is_out_of_memory(error):
-                raise SegkitError(
-                    f"{self.path} cannot be run on a batch of the shape {batch.shape}:"
-                    f" {_first_line(error)}."
-                ) from error
-        else:
-            return given if self.contents.activates else self._activate(given)
-        raise self.too_little_memory(batch.shape)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise SegkitError(
+                f"{self.path} cannot be run on a batch of the shape {batch.shape}:"
+                f" {_first_line(error)}."
+            ) from error
+        return given if self.contents.activates else self._activate(given)
 
     def _activate(self, logits: Any) -> Any:
         """Convert logits to probabilities, as the heads do."""
-        if self.card.mode == "multiclass":
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return powers / powers.sum(axis=1, keepdims=True)
-        # exp of a large number would overflow
-        small = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+        return softmax(logits, axis=1) if self.card.mode == "multiclass" else expit(logits)
 
 
-def cpu_threads() -> int | None:
-    """Threads that OMP_NUM_THREADS asks for."""
+class OnnxNetwork(ExportedNetwork):
+    """A network that ``python -m segkit.export format=onnx`` wrote."""
+
+    @classmethod
+    def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise SegkitError(
+                f"{path} needs ONNX Runtime, which is not installed: pip install"
+                " 'segkit-torch[onnx]', or onnxruntime-gpu for a GPU."
+            ) from error
+        providers, used = choose_providers(device, onnxruntime.get_available_providers())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = _read_threads() or 0  # 0: all cores
+        options.log_severity_level = 3  # errors only
+        try:
+            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime has a dozen types
+            raise_broken(path, "an ONNX model", error)
+        found = session.get_modelmeta().custom_metadata_map
+        if KEY not in found:
+            raise_foreign(path, "an ONNX model")
+        contents = Contents.from_json(found[KEY], path)
+        if "CUDAExecutionProvider" not in session.get_providers():
+            # ONNX Runtime falls back to the CPU if the libraries of CUDA are missing
+            if device.startswith("cuda"):
+                raise SegkitError(
+                    f"device '{device}' cannot be used: ONNX Runtime could not load CUDA. Install"
+                    " the CUDA and cuDNN that onnxruntime-gpu was built for, or use device=cpu."
+                )
+            used = "cpu"
+        # ONNX Runtime does not report the memory of a GPU
+        free = main_memory() if used == "cpu" else UNKNOWN_MEMORY
+        return lambda batch: session.run(None, {INPUT: batch})[0], contents, used, free
+
+
+def choose_providers(device: str, available: list[str]) -> tuple[list[Any], str]:
+    """The execution providers of ONNX Runtime for a device, and the name of the device in use."""
+    kind, _, number = device.partition(":")
+    cuda = "CUDAExecutionProvider" in available
+    if device == "cpu" or (device == "auto" and not cuda):
+        return ["CPUExecutionProvider"], "cpu"
+    if kind in ("auto", "cuda") and cuda and (not number or number.isdecimal()):
+        options = {"device_id": int(number or 0)}
+        providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+        return providers, "cuda" if device == "auto" else device
+    known = "auto, cpu, cuda" if cuda else "auto, cpu; a GPU needs onnxruntime-gpu"
+    raise SegkitError(f"device '{device}' cannot be used with an ONNX file here: use {known}.")
+
+
+class OpenVinoNetwork(ExportedNetwork):
+    """A network that ``python -m segkit.export format=openvino`` wrote, by its .xml file."""
+
+    @classmethod
+    def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
+        if not path.with_suffix(".bin").is_file():
+            raise SegkitError(
+                f"{path} has no weights: {path.with_suffix('.bin').name} must be beside it. Copy"
+                " both files."
+            )
+        try:
+            import openvino
+        except ImportError as error:
+            raise SegkitError(
+                f"{path} needs OpenVINO, which is not installed: pip install"
+                " 'segkit-torch[openvino]'."
+            ) from error
+        core = openvino.Core()
+        used = choose_openvino_device(device, core.available_devices)
+        # the default is half precision on GPUs and on some CPUs
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if used == "CPU" and (threads := _read_threads()) is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(path)
+        except Exception as error:  # from C++
+            raise_broken(path, "an OpenVINO model", error)
+        if not model.has_rt_info([KEY]):
+            raise_foreign(path, "an OpenVINO model")
+        contents = Contents.from_json(model.get_rt_info([KEY]).astype(str), path)
+        try:
+            compiled = core.compile_model(model, used, options)
+        except Exception as error:
+            raise_broken(path, f"an OpenVINO model for the device '{device}'", error)
+        # a copy: the next call writes into the same memory
+        return lambda batch: np.array(compiled(batch)[0]), contents, used.lower(), main_memory()
+
+
+def choose_openvino_device(device: str, available: list[str]) -> str:
+    """OpenVINO's name of a device."""
+    if device == "auto":
+        return next((name for name in available if name.startswith("GPU")), "CPU")
+    wanted = device.upper()
+    if wanted in available or any(name.partition(".")[0] == wanted for name in available):
+        return wanted
+    known = ", ".join(["auto", *(name.lower() for name in available)])
+    raise SegkitError(f"device '{device}' cannot be used with an OpenVINO file here: use {known}.")
+
+
+def _read_threads() -> int | None:
+    """The number of threads that OMP_NUM_THREADS asks for."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() else None
 

@@ -24,14 +24,6 @@ class SmallerBatchWarning(UserWarning):
     """Batches are smaller than requested because memory is short."""
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of numpy, torch or another runtime says that memory is full."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in said for words in ("out of memory", "not enough memory", "allocate", "bad_alloc")
-    )
-
-
 class Network(ABC):
     """Computes the probabilities of tiles. A member says how, and on which kind of arrays.
 
@@ -39,7 +31,7 @@ class Network(ABC):
         card: The model's card.
         windows: The tiles that it takes.
         batch_size: Tiles of the largest window in one call.
-        xp: numpy or torch, the library of the arrays that :meth:`probabilities` returns.
+        xp: numpy or torch, the library of the arrays that :meth:`predict_batch` returns.
         device: Name of the device.
     """
 
@@ -63,23 +55,26 @@ class Network(ABC):
         image = convert_channels(window, self.card.in_channels)
         return np.ascontiguousarray(self.card.normalization(image).transpose(2, 0, 1))
 
-    @abstractmethod
-    def probabilities(self, batch: NDArray[np.float32]) -> Any:
+    def predict_batch(self, batch: NDArray[np.float32]) -> Any:
         """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32, of ``xp``.
 
         Raises:
             TooLittleMemoryError: The batch does not fit into memory; smaller ones may.
         """
-
-    def too_little_memory(self, shape: tuple[int, ...]) -> TooLittleMemoryError:
-        """The error of a batch that does not fit into memory.
-
-        Raise it outside of the ``except`` block: the error of the runtime holds the tensors.
-        """
-        return TooLittleMemoryError(
-            f"device {self.device} has too little memory for a batch of the shape {shape}. Use"
-            " smaller tiles and batches: tile=256 batch_size=1."
+        try:
+            return self._compute(batch)
+        except Exception as error:  # each runtime has types of its own
+            if not is_out_of_memory(error):
+                raise
+        # raised here, because the error of the runtime holds the tensors
+        raise TooLittleMemoryError(
+            f"device {self.device} has too little memory for a batch of the shape {batch.shape}."
+            " Use smaller tiles and batches: tile=256 batch_size=1."
         )
+
+    @abstractmethod
+    def _compute(self, batch: NDArray[np.float32]) -> Any:
+        """Compute what :meth:`predict_batch` returns."""
 
     def decide(self, probabilities: Any, threshold: float | None = None) -> Any:
         """Decide labels: (B, num_logits, H, W) -> (B, H, W), or (B, N, H, W) where they overlap.
@@ -89,10 +84,21 @@ class Network(ABC):
         own = self.card.threshold if threshold is None else threshold
         return decide(probabilities, self.card.mode, own)
 
-    def array(self, values: NDArray[Any]) -> Any:
+    def from_numpy(self, values: NDArray[Any]) -> Any:
         """Convert a numpy array to one of ``xp``, where the network computes."""
-        return values
+        if self.xp is np:
+            return values
+        is_cuda = self.device.startswith("cuda")
+        return self.xp.from_numpy(values).to(self.device, non_blocking=is_cuda)
 
-    def numpy(self, array: Any) -> NDArray[Any]:
-        """The inverse of :meth:`array`."""
-        return array
+    def to_numpy(self, array: Any) -> NDArray[Any]:
+        """The inverse of :meth:`from_numpy`."""
+        return array if self.xp is np else array.cpu().numpy()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of numpy, torch or another runtime says that memory is full."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "not enough memory", "allocate", "bad_alloc")
+    )

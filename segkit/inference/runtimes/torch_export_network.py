@@ -1,4 +1,4 @@
-"""A network in a .pt2 file of torch.export. Needs torch, but neither timm nor Lightning."""
+"""A network in a .pt2 file of torch.export. Needs torch."""
 
 from __future__ import annotations
 
@@ -66,14 +66,6 @@ class TorchExportNetwork(ExportedNetwork):
                 return module(torch.from_numpy(batch).to(chosen, non_blocking=True))
 
         return run, contents, str(chosen), free_memory(chosen)
-
-    def array(self, values: NDArray[np.float32]) -> Tensor:
-        """Move a numpy array to the network's device."""
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
-
-    def numpy(self, array: Tensor) -> NDArray[np.float32]:
-        """The inverse of :meth:`array`."""
-        return array.cpu().numpy()
 
     def _activate(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits, 1) if self.card.mode == "multiclass" else logits.sigmoid()

@@ -14,7 +14,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OVERLAP
 from segkit.core.errors import SegkitError
 from segkit.core.memory import main_memory
-from segkit.inference.runtimes.network import Network, is_out_of_memory
+from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
 from segkit.models.fast import for_inference
@@ -85,15 +85,9 @@ class TorchNetwork(Network):
         """Channels of the probabilities."""
         return self._model.head.num_logits
 
-    def probabilities(self, batch: NDArray[np.float32]) -> Tensor:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32."""
-        try:
-            with torch.inference_mode():
-                return self.model.head.activate(self.model(self.array(batch)).float())
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        raise self.too_little_memory(batch.shape)
+    def _compute(self, batch: NDArray[np.float32]) -> Tensor:
+        with torch.inference_mode():
+            return self.model.head.activate(self.model(self.from_numpy(batch)).float())
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
         """Decide labels as the head does, or at the given threshold."""
@@ -101,14 +95,6 @@ class TorchNetwork(Network):
             return super().decide(probabilities, threshold).to(torch.uint8)
         # converted on the device: copying eight bytes a pixel is slow
         return self.model.head.decide(probabilities).to(torch.uint8)
-
-    def array(self, values: NDArray[np.float32]) -> Tensor:
-        """Move a numpy array to the network's device."""
-        return torch.from_numpy(values).to(self._device, non_blocking=self._device.type == "cuda")
-
-    def numpy(self, array: Tensor) -> NDArray[np.float32]:
-        """The inverse of :meth:`array`."""
-        return array.cpu().numpy()
 
 
 def find_windows(model: Segmenter, side: int) -> Windows:
@@ -149,10 +135,10 @@ def blend(
     grid = plan_grid(height, width, windows, overlap)
     total: Tensor | None = None
     for i, top in enumerate(grid.rows.starts):
-        rows = torch.from_numpy(grid.rows.indices(i, grid.context)).to(images.device)
+        rows = torch.from_numpy(grid.rows.find_pixels(i)).to(images.device)
         down = torch.from_numpy(grid.rows.weights[i]).to(images.device)[:, None]
         for j, left in enumerate(grid.columns.starts):
-            columns = torch.from_numpy(grid.columns.indices(j, grid.context)).to(images.device)
+            columns = torch.from_numpy(grid.columns.find_pixels(j)).to(images.device)
             across = torch.from_numpy(grid.columns.weights[j]).to(images.device)
             maps = network(images[..., rows, :][..., columns]).float() * (down * across)
             if total is None:

@@ -48,21 +48,20 @@ Write = Callable[[int, int, Any], None]
 """Takes (top, left, block): probabilities (num_logits, h, w) as arrays of the networks."""
 
 
-class Tile(NamedTuple):
-    """A tile of a canvas: its strip, and its row and column in the grid."""
-
-    strip: int
-    row: int
-    column: int
-    ends_row: bool
-
-
 class Strip(NamedTuple):
     """Columns of an image that are blended in one band: pixels and the tiles that reach them."""
 
     first: int
     end: int
-    tiles: list[int]
+    columns: list[int]
+
+
+class Tile(NamedTuple):
+    """A tile of a canvas: its strip, and its row and column in the grid."""
+
+    strip: Strip
+    row: int
+    column: int
 
 
 class Canvas:
@@ -82,8 +81,10 @@ class Canvas:
     ) -> None:
         self.image, self.grid, self._write, self._network = image, grid, write, network
         self.error: SegkitError | MemoryError | None = None
-        columns, window = grid.columns, grid.rows.window
-        widest = max(1, band_bytes // (4 * network.num_logits * window))
+        rows, columns = grid
+        self.pixels = rows.size * columns.size
+        self.tile_shape = rows.window + 2 * rows.context, columns.window + 2 * columns.context
+        widest = max(1, band_bytes // (4 * network.num_logits * rows.window))
         # none narrower than a window: most of its tiles would be computed twice
         count = max(1, min(math.ceil(columns.size / widest), columns.size // columns.window))
         starts = [columns.starts[i * len(columns.starts) // count] for i in range(count)]
@@ -92,22 +93,28 @@ class Canvas:
             reach = range(first - columns.window + 1, end)
             tiles = [number for number, start in enumerate(columns.starts) if start in reach]
             self._strips.append(Strip(first, end, tiles))
-        self._left = len(grid.rows.starts) * sum(len(strip.tiles) for strip in self._strips)
+        # moved once: a GPU waits for each copy
+        self._down = network.from_numpy(rows.weights)[..., None]
+        self._across = network.from_numpy(columns.weights)
         self._band: Any = None
-        self._down: Any = None
-        self._across: Any = None
+        self._is_complete = False
 
-    def tiles(self) -> Iterator[Tile]:
+    @property
+    def is_done(self) -> bool:
+        """Whether all tiles have been added, or the image has failed."""
+        return self._is_complete or self.error is not None
+
+    def list_tiles(self) -> Iterator[Tile]:
         """All tiles, in the order in which they must be added."""
-        for number, strip in enumerate(self._strips):
+        for strip in self._strips:
             for row in range(len(self.grid.rows.starts)):
-                for column in strip.tiles:
-                    yield Tile(number, row, column, column == strip.tiles[-1])
+                for column in strip.columns:
+                    yield Tile(strip, row, column)
 
     def read(self, tile: Tile) -> NDArray[Any]:
         """The part of the image that a tile sees, (h, w, C), mirrored beyond the border."""
-        rows = self.grid.rows.indices(tile.row, self.grid.context)
-        columns = self.grid.columns.indices(tile.column, self.grid.context)
+        rows = self.grid.rows.find_pixels(tile.row)
+        columns = self.grid.columns.find_pixels(tile.column)
         top, left = int(rows.min()), int(columns.min())
         height, width = int(rows.max()) - top + 1, int(columns.max()) - left + 1
         part = self.image.read(top, left, height, width)
@@ -117,45 +124,33 @@ class Canvas:
 
     def add(self, tile: Tile, maps: Any) -> None:
         """Blend the maps of a tile (num_logits, h, w): the window in their middle."""
-        rows, columns = self.grid.rows, self.grid.columns
+        rows, columns = self.grid
+        strip, begin = tile.strip, columns.starts[tile.column]
         around = (maps.shape[-1] - columns.window) // 2  # a padded network decides the context too
         maps = maps[..., around : around + rows.window, around : around + columns.window]
-        first, end, _ = self._strips[tile.strip]
-        begin = columns.starts[tile.column]
         if self._band is None:
-            shape = len(maps), rows.window, end - first
-            self._band = self._network.array(np.zeros(shape, np.float32))
-        if self._down is None:  # once: a GPU waits for each copy
-            self._down = self._network.array(rows.weights)
-            self._across = self._network.array(columns.weights)
-        low, high = max(first, begin), min(end, begin + columns.window)
+            shape = len(maps), rows.window, strip.end - strip.first
+            self._band = self._network.from_numpy(np.zeros(shape, np.float32))
+        low, high = max(strip.first, begin), min(strip.end, begin + columns.window)
         inside = slice(low - begin, high - begin)
-        down, across = self._down[tile.row][:, None], self._across[tile.column][inside]
-        band = self._band[..., low - first : high - first]
-        band += maps[..., inside] * (down * across)
-        self._left -= 1
-        if not tile.ends_row:
-            return
+        band = self._band[..., low - strip.first : high - strip.first]
+        band += maps[..., inside] * (self._down[tile.row] * self._across[tile.column][inside])
+        if tile.column == strip.columns[-1]:
+            self._finish_row(tile)
+
+    def _finish_row(self, tile: Tile) -> None:
+        rows = self.grid.rows
         top = rows.starts[tile.row]
         is_last = tile.row + 1 == len(rows.starts)
         done = (rows.size if is_last else rows.starts[tile.row + 1]) - top
-        self._write(top, first, self._band[:, :done])
+        self._write(top, tile.strip.first, self._band[:, :done])
         if is_last:
             self._band = None
+            self._is_complete = tile.strip is self._strips[-1]
         else:
             rest = self._band[:, done:] + 0  # a copy, much smaller than a second band
             self._band[:] = 0
             self._band[:, : rest.shape[1]] = rest
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of the image."""
-        return self.grid.rows.size * self.grid.columns.size
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all tiles have been added, or the image has failed."""
-        return self._left == 0 or self.error is not None
 
 
 def predict_canvases(
@@ -182,14 +177,14 @@ def predict_canvases(
     )
     ahead = 4 * batch_pixels * sum(network.card.in_channels for network in networks)
 
-    def limit(shape: tuple[int, int]) -> int:
+    def find_limit(shape: tuple[int, int]) -> int:
         """Tiles in a batch."""
         return max(1, batch_pixels // math.prod(shape))
 
     def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[np.float32]]]]:
         """The tiles of a canvas as the networks take them (C, h, w); runs in a thread."""
         try:
-            for tile in canvas.tiles():
+            for tile in canvas.list_tiles():
                 window = canvas.read(tile)
                 yield tile, [network.prepare(window) for network in networks]
         except (SegkitError, MemoryError) as error:
@@ -197,16 +192,14 @@ def predict_canvases(
 
     def run(shape: tuple[int, int]) -> None:
         nonlocal batch_pixels
-        queue = waiting[shape]
-        taken = [queue.popleft() for _ in range(min(limit(shape), len(queue)))]
+        queue, limit = waiting[shape], find_limit(shape)
+        taken = [queue.popleft() for _ in range(min(limit, len(queue)))]
         taken = [entry for entry in taken if entry[0].error is None]
         if not taken:
             return
         try:
-            batches = [
-                np.stack(tiles) for tiles in zip(*(entry[2] for entry in taken), strict=True)
-            ]
-            maps = mean_probabilities(networks, batches, tta, limit(shape))
+            batches = [np.stack(tiles) for tiles in zip(*(e[2] for e in taken), strict=True)]
+            maps = average_probabilities(networks, batches, tta, limit)
         except (TooLittleMemoryError, MemoryError) as error:
             # not the error itself: through its traceback it would hold the memory
             problem = SegkitError(str(error) or "the batch does not fit into memory.")
@@ -214,7 +207,7 @@ def predict_canvases(
             for (canvas, tile, _), one in zip(taken, maps, strict=True):
                 canvas.add(tile, one)
             return
-        together = min(limit(shape), len(taken) * len(VIEWS[tta]))
+        together = min(limit, len(taken) * len(_list_flips(tta)))
         if together > 1:
             # always the same text: Python shows it once
             warnings.warn(
@@ -230,31 +223,30 @@ def predict_canvases(
 
     def finish(most: int) -> Iterator[Canvas]:
         """Yield the first canvases that are done; leave at most ``most`` open."""
-        while opened and (opened[0].is_done or len(opened) > most or is_too_large()):
-            for shape in list(waiting):
-                while any(entry[0] is opened[0] for entry in waiting[shape]):
-                    run(shape)
+        while opened and (opened[0].is_done or len(opened) > most or are_too_large()):
+            while not opened[0].is_done:
+                run(opened[0].tile_shape)
             yield opened.popleft()
 
-    def is_too_large() -> bool:
+    def are_too_large() -> bool:
         """Never true of a single image."""
         return len(opened) > 1 and sum(canvas.pixels for canvas in opened) > OPEN_PIXELS
 
     with Background("segkit-tiles", min(ahead, AHEAD_BYTES)) as reader:
         for canvas in canvases:
             opened.append(canvas)
+            shape = canvas.tile_shape
             for tile, arrays in reader.read_ahead(
                 prepare(canvas), lambda ready: sum(array.nbytes for array in ready[1])
             ):
-                shape = arrays[0].shape[1:]
                 waiting[shape].append((canvas, tile, arrays))
-                while len(waiting[shape]) >= limit(shape):
+                while len(waiting[shape]) >= find_limit(shape):
                     run(shape)
             yield from finish(OPEN)
         yield from finish(0)
 
 
-def mean_probabilities(
+def average_probabilities(
     networks: Sequence[Network], batches: Sequence[NDArray[np.float32]], tta: TTA, limit: int
 ) -> Any:
     """Average the probabilities of a batch over networks and views.
@@ -262,58 +254,32 @@ def mean_probabilities(
     Args:
         networks: They compute on the same kind of arrays.
         batches: (B, C, h, w), one for each network.
-        tta: The views.
-        limit: Tiles in one call.
+        tta: The views: mirrored ones, for d4 also with rows and columns swapped.
+        limit: Tiles in one call. Mirrored views of a small batch go through a network together.
 
     Returns:
         (B, num_logits, window, window), an array of the networks.
     """
-    xp = networks[0].xp
-    views = VIEWS[tta]
+    xp, flips = networks[0].xp, _list_flips(tta)
     total: Any = None
+    count = 0
     for network, batch in zip(networks, batches, strict=True):
-        for group in _group_views(views, batch, limit):
-            seen = [_apply_view(np, batch, *view) for view in group]
-            given = network.probabilities(
-                np.ascontiguousarray(seen[0] if len(seen) == 1 else np.concatenate(seen))
-            )
-            for number, view in enumerate(group):
-                part = given[number * len(batch) : (number + 1) * len(batch)]
-                part = _undo_view(xp, part, *view)
-                total = part if total is None else total + part
-    count = len(views) * len(networks)
+        together = max(1, limit // len(batch))
+        for is_swapped in (False, True) if tta == "d4" else (False,):
+            straight = batch.swapaxes(-1, -2) if is_swapped else batch
+            for at in range(0, len(flips), together):
+                group = flips[at : at + together]
+                seen = np.concatenate([np.flip(straight, axes) for axes in group])
+                maps = network.predict_batch(seen)
+                for number, axes in enumerate(group):
+                    part = maps[number * len(batch) : (number + 1) * len(batch)]
+                    part = xp.flip(part, axes) if axes else part
+                    part = xp.swapaxes(part, -1, -2) if is_swapped else part
+                    total = part if total is None else total + part
+                    count += 1
     return total if count == 1 else total / count
 
 
-View = tuple[bool, tuple[int, ...]]
-"""Whether rows and columns are swapped, and the axes that are then mirrored."""
-FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-VIEWS: dict[TTA, list[View]] = {
-    "none": [(False, ())],
-    "flips": [(False, axes) for axes in FLIPS],
-    "d4": [(turned, axes) for turned in (False, True) for axes in FLIPS],
-}
-
-
-def _group_views(
-    views: Sequence[View], batch: NDArray[np.float32], limit: int
-) -> Iterator[Sequence[View]]:
-    """The views that go through a network together: of one form, and no more than it takes."""
-    most = max(1, limit // len(batch))
-    square = batch.shape[-1] == batch.shape[-2]
-    forms = (
-        [views] if square else [[v for v in views if v[0] is turned] for turned in (False, True)]
-    )
-    for form in forms:
-        for at in range(0, len(form), most):
-            yield form[at : at + most]
-
-
-def _apply_view(xp: Any, batch: Any, turned: bool, axes: tuple[int, ...]) -> Any:
-    batch = xp.swapaxes(batch, -1, -2) if turned else batch
-    return xp.flip(batch, axes) if axes else batch
-
-
-def _undo_view(xp: Any, maps: Any, turned: bool, axes: tuple[int, ...]) -> Any:
-    maps = xp.flip(maps, axes) if axes else maps
-    return xp.swapaxes(maps, -1, -2) if turned else maps
+def _list_flips(tta: TTA) -> Sequence[tuple[int, ...]]:
+    """The axes along which the views are mirrored."""
+    return ((),) if tta == "none" else ((), (-1,), (-2,), (-2, -1))

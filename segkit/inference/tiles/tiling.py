@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,7 @@ class Axis:
     Attributes:
         size: Pixels of the image.
         window: Pixels of a window.
+        context: Pixels that a tile sees before and after its window.
         starts: First pixels of the windows. The last window may reach beyond the image.
         weights: (number of windows, window) float32, above 0. For each pixel of the image, the
             weights of the windows that contain it sum to 1.
@@ -73,22 +75,21 @@ class Axis:
 
     size: int
     window: int
+    context: int
     starts: tuple[int, ...]
     weights: NDArray[np.float32]
 
-    def indices(self, number: int, context: int) -> NDArray[np.int64]:
+    def find_pixels(self, number: int) -> NDArray[np.int64]:
         """The pixels of the image that a tile sees, (window + 2 * context,)."""
-        first = self.starts[number]
-        return mirror_indices(first - context, first + self.window + context, self.size)
+        first = self.starts[number] - self.context
+        return mirror_indices(first, first + self.window + 2 * self.context, self.size)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The tiles of an image, and the pixels that they see around each window."""
+class Grid(NamedTuple):
+    """The tiles of an image."""
 
     rows: Axis
     columns: Axis
-    context: int
 
 
 def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLAP) -> Grid:
@@ -100,7 +101,6 @@ def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLA
     return Grid(
         _plan_axis(height, windows, overlap, fixed[0]),
         _plan_axis(width, windows, overlap, fixed[1]),
-        windows.context,
     )
 
 
@@ -130,7 +130,8 @@ def _plan_axis(size: int, windows: Windows, overlap: float, fixed: int | None) -
             )
         room = (size - window) / windows.step / (count - 1)
         starts = [math.ceil(number * room) * windows.step for number in range(count)]
-    return Axis(size, window, tuple(starts), _make_weights(size, window, starts))
+    weights = _make_weights(size, window, starts)
+    return Axis(size, window, windows.context, tuple(starts), weights)
 
 
 def _stride(window: int, step: int, overlap: float) -> int:

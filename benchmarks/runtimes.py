@@ -78,10 +78,9 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
 
     from networks import EQUAL, copy_unet, smp_model
     from segkit.benchmark.networks import build_network, make_bare_card
-    from segkit.export.checking import list_sizes
     from segkit.export.command import describe_model
     from segkit.export.formats import write_network
-    from segkit.export.graph import hide_warnings
+    from segkit.export.graph import silence_exporters
 
     torch.manual_seed(0)
     neck = EQUAL[architecture]
@@ -93,9 +92,9 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
         ours.eval(), make_bare_card(ours, 256), normalizes=False, activates=True
     )
     files = {name: folder / f"{architecture}-{encoder}-{name}.onnx" for name in ("segkit", "smp")}
-    write_network(ours, contents, list_sizes(contents.windows), "onnx", files["segkit"])
+    write_network(ours, contents, "onnx", files["segkit"])
     free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
-    with hide_warnings(), torch.no_grad():
+    with silence_exporters(), torch.no_grad():
         torch.onnx.export(
             torch.nn.Sequential(theirs, torch.nn.Sigmoid()),
             (torch.zeros(2, 3, 256, 320),),

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
+from segkit.export.graph import list_sizes
 from segkit.export.images import RealImages, cut_window, make_noise
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.tiling import Windows
 
 DIFFERENCE = 1e-3
 """Largest difference of probabilities; other orders of summation in float32 stay far below."""
 SHARE = 1e-3
 """Largest share of pixels with another label: those with probabilities near the threshold."""
 
-Batch = NDArray[Any]
+Batch = Sequence[NDArray[Any]]
+"""Images (h, w, C) of one size."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """The largest difference of probabilities, and the share of pixels with another label."""
 
     name: str
@@ -40,40 +39,24 @@ class Comparison:
         )
 
 
-def list_sizes(windows: Windows) -> list[tuple[int, int]]:
-    """Sizes of images to check, odd ones too if the network takes them.
-
-    The graph is traced with the last one, which is neither square nor a multiple of anything.
-    """
-    if windows.fixed:
-        return [windows.fixed]
-    if windows.context:
-        side, step = windows.smallest + 2 * windows.context, windows.step
-        return [(side, side), (side, side + step), (side + 3 * step, side + 2 * step)]
-    m = windows.step
-    return [(1, 1), (2 * m, 2 * m), (m + 1, 2 * m + 3), (3 * m, 2 * m), (2 * m + 1, 3 * m + 3)]
-
-
 def compare(
-    name: str, reference: Network, network: Network, batches: Iterable[Sequence[Batch]]
+    name: str, reference: Network, network: Network, batches: Iterable[Batch]
 ) -> Comparison:
-    """Run two networks on batches of images (h, w, C)."""
+    """Run two networks on batches of images."""
     largest, other, pixels = 0.0, 0, 0
     for batch in batches:
-        wanted = _run(reference, batch)
-        given = _run(network, batch)
+        wanted, wanted_labels = _predict(reference, batch)
+        given, labels = _predict(network, batch)
         if given.shape != wanted.shape:
-            shape = np.stack(batch).shape
             raise SegkitError(
-                f"the file does not compute the same as the network: for images {shape} it returns"
-                f" maps {given.shape}, the network {wanted.shape}. Try another format, or other"
-                " versions of its packages."
+                f"the file does not compute the same as the network: for {len(batch)} images"
+                f" {batch[0].shape} it returns maps {given.shape}, the network {wanted.shape}. Try"
+                " another format, or other versions of its packages."
             )
         difference = np.abs(given - wanted).max()
         largest = max(largest, float(difference) if np.isfinite(difference) else math.inf)
-        labels = [np.asarray(_labels(n, p)) for n, p in ((reference, wanted), (network, given))]
-        other += int((labels[0] != labels[1]).sum())
-        pixels += labels[0].size
+        other += int((labels != wanted_labels).sum())
+        pixels += labels.size
     return Comparison(name, largest, other / max(1, pixels), pixels)
 
 
@@ -89,7 +72,7 @@ def check(
     normalization = contents.card.normalization
     sizes = list_sizes(windows)
 
-    def noise() -> Iterator[Sequence[Batch]]:
+    def noise() -> Iterator[Batch]:
         for number, size in enumerate(sizes):
             yield make_noise(normalization, 1 + number % 3, size, number)
         yield make_noise(normalization, 3, sizes[-1], len(sizes))
@@ -109,10 +92,8 @@ def check(
     return found
 
 
-def _run(network: Network, batch: Sequence[Batch]) -> NDArray[np.float32]:
-    prepared = np.stack([network.prepare(image) for image in batch])
-    return np.asarray(network.to_numpy(network.predict_batch(prepared)))
-
-
-def _labels(network: Network, probabilities: NDArray[np.float32]) -> Any:
-    return network.to_numpy(network.decide(network.from_numpy(probabilities)))
+def _predict(network: Network, batch: Batch) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The probabilities and the labels of images."""
+    probabilities = network.predict_batch(np.stack([network.prepare(image) for image in batch]))
+    labels = network.decide(probabilities)
+    return network.to_numpy(probabilities), network.to_numpy(labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder
-from segkit.export.checking import Comparison, check, list_sizes
+from segkit.export.checking import check
 from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
 from segkit.export.images import RealImages, cut_window, find_real_images
-from segkit.export.quantization import Quantized, measure, quantize
+from segkit.export.quantization import measure, quantize
 from segkit.inference.predictor import load
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
@@ -46,7 +45,7 @@ def export(config: DictConfig) -> Path:
             the file does not compute the same; nothing is written then.
     """
     settings = parse_settings(ExportSettings, config)
-    kind, path = _target(settings)
+    kind, path = _choose_target(settings)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     model, card = checkpoint.read(settings.checkpoint)
     real = find_real_images(card, settings.input)
@@ -54,29 +53,26 @@ def export(config: DictConfig) -> Path:
         console.print(f"  note: {real.note}")
     contents = describe_model(model, card, settings.normalize, settings.activate)
     if settings.size is not None:
-        contents = _fix_size(contents, settings.size)
+        contents = fix_size(contents, settings.size)
     console.print("tracing the network, which can take a minute")
-    with _draft(path) as draft:
+    with _make_draft(path) as draft:
         try:
-            proto, network, found = _write_checked(model, contents, kind, draft, real)
+            proto, network = _write_checked(model, contents, kind, draft, real, console)
         except SegkitError as error:
             windows = contents.windows
             if windows.fixed or windows.context:
-                raise _not_written(path, error) from error
+                raise SegkitError(f"{path} was not written. {error}") from error
             height, width = (windows.fit(side) for side in card.img_size)
             console.print(f"  note: it cannot be exported for all sizes: {error}")
             console.print(
                 f"  note: trying {height} x {width} alone, the size of the training crops"
             )
-            contents = _fix_size(contents, (height, width))
+            contents = fix_size(contents, (height, width))
             try:
-                proto, network, found = _write_checked(model, contents, kind, draft, real)
+                proto, network = _write_checked(model, contents, kind, draft, real, console)
             except SegkitError as second:
-                raise _not_written(path, second) from second
-        for one in found:
-            console.print(f"checked on {one}")
-        if settings.quantize != "none":
-            assert proto is not None
+                raise SegkitError(f"{path} was not written. {second}") from second
+        if proto is not None and settings.quantize != "none":
             _quantize(settings, kind, proto, contents, real, network, draft, console)
         size = sum(file.stat().st_size for file in list_files(kind, draft))
         _publish(kind, draft, path)
@@ -85,17 +81,23 @@ def export(config: DictConfig) -> Path:
 
 
 def _write_checked(
-    model: Segmenter, contents: Contents, kind: Format, draft: Path, real: RealImages
-) -> tuple[ModelProto | None, Network, list[Comparison]]:
+    model: Segmenter,
+    contents: Contents,
+    kind: Format,
+    draft: Path,
+    real: RealImages,
+    console: Console,
+) -> tuple[ModelProto | None, Network]:
     """Write the file, read and compare it; returns the ONNX model too if there is one."""
-    sizes = list_sizes(contents.windows)
-    proto = write_network(model, contents, sizes, kind, draft)
+    proto = write_network(model, contents, kind, draft)
     network = load(draft, "cpu", instances=None).networks[0]
     reference = TorchNetwork(model, contents.card, "cpu", contents.windows.side, batch_size=1)
-    return proto, network, check(reference, network, contents, real)
+    for found in check(reference, network, contents, real):
+        console.print(f"checked on {found}")
+    return proto, network
 
 
-def _fix_size(contents: Contents, size: tuple[int, int]) -> Contents:
+def fix_size(contents: Contents, size: tuple[int, int]) -> Contents:
     """The same for images of one size only.
 
     Some graphs are valid for one size, such as those that resample a position embedding.
@@ -104,24 +106,19 @@ def _fix_size(contents: Contents, size: tuple[int, int]) -> Contents:
         SegkitError: The network does not take that size.
     """
     windows = contents.windows
-    if windows.fixed == size:
-        return contents
-    fit = (windows.fit(size[0]), windows.fit(size[1]))
     if windows.context:
         raise SegkitError(
             "size: an unpadded network is exported for all of its sizes: omit the option."
         )
-    if windows.fixed or fit != size:
-        height, width = windows.fixed or fit
+    height, width = windows.fixed or (windows.fit(size[0]), windows.fit(size[1]))
+    if (height, width) != size:
         raise SegkitError(
             f"size={list(size)}: the network cannot take {size[0]} x {size[1]} pixels. Give"
             f" size=[{height},{width}]."
         )
+    if windows.fixed:
+        return contents
     return replace(contents, windows=replace(windows, side=max(size), fixed=size))
-
-
-def _not_written(path: Path, error: SegkitError) -> SegkitError:
-    return SegkitError(f"{path} was not written. {error}")
 
 
 def describe_model(
@@ -153,7 +150,6 @@ def _quantize(
     batches = [network.prepare(tile)[None] for tile in tiles]
     folder = draft.parent / "int8"
     folder.mkdir()
-    result: Quantized
     for keep_ends in (False, True):
         smaller = quantize(proto, contents, batches, folder, keep_ends=keep_ends)
         candidate = folder / draft.name
@@ -164,13 +160,12 @@ def _quantize(
         console.print(f"{result}{ends}")
         if result.loss <= settings.max_iou_loss:
             break
-    always = settings.quantize == "int8_always"
     reasons = []
     if not result.is_faster:
         reasons.append("int8 is not faster than float32 on this machine")
     if result.loss > settings.max_iou_loss:
         reasons.append(f"int8 loses more IoU than max_iou_loss={settings.max_iou_loss:g}")
-    if reasons and not always:
+    if reasons and settings.quantize == "int8":
         console.print(
             f"{' and '.join(reasons)}: the file stays float32; quantize=int8_always forces it"
         )
@@ -181,7 +176,7 @@ def _quantize(
         file.replace(draft.parent / file.name)
 
 
-def _target(settings: ExportSettings) -> tuple[Format, Path]:
+def _choose_target(settings: ExportSettings) -> tuple[Format, Path]:
     """The format and the file; either may determine the other."""
     kind, path = settings.format, settings.output
     if kind is None:
@@ -209,7 +204,7 @@ def _target(settings: ExportSettings) -> tuple[Format, Path]:
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[Path]:
+def _make_draft(path: Path) -> Iterator[Path]:
     """A path for the file until it is checked, in a temporary folder beside its final one."""
     make_folder(path.parent)
     try:
@@ -225,24 +220,20 @@ def _draft(path: Path) -> Iterator[Path]:
 
 def _publish(kind: Format, draft: Path, path: Path) -> None:
     """Move the finished files to their places, all or none."""
-    moved: list[tuple[Path, Path | None]] = []
+    moved: list[tuple[Path, Path]] = []
     try:
         for file in list_files(kind, draft):
-            target, kept = path.with_suffix(file.suffix), None
-            if target.exists():
-                kept = draft.parent / f"before{file.suffix}"
-                try:
-                    os.link(target, kept)
-                except OSError:  # a file system without hard links
-                    shutil.copy2(target, kept)
+            target, kept = path.with_suffix(file.suffix), draft.parent / f"before{file.suffix}"
+            if target.is_file():
+                shutil.copy2(target, kept)
             file.replace(target)
             moved.append((target, kept))
     except OSError as error:
         for target, kept in moved:
-            if kept is None:
-                target.unlink()
-            else:
+            if kept.exists():
                 kept.replace(target)
+            else:
+                target.unlink()
         raise SegkitError(
             f"cannot write '{path}': {error.strerror or error}. Name another file with output=FILE."
         ) from error

@@ -6,11 +6,8 @@ ONNX is the traced program of torch.export, translated; OpenVINO is made from ON
 from __future__ import annotations
 
 import io
-import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,12 +31,9 @@ LIMIT = 2 * 1024**3 - 16 * 1024**2
 """Bytes of weights that fit into one file: protobuf ends at 2 GB."""
 AXES = ("batch", None, "height", "width")
 
-Sizes = Sequence[tuple[int, int]]
-"""Sizes of images that the network takes."""
-
 
 def write_network(
-    model: Segmenter, contents: Contents, sizes: Sizes, kind: Format, path: Path
+    model: Segmenter, contents: Contents, kind: Format, path: Path
 ) -> ModelProto | None:
     """Write a network, in eval mode on the CPU, to a file in a folder of its own.
 
@@ -49,12 +43,17 @@ def write_network(
     Raises:
         SegkitError: The network cannot be exported, packages are missing, or the disk is full.
     """
-    if kind == "torch_export":
-        write_torch_export(model, contents, sizes, path)
-        return None
-    proto = make_onnx(model, contents, sizes)
-    write_onnx(proto, contents, kind, path)
-    return proto
+    if kind != "torch_export":
+        proto = make_onnx(model, contents)
+        write_onnx(proto, contents, kind, path)
+        return proto
+    program = trace(model, contents, crop_by_padding)
+    buffer = io.BytesIO()
+    what = f"torch.export cannot write the network of encoder={contents.card.encoder['name']}"
+    with explain_failure(what, "Use format=onnx."):
+        torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
+    write_whole(path, buffer.getvalue())
+    return None
 
 
 def list_files(kind: Format, path: Path) -> list[Path]:
@@ -62,18 +61,7 @@ def list_files(kind: Format, path: Path) -> list[Path]:
     return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
 
 
-def write_torch_export(model: Segmenter, contents: Contents, sizes: Sizes, path: Path) -> None:
-    """Write a program of torch.export; see :func:`write_network`."""
-    program = trace(model, contents, crop_by_padding, sizes)
-    buffer = io.BytesIO()
-    name = contents.card.encoder["name"]
-    what = f"torch.export cannot write the network of encoder={name}"
-    with explain_failure(what, "Use format=onnx."):
-        torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
-    write_whole(path, buffer.getvalue())
-
-
-def make_onnx(model: Segmenter, contents: Contents, sizes: Sizes) -> ModelProto:
+def make_onnx(model: Segmenter, contents: Contents) -> ModelProto:
     """Make the ONNX model of a network; see :func:`write_network`."""
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if size > LIMIT:
@@ -86,9 +74,9 @@ def make_onnx(model: Segmenter, contents: Contents, sizes: Sizes) -> ModelProto:
         import onnxscript  # noqa: F401 - torch translates with it
     except ImportError as error:
         raise missing_packages("ONNX", "onnx") from error
-    program = trace(model, contents, crop_by_slicing, sizes)
+    program = trace(model, contents, crop_by_slicing)
     what = f"the network of encoder={contents.card.encoder['name']} cannot be written as ONNX"
-    with explain_failure(what, "Use format=torch_export."), _silence_loggers(), torch.no_grad():
+    with explain_failure(what, "Use format=torch_export."), torch.no_grad():
         translated = torch.onnx.export(
             program,
             dynamo=True,
@@ -148,28 +136,10 @@ def missing_packages(name: str, extra: str) -> SegkitError:
     )
 
 
-@contextmanager
-def _silence_loggers() -> Iterator[None]:
-    """Hide what the translators log about each step."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
 def _name_axes(proto: Any) -> None:
     """Give the free axes of the input their names everywhere in the graph."""
     dims = proto.graph.input[0].type.tensor_type.shape.dim
-    names = {
-        dim.dim_param: name for dim, name in zip(dims, AXES, strict=True) if dim.dim_param and name
-    }
-    if not names:
-        return
+    names = {d.dim_param: name for d, name in zip(dims, AXES, strict=True) if d.dim_param and name}
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:

@@ -7,8 +7,9 @@ of the size, so that one graph holds for all of them.
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from segkit.checkpoint.values import Normalization
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.exported import Contents
+from segkit.inference.tiles.tiling import Windows
 from segkit.models.segmenter import Segmenter
 
 Crop = Callable[[Tensor, int, int], Tensor]
@@ -43,6 +45,11 @@ class ExportGraph(nn.Module):
         crop: How the padding is removed again; formats differ in what they understand.
     """
 
+    low: Tensor
+    span: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: Segmenter,
@@ -51,10 +58,6 @@ class ExportGraph(nn.Module):
         crop: Crop,
     ) -> None:
         super().__init__()
-        self.low: Tensor
-        self.span: Tensor
-        self.mean: Tensor
-        self.std: Tensor
         self.model, self.activates, self._crop = model, activates, crop
         own_size = model.encoder.padding == "valid" or model.encoder.fixed_size is not None
         self._multiple = 0 if own_size else model.encoder.multiple or model.encoder.strides[-1]
@@ -104,19 +107,27 @@ def crop_by_padding(maps: Tensor, height: int, width: int) -> Tensor:
     return F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
 
 
-def trace(
-    model: Segmenter, contents: Contents, crop: Crop, sizes: Sequence[tuple[int, int]]
-) -> ExportedProgram:
-    """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size.
+def list_sizes(windows: Windows) -> list[tuple[int, int]]:
+    """Sizes of images to check, odd ones too if the network takes them.
 
-    The last one of the sizes is run.
+    The graph is traced with the last one, which is neither square nor a multiple of anything.
     """
+    if windows.fixed:
+        return [windows.fixed]
+    if windows.context:
+        side, step = windows.smallest + 2 * windows.context, windows.step
+        return [(side, side), (side, side + step), (side + 3 * step, side + 2 * step)]
+    m = windows.step
+    return [(1, 1), (2 * m, 2 * m), (m + 1, 2 * m + 3), (3 * m, 2 * m), (2 * m + 1, 3 * m + 3)]
+
+
+def trace(model: Segmenter, contents: Contents, crop: Crop) -> ExportedProgram:
+    """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size."""
     card = contents.card
     normalization = card.normalization if contents.normalizes else None
-    plain = replace_same_padding(model)
-    graph = ExportGraph(plain, normalization, contents.activates, crop).eval()
+    graph = ExportGraph(replace_same_padding(model), normalization, contents.activates, crop)
     axes = (0,) if contents.windows.fixed else (0, 2, 3)
-    example = torch.zeros(2, card.in_channels, *sizes[-1])
+    example = torch.zeros(2, card.in_channels, *list_sizes(contents.windows)[-1])
     with (
         explain_failure(
             f"torch.export cannot trace the network of encoder={card.encoder['name']}",
@@ -125,7 +136,7 @@ def trace(
         torch.no_grad(),
     ):
         program = torch.export.export(
-            graph, (example,), dynamic_shapes=(dict.fromkeys(axes, Dim.AUTO),), strict=True
+            graph.eval(), (example,), dynamic_shapes=(dict.fromkeys(axes, Dim.AUTO),), strict=True
         )
     for node in program.graph.nodes:  # it holds paths of this machine
         node.meta.pop("stack_trace", None)
@@ -174,9 +185,9 @@ def _pad_constantly(layer: Any) -> nn.Module:
 
 @contextmanager
 def explain_failure(what: str, remedy: str) -> Iterator[None]:
-    """Turn any error into a SegkitError "what: reason. remedy"; hide warnings."""
+    """Turn any error into a SegkitError "what: reason. remedy"; silence the exporters."""
     try:
-        with hide_warnings():
+        with silence_exporters():
             yield
     except SegkitError:
         raise
@@ -186,9 +197,14 @@ def explain_failure(what: str, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def hide_warnings() -> Iterator[None]:
-    """Hide what exporters say about their internals."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        yield
+def silence_exporters() -> Iterator[None]:
+    """Hide what exporters warn and log about their internals."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logging.disable(before)

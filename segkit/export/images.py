@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from segkit.images.reading import read_image
 from segkit.inference.tiles.tiling import Windows, mirror_indices
 from segkit.predict.inputs import find_images
 
+T = TypeVar("T")
 COUNT = 16
 """Largest number of images: more do not improve the calibration, and the check takes seconds."""
 SIDE = 512
@@ -43,22 +44,21 @@ class RealImages:
     note: str = ""
 
 
-def find_real_images(card: ModelCard, given: list[str] | None, count: int = COUNT) -> RealImages:
+def find_real_images(card: ModelCard, given: list[str] | None) -> RealImages:
     """Take the given images, else the validation images of the training, else drawn ones."""
     if given:
-        files = _thin_out(find_images(given).files, count)
+        files = _thin_out(find_images(given).files)
         images = [convert_channels(read_image(file.path), card.in_channels) for file in files]
         return RealImages(f"{len(images)} of the given images", images)
     try:
-        return _validation_images(card, count)
+        return _find_validation_images(card)
     except (SegkitError, OSError, KeyError, ValueError) as error:  # the data may be elsewhere
         reason = str(error).strip().partition("\n")[0]
-        note = (
-            f"the validation images of the training cannot be read ({reason}): drawn images"
-            " replace them. input=FOLDER takes your images."
-        )
     return RealImages(
-        "4 drawn images", [draw_image(card.normalization, i) for i in range(4)], note=note
+        "4 drawn images",
+        [draw_image(card.normalization, i) for i in range(4)],
+        note=f"the validation images of the training cannot be read ({reason}): drawn images"
+        " replace them. input=FOLDER takes your images.",
     )
 
 
@@ -96,13 +96,11 @@ def cut_window(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
     return image[indices[0]][:, indices[1]]
 
 
-def _validation_images(card: ModelCard, count: int) -> RealImages:
-    data = Data.model_validate(card.config["data"])
-    target = card.build_target()
-    source = DataSource.build(
-        data.name, mode="binary" if target.from_ids else card.mode, **data.options
-    )
-    samples = _thin_out(source.splits().get("val", []), count)
+def _find_validation_images(card: ModelCard) -> RealImages:
+    data, target = Data.model_validate(card.config["data"]), card.build_target()
+    mode = "binary" if target.from_ids else card.mode
+    source = DataSource.build(data.name, mode=mode, **data.options)
+    samples = _thin_out(source.splits().get("val", []))
     if not samples:
         raise SegkitError("the data set has none")
     dataset = WholeDataset(source, samples, card.coding, card.normalization, target)
@@ -111,8 +109,7 @@ def _validation_images(card: ModelCard, count: int) -> RealImages:
     return RealImages(f"{len(images)} of the validation images of the training", images, truths)
 
 
-def _thin_out(items: list[Any], count: int) -> list[Any]:
-    """At most that many items, evenly from the whole list."""
-    if len(items) <= count:
-        return list(items)
+def _thin_out(items: list[T]) -> list[T]:
+    """At most COUNT items, evenly from the whole list."""
+    count = min(COUNT, len(items))
     return [items[i * len(items) // count] for i in range(count)]

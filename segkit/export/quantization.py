@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +35,7 @@ FASTER = 1.05
 """A smaller ratio of speeds may be chance."""
 
 
-@dataclass(frozen=True)
-class Quantized:
+class Quantized(NamedTuple):
     """The speed of int8 relative to float32, and the IoU before and after, against a reference."""
 
     ratio: float
@@ -92,21 +89,19 @@ def quantize(
         raise missing_packages("int8", "onnx") from error
     import onnx
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Returns the batches one after the other."""
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+        """Returns the batches one after the other, then None."""
 
         def __init__(self) -> None:
-            self._batches = iter(batches)
+            self._inputs = iter([{INPUT: batch} for batch in batches])
 
         def get_next(self) -> dict[str, Any] | None:
-            """The next one, None at the end."""
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch}
+            """The next one."""
+            return next(self._inputs, None)
 
     convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     source, target = folder / "float32.onnx", folder / "int8.onnx"
-    failed = explain_failure("the network cannot be quantized", "Export it with quantize=none.")
-    with failed, _silence_logging():
+    with explain_failure("the network cannot be quantized", "Export it with quantize=none."):
         write_whole(source, proto.SerializeToString())
         quantize_static(
             source,
@@ -131,28 +126,27 @@ def measure(
 
     The IoU is against the masks if known, else against the labels of float32.
     """
-    images = real.images
-    labels = [_labels(network, images) for network in (reference, quantized)]
+    labels = [_predict_labels(network, real.images) for network in (reference, quantized)]
     truths, against = real.truths, "the masks"
     if truths is None:
         truths, against = labels[0], "the labels of float32"
-    before, after = (_iou(found, truths, reference.card) for found in labels)
-    return Quantized(_ratio(reference, quantized, tiles), before, after, against)
+    before, after = (_score_iou(found, truths, reference.card) for found in labels)
+    return Quantized(_compare_speed(reference, quantized, tiles), before, after, against)
 
 
-def _labels(network: Network, images: Sequence[NDArray[Any]]) -> list[Tensor]:
+def _predict_labels(network: Network, images: Sequence[NDArray[Any]]) -> list[Tensor]:
     predictions = Predictor(network, instances=None).stream(images)
     return [torch.from_numpy(one.labels).long() for one in predictions]
 
 
-def _iou(labels: Iterable[Tensor], truths: Iterable[Tensor], card: ModelCard) -> float:
+def _score_iou(labels: Iterable[Tensor], truths: Iterable[Tensor], card: ModelCard) -> float:
     confusion = ConfusionMatrix(card.mode, card.num_classes)
     for found, truth in zip(labels, truths, strict=True):
         confusion.update(found[None], truth[None])
     return float(score_matrix(confusion.compute(), card.mode, card.class_names).mean["iou"])
 
 
-def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> float:
+def _compare_speed(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> float:
     """Speed of the second relative to the first, in alternating runs as the machine may be busy."""
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(RUNS + 1):
@@ -163,14 +157,3 @@ def _ratio(first: Network, second: Network, tiles: Sequence[NDArray[Any]]) -> fl
             if run:  # the first one is the warm-up
                 own.append(time.perf_counter() - start)
     return median(times[0]) / median(times[1])
-
-
-@contextmanager
-def _silence_logging() -> Iterator[None]:
-    """Hide the advice of ONNX Runtime's tools, which goes to the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -209,7 +209,7 @@ def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
 
 def test_a_network_too_large_for_one_file():
     with pytest.raises(SegkitError, match="one ONNX file holds 2 GB: use format=torch_export"):
-        make_onnx(torch.nn.Linear(30_000, 30_000, device="meta"), None, [])
+        make_onnx(torch.nn.Linear(30_000, 30_000, device="meta"), None)
 
 
 def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
@@ -217,10 +217,10 @@ def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
 ):
     from segkit.export.graph import trace
 
-    def stubborn(model, contents, crop, sizes):
+    def stubborn(model, contents, crop):
         if contents.windows.fixed is None:
             raise SegkitError("it counts its pixels")
-        return trace(model, contents, crop, sizes)
+        return trace(model, contents, crop)
 
     monkeypatch.setattr(formats, "trace", stubborn)
     file = run_export(tiny_run, tmp_path / "m.onnx")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from segkit.benchmark.networks import make_bare_card
-from segkit.export.checking import check, list_sizes
-from segkit.export.command import _fix_size, describe_model
+from segkit.export.checking import check
+from segkit.export.command import describe_model, fix_size
 from segkit.export.formats import ENDINGS, write_network
 from segkit.export.images import RealImages
 from segkit.inference.predictor import load
@@ -38,9 +38,9 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
     model = Segmenter(built, middle, Head.build(head, in_channels=middle.out_channels, **classes))
     card = make_bare_card(model.eval(), 64, "uint8", 255.0)
     contents = describe_model(model, card, True, True)
-    contents = contents if size is None else _fix_size(contents, size)
+    contents = contents if size is None else fix_size(contents, size)
     path = folder / f"model{ENDINGS[kind]}"
-    write_network(model, contents, list_sizes(contents.windows), kind, path)
+    write_network(model, contents, kind, path)
     image = np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)
     reference = TorchNetwork(model, card, "cpu", tile=128, batch_size=1)
     network = load(path, device="cpu").networks[0]

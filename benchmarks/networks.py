@@ -20,23 +20,10 @@ from torch import Tensor, nn
 from harness import networks
 from harness.networks import Facts
 from harness.process import Candidate, Spec, run_script
-from harness.results import Section
 from harness.roofline import BYTES_OF_ADAMW
-from harness.side_by_side import (
-    Case,
-    as_data,
-    choose_cases,
-    list_failures,
-    list_memory,
-    list_targets,
-    list_times,
-    measure_machine,
-    network_arguments,
-    publish,
-    require_peers,
-    run_cases,
-)
-from segkit.benchmark.networks import LOSS, autocast, build_network
+from harness.side_by_side import Case, compare_cases, make_network_parser, publish, require_peers
+from segkit.benchmark.networks import LOSS, build_network, use_precision
+from segkit.benchmark.results import Section
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
@@ -101,7 +88,7 @@ def smp_inference(
     given = torch.rand(batch, 3, side, side).numpy()
 
     def run() -> Tensor:
-        with torch.inference_mode() if best else torch.no_grad(), autocast(device, dtype):
+        with torch.inference_mode() if best else torch.no_grad(), use_precision(device, dtype):
             images = torch.from_numpy(given).to(device).contiguous(memory_format=layout)
             return torch.sigmoid(run_model(images).float())
 
@@ -135,7 +122,7 @@ def smp_training(
     labels = torch.randint(0, 2, (batch, side, side), device=device)
 
     def step(network: Any) -> None:
-        with autocast(device, dtype):
+        with use_precision(device, dtype):
             value = loss(network(images.contiguous(memory_format=layout)), labels)
         torch.autograd.backward(value)
         optimizer.step()
@@ -196,47 +183,42 @@ def prove_equal(encoder: str) -> float:
 
 def list_cases(options: Any) -> list[Case]:
     """All that is compared."""
-    common = {"device": options.device, "dtype": options.dtype}
     made = []
-    kinds = {
-        "inference": (networks.predict, smp_inference),
-        "training": (networks.train, smp_training),
-    }
-    for kind, (ours, smp) in kinds.items():
-        for architecture, neck in EQUAL.items():
+    for kind in ("inference", "training"):
+        for architecture in EQUAL:
             for encoder in options.encoders:
                 for shape in options.shapes:
-                    batch, _, side = shape.partition("x")
-                    size = {"batch": int(batch), "side": int(side), **common}
-                    own: dict[str, Any] = {"encoder": {"name": encoder}, **size}
-                    theirs = {"architecture": architecture, "encoder": encoder, **size}
-                    if options.compile and kind == "training":
-                        own["compiled"] = True
-                    specs = {
-                        "segkit": (ours, {**own, "neck": neck}),
-                        SMP: (smp, {**theirs, "best": False}),
-                        LAST: (smp, {**theirs, "best": True}),
-                    }
-                    if kind == "training" and options.device == "cpu":
-                        best = {**theirs, "best": True, "kept": True}
-                        specs[KEPT] = (smp, best)
-                    if options.compile:
-                        best = {**theirs, "best": True, "compiled": True}
-                        specs[f"{LAST} compiled"] = (smp, best)
-                    if architecture == "fpn":
-                        default = {**own, "neck": {"name": "fpn"}}
-                        specs["segkit's own fpn"] = (ours, default)
-                    made.append(
-                        Case(
-                            f"{architecture} {encoder} {kind} {batch} x 3 x {side} x {side}",
-                            {
-                                name: Spec(*spec, threads=options.threads)
-                                for name, spec in specs.items()
-                            },
-                            MOST.get((architecture, encoder, kind), {}),
-                        )
-                    )
+                    made.append(make_case(kind, architecture, encoder, shape, options))
     return made
+
+
+def make_case(kind: str, architecture: str, encoder: str, shape: str, options: Any) -> Case:
+    """A network in one size, by segkit and in all ways by SMP."""
+    is_training = kind == "training"
+    ours = networks.train if is_training else networks.predict
+    smp = smp_training if is_training else smp_inference
+    batch, side = map(int, shape.split("x"))
+    size = {"batch": batch, "side": side, "device": options.device, "dtype": options.dtype}
+    own: dict[str, Any] = {"encoder": {"name": encoder}, **size}
+    theirs = {"architecture": architecture, "encoder": encoder, **size}
+    if options.compile and is_training:
+        own["compiled"] = True
+    specs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "segkit": (ours, {**own, "neck": EQUAL[architecture]}),
+        SMP: (smp, {**theirs, "best": False}),
+        LAST: (smp, {**theirs, "best": True}),
+    }
+    if is_training and options.device == "cpu":
+        specs[KEPT] = (smp, {**theirs, "best": True, "kept": True})
+    if options.compile:
+        specs[f"{LAST} compiled"] = (smp, {**theirs, "best": True, "compiled": True})
+    if architecture == "fpn":
+        specs["segkit's own fpn"] = (ours, {**own, "neck": {"name": "fpn"}})
+    return Case(
+        f"{architecture} {encoder} {kind} {batch} x 3 x {side} x {side}",
+        {name: Spec(*spec, threads=options.threads) for name, spec in specs.items()},
+        MOST.get((architecture, encoder, kind), {}),
+    )
 
 
 def list_architectures(encoders: list[str]) -> list[dict[str, object]]:
@@ -261,7 +243,7 @@ def list_architectures(encoders: list[str]) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = network_arguments(str(__doc__), rounds=6, warm_up=2)
+    parser = make_network_parser(str(__doc__), rounds=6, warm_up=2)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
     parser.add_argument("--device", default="cpu")
@@ -269,19 +251,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile both, on a GPU")
     options = parser.parse_args()
     require_peers("segmentation_models_pytorch")
-    wanted = choose_cases(list_cases(options), options.only)
     same = list_architectures(options.encoders)
-    machine, rates = measure_machine(options.device, options.dtype, options.threads)
-    found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-    sections = [
-        Section("The same networks", same, SAME),
-        Section("Time", list_times(wanted, found, rates), [RATIOS, *list_failures(found)]),
-        Section("Peak memory", list_memory(wanted, found)),
-    ]
-    if targets := list_targets(wanted, found):
-        sections.append(Section("What is wanted", targets))
+    done = compare_cases(list_cases(options), options, options.device, options.dtype)
+    sections = [Section("The same networks", same, SAME), *done.make_sections(RATIOS)]
     title = "Networks against segmentation-models-pytorch"
-    publish("networks", title, options, machine, sections, [WHAT], as_data(found))
+    publish("networks", title, options, done.machine, sections, [WHAT], done.as_data())
 
 
 WHAT = (

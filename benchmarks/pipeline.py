@@ -32,16 +32,16 @@ import yaml
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from harness.process import run_script
-from harness.results import Section
 from harness.side_by_side import (
     OURS,
-    arguments,
     choose_names,
+    make_parser,
     measure_machine,
     publish,
     require_peers,
 )
 from harness.timing import Measure, alternate, ratio
+from segkit.benchmark.results import Section
 from segkit.config.compose import conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment import TrainTransform
@@ -253,7 +253,7 @@ def compare(
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), rounds=8, warm_up=1)
+    parser = make_parser(str(__doc__), rounds=8, warm_up=1)
     parser.add_argument("roots", type=Path, nargs="*", help="folders with images/ and masks/")
     parser.add_argument(
         "--instances", type=Path, nargs="+", default=[], metavar="DIR",

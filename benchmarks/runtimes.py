@@ -15,20 +15,8 @@ from typing import Any
 import numpy as np
 
 from harness.process import Candidate, Spec, run_script
-from harness.results import Section
-from harness.side_by_side import (
-    Case,
-    as_data,
-    choose_cases,
-    list_failures,
-    list_memory,
-    list_times,
-    measure_machine,
-    network_arguments,
-    publish,
-    require_peers,
-    run_cases,
-)
+from harness.side_by_side import Case, compare_cases, make_network_parser, publish, require_peers
+from segkit.benchmark.results import Section
 
 ENCODERS = ("resnet34", "mobilenetv3_large_100")
 SHAPES = ("4x256", "1x512")
@@ -134,7 +122,7 @@ def compare_files(files: dict[str, Path]) -> float:
 
 
 def main() -> None:
-    parser = network_arguments(str(__doc__), rounds=10, warm_up=2)
+    parser = make_network_parser(str(__doc__), rounds=10, warm_up=2)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
     options = parser.parse_args()
@@ -156,16 +144,10 @@ def main() -> None:
                 }
             )
             cases += _list_cases(architecture, encoder, files, options)
-        wanted = choose_cases(cases, options.only)
-        machine, rates = measure_machine(threads=options.threads)
-        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-    sections = [
-        Section("The files", same, [SAME]),
-        Section("Time", list_times(wanted, found, rates), list_failures(found)),
-        Section("Peak memory", list_memory(wanted, found)),
-    ]
+        done = compare_cases(cases, options)
+    sections = [Section("The files", same, [SAME]), *done.make_sections()]
     title = "Exported networks against those of segmentation-models-pytorch"
-    publish("runtimes", title, options, machine, sections, [WHAT], as_data(found))
+    publish("runtimes", title, options, done.machine, sections, [WHAT], done.as_data())
 
 
 def _is_wanted(network: str, options: Any) -> bool:

@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.machine import machine_facts
+from harness.machine import describe_machine
 from harness.process import run_script
-from harness.results import Section
-from harness.side_by_side import arguments, choose_names, publish
+from harness.side_by_side import choose_names, make_parser, publish
 from harness.timing import MeasurementError, alternate, ratio, timed
+from segkit.benchmark.results import Section
 from segkit.core.errors import SegkitError
 
 EMPTY = """
@@ -90,7 +90,7 @@ def list_cases(folder: Path) -> dict[str, dict[str, Command]]:
 
 
 def main() -> None:
-    options = arguments(str(__doc__), rounds=9, warm_up=1).parse_args()
+    options = make_parser(str(__doc__), rounds=9, warm_up=1).parse_args()
     rows: list[dict[str, object]] = []
     raw = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,7 @@ def main() -> None:
             )
             raw[name] = found.seconds
     title = "How long the commands take to begin"
-    publish("startup", title, options, machine_facts(), [Section("", rows)], [WHAT], raw)
+    publish("startup", title, options, describe_machine(), [Section("", rows)], [WHAT], raw)
 
 
 WHAT = (

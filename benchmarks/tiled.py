@@ -22,24 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.networks import Facts
-from harness.process import Candidate, Measured, Spec, run_script
-from harness.results import Section, format_cell
+from harness.process import Candidate, Spec, run_script
 from harness.side_by_side import (
     OURS,
     Case,
-    as_data,
-    choose_cases,
-    list_failures,
-    list_memory,
-    list_targets,
-    list_times,
-    measure_machine,
-    network_arguments,
+    Comparison,
+    compare_cases,
+    make_network_parser,
     publish,
     require_peers,
-    run_cases,
 )
 from segkit.benchmark.networks import build_network, make_bare_card
+from segkit.benchmark.results import Section, format_cell
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
@@ -263,19 +257,17 @@ def list_cases(options: Any, folder: Path) -> list[Case]:
     return made
 
 
-def list_differences(
-    wanted: list[Case], found: dict[str, dict[str, Measured]]
-) -> list[dict[str, object]]:
+def list_differences(done: Comparison) -> list[dict[str, object]]:
     """How far the probabilities of all are from ours."""
     rows: list[dict[str, object]] = []
-    for case in wanted:
+    for case in done.cases:
         ours = Path(case.specs[OURS].arguments["result"])
+        facts = done.found[case.name][OURS].facts
         for name, spec in case.specs.items():
             theirs = Path(spec.arguments["result"])
             if name == OURS or not (ours.exists() and theirs.exists()):
                 continue
             apart = np.abs(np.load(ours, "r") - np.load(theirs, "r"))
-            facts = found[case.name][OURS].facts
             rows.append(
                 {
                     "case": case.name,
@@ -289,7 +281,7 @@ def list_differences(
 
 
 def main() -> None:
-    parser = network_arguments(str(__doc__), rounds=2, warm_up=0)
+    parser = make_network_parser(str(__doc__), rounds=2, warm_up=0)
     parser.add_argument("--image", type=Path, help="a picture of 8 bits; drawn cells if left out")
     parser.add_argument("--side", type=int, default=4096, help="of the large image, in pixels")
     parser.add_argument("--tile", type=int, default=512)
@@ -301,19 +293,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.save(folder / "image.npy", make_texture(options.image, options.side))
-        wanted = choose_cases(list_cases(options, folder), options.only)
-        machine, rates = measure_machine(threads=options.threads)
-        found = run_cases(wanted, options.rounds, options.warm_up, options.timeout)
-        sections = [
-            Section("Time", list_times(wanted, found, rates), list_failures(found)),
-            Section("Peak memory", list_memory(wanted, found), [MEMORY]),
-            Section("The same results", list_differences(wanted, found), [SAME]),
-            Section("What is wanted", list_targets(wanted, found)),
-        ]
+        done = compare_cases(list_cases(options, folder), options)
+        same = Section("The same results", list_differences(done), [SAME])
+    sections = [*done.make_sections(MEMORY), same]
     options.image = options.image.name if options.image else "drawn cells"
     notes = [f"U-Net with {options.encoder}, random weights. {WHAT.format(options.batch)}"]
     title = "Large images in tiles against MONAI"
-    publish("tiled", title, options, machine, sections, notes, as_data(found))
+    publish("tiled", title, options, done.machine, sections, notes, done.as_data())
 
 
 WHAT = (
@@ -325,7 +311,7 @@ WHAT = (
     " compare. `segkit by windows` keeps labels alone."
 )
 MEMORY = (
-    "Megabytes above those of the imports, while it runs: the network, the image of 8 bits and the"
+    "Megabytes are those above the imports, while it runs: the network, the image of 8 bits and the"
     " results are in them."
 )
 SAME = (

@@ -34,11 +34,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler
 
-from harness.machine import machine_facts
+from harness.machine import describe_machine
 from harness.process import run_script
-from harness.results import Section
 from harness.side_by_side import FOLDER, publish, require_peers
 from pipeline import Plain
+from segkit.benchmark.results import Section
 from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
@@ -310,7 +310,7 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
     folders = (f"--{name} DIR" for name in present)  # where they are concerns nobody else
     command = " ".join(["python benchmarks/time_to_quality.py", *folders])
     shown = argparse.Namespace(minutes=options.minutes, seeds=options.seeds, output=options.output)
-    publish("time_to_quality", title, shown, machine_facts(), sections, [], raw, command)
+    publish("time_to_quality", title, shown, describe_machine(), sections, [], raw, command)
 
 
 WHAT = (

@@ -11,9 +11,9 @@ from segkit.benchmark import measuring
 PEERS = ("onnxruntime", "openvino", "segmentation-models-pytorch", "monai")
 
 
-def machine_facts(device: str = "cpu") -> dict[str, Any]:
-    """What :func:`segkit.benchmark.measuring.machine_facts` says, the load, versions of peers."""
-    facts = measuring.machine_facts(device)
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """What the benchmark command says of the machine, its load, and the versions of peers."""
+    facts = measuring.describe_machine(device)
     versions = dict(facts.pop("versions"))
     for package in PEERS:
         try:

@@ -12,11 +12,11 @@ from torch import nn
 from harness.process import Candidate
 from harness.roofline import BYTES_OF_ADAMW, Work, count_work
 from segkit.benchmark.networks import (
-    autocast,
     build_network,
-    input_side,
-    prediction,
-    training_step,
+    find_input_side,
+    prepare_prediction,
+    prepare_training_step,
+    use_precision,
 )
 from segkit.inference.runtimes.torch_network import choose_device
 from segkit.models.conv import plain_joins
@@ -34,19 +34,19 @@ def predict(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> Candidate:
-    """Probabilities of a batch, as ``segkit.load`` computes them; see :func:`prediction`."""
+    """Probabilities of a batch, as ``segkit.load`` computes them."""
     device = str(choose_device(device))
     torch.manual_seed(0)
     model = build_network(encoder, neck, channels, 1, side)
     facts = Facts(model)
-    run = prediction(model, batch, side, device, dtype)
+    run = prepare_prediction(model, batch, side, device, dtype)
 
     def count() -> dict[str, Any]:
         # of a new network: the copy that predicts computes convolutions in fewer operations
         plain = build_network(encoder, neck, channels, 1, side).to(device).eval()
-        seen = input_side(plain, side)
+        seen = find_input_side(plain, side)
         images = torch.rand(batch, channels, seen, seen, device=device)
-        with torch.no_grad(), autocast(device, dtype):
+        with torch.no_grad(), use_precision(device, dtype):
             return facts.of(lambda: plain(images))()
 
     return Candidate(run, count, device)
@@ -62,12 +62,12 @@ def train(
     dtype: str = "float32",
     compiled: bool = False,
 ) -> Candidate:
-    """A training step as ``python -m segkit.train`` takes it; see :func:`training_step`."""
+    """A training step as ``python -m segkit.train`` takes it."""
     device = str(choose_device(device))
     torch.manual_seed(0)
     model = build_network(encoder, neck, channels, 1, side)
     facts = Facts(model)
-    run = training_step(model, batch, side, device, dtype, compiled)
+    run = prepare_training_step(model, batch, side, device, dtype, compiled)
     return Candidate(run, facts.of(run, BYTES_OF_ADAMW), device)
 
 

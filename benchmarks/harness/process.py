@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.timing import MeasurementError, alternate, timed
-from segkit.benchmark.measuring import peak_mb, reset_peak, resident_bytes
+from segkit.benchmark.measuring import read_memory, read_peak_mb, reset_peak
 from segkit.core.errors import SegkitError
 
 TIMEOUT = 600.0
@@ -150,14 +150,14 @@ class _Failure:
 def _serve(pipe: Connection, spec: Spec) -> None:
     """The other side: build, then answer each "run" with its seconds, and "end" with the rest."""
     try:
-        imported = resident_bytes()
+        imported = read_memory()
         candidate = spec.build(**spec.arguments)
         run_timed = timed(candidate.run, waiter(candidate.device))
         was_reset = reset_peak(candidate.device)  # building a network is not running it
         pipe.send("ready")
         while pipe.recv() == "run":
             pipe.send(run_timed())
-        peak = peak_mb(candidate.device, imported) if was_reset else None
+        peak = read_peak_mb(candidate.device, imported) if was_reset else None
         pipe.send((peak, candidate.facts()))
     except Exception as error:
         own = isinstance(error, SegkitError)

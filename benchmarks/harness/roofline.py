@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.machine import machine_facts
+from harness.machine import describe_machine
 from harness.process import Candidate
 from harness.timing import timed
 
@@ -164,13 +164,13 @@ def machine(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
     def facts() -> dict[str, Any]:
         rates = measure_rates(device, getattr(torch, dtype), seconds)
         return {
-            **machine_facts(device),
+            **describe_machine(device),
             **{key: round(getattr(rates, name) / 1e9, 1) for key, name in RATES.items()},
         }
 
     return Candidate(lambda: None, facts, device)
 
 
-def rates_of(facts: Mapping[str, Any]) -> Rates:
+def read_rates(facts: Mapping[str, Any]) -> Rates:
     """Read the rates from the facts of :func:`machine`."""
     return Rates(**{name: facts[key] * 1e9 for key, name in RATES.items()})

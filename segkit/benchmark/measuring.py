@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +17,46 @@ KINDS = ("predict", "train")
 """What is measured for each network, in this order."""
 
 
-def measure_in_process(job: Mapping[str, Any], timeout: float) -> dict[str, dict[str, Any]]:
+def measure_in_process(job: Mapping[str, Any], timeout: float) -> list[dict[str, Any]]:
     """Measure a network in a fresh process, so that its memory is its own.
 
     Args:
         job: The arguments of :func:`measure` without the kind.
-        timeout: Seconds for each kind.
+        timeout: Seconds after which the process is stopped.
 
     Returns:
         The result of :func:`measure` for each kind, or ``{"failure": reason}``.
     """
-    context = get_context("spawn")  # a fork would inherit our memory, and breaks CUDA
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, dict(job)), daemon=True)
-    process.start()
-    theirs.close()  # or the end of the process would not end the pipe
-    found: dict[str, dict[str, Any]] = {}
-    failure = f"no result after {timeout:g} s"
+    command = [sys.executable, "-m", "segkit.benchmark.measuring"]
+    given = json.dumps(job).encode()
     try:
-        while len(found) < len(KINDS) and ours.poll(timeout):
-            found[KINDS[len(found)]] = ours.recv()
-    except EOFError:
-        process.join()
-        hint = ", probably out of memory" if process.exitcode == -9 else ""
-        failure = f"the process ended with status {process.exitcode}{hint}"
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    return {kind: found.get(kind, {"failure": failure}) for kind in KINDS}
+        done = subprocess.run(
+            command, input=given, stdout=subprocess.PIPE, timeout=timeout, check=False
+        )
+        output = done.stdout
+        hint = ", probably out of memory" if done.returncode == -9 else ""
+        failure = f"the process ended with status {done.returncode}{hint}"
+    except subprocess.TimeoutExpired as error:
+        output, failure = error.stdout or b"", f"no result after {timeout:g} s"
+    found = [json.loads(line) for line in output.splitlines()]
+    return found + [{"failure": failure}] * (len(KINDS) - len(found))
 
 
-def _answer(pipe: Connection, job: dict[str, Any]) -> None:
+def main() -> None:
+    """Measure the job that is given on the standard input; print a line of JSON for each kind."""
+    job, output = json.load(sys.stdin), sys.stdout
+    sys.stdout = sys.stderr  # only results are for the reader
     import segkit.benchmark.networks  # noqa: F401 - imports are not memory of the network
 
-    imported = resident_bytes()
+    imported = read_memory()
     for kind in KINDS:
         try:
-            pipe.send(measure(kind, **job, imported=imported))
+            found = measure(kind, **job, imported=imported)
         except Exception as error:  # whatever fails becomes a row of the table
             text = " ".join(str(error).split())
             own = isinstance(error, SegkitError)
-            pipe.send({"failure": text if own else f"{type(error).__name__}: {text[:200]}"})
+            found = {"failure": text if own else f"{type(error).__name__}: {text[:200]}"}
+        print(json.dumps(found), file=output, flush=True)
 
 
 def measure(
@@ -86,7 +85,7 @@ def measure(
     import torch
     from torch.utils.benchmark import timer  # it waits for the device
 
-    from segkit.benchmark.networks import build_network, prediction, training_step
+    from segkit.benchmark.networks import build_network, prepare_prediction, prepare_training_step
     from segkit.core import plugins as loader
     from segkit.models.cost import gflops
 
@@ -95,8 +94,8 @@ def measure(
     loader.load_named(list(plugins))
     torch.manual_seed(0)
     model = build_network(encoder, neck, channels, classes, side)
-    found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
-    prepare = prediction if kind == "predict" else training_step
+    parameters = sum(p.numel() for p in model.parameters())
+    prepare = prepare_prediction if kind == "predict" else prepare_training_step
     run = prepare(model, batch, side, device, precision)
     was_reset = reset_peak(device)  # building a network is not running it
     seconds = []
@@ -104,8 +103,8 @@ def measure(
         begin = timer()
         run()
         seconds.append(timer() - begin)
-    found["seconds"] = seconds[warm_up:]
-    found["peak_mb"] = peak_mb(device, imported) if was_reset else None
+    peak = read_peak_mb(device, imported) if was_reset else None
+    found = {"parameters": parameters, "seconds": seconds[warm_up:], "peak_mb": peak}
     if kind == "predict":
         # of a new network: the copy that predicts computes convolutions in fewer operations
         plain = build_network(encoder, neck, channels, classes, side)
@@ -113,12 +112,11 @@ def measure(
     return found
 
 
-def resident_bytes(peak: bool = False) -> int | None:
-    """Main memory of this process, now or at its peak; None if the system does not tell.
+def read_memory(key: str = "VmRSS") -> int | None:
+    """Main memory of this process in bytes, at its peak for VmHWM; None if the system is silent.
 
     ``ru_maxrss`` is no substitute: it begins with the memory of the parent process.
     """
-    key = "VmHWM:" if peak else "VmRSS:"
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux
@@ -140,25 +138,28 @@ def reset_peak(device: str = "cpu") -> bool:
     return True
 
 
-def peak_mb(device: str, imported: int | None) -> float | None:
+def read_peak_mb(device: str, imported: int | None) -> float | None:
     """Peak memory in MB: what a GPU allocated, or main memory above ``imported`` bytes."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6
-    highest = resident_bytes(peak=True)
+    highest = read_memory("VmHWM")
     return None if highest is None or imported is None else (highest - imported) / 1e6
 
 
-def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+def describe_machine(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
     """The processor, memory, device and versions that figures belong to."""
     import torch
 
     from segkit.checkpoint.reading import find_versions
     from segkit.core.memory import GB, main_memory
 
+    cpu_info = Path("/proc/cpuinfo")  # on Linux
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     facts: dict[str, Any] = {
-        "processor": processor(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
         "memory, GB": round(main_memory() / GB, 1),
@@ -171,11 +172,5 @@ def machine_facts(device: str = "cpu", threads: int | None = None) -> dict[str, 
     return facts | {"versions": find_versions()}
 
 
-def processor() -> str:
-    """The name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+if __name__ == "__main__":
+    main()

@@ -50,38 +50,38 @@ def build_network(
     )
 
 
-def input_side(model: Segmenter, side: int) -> int:
+def find_input_side(model: Segmenter, side: int) -> int:
     """The side of the input for an output of ``side``: an unpadded network needs a margin."""
     if model.encoder.padding == "valid":
         return valid_input(side, len(model.encoder.strides))
     return side
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def use_precision(device: str, precision: str) -> torch.autocast:
     """The context that computes in a precision; float32 changes nothing."""
     kind = torch.device(device).type
     return torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
 
 
-def prediction(
+def prepare_prediction(
     model: Segmenter, batch: int, side: int, device: str = "cpu", precision: str = "float32"
 ) -> Callable[[], Tensor]:
     """Make a function that predicts a batch as ``segkit.load`` does; the model is moved."""
     keep_freed_memory()  # as the commands do
-    channels, seen = model.encoder.in_channels, input_side(model, side)
+    channels, seen = model.encoder.in_channels, find_input_side(model, side)
     network = TorchNetwork(model, make_bare_card(model, side), device, tile=side, batch_size=batch)
     if precision != "float32":  # the packed convolutions of a CPU would compute in float32
         network.model = model.eval()
     images = torch.rand(batch, channels, seen, seen).numpy()
 
     def predict() -> Tensor:
-        with autocast(device, precision):
+        with use_precision(device, precision):
             return network.predict_batch(images)
 
     return predict
 
 
-def training_step(
+def prepare_training_step(
     model: Segmenter,
     batch: int,
     side: int,
@@ -104,14 +104,14 @@ def training_step(
     # without a trainer Lightning would warn at each step
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     optimizer = module.optimizer.for_model(model)
-    seen = input_side(model, side)
+    seen = find_input_side(model, side)
     images = torch.rand(batch, model.encoder.in_channels, seen, seen, device=device)
     size = (batch, *model.output_size(seen, seen))
     labels = torch.randint(0, max(2, model.head.num_classes), size, device=device)
     item: Item = {"image": images, "target": labels, "index": torch.arange(batch)}
 
     def step() -> None:
-        with autocast(device, precision):
+        with use_precision(device, precision):
             loss = module.training_step(item, 0)
         torch.autograd.backward(loss)
         optimizer.step()

@@ -270,7 +270,7 @@ class BenchmarkSettings(Section):
     necks: Annotated[list[Part], BeforeValidator(_as_parts), Field(min_length=1)] = Field(
         _NECKS,
         validate_default=True,
-        description="necks, given like encoders; the first is compared with each other one",
+        description="necks, given like encoders",
     )
     upsample: Annotated[
         list[Literal["nearest", "bilinear", "deconv"]],
@@ -297,9 +297,7 @@ class BenchmarkSettings(Section):
     threads: Count | None = Field(
         None, description="computing threads; null: OMP_NUM_THREADS, or all cores"
     )
-    timeout: float = Field(
-        600, gt=0, description="seconds that predicting or training with a network may take"
-    )
+    timeout: float = Field(600, gt=0, description="seconds that measuring a network may take")
     output: Path = Field(Path("benchmark"), description="folder of benchmark.md and benchmark.json")
     plugins: list[str] | str = Field([], description=PLUGINS)
 

@@ -32,17 +32,15 @@ class DepthWatch:
         self._warn, self._lock = warn, threading.Lock()
         self._is_done = norm.dtype not in FULL_SCALE  # other types are not converted
 
-    def see(self, name: Path | str, image: NDArray[Any]) -> None:
-        """Check an image (H, W, C)."""
-        if self.wants(image.dtype):
-            self.judge(name, image.dtype, image.max(initial=0))
+    def check_image(self, name: Path | str, image: NDArray[Any]) -> None:
+        """Warn if the values of an image (H, W, C) cannot match the training."""
+        if not self._is_done and image.dtype != self._dtype:
+            self.check_highest(name, image.dtype, image.max(initial=0))
 
-    def wants(self, dtype: np.dtype[Any]) -> bool:
-        """Whether images of a type still have to be checked."""
-        return not self._is_done and dtype.kind != "b" and dtype != self._dtype
-
-    def judge(self, name: Path | str, dtype: np.dtype[Any], highest: float) -> None:
+    def check_highest(self, name: Path | str, dtype: np.dtype[Any], highest: float) -> None:
         """Warn if an image of this type and highest value cannot match the training."""
+        if dtype.kind == "b" or dtype == self._dtype:
+            return
         problem = self._find_problem(dtype, float(highest))
         with self._lock:
             if problem is None or self._is_done:

@@ -70,6 +70,7 @@ class Predictor:
         self.instances: Decoder | None = (
             self.card.config.get("instances") if given.instances == "training" else given.instances
         )
+        self.threshold = given.threshold
         self._check_options()
 
     def _check_options(self) -> None:
@@ -233,7 +234,7 @@ class Predictor:
     def _decide(self, probabilities: Any) -> NDArray[np.uint8]:
         """Decide probabilities (C, h, w), arrays of the networks: (h, w) or (N, h, w)."""
         network = self.networks[0]
-        decided = network.decide(probabilities[None], self._options.threshold)[0]
+        decided = network.decide(probabilities[None], self.threshold)[0]
         return network.to_numpy(decided).astype(np.uint8)
 
     def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:

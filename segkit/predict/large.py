@@ -114,8 +114,7 @@ class LargeImages:
                 writer.submit(lambda: file.write(top, left, to_16_bits(values)), values.nbytes)
 
             self.predictor.predict_windows(source, write, write_maps if maps else None)
-        if self.depths.wants(page.image.dtype):
-            self.depths.judge(page.file.path, page.image.dtype, source.value)
+        self.depths.check_highest(page.file.path, page.image.dtype, source.value)
         if overview is not None:
             outputs.write_overlay(picture, overview.image, overview.labels)
 

@@ -94,7 +94,7 @@ class Pipeline:
                         continue
                     for number in range(total):
                         image = reader.read_image(number)
-                        self.depths.see(file.path, image)
+                        self.depths.check_image(file.path, image)
                         yield Page(file, number, total, image)
                         given += 1
                         del image

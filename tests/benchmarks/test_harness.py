@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from harness.process import Measured, MeasuredProcess, Spec, measure
 from harness.roofline import Rates, Work, count_work
-from harness.side_by_side import Case, choose_names, list_memory, list_targets, list_times
+from harness.side_by_side import Case, Comparison, choose_names
 from harness.timing import MeasurementError, Ratio, alternate, ratio
 from segkit.core.errors import SegkitError
 
@@ -80,16 +80,17 @@ FOUND = {
 
 
 def test_tables_compare_ours_with_every_other_and_with_the_floor_and_the_targets():
-    (row,) = list_times([CASE], FOUND, Rates(1e9, 8e9, 1e9))
+    (row,) = Comparison([CASE], FOUND, {}, Rates(1e9, 8e9, 1e9)).list_times()
     assert (row["segkit, ms"], row["floor, ms"]) == (1000, 500)  # of the faster arithmetic
     assert row["segkit / smp"] == "0.50 [0.50, 0.50]"
     assert (row["broken, ms"], row["segkit / broken"]) == (None, "-")
     assert "segkit / segkit's own" not in row
-    (row,) = list_times([CASE], FOUND, Rates(1e12, 1e12, 1e6))
+    done = Comparison([CASE], FOUND, {}, Rates(1e12, 1e12, 1e6))
+    (row,) = done.list_times()
     assert row["floor, ms"] == 1000  # of the memory
-    (row,) = list_memory([CASE], FOUND)
+    (row,) = done.list_memory()
     assert (row["segkit / smp"], row["segkit / broken"]) == (0.75, None)
-    reached = [(row["of"], row["measured"], row["reached"]) for row in list_targets([CASE], FOUND)]
+    reached = [(row["of"], row["measured"], row["reached"]) for row in done.list_targets()]
     assert reached == [
         ("time", 0.5, "yes"),
         ("memory", 0.75, "no"),

@@ -23,45 +23,30 @@ from segkit.images.writing import write_image
 from segkit.predict.command import predict
 
 
-@pytest.fixture
-def small(binary_run):
-    return binary_run.checkpoint
-
-
 def run_predict(checkpoint, folder, given) -> None:
     words = [f"checkpoint='{checkpoint}'", f"input='{given}'", f"output='{folder / 'out'}'"]
     predict(compose([*words, "device=cpu"], "predict"))
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def write_png_without_pixels(path: Path) -> None:
+    """7 pixels wide and none high."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 7, 0, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
-def write_png_without_pixels(path: Path, height: int, width: int) -> None:
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-
-
-def write_tiff_without_pixels(path: Path) -> None:
-    """A whole one whose entry for the height is set to zero."""
-    tifffile.imwrite(path, np.zeros((4, 9), np.uint8), byteorder="<", metadata=None)
-    data = bytearray(path.read_bytes())
-    (at,) = struct.unpack_from("<I", data, 4)
-    (count,) = struct.unpack_from("<H", data, at)
-    entries = [at + 2 + 12 * i for i in range(count)]
-    (height,) = (e for e in entries if struct.unpack_from("<H", data, e)[0] == 257)
-    struct.pack_into("<I", data, height + 8, 0)
-    path.write_bytes(data)
-
-
-def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
+def test_each_bad_image_is_named_and_the_others_are_predicted(binary_run, tmp_path):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in/good.png", draw(1, (40, 48)).image)
     write_image(tmp_path / "in/colour.png", draw(1, (40, 48), 3).image)
-    write_png_without_pixels(tmp_path / "in/flat.png", 0, 7)
-    write_png_without_pixels(tmp_path / "in/thin.png", 7, 0)
-    write_tiff_without_pixels(tmp_path / "in/low.tif")
+    write_png_without_pixels(tmp_path / "in/flat.png")
     tifffile.imwrite(
         tmp_path / "in/five.tif",
         np.zeros((8, 8, 5), np.uint8),
@@ -71,13 +56,11 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(small, tmp_path):
     tifffile.imwrite(tmp_path / "in/nan.tif", np.full((8, 8), np.nan, np.float32))
     (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:300])
     (tmp_path / "in/empty.jpg").write_bytes(b"")
-    with pytest.raises(SegkitError, match="7 files could not be predicted") as error:
-        run_predict(small, tmp_path, tmp_path / "in")
+    with pytest.raises(SegkitError, match="5 files could not be predicted") as error:
+        run_predict(binary_run, tmp_path, tmp_path / "in")
     said = str(error.value).splitlines()
     for name, reason in {
         "flat.png": "no pixels, only 0 x 7: save it again or remove it",
-        "thin.png": "no pixels, only 7 x 0: save it again or remove it",
-        "low.tif": "no pixels, only 0 x 9: save it again or remove it",
         "five.tif": "an image with 5 channels cannot be converted to 1",
         "nan.tif": "not finite (NaN or infinite): replace them first",
         "cut.png": "it is cut short",
@@ -96,7 +79,7 @@ def list_results(folder: Path) -> list[str]:
     return sorted(p.as_posix() for p in inside if p.parts[0] != ".segkit")
 
 
-def test_a_mask_that_cannot_be_written_whole_is_not_there(small, tmp_path):
+def test_a_mask_that_cannot_be_written_whole_is_not_there(binary_run, tmp_path):
     """As on a full disk: the limit of the system makes real writes fail."""
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 1), np.uint8)
     write_image(tmp_path / "noise.png", noise)
@@ -104,12 +87,12 @@ def test_a_mask_that_cannot_be_written_whole_is_not_there(small, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the overlay is larger
     try:
         with pytest.raises(SegkitError) as error:
-            run_predict(small, tmp_path, tmp_path / "noise.png")
+            run_predict(binary_run, tmp_path, tmp_path / "noise.png")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert f"cannot write '{tmp_path}/out/overlays/noise.png': File too large" in str(error.value)
     assert not (tmp_path / "out/overlays/noise.png").exists()
-    run_predict(small, tmp_path, tmp_path / "noise.png")
+    run_predict(binary_run, tmp_path, tmp_path / "noise.png")
     assert list_results(tmp_path / "out") == ["noise.png", "overlays/noise.png"]
     assert read_mask(tmp_path / "out/noise.png").shape == (256, 256)
 
@@ -135,14 +118,14 @@ def as_anybody() -> None:
         ("hidden.ckpt", "hidden.ckpt cannot be read as data: Permission denied. Check that"),
     ],
 )
-def test_folders_and_files_without_permission(small, tmp_path, name, said):
+def test_folders_and_files_without_permission(binary_run, tmp_path, name, said):
     write_image(tmp_path / "a.png", draw(1, (20, 20)).image)
     for folder in ("locked", "above"):
         (tmp_path / folder).mkdir(mode=0o500)
     hidden = tmp_path / "hidden.ckpt"
-    hidden.write_bytes(small.read_bytes())
+    hidden.write_bytes(binary_run.checkpoint.read_bytes())
     hidden.chmod(0)
-    given = [f"checkpoint={small}", f"output={name}"]
+    given = [f"checkpoint={binary_run.checkpoint}", f"output={name}"]
     if name == "hidden.ckpt":
         given = [f"checkpoint={hidden}", "output=out"]
     command = [sys.executable, "-m", "segkit.predict", *given, "input=a.png", "device=cpu"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def segkit_tiled(
     keep_freed_memory()  # as the commands do
     model = network(encoder, tile)
     facts = Facts(model)
-    card = replace(make_bare_card(model, tile, "uint8", 255.0), target=TARGET)
+    card = make_bare_card(model, tile, "uint8", 255.0)
     predictor = Predictor(TorchNetwork(model, card, "cpu", tile), overlap=overlap)
     del model
     pixels: NDArray[np.uint8] = np.load(image)
@@ -158,9 +157,6 @@ def monai_tiled(
 
     whole(pixels[: 2 * tile, : 2 * tile])  # warm
     return Candidate(run, _facts(facts, encoder, tile, pixels, overlap, kept, result))
-
-
-TARGET = {"name": "labels"}
 
 
 class _InMemory:

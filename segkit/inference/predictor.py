@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from segkit.config.schema import describe_error
 from segkit.config.settings import ModelSettings, PredictionOptions
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
-from segkit.images.reading import count_pages, read_image
+from segkit.images.reading import read_image
 from segkit.inference.objects.instances import BY_WAIST, decode
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
@@ -143,7 +142,7 @@ class Predictor:
                 training.
         """
         given = image if isinstance(image, list) else [image]
-        found = list(_raise_errors(self._predict_images((one, page) for one in given)))
+        found = list(_raise_errors(self.try_stream(given, page)))
         return found if isinstance(image, list) else found[0]
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
@@ -155,18 +154,13 @@ class Predictor:
         return _raise_errors(self.try_stream(images))
 
     def try_stream(
-        self, images: Iterable[Image]
+        self, images: Iterable[Image], page: int | None = None
     ) -> Generator[Prediction | SegkitError, None, None]:
         """Like :meth:`stream`, with an error in place of an image that cannot be predicted."""
-        return self._predict_images((image, None) for image in images)
-
-    def _predict_images(
-        self, images: Iterable[tuple[Image, int | None]]
-    ) -> Generator[Prediction | SegkitError, None, None]:
         found: deque[_Whole | SegkitError] = deque()
 
         def open_canvases() -> Iterator[Canvas]:
-            for image, page in images:
+            for image in images:
                 try:
                     whole = _Whole(self, load_image(image, page), image)
                 except (SegkitError, MemoryError) as error:
@@ -296,19 +290,7 @@ def parse_options(options: dict[str, Any]) -> PredictionOptions:
 def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
     """Read an image as (H, W, C), with the values as stored."""
     if isinstance(image, str | Path):
-        try:
-            return read_image(Path(image), page)
-        except SegkitError as error:
-            pages = 1
-            with suppress(SegkitError):
-                pages = count_pages(Path(image)) if page is None else 1
-            if pages == 1:
-                raise
-            raise SegkitError(
-                f"{image}: the file has {pages} pages: choose one, as in predictor({str(image)!r},"
-                f" page=0), or page={pages - 1} for the last. python -m segkit.predict takes all"
-                " of them."
-            ) from error
+        return read_image(Path(image), page)
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         given = f"an array of the shape {image.shape}" if isinstance(image, np.ndarray) else ""
         raise SegkitError(

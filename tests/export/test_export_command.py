@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from dataclasses import replace
@@ -53,15 +52,12 @@ def test_a_file_predicts_as_the_checkpoint_does(exported, tiny_multiclass_run):
         assert other.labels.dtype == np.uint8
 
 
-def test_a_file_holds_the_whole_card(exported, tiny_multiclass_run):
+def test_a_file_holds_the_whole_card_and_is_alone(exported, tiny_multiclass_run):
     _, card = checkpoint.read(tiny_multiclass_run.checkpoint)
     network = load(exported, device="cpu").networks[0]
     assert network.card.layout == json.loads(json.dumps(card.layout))  # lists for tuples
     assert replace(network.card, layout=card.layout) == card
     assert network.contents.versions["torch"] == torch.__version__
-
-
-def test_only_the_finished_files_are_there(exported):
     names = {"model.xml", "model.bin"} if exported.suffix == ".xml" else {exported.name}
     assert {file.name for file in exported.parent.iterdir()} == names
 
@@ -159,15 +155,8 @@ def test_other_weights_fail_the_check(tiny_run):
         check(one, other, contents, RealImages("an image", [draw(1, (64, 64)).image]))
 
 
-@pytest.mark.parametrize("hard_links", [True, False])
-def test_the_second_file_takes_the_first_back(hard_links, tmp_path, monkeypatch):
+def test_the_second_file_takes_the_first_back(tmp_path):
     """OpenVINO's two files appear together or not at all."""
-    if not hard_links:
-
-        def refuse(*paths):
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-
-        monkeypatch.setattr(os, "link", refuse)
     draft = tmp_path / "draft"
     draft.mkdir()
     (draft / "m.bin").write_text("new")
@@ -185,26 +174,31 @@ def test_the_second_file_takes_the_first_back(hard_links, tmp_path, monkeypatch)
     assert (tmp_path / "n.bin").read_text() == (tmp_path / "n.xml").read_text() == "new"
 
 
-def test_what_cannot_be_is_said_before_any_work(tiny_run, tmp_path):
-    for output, overrides, message in (
-        ("m.onnx", ["format=openvino"], r"ends in \.xml\. Give output=.*m\.xml"),
-        ("m.tflite", [], r"one of \.onnx \(onnx\), \.xml \(openvino\), \.pt2"),
-        ("m.pt2", ["quantize=int8"], "quantize=int8 is for format=onnx and format=openvino"),
-        ("", [], "suffix determines the format"),
-        ("m.onnx", ["quantize=int4"], "quantize"),
-        ("m.onnx", ["max_iou_loss=2"], "max_iou_loss"),
-        ("m.onnx", ["size=0"], "size"),
-        ("m.onnx", ["size=[30,65]"], r"cannot take 30 x 65 .* Give size=\[32,68\]"),
-        ("m.onnx", ["input=nowhere.png"], r"no file or folder .*nowhere\.png"),
-    ):
-        with pytest.raises(SegkitError, match=message):
-            run_export(tiny_run, tmp_path / output, *overrides)
+@pytest.mark.parametrize(
+    ("output", "override", "message"),
+    [
+        ("m.onnx", "format=openvino", r"ends in \.xml\. Give output=.*m\.xml"),
+        ("m.tflite", "", r"one of \.onnx \(onnx\), \.xml \(openvino\), \.pt2"),
+        ("m.pt2", "quantize=int8", "quantize=int8 is for format=onnx and format=openvino"),
+        ("", "", "suffix determines the format"),
+        ("m.onnx", "quantize=int4", "quantize"),
+        ("m.onnx", "max_iou_loss=2", "max_iou_loss"),
+        ("m.onnx", "size=0", "size"),
+        ("m.onnx", "size=[30,65]", r"cannot take 30 x 65 .* Give size=\[32,68\]"),
+        ("m.onnx", "input=nowhere.png", r"no file or folder .*nowhere\.png"),
+        ("file/m.onnx", "", r"the folder '.*file' cannot be made"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(output, override, message, tiny_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SegkitError, match=message):
+        run_export(tiny_run, tmp_path / output, *filter(None, [override]))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_is_required():
     with pytest.raises(SegkitError, match="checkpoint is missing"):
         export(compose([], "export"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SegkitError, match=r"the folder '.*file' cannot be made"):
-        run_export(tiny_run, tmp_path / "file" / "m.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_network_too_large_for_one_file():

@@ -43,7 +43,12 @@ class Image:
         return part
 
 
-def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20, windows=None):
+def make_canvas(network, image, write=lambda *_: None, overlap=0.25, band_bytes=2**20):
+    grid = plan_grid(*image.shape[:2], network.windows, overlap)
+    return Canvas(Image(image), grid, write, network, band_bytes)
+
+
+def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20):
     """What comes back for each image, and how often each of its pixels was written."""
     results = [np.zeros(im.shape, np.float32).transpose(2, 0, 1) for im in images]
     counts = [np.zeros(im.shape[:2], int) for im in images]
@@ -55,11 +60,14 @@ def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20, windows
             result[inside] = block
             count[inside] += 1
 
-        grid = plan_grid(*image.shape[:2], windows or network.windows, overlap)
-        canvases.append(Canvas(Image(image), grid, write, network, band_bytes))
+        canvases.append(make_canvas(network, image, write, overlap, band_bytes))
     done = list(predict_canvases(canvases, [network], tta))
     assert done == canvases  # in their order
     return results, counts, canvases
+
+
+def draw_noise(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, np.float32)
 
 
 SIZE = st.integers(1, 70)
@@ -81,8 +89,7 @@ WINDOWS = st.builds(
     st.sampled_from([1, 500, 2**20]),
 )
 def test_an_identity_gives_back_images_of_any_size(sizes, windows, overlap, batch, tta, band):
-    rng = np.random.default_rng(0)
-    images = [rng.random((*size, 2), np.float32) for size in sizes]
+    images = [draw_noise(*size, 2) for size in sizes]
     network = Identity(windows, batch, channels=2)
     results, counts, canvases = predict(network, images, overlap, tta, band)
     for image, result, count, canvas in zip(images, results, counts, canvases, strict=True):
@@ -93,7 +100,7 @@ def test_an_identity_gives_back_images_of_any_size(sizes, windows, overlap, batc
 
 def test_tiles_of_many_images_share_full_batches():
     network = Identity(Windows(32, 32, 32), batch_size=8)
-    images = [np.random.default_rng(i).random((20 + i, 31, 1), np.float32) for i in range(10)]
+    images = [draw_noise(20 + i, 31, 1, seed=i) for i in range(10)]
     images.append(np.ones((32, 130, 1), np.float32))  # five tiles more
     results, _, _ = predict(network, images, overlap=0)
     assert [shape[0] for shape in network.calls] == [8, 7]
@@ -107,49 +114,36 @@ def test_small_tiles_fill_a_batch_of_as_many_pixels():
     assert [shape[0] for shape in network.calls] == [16, 4]
 
 
-def test_an_image_that_fits_with_no_other_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr("segkit.inference.tiles.blending.OPEN", 3)
-    network = Identity(Windows(64, 8, 8), batch_size=4)
-    asked = []
-
-    def canvases():
-        for i in range(40):
-            asked.append(i)
-            image = np.ones((8 * (1 + i % 5), 8, 1), np.float32)
-            grid = plan_grid(*image.shape[:2], network.windows)
-            yield Canvas(Image(image), grid, lambda *_: None, network)
-
-    most = 0
-    for number, _ in enumerate(predict_canvases(canvases(), [network], "none")):
-        most = max(most, len(asked) - number)
-    assert most <= 4 + 1
-    assert len(asked) == 40
-
-
-def test_large_images_do_not_gather_behind_a_small_one(monkeypatch):
-    monkeypatch.setattr("segkit.inference.tiles.blending.OPEN_PIXELS", 3 * 64 * 64)
+@pytest.mark.parametrize(
+    ("limit", "value", "sizes", "most"),
+    [
+        # images that fit with no other do not wait for ever
+        ("OPEN", 3, [(8 * (1 + i % 5), 8) for i in range(40)], 4),
+        # large ones do not gather behind a small one, which waits for a batch
+        ("OPEN_PIXELS", 3 * 64 * 64, [(8, 8), *[(64, 64)] * 10], 4),
+    ],
+)
+def test_few_images_wait_for_others(limit, value, sizes, most, monkeypatch):
+    monkeypatch.setattr(f"segkit.inference.tiles.blending.{limit}", value)
     network = Identity(Windows(64, 8, 8), batch_size=1)
     asked = []
 
-    def canvases():
-        for side in [8, *[64] * 10]:  # the first one waits for a batch, the others are one each
-            asked.append(side)
-            grid = plan_grid(side, side, network.windows)
-            yield Canvas(
-                Image(np.ones((side, side, 1), np.float32)), grid, lambda *_: None, network
-            )
+    def open_canvases():
+        for size in sizes:
+            asked.append(size)
+            yield make_canvas(network, np.ones((*size, 1), np.float32))
 
-    done = predict_canvases(canvases(), [network], "none")
-    next(done)
-    assert len(asked) == 4
-    assert len(list(done)) == 10
+    waiting = [
+        len(asked) - number
+        for number, _ in enumerate(predict_canvases(open_canvases(), [network], "none"))
+    ]
+    assert max(waiting) <= most
+    assert len(waiting) == len(sizes)
 
 
 def test_a_batch_is_no_larger_than_any_network_of_an_ensemble_takes():
     strong, weak = (Identity(Windows(32, 8, 8), batch_size=size) for size in (8, 2))
-    image = np.ones((32, 32 * 9, 1), np.float32)
-    grid = plan_grid(*image.shape[:2], strong.windows, 0)
-    canvas = Canvas(Image(image), grid, lambda *_: None, strong)
+    canvas = make_canvas(strong, np.ones((32, 32 * 9, 1), np.float32), overlap=0)
     list(predict_canvases([canvas], [strong, weak], "d4"))
     assert max(shape[0] for shape in strong.calls + weak.calls) == 2
 
@@ -171,7 +165,7 @@ class Small(Identity):
 @pytest.mark.parametrize("tta", ["none", "d4"])
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tta):
     network = Small(Windows(16, 16, 16), batch_size=32, holds=3)
-    images = [np.random.default_rng(i).random((40 + i, 40, 1), np.float32) for i in range(9)]
+    images = [draw_noise(40 + i, 40, 1, seed=i) for i in range(9)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # as outside of tests
         results, _, _ = predict(network, images, tta=tta)
@@ -223,7 +217,7 @@ def test_views_are_in_one_batch_and_turned_back():
 @pytest.mark.parametrize("band_bytes", [1, 4 * 16 * 40, 2**30])
 def test_strips_cover_a_wide_image_with_few_tiles_twice(band_bytes):
     network = Identity(Windows(16, 8, 8))
-    image = np.random.default_rng(0).random((30, 200, 1), np.float32)
+    image = draw_noise(30, 200, 1)
     results, counts, canvases = predict(network, [image], band_bytes=band_bytes)
     np.testing.assert_allclose(results[0][0], image[..., 0], atol=1e-6)
     assert (counts[0] == 1).all()

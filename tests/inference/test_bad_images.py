@@ -18,11 +18,6 @@ from segkit.images.writing import write_image
 from segkit.predict.command import predict
 
 
-def run_predict(checkpoint, folder, given) -> None:
-    words = [f"checkpoint='{checkpoint}'", f"input='{given}'", f"output='{folder / 'out'}'"]
-    predict(compose([*words, "device=cpu"], "predict"))
-
-
 def write_png_without_pixels(path: Path) -> None:
     """7 pixels wide and none high."""
     parts = [
@@ -51,8 +46,10 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(binary_run, tmp_pa
     tifffile.imwrite(tmp_path / "in/nan.tif", np.full((8, 8), np.nan, np.float32))
     (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:300])
     (tmp_path / "in/empty.jpg").write_bytes(b"")
+    given = [f"checkpoint='{binary_run.checkpoint}'", f"input='{tmp_path / 'in'}'", "device=cpu"]
+    config = compose([*given, f"output='{tmp_path / 'out'}'"], "predict")
     with pytest.raises(SegkitError, match="5 files could not be predicted") as error:
-        run_predict(binary_run, tmp_path, tmp_path / "in")
+        predict(config)
     said = str(error.value).splitlines()
     for name, reason in {
         "flat.png": "no pixels, only 0 x 7: save it again or remove it",

@@ -16,6 +16,7 @@ from segkit.predict.polygons import (
     to_coco_image,
     to_geojson,
 )
+from segkit.targets.base import Target
 from segkit.targets.objects import label_regions
 
 pycoco = pytest.importorskip("pycocotools.coco")
@@ -32,6 +33,7 @@ def card(mode="multiclass", names=("background", "a", "b"), background=0, target
         class_colors=tuple((i, 100, 200) for i in range(len(names))),
         background=background,
         target={"name": target},
+        build_target=lambda: Target.build(target),
         config={"data": {"name": "folder", "class_names": ["background", "nucleus"]}},
     )
 

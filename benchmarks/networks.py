@@ -47,7 +47,7 @@ MOST = {
 TOLERANCE = 1e-4
 
 
-def smp_model(architecture: str, encoder: str) -> nn.Module:
+def build_smp(architecture: str, encoder: str) -> nn.Module:
     """SMP's network with random weights, its head and dropout as segkit's."""
     import segmentation_models_pytorch as smp
 
@@ -71,7 +71,7 @@ def _laid_out(
     return model.to(memory_format=layout), facts
 
 
-def smp_inference(
+def prepare_smp_inference(
     architecture: str,
     encoder: str,
     batch: int,
@@ -83,7 +83,7 @@ def smp_inference(
 ) -> Candidate:
     """Probabilities of a batch by SMP, plainly or in its best setting."""
     layout = torch.channels_last if best else torch.contiguous_format
-    model, facts = _laid_out(smp_model(architecture, encoder).eval(), device, layout)
+    model, facts = _laid_out(build_smp(architecture, encoder).eval(), device, layout)
     run_model = torch.compile(model) if compiled else model
     given = torch.rand(batch, 3, side, side).numpy()
 
@@ -99,7 +99,7 @@ def smp_inference(
     return Candidate(run, facts.of(forward), device)
 
 
-def smp_training(
+def prepare_smp_training(
     architecture: str,
     encoder: str,
     batch: int,
@@ -114,7 +114,7 @@ def smp_training(
     if kept:
         keep_freed_memory()
     layout = torch.channels_last if best else torch.contiguous_format
-    model, facts = _laid_out(smp_model(architecture, encoder).train(), device, layout)
+    model, facts = _laid_out(build_smp(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model
     loss = Loss.build("sum", mode="binary", terms=LOSS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -165,7 +165,7 @@ def prove_equal(encoder: str) -> float:
         SegkitError: They do not compute the same.
     """
     torch.manual_seed(0)
-    theirs = smp_model("unet", encoder)
+    theirs = build_smp("unet", encoder)
     for layer in theirs.modules():  # as after a training: else the norms do nothing
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.running_mean, std=0.1)
@@ -196,7 +196,7 @@ def make_case(kind: str, architecture: str, encoder: str, shape: str, options: A
     """A network in one size, by segkit and in all ways by SMP."""
     is_training = kind == "training"
     ours = networks.train if is_training else networks.predict
-    smp = smp_training if is_training else smp_inference
+    smp = prepare_smp_training if is_training else prepare_smp_inference
     batch, side = map(int, shape.split("x"))
     size = {"batch": batch, "side": side, "device": options.device, "dtype": options.dtype}
     own: dict[str, Any] = {"encoder": {"name": encoder}, **size}
@@ -230,7 +230,7 @@ def list_architectures(encoders: list[str]) -> list[dict[str, object]]:
             own = build_network({"name": encoder}, {"name": name}, 3, 1, 64)
             counts = [
                 sum(p.numel() for p in model.parameters())
-                for model in (ours, smp_model(name, encoder), own)
+                for model in (ours, build_smp(name, encoder), own)
             ]
             rows.append(
                 {

@@ -40,7 +40,7 @@ from harness.side_by_side import (
     publish,
     require_peers,
 )
-from harness.timing import Measure, alternate, ratio
+from harness.timing import Measure, alternate, compute_ratio
 from segkit.benchmark.results import Section
 from segkit.config.compose import conf_dir
 from segkit.core.errors import SegkitError
@@ -94,7 +94,7 @@ class Plain(Dataset[Any]):
         return self.finish(out["image"], out["mask"])
 
 
-def plain(data: Plain, workers: int) -> Batches:
+def load_plain(data: Plain, workers: int) -> Batches:
     loader: Any = DataLoader(
         data, BATCH, shuffle=True, drop_last=True, num_workers=workers,
         persistent_workers=workers > 0,
@@ -102,7 +102,7 @@ def plain(data: Plain, workers: int) -> Batches:
     return lambda: iter(loader)
 
 
-def segkit(
+def load_segkit(
     source: FolderSource, summary: DataSummary, augment: list[Any], cache: Any, workers: int
 ) -> Batches:
     norm, samples = summary.normalization, summary.splits["train"]
@@ -118,7 +118,7 @@ def segkit(
     return lambda: (as_item(batch, norm) for batch in loader)
 
 
-def monai(data: Plain, augment: list[Any], workers: int) -> Batches:
+def load_monai(data: Plain, augment: list[Any], workers: int) -> Batches:
     from monai.data import CacheDataset
     from monai.data import DataLoader as MonaiLoader
     from monai.transforms import Compose, Lambda, RandSpatialCropd, SpatialPadd
@@ -153,7 +153,7 @@ def monai(data: Plain, augment: list[Any], workers: int) -> Batches:
     return lambda: iter(loader)
 
 
-def seconds_a_crop(batches: Batches, seconds: float) -> Measure:
+def time_crops(batches: Batches, seconds: float) -> Measure:
     """Whole epochs, until the time is over."""
 
     def measure() -> float:
@@ -177,7 +177,7 @@ def write_cells(folder: Path) -> Path:
     return folder
 
 
-def candidates(
+def list_candidates(
     source: FolderSource, summary: DataSummary, augment: str, cache: ArrayCache, workers: int
 ) -> dict[str, Batches]:
     """What is compared: ours first, then what it is held against."""
@@ -190,10 +190,10 @@ def candidates(
     crop = [A.PadIfNeeded(CROP, CROP, border_mode=cv2.BORDER_CONSTANT), A.RandomCrop(CROP, CROP)]
     data = Plain(summary.splits["train"], summary, [*crop, *built()])
     return {
-        OURS: segkit(source, summary, transforms, cache, workers),
-        PLAIN: plain(data, workers),
-        "MONAI CacheDataset": monai(data, built(), workers),
-        "segkit, data.cache=false": segkit(source, summary, transforms, None, workers),
+        OURS: load_segkit(source, summary, transforms, cache, workers),
+        PLAIN: load_plain(data, workers),
+        "MONAI CacheDataset": load_monai(data, built(), workers),
+        "segkit, data.cache=false": load_segkit(source, summary, transforms, None, workers),
     }
 
 
@@ -228,8 +228,8 @@ def compare(
     """
     source, summary = read_set(root, root in options.instances)
     cache = ArrayCache()
-    made = candidates(source, summary, augment, cache, options.workers)
-    measures = {name: seconds_a_crop(each, options.seconds) for name, each in made.items()}
+    made = list_candidates(source, summary, augment, cache, options.workers)
+    measures = {name: time_crops(each, options.seconds) for name, each in made.items()}
     found = alternate(measures, options.rounds, max(1, options.warm_up))  # one fills the cache
     cache.close()
     if found.failures:
@@ -247,7 +247,7 @@ def compare(
     row["floor, crops / s"] = copied / (CROP**2 * (5 * summary.in_channels + 9))
     for name, seconds in found.seconds.items():
         if not name.startswith(OURS):
-            row[f"{OURS} makes, times {name}"] = str(ratio(seconds, found.seconds[OURS]))
+            row[f"{OURS} makes, times {name}"] = str(compute_ratio(seconds, found.seconds[OURS]))
     row["of a plain Dataset at least"] = LEAST
     return row, found.seconds
 

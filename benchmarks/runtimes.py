@@ -64,7 +64,7 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     import torch
     from torch.export import Dim
 
-    from networks import EQUAL, copy_unet, smp_model
+    from networks import EQUAL, build_smp, copy_unet
     from segkit.benchmark.networks import build_network, make_bare_card
     from segkit.export.command import describe_model
     from segkit.export.formats import write_network
@@ -73,7 +73,7 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     neck = EQUAL[architecture]
     ours = build_network({"name": encoder}, neck, 3, 1, 256)
-    theirs = smp_model(architecture, encoder).eval()
+    theirs = build_smp(architecture, encoder).eval()
     if architecture == "unet":
         copy_unet(theirs, ours)
     contents = describe_model(

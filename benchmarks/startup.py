@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.machine import describe_machine
 from harness.process import run_script
 from harness.side_by_side import choose_names, make_parser, publish
-from harness.timing import MeasurementError, alternate, ratio, timed
+from harness.timing import MeasurementError, alternate, compute_ratio, make_timer
 from segkit.benchmark.results import Section
 from segkit.core.errors import SegkitError
 
@@ -96,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = list_cases(Path(folder))
         for name in choose_names(list(cases), options.only):
-            measures = {key: timed(run) for key, run in cases[name].items()}
+            measures = {key: make_timer(run) for key, run in cases[name].items()}
             found = alternate(measures, options.rounds, options.warm_up)
             if found.failures:
                 raise SegkitError("; ".join(found.failures.values()))
@@ -107,7 +107,7 @@ def main() -> None:
                     "against": peer,
                     f"{ours}, s": statistics.median(own),
                     "other, s": statistics.median(theirs),
-                    "ratio": str(ratio(own, theirs)),
+                    "ratio": str(compute_ratio(own, theirs)),
                     "at most": MOST.get(name),
                 }
             )

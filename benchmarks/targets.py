@@ -31,7 +31,7 @@ TARGETS = [
 ]
 
 
-def milliseconds(target: Target, mask: NDArray[Any]) -> float:
+def measure_encoding(target: Target, mask: NDArray[Any]) -> float:
     times = []
     for _ in range(ROUNDS):
         began = time.process_time()
@@ -40,7 +40,7 @@ def milliseconds(target: Target, mask: NDArray[Any]) -> float:
     return statistics.median(times)
 
 
-def tiled(count: int) -> NDArray[np.uint16]:
+def draw_full(count: int) -> NDArray[np.uint16]:
     """Every pixel belongs to the nearest of random points: as much to draw as there can be."""
     places = np.random.default_rng(0).choice(512 * 512, count, replace=False)
     ids = np.zeros(512 * 512, np.uint16)
@@ -55,7 +55,7 @@ def tiled(count: int) -> NDArray[np.uint16]:
 def main() -> None:
     cv2.setNumThreads(0)
     cells = number_objects(draw(seed=3, size=(512, 512), n_cells=(7, 7)).instances)
-    full = tiled(100)
+    full = draw_full(100)
     print(f"{len(np.unique(cells)) - 1} cells on {(cells > 0).mean():.0%} of 512 x 512 pixels,")
     print("and 100 objects that cover them all")
     print(f"{'':<36}{'cells':>10}{'full':>10}")
@@ -68,7 +68,7 @@ def main() -> None:
             columns = []
             for ids in (cells, full):
                 mask = ids if target.from_ids else (ids > 0).astype(np.uint8)
-                columns.append(f"{milliseconds(target, mask):>7.1f} ms")
+                columns.append(f"{measure_encoding(target, mask):>7.1f} ms")
             print(f"{title:<36}{''.join(columns)}")
 
 

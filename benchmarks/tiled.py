@@ -52,7 +52,7 @@ BUFFER = 1
 """Rows of tiles that MONAI's buffered way puts together at once: the least."""
 
 
-def network(encoder: str, tile: int) -> Segmenter:
+def build_unet(encoder: str, tile: int) -> Segmenter:
     """The network of all candidates, its norms as after a training."""
     torch.manual_seed(0)
     model = build_network({"name": encoder}, NECK, 1, 1, tile)
@@ -63,7 +63,7 @@ def network(encoder: str, tile: int) -> Segmenter:
     return model.eval()
 
 
-def segkit_tiled(
+def prepare_segkit(
     image: str, encoder: str, tile: int, overlap: float, result: str, windows: bool
 ) -> Candidate:
     """By segkit's predictor: in memory, or by windows into an array of labels.
@@ -77,7 +77,7 @@ def segkit_tiled(
         windows: Whether only labels are kept, and the rest is forgotten row by row.
     """
     keep_freed_memory()  # as the commands do
-    model = network(encoder, tile)
+    model = build_unet(encoder, tile)
     facts = Facts(model)
     card = make_bare_card(model, tile, "uint8", 255.0)
     predictor = Predictor(TorchNetwork(model, card, "cpu", tile), overlap=overlap)
@@ -98,7 +98,7 @@ def segkit_tiled(
     return Candidate(run, _facts(facts, encoder, tile, pixels, overlap, kept, result))
 
 
-def monai_tiled(
+def prepare_monai(
     image: str,
     encoder: str,
     tile: int,
@@ -123,7 +123,7 @@ def monai_tiled(
     """
     from monai.inferers import sliding_window_inference
 
-    model = network(encoder, tile)
+    model = build_unet(encoder, tile)
     facts = Facts(model)
     if fast:
         model = for_inference(model)
@@ -189,7 +189,7 @@ def _facts(
         if "probabilities" in kept:
             np.save(result, kept["probabilities"][0])
         kept.clear()
-        model = network(encoder, tile)
+        model = build_unet(encoder, tile)
         grid = plan_grid(*pixels.shape, find_windows(model, tile), overlap)
         tiles = len(grid.rows.starts) * len(grid.columns.starts)
         with torch.no_grad():
@@ -229,14 +229,14 @@ def list_cases(options: Any, folder: Path) -> list[Case]:
         }
         plain = {"batch": options.batch, "buffered": False, "fast": False}
         ways: dict[str, tuple[Callable[..., Candidate], dict[str, Any]]] = {
-            OURS: (segkit_tiled, {"windows": False}),
-            MONAI: (monai_tiled, plain),
+            OURS: (prepare_segkit, {"windows": False}),
+            MONAI: (prepare_monai, plain),
         }
         if number == 0:
-            ways["segkit by windows"] = (segkit_tiled, {"windows": True})
-            ways["monai, batches of 1"] = (monai_tiled, {**plain, "batch": 1})
-            ways["monai buffered"] = (monai_tiled, {**plain, "buffered": True})
-            ways["monai, segkit's network"] = (monai_tiled, {**plain, "fast": True})
+            ways["segkit by windows"] = (prepare_segkit, {"windows": True})
+            ways["monai, batches of 1"] = (prepare_monai, {**plain, "batch": 1})
+            ways["monai buffered"] = (prepare_monai, {**plain, "buffered": True})
+            ways["monai, segkit's network"] = (prepare_monai, {**plain, "fast": True})
         specs = {
             name: Spec(
                 function,

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from harness.timing import MeasurementError, alternate, timed
+from harness.timing import MeasurementError, alternate, make_timer
 from segkit.benchmark.measuring import read_memory, read_peak_mb, reset_peak
 from segkit.core.errors import SegkitError
 
@@ -152,7 +152,7 @@ def _serve(pipe: Connection, spec: Spec) -> None:
     try:
         imported = read_memory()
         candidate = spec.build(**spec.arguments)
-        run_timed = timed(candidate.run, waiter(candidate.device))
+        run_timed = make_timer(candidate.run, find_wait(candidate.device))
         was_reset = reset_peak(candidate.device)  # building a network is not running it
         pipe.send("ready")
         while pipe.recv() == "run":
@@ -166,7 +166,7 @@ def _serve(pipe: Connection, spec: Spec) -> None:
         pipe.send(_Failure(reason, own))
 
 
-def waiter(device: str) -> Callable[[], object]:
+def find_wait(device: str) -> Callable[[], object]:
     """A function that returns when the device has finished its work."""
     if not device.startswith(("cuda", "mps")):
         return lambda: None

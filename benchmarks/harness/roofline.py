@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.machine import describe_machine
 from harness.process import Candidate
-from harness.timing import timed
+from harness.timing import make_timer
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices: large enough to be all arithmetic."""
@@ -149,7 +149,7 @@ def measure_rates(device: str, dtype: torch.dtype, seconds: float = SECONDS) -> 
 
 
 def _fastest(run: Callable[[], object], wait: Callable[[], object], seconds: float) -> float:
-    measure = timed(run, wait)
+    measure = make_timer(run, wait)
     measure()
     end = time.perf_counter() + seconds
     found = [measure()]
@@ -158,7 +158,7 @@ def _fastest(run: Callable[[], object], wait: Callable[[], object], seconds: flo
     return min(found)
 
 
-def machine(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
+def prepare_rates(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
     """A candidate whose facts are the machine and its rates, for the threads of its process."""
 
     def facts() -> dict[str, Any]:
@@ -172,5 +172,5 @@ def machine(device: str, dtype: str, seconds: float = SECONDS) -> Candidate:
 
 
 def read_rates(facts: Mapping[str, Any]) -> Rates:
-    """Read the rates from the facts of :func:`machine`."""
+    """Read the rates from the facts of :func:`prepare_rates`."""
     return Rates(**{name: facts[key] * 1e9 for key, name in RATES.items()})

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.process import Measured, Spec, measure
-from harness.roofline import Rates, Work, machine, read_rates
-from harness.timing import ratio
+from harness.roofline import Rates, Work, prepare_rates, read_rates
+from harness.timing import compute_ratio
 from segkit.benchmark.results import Section, format_cell, write_results
 from segkit.core.errors import SegkitError
 
@@ -72,7 +72,7 @@ class Comparison:
             for name, one in measured.items():
                 if not name.startswith(OURS):
                     paired = ours.seconds and len(ours.seconds) == len(one.seconds)
-                    text = str(ratio(ours.seconds, one.seconds)) if paired else "-"
+                    text = str(compute_ratio(ours.seconds, one.seconds)) if paired else "-"
                     row[f"{OURS} / {name}"] = text
             rows.append(row)
         return rows
@@ -101,7 +101,7 @@ class Comparison:
                 if key != name:
                     value = _divide_peaks(ours, theirs)
                 elif ours.seconds and len(ours.seconds) == len(theirs.seconds):
-                    value = ratio(ours.seconds, theirs.seconds).median
+                    value = compute_ratio(ours.seconds, theirs.seconds).median
                 reached = "not measured"
                 if value is not None:
                     reached = "yes" if value <= most else "no"
@@ -210,7 +210,7 @@ def measure_machine(
     Raises:
         SegkitError: They cannot be measured.
     """
-    spec = Spec(machine, {"device": device, "dtype": dtype}, threads=threads)
+    spec = Spec(prepare_rates, {"device": device, "dtype": dtype}, threads=threads)
     found = measure({"machine": spec}, 1, 0)["machine"]
     if found.failure:
         raise SegkitError(f"device {device} cannot be measured: {found.failure}")

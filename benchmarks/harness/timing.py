@@ -58,7 +58,7 @@ class Ratio:
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def timed(
+def make_timer(
     run: Callable[[], object],
     wait: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
@@ -111,7 +111,7 @@ def alternate(measures: Mapping[str, Measure], rounds: int, warm_up: int = 1) ->
     return Timings({n: s for n, s in seconds.items() if n not in failures}, failures)
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+def compute_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """The median of ours / theirs over the rounds, and its quartiles.
 
     The two of a round were measured at about the same time, so a slow minute is in both.

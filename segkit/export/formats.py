@@ -9,7 +9,7 @@ import io
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 
@@ -73,7 +73,7 @@ def make_onnx(model: Segmenter, contents: Contents) -> ModelProto:
         import onnx
         import onnxscript  # noqa: F401 - torch translates with it
     except ImportError as error:
-        raise missing_packages("ONNX", "onnx") from error
+        raise_missing("ONNX", "onnx", error)
     program = trace(model, contents, crop_by_slicing)
     what = f"the network of encoder={contents.card.encoder['name']} cannot be written as ONNX"
     with explain_failure(what, "Use format=torch_export."), torch.no_grad():
@@ -117,7 +117,7 @@ def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) 
     try:
         import openvino
     except ImportError as error:
-        raise missing_packages("OpenVINO", "openvino") from error
+        raise_missing("OpenVINO", "openvino", error)
     what = f"OpenVINO cannot write the network of encoder={contents.card.encoder['name']}"
     remedy = "Use format=onnx, or make room on the disk if it is full."
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, explain_failure(what, remedy):
@@ -129,11 +129,11 @@ def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) 
         openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def missing_packages(name: str, extra: str) -> SegkitError:
-    """The error for a format whose packages are not installed."""
-    return SegkitError(
+def raise_missing(name: str, extra: str, error: ImportError) -> NoReturn:
+    """Raise the error for a format whose packages are not installed."""
+    raise SegkitError(
         f"{name} needs packages that are not installed: pip install 'segkit-torch[{extra}]'."
-    )
+    ) from error
 
 
 def _name_axes(proto: Any) -> None:

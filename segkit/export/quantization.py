@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
 from segkit.core.files import write_whole
-from segkit.export.formats import add_metadata, missing_packages
+from segkit.export.formats import add_metadata, raise_missing
 from segkit.export.graph import explain_failure
 from segkit.export.images import RealImages
 from segkit.inference.predictor import Predictor
@@ -86,7 +86,7 @@ def quantize(
             quantize_static,
         )
     except ImportError as error:
-        raise missing_packages("int8", "onnx") from error
+        raise_missing("int8", "onnx", error)
     import onnx
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from harness.process import Measured, MeasuredProcess, Spec, measure
 from harness.roofline import Rates, Work, count_work
 from harness.side_by_side import Case, Comparison, choose_names
-from harness.timing import MeasurementError, Ratio, alternate, ratio
+from harness.timing import MeasurementError, Ratio, alternate, compute_ratio
 from segkit.core.errors import SegkitError
 
 sys.path.insert(0, str(Path(__file__).parent))  # the measured processes have the same path
@@ -47,12 +47,12 @@ def test_both_orders_have_half_of_the_rounds_and_a_failing_candidate_drops_out()
 
 
 def test_the_ratio_is_the_median_of_pairs_so_that_a_drift_is_not_in_it():
-    assert ratio([1.0, 30.0, 2.0], [2.0, 40.0, 1.0]) == Ratio(0.75, 0.625, 1.375, 3)
+    assert compute_ratio([1.0, 30.0, 2.0], [2.0, 40.0, 1.0]) == Ratio(0.75, 0.625, 1.375, 3)
     drift = [1, 2, 5, 9]
-    found = ratio([0.8 * d for d in drift], [1.0 * d for d in drift])
+    found = compute_ratio([0.8 * d for d in drift], [1.0 * d for d in drift])
     assert (found.median, found.high - found.low) == pytest.approx((0.8, 0))
     with pytest.raises(SegkitError, match="needs pairs"):
-        ratio([1.0], [1.0, 2.0])
+        compute_ratio([1.0], [1.0, 2.0])
 
 
 def test_work_is_counted_with_the_backward_pass_and_without_what_can_be_fused():

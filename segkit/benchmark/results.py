@@ -61,8 +61,7 @@ def write_results(
     page = [f"# {title}", f"    {command}", f"{'; '.join(facts)}.", *notes, *map(str, sections)]
     write_whole(folder / f"{name}.md", "\n\n".join(page) + "\n")
     stored = {"title": title, "command": command, "machine": machine, "settings": settings, **data}
-    text = json.dumps(_replace_infinite(stored), indent=2, default=str)
-    write_whole(folder / f"{name}.json", text + "\n")
+    write_whole(folder / f"{name}.json", json.dumps(stored, indent=2, default=str) + "\n")
 
 
 def make_table(rows: Sequence[Row]) -> str:
@@ -85,12 +84,3 @@ def format_cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _replace_infinite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity: they become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _replace_infinite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_infinite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -80,16 +80,14 @@ def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run, tmp_path):
-    file = run_export(
-        tiny_multilabel_run, tmp_path / f"m{ENDINGS[kind]}", "normalize=false", "activate=false"
-    )
-    image = draw(3, (70, 90)).image
+    file = tmp_path / f"m{ENDINGS[kind]}"
+    run_export(tiny_multilabel_run, file, "normalize=false", "activate=false")
     network = load(file, device="cpu").networks[0]
     assert network.contents.output == "logits"
+    image = draw(3, (70, 90)).image
     prepared = network.prepare(image)
-    np.testing.assert_allclose(
-        prepared, network.card.normalization(image).transpose(2, 0, 1), atol=1e-6
-    )
+    normalized = network.card.normalization(image).transpose(2, 0, 1)
+    np.testing.assert_allclose(prepared, normalized, atol=1e-6)
     model, _ = checkpoint.read(tiny_multilabel_run.checkpoint)
     with torch.no_grad():
         expected = torch.sigmoid(model(torch.from_numpy(prepared)[None]))
@@ -194,11 +192,6 @@ def test_what_cannot_be_is_said_before_any_work(output, override, message, tiny_
     with pytest.raises(SegkitError, match=message):
         run_export(tiny_run, tmp_path / output, *filter(None, [override]))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_checkpoint_is_required():
-    with pytest.raises(SegkitError, match="checkpoint is missing"):
-        export(compose([], "export"))
 
 
 def test_a_network_too_large_for_one_file():

@@ -84,7 +84,7 @@ def evaluate(config: DictConfig) -> Evaluation:
         print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
     order = track(range(len(dataset)), "evaluating", transient=True)
     watch = DepthWatch(card, print_note)
-    evaluation = evaluate_samples(predictor, dataset, order, metrics, watch.see)
+    evaluation = evaluate_samples(predictor, dataset, order, metrics, watch.check_image)
 
     result = {
         "checkpoint": [str(path) for path in settings.checkpoint],

@@ -395,12 +395,7 @@ def interpolate_grid(
     The interpolant is the tensor product of natural cubic splines, S_y D S_x^T: it passes through
     every node, has continuous second derivatives and reproduces planes.
 
-    Args:
-        nodes: (..., G, G') displacements of the nodes in pixels, at least 2 each way.
-        size: Height and width in pixels.
-
-    Returns:
-        (..., H, W), in pixels.
+    From (..., G, G') displacements in pixels, at least 2 each way, to (..., H, W).
     """
     rows, columns = (_spline(n, m) for n, m in zip(nodes.shape[-2:], size, strict=True))
     field: NDArray[np.float32] = rows @ nodes.astype(np.float32) @ columns.T

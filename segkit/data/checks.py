@@ -26,7 +26,7 @@ from segkit.checkpoint.values import LabelCoding, Normalization, join_values
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX, Mode, find_background
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
-from segkit.targets.objects import number_labelled_objects
+from segkit.targets.objects import number_objects
 
 SHOWN, NAMED = 20, 3
 """Number of problems of one kind that are listed, and of samples that a message names."""
@@ -102,11 +102,8 @@ def check(
 ) -> DataSummary:
     """Read every image and mask of a source and check them against each other and the classes.
 
-    Args:
-        source: The data source.
-        mode: The head's mode.
-        num_classes: None takes it from the names of the classes or from the masks.
-        needed: The splits that must not be empty.
+    Without ``num_classes``, the names of the classes or the masks tell it. Only the ``needed``
+    splits must not be empty.
 
     Raises:
         SegkitError: There are images without a mask, unreadable files, different sizes or channels,
@@ -260,7 +257,7 @@ def _scan_mask(source: DataSource, facts: Facts) -> None:
     fits = mask.ndim in (2, 3) and mask.dtype.kind in "biu"
     _require(fits, source, "read_mask", mask, "(H, W) or (H, W, N) of integers")
     if source.instances and mask.ndim == 2:
-        number_labelled_objects(mask, source.label_map or {})  # raises if they cannot be ids
+        number_objects(mask, source.label_map)  # raises if they cannot be ids
     facts.mask_shape = mask.shape
     for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
         values, counts = np.unique(layer, return_counts=True)
@@ -377,11 +374,6 @@ def decide_coding(
 
     Only the value 255 is ambiguous. With two classes, 0 and 1, and no other value for class 1, 255
     is class 1 (black-and-white masks). Otherwise it means "not labelled".
-
-    Args:
-        values: The values that occur in the masks.
-        two_classes: Whether the labels are 0 and 1.
-        source: Its ``label_map`` holds the labels that the user gave to values.
     """
     coding = LabelCoding(dict(source.label_map or {}), foreground=source.instances)
     if source.instances:

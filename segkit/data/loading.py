@@ -29,12 +29,12 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 from typing_extensions import TypedDict
 
 from segkit.checkpoint.values import LabelCoding, Normalization
-from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.augment import TrainTransform, count_by_row
 from segkit.data.sources.base import DataSource, Sample
 from segkit.targets.base import Target
-from segkit.targets.objects import number_labelled_objects, number_regions
+from segkit.targets.objects import number_objects, number_regions
 
 READING, CROPPING, TARGET = "reading", "cropping", "target"
 """The stages of making a training item besides the transforms."""
@@ -117,11 +117,8 @@ class DrawSampler(Sampler[Draw]):
 
     The draws of all epochs form one sequence of permutations of the samples, so that samples are
     used evenly even if an epoch is shorter or longer than the data set. The sequence depends only
-    on the seed, not on the number of workers, and a resumed training continues it.
-
-    Args:
-        count: Number of samples.
-        per_epoch: Number of draws in an epoch, divided evenly among the processes.
+    on the seed, not on the number of workers, and a resumed training continues it. The draws of an
+    epoch are divided evenly among the processes.
     """
 
     def __init__(
@@ -177,15 +174,7 @@ class EverySample(Sampler[int]):
 
 
 class TrainDataset(Dataset[Crop]):
-    """Augmented crops; an item is identified by (index, seed), so all workers make the same one.
-
-    Args:
-        cache: Keeps decoded images and masks; None reads them each time.
-        workers: Number of the worker processes.
-
-    Raises:
-        SegkitError: A transform does not support the images.
-    """
+    """Augmented crops; an item is identified by (index, seed), so all workers make the same one."""
 
     def __init__(
         self,
@@ -202,10 +191,6 @@ class TrainDataset(Dataset[Crop]):
         self.transform, self.target = transform, target
         self.reader = SampleReader(source, coding, target, cache)
         self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
-        example = np.zeros((1, 1, len(normalization.mean)), normalization.dtype)
-        problems = transform.find_unsuitable(example.shape[2], normalization.to_unit(example).dtype)
-        if problems:
-            raise all_at_once("the augmentation does not fit the images:", problems)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -238,12 +223,7 @@ class TrainDataset(Dataset[Crop]):
 
 
 class WholeDataset(Dataset[Item]):
-    """Unchanged whole images for validation and evaluation.
-
-    Args:
-        objects: Whether items also contain the ids of objects.
-        cache: Keeps decoded images and masks; None reads them each time.
-    """
+    """Unchanged whole images for validation and evaluation, on request with the ids of objects."""
 
     def __init__(
         self,
@@ -255,7 +235,7 @@ class WholeDataset(Dataset[Item]):
         objects: bool = False,
         cache: ArrayCache | None = None,
     ) -> None:
-        self.source, self.samples, self.coding = source, samples, coding
+        self.source, self.samples = source, samples
         self.normalization, self.target, self.objects = normalization, target, objects
         self.reader = SampleReader(source, coding, target, cache)
 
@@ -294,7 +274,8 @@ class WholeDataset(Dataset[Item]):
 class SampleReader:
     """Reads images and masks as arrays, from their files or from the cache of the run.
 
-    The arrays may be memory-mapped and must not be written to.
+    The arrays may be memory-mapped and must not be written to. Reading a mask raises a SegkitError
+    if it has a value that is neither a label nor an id.
     """
 
     def __init__(
@@ -307,11 +288,7 @@ class SampleReader:
         return self._fetch(sample, "image", self.source.read_image)
 
     def read_marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """The map that is augmented: ids of objects if the target needs them, otherwise labels.
-
-        Raises:
-            SegkitError: The mask cannot be read, or has a value that is neither a label nor an id.
-        """
+        """The map that is augmented: ids of objects if the target needs them, otherwise labels."""
         return self.read_ids(sample) if self.target.from_ids else self.read_labels(sample)
 
     def read_counts(self, sample: Sample) -> NDArray[np.int32] | None:
@@ -324,7 +301,7 @@ class SampleReader:
         return self._fetch(sample, "counts", lambda sample: count_by_row(self.read_marks(sample)))
 
     def read_labels(self, sample: Sample) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, N) labels. Raises: See :meth:`read_marks`."""
+        """(H, W) or (H, W, N) labels."""
 
         def encode(sample: Sample) -> NDArray[np.uint8]:
             mask = self.source.read_mask(sample)
@@ -334,17 +311,14 @@ class SampleReader:
         return self._fetch(sample, "labels", encode)
 
     def read_ids(self, sample: Sample) -> NDArray[np.uint16]:
-        """(H, W) ids of objects; without ids in the masks, the foreground's connected components.
-
-        Raises: See :meth:`read_marks`.
-        """
+        """(H, W) ids of objects; without ids in the masks, the regions of the foreground."""
 
         def number(sample: Sample) -> NDArray[np.uint16]:
             if not self.source.instances:
                 return number_regions(self.read_labels(sample))
             mask = self.source.read_mask(sample)
             with _naming(sample):
-                return number_labelled_objects(mask, self.coding.to_label)
+                return number_objects(mask, self.coding.to_label)
 
         return self._fetch(sample, "ids", number)
 
@@ -359,11 +333,7 @@ class SampleReader:
 class StageTimes:
     """Seconds per stage of making an item, summed in memory shared with the worker processes.
 
-    Each worker adds to its own row, so that none waits for another.
-
-    Args:
-        stages: Names of the stages in order; names may repeat.
-        workers: Number of workers; 0 if the main process makes the items.
+    Each worker adds to its own row, so that none waits for another. Names of stages may repeat.
     """
 
     def __init__(self, stages: Sequence[str], workers: int) -> None:

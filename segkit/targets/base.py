@@ -204,10 +204,9 @@ class BorderCore(Target, name="border_core"):
         above = cv2.dilate(objects, near) > objects
         below = cv2.erode(np.where(unknown, np.uint16(2**16 - 1), objects), near) < objects
         core = (objects > 0) & ~above & ~below
-        thin = np.setdiff1d(np.unique(objects), np.unique(objects[core]))
-        thin = thin[thin > 0]
-        if len(thin):
-            for window, inside, d in measure_depths(objects, unknown, set(thin.tolist())):
+        thin = np.where(np.isin(objects, np.unique(objects[core])), 0, objects)
+        if thin.any():
+            for window, inside, d in measure_depths(thin, unknown):
                 core[window] |= inside & (d == d[inside].max())
             core = separate_objects(np.where(core, objects, 0), 1) > 0
         labels = np.where(objects > 0, np.uint8(2), np.uint8(0))

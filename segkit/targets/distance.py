@@ -6,7 +6,7 @@ lies beyond the image is unknown, so neither its border nor an unlabelled pixel 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -64,16 +64,11 @@ def measure_two_nearest(
 
 
 def measure_depths(
-    objects: NDArray[np.integer],
-    unknown: NDArray[np.bool_],
-    only: Collection[int] | None = None,
+    objects: NDArray[np.integer], unknown: NDArray[np.bool_]
 ) -> Iterator[tuple[Window, NDArray[np.bool_], NDArray[np.float32]]]:
     """Measure how deep the pixels of each object lie inside it.
 
-    Args:
-        objects: (H, W) ids; 0 is no object.
-        unknown: (H, W) unlabelled pixels: neither part of an object nor its contour.
-        only: The ids to measure; None: all.
+    Pixels that are ``unknown`` are neither part of an object nor its contour.
 
     Yields:
         For each object its window, which pixels of the window belong to it, and the distance of
@@ -82,8 +77,6 @@ def measure_depths(
     """
     shape, any_unknown = objects.shape, bool(unknown.any())
     for number, window in iterate_windows(objects, 0):
-        if only is not None and number not in only:
-            continue
         pad = 1  # the nearest pixel outside an object touches it ...
         while True:
             wide = widen_window(window, pad, shape)

@@ -6,7 +6,7 @@ and no object has the id 255: it stays 'not labelled', as in label maps.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -23,18 +23,18 @@ _TABLE = 2**20  # up to this value a table is faster than sorting
 
 
 def number_objects(
-    mask: NDArray[Any], ignored: Collection[int] = (), background: Collection[int] = ()
+    mask: NDArray[Any], label_map: Mapping[int, int] | None = None
 ) -> NDArray[np.uint16]:
     """Number the objects of a file 1, 2, ... without 255, in the order of their values.
 
     Args:
         mask: (H, W) integers or bool. Every value but 0 is one object, including 255, unless the
-            arguments say otherwise; an object may be in several pieces.
-        ignored: Values of unlabelled pixels; they become 255.
-        background: Values besides 0 that belong to no object.
+            map says otherwise; an object may be in several pieces.
+        label_map: IGNORE_INDEX for values of unlabelled pixels, which become 255; 0 for values
+            besides 0 that belong to no object.
 
     Example:
-        >>> number_objects(np.array([[0, 7, 70000], [-1, 255, 7]]), ignored=[-1])
+        >>> number_objects(np.array([[0, 7, 70000], [-1, 255, 7]]), {-1: 255})
         array([[  0,   1,   3],
                [255,   2,   1]], dtype=uint16)
     """
@@ -49,14 +49,15 @@ def number_objects(
     small = mask.min() >= 0 and mask.max() < _TABLE
     values = np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)
     known = [int(value) for value in values]
-    no_object = {0, *background, *ignored}
-    objects = np.array([value not in no_object for value in known])
-    negative = [value for value, is_object in zip(known, objects, strict=True) if is_object]
-    if negative and negative[0] < 0:
+    labels = [(label_map or {}).get(value) for value in known]
+    objects = values != 0
+    objects[[label in (0, IGNORE_INDEX) for label in labels]] = False
+    negative = min(values[objects], default=0)
+    if negative < 0:
         raise SegkitError(
-            f"the mask has the negative value {negative[0]}, but object ids are above 0: say what"
-            f" it means with data.label_map={{{negative[0]}: 255}} (not labelled) or"
-            f" {{{negative[0]}: 0}} (background)."
+            f"the mask has the negative value {negative}, but object ids are above 0: say what it"
+            f" means in the label_map of the data, {{{negative}: 255}} (not labelled) or"
+            f" {{{negative}: 0}} (background)."
         )
     count = int(objects.sum())
     if count > MOST_OBJECTS:
@@ -66,24 +67,12 @@ def number_objects(
         )
     new = np.zeros(len(known), np.uint16)
     new[objects] = make_ids(count)
-    new[[value in ignored for value in known]] = IGNORE_INDEX
+    new[[label == IGNORE_INDEX for label in labels]] = IGNORE_INDEX
     if small:
         table = np.zeros(known[-1] + 1, np.uint16)
         table[values] = new
         return table[mask]
     return new[np.searchsorted(values, mask)]
-
-
-def number_labelled_objects(mask: NDArray[Any], label_map: Mapping[int, int]) -> NDArray[np.uint16]:
-    """:func:`number_objects` for a mask in which some values are labels, not objects.
-
-    ``label_map`` holds IGNORE_INDEX for values that are unlabelled, 0 for those of the background.
-    """
-    ignored, background = (
-        [value for value, known in label_map.items() if known == label]
-        for label in (IGNORE_INDEX, 0)
-    )
-    return number_objects(mask, ignored, background)
 
 
 def make_ids(count: int) -> NDArray[np.uint16]:

@@ -55,12 +55,10 @@ class WeightMap:
         ids: NDArray[np.integer],
         outside: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
-        """The weights of an image, (H, W), 0 where unlabelled.
+        """The weights of an image, (H, W), 0 where ``classes`` are unlabelled.
 
-        Args:
-            classes: (H, W) labels to balance, IGNORE_INDEX where unlabelled.
-            ids: (H, W) objects, 0 the background.
-            outside: Which pixels have the second term, (H, W); None: the background.
+        The second term is that of the objects of ``ids``, at the pixels ``outside`` or, without
+        them, on the background.
         """
         labelled = classes != IGNORE_INDEX
         weight = balance_classes(classes)[classes] if self.balance else labelled.astype(np.float32)

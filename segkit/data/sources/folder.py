@@ -348,17 +348,11 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:
-    """Divide samples by fractions.
+    """Divide samples by fractions; a split has at least one sample unless its fraction is 0.
 
-    Args:
-        samples: The samples.
-        val, test: Fraction of samples; at least one sample unless it is 0.
-        seed: Seed of a random split. None takes the last samples in natural order of their names,
-            first validation, then test.
-
-    Returns:
-        The samples by split, each sorted by name. If there are too few samples, all of them are in
-        "train" and the check reports the empty splits.
+    Without a seed, the last samples in natural order of their names are taken, first validation,
+    then test. Splits are sorted by name. If there are too few samples, all of them are in "train"
+    and the check reports the empty splits.
     """
     order = sorted(samples, key=natural_key)
     if seed is not None:
@@ -376,12 +370,7 @@ def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: li
 
     A name is any unambiguous end of a sample's path, with or without the extension:
     ``images/a/1.png``, ``a/1`` and ``1`` may name the same file. The name of a stack names all its
-    pages, ``stack.tif#0003`` one page.
-
-    Args:
-        samples: The samples.
-        lists: The text files.
-        problems: Unknown and ambiguous names are added to it.
+    pages, ``stack.tif#0003`` one page. Unknown and ambiguous names are added to the problems.
 
     Raises:
         SegkitError: A list does not exist or is not a text file.

@@ -99,7 +99,7 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
                 f"data.val_sequences and data.test_sequences both contain '{min(both)}': a sequence"
                 " belongs to one split."
             )
-        self.mode, self.root, self.truth = mode, root, truth
+        self.root, self.truth = root, truth
         self.held_out: dict[Split, tuple[str, ...] | None] = {
             "val": val_sequences,
             "test": test_sequences,

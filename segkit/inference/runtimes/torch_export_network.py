@@ -74,21 +74,17 @@ class TorchExportNetwork(ExportedNetwork):
 def _refuse_pickles(entries: dict[str, bytes], path: Path) -> None:
     """Refuse files that only unpickling could read: that may run code."""
     for name, content in entries.items():
-        refused = ""
+        is_pickled = False
         if name.endswith("_config.json"):
-            pickled = [
-                key
-                for key, entry in json.loads(content).get("config", {}).items()
-                if isinstance(entry, dict) and entry.get("use_pickle")
-            ]
-            refused = ", ".join(pickled)
+            listed = json.loads(content).get("config", {}).values()
+            is_pickled = any(isinstance(e, dict) and e.get("use_pickle") for e in listed)
         elif name.endswith(".pt"):
             try:
                 torch.load(io.BytesIO(content), weights_only=True)
-            except Exception:
-                refused = name
-        if refused:
+            except Exception:  # whatever torch does not take for plain tensors
+                is_pickled = True
+        if is_pickled:
             raise SegkitError(
-                f"{path} holds pickled objects ({refused}), which could run code when they are"
-                " read. Export the checkpoint again, to ONNX for instance."
+                f"{path} holds pickled objects ({name}), which could run code when they are read."
+                " Export the checkpoint again, to ONNX for instance."
             )

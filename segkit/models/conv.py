@@ -170,7 +170,7 @@ class JoinBlock(ConvBlock):
             skip = crop_to(skip, (x.shape[-2] * up.factor, x.shape[-1] * up.factor))
         if self.takes_fast_path(x):
             return activation(norm(self._join(x, skip)))
-        x = up(x)
+        x = up(x)  # (B, in_channels, f h, f w)
         return activation(norm(convolve(x if skip is None else torch.cat([skip, x], dim=1))))
 
     def takes_fast_path(self, x: Tensor) -> bool:
@@ -206,7 +206,9 @@ class JoinBlock(ConvBlock):
     def _join(self, x: Tensor, skip: Tensor | None) -> Tensor:
         own, upsampled = self._make_kernels()
         bias, padding = self.convolution.bias, int(self.convolution.padding[0])
-        joined = F.conv_transpose2d(x, upsampled, bias, stride=2, padding=2 - padding)
+        joined = F.conv_transpose2d(
+            x, upsampled, bias, stride=2, padding=2 - padding
+        )  # (B, out, H, W)
         return joined if skip is None else joined.add_(F.conv2d(skip, own, padding=padding))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segkit.core.errors import SegkitError
+from segkit.models.contract import check_head, check_neck, is_foreign
 from segkit.models.conv import crop_to
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head
@@ -89,7 +90,7 @@ class Segmenter(nn.Module):
         """Height and width of a small image that the network takes."""
         if self.encoder.padding == "valid":
             return (valid_input(64, len(self.encoder.strides)),) * 2
-        return self.encoder.fixed_size or (2 * self._multiple,) * 2
+        return self.encoder.example_size
 
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -161,7 +162,8 @@ def create_model(
             (unless the encoder's own option gives another).
 
     Raises:
-        SegkitError: A name or an option is unknown, or the parts do not fit each other.
+        SegkitError: A name or an option is unknown, the parts do not fit each other, or one from
+            outside segkit gives maps of other shapes than it declares.
 
     Example:
         >>> import torch
@@ -176,6 +178,7 @@ def create_model(
     # report unknown names before weights are downloaded
     neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
     Head.resolve(head_name, {})
+    trusted = isinstance(encoder, Encoder)  # that of a checkpoint, for which nothing is run
     if not isinstance(encoder, Encoder):
         if img_size is not None and options.get("img_size") is None:
             member, _ = Encoder.resolve(name, {})
@@ -196,6 +199,8 @@ def create_model(
     built_neck = Neck.build(
         neck_name, channels=encoder.channels, strides=encoder.strides, **neck_options
     )
+    if is_foreign(built_neck) and not trusted:
+        check_neck(encoder, built_neck)
 
     if head_options.get("num_classes") is None:
         head_options.pop("num_classes", None)
@@ -210,6 +215,9 @@ def create_model(
     heads = []
     for width in widths[: auxiliary + 1]:
         heads.append(Head.build(head_name, in_channels=width, **head_options))
+    if is_foreign(heads[0]) and not trusted:
+        for built_head, level in zip(heads, check_neck(encoder, built_neck), strict=False):
+            check_head(built_head, level)
     return Segmenter(encoder, built_neck, heads[0], heads[1:])
 
 

@@ -1,7 +1,6 @@
 """What every encoder, neck and head promises, for each preset in conf/ and each registered name.
 
-By default small encoders meet one neck each, and the necks meet pyramids without an encoder. All
-combinations are nightly.
+By default small encoders meet one neck each. All combinations are nightly.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ PRESETS = sorted(path.stem for path in (CONF / "encoder").glob("*.yaml") if path
 NECKS, HEADS = Neck.names(), Head.names()
 UPSAMPLES = ("nearest", "bilinear", "deconv")
 NORMS = ("batch", "group", "instance", "layer")
-PYRAMIDS = [(1, 2, 4, 8, 16), (4, 8, 16, 32)]  # of the 2015 stack and of a ConvNeXt
 SMALL = ("test_resnet", "test_efficientnet", "test_convnext")  # one for each neck
 ENCODERS = [*PRESETS, *SMALL]
 
@@ -234,52 +232,6 @@ def test_number_types_and_one_whole_graph(preset, neck):
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
-
-
-class Decoder(nn.Module):
-    """A neck and a head, for the compilers alone."""
-
-    def __init__(self, neck: Neck, head: Head) -> None:
-        super().__init__()
-        self.neck, self.head = neck, head
-
-    def forward(self, maps):
-        return self.head.activate(self.head(self.neck(maps)))
-
-
-@pytest.mark.parametrize(
-    ("strides", "neck", "upsample", "head"),
-    cross(
-        PYRAMIDS,
-        NECKS,
-        UPSAMPLES,
-        HEADS,
-        by_default=lambda strides, neck, upsample, head: (
-            NECKS.index(neck) == UPSAMPLES.index(upsample) == HEADS.index(head)
-            and PYRAMIDS.index(strides) == NECKS.index(neck) % 2
-        ),
-    ),
-)
-@pytest.mark.slow
-@compilers
-def test_decoders_train_export_and_compile(strides, neck, upsample, head):
-    channels = tuple(range(4, 4 + len(strides)))
-    maps = [
-        torch.rand(2, c, 2 * strides[-1] // s, 2 * strides[-1] // s)
-        for c, s in zip(channels, strides, strict=True)
-    ]
-    options = {"width": 8, "merge_width": 4} if neck == "fpn" else {}
-    model = Decoder(*decoder(channels, strides, neck, upsample, head, **options))
-    model(maps).square().mean().backward()
-    assert without_gradient(model) == []
-    model.eval()
-    torch._dynamo.reset()
-    with torch.no_grad():
-        expected = model(maps)
-        program = torch.export.export(model, (maps,), strict=True)
-        torch.testing.assert_close(program.module()(maps), expected)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(maps), expected)
 
 
 @pytest.mark.parametrize("neck", NECKS)

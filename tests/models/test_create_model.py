@@ -15,6 +15,8 @@ import segkit
 import segkit.models
 from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
 
 SMALL = {"name": "test_resnet", "pretrained": False}
 MODULES = [
@@ -109,19 +111,92 @@ def test_recomputing_changes_nothing_but_what_is_kept(neck):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_a_third_party_encoder_neck_and_head_meet_the_same_contract():
-    class Half(Encoder, name="half_for_this_test"):
-        def __init__(self, in_channels: int = 3, depth: int = 1, pretrained: bool = False) -> None:
-            super().__init__()
-            self.conv = torch.nn.Conv2d(in_channels, 6, 2, stride=2)
-            self.channels, self.strides = (6,), (2,)
+class Given(Encoder, name="given_for_this_test"):
+    """Gives maps of any shapes, whatever it declares."""
 
-        def forward(self, x):
-            return [self.conv(x)]
+    def __init__(self, channels=(4, 8), strides=(2, 4), maps=None, in_channels: int = 3) -> None:
+        super().__init__()
+        self.channels, self.strides, self.maps = channels, strides, maps
 
-    try:
-        for neck in ("unet", "fpn", "fcn"):
-            model = segkit.create_model("half_for_this_test", neck, in_channels=5)
-            assert model(torch.rand(1, 5, 7, 9)).shape == (1, 1, 7, 9)
-    finally:
-        del Encoder._members["half_for_this_test"]
+    def forward(self, x):
+        shapes = [(4, 2), (8, 4)] if self.maps is None else self.maps
+        if isinstance(shapes, str):
+            return shapes
+        return [x.new_zeros(len(x), c, x.shape[2] // s, x.shape[3] // s) for c, s in shapes]
+
+
+class GivenNeck(Neck, name="given_for_this_test"):
+    def __init__(self, channels, strides, out_channels: int = 4, out_stride: int = 2) -> None:
+        super().__init__()
+        if out_channels:
+            self.out_channels = out_channels
+        self.out_stride = out_stride
+
+    def forward(self, maps):
+        return maps[0]
+
+
+class GivenHead(Head, name="given_for_this_test"):
+    mode = "binary"
+
+    def __init__(self, in_channels, num_classes: int = 2, num_logits: int = 1) -> None:
+        super().__init__()
+        self.num_classes, self.num_logits = num_classes, num_logits
+
+    def forward(self, x):
+        return x[:, :1]
+
+    def activate(self, logits):
+        return logits.sigmoid()
+
+    def decide(self, probabilities):
+        return (probabilities[:, 0] > 0.5).long()
+
+
+GIVEN = "given_for_this_test"
+MEMBERS = [(family, family._members.pop(GIVEN)) for family in (Encoder, Neck, Head)]
+FOUND = r"\(1, 3, 8, 8\) into \(1, 4, 4, 4\), \(1, 8, 2, 2\)"
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The members above, known for one test."""
+    for family, member in MEMBERS:
+        monkeypatch.setitem(family._members, GIVEN, member)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "neck", "head", "message"),
+    [
+        ({"maps": [(4, 2)]}, {}, {}, r"into \(1, 4, 4, 4\), but .*\(1, 4, 4, 4\), \(1, 8, 2, 2\)"),
+        (
+            {"maps": [(8, 4), (4, 2)]},
+            {},
+            {},
+            r"channels=\(4, 8\) and strides=\(2, 4\).* finest first",
+        ),
+        ({"channels": (4, 9)}, {}, {}, rf"{GIVEN}' \(Given\) turns {FOUND}.*\(1, 9, 2, 2\)"),
+        ({"strides": (1, 4)}, {}, {}, rf"{FOUND}.*strides=\(1, 4\).*\(1, 4, 8, 8\)"),
+        ({"maps": "none"}, {}, {}, "a str instead of a list"),
+        ({"maps": [(-4, 2)]}, {}, {}, "fails for an input of the shape .*negative"),
+        ({"channels": (4,)}, {}, {}, "one of each for every map"),
+        ({"strides": (2, 3)}, {}, {}, "each divide the next"),
+        ({"channels": 4}, {}, {}, "channels=4 and strides"),
+        ({}, {"out_channels": 5}, {}, r"neck .*into \(1, 4, 4, 4\), but .* out_channels=5"),
+        ({}, {"out_stride": 4}, {}, "neck .*out_stride=4"),
+        ({}, {"out_channels": 0}, {}, "no attribute 'out_channels'"),
+        ({}, {}, {"num_logits": 2}, r"head .*num_logits=2, which is \(1, 2, 4, 4\)"),
+    ],
+)
+@pytest.mark.usefixtures("given")
+def test_parts_that_give_other_maps_than_they_declare_are_errors(encoder, neck, head, message):
+    parts = [{"name": GIVEN, **options} for options in (encoder, neck, head)]
+    with pytest.raises(SegkitError, match=message):
+        segkit.create_model(*parts)
+    assert segkit.create_model(GIVEN, GIVEN, GIVEN)(torch.rand(1, 3, 9, 8)).shape == (1, 1, 9, 8)
+
+
+@pytest.mark.usefixtures("given")
+def test_nothing_is_run_for_an_encoder_that_is_already_built():
+    built = Encoder.rebuild(GIVEN, {}, maps="none")
+    assert segkit.create_model(built, GIVEN, GIVEN).encoder is built

@@ -83,21 +83,17 @@ def test_the_fpn_of_the_papers_has_their_widths():
     assert sum(p.numel() for p in neck.parameters()) == expected
 
 
-def test_the_fpn_leaves_out_maps_finer_than_its_stride():
-    neck = Neck.build("fpn", channels=(4, *CHANNELS), strides=(2, *STRIDES))
-    assert len(neck.laterals) == 4
-    assert neck.out_stride == 4
-    finer = Neck.build("fpn", channels=(4, *CHANNELS), strides=(2, *STRIDES), out_stride=2)
-    assert len(finer.laterals) == 5
-    assert finer.out_stride == 2
-    two = Neck.build("fpn", channels=(4, 8), strides=(1, 2))  # two remain whatever their strides
-    assert (len(two.laterals), two.out_stride) == (2, 1)
-
-
-def test_addition_needs_fewer_parameters_than_concatenation():
-    wide = {"channels": (64, 128, 256, 512, 1024), "strides": (1, 2, 4, 8, 16)}
-    fpn, unet = Neck.build("fpn", **wide), Neck.build("unet", **wide)
-    assert sum(p.numel() for p in fpn.parameters()) < sum(p.numel() for p in unet.parameters()) / 2
+@pytest.mark.parametrize(
+    ("strides", "options", "laterals", "out_stride"),
+    [
+        ((2, *STRIDES), {}, 4, 4),
+        ((2, *STRIDES), {"out_stride": 2}, 5, 2),
+        ((1, 2), {}, 2, 1),  # two remain whatever their strides
+    ],
+)
+def test_the_fpn_leaves_out_maps_finer_than_its_stride(strides, options, laterals, out_stride):
+    neck = Neck.build("fpn", channels=(4,) * len(strides), strides=strides, **options)
+    assert (len(neck.laterals), neck.out_stride) == (laterals, out_stride)
 
 
 def test_the_fcn_is_the_written_out_network():
@@ -131,12 +127,17 @@ def test_upsampling(factor):
     assert torch.equal(nearest(x), x.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
     bilinear = Upsample(5, factor, "bilinear")
     assert bilinear(x).shape == nearest(x).shape
-    assert torch.equal(bilinear(torch.ones(1, 5, 2, 2)), torch.ones(1, 5, 2 * factor, 2 * factor))
+    # it interpolates between the centres of pixels
+    assert Upsample(1, 2, "bilinear")(torch.tensor([[[[0.0, 4.0]]]]))[0, 0, 0].tolist() == [
+        0,
+        1,
+        3,
+        4,
+    ]
     for fixed in (nearest, bilinear):
         assert list(fixed.parameters()) == []
         assert fixed.out_channels == 5
     deconv = Upsample(5, factor, "deconv", out_channels=3)
-    assert deconv.out_channels == 3
     y = deconv(x)
     assert y.shape == (2, 3, 3 * factor, 4 * factor)
     # each output pixel sees the one input pixel under it
@@ -144,11 +145,6 @@ def test_upsampling(factor):
     expected = torch.einsum("i,io->o", x[0, :, 1, 2], weight[:, :, factor - 1, 0])
     actual = y[0, :, 2 * factor - 1, 2 * factor] - deconv.deconv.bias
     torch.testing.assert_close(actual, expected)
-
-
-def test_bilinear_upsampling_interpolates_between_centres():
-    x = torch.tensor([[[[0.0, 4.0]]]])
-    assert Upsample(1, 2, "bilinear")(x)[0, 0, 0].tolist() == [0, 1, 3, 4]
 
 
 @pytest.mark.parametrize(

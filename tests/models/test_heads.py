@@ -9,31 +9,27 @@ from segkit.core.errors import SegkitError
 from segkit.models.heads import Head
 
 
-def test_binary_decides_above_its_threshold():
-    head = Head.build("binary", in_channels=4, threshold=0.7)
-    logits = torch.tensor([[[[-1.0, 0.5, 2.0]]]])
+@pytest.mark.parametrize(
+    ("name", "options", "activate", "decide"),
+    [
+        ("binary", {"threshold": 0.7}, torch.sigmoid, lambda p: (p[:, 0] > 0.7).long()),
+        ("multiclass", {"num_classes": 3}, lambda x: x.softmax(1), lambda p: p.argmax(1)),
+        (
+            "multilabel",
+            {"num_classes": 3, "threshold": 0.25},
+            torch.sigmoid,
+            lambda p: (p > 0.25).long(),
+        ),
+    ],
+)
+def test_probabilities_and_labels(name, options, activate, decide):
+    head = Head.build(name, in_channels=4, **options)
+    logits = torch.randn(2, head.num_logits, 5, 6)
     probabilities = head.activate(logits)
-    torch.testing.assert_close(probabilities, 1 / (1 + torch.exp(-logits)))
-    assert head.decide(probabilities).tolist() == [[[0, 0, 1]]]
-    assert (head.mode, head.num_classes, head.num_logits) == ("binary", 2, 1)
-
-
-def test_multiclass_takes_the_most_probable_class():
-    head = Head.build("multiclass", in_channels=4, num_classes=3)
-    logits = torch.randn(2, 3, 5, 6)
-    probabilities = head.activate(logits)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, 5, 6))
-    assert torch.equal(head.decide(probabilities), logits.argmax(1))
-    assert (head.mode, head.num_classes, head.num_logits) == ("multiclass", 3, 3)
-
-
-def test_multilabel_decides_each_class_for_itself():
-    head = Head.build("multilabel", in_channels=4, num_classes=3, threshold=0.25)
-    logits = torch.randn(2, 3, 5, 6)
-    probabilities = head.activate(logits)
-    torch.testing.assert_close(probabilities, torch.sigmoid(logits))
-    assert torch.equal(head.decide(probabilities), (probabilities > 0.25).long())
-    assert (head.mode, head.num_classes, head.num_logits) == ("multilabel", 3, 3)
+    torch.testing.assert_close(probabilities, activate(logits))
+    assert torch.equal(head.decide(probabilities), decide(probabilities))
+    numbers = (2, 1) if name == "binary" else (3, 3)
+    assert (head.mode, head.num_classes, head.num_logits) == (name, *numbers)
 
 
 @pytest.mark.parametrize("name", Head.names())

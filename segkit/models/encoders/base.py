@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
 from segkit.core.registry import Registrable
+from segkit.models.contract import check_encoder, is_foreign
 from segkit.models.conv import Norm, Padding
 from segkit.models.encoders.freezing import find_frozen_modules, find_parameters
 from segkit.models.sizes import valid_input
@@ -68,12 +69,15 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
             options: Those of the constructor.
 
         Raises:
-            SegkitError: The name or an option is unknown or wrong, or it cannot be built.
+            SegkitError: The name or an option is unknown or wrong, it cannot be built, or the maps
+                of an encoder from outside segkit are not those that it declares.
         """
         member, options = cls.bind(name, {**options, "freeze": freeze})
         freeze = options.pop("freeze")
         encoder = member(**options)
         encoder.in_channels = options.get("in_channels", encoder.in_channels)
+        if is_foreign(encoder):
+            check_encoder(encoder)
         if freeze not in ("none", 0):
             encoder.freeze(freeze)
         return encoder
@@ -162,7 +166,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         self.requires_grad_(True)
         self._frozen = ()
         if stages not in ("none", 0):
-            x = torch.zeros(1, self.in_channels, *self._example_size())
+            x = torch.zeros(1, self.in_channels, *self.example_size)
             frozen = self.backbone_parameters()
             if isinstance(stages, int):
                 frozen = find_parameters(self, x, frozen, stages)
@@ -182,8 +186,9 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
             module.training = False
         return self
 
-    def _example_size(self) -> tuple[int, int]:
-        """The smallest input size (H, W) that every encoder takes."""
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """The smallest input size (H, W) that the encoder takes."""
         if self.padding == "valid":
             side = valid_input(1, len(self.strides))
             return side, side

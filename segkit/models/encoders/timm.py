@@ -183,7 +183,7 @@ class TimmEncoder(Encoder, name="timm"):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
-        maps: list[Tensor] = self.backbone(x)
+        maps: list[Tensor] = self.backbone(x)  # [(B, c_i, h_i, w_i)], or [(B, h_i, w_i, c_i)]
         if self._found.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         if not self._found.exact:  # unpadded convolutions: resize the maps to the grid

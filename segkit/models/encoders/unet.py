@@ -67,7 +67,7 @@ class UNetEncoder(Encoder, name="unet"):
         """(B, in, H, W) -> [(B, width * s, H / s, W / s) for s in 1, 2, 4 ...], less if valid."""
         maps = []
         for level, block in enumerate(self.levels):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            x = block(x if level == 0 else F.max_pool2d(x, 2))  # (B, width * s, H / s, W / s)
             maps.append(x)
         maps[-1] = self.dropout(maps[-1])
         return maps

@@ -42,5 +42,5 @@ class FCNNeck(Neck, name="fcn"):
         scores = [conv(m) for conv, m in zip(self.scores, maps[-3:], strict=True)]
         x = scores[-1]
         for score, up in zip(scores[-2::-1], reversed(self.ups), strict=True):
-            x = score + up(x)
+            x = score + up(x)  # (B, width, H / s_i, W / s_i)
         return x

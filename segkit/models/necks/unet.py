@@ -98,6 +98,7 @@ class UNetNeck(Neck, name="unet"):
         steps = []
         for up, block, skip in zip(self.ups, self.convs, self._skips, strict=True):
             join, conv = block.children()
-            x = conv(join(x, up, None if skip is None else maps[skip]))
+            skipped = None if skip is None else maps[skip]
+            x = conv(join(x, up, skipped))  # (B, width * s, H / s, W / s)
             steps.append(x)
         return steps[::-1] or [x]

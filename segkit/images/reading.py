@@ -346,7 +346,8 @@ def wrap_errors(file: File) -> Iterator[None]:
         raise SegkitError(f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.") from error
+        remedy = " Save it again with deflate or LZW." if "not supported" in reason else ""
+        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.{remedy}") from error
     finally:
         _thread.is_reading = before
 

@@ -30,8 +30,6 @@ CHUNK = 1024
 """The side of a zarr's chunks, in pixels."""
 
 _CLASSIC = 2**32 - 2**26  # bytes that fit into a TIFF with 32-bit offsets, less its own tables
-_SUFFIXES = (".tif", ".tiff", ".zarr")
-_DTYPES = (np.uint8, np.uint16, np.int32, np.float32)
 
 Window = tuple[int, int, int, int]
 """Top, left, bottom and right; the last two are outside."""
@@ -102,13 +100,13 @@ class WindowFile:
 
     Args:
         path: ends in .tif, .tiff or .zarr; folders above it are created.
-        shape: (H, W) or (N, H, W).
+        shape: (H, W) or (N, H, W), not empty.
         dtype: uint8, uint16, int32 or float32.
         pyramid: whether to add smaller levels, for viewers.
 
     Raises:
-        SegkitError: for another suffix, shape or dtype; on entering also where the folder cannot be
-            written to, the disk is too full, or something else has the file's name.
+        SegkitError: on entering, where the folder cannot be written to, the disk is too full, or
+            something else has the file's name.
 
     Example:
         >>> with WindowFile("mask.tif", (20_000, 20_000), "uint8", pyramid=True) as file:
@@ -126,18 +124,7 @@ class WindowFile:
     ) -> None:
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
         self._pyramid = pyramid
-        suffix = self.path.suffix.lower()
-        if suffix not in _SUFFIXES:
-            raise SegkitError(
-                f"{path}: files are written by windows as .tif, .tiff or .zarr, not as '{suffix}'."
-            )
-        if self.dtype not in _DTYPES:
-            raise SegkitError(
-                f"{path}: pixels are uint8, uint16, int32 or float32, not {self.dtype}."
-            )
-        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
-            raise SegkitError(f"{path}: the shape is (H, W) or (N, H, W), not {self.shape}.")
-        self._is_zarr = suffix == ".zarr"
+        self._is_zarr = self.path.suffix.lower() == ".zarr"
         self._layers = self.shape[0] if len(self.shape) == 3 else 1
         self._scratch: Scratch | None = None
         self._written: set[Window] = set()
@@ -147,8 +134,7 @@ class WindowFile:
 
         The block is (h, w) or (N, h, w), like the file, of its dtype or one that fits into it.
         """
-        if self._scratch is None:
-            raise SegkitError(f"{self.path}: windows can only be written inside its with block.")
+        assert self._scratch is not None, "windows are written inside the with block"
         H, W = self.shape[-2:]
         height, width = block.shape[-2:]
         fits = block.shape == (*self.shape[:-2], height, width) and block.size > 0

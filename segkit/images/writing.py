@@ -72,18 +72,9 @@ def write_image(path: str | Path, image: Array) -> None:
         image: uint8, (H, W, 3) RGB, (H, W, 4) RGBA, (H, W, 1) or (H, W) grey.
 
     Raises:
-        SegkitError: for another suffix, shape or dtype, and if the file cannot be written.
+        SegkitError: The file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise SegkitError(f"{path}: pictures are written as .png, not as '{path.suffix}'.")
     flat = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    shaped = flat.ndim == 2 or (flat.ndim == 3 and flat.shape[2] in (3, 4))
-    if not shaped or flat.size == 0 or flat.dtype != np.uint8:
-        raise SegkitError(
-            f"{path}: a picture must be uint8 (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), "
-            f"not {image.dtype} {image.shape}."
-        )
     buffer = io.BytesIO()
     fromarray(flat).save(buffer, "PNG", compress_level=FAST)
     write_whole(path, buffer.getvalue())

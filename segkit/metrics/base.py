@@ -86,13 +86,7 @@ def check_classes(mode: Mode, num_classes: int) -> None:
 
 def name_entries(names: tuple[str, ...], counts: NDArray[np.float64]) -> Sums:
     """Split counts (..., K) along the last axis into K entries (...) by name."""
-    counts = np.asarray(counts, np.float64)
-    if counts.ndim == 0 or counts.shape[-1] != len(names):
-        raise SegkitError(
-            f"the counts have the shape {counts.shape}, but their last axis needs {len(names)}"
-            " entries: give sums of what the counting function returned."
-        )
-    return dict(zip(names, np.moveaxis(counts, -1, 0), strict=True))
+    return dict(zip(names, np.moveaxis(np.asarray(counts, np.float64), -1, 0), strict=True))
 
 
 def divide(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:

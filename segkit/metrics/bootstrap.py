@@ -61,10 +61,6 @@ def estimate_intervals(
     """
     if not len(statistics):
         raise SegkitError("there is no image to draw from: give the statistics of at least one.")
-    if samples < 1:
-        raise SegkitError(f"samples is {samples}: give the number of samples, such as 1000.")
-    if not 0 < level < 1:
-        raise SegkitError(f"level is {level}: give a confidence between 0 and 1, such as 0.95.")
     drawn = [dict(scores(sums)) for sums in _draw_sums(statistics, samples, seed)]
     tails = [(1 - level) / 2, (1 + level) / 2]
     found = {}

@@ -39,12 +39,11 @@ def count_boundaries(
     mode: Mode,
     num_classes: int,
     tolerance: float | None = None,
-    ignore_index: int = IGNORE_INDEX,
 ) -> NDArray[np.float64]:
     """Count what the scores of boundaries need from one image; add the counts of images.
 
     A pixel is on the boundary of its class if one of its four neighbours has another class. The
-    border of the image is no boundary. Pixels labelled ``ignore_index`` in the truth are removed
+    border of the image is no boundary. Pixels that the truth ignores are removed
     from both maps: there is no boundary in them or against them.
 
     Args:
@@ -55,7 +54,6 @@ def count_boundaries(
         num_classes: N. Binary: 2 or 1, with the same meaning.
         tolerance: Accepted distance between boundaries, in pixels, at least 0; None: 0.75 % of the
             image's diagonal.
-        ignore_index: Label of pixels that do not count.
 
     Returns:
         (C, 7), with C = N classes, or for binary the foreground alone. The last axis follows
@@ -63,14 +61,12 @@ def count_boundaries(
         true ones within the tolerance, all true ones; the 95 % Hausdorff distance, or 0; 1 if it is
         defined; 1 if only one of the two boundaries exists.
     """
-    labels, truth = _check_labels(labels, truth, mode, num_classes, ignore_index)
+    labels, truth = _check_labels(labels, truth, mode, num_classes)
     if tolerance is None:
         tolerance = TOLERANCE * math.hypot(*truth.shape[-2:])
-    elif not tolerance >= 0:
-        raise SegkitError(f"tolerance is {tolerance}: give a number of pixels, 0 or more.")
     rows = []
     for predicted, true in zip(labels, truth, strict=True):  # (H, W) each
-        valid = true != ignore_index
+        valid = true != IGNORE_INDEX
         ours, theirs = _find_boundary(predicted, valid), _find_boundary(true, valid)
         classes = range(num_classes) if mode == "multiclass" else (1,)
         rows += _count_classes(ours, theirs, classes, tolerance)
@@ -148,14 +144,12 @@ class BoundaryMetric(Metric, name="boundary"):
         }
 
 
-def _check_labels(
-    labels: Map, truth: Map, mode: Mode, num_classes: int, ignore_index: int
-) -> tuple[Map, Map]:
+def _check_labels(labels: Map, truth: Map, mode: Mode, num_classes: int) -> tuple[Map, Map]:
     """Check the prediction and the truth; returns them as (1, H, W) or for multilabel (N, H, W)."""
     check_classes(mode, num_classes)
     if mode == "multilabel" and truth.ndim == 2:
         numbers = np.arange(num_classes).reshape(-1, 1, 1)
-        truth = np.where(truth == ignore_index, ignore_index, truth == numbers)  # (N, H, W)
+        truth = np.where(truth == IGNORE_INDEX, IGNORE_INDEX, truth == numbers)  # (N, H, W)
     layers = (num_classes,) if mode == "multilabel" else ()
     if labels.shape != (*layers, *labels.shape[-2:]) or truth.shape != labels.shape:
         form = f"({num_classes}, H, W)" if mode == "multilabel" else "(H, W)"
@@ -164,7 +158,7 @@ def _check_labels(
             f" '{mode}' takes {form} for both: give the labels of one image."
         )
     highest = num_classes - 1 if mode == "multiclass" else 1
-    valid = truth != ignore_index
+    valid = truth != IGNORE_INDEX
     for what, values in (("prediction", labels), ("truth", truth)):
         if values.dtype.kind not in "iub":
             raise SegkitError(f"the {what} is {values.dtype}: give the decided labels.")

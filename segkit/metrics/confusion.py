@@ -29,7 +29,7 @@ Counts = NDArray[Any]
 
 
 class ConfusionMatrix(Metric):
-    """Counts of (truth, prediction) over all batches and processes.
+    """Counts of (truth, prediction) over all batches and processes, without ignored pixels.
 
     The counts are integers, so the result is exact and independent of the order and size of the
     batches.
@@ -38,18 +38,16 @@ class ConfusionMatrix(Metric):
         mode: What is decided per pixel: ``binary``, ``multiclass`` or ``multilabel``.
         num_classes: The number of classes. Binary: 2, background and foreground, or 1, the number
             of its channels, with the same meaning.
-        ignore_index: Label of pixels that are not counted.
     """
 
     full_state_update = False
     matrix: Tensor
 
-    def __init__(self, mode: Mode, num_classes: int, ignore_index: int = IGNORE_INDEX) -> None:
+    def __init__(self, mode: Mode, num_classes: int) -> None:
         super().__init__()
         check_classes(mode, num_classes)
         self.mode = mode
         self.num_classes = 2 if mode == "binary" else num_classes
-        self.ignore_index = ignore_index
         N = self.num_classes
         shape = (N, 2, 2) if mode == "multilabel" else (N, N)
         self.add_state("matrix", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -78,9 +76,7 @@ class ConfusionMatrix(Metric):
         B, H, W = labels.shape[0], *labels.shape[-2:]
         check_target(target, self.mode, torch.Size((B, channels, H, W)))
         # checking the values waits for the device, but so does counting
-        truth, valid = split_target(
-            target, self.mode, channels, self.ignore_index, check_values=True
-        )
+        truth, valid = split_target(target, self.mode, channels, IGNORE_INDEX, check_values=True)
         if self.mode == "binary":
             truth, valid = truth.squeeze(1), valid.squeeze(1)
         labels = labels.long()

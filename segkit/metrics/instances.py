@@ -58,16 +58,9 @@ class InstanceScores(Accumulator):
 
     def update(self, counts: NDArray[np.float64]) -> None:
         """Add the :func:`count_objects` of one image, (K,), or of many, (B, K)."""
-        counts = np.asarray(counts, np.float64)
-        K = len(OBJECT_COUNTS)
-        if counts.ndim not in (1, 2) or counts.shape[-1] != K:
-            raise SegkitError(
-                f"InstanceScores takes counts of the shape ({K},) or (B, {K}), not {counts.shape}:"
-                " give the result of count_objects()."
-            )
         whole = np.floor(counts)
         parts = np.stack([whole, np.rint((counts - whole) * _FRACTIONS)]).astype(np.int64)
-        parts = parts.reshape(2, -1, K).sum(axis=1)
+        parts = parts.reshape(2, -1, len(OBJECT_COUNTS)).sum(axis=1)
         # not in place, which torch forbids after a reset in inference mode
         self.sums = self.sums + torch.from_numpy(parts).to(self.sums.device)
 

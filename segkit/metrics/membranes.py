@@ -27,9 +27,7 @@ MEMBRANE_COUNTS = (
 """The names of the C entries of :func:`count_membranes` for each threshold."""
 
 
-def count_membranes(
-    truth: NDArray[Any], probability: NDArray[Any], ignore_index: int | None = IGNORE_INDEX
-) -> NDArray[np.float64]:
+def count_membranes(truth: NDArray[Any], probability: NDArray[Any]) -> NDArray[np.float64]:
     """Count what the scores of borders need from one image (a slice of a stack), per threshold.
 
     The predicted objects are the regions above the threshold, connected by edges, not by corners.
@@ -39,9 +37,9 @@ def count_membranes(
     not counted.
 
     Args:
-        truth: (H, W) ids of the true cells, any integer dtype; 0 is the membrane between them.
+        truth: (H, W) ids of the true cells, any integer dtype; 0 is the membrane between them, and
+            255 does not count.
         probability: (H, W) probability of being inside a cell (1 - that of membrane), 0 ... 1.
-        ignore_index: The id of pixels in the truth that do not count; None: all count.
 
     Returns:
         (T, C) float64, in the order of ``THRESHOLDS`` and ``MEMBRANE_COUNTS``.
@@ -49,7 +47,7 @@ def count_membranes(
     check_ids("the truth", truth)
     _check_probability(truth, probability)
     probability = probability.astype(np.float64)  # in a lower precision the last threshold is 1
-    valid = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
+    valid = truth != IGNORE_INDEX
     cells = (truth != 0) & valid
     rows: list[list[float]] = []
     before = -1
@@ -61,7 +59,7 @@ def count_membranes(
             continue
         before = size
         tp, positives = int((inside & cells).sum()), int((inside & valid).sum())
-        counts = _count_regions(truth, inside, ignore_index)
+        counts = _count_regions(truth, inside)
         rows.append([*counts, tp, positives - tp, int(cells.sum()) - tp])
     return np.array(rows, np.float64)
 
@@ -91,11 +89,6 @@ def score_membranes(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         Each score, (...), float64; for one sum of counts an array without axes.
     """
     sums = name_entries(MEMBRANE_COUNTS, counts)
-    if sums["slices"].shape[-1:] != (len(THRESHOLDS),):
-        raise SegkitError(
-            f"the counts have the shape {np.shape(counts)}, but there are {len(THRESHOLDS)}"
-            f" thresholds with {len(MEMBRANE_COUNTS)} counts each: give sums of count_membranes()."
-        )
     scores = {}
     for name in ("v_rand", "v_info"):
         means = divide(sums[name], sums["slices"])  # (..., T)
@@ -180,16 +173,14 @@ def compute_v_info(objects: Overlaps) -> float:
     return float(max(0.0, 2 * (reference + predicted - joint) / (reference + predicted)))
 
 
-def _count_regions(
-    truth: NDArray[Any], inside: NDArray[np.bool_], ignore_index: int | None
-) -> list[float]:
+def _count_regions(truth: NDArray[Any], inside: NDArray[np.bool_]) -> list[float]:
     """Count the slice, V_rand and V_info of thinned borders, and the pairs of the Rand error."""
     from skimage.segmentation import watershed  # slow to import, and few score membranes
 
     regions = ndimage.label(inside)[0]
     thinned = watershed(~inside, regions, connectivity=1, watershed_line=True)
-    objects = count_overlaps(truth, thinned, ignore_index)
-    pairs = count_v_rand(count_overlaps(truth, regions, ignore_index))
+    objects = count_overlaps(truth, thinned)
+    pairs = count_v_rand(count_overlaps(truth, regions))
     together, reference, predicted = count_v_rand(objects)
     if not reference:
         return [0, 0, 0, *pairs]

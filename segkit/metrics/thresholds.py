@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,18 +35,13 @@ class ThresholdCounts(Metric):
             most probable class.
         num_classes: The number of classes. Binary: 2 or 1, with the same meaning.
         thresholds: Ascending numbers between 0 and 1.
-        ignore_index: Label of pixels that do not count.
     """
 
     full_state_update = False
     histogram: Tensor
 
     def __init__(
-        self,
-        mode: Mode,
-        num_classes: int,
-        thresholds: Sequence[float] = THRESHOLDS,
-        ignore_index: int = IGNORE_INDEX,
+        self, mode: Mode, num_classes: int, thresholds: Sequence[float] = THRESHOLDS
     ) -> None:
         super().__init__()
         if mode not in ("binary", "multilabel"):
@@ -56,15 +50,9 @@ class ThresholdCounts(Metric):
                 " are not decided by a threshold."
             )
         check_classes(mode, num_classes)
-        ends = (0.0, *thresholds, 1.0)
-        if not thresholds or not all(a < b for a, b in pairwise(ends)):
-            raise SegkitError(
-                f"the thresholds are {list(thresholds)}: give ascending numbers between 0 and 1."
-            )
         self.mode: Mode = mode
         self.channels = 1 if mode == "binary" else num_classes
         self.thresholds = tuple(thresholds)
-        self.ignore_index = ignore_index
         # pixels of each class and truth by the number of thresholds that they exceed
         shape = (self.channels, 2, len(self.thresholds) + 1)
         self.add_state("histogram", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -89,7 +77,7 @@ class ThresholdCounts(Metric):
                 " not the decided labels."
             )
         check_target(target, self.mode, probabilities.shape)
-        truth, valid = split_target(target, self.mode, C, self.ignore_index, check_values=True)
+        truth, valid = split_target(target, self.mode, C, IGNORE_INDEX, check_values=True)
         thresholds = torch.tensor(self.thresholds, dtype=torch.float32, device=probabilities.device)
         values = probabilities.float().nan_to_num(nan=-1.0).contiguous()
         exceeded = torch.bucketize(values, thresholds)  # (B, C, H, W): how many are below the value

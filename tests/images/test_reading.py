@@ -373,24 +373,20 @@ def test_stacks_and_large_labels_go_into_tiff(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "name", "values"),
+    ("name", "values"),
     [
-        (write_mask, "a.jpg", np.zeros((H, W), np.uint8)),
-        (write_mask, "a.png", np.zeros((2, H, W), np.uint8)),
-        (write_mask, "a.png", np.zeros((H, W), np.float32)),
-        (write_mask, "a.png", np.full((H, W), -1)),
-        (write_mask, "a.png", np.full((H, W), 65_536)),
-        (write_mask, "a.tif", np.full((H, W), 2**31)),
-        (write_mask, "a.tif", np.zeros((0, W), np.uint8)),
-        (write_image, "a.jpg", noise(H, W, 3)),
-        (write_image, "a.png", noise(H, W, 2)),
-        (write_image, "a.png", noise(H, W, 3, dtype="uint16")),
-        (write_image, "a.png", noise(W)),
+        ("a.jpg", np.zeros((H, W), np.uint8)),
+        ("a.png", np.zeros((2, H, W), np.uint8)),
+        ("a.png", np.zeros((H, W), np.float32)),
+        ("a.png", np.full((H, W), -1)),
+        ("a.png", np.full((H, W), 65_536)),
+        ("a.tif", np.full((H, W), 2**31)),
+        ("a.tif", np.zeros((0, W), np.uint8)),
     ],
 )
-def test_values_that_cannot_be_written(tmp_path: Path, write, name: str, values) -> None:
-    with pytest.raises(SegkitError, match=r"a\.(jpg|png|tif)"):
-        write(tmp_path / name, values)
+def test_labels_that_cannot_be_written(tmp_path: Path, name: str, values) -> None:
+    with pytest.raises(SegkitError, match=name):
+        write_mask(tmp_path / name, values)
     assert not list(tmp_path.iterdir())
 
 
@@ -448,6 +444,9 @@ def test_files_that_are_not_images(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "g.tif", noise(H, W))
     with tifffile.TiffFile(tmp_path / "g.tif", mode="r+") as tif:
         tif.pages.first.tags["ImageLength"].overwrite(0)
+    tifffile.imwrite(tmp_path / "h.tif", noise(H, W), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "h.tif", mode="r+") as tif:
+        tif.pages.first.tags["Compression"].overwrite(32771)
     for name, reason in (
         ("a.png", "it is not a PNG, JPEG, TIFF, BMP or WebP"),
         ("b.jpg", ""),
@@ -456,8 +455,11 @@ def test_files_that_are_not_images(tmp_path: Path) -> None:
         ("e.tif", "No such file"),
         ("f.png", f"no pixels, only 0 x {W}"),
         ("g.tif", f"no pixels, only 0 x {W}"),
+        ("h.tif", r"CCIRLEW.* not supported\. Save it again with deflate or LZW"),
     ):
-        for read in (read_image, read_mask, *([open_windows] if name.endswith("tif") else [])):
+        for read in (read_image, read_mask, open_windows):
+            if read is open_windows and name in ("a.png", "b.jpg", "f.png", "h.tif"):
+                continue  # it decodes nothing
             with pytest.raises(SegkitError, match=rf"{name}: cannot be read: .*{reason}"):
                 read(tmp_path / name)
     for data in (b"", b"text", b"\x89PNG", b"II*\0", b"BM", b"RIFF1234"):

@@ -266,20 +266,6 @@ def test_blocks_that_do_not_fit(tmp_path: Path, top: int, left: int, block: np.n
         file.write(top, left, block)
 
 
-def test_files_that_cannot_be_written(tmp_path: Path) -> None:
-    for name, shape, dtype, reason in (
-        ("a.png", (5, 5), "uint8", r"as \.tif, \.tiff or \.zarr, not as '\.png'"),
-        ("a.tif", (5,), "uint8", r"\(H, W\) or \(N, H, W\)"),
-        ("a.tif", (5, 0), "uint8", r"not \(5, 0\)"),
-        ("a.tif", (5, 5), "int64", "not int64"),
-    ):
-        with pytest.raises(SegkitError, match=reason):
-            WindowFile(tmp_path / name, shape, dtype)
-    with pytest.raises(SegkitError, match="inside its with block"):
-        WindowFile(tmp_path / "a.tif", (5, 5), "uint8").write(0, 0, noise(5, 5))
-    only(tmp_path)
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("kind", "side", "reason"),

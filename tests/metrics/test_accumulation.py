@@ -11,7 +11,6 @@ import torch
 from metrics.conftest import CLASSES, random_labels, random_probabilities
 from torchmetrics import MetricCollection
 
-from segkit.core.errors import SegkitError
 from segkit.metrics.confusion import ConfusionMatrix
 from segkit.metrics.instances import OBJECT_COUNTS, InstanceScores, count_objects
 from segkit.metrics.thresholds import ThresholdCounts
@@ -122,10 +121,3 @@ def test_sums_stay_exact_beyond_float32():
     counts[0] = 1.25
     metric.update(counts)
     assert metric.sums[:, 0].tolist() == [2**52 + 1, 2**38]
-
-
-def test_counts_of_another_shape_are_refused():
-    with pytest.raises(SegkitError, match=r"InstanceScores takes counts of the shape"):
-        InstanceScores().update(np.zeros(3))
-    with pytest.raises(SegkitError, match=r"not \(2, 2, "):
-        InstanceScores().update(np.zeros((2, 2, len(OBJECT_COUNTS))))

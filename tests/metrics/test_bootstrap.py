@@ -109,11 +109,6 @@ def test_scores_have_their_intervals(mode):
     assert found["iou"].high == pytest.approx(high, abs=0.15 * (high - low))
 
 
-def test_wrong_settings_are_refused():
-    data = images(5, np.random.default_rng(0))
-    with pytest.raises(SegkitError, match="samples is 0"):
-        interval(data, share, samples=0)
-    with pytest.raises(SegkitError, match="level is 95"):
-        interval(data, share, level=95)
+def test_no_image_is_refused():
     with pytest.raises(SegkitError, match="no image"):
         interval(np.zeros((0, 2)), share)

@@ -186,5 +186,3 @@ def test_the_default_tolerance_is_a_share_of_the_diagonal():
 def test_invalid_inputs_are_refused(labels, truth, mode, message):
     with pytest.raises(SegkitError, match=message):
         count_boundaries(labels, truth, mode, 2)
-    with pytest.raises(SegkitError, match="tolerance is -1"):
-        count_boundaries(TRUTH, TRUTH, "binary", 2, -1)

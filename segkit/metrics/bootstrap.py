@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,6 @@ from segkit.core.errors import SegkitError
 
 SAMPLES = 1000
 LEVEL = 0.95
-
-_WEIGHTS_AT_ONCE = 10_000_000  # 80 MB
 
 
 @dataclass(frozen=True)
@@ -61,29 +59,20 @@ def estimate_intervals(
     """
     if not len(statistics):
         raise SegkitError("there is no image to draw from: give the statistics of at least one.")
-    drawn = [dict(scores(sums)) for sums in _draw_sums(statistics, samples, seed)]
+    generator = np.random.default_rng(seed)
+    images = len(statistics)
+    flat = np.asarray(statistics, np.float64).reshape(images, -1)
+    # how often each image is drawn, times its statistics
+    evenly = np.full(images, 1 / images)
+    sums = np.stack([generator.multinomial(images, evenly) @ flat for _ in range(samples)])
     tails = [(1 - level) / 2, (1 + level) / 2]
     found = {}
-    for name in drawn[0]:
-        values = np.concatenate([part[name] for part in drawn])  # (samples,)
+    for name, values in scores(sums.reshape(samples, *statistics.shape[1:])).items():
         values = values[~np.isnan(values)]
-        if len(statistics) < 2 or not len(values):
+        if images < 2 or not len(values):
             found[name] = Interval(np.nan, np.nan)
             continue
         # no interpolation, which would make NaN of infinite scores
         low, high = np.quantile(values, tails, method="inverted_cdf").tolist()
         found[name] = Interval(low, high)
     return found
-
-
-def _draw_sums(statistics: NDArray[Any], samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield the sums over the images of each sample, some samples at a time."""
-    generator = np.random.default_rng(seed)
-    images = len(statistics)
-    flat = np.asarray(statistics, dtype=np.float64).reshape(images, -1)
-    step = max(1, _WEIGHTS_AT_ONCE // images)
-    for start in range(0, samples, step):
-        count = min(step, samples - start)
-        # how often each image is drawn: all sums are then one matrix product
-        weights = generator.multinomial(images, np.full(images, 1 / images), size=count)
-        yield (weights @ flat).reshape(count, *statistics.shape[1:])

@@ -49,18 +49,11 @@ def count_membranes(truth: NDArray[Any], probability: NDArray[Any]) -> NDArray[n
     probability = probability.astype(np.float64)  # in a lower precision the last threshold is 1
     valid = truth != IGNORE_INDEX
     cells = (truth != 0) & valid
-    rows: list[list[float]] = []
-    before = -1
+    rows = []
     for threshold in THRESHOLDS:
         inside = probability > threshold
-        size = int(inside.sum())
-        if size == before:  # the regions only shrink: an equal size means the same pixels
-            rows.append(rows[-1])
-            continue
-        before = size
-        tp, positives = int((inside & cells).sum()), int((inside & valid).sum())
-        counts = _count_regions(truth, inside)
-        rows.append([*counts, tp, positives - tp, int(cells.sum()) - tp])
+        tp, fp, fn = inside & cells, inside & valid & ~cells, ~inside & cells
+        rows.append([*_count_regions(truth, inside), tp.sum(), fp.sum(), fn.sum()])
     return np.array(rows, np.float64)
 
 

@@ -140,17 +140,10 @@ class ThresholdSweep:
 
 def sweep_thresholds(counter: ThresholdCounts, class_names: Sequence[str]) -> ThresholdSweep:
     """Score all images at each threshold. Binary needs two names, and reports the foreground."""
-    names = tuple(class_names)
-    wanted = 2 if counter.mode == "binary" else counter.channels
-    if len(names) != wanted:
-        raise SegkitError(
-            f"mode '{counter.mode}' was counted with {wanted} classes, but there are {len(names)}"
-            " names: give one name per class, including the background."
-        )
     counts: Counts = counter.compute().numpy(force=True)  # (C, T, 2, 2)
     table = score_classes(counts)
     return ThresholdSweep(
-        names[1:] if counter.mode == "binary" else names,
+        tuple(class_names)[-counter.channels :],
         counter.thresholds,
         {key: table[key] for key in _COLUMNS},
     )

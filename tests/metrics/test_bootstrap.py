@@ -9,7 +9,6 @@ import pytest
 import scipy.stats
 import torch
 
-import segkit.metrics.bootstrap
 from segkit.core.errors import SegkitError
 from segkit.metrics.bootstrap import Interval, estimate_intervals
 from segkit.metrics.confusion import count_classes, score_counts, score_matrix
@@ -71,13 +70,6 @@ def test_samples_without_a_value_are_left_out_and_infinite_ones_kept():
         return np.where(sums[:, 0] > 2, np.inf, sums[:, 0])
 
     assert interval(np.array([[0.0], [1.0], [1.0]]), distance).high == math.inf
-
-
-def test_many_images_are_drawn_in_parts(monkeypatch):
-    data = images(30, np.random.default_rng(0))
-    whole = interval(data, share, samples=101)
-    monkeypatch.setattr(segkit.metrics.bootstrap, "_WEIGHTS_AT_ONCE", 7 * 30)
-    assert interval(data, share, samples=101) == whole
 
 
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])

@@ -120,5 +120,3 @@ def test_wrong_inputs_are_refused():
     ):
         with pytest.raises(SegkitError, match=message):
             metric.update(wrong_probabilities, wrong_target)
-    with pytest.raises(SegkitError, match="one name per class"):
-        sweep_thresholds(metric, ["cell"])

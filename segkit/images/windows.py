@@ -72,10 +72,11 @@ class WindowedImage:
                 f"{self.path}: a window of {height} x {width} at row {top}, column {left} is empty "
                 f"or reaches out of the image of {H} x {W}."
             )
-        if self._windows is None:
+        windows = self._windows
+        if windows is None:
             raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
-            return render(self._windows.read(top, left, height, width))
+            return render(windows.read(top, left, height, width))
 
     def close(self) -> None:
         """Close the file and free what is cached; no window can be read afterwards."""

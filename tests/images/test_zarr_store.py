@@ -59,6 +59,7 @@ def test_zarr_of_two_axes(tmp_path: Path, zarr_format: int, dtype: str) -> None:
         ((H, W, 3), 1, (0, 1, 2)),
         ((5, H, W), 1, (1, 2, 0)),
         ((4, H, W), 1, (1, 2, 0)),
+        ((32, H, W), 1, (1, 2, 0)),
         ((33, H, W), 33, None),
         ((2, 3, H, W), 2, (1, 2, 0)),
         ((2, H, W, 4), 2, (0, 1, 2)),

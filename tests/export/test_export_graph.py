@@ -24,12 +24,14 @@ from segkit.models.segmenter import create_model
 def test_it_pads_and_crops_as_the_network_does(crop, size):
     torch.manual_seed(0)
     model = create_model({"name": "resnet18", "pretrained": False}, "fcn", "binary").eval()
-    x = torch.rand(2, 3, *size)
+    x, seen = torch.rand(2, 3, *size), []
+    model.register_forward_pre_hook(lambda _, given: seen.extend(given[0].shape[-2:]))
     with torch.no_grad():
         expected = model(x)
         for activates in (False, True):
             graph = ExportGraph(model, None, activates, crop)
             torch.testing.assert_close(graph(x), expected.sigmoid() if activates else expected)
+    assert all(side % 32 == 0 and side >= 64 for side in seen[2:])  # it has nothing to pad
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,13 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         card = ModelCard.from_dict(stored[KEY])
     except SegkitError as error:
         raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
-    with plugins.named_by_training(plugins.as_list(card.config.get("plugins"))):
-        try:
-            model = _build(card)
-            options = {key: value for key, value in card.target.items() if key != "name"}
-            Target.bind(card.target["name"], options)
-        except SegkitError as error:
-            raise SegkitError(f"checkpoint {path}: {error}") from error
+    try:
+        model = _build(card)
+        options = {key: value for key, value in card.target.items() if key != "name"}
+        Target.bind(card.target["name"], options)
+    except SegkitError as error:
+        message = f"checkpoint {path}: {error}"
+        raise plugins.name_missing(card.config.get("plugins"), message) from error
     weights = {
         key.removeprefix(PREFIX): value
         for key, value in stored["state_dict"].items()

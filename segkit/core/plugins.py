@@ -16,8 +16,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -147,19 +146,15 @@ def load_named(names: list[str]) -> None:
             ) from error
 
 
-@contextmanager
-def named_by_training(names: Iterable[str]) -> Iterator[None]:
-    """Begin an error with the plugins that a training named, where they are not named now."""
-    try:
-        yield
-    except SegkitError as error:
-        missing = [name for name in names if Path(name).name not in _named]
-        if not missing:
-            raise
-        raise SegkitError(
+def name_missing(names: str | Iterable[object] | None, message: str) -> SegkitError:
+    """Make an error that begins with the plugins that a training named and nobody has named now."""
+    missing = [name for name in as_list(names) if Path(name).name not in _named]
+    if missing:
+        message = (
             f"The training named plugins=[{','.join(missing)}]: name them again, a file by its"
-            f" path. {error}"
-        ) from error
+            f" path. {message}"
+        )
+    return SegkitError(message)
 
 
 @cache

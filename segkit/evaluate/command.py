@@ -55,9 +55,11 @@ def evaluate(config: DictConfig) -> Evaluation:
         _require_data_of_training(data)
     names = card.config.get("metrics", []) if settings.metrics is None else settings.metrics
     masks = "binary" if target.from_ids else card.mode
-    with plugins.named_by_training(plugins.as_list(card.config.get("plugins"))):
+    try:
         source = DataSource.build(data.name, mode=masks, **data.options)
         metrics = make_metrics(names, predictor)
+    except SegkitError as error:
+        raise plugins.name_missing(card.config.get("plugins"), str(error)) from error
     wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
     num_classes = None if target.from_ids else card.num_classes
     summary = check(source, masks, num_classes, () if settings.split == "all" else wanted)

@@ -40,7 +40,7 @@ def read_resumed_config(config: DictConfig) -> TrainConfig:
         )
     stored = OmegaConf.load(folder / "config.yaml")
     assert isinstance(stored, DictConfig)
-    wanted, problems = plugins.as_list(stored.get("plugins")), []
+    wanted, problems = stored.get("plugins"), []
     if HydraConfig.initialized():
         parser = OverridesParser.create()
         for override in parser.parse_overrides(list(HydraConfig.get().overrides.task)):
@@ -53,7 +53,7 @@ def read_resumed_config(config: DictConfig) -> TrainConfig:
                 OmegaConf.update(stored, key, override.value())
         stored.resume = str(folder)
         stored.plugins = config.plugins  # a stored config imports nothing
-    with plugins.named_by_training(wanted):
+    try:
         settings = validate(stored)
         if not HydraConfig.initialized():
             old, settings = settings.to_plain(), validate(take_choices(config, stored))
@@ -63,6 +63,8 @@ def read_resumed_config(config: DictConfig) -> TrainConfig:
                 for key in FIXED
                 if new.get(key) != old.get(key)
             ]
+    except SegkitError as error:
+        raise plugins.name_missing(wanted, str(error)) from error
     if problems:
         raise all_at_once(f"resume={folder} goes on with the run's own model and data:", problems)
     return settings

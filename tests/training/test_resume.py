@@ -165,7 +165,8 @@ def test_ctrl_c_leaves_a_checkpoint_that_predicts_and_resumes(tmp_path):
             [*command, resume, *overrides], cwd=tmp_path, capture_output=True, text=True
         )
 
-    wrong = ["encoder=resnet34", "data.batch_size=2", "optimizer.lr=0.5", "experiment=quick"]
+    wrong = ["encoder=resnet34", "data.batch_size=2", "optimizer.lr=0.5", "plan=auto"]
+    wrong += ["experiment=quick"]
     refused = run(*wrong)
     assert refused.returncode == 2
     for override in wrong:

@@ -58,7 +58,7 @@ def test_the_last_validation_is_the_evaluation_of_the_checkpoint(binary_run):
     ("options", "message"),
     [
         (["trainer.accelerator=tpuu"], "trainer: accelerator=tpuu"),
-        (["head=multiclass", "head.num_classes=2"], "num_classes is 2, but there are 3 names"),
+        (["head=multiclass", "head.num_classes=2"], "num_classes is 2, but the data source"),
         (["encoder.pretrained=true"], r"encoder\.pretrained=true, but there are no"),
     ],
 )

@@ -199,7 +199,7 @@ def create_model(
     built_neck = Neck.build(
         neck_name, channels=encoder.channels, strides=encoder.strides, **neck_options
     )
-    if is_foreign(built_neck) and not trusted:
+    if not trusted and is_foreign(built_neck):
         check_neck(encoder, built_neck)
 
     if head_options.get("num_classes") is None:
@@ -215,7 +215,7 @@ def create_model(
     heads = []
     for width in widths[: auxiliary + 1]:
         heads.append(Head.build(head_name, in_channels=width, **head_options))
-    if is_foreign(heads[0]) and not trusted:
+    if not trusted and is_foreign(heads[0]):
         for built_head, level in zip(heads, check_neck(encoder, built_neck), strict=False):
             check_head(built_head, level)
     return Segmenter(encoder, built_neck, heads[0], heads[1:])

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, distributed
 
 from segkit.losses.base import Loss
+from segkit.models.contract import is_foreign
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoints import LossNotFiniteError
 
@@ -213,7 +214,7 @@ class History(L.Callback):
 def _recommend(loss: Loss, precision: str) -> str:
     """Say what to check if a loss is not finite, in the order of suspicion."""
     parts = [part for part in loss.modules() if isinstance(part, Loss)]
-    foreign = [part.name for part in parts if not type(part).__module__.startswith("segkit.")]
+    foreign = [part.name for part in parts if is_foreign(part)]
     full = precision == "32-true"
     look = "Look at these images and masks"
     if foreign or full:

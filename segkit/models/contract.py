@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
-from segkit.models.encoders.freezing import eval_mode
 
 if TYPE_CHECKING:
     from segkit.models.encoders.base import Encoder
@@ -139,3 +139,16 @@ def _read_attribute(part: Any, key: str) -> Any:
 
 def _name(part: Any) -> str:
     return f"{part.family} '{part.name}' ({type(part).__qualname__})"
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, every part is in eval mode; afterwards each is in its former mode again."""
+    modes = {part: part.training for part in module.modules()}
+    for part in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segkit.models.contract import eval_mode
 from segkit.models.conv import plain_joins
-from segkit.models.encoders.freezing import eval_mode
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
 

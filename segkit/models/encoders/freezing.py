@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from segkit.models.contract import eval_mode
 
 
 def find_parameters(
@@ -50,16 +50,3 @@ def find_frozen_modules(encoder: nn.Module, x: Tensor) -> list[nn.Module]:
         if parameters and not any(p.requires_grad for p in parameters):
             found += module.modules()
     return list(dict.fromkeys(found))
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Inside, every part is in eval mode; afterwards each is in its former mode again."""
-    modes = {part: part.training for part in module.modules()}
-    for part in modes:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -16,8 +16,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError, did_you_mean
+from segkit.models.contract import eval_mode
 from segkit.models.encoders.base import Encoder, Pretrained
-from segkit.models.encoders.freezing import eval_mode, find_parameters
+from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
 from segkit.models.encoders.weights import check_fit, find_weights, read_file
 

@@ -78,13 +78,15 @@ def test_binary_takes_one_class_or_two():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_padding_repeats_the_border(layout):
+@pytest.mark.parametrize(("height", "width"), [(50, 40), (20, 9), (9, 20)])
+def test_the_padding_repeats_the_border(layout, height, width):
+    """To two pixels at least on the coarsest level, which has a stride of 32."""
     torch.manual_seed(0)
     model = segkit.create_model(SMALL, "fpn").eval()
-    x = torch.rand(1, 3, 50, 40).to(memory_format=layout)
-    by_hand = torch.nn.functional.pad(x, (0, 24, 0, 14), mode="replicate")
+    x = torch.rand(1, 3, height, width).to(memory_format=layout)
+    by_hand = torch.nn.functional.pad(x, (0, 64 - width, 0, 64 - height), mode="replicate")
     with torch.no_grad():
-        torch.testing.assert_close(model(x), model(by_hand)[..., :50, :40])
+        torch.testing.assert_close(model(x), model(by_hand)[..., :height, :width])
 
 
 @pytest.mark.parametrize("neck", ["unet", "fpn", "fcn"])

@@ -166,16 +166,21 @@ class Trainer(Section):
         " little",
     )
     compile: bool = Field(False, description="compile the network with torch.compile")
-    recompute: bool | Literal["auto"] = Field(
-        "auto",
+    recompute: bool = Field(
+        False,
         description="run encoder and neck again in the backward pass instead of keeping their maps:"
-        " less memory and the same results, but a third more time; auto: no",
+        " less memory and the same results, but a third more time",
     )
     channels_last: bool = Field(
         True,
         description="channels-last memory format, which is faster on CPUs and with tensor cores",
     )
     progress_bar: bool = Field(True, description="show a progress bar")
+
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _recompute(cls, value: Any) -> Any:
+        return False if value == "auto" else value  # in configs of version 0.1.0
 
     @field_validator("max_time", mode="before")
     @classmethod

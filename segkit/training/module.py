@@ -59,7 +59,7 @@ class SegmentationModule(L.LightningModule):
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.monitor, self.decoder = monitor, decoder
         self.all_logits = torch.compile(model.all_logits) if settings.compile else model.all_logits
-        self.recompute = settings.recompute is True
+        self.recompute = settings.recompute
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
             to_channels_last(model)

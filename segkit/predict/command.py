@@ -77,14 +77,12 @@ def predict(config: DictConfig) -> None:
     except Exception as error:
         if share.rank > 0:  # else the first process would wait for this one
             with suppress(SegkitError):
-                share.gather({"count": 0, "problems": [f"process {share.rank} has ended: {error}"]})
+                share.gather([f"process {share.rank} has ended: {error}"])
         raise
-    result = {"count": len(left.files), "problems": list(pipeline.problems.values())}
-    results = share.gather(result)
+    problems = share.gather(list(pipeline.problems.values()))
     if share.rank > 0 and share.store is not None:
         return  # the first process reports
     count = len(found.files) if share.store is not None else len(left.files) + left.finished
-    problems = [problem for result in results for problem in result["problems"]]
     console.print(f"{count - len(problems)} of {count} masks are in {settings.output}")
     if problems:
         files = "1 file" if len(problems) == 1 else f"{len(problems)} files"

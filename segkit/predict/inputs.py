@@ -6,7 +6,6 @@ import csv
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +49,11 @@ class Page(NamedTuple):
         return self.file.stem / f"{self.number:04d}" if self.total > 1 else self.file.stem
 
 
-@dataclass
-class Found:
+class Found(NamedTuple):
     """The images in order, and notes for the user."""
 
-    files: list[ImageFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    files: list[ImageFile]
+    notes: list[str]
 
 
 def find_images(given: str | list[str], output: Path | None = None) -> Found:
@@ -72,24 +70,33 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     Raises:
         SegkitError: There are no images, or two would have the same mask.
     """
-    found = Found()
+    found = Found([], [])
     for text in [given] if isinstance(given, str) else given:
-        before = len(found.files)
         path = Path(text)
         if path.is_dir() and not is_zarr(path):
-            _add_folder(found, path, output)
+            images = _search_folder(path, output, found.notes)
         elif path.is_file() and path.suffix.lower() in LISTS:
-            found.files += _read_list(path)
+            images = _read_list(path)
         elif path.exists():
-            found.files.append(ImageFile(path, Path(path.stem)))
+            images = [ImageFile(path, Path(path.stem))]
         elif glob.has_magic(text):
-            found.files += _match(text, output)
+            images = _match(text, output)
         else:
             raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
-        if len(found.files) == before:
+        if not images:
             endings = ", ".join(sorted(IMAGE_SUFFIXES))
             raise SegkitError(f"input: {text} has no images. They must end in {endings}, or .zarr.")
-    _require_distinct(found.files)
+        found.files.extend(images)
+    problems = []
+    seen: dict[Path, Path] = {}
+    for image, stem in found.files:
+        if seen.get(stem) == image:
+            problems.append(f"{image} is named twice")
+        elif stem in seen:
+            problems.append(f"{seen[stem]} and {image} would both be written to {stem}.png")
+        seen[stem] = image
+    if problems:
+        raise all_at_once("input: images would overwrite each other's masks:", problems)
     return found
 
 
@@ -135,36 +142,29 @@ def require_apart(
             )
 
 
-def _add_folder(found: Found, folder: Path, output: Path | None) -> None:
+def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[ImageFile]:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
-        found.notes.append(f"{folder} holds images and masks: {folder / 'images'} is used")
+        notes.append(f"{folder} holds images and masks: {folder / 'images'} is used")
         folder = folder / "images"
-    skipped: list[Path] = []
-    for path in _walk(folder, output.resolve() if output else None, skipped):
-        found.files.append(ImageFile(path, path.relative_to(folder).with_suffix("")))
-    for path in skipped:
-        why = f"it is beside {path.parent / 'images'}"
-        if (path / FOLDER).is_dir():
-            why = "it holds the results of an earlier prediction"
-        found.notes.append(f"{path} is skipped: {why}")
+    paths = _walk(folder, output.resolve() if output else None, notes)
+    return [ImageFile(path, path.relative_to(folder).with_suffix("")) for path in paths]
 
 
-def _walk(folder: Path, output: Path | None, skipped: list[Path]) -> Iterator[Path]:
-    """The images below a folder, sorted; folders of masks and results are added to ``skipped``."""
-    entries = sorted(folder.iterdir())
-    names = {path.name for path in entries}
-    for path in entries:
+def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
+    """The images below a folder, sorted, without those in folders of masks and results."""
+    for path in sorted(folder.iterdir()):
         if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
             continue
-        if path.is_dir() and not is_zarr(path):
-            if path.resolve() == output:
-                continue
-            if (path / FOLDER).is_dir() or (path.name == "masks" and "images" in names):
-                skipped.append(path)
-            else:
-                yield from _walk(path, output, skipped)
-        elif _is_image(path):
+        if _is_image(path):
             yield path
+        elif not path.is_dir() or path.resolve() == output:
+            continue
+        elif (path / FOLDER).is_dir():
+            notes.append(f"{path} is skipped: it holds the results of an earlier prediction")
+        elif path.name == "masks" and path.with_name("images").exists():
+            notes.append(f"{path} is skipped: it is beside {path.with_name('images')}")
+        else:
+            yield from _walk(path, output, notes)
 
 
 def _match(pattern: str, output: Path | None) -> list[ImageFile]:
@@ -217,19 +217,6 @@ def _read_list(file: Path) -> list[ImageFile]:
     if problems:
         raise all_at_once(f"input: images in {file} do not exist:", problems)
     return images
-
-
-def _require_distinct(files: list[ImageFile]) -> None:
-    seen: dict[Path, Path] = {}
-    problems = []
-    for image, stem in files:
-        if stem in seen and seen[stem] == image:
-            problems.append(f"{image} is named twice")
-        elif stem in seen:
-            problems.append(f"{seen[stem]} and {image} would both be written to {stem}.png")
-        seen[stem] = image
-    if problems:
-        raise all_at_once("input: images would overwrite each other's masks:", problems)
 
 
 def _is_image(path: Path) -> bool:

@@ -17,6 +17,7 @@ written, and those of an earlier run are removed before an image is redone.
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,13 @@ from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.masks import choose_suffix, make_mask
-from segkit.predict.polygons import CocoFile, find_outlines, list_categories, to_geojson
+from segkit.predict.polygons import (
+    CocoFile,
+    find_outlines,
+    list_categories,
+    to_coco_image,
+    to_geojson,
+)
 from segkit.predict.record import Record, remove, remove_empty
 from segkit.predict.stacks import StackFile
 from segkit.report.overlay import draw_overlay, make_class_layer, make_object_layer
@@ -43,14 +50,7 @@ FULL = 65535
 
 
 class Outputs:
-    """Writes the files of an output folder; threads may share it. A failed write is a SegkitError.
-
-    Args:
-        record: The record of the folder.
-        wanted: What is written. ``overwrite`` allows to replace a coco.json of somebody else.
-        card: The model's card.
-        with_objects: Whether predictions have objects.
-    """
+    """Writes the files of an output folder, from any thread. A failed write is a SegkitError."""
 
     def __init__(
         self, record: Record, wanted: PredictSettings, card: ModelCard, with_objects: bool
@@ -171,7 +171,7 @@ class Outputs:
                 text = to_geojson(found, self.categories)
             else:
                 path = self.coco.find_part(page)
-                text = self.coco.make_part(page, found)
+                text = json.dumps(to_coco_image(page, found))
             extras[path] = lambda path: write_whole(path, text)
         self.record.begin(page.file, extras)
         for path, write in extras.items():

@@ -37,23 +37,12 @@ _OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 class Pipeline:
     """Predicts image files into an output folder.
 
-    Args:
-        predictor: The model.
-        outputs: Where the results go.
-        meter: Counts the pages that are written or have failed; of a large image also fractions.
-        warn: Called with messages for the user.
-
-    Attributes:
-        finished: Files whose mask is written, in that order.
-        problems: What is wrong with the other files.
+    ``finished`` lists the files whose mask is written, in that order; ``problems`` says what is
+    wrong with others. The meter counts pages, of large images fractions of them.
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        outputs: Outputs,
-        meter: Meter,
-        warn: Callable[[str], None],
+        self, predictor: Predictor, outputs: Outputs, meter: Meter, warn: Callable[[str], None]
     ) -> None:
         self.predictor, self.outputs, self.meter = predictor, outputs, meter
         self.depths = DepthWatch(predictor.card, warn)

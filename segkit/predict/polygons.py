@@ -147,34 +147,33 @@ def to_geojson(found: Iterable[Outline], categories: Sequence[ObjectClass]) -> s
     return json.dumps({"type": "FeatureCollection", "features": features})
 
 
-def to_coco_image(
-    found: Iterable[Outline], name: str, size: tuple[int, int], page: int | None = None
-) -> dict[str, Any]:
-    """The COCO entry of an image and its annotations, still without ids.
+def to_coco_image(page: Page, found: Iterable[Outline]) -> dict[str, Any]:
+    """Make the COCO entry of a page and its annotations, still without ids.
 
     The segmentation is a list of polygons, or run lengths (RLE) if there are holes, which COCO's
-    polygons cannot have. ``size`` is height and width.
+    polygons cannot have.
     """
-    entry: dict[str, Any] = {"file_name": name, "height": size[0], "width": size[1]}
-    if page is not None:
-        entry["page"] = page
-    return {
-        "image": entry,
-        "annotations": [
-            {
-                "category_id": outline.category + 1,
-                "segmentation": _to_segmentation(outline, size),
-                "area": outline.area,
-                "bbox": list(outline.box),
-                "iscrowd": 0,
-            }
-            for outline in found
-        ],
-    }
+    height, width = page.image.shape[:2]
+    name = page.file.stem.with_name(page.file.path.name).as_posix()
+    entry: dict[str, Any] = {"file_name": name, "height": height, "width": width}
+    if page.total > 1:
+        entry["page"] = page.number
+    annotations = [
+        {
+            "category_id": outline.category + 1,
+            "segmentation": _to_segmentation(outline, height, width),
+            "area": outline.area,
+            "bbox": list(outline.box),
+            "iscrowd": 0,
+        }
+        for outline in found
+    ]
+    order = {"file": page.file.stem.as_posix(), "page": page.number}
+    return {**order, "image": entry, "annotations": annotations}
 
 
 def join_coco(images: Iterable[dict[str, Any]], categories: Sequence[ObjectClass]) -> str:
-    """The COCO file of images from :func:`to_coco_image`, numbered in their order."""
+    """Make the COCO file of images from :func:`to_coco_image`, numbered in their order."""
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image in images:
@@ -226,13 +225,6 @@ class CocoFile:
             return place.with_name(place.name + ".json")
         return place.with_name(place.name + ".pages") / f"{page.number}.json"
 
-    def make_part(self, page: Page, found: Iterable[Outline]) -> str:
-        """Make the part of an image, or of a page of it, from its outlines."""
-        name = page.file.stem.with_name(page.file.path.name).as_posix()
-        number = page.number if page.total > 1 else None
-        image = to_coco_image(found, name, page.image.shape[:2], number)
-        return json.dumps({"file": page.file.stem.as_posix(), "page": page.number, **image})
-
     def write(self) -> None:
         """Write the file from the parts of all finished images."""
         # Other processes finish images and write the file meanwhile. Each one checks after
@@ -265,26 +257,23 @@ def _trace(values: NDArray[Any], mask: NDArray[np.bool_]) -> Iterator[tuple[int,
         yield int(value), shape(geometry)
 
 
-def _to_segmentation(outline: Outline, size: tuple[int, int]) -> Any:
+def _to_segmentation(outline: Outline, height: int, width: int) -> Any:
     from pycocotools import mask as rle
     from rasterio import Affine
     from rasterio.features import rasterize
 
     if not any(part.interiors for part in outline.parts):
         return [np.asarray(part.exterior.coords)[:-1].ravel().tolist() for part in outline.parts]
-    left, _, width, _ = outline.box
-    height = size[0]
+    left, _, columns, _ = outline.box
+    place = Affine.translation(left, 0)
     with _rasterio:
         filled = rasterize(
-            [(outline.geometry, 1)],
-            out_shape=(height, width),
-            transform=Affine.translation(left, 0),
-            dtype="uint8",
+            [(outline.geometry, 1)], out_shape=(height, columns), transform=place, dtype="uint8"
         )
     # Runs go down the columns of the whole image, 0 and 1 in turns, starting with 0. Only the
     # object's columns are looked at: rle.encode() takes 10 ms for 4096 x 4096 pixels.
     zero = np.uint8(0)
     changes = np.flatnonzero(np.diff(filled.T.ravel(), prepend=zero, append=zero)) + left * height
-    counts = np.diff(changes, prepend=0, append=size[0] * size[1]).tolist()
-    packed = rle.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-    return {"size": list(size), "counts": packed.decode("ascii")}
+    counts = np.diff(changes, prepend=0, append=height * width).tolist()
+    packed = rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}

@@ -23,25 +23,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.core.files import make_folder, write_whole
+from segkit.core.files import make_folder, wrap_write_errors, write_whole
 from segkit.images.zarr_store import is_zarr
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
 SHOWN = 5
 """Files that a message names at most."""
-_FINISHED = {"path", "image", "settings", "mask"}
-"""Additional keys of a line that marks an image as finished."""
 
 
 @dataclass
 class Unfinished:
-    """What is left to do.
-
-    Attributes:
-        files: The images.
-        finished: Number of images that are finished already.
-        reasons: Number of images that are redone, by reason.
-    """
+    """The images that are left, the number of finished ones, and why how many are redone."""
 
     files: list[ImageFile] = field(default_factory=list)
     finished: int = 0
@@ -68,9 +60,6 @@ class Record:
     Attributes:
         folder: Folder of the record.
         key: Short hash of the settings.
-
-    Raises:
-        SegkitError: The folder cannot be written to.
     """
 
     def __init__(
@@ -80,10 +69,10 @@ class Record:
         extras: Mapping[str, Sequence[str]],
         rank: int = 0,
     ) -> None:
-        self.output, self.settings, self._extras = output, dict(settings), extras
+        self.output, self.settings, self._extras = output, settings, extras
         self.folder = output / FOLDER
         make_folder(self.folder)
-        text = json.dumps(self.settings, indent=2, sort_keys=True)
+        text = json.dumps(settings, indent=2, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()[:12]
         self._entries: dict[str, _Entry] = {}
         self._read()
@@ -99,14 +88,12 @@ class Record:
             SegkitError: Files that this command did not write are in the way.
         """
         left = Unfinished()
-        foreign: list[Path] = []
-        folders = [self.output / name for name in self._extras if (self.output / name).is_dir()]
+        foreign: list[str] = []
         for file in files:
             # before it is read: an image that changes meanwhile is redone the next time
             self._states[file.stem] = read_state(file.path)
-            entry = self._entries.get(file.stem.as_posix(), _Entry())
-            why = None if entry.line is None else self._why_outdated(file, entry.line)
-            if entry.line is not None and why is None and not overwrite:
+            why = self._why_unfinished(file)
+            if why is None and not overwrite:
                 left.finished += 1
                 continue
             left.files.append(file)
@@ -114,14 +101,14 @@ class Record:
                 continue
             if why:
                 left.reasons[why] += 1
-            in_the_way = self._find_files(file, folders)
-            foreign += [path for path in in_the_way if self._name(path) not in entry.files]
+            known = self.list_files(file)
+            foreign += [str(path) for path in self._find_existing(file) if path not in known]
         if foreign:
             more = [f"and {len(foreign) - SHOWN} more"] if len(foreign) > SHOWN else []
             raise all_at_once(
                 f"output={self.output} holds {len(foreign)} files that predict did not write. Name"
                 " another folder, or replace them with overwrite=true:",
-                [*map(str, foreign[:SHOWN]), *more],
+                [*foreign[:SHOWN], *more],
             )
         return left
 
@@ -131,9 +118,9 @@ class Record:
 
     def list_files(self, file: ImageFile) -> list[Path]:
         """List all files written for an image, by earlier runs too, its mask first."""
-        found = self._entries.get(file.stem.as_posix(), _Entry()).files
-        masks = {self._name(path) for path in self.list_masks(file.stem)}
-        return [self.output / name for name in sorted(found, key=lambda n: (n not in masks, n))]
+        masks = self.list_masks(file.stem)
+        paths = [self.output / name for name in self._get_entry(file).files]
+        return sorted(paths, key=lambda path: (path not in masks, path))
 
     def forget(self, file: ImageFile) -> None:
         """Drop the entry of an image whose files were removed."""
@@ -147,16 +134,15 @@ class Record:
 
     def finish(self, file: ImageFile, mask: Path) -> None:
         """Record that all files but the mask are written, right before the mask is."""
-        stem, name = file.stem.as_posix(), self._name(mask)
-        begun = self._entries.get(stem, _Entry()).files
+        name = self._name(mask)
         self._add(
             {
-                "file": stem,
+                "file": file.stem.as_posix(),
                 "path": str(file.path.resolve()),
                 "image": self._states.get(file.stem) or read_state(file.path),
                 "settings": self.key,
                 "mask": name,
-                "files": sorted({*begun, name}),
+                "files": sorted({*self._get_entry(file).files, name}),
             }
         )
 
@@ -166,12 +152,16 @@ class Record:
             self._add({"file": "", "files": [self._name(path)]})
 
     def is_shared(self, path: Path) -> bool:
-        """Whether :meth:`begin_shared` recorded a file, in an earlier run too."""
+        """Whether predict wrote a file that belongs to all images."""
         return self._name(path) in self._entries.get("", _Entry()).files
 
-    def _why_outdated(self, file: ImageFile, line: Mapping[str, Any]) -> str | None:
-        """Why a finished image must be redone; "" if its mask is gone, None if it need not."""
-        if not (self.output / line["mask"]).exists():
+    def _get_entry(self, file: ImageFile) -> _Entry:
+        return self._entries.get(file.stem.as_posix(), _Entry())
+
+    def _why_unfinished(self, file: ImageFile) -> str | None:
+        """Why a predicted image is redone; "" if there is no mask of it, None if it is finished."""
+        line = self._get_entry(file).line
+        if line is None or not (self.output / line["mask"]).exists():
             return ""
         if line["settings"] != self.key:
             return f"other settings ({self._list_changes(line['settings'])})"
@@ -179,17 +169,16 @@ class Record:
             return "the image is another file of the same name"
         if line["image"] != self._states[file.stem]:
             return "the image has changed"
-        gone = (name for name in line["files"] if not (self.output / name).exists())
-        if (name := next(gone, None)) is not None:
-            return f"files beside the mask are gone ({PurePosixPath(name).parts[0]})"
+        for name in line["files"]:
+            if not (self.output / name).exists():
+                return f"files beside the mask are gone ({PurePosixPath(name).parts[0]})"
         return None
 
-    def _find_files(self, file: ImageFile, folders: Iterable[Path]) -> Iterator[Path]:
+    def _find_existing(self, file: ImageFile) -> Iterator[Path]:
         """Existing files where those of an image may be written."""
         yield from (path for path in self.list_masks(file.stem) if path.exists())
-        for folder in folders:
-            endings = self._extras[folder.name]
-            stem = folder / file.stem
+        for name, endings in self._extras.items():
+            stem = self.output / name / file.stem
             paths = [stem.with_name(stem.name + ending) for ending in endings]
             yield from (path for path in paths if path.exists())
             if stem.is_dir():  # the pages of a stack
@@ -200,20 +189,14 @@ class Record:
     def _add(self, line: dict[str, Any]) -> None:
         line["time"] = time.time_ns()
         data = f"{json.dumps(line)}\n".encode()
-        try:
-            with self._lock, self._own.open("ab") as opened:
-                # a line break first: the last line may be cut off
-                opened.write(data if opened.tell() == 0 else b"\n" + data)
-                self._apply(line)
-        except OSError as error:
-            raise SegkitError(
-                f"cannot write '{self._own}': {error.strerror or error}. Check that its folder is"
-                " writable and that the disk is not full."
-            ) from error
+        with wrap_write_errors(self._own), self._lock, self._own.open("ab") as opened:
+            # a line break first: the last line may be cut off
+            opened.write(data if opened.tell() == 0 else b"\n" + data)
+            self._apply(line)
 
     def _apply(self, line: dict[str, Any]) -> None:
         entry = self._entries.setdefault(line["file"], _Entry())
-        if line.keys() >= _FINISHED:
+        if "mask" in line:
             entry.files, entry.line = set(line["files"]), line
         else:
             entry.files.update(line["files"])
@@ -228,9 +211,9 @@ class Record:
                     line = json.loads(text)
                 except ValueError:  # empty, or cut off when a process was killed
                     continue
-                if isinstance(line, dict) and line.keys() >= {"file", "files", "time"}:
-                    line["files"] = [name for name in line["files"] if _is_inside(name)]
-                    lines.append(line)
+                # files in a record may be removed, and it may come from elsewhere
+                line["files"] = [name for name in line["files"] if _is_inside(name)]
+                lines.append(line)
         for line in sorted(lines, key=lambda line: line["time"]):
             self._apply(line)
 
@@ -248,7 +231,6 @@ class Record:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a path is below the folder: files in a record may be removed, so check it."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
@@ -258,9 +240,8 @@ def hash_content(paths: Iterable[Path]) -> list[str]:
     hashes = []
     for path in paths:
         weights = path.with_suffix(".bin")
-        parts = [path, weights] if path.suffix.lower() == ".xml" and weights.is_file() else [path]
         digest = hashlib.sha256()
-        for part in parts:
+        for part in [path, weights] if path.suffix.lower() == ".xml" else [path]:
             with part.open("rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)
@@ -300,9 +281,8 @@ def remove(path: Path) -> None:
 def remove_empty(folders: Iterable[Path], root: Path) -> None:
     """Remove empty folders, and then empty parents below a root."""
     for folder in folders:
-        while folder != root and folder.is_relative_to(root):
-            with suppress(OSError):
-                folder.rmdir()
-            if folder.exists():
+        for each in [folder, *folder.parents]:
+            if not each.is_relative_to(root) or each == root:
                 break
-            folder = folder.parent
+            with suppress(OSError):  # it is not empty
+                each.rmdir()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from typing import Any, TypeVar
 
 from segkit.core.errors import SegkitError
@@ -44,36 +45,31 @@ class Share:
         Raises:
             SegkitError: They are not numbers, or do not fit each other.
         """
-        texts = {
-            "RANK": os.environ.get("RANK", "0"),
-            "WORLD_SIZE": os.environ.get("WORLD_SIZE", "1"),
-            "LOCAL_RANK": os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")),
-        }
-        numbers = [int(text) if text.isdecimal() else -1 for text in texts.values()]
-        rank, count, local_rank = numbers
-        if min(numbers) < 0 or rank >= count:
-            given = ", ".join(f"{key}={text}" for key, text in texts.items())
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        given = {name: os.environ[name] for name in names if name in os.environ}
+        numbers = {name: int(text) for name, text in given.items() if text.isdecimal()}
+        rank, count = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", 1)
+        if len(numbers) < len(given) or rank >= count:
             raise SegkitError(
-                f"the environment has {given}, which does not fit. RANK counts from 0 to"
-                " WORLD_SIZE - 1; unset them for a single process."
+                f"the environment has {', '.join(f'{k}={given[k]}' for k in given)}, which does not"
+                " fit. RANK counts from 0 to WORLD_SIZE - 1; unset them for a single process."
             )
         store = None
-        if count > 1 and "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        if count > 1 and os.environ.keys() >= {"MASTER_ADDR", "MASTER_PORT"}:
             from torch.distributed.rendezvous import rendezvous
 
             store = next(iter(rendezvous("env://")))[0]
-        share = cls(rank, count, local_rank, store)
+        share = cls(rank, count, numbers.get("LOCAL_RANK", rank), store)
         if store is not None and rank > 0:
-            threading.Thread(target=share._beat, daemon=True).start()
+            threading.Thread(target=share.give_signs_of_life, daemon=True).start()
         return share
 
-    def _beat(self) -> None:
-        try:
+    def give_signs_of_life(self) -> None:
+        """Count up in the store every few seconds until the first process ends."""
+        with suppress(RuntimeError):
             while True:
                 self.store.add(f"segkit/alive/{self.rank}", 1)
                 time.sleep(BEAT)
-        except RuntimeError:  # the first process has ended
-            return
 
     def pick(self, items: Sequence[Item]) -> list[Item]:
         """Pick the items of this process; each item belongs to one process."""
@@ -90,31 +86,31 @@ class Share:
             return f"cuda:{self.local_rank % gpus}"
         return "cpu" if device == "auto" else device
 
-    def gather(self, result: Any) -> list[Any]:
-        """Collect the results (plain data) of all processes; all but the first get only their own.
+    def gather(self, problems: list[str]) -> list[str]:
+        """Join the problems of all processes in the first one; the others get only their own.
 
         Raises:
-            SegkitError: The first process has ended.
+            SegkitError: The first process has ended, or another one has died.
         """
         if self.store is None:
-            return [result]
-        if self.rank > 0:
-            try:
-                self.store.set(f"segkit/{self.rank}", json.dumps(result))
-            except RuntimeError as error:
-                raise SegkitError(
-                    f"process {self.rank}: the first process has ended, see its message. Finished"
-                    " images stay; the same command continues with the rest."
-                ) from error
-            return [result]
-        others = range(1, self.count)
-        return [result, *(json.loads(self._wait_for(rank)) for rank in others)]
+            return problems
+        if self.rank == 0:
+            others = (json.loads(self._wait_for(rank)) for rank in range(1, self.count))
+            return [*problems, *chain.from_iterable(others)]
+        try:
+            self.store.set(f"segkit/{self.rank}", json.dumps(problems))
+        except RuntimeError as error:
+            raise SegkitError(
+                f"process {self.rank}: the first process has ended, see its message. Finished"
+                " images stay; the same command continues with the rest."
+            ) from error
+        return problems
 
     def _wait_for(self, rank: int) -> bytes:
         """Wait for the result of a process as long as it gives signs of life."""
         beats, since = -1, time.monotonic()
         while True:
-            with contextlib.suppress(RuntimeError):  # not yet
+            with suppress(RuntimeError):  # not yet
                 self.store.wait([f"segkit/{rank}"], timedelta(seconds=BEAT))
                 result: bytes = self.store.get(f"segkit/{rank}")
                 return result

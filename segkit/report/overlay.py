@@ -77,12 +77,7 @@ def make_object_layer(ids: NDArray[Any], ignored: int | None = None) -> Layer:
 def draw_overlay(image: NDArray[Any], layer: Layer) -> NDArray[np.uint8]:
     """Paint a layer translucently over an image, with an opaque contour around each region.
 
-    Args:
-        image: (H, W) or (H, W, C) of any type; see `to_display`.
-        layer: Of the size of the image.
-
-    Returns:
-        (H, W, 3) uint8.
+    The image is (H, W) or (H, W, C) of any type, see `to_display`, the result (H, W, 3) uint8.
     """
     canvas, painted = to_display(image), layer.find_painted()
     paint = np.array(layer.colors, np.uint8)[np.where(painted, layer.labels, 0)]
@@ -100,14 +95,9 @@ def draw_comparison(
 ) -> NDArray[np.uint8]:
     """Draw the panel image | truth | prediction | errors, side by side.
 
-    The errors lie on the dimmed image in the colours of `list_error_colors`.
-
-    Args:
-        image: As for `draw_overlay`.
-        truth: The true classes; ignored pixels do not count.
-        found: The predicted classes.
-        objects: The true and the found objects, painted instead of the classes; the errors stay
-            those of the classes.
+    The errors lie on the dimmed image in the colours of `list_error_colors`; ignored pixels of the
+    truth do not count. True and found ``objects`` are painted instead of the classes; the errors
+    stay those of the classes.
 
     Returns:
         (H, 4 W + 3 gap, 3) uint8 with a gap of 1 pixel, and of more on wide images.

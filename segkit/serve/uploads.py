@@ -57,12 +57,7 @@ def read_upload(
 ) -> Upload:
     """Read the image in an upload; it is decoded only if its size is within the limits.
 
-    Args:
-        name: The client's name of the file.
-        data: Its content.
-        page: The page, from 0; None if there is only one.
-        settings: The limits of the size.
-        channels: Channels of the model; a pixel may have as many values, or four.
+    A pixel may have as many values as the model has ``channels``, or four.
 
     Raises:
         UploadError: It is too large (413), or not an image of a known format (415).

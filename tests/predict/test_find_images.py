@@ -4,79 +4,90 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from segkit.core.errors import SegkitError
 from segkit.images.writing import write_image
 from segkit.predict.inputs import find_images, require_apart
 
 
+def make_images(folder: Path, *names: str) -> None:
+    for name in names:
+        write_image(folder / name, np.zeros((3, 3), np.uint8))
+
+
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "images"
-    for name in ("a.png", "sub/b.c.PNG", "tiny.png"):
-        write_image(folder / name, np.zeros((3, 3), np.uint8))
-    (folder / "._a.png").write_bytes(b"what a Mac leaves behind")
-    return folder
+    make_images(tmp_path / "images", "a.png", "sub/b.c.PNG", "tiny.png")
+    (tmp_path / "images/._a.png").write_bytes(b"what a Mac leaves behind")
+    return tmp_path / "images"
 
 
-def stems(given, output=None) -> list[str]:
+def find_stems(given, output=None) -> list[str]:
+    given = [str(each) for each in given] if isinstance(given, list) else str(given)
     return [file.stem.as_posix() for file in find_images(given, output).files]
 
 
-def test_inputs(images, tmp_path):
-    assert find_images(str(images / "a.png")).files == [(images / "a.png", Path("a"))]
-    assert stems(str(images)) == ["a", "sub/b.c", "tiny"]
-    found = find_images(f"{images}/*.png").files
-    assert [p.name for p, _ in found] == ["a.png", "tiny.png"]
-    with pytest.raises(SegkitError, match="there is no file or folder"):
-        find_images(str(tmp_path / "none"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SegkitError, match="has no images"):
-        find_images(str(tmp_path / "empty"))
-    write_image(images / "a.bmp.png", np.zeros((3, 3), np.uint8))
-    (images / "a.jpg").write_bytes((images / "a.png").read_bytes())
-    with pytest.raises(SegkitError, match=r"a\.jpg and .*a\.png would both be written to a\.png"):
-        find_images(str(images))
+@pytest.mark.parametrize(
+    ("given", "stems"),
+    [
+        ([""], ["a", "sub/b.c", "tiny"]),
+        (["a.png"], ["a"]),
+        (["*.png"], ["a", "tiny"]),
+        (["**/*.[pP][nN][gG]"], ["a", "sub/b.c", "tiny"]),  # folders after the fixed part are kept
+        (["*/*.PNG"], ["sub/b.c"]),
+        (["sub", "a.png"], ["b.c", "a"]),
+    ],
+)
+def test_files_folders_and_patterns(images, given, stems):
+    assert find_stems([images / each for each in given]) == stems
 
 
-def test_a_pattern_keeps_the_folders_after_its_fixed_part(images):
-    assert stems(f"{images}/**/*.[pP][nN][gG]") == ["a", "sub/b.c", "tiny"]
-    assert stems(f"{images}/*/*.PNG") == ["sub/b.c"]
-
-
-def test_several_inputs_are_taken_together(images):
-    assert stems([f"{images}/sub", f"{images}/a.png"]) == ["b.c", "a"]
-    with pytest.raises(SegkitError, match=r"a\.png is named twice"):
-        find_images([f"{images}/a.png", f"{images}/*.png"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["none"], "there is no file or folder"),
+        (["empty"], "has no images"),
+        (["same"], r"a\.jpg and .*a\.png would both be written to a\.png"),
+        (["a.png", "*.png"], r"a\.png is named twice"),
+        (["bad.txt"], r"(?s)line 2: .*none\.png.*line 3: .*nor\.png"),
+        (["bad.csv"], r"no column 'image'\. Its columns are file"),
+    ],
+)
+def test_wrong_inputs_are_named(images, given, message):
+    (images / "empty").mkdir()
+    make_images(images, "same/a.png")
+    (images / "same/a.jpg").write_bytes((images / "a.png").read_bytes())
+    (images / "bad.txt").write_text("a.png\nnone.png\nnor.png\n")
+    (images / "bad.csv").write_text("file\na.png\n")
+    with pytest.raises(SegkitError, match=message):
+        find_stems([images / each for each in given])
 
 
 def test_lists_name_images_relative_to_themselves(images, tmp_path):
     (tmp_path / "list.txt").write_text("images/sub/b.c.PNG\n\n  images/a.png\n")
-    assert stems(str(tmp_path / "list.txt")) == ["images/sub/b.c", "images/a"]
+    assert find_stems(tmp_path / "list.txt") == ["images/sub/b.c", "images/a"]
     (images / "sub/list.csv").write_text("id,image\n1,b.c.PNG\n2,../a.png\n")
-    assert stems(str(images / "sub/list.csv")) == ["b.c", "a"]  # a lies elsewhere
-    (tmp_path / "bad.txt").write_text("images/a.png\nnone.png\nnor.png\n")
-    with pytest.raises(SegkitError, match=r"(?s)line 2: .*none\.png.*line 3: .*nor\.png"):
-        find_images(str(tmp_path / "bad.txt"))
-    (tmp_path / "bad.csv").write_text("file\nimages/a.png\n")
-    with pytest.raises(SegkitError, match=r"no column 'image'\. Its columns are file"):
-        find_images(str(tmp_path / "bad.csv"))
+    assert find_stems(images / "sub/list.csv") == ["b.c", "a"]  # a lies elsewhere
 
 
 def test_results_are_no_inputs(images):
     """So that a second run in the same place does not predict the first one's masks."""
     out = images / "predictions"
-    for name in ("a.png", "overlays/a.png"):
-        write_image(out / name, np.zeros((3, 3), np.uint8))
-    assert stems(str(images), out) == ["a", "sub/b.c", "tiny"]
-    assert stems(f"{images}/**/*.png", out) == ["a", "tiny"]
-    assert stems(f"{out}/*.png", images / "other") == ["a"]
-    assert stems(f"{out}/overlays/*.png", out) == ["a"]  # meant, and refused where it overwrites
+    make_images(out, "a.png", "overlays/a.png")
+    assert find_stems(images, out) == ["a", "sub/b.c", "tiny"]
+    assert find_stems(f"{images}/**/*.png", out) == ["a", "tiny"]
+    assert find_stems(f"{out}/*.png", images / "other") == ["a"]
+    assert find_stems(f"{out}/overlays/*.png", out) == ["a"]  # meant, and refused elsewhere
+    (out / ".segkit").mkdir()  # of an earlier prediction
+    found = find_images(str(images), images / "other")
+    assert len(found.files) == 3
+    assert found.notes == [f"{out} is skipped: it holds the results of an earlier prediction"]
 
 
 @pytest.mark.parametrize("name", ["overlays/a.png", "overlays/a/0001.png"])
 def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path, name):
-    write_image(images / name, np.zeros((3, 3), np.uint8))
+    make_images(images, name)
     folders = {"overlays": (".png",)}
     files = find_images(str(images)).files
     with pytest.raises(SegkitError, match="where the overlays of another image go"):
@@ -90,7 +101,7 @@ def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path, name
 
 
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
-    write_image(tmp_path / "masks/a.png", np.zeros((3, 3), np.uint8))
+    make_images(tmp_path, "masks/a.png")
     found = find_images(str(tmp_path))
     assert len(found.files) == 3
     assert "holds images and masks" in found.notes[0]
@@ -100,30 +111,8 @@ def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):
 
 
 def test_a_zarr_is_an_image_and_no_pattern_looks_into_it(tmp_path):
-    zarr = pytest.importorskip("zarr")
     for name in ("x.zarr", "sub/y"):
         zarr.create_array(tmp_path / name, shape=(4, 5), dtype="uint8")[:] = 1
-    assert stems(str(tmp_path)) == ["sub/y", "x"]
-    assert stems(str(tmp_path / "x.zarr")) == ["x"]
-    assert sorted(stems(f"{tmp_path}/**/*")) == ["sub/y", "x"]
-
-
-def test_an_image_is_never_a_mask_too(images):
-    files = find_images(str(images)).files
-    with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
-        require_apart(files, images, {})
-    require_apart(files, images / "masks", {})
-
-
-def test_results_of_an_earlier_prediction_are_no_images(tmp_path):
-    for name in ("a.png", "masks/a.png", "masks/overlays/a.png"):
-        write_image(tmp_path / name, np.zeros((3, 3), np.uint8))
-    assert len(find_images(str(tmp_path)).files) == 3
-    (tmp_path / "masks/.segkit").mkdir()
-    found = find_images(str(tmp_path), tmp_path / "other")
-    assert [file.path.name for file in found.files] == ["a.png"]
-    assert found.notes == [
-        f"{tmp_path / 'masks'} is skipped: it holds the results of an earlier prediction"
-    ]
-    # named by itself it is what the user means
-    assert len(find_images(str(tmp_path / "masks")).files) == 2
+    assert find_stems(tmp_path) == ["sub/y", "x"]
+    assert find_stems(tmp_path / "x.zarr") == ["x"]
+    assert sorted(find_stems(f"{tmp_path}/**/*")) == ["sub/y", "x"]

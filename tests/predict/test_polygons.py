@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.polygons import (
     find_outlines,
     join_coco,
@@ -46,6 +48,11 @@ def random_labels(seed: int, height: int, width: int, classes: int = 3) -> np.nd
     return np.where(noise, rng.integers(0, classes, labels.shape), labels).astype(np.uint8)
 
 
+def make_page(shape: tuple[int, ...], name: str = "x.png", number: int = 0, total: int = 1) -> Page:
+    file = ImageFile(Path(name), Path(name).with_suffix(""))
+    return Page(file, number, total, np.empty(shape))
+
+
 def load_coco(images: list[Any], known, tmp_path) -> Any:
     (tmp_path / "coco.json").write_text(join_coco(images, known))
     return pycoco.COCO(str(tmp_path / "coco.json"))
@@ -72,7 +79,7 @@ def painted(loaded, image_id: int, shape) -> dict[int, np.ndarray]:
 def test_coco_gives_back_the_very_same_masks(tmp_path_factory, seed, height, width):
     model, labels = card(), random_labels(seed, height, width)
     found = find_outlines(labels, None, model)
-    image = to_coco_image(found, "x.png", labels.shape)
+    image = to_coco_image(make_page(labels.shape), found)
     folder = tmp_path_factory.mktemp("coco")
     loaded = load_coco([image], list_categories(model, with_objects=False), folder)
     masks = painted(loaded, 1, labels.shape)
@@ -87,7 +94,7 @@ def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):
     labels[1:6, 1:6] = 1
     labels[3, 3] = 0  # a hole
     labels[7:9, 8:12] = 2
-    image = to_coco_image(find_outlines(labels, None, card()), "x.png", labels.shape)
+    image = to_coco_image(make_page(labels.shape), find_outlines(labels, None, card()))
     kinds = {a["category_id"]: type(a["segmentation"]) for a in image["annotations"]}
     assert kinds == {1: dict, 2: list}
     assert image["annotations"][1]["bbox"] == [8, 7, 4, 2]
@@ -98,7 +105,7 @@ def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):
 def test_images_and_annotations_are_numbered_and_categories_named(tmp_path):
     model = card()
     found = find_outlines(random_labels(1, 20, 20), None, model)
-    images = [to_coco_image(found, f"{i}.png", (20, 20), page=i) for i in range(3)]
+    images = [to_coco_image(make_page((20, 20), f"{i}.png", i, 3), found) for i in range(3)]
     loaded = load_coco(images, list_categories(model, with_objects=False), tmp_path)
     assert sorted(loaded.imgs) == [1, 2, 3]
     assert [loaded.imgs[i]["file_name"] for i in (1, 2, 3)] == ["0.png", "1.png", "2.png"]
@@ -127,7 +134,7 @@ def test_objects_of_several_parts_and_their_classes(tmp_path):
         "area": 8,
         "classification": {"name": "b", "color": [2, 100, 200]},
     }
-    loaded = load_coco([to_coco_image(found, "x.png", ids.shape)], known, tmp_path)
+    loaded = load_coco([to_coco_image(make_page(ids.shape), found)], known, tmp_path)
     np.testing.assert_array_equal(painted(loaded, 1, ids.shape)[2], ids == 300)
 
 
@@ -144,23 +151,18 @@ def test_geojson_gives_back_the_labels_holes_and_all():
     assert any(len(f["geometry"]["coordinates"]) > 1 for f in features_of["features"])
 
 
-def test_overlapping_classes_have_outlines_of_their_own():
-    model = card("multilabel", ("a", "b", "c"))
-    labels = np.zeros((3, 6, 6), np.uint8)
-    labels[0, :4, :4] = labels[2, 2:, 2:] = 1
-    found = find_outlines(labels, None, model)
-    names = [c.name for c in list_categories(model, with_objects=False)]
-    assert [(names[o.category], o.area) for o in found] == [("a", 16), ("c", 16)]
-
-
-def test_without_a_background_every_class_has_outlines():
-    model = card(names=("road", "car"), background=None)
+def test_classes_with_outlines():
+    layers = np.zeros((3, 6, 6), np.uint8)
+    layers[0, :4, :4] = layers[2, 2:, 2:] = 1
     labels = np.zeros((4, 4), np.uint8)
     labels[1:3, 1:3] = 1
-    names = [c.name for c in list_categories(model, with_objects=False)]
-    assert names == ["road", "car"]
-    found = find_outlines(labels, None, model)
-    assert [(names[o.category], o.area) for o in found] == [("road", 12), ("car", 4)]
+    for model, predicted, outlines in (
+        (card("multilabel", ("a", "b", "c")), layers, [("a", 16), ("c", 16)]),
+        (card(names=("road", "car"), background=None), labels, [("road", 12), ("car", 4)]),
+    ):
+        names = [each.name for each in list_categories(model, with_objects=False)]
+        found = find_outlines(predicted, None, model)
+        assert [(names[each.category], each.area) for each in found] == outlines
 
 
 def test_core_and_border_are_no_classes_of_objects():

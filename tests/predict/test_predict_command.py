@@ -15,13 +15,10 @@ from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.evaluate.command import evaluate
 from segkit.images.reading import read_image, read_mask
-from segkit.images.windows import WindowedImage
 from segkit.images.writing import write_image
 from segkit.inference.runtimes.network import SmallerBatchWarning
 from segkit.models.segmenter import Segmenter
 from segkit.predict import large
-from segkit.predict.command import predict
-from segkit.report.overlay import draw_overlay, make_class_layer
 
 MASKS = ["a.png", "sub/b.c.png", "tiny.png"]
 
@@ -42,7 +39,7 @@ def stack(tmp_path):
     return tmp_path / "stack.tif"
 
 
-def cut(run, image, **options) -> float:
+def find_threshold(run, image, **options) -> float:
     """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
     result = segkit.load(run.checkpoint, device="cpu", **options)(image)
     return float(np.median(result.probabilities))
@@ -52,7 +49,7 @@ def cut(run, image, **options) -> float:
 def test_a_stack_becomes_a_stack(name, stack, out, run_predict, files_of, request):
     run = request.getfixturevalue(name)
     page = tifffile.imread(stack)[2]
-    threshold = cut(run, page)
+    threshold = find_threshold(run, page)
     wanted = ["probabilities=true", "polygons=geojson", f"threshold={threshold}"]
     run_predict(run, stack, *wanted)
     mask = read_mask(out / "stack.tif", 2)
@@ -117,7 +114,7 @@ def test_images_that_exceed_the_memory_of_the_device_do_not_stop_the_others(
 
 
 def test_instances_and_outlines_are_written(binary_run, images, out, run_predict):
-    threshold = f"threshold={cut(binary_run, images / 'a.png')}"
+    threshold = f"threshold={find_threshold(binary_run, images / 'a.png')}"
     run_predict(binary_run, images / "a.png", "instances=components", "polygons=geojson", threshold)
     ids, mask = (read_mask(out / name) for name in ("instances/a.png", "a.png"))
     assert ids.max() > 1
@@ -127,26 +124,14 @@ def test_instances_and_outlines_are_written(binary_run, images, out, run_predict
     assert sum(each["properties"]["area"] for each in features) == (mask > 0).sum()
 
 
-def test_missing_and_wrong_values_are_named(binary_run, run_predict):
-    with pytest.raises(SegkitError, match=r"(?s)checkpoint is missing.*input is missing"):
-        predict(compose([], "predict"))
-    with pytest.raises(SegkitError) as error:
-        run_predict(binary_run, "x", "tta=d5", "overlap=2", "instances=magic")
-    for key in ("tta='d5'", "overlap=2", "instances='magic'"):
-        assert key in str(error.value)
-
-
-def test_masks_never_overwrite_the_images(binary_run, images, run_predict):
-    before = (images / "a.png").read_bytes()
-    with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
-        run_predict(binary_run, images, f"output='{images}'")
-    assert (images / "a.png").read_bytes() == before
-
-
 def test_the_output_folder(binary_run, images, tmp_path, run_predict, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SegkitError, match=r"the folder '.*file' cannot be made"):
         run_predict(binary_run, images, f"output='{tmp_path / 'file'}'")
+    before = (images / "a.png").read_bytes()
+    with pytest.raises(SegkitError, match=r"would overwrite the image .*a\.png"):
+        run_predict(binary_run, images, f"output='{images}'")
+    assert (images / "a.png").read_bytes() == before
     write_image(tmp_path / "masks/a.png", np.zeros((64, 48), np.uint8))
     brackets = tmp_path / "o[red]x["  # not a style of the terminal
     run_predict(binary_run, tmp_path, "overlays=false", f"output='{brackets}'")
@@ -172,80 +157,18 @@ def test_masks_predicted_can_be_evaluated_as_truth(binary_run, images, tmp_path,
     assert evaluate(compose(given, "evaluate")).scores.accuracy == 1
 
 
-def test_probabilities_are_written_with_16_bits(multiclass_run, images, out, run_predict):
-    run_predict(multiclass_run, images / "a.png", "probabilities=true")
-    stored = tifffile.imread(out / "probabilities/a.tif")
-    assert stored.dtype == np.uint16
-    result = segkit.load(multiclass_run.checkpoint, device="cpu")(images / "a.png")
-    assert stored.shape == result.probabilities.shape
-    assert np.abs(stored / 65535 - result.probabilities).max() < 1e-5
-
-
 @pytest.mark.parametrize("values", ["ids", "training"])
 def test_options_reach_the_predictor(binary_run, images, out, run_predict, values):
-    threshold = cut(binary_run, images / "a.png")
+    threshold = find_threshold(binary_run, images / "a.png")
     options = {"threshold": threshold, "tta": "flips", "tile": 64, "context": 16, "batch_size": 2}
     given = [f"{key}={value}" for key, value in options.items()]
     path = binary_run.checkpoint
-    run_predict(binary_run, images, f"checkpoint=['{path}','{path}']", f"values={values}", *given)
-    expected = segkit.load([path, path], device="cpu", **options)(images / "a.png").labels
-    assert 0 < expected.mean() < 1
-    factor = 1 if values == "ids" else 255
-    np.testing.assert_array_equal(read_mask(out / "a.png"), expected * factor)
-
-
-@pytest.mark.parametrize("kind", ["tif", "zarr"])
-def test_large_images_go_by_windows(
-    multilabel_run, tmp_path, out, run_predict, monkeypatch, kind, capsys
-):
-    zarr = pytest.importorskip("zarr")
-    image = draw(3, (300, 280)).image[..., 0]
-    (tmp_path / "in").mkdir()
-    tifffile.imwrite(tmp_path / "in/big.tif", image, tile=(64, 64))
-    place, blocks = tmp_path / "in/store.zarr", (64, 64)
-    zarr.create_array(place, shape=image.shape, chunks=blocks, dtype="uint8")[:] = image
-    monkeypatch.setattr(large, "LARGE", 10_000)
-    monkeypatch.setattr(large, "OVERVIEW", 100)
-    options = {"tile": 128, "threshold": cut(multilabel_run, image)}
-    wanted = [f"{key}={value}" for key, value in options.items()]
-    wanted += ["probabilities=true", f"large_format={kind}"]
-    run_predict(multilabel_run, tmp_path / "in", *wanted)
-    predictor = segkit.load(multilabel_run.checkpoint, device="cpu", **options)
-    expected, card = predictor(image), predictor.card
-    shown = draw_overlay(image[::3, ::3], make_class_layer(expected.labels[:, ::3, ::3], card))
+    given += [f"checkpoint=['{path}','{path}']", f"values={values}", "probabilities=true"]
+    run_predict(binary_run, images, *given)
+    expected = segkit.load([path, path], device="cpu", **options)(images / "a.png")
     assert 0 < expected.labels.mean() < 1
-    read = tifffile.imread if kind == "tif" else lambda path: zarr.open_array(path)[:]
-    for name in ("big", "store"):
-        np.testing.assert_array_equal(read(out / f"{name}.{kind}"), expected.labels * 255)
-        maps = read(out / f"probabilities/{name}.{kind}")
-        assert np.abs(maps / 65535 - expected.probabilities).max() < 1e-4
-        picture = read_image(out / f"overlays/{name}.png")
-        assert picture.shape == (100, 94, 3)
-        np.testing.assert_array_equal(picture, shown)
-    capsys.readouterr()
-    run_predict(multilabel_run, tmp_path / "in", *wanted)
-    assert "2 images are already finished" in capsys.readouterr().out
-
-
-def test_large_images_are_unpacked_once_and_whole_for_objects(
-    binary_run, tmp_path, out, run_predict, files_of, monkeypatch
-):
-    tifffile.imwrite(tmp_path / "big.tif", draw(3, (200, 200)).image[..., 0], tile=(64, 64))
-    monkeypatch.setattr(large, "LARGE", 10_000)
-    read, seen = WindowedImage.read, []
-
-    def counted(self, top, left, height, width):
-        seen.append(height * width)
-        return read(self, top, left, height, width)
-
-    monkeypatch.setattr(WindowedImage, "read", counted)
-    run_predict(binary_run, tmp_path / "big.tif", "overlays=false")
-    alone = sum(seen)
-    seen.clear()
-    run_predict(binary_run, tmp_path / "big.tif", "overwrite=true")
-    assert sum(seen) == alone
-    assert (out / "overlays/big.png").is_file()
-    seen.clear()
-    run_predict(binary_run, tmp_path / "big.tif", "instances=components", "overwrite=true")
-    assert not seen
-    assert files_of(out) == ["big.png", "instances/big.png", "overlays/big.png"]
+    factor = 1 if values == "ids" else 255
+    np.testing.assert_array_equal(read_mask(out / "a.png"), expected.labels * factor)
+    stored = tifffile.imread(out / "probabilities/a.tif")
+    assert stored.dtype == np.uint16
+    assert np.abs(stored / 65535 - expected.probabilities[0]).max() < 1e-5

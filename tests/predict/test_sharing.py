@@ -24,14 +24,14 @@ def test_the_first_process_waits_for_a_slow_one(store):
     slow = Share(1, 2, 1, store)
 
     def work():
-        threading.Thread(target=slow._beat, daemon=True).start()
+        threading.Thread(target=slow.give_signs_of_life, daemon=True).start()
         time.sleep(1.2)
-        slow.gather({"done": 3})
+        slow.gather(["b"])
 
     threading.Thread(target=work, daemon=True).start()
-    assert Share(0, 2, 0, store).gather({"done": 2}) == [{"done": 2}, {"done": 3}]
+    assert Share(0, 2, 0, store).gather(["a"]) == ["a", "b"]
 
 
 def test_a_dead_process_is_noticed(store):
     with pytest.raises(SegkitError, match="process 1 has died without a message"):
-        Share(0, 2, 0, store).gather({})
+        Share(0, 2, 0, store).gather([])

@@ -70,12 +70,8 @@ def cells(text, first):
 def test_without_repeated_seeds_there_is_a_row_for_each_job(tmp_path, job, capsys, monkeypatch):
     """Even where each has a seed of its own: nothing is repeated."""
     same = ["experiment=quick", "++trainer.max_epochs=3"]
-    measured = {
-        "parameters": 1234567,
-        "gflops": 1.25,
-        "seconds": 2199.6,
-        "seconds_per_step": 0.0312,
-    }
+    measured = {"parameters": 1234567, "gflops": 1.25, "seconds": 2199.6}
+    measured["seconds_per_step"] = 0.0312
     job("0", *same, "neck=unet", "seed=1", **{"val/iou": 0.5}, **measured)
     job("1", *same, "neck=fpn", "seed=2", **{"val/iou": 0.6})
     printed = finish(tmp_path, capsys, monkeypatch)
@@ -124,13 +120,8 @@ def test_seeds_are_summarised(tmp_path, job, capsys, monkeypatch):
 def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job, capsys, monkeypatch):
     for neck, losses in {"unet": (0.1, 0.9), "fpn": (0.3, 0.4), "fcn": (None, 0.2)}.items():
         for seed, loss in enumerate(losses):
-            job(
-                f"{neck}{seed}",
-                f"neck={neck}",
-                f"seed={seed}",
-                monitor="val/loss",
-                **{"val/loss": loss},
-            )
+            result = {"monitor": "val/loss", "val/loss": loss}
+            job(f"{neck}{seed}", f"neck={neck}", f"seed={seed}", **result)
     job("fcn2", "neck=fcn", monitor="val/loss", error="no such folder\nmore")
     finish(tmp_path, capsys, monkeypatch)
     rows = read_csv(tmp_path / "sweep.csv")

@@ -37,6 +37,11 @@ def test_scores_have_four_decimals_and_stand_below_each_other() -> None:
     assert lines.index(mean) - lines.index(sign) == 2  # a rule before the mean
 
 
+def test_a_class_called_mean_is_a_class() -> None:
+    lines = printed([{"class": "mean", "iou": 0.1}, {"class": "road", "iou": 0.2}])
+    assert sum(line.startswith("├") for line in lines) == 1  # no rule but that below the head
+
+
 def test_csv_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.csv"
     write_csv(path, ROWS)

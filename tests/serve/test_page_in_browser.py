@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,10 +123,12 @@ def expected_legend(predictor, labels):
     ]
 
 
-def downloaded(page, link):
+def check_download(page, link, name, values, folder):
     with page.expect_download() as download:
         page.click(link)
-    return download.value.suggested_filename, Path(download.value.path())
+    assert download.value.suggested_filename == name
+    download.value.save_as(folder / name)
+    np.testing.assert_array_equal(read_mask(folder / name), values)
 
 
 def test_a_dropped_image_is_predicted_and_its_mask_can_be_downloaded(page, predictor, tmp_path):
@@ -138,14 +139,10 @@ def test_a_dropped_image_is_predicted_and_its_mask_can_be_downloaded(page, predi
     assert legend(page) == expected_legend(predictor, expected.labels)
     assert page.inner_text("#count") == str(expected.instances.max())
     assert re.fullmatch(r"[\d.]+ s", page.inner_text("#seconds"))
-    for link, name, values in (
-        ("#mask-download", "cells.png", make_mask(expected.labels, predictor.card)),
-        ("#instances-download", "cells_instances.png", expected.instances),
-    ):
-        suggested, file = downloaded(page, link)
-        assert suggested == name
-        shutil.copy(file, tmp_path / name)
-        np.testing.assert_array_equal(read_mask(tmp_path / name), values)
+    mask = make_mask(expected.labels, predictor.card)
+    check_download(page, "#mask-download", "cells.png", mask, tmp_path)
+    ids = expected.instances
+    check_download(page, "#instances-download", "cells_instances.png", ids, tmp_path)
 
 
 def test_the_opacity_changes_at_once_and_asks_nobody(page):
@@ -172,12 +169,8 @@ def test_the_pages_of_a_16_bit_tiff(page, predictor, tmp_path):
     wait_for_result(page, "deep.tif, page 2 of 2")
     expected = predictor(stack[1])
     assert legend(page) == expected_legend(predictor, expected.labels)
-    name, file = downloaded(page, "#mask-download")
-    assert name == "deep_0001.png"
-    shutil.copy(file, tmp_path / name)
-    np.testing.assert_array_equal(
-        read_mask(tmp_path / name), make_mask(expected.labels, predictor.card)
-    )
+    mask = make_mask(expected.labels, predictor.card)
+    check_download(page, "#mask-download", "deep_0001.png", mask, tmp_path)
     assert page.is_disabled("#next")
 
 

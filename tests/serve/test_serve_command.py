@@ -16,31 +16,24 @@ from segkit.serve.command import format_address, listen, serve
 
 
 @pytest.mark.parametrize(
-    ("override", "named"),
+    ("words", "named"),
     [
-        ("port=70000", "port"),
-        ("max_upload_mb=0", "max_upload_mb"),
-        ("max_pixels=-1", "max_pixels"),
-        ("instances=all", "instances"),
+        ([], "checkpoint=VALUE"),
+        (["checkpoint=a.ckpt", "port=70000"], "port"),
+        (["checkpoint=a.ckpt", "instances=all"], "instances"),
+        (["checkpoint=nowhere.ckpt", "port=0"], r"nowhere\.ckpt"),
     ],
 )
-def test_wrong_values_are_named(override, named):
-    with pytest.raises(SegkitError, match=named):
-        serve(compose(["checkpoint=a.ckpt", override], "serve"))
-
-
-def test_the_checkpoint_must_be_given_and_be_there():
-    with pytest.raises(SegkitError, match="checkpoint=VALUE"):
-        serve(compose([], "serve"))
+def test_wrong_values_are_named(words, named):
     pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
-    with pytest.raises(SegkitError, match=r"nowhere\.ckpt"):
-        serve(compose(["checkpoint=nowhere.ckpt", "port=0"], "serve"))
+    with pytest.raises(SegkitError, match=named):
+        serve(compose(words, "serve"))
 
 
 @pytest.mark.parametrize("package", ["fastapi_offline", "uvicorn", "python_multipart"])
 def test_a_missing_extra_is_named(package, monkeypatch):
     for loaded in list(sys.modules):
-        if loaded.startswith(("segkit.serve.app", "segkit.serve.predictions")):
+        if loaded == "segkit.serve.app":
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SegkitError, match=r"pip install 'segkit-torch\[serve\]'") as error:
@@ -68,29 +61,17 @@ def test_it_runs_until_ctrl_c(binary_run, tmp_path):
     pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
     given = [f"checkpoint={binary_run.checkpoint}", "device=cpu"]
     command = [sys.executable, "-m", "segkit.serve", *given]
-    with subprocess.Popen(
-        [*command, "port=0"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as server:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "port=0"], env=env, **options) as server:
         line = server.stdout.readline()
-        where = re.search(r"http://127\.0\.0\.1:\d+", line)
+        where = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         assert where, line + server.stderr.read()
         with urllib.request.urlopen(f"{where[0]}/health", timeout=30) as answer:
             assert answer.status == 200
-        port = where[0].rpartition(":")[2]
-        second = subprocess.run(
-            [*command, f"port={port}"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        second = subprocess.run([*command, f"port={where[1]}"], check=False, **options)
         assert second.returncode == 2
-        assert re.match(rf"error: .*port={port}.*Give another port", second.stderr)
+        assert re.match(rf"error: .*port={where[1]}.*Give another port", second.stderr)
         server.send_signal(signal.SIGINT)
         rest, errors = server.communicate(timeout=60)
     assert (server.returncode, rest, errors) == (130, "", "stopped\n")

@@ -21,13 +21,11 @@ def read(name, data, max_bytes=10_000, max_pixels=1000, channels=3):
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
-        ("a.png", "a"),
         ("a.b.tif", "a.b"),
         ("../../etc/passwd", "passwd"),
         ("C:\\scans\\ü 1.tif", "ü 1"),
         ("", "image"),
         ("..", "image"),
-        ("/", "image"),
         (".png", "png"),
         ("a\r\nSet-Cookie: b.png", "aSet-Cookie: b"),
         (300 * "x" + ".png", 100 * "x"),

@@ -42,7 +42,7 @@ from harness.side_by_side import (
 )
 from harness.timing import Measure, alternate, compute_ratio
 from segkit.benchmark.results import Section
-from segkit.config.compose import conf_dir
+from segkit.config.compose import find_conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary, check
@@ -181,7 +181,7 @@ def list_candidates(
     source: FolderSource, summary: DataSummary, augment: str, cache: ArrayCache, workers: int
 ) -> dict[str, Batches]:
     """What is compared: ours first, then what it is held against."""
-    preset = (conf_dir() / "augment" / f"{augment}.yaml").read_text(encoding="utf-8")
+    preset = (find_conf_dir() / "augment" / f"{augment}.yaml").read_text(encoding="utf-8")
     transforms = yaml.safe_load(preset)["transforms"]
 
     def built() -> list[Any]:  # anew each time: steps belong to one Compose

@@ -20,10 +20,10 @@ from segkit.config.declarations import (
     FAMILIES,
     SECTIONS,
     Options,
-    command_options,
-    member_names,
-    member_options,
-    section_options,
+    list_member_names,
+    read_command_options,
+    read_member_options,
+    read_section_options,
 )
 from segkit.config.validation import families
 
@@ -42,15 +42,15 @@ def page() -> str:
     for command, (_, name) in COMMANDS.items():
         model = getattr(schema, name, None) or getattr(settings, name)
         parts.append(f"## python -m segkit.{command}\n")
-        parts.append(table(command_options(command), kinds_of(model)))
+        parts.append(table(read_command_options(command), kinds_of(model)))
     parts.append("## Groups of a training\n")
     for section, name in SECTIONS.items():
         model = getattr(schema, name)
         title = f"### {section}\n" if section != "data" else "### data, whatever the data set\n"
-        parts += [title, table(section_options(section), kinds_of(model))]
+        parts += [title, table(read_section_options(section), kinds_of(model))]
     for family, base in families().items():
-        for name in sorted(member_names(family)):
-            options = member_options(family, name)
+        for name in sorted(list_member_names(family)):
+            options = read_member_options(family, name)
             member = base.members()[name]
             parts.append(f"### {family}: {name}\n")
             parts.append(f"{summary_of(member)}\n")

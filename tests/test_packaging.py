@@ -27,7 +27,7 @@ def test_a_wheel_works_from_another_directory(tmp_path):
     away.mkdir()
     # -P and a PYTHONPATH of the wheel alone: neither the checkout nor its editable install
     env = {**os.environ, "PYTHONPATH": str(site)}
-    code = "import segkit, segkit.config.compose as c; print(segkit.__file__, c.conf_dir())"
+    code = "import segkit, segkit.config.compose as c; print(segkit.__file__, c.find_conf_dir())"
     where = subprocess.run(
         [sys.executable, "-c", code], cwd=away, env=env, capture_output=True, text=True, check=True
     )

@@ -153,7 +153,7 @@ def describe_machine(device: str = "cpu", threads: int | None = None) -> dict[st
     import torch
 
     from segkit.checkpoint.reading import find_versions
-    from segkit.core.memory import GB, main_memory
+    from segkit.core.memory import GB, find_main_memory
 
     cpu_info = Path("/proc/cpuinfo")  # on Linux
     lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.is_file() else []
@@ -162,7 +162,7 @@ def describe_machine(device: str = "cpu", threads: int | None = None) -> dict[st
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
-        "memory, GB": round(main_memory() / GB, 1),
+        "memory, GB": round(find_main_memory() / GB, 1),
         "system": platform.platform(),
         "device": device,
     }

@@ -9,15 +9,15 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from segkit.config.compose import compose, conf_dir
+from segkit.config.compose import compose, find_conf_dir
 from segkit.config.declarations import (
     FAMILIES,
     SECTIONS,
     Options,
-    command_options,
-    member_options,
-    plugin_members,
-    section_options,
+    list_plugin_members,
+    read_command_options,
+    read_member_options,
+    read_section_options,
 )
 from segkit.core import plugins
 
@@ -95,7 +95,7 @@ TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": [], "benchm
 """The groups that a command takes if not all."""
 
 
-def help_page(command: str, overrides: list[str], config_dir: Path | str | None = None) -> str:
+def make_help_page(command: str, overrides: list[str], config_dir: Path | str | None = None) -> str:
     """The page, with the values that the overrides give.
 
     Raises:
@@ -113,7 +113,7 @@ def help_page(command: str, overrides: list[str], config_dir: Path | str | None 
     if groups:
         parts.append("\n".join(["Groups and their choices:", *groups]))
     parts.append("Keys, their meaning and their values:")
-    parts.append("\n".join(_describe(values, config_options(command, values))))
+    parts.append("\n".join(_describe(values, read_config_options(command, values))))
     parts.append(
         "Flags: --cfg job, -m, --config-dir DIR; --hydra-help lists the others. docs/options.md"
         " lists the options of all choices."
@@ -121,22 +121,22 @@ def help_page(command: str, overrides: list[str], config_dir: Path | str | None 
     return "\n\n".join(parts)
 
 
-def config_options(command: str, values: dict[str, Any]) -> dict[str, Options]:
+def read_config_options(command: str, values: dict[str, Any]) -> dict[str, Options]:
     """The declared options of the sections of a config, by their path; "" for the top level."""
-    found = {"": command_options(command)}
+    found = {"": read_command_options(command)}
     for key, part in values.items():
         if not isinstance(part, dict):
             continue
         if key in SECTIONS:
-            found[key] = section_options(key)
+            found[key] = read_section_options(key)
         if key in FAMILIES:
             name = part.get("name", "")
-            default = member_options("encoder", "timm") if key == "encoder" else {}
-            found[key] = {**found.get(key, {}), **(member_options(key, name) or default)}
+            default = read_member_options("encoder", "timm") if key == "encoder" else {}
+            found[key] = {**found.get(key, {}), **(read_member_options(key, name) or default)}
         if key == "loss":
             for term, options in (part.get("terms") or {}).items():
                 name = options.get("name", term)
-                found[f"loss.terms.{term}"] = member_options("loss", name)
+                found[f"loss.terms.{term}"] = read_member_options("loss", name)
     return found
 
 
@@ -167,13 +167,13 @@ def _describe(values: dict[str, Any], options: dict[str, Options], path: str = "
 
 def find_groups(config_dir: Path | str | None = None) -> dict[str, list[str]]:
     """The groups of configs and their choices, including those of plugins and of the user."""
-    places = [conf_dir(), *plugins.conf_dirs()]
+    places = [find_conf_dir(), *plugins.find_conf_dirs()]
     if config_dir is not None:
         places.append(Path(config_dir))
     found: dict[str, set[str]] = {}
     for place in places:
         for file in place.glob("*/*.yaml"):
             found.setdefault(file.parent.name, set()).add(file.stem)
-    for family, name in plugin_members():
+    for family, name in list_plugin_members():
         found[family].add(name)
     return {group: sorted(choices) for group, choices in sorted(found.items())}

@@ -14,8 +14,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.config.compose import VERSION_BASE, conf_dir, prepare, session
-from segkit.config.overrides import composition_errors, explain
+from segkit.config.compose import VERSION_BASE, find_conf_dir, prepare, session
+from segkit.config.overrides import explain_composition, list_composition_errors
 from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
@@ -51,9 +51,9 @@ def launch(command: str, target: str) -> None:
     sys.argv[1:] = [*flags, *args.overrides]
     try:
         if args.help:
-            from segkit.cli.help import help_page
+            from segkit.cli.help import make_help_page
 
-            print(help_page(command, args.overrides, args.config_dir))
+            print(make_help_page(command, args.overrides, args.config_dir))
             return
         prepare(args.config_dir, args.overrides)
     except SegkitError as error:
@@ -61,7 +61,7 @@ def launch(command: str, target: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and shown below
     failed: list[int] = []
 
-    @hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=command)
+    @hydra.main(version_base=VERSION_BASE, config_path=str(find_conf_dir()), config_name=command)
     def run(config: DictConfig) -> None:
         gc.enable()
         module, _, function = target.partition(":")
@@ -91,9 +91,9 @@ def launch(command: str, target: str) -> None:
         sys.exit(INTERRUPTED)
     except (SegkitError, _Stop) as error:
         _exit(error)
-    except composition_errors() as error:  # some of them are OSErrors too
+    except list_composition_errors() as error:  # some of them are OSErrors too
         with session(args.config_dir, args.overrides):
-            _exit(explain(error, command, args.overrides))
+            _exit(explain_composition(error, command, args.overrides))
     except OSError as error:
         if error.errno in FULL:  # the file may be a temporary one of a library
             where = "the disk of the run folder or of the folder for temporary files"

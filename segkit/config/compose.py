@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.declarations import plugin_files
-from segkit.config.overrides import composition_errors, explain
+from segkit.config.overrides import explain_composition, list_composition_errors
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION_BASE = "1.3"
 
 
-def conf_dir() -> Path:
+def find_conf_dir() -> Path:
     """The folder of the configs: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parents[1]
     packed = package / "conf"
@@ -49,8 +49,8 @@ def compose(
     with session(config_dir, given):
         try:
             config = hydra.compose(command, overrides=given)
-        except composition_errors() as error:
-            raise explain(error, command, given) from error
+        except list_composition_errors() as error:
+            raise explain_composition(error, command, given) from error
     plugins.require_named(plugins.as_list(config.get("plugins")), given)
     return config
 
@@ -89,7 +89,7 @@ def session(config_dir: Path | str | None = None, overrides: Iterable[str] = ())
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
+        with hydra.initialize_config_dir(str(find_conf_dir()), version_base=VERSION_BASE):
             yield
     finally:
         GlobalHydra.instance().hydra = before
@@ -108,22 +108,22 @@ def prepare(config_dir: Path | str | None = None, overrides: Iterable[str] = ())
 
     from segkit.config.presets import PluginMembers, Presets
 
-    folders = plugins.conf_dirs()
+    folders = plugins.find_conf_dirs()
     if config_dir is not None:
         folders.append(Path(config_dir).resolve())
         if not folders[-1].is_dir():
             raise SegkitError(f"there is no folder of configs {folders[-1]}.")
     _own_folders[:] = folders
-    plugin_files[:] = plugins.source_files(overrides)
+    plugin_files[:] = plugins.find_source_files(overrides)
     found = Plugins.instance()
     if _SEARCH_PATH not in {cls.__name__ for cls in found.discover()}:
         found.register(Presets)
         found.register(PluginMembers)
-        found.register(_search_path_plugin())
-    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+        found.register(_make_search_path_plugin())
+    OmegaConf.register_new_resolver("run_dir", _choose_run_dir, replace=True)
 
 
-def _run_dir(name: str, time: str, resume: str | None) -> str:
+def _choose_run_dir(name: str, time: str, resume: str | None) -> str:
     """A new folder below runs/, or the one that is resumed."""
     return os.fspath(resume) if resume else f"runs/{name}/{time}"
 
@@ -133,7 +133,7 @@ _own_folders: list[Path] = []
 """Folders of configs besides segkit's: of the plugins and of the command line."""
 
 
-def _search_path_plugin() -> type[SearchPathPlugin]:
+def _make_search_path_plugin() -> type[SearchPathPlugin]:
     """A function, because importing this module must not import Hydra."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -144,7 +144,7 @@ def _search_path_plugin() -> type[SearchPathPlugin]:
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             for element in search_path.get_path():
                 if element.provider == "main":
-                    element.path = f"segkit://{conf_dir()}"
+                    element.path = f"segkit://{find_conf_dir()}"
             for number, folder in enumerate(_own_folders):
                 search_path.append(f"segkit-{number}", f"segkit://{folder}")
             search_path.append("segkit-plugins", "segkit-plugins://")

@@ -67,42 +67,47 @@ class Option:
 Options = dict[str, Option]
 
 
-def member_options(family: str, name: str) -> Options:
+def read_member_options(family: str, name: str) -> Options:
     """The options of a member that a config may set; none if no source declares the member."""
     base = FAMILIES[family][1]
-    for path in _sources(family):
-        for class_name, class_base, member in _members(path):
+    for path in _list_sources(family):
+        for class_name, class_base, member in _find_members(path):
             if (class_base, member) == (base, name):
                 module = _read(path)
                 node = module.classes[class_name]
-                found = _parameters(module, node, "__init__", ast.get_docstring(node) or "")
-                found |= _family_options(family)
+                found = _read_parameters(module, node, "__init__", ast.get_docstring(node) or "")
+                found |= _read_family_options(family)
                 return {k: v for k, v in found.items() if k not in WIRED.get(family, ())}
     return {}
 
 
-def member_names(family: str) -> list[str]:
+def list_member_names(family: str) -> list[str]:
     """The names of all members whose source is found."""
     base = FAMILIES[family][1]
-    return [name for path in _sources(family) for _, other, name in _members(path) if other == base]
+    return [
+        name
+        for path in _list_sources(family)
+        for _, other, name in _find_members(path)
+        if other == base
+    ]
 
 
-def plugin_members() -> list[tuple[str, str]]:
+def list_plugin_members() -> list[tuple[str, str]]:
     """Family and name of each member that a plugin's source defines."""
     families = {base: family for family, (_, base) in FAMILIES.items()}
-    found = [member for path in plugin_files for member in _members(path)]
+    found = [member for path in plugin_files for member in _find_members(path)]
     return [(families[base], name) for _, base, name in found if base in families]
 
 
-def section_options(section: str) -> Options:
+def read_section_options(section: str) -> Options:
     """The options of a group of a training that are the same for all its choices."""
-    return _fields(_read(PACKAGE / "config/schema.py"), SECTIONS[section])
+    return _read_fields(_read(PACKAGE / "config/schema.py"), SECTIONS[section])
 
 
-def command_options(command: str) -> Options:
+def read_command_options(command: str) -> Options:
     """The options of a command that belong to no group."""
     file, name = COMMANDS[command]
-    found = _fields(_read(PACKAGE / "config" / file), name)
+    found = _read_fields(_read(PACKAGE / "config" / file), name)
     return {k: v for k, v in found.items() if k not in FAMILIES and k not in SECTIONS}
 
 
@@ -142,18 +147,18 @@ def _read(path: Path) -> _Module:
     return _Module(path)
 
 
-def _sources(family: str) -> Iterator[Path]:
-    yield from _built_in(FAMILIES[family][0])
+def _list_sources(family: str) -> Iterator[Path]:
+    yield from _list_built_in(FAMILIES[family][0])
     yield from plugin_files
 
 
 @cache
-def _built_in(folder: str) -> list[Path]:
+def _list_built_in(folder: str) -> list[Path]:
     return sorted((PACKAGE / folder).glob("*.py"))
 
 
 @cache
-def _members(path: Path) -> list[tuple[str, str, str]]:
+def _find_members(path: Path) -> list[tuple[str, str, str]]:
     """Class, last base and name of the members that a file defines."""
     pattern = r'^class (\w+)\(\s*(?:[\w.]+,\s*)*(?:\w+\.)*(\w+),\s*name="([^"]+)"'
     return re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -166,23 +171,23 @@ def _is_defined(path: Path, base: str) -> bool:
 
 
 @cache
-def _family_options(family: str) -> Options:
+def _read_family_options(family: str) -> Options:
     """The keyword-only parameters of the family's build(), which all members take."""
     folder, base = FAMILIES[family]
-    for path in _built_in(folder):
+    for path in _list_built_in(folder):
         if _is_defined(path, base):
             module = _read(path)
-            return _parameters(module, module.classes[base], "build")
+            return _read_parameters(module, module.classes[base], "build")
     return {}
 
 
-def _parameters(module: _Module, owner: ast.ClassDef, method: str, docs: str = "") -> Options:
+def _read_parameters(module: _Module, owner: ast.ClassDef, method: str, docs: str = "") -> Options:
     for node in owner.body:
         if isinstance(node, ast.FunctionDef) and node.name == method:
             break
     else:
         return {}
-    meanings = _argument_meanings(docs or ast.get_docstring(node) or "")
+    meanings = _read_meanings(docs or ast.get_docstring(node) or "")
     arguments = [] if method == "build" else node.args.args[1:]
     defaults: list[ast.expr | None] = [None] * (len(arguments) - len(node.args.defaults))
     defaults += node.args.defaults
@@ -196,12 +201,12 @@ def _parameters(module: _Module, owner: ast.ClassDef, method: str, docs: str = "
     }
 
 
-def _fields(module: _Module, name: str) -> Options:
+def _read_fields(module: _Module, name: str) -> Options:
     found: Options = {}
     owner = module.classes[name]
     for base in owner.bases:
         if isinstance(base, ast.Name) and base.id in module.classes:
-            found |= _fields(module, base.id)
+            found |= _read_fields(module, base.id)
     for node in owner.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
@@ -221,18 +226,18 @@ def _fields(module: _Module, name: str) -> Options:
     return found
 
 
-def _argument_meanings(docstring: str) -> dict[str, str]:
+def _read_meanings(docstring: str) -> dict[str, str]:
     """The ``Args`` of a Google-style docstring, in the words of YAML."""
     _, _, rest = docstring.partition("Args:\n")
     section = re.split(r"\n\S", f"{rest}\n")[0]
     parts = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)[1:]
     return {
-        name: _plain(" ".join(text.split()))
+        name: _write_as_yaml(" ".join(text.split()))
         for name, text in zip(parts[::2], parts[1::2], strict=True)
     }
 
 
-def _plain(text: str) -> str:
+def _write_as_yaml(text: str) -> str:
     for python, value in (("None", "null"), ("True", "true"), ("False", "false")):
         text = re.sub(rf"\b{python}\b", value, text)
     return re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", text)

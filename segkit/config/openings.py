@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from segkit.config.compose import conf_dir
+from segkit.config.compose import find_conf_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,7 +63,7 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     """The content of a preset of segkit."""
     from segkit.config.presets import load_preset
 
-    return load_preset(conf_dir(), group, name)
+    return load_preset(find_conf_dir(), group, name)
 
 
 def _get(config: Mapping[Any, Any], key: str) -> Any:

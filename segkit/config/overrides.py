@@ -7,7 +7,7 @@ from typing import Any
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
 
-def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError:
+def explain_composition(error: Exception, command: str, overrides: list[str]) -> SegkitError:
     """The error that names all overrides that cannot be composed, with the nearest names.
 
     Called inside a :func:`segkit.config.compose.session`.
@@ -28,12 +28,12 @@ def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError
             override = OverridesParser.create().parse_override(text)
         except HydraException as wrong:
             problems.append(
-                f"'{text}' cannot be parsed: {_first_line(wrong)}. Use KEY=VALUE; a value with"
+                f"'{text}' cannot be parsed: {_take_first_line(wrong)}. Use KEY=VALUE; a value with"
                 " brackets or signs goes into quotes of its own, as in 'input=\"my scans (2)\"'."
             )
             continue
         key = override.key_or_group.partition("@")[0]
-        options = _options(key)
+        options = _list_choices(key)
         if options:
             chosen = override.value()
             wrong_choices = [
@@ -41,19 +41,19 @@ def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError
                 for choice in (chosen if isinstance(chosen, list) else [chosen])
                 if isinstance(choice, str) and choice not in options
             ]
-            problems += [_unknown_choice(key, choice, options) for choice in wrong_choices]
+            problems += [_describe_unknown_choice(key, choice, options) for choice in wrong_choices]
             if not wrong_choices and not override.is_sweep_override():
                 groups.append(text)
         elif not (override.is_add() or override.is_force_add()):
             values.append((key, text))
     try:
         config = hydra.compose(command, overrides=groups)
-    except composition_errors() as why:
+    except list_composition_errors() as why:
         return all_at_once("the config cannot be composed:", [*problems, str(why)])
-    known = _keys(config)
+    known = _list_keys(config)
     for key, text in values:
         if key not in known and key.partition(".")[0] != "hydra":
-            problems.append(f"'{text}': there is no key '{key}'.{_nearest(key, known)}")
+            problems.append(f"'{text}': there is no key '{key}'.{_suggest_key(key, known)}")
     if not problems:
         return SegkitError(f"the config cannot be composed: {error}")
     problems.append(
@@ -62,7 +62,7 @@ def explain(error: Exception, command: str, overrides: list[str]) -> SegkitError
     return all_at_once("the command line cannot be composed:", problems)
 
 
-def composition_errors() -> tuple[type[Exception], ...]:
+def list_composition_errors() -> tuple[type[Exception], ...]:
     """What Hydra raises when configs or overrides are wrong."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -71,7 +71,7 @@ def composition_errors() -> tuple[type[Exception], ...]:
     return HydraException, OmegaConfBaseException, YAMLError
 
 
-def _options(group: str) -> list[str]:
+def _list_choices(group: str) -> list[str]:
     """The choices of a group; none if it is no group."""
     from hydra.core.global_hydra import GlobalHydra
 
@@ -80,7 +80,7 @@ def _options(group: str) -> list[str]:
     return state.config_loader.get_group_options(group)
 
 
-def _unknown_choice(group: str, choice: str, options: list[str]) -> str:
+def _describe_unknown_choice(group: str, choice: str, options: list[str]) -> str:
     text = f"'{group}={choice}': there is no {group} '{choice}'."
     if group == "encoder":
         import timm
@@ -90,7 +90,7 @@ def _unknown_choice(group: str, choice: str, options: list[str]) -> str:
     return f"{text}{did_you_mean(choice, options)} Known: {', '.join(options)}."
 
 
-def _keys(node: Any, prefix: str = "") -> list[str]:
+def _list_keys(node: Any, prefix: str = "") -> list[str]:
     """All keys of a config, with dots."""
     from omegaconf import DictConfig
 
@@ -99,14 +99,14 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
         found.append(f"{prefix}{key}")
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            found += _keys(child, f"{prefix}{key}.")
+            found += _list_keys(child, f"{prefix}{key}.")
     return found
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def _suggest_key(key: str, known: list[str]) -> str:
     """The nearest key in the same group, or the same key in another group (`max_epochs`)."""
     group, _, last = key.rpartition(".")
-    elsewhere = _choices_with(group, last)
+    elsewhere = _find_choices_with(group, last)
     if elsewhere:
         return f" It is a key of {' and of '.join(f'{group}={c}' for c in elsewhere[:3])}."
     same = [k for k in known if k.rpartition(".")[2] == last]
@@ -115,14 +115,14 @@ def _nearest(key: str, known: list[str]) -> str:
     return did_you_mean(key, known)
 
 
-def _choices_with(group: str, key: str) -> list[str]:
+def _find_choices_with(group: str, key: str) -> list[str]:
     """The choices of a group whose configs have a key."""
-    from segkit.config.compose import conf_dir
+    from segkit.config.compose import find_conf_dir
     from segkit.config.presets import load_preset
 
-    files = sorted((conf_dir() / group).glob("*.yaml")) if group.isidentifier() else []
-    return [file.stem for file in files if key in load_preset(conf_dir(), group, file.stem)]
+    files = sorted((find_conf_dir() / group).glob("*.yaml")) if group.isidentifier() else []
+    return [file.stem for file in files if key in load_preset(find_conf_dir(), group, file.stem)]
 
 
-def _first_line(error: Exception) -> str:
+def _take_first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]

@@ -19,10 +19,10 @@ from segkit.config.declarations import (
     FAMILIES,
     SECTIONS,
     Options,
-    command_options,
-    member_options,
-    plugin_members,
-    section_options,
+    list_plugin_members,
+    read_command_options,
+    read_member_options,
+    read_section_options,
 )
 
 MISSING = "???"
@@ -72,18 +72,18 @@ class PluginMembers(ConfigSource):
 
     def is_group(self, config_path: str) -> bool:
         """Whether it is a family with members."""
-        return any(family == config_path for family, _ in plugin_members())
+        return any(family == config_path for family, _ in list_plugin_members())
 
     def is_config(self, config_path: str) -> bool:
         """Whether it is a member."""
         family, _, name = config_path.removesuffix(".yaml").rpartition("/")
-        return (family, name) in plugin_members()
+        return (family, name) in list_plugin_members()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The members of a family."""
         if results_filter == ObjectType.GROUP:
             return []
-        return sorted(name for family, name in plugin_members() if family == config_path)
+        return sorted(name for family, name in list_plugin_members() if family == config_path)
 
 
 def load_preset(folder: Path, group: str, choice: str) -> dict[str, Any]:
@@ -106,20 +106,20 @@ def complete(path: str, content: dict[str, Any], is_global: bool = False) -> Non
         for family in FAMILIES:
             part = content.get(family)
             if isinstance(part, dict) and isinstance(part.get("name"), str):
-                _add(part, member_options(family, part["name"]))
+                _add(part, read_member_options(family, part["name"]))
     elif path in COMMANDS:
-        _add(content, command_options(path))
+        _add(content, read_command_options(path))
     elif path == "loader":
-        _add(content, section_options("data"))
+        _add(content, read_section_options("data"))
     elif not any(_is_base(entry) for entry in content.get("defaults", [])):
         if group in FAMILIES:
             given = content.get("name", MISSING)
-            _add(content, member_options(group, name if given == MISSING else given))
+            _add(content, read_member_options(group, name if given == MISSING else given))
         if group in SECTIONS:
-            _add(content, section_options(group))
+            _add(content, read_section_options(group))
         if group == "loss":  # the terms of a sum are losses too
             for key, term in content.get("terms", {}).items():
-                _add(term, member_options("loss", term.get("name", key)))
+                _add(term, read_member_options("loss", term.get("name", key)))
 
 
 def _is_base(entry: Any) -> bool:

@@ -47,12 +47,12 @@ def validate(config: Any) -> TrainConfig:
 
 def _fill_defaults(config: TrainConfig) -> None:
     """Add the options that a config leaves to the constructors, so that a run records them."""
-    from segkit.core.registry import default_options
+    from segkit.core.registry import read_defaults
 
     for key, family in families().items():
         part: Part = getattr(config, key)
         member, _ = family.resolve(part.name, {})
-        for option, default in default_options(member).items():
+        for option, default in read_defaults(member).items():
             if option not in WIRED.get(key, ()) and part.model_extra is not None:
                 part.model_extra.setdefault(option, default)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from segkit.core.memory import GB, main_memory, usable_cores
+from segkit.core.memory import GB, count_usable_cores, find_main_memory
 
 SPEED = {"cpu": 60e9, "mps": 2e12, "cuda": 10e12}
 """Floating-point operations per second of a core or a device in training, roughly."""
@@ -46,13 +46,13 @@ class Machine:
 
 def find_machine(accelerator: str = "auto", devices: int | str | list[int] = 1) -> Machine:
     """Find the machine that Lightning's ``accelerator`` and ``devices`` mean."""
-    cores = usable_cores()
+    cores = count_usable_cores()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", memory, cores, _count(devices, torch.cuda.device_count()))
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return Machine("mps", torch.mps.recommended_max_memory(), cores)
-    return Machine("cpu", main_memory(), cores, _count(devices, 1))
+    return Machine("cpu", find_main_memory(), cores, _count(devices, 1))
 
 
 def _count(devices: int | str | list[int], present: int) -> int:

@@ -15,35 +15,35 @@ UNKNOWN_MEMORY = 8 * GB
 """Assumed if the system does not say."""
 
 
-def main_memory(root: Path = Path("/")) -> int:
+def find_main_memory(root: Path = Path("/")) -> int:
     """Bytes of the machine, or of the smallest control group of this process."""
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         installed = UNKNOWN_MEMORY
-    limits = [_read_number(group / "memory.max") for group in _own_groups("", root)]
-    limits += [_read_number(g / "memory.limit_in_bytes") for g in _own_groups("memory", root)]
+    limits = [_read_number(group / "memory.max") for group in _list_own_groups("", root)]
+    limits += [_read_number(g / "memory.limit_in_bytes") for g in _list_own_groups("memory", root)]
     return int(min([installed, *(limit for limit in limits if limit)]))
 
 
-def usable_cores(root: Path = Path("/")) -> int:
+def count_usable_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use, by its affinity and its control groups."""
     # not torch's threads, of which a worker has fewer
     affinity = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
     cores = affinity or os.cpu_count() or 1
     quotas = [
         (_read_number(group / "cpu.max"), _read_number(group / "cpu.max", 1))
-        for group in _own_groups("", root)
+        for group in _list_own_groups("", root)
     ]
     quotas += [
         (_read_number(group / "cpu.cfs_quota_us"), _read_number(group / "cpu.cfs_period_us"))
-        for group in _own_groups("cpu", root)
+        for group in _list_own_groups("cpu", root)
     ]
     limits = [int(quota / period) for quota, period in quotas if quota and period and quota > 0]
     return max(1, min([cores, *limits]))
 
 
-def _own_groups(controller: str, root: Path) -> Iterator[Path]:
+def _list_own_groups(controller: str, root: Path) -> Iterator[Path]:
     """The folders of this process's group and of the groups around it.
 
     A container may see its own group as the outermost one, under another path than the kernel

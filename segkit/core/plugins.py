@@ -56,7 +56,7 @@ def _any_installed() -> bool:
 
 
 @cache
-def load() -> None:
+def load_installed() -> None:
     """Import all installed plugins, once."""
     for entry in find_plugins():
         try:
@@ -70,7 +70,7 @@ def load() -> None:
             ) from error
 
 
-def package_folders() -> list[Path]:
+def find_package_folders() -> list[Path]:
     """The folders of the packages with plugins, found without importing them."""
     found = []
     for entry in find_plugins():
@@ -79,9 +79,9 @@ def package_folders() -> list[Path]:
     return found
 
 
-def conf_dirs() -> list[Path]:
+def find_conf_dirs() -> list[Path]:
     """The ``conf/`` folders of the installed plugins."""
-    return [folder / "conf" for folder in package_folders() if (folder / "conf").is_dir()]
+    return [folder / "conf" for folder in find_package_folders() if (folder / "conf").is_dir()]
 
 
 def as_list(names: str | Iterable[object] | None) -> list[str]:
@@ -91,9 +91,9 @@ def as_list(names: str | Iterable[object] | None) -> list[str]:
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
-def source_files(overrides: Iterable[str]) -> list[Path]:
+def find_source_files(overrides: Iterable[str]) -> list[Path]:
     """The Python files of installed plugins, and those that the overrides name as plugins."""
-    found = [file for folder in package_folders() for file in sorted(folder.rglob("*.py"))]
+    found = [file for folder in find_package_folders() for file in sorted(folder.rglob("*.py"))]
     given = [text.partition("=")[2] for text in overrides if _names_plugins(text)]
     names = [name.strip(" '\"") for value in given for name in value.strip("[]").split(",")]
     named = [Path(name) for name in names if name.endswith(".py")]

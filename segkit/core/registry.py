@@ -66,8 +66,8 @@ class Registrable:
             cls.__qualname__,
         ):
             raise SegkitError(
-                f"two classes are named {cls.family} '{name}': {_place(known)} and"
-                f" {_place(cls)}. Rename one of them."
+                f"two classes are named {cls.family} '{name}': {_find_place(known)} and"
+                f" {_find_place(cls)}. Rename one of them."
             )
         cls.name = name
         cls._members[name] = cls
@@ -78,7 +78,7 @@ class Registrable:
         package = cls._root.__module__.rpartition(".")[0]
         if package.startswith("segkit."):
             _import_modules(package)
-        plugins.load()
+        plugins.load_installed()
         return cls._members
 
     @classmethod
@@ -148,8 +148,8 @@ def check_options(
     """
     from pydantic import ValidationError
 
-    parameters, hints = _parameters(member), _hints(member)
-    adapters = _adapters(member)  # type: ignore[arg-type]  # classes are hashable
+    parameters, hints = _list_parameters(member), _read_hints(member)
+    adapters = _make_adapters(member)  # type: ignore[arg-type]  # classes are hashable
     known = options.keys() & parameters.keys()
     free = [key for key in parameters if key not in given]
     problems = [
@@ -159,7 +159,7 @@ def check_options(
     ]
     bound = dict(options)
     for key in sorted(known & hints.keys(), key=list(options).index):
-        value, kinds = options[key], _alternatives(hints[key])
+        value, kinds = options[key], _split_union(hints[key])
         if isinstance(value, bool) and not {bool, Any, object} & kinds and {int, float} & kinds:
             # pydantic would turn True into 1
             problems.append(f"option '{key}' is {value}: Input should be a number, not a boolean.")
@@ -181,9 +181,9 @@ def check_options(
     return bound, problems
 
 
-def default_options(member: type[Any]) -> dict[str, Any]:
+def read_defaults(member: type[Any]) -> dict[str, Any]:
     """The options of a class that have a default, with it."""
-    parameters = _parameters(member).values()
+    parameters = _list_parameters(member).values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
@@ -197,16 +197,16 @@ def signature(member: type[Any], hidden: Iterable[str] = ()) -> str:
         >>> signature(Square)
         "(side: int, fill: 'red' | 'blue' = 'red')"
     """
-    hints, options = _hints(member), []
-    for key, parameter in _parameters(member).items():
+    hints, options = _read_hints(member), []
+    for key, parameter in _list_parameters(member).items():
         if key not in hidden:
-            kind = f": {_plain(hints[key])}" if key in hints else ""
+            kind = f": {_format_type(hints[key])}" if key in hints else ""
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
             options.append(f"{key}{kind}{default}")
     return f"({', '.join(options)})"
 
 
-def _parameters(member: type[Any]) -> dict[str, inspect.Parameter]:
+def _list_parameters(member: type[Any]) -> dict[str, inspect.Parameter]:
     """The options of __init__, and those of the family's build(); *args and **kwargs are none."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     own = inspect.signature(member).parameters.values()
@@ -216,7 +216,7 @@ def _parameters(member: type[Any]) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in found}
 
 
-def _hints(member: Any) -> dict[str, Any]:
+def _read_hints(member: Any) -> dict[str, Any]:
     functions = (member._root.build, member.__init__)
     try:
         found = [typing.get_type_hints(function, include_extras=True) for function in functions]
@@ -226,37 +226,39 @@ def _hints(member: Any) -> dict[str, Any]:
 
 
 @cache
-def _adapters(member: Any) -> dict[str, Any]:
+def _make_adapters(member: Any) -> dict[str, Any]:
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(arbitrary_types_allowed=True)
-    hints = _hints(member)
+    hints = _read_hints(member)
     return {
-        key: TypeAdapter(hints[key], config=config) for key in _parameters(member) if key in hints
+        key: TypeAdapter(hints[key], config=config)
+        for key in _list_parameters(member)
+        if key in hints
     }
 
 
-def _alternatives(hint: Any) -> set[Any]:
+def _split_union(hint: Any) -> set[Any]:
     """The types of a union, or the type itself, without what annotates it."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        return _alternatives(typing.get_args(hint)[0])
+        return _split_union(typing.get_args(hint)[0])
     if origin in (typing.Union, types.UnionType):
-        return {kind for part in typing.get_args(hint) for kind in _alternatives(part)}
+        return {kind for part in typing.get_args(hint) for kind in _split_union(part)}
     return {hint}
 
 
-def _plain(hint: Any) -> str:
+def _format_type(hint: Any) -> str:
     """A type as a user writes its values."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _plain(arguments[0])
+        return _format_type(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return " | ".join(_plain(part) for part in arguments)
+        return " | ".join(_format_type(part) for part in arguments)
     if origin is typing.Literal:
         return " | ".join(repr(value) for value in arguments)
     if arguments:
-        inner = ", ".join("..." if part is ... else _plain(part) for part in arguments)
+        inner = ", ".join("..." if part is ... else _format_type(part) for part in arguments)
         return f"{getattr(origin, '__name__', origin)}[{inner}]"
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
@@ -271,7 +273,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _place(cls: type[Any]) -> str:
+def _find_place(cls: type[Any]) -> str:
     """Where a class is defined."""
     try:
         line = inspect.getsourcelines(cls)[1]

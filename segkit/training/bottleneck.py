@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from segkit.core.memory import usable_cores
+from segkit.core.memory import count_usable_cores
 from segkit.data.loading import CROPPING, READING, TARGET
 from segkit.training.datamodule import SegmentationData
 
@@ -93,7 +93,7 @@ def recommend(slowest: str, data: SegmentationData, epoch: int) -> str:
         return "data.cache=true keeps what was decoded."
     if slowest == READING and data.cache is not None and epoch == 0:
         return "The next epochs read from the cache that this one has filled."
-    workers, most = data.workers, usable_cores() - 1  # one core computes
+    workers, most = data.workers, count_usable_cores() - 1  # one core computes
     if workers < most:
         more = min(2 * workers or 2, most)
         return f"More workers may help: data.num_workers={more} (now {workers})."

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
-from segkit.core.memory import GB, main_memory, usable_cores
+from segkit.core.memory import GB, count_usable_cores, find_main_memory
 from segkit.data.augment import TrainTransform
 from segkit.data.checks import DataSummary
 from segkit.data.loading import (
@@ -214,7 +214,7 @@ class SegmentationData(L.LightningDataModule):
                 free = shutil.disk_usage(tempfile.gettempdir()).free
             except OSError as error:  # no folder for temporary files, among others
                 return False, f"images are decoded at every read: {error}"
-            room = {"memory": main_memory(), f"free disk of {tempfile.gettempdir()}": free}
+            room = {"memory": find_main_memory(), f"free disk of {tempfile.gettempdir()}": free}
             small = [name for name, given in room.items() if size > SHARE * given]
             if small:
                 return False, (
@@ -231,7 +231,7 @@ def default_workers() -> int:
 
     Of two cores that compute none is spare, as each batch waits for the slower one.
     """
-    cores = usable_cores()
+    cores = count_usable_cores()
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     return min(8, cores - 1) if on_gpu or cores > 2 else 0
 

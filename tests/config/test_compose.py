@@ -8,24 +8,24 @@ import yaml
 from omegaconf import OmegaConf
 
 import segkit
-from segkit.cli.help import help_page
+from segkit.cli.help import make_help_page
 from segkit.config import schema, settings
-from segkit.config.compose import compose, conf_dir
+from segkit.config.compose import compose, find_conf_dir
 from segkit.config.declarations import (
     COMMANDS,
     SECTIONS,
     WIRED,
-    command_options,
-    member_names,
-    member_options,
-    section_options,
+    list_member_names,
+    read_command_options,
+    read_member_options,
+    read_section_options,
 )
 from segkit.config.validation import families, validate
 from segkit.core.errors import SegkitError
-from segkit.core.registry import default_options
+from segkit.core.registry import read_defaults
 
-GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-CHOICES = sorted(f"{p.parent.name}={p.stem}" for p in conf_dir().glob("*/*.yaml"))
+GROUPS = sorted(path.name for path in find_conf_dir().iterdir() if path.is_dir())
+CHOICES = sorted(f"{p.parent.name}={p.stem}" for p in find_conf_dir().glob("*/*.yaml"))
 NEEDED = {
     "encoder=timm": ["encoder.name=convnext_tiny"],
     "loss=bce": ["head=binary"],
@@ -33,7 +33,7 @@ NEEDED = {
 
 
 def test_conf_holds_the_commands_and_the_loader_besides_the_groups():
-    files = {p.stem for p in conf_dir().glob("*.yaml")}
+    files = {p.stem for p in find_conf_dir().glob("*.yaml")}
     assert files == {*COMMANDS, "loader"}
     assert len(CHOICES) > 60
 
@@ -55,12 +55,12 @@ def test_every_choice_composes_and_validates(group):
 @pytest.mark.parametrize("family", families())
 def test_options_read_from_the_source_are_those_of_the_classes(family):
     base = families()[family]
-    names = member_names(family)
+    names = list_member_names(family)
     built_in = {n for n, m in base.members().items() if m.__module__.startswith("segkit.")}
     assert set(names) == built_in
     for name in names:
-        declared = member_options(family, name)
-        real = default_options(base.members()[name])
+        declared = read_member_options(family, name)
+        real = read_defaults(base.members()[name])
         for key in WIRED.get(family, ()):
             real.pop(key, None)
         assert {k: o.default for k, o in declared.items() if not o.required} == real, name
@@ -70,9 +70,9 @@ def test_options_read_from_the_source_are_those_of_the_classes(family):
 @pytest.mark.parametrize("name", [*COMMANDS, *SECTIONS])
 def test_options_read_from_the_source_are_those_of_the_models(name):
     if name in SECTIONS:
-        declared, model = section_options(name), getattr(schema, SECTIONS[name])
+        declared, model = read_section_options(name), getattr(schema, SECTIONS[name])
     else:
-        declared, model = command_options(name), COMMANDS[name][1]
+        declared, model = read_command_options(name), COMMANDS[name][1]
         model = getattr(schema, model, None) or getattr(settings, model)
     for key, option in declared.items():
         field = model.model_fields[key]
@@ -84,17 +84,17 @@ def test_options_read_from_the_source_are_those_of_the_models(name):
 
 
 def test_no_preset_repeats_a_default():
-    for path in conf_dir().glob("*/*.yaml"):
+    for path in find_conf_dir().glob("*/*.yaml"):
         given = yaml.safe_load(path.read_text()) or {}
         if "name" not in given or "defaults" in given:
             continue
         options = (
-            member_options(path.parent.name, given["name"])
+            read_member_options(path.parent.name, given["name"])
             if path.parent.name in families()
             else {}
         )
         if path.parent.name in SECTIONS:
-            options |= section_options(path.parent.name)
+            options |= read_section_options(path.parent.name)
         for key, value in given.items():
             if key in options and not options[key].required:
                 assert key == "name" or value != options[key].default, f"{path}: {key}"
@@ -152,7 +152,7 @@ def test_members_in_a_named_file_need_no_preset(tmp_path):
     plugin = f"plugins=[{path}]"
     assert compose([plugin, "neck=wide"]).neck == {"name": "wide", "width": 7}
     assert compose([plugin, "neck=wide", "neck.width=9"]).neck.width == 9
-    page = help_page("train", [plugin, "neck=wide"])
+    page = make_help_page("train", [plugin, "neck=wide"])
     assert "of_mine" in page
     assert "# Its channels." in page
     (tmp_path / "neck").mkdir()
@@ -167,7 +167,7 @@ def test_the_quick_experiment_takes_other_data():
 
 def test_the_reference_of_all_options_is_up_to_date():
     """Run python docs/write_options.py after changing an option or its description."""
-    script = conf_dir().parent / "docs" / "write_options.py"
+    script = find_conf_dir().parent / "docs" / "write_options.py"
     code = {"__file__": str(script), "__name__": "write_options"}
     exec(compile(script.read_text(), str(script), "exec"), code)
     assert script.with_name("options.md").read_text() == code["page"]()
@@ -211,7 +211,7 @@ def test_composing_leaves_a_running_hydra_app_as_it_was():
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(find_conf_dir()), version_base="1.3"):
         before = GlobalHydra.instance().hydra
         assert "hydra" not in compose(["neck=fpn"])
         assert GlobalHydra.instance().hydra is before
@@ -223,9 +223,9 @@ def test_composing_leaves_a_running_hydra_app_as_it_was():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_page_has_examples_groups_meanings_and_values(command):
-    page = help_page(command, ["neck=fpn"] if command == "train" else [])
+    page = make_help_page(command, ["neck=fpn"] if command == "train" else [])
     assert page.count(f"python -m segkit.{command} ") >= 4
-    for name, option in command_options(command).items():
+    for name, option in read_command_options(command).items():
         assert f"{name}:" in page
         assert f"# {option.meaning.split()[0]}" in page
     if command == "train":

@@ -11,7 +11,7 @@ import torch
 
 from segkit.core import machine
 from segkit.core.machine import Machine, find_machine
-from segkit.core.memory import GB, main_memory, usable_cores
+from segkit.core.memory import GB, count_usable_cores, find_main_memory
 
 
 def test_the_cpu_when_it_is_asked_for() -> None:
@@ -97,7 +97,7 @@ def test_limits_of_control_groups(
     sizes = {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 64 * GB // 1024}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    assert (main_memory(tmp_path) / GB, usable_cores(tmp_path)) == (memory, cores)
+    assert (find_main_memory(tmp_path) / GB, count_usable_cores(tmp_path)) == (memory, cores)
 
 
 def test_names() -> None:

@@ -36,7 +36,7 @@ def family(monkeypatch):
 def installed(tmp_path, monkeypatch):
     """Installs packages that have an entry point of a name and a value."""
     monkeypatch.syspath_prepend(tmp_path / "site")
-    plugins.load.cache_clear()
+    plugins.load_installed.cache_clear()
 
     def install(name: str, value: str) -> None:
         facts = tmp_path / "site" / f"{value}-1.0.dist-info"
@@ -46,7 +46,7 @@ def installed(tmp_path, monkeypatch):
         importlib.invalidate_caches()
 
     yield install
-    plugins.load.cache_clear()
+    plugins.load_installed.cache_clear()
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_plugin_is_imported_when_a_name_is_looked_up(family, installed, packag
 def test_the_configs_of_a_plugin_are_found_without_importing_it(installed, package):
     installed("toy", "segkit_toy")
     installed("gone", "segkit_is_gone")
-    assert plugins.conf_dirs() == [package / "conf"]
+    assert plugins.find_conf_dirs() == [package / "conf"]
     assert "segkit_toy" not in sys.modules
 
 
@@ -80,7 +80,7 @@ def test_a_plugin_in_an_archive_is_found(family, installed, package, tmp_path, m
     shutil.make_archive(str(tmp_path / "packages"), "zip", tmp_path / "site")
     shutil.rmtree(tmp_path / "site")
     assert family.names() == []
-    plugins.load.cache_clear()
+    plugins.load_installed.cache_clear()
     monkeypatch.syspath_prepend(tmp_path / "packages.zip")
     assert family.names() == ["toy"]
 

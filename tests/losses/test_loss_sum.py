@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from segkit.config.compose import compose, conf_dir
+from segkit.config.compose import compose, find_conf_dir
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
 
@@ -77,7 +77,7 @@ def test_wrong_terms_are_refused(terms, message):
 
 PRESETS = {
     path.stem: OmegaConf.to_container(OmegaConf.load(path))
-    for path in conf_dir().glob("loss/*.yaml")
+    for path in find_conf_dir().glob("loss/*.yaml")
 }
 SUMS = [name for name, options in PRESETS.items() if options["name"] == "sum"]
 

@@ -105,7 +105,7 @@ def test_the_remedy_suits_the_slowest_stage(
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bottleneck, "usable_cores", lambda: 8)
+    monkeypatch.setattr(bottleneck, "count_usable_cores", lambda: 8)
     data: Any = SimpleNamespace(workers=workers, cache=cached, config=SimpleNamespace(cache="auto"))
     assert remedy in recommend(slowest, data, epoch)
 

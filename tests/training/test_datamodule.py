@@ -70,7 +70,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_auto_takes(
     asked: Any, size: int, kept: bool, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datamodule, "main_memory", lambda: 20 * GB)
+    monkeypatch.setattr(datamodule, "find_main_memory", lambda: 20 * GB)
     monkeypatch.setattr(
         datamodule.shutil, "disk_usage", lambda folder: SimpleNamespace(free=15 * GB)
     )
@@ -172,7 +172,7 @@ def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 8)]
     for cores, gpu, workers in table:
-        monkeypatch.setattr(datamodule, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(datamodule, "count_usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert datamodule.default_workers() == workers
         assert data(num_workers=None).workers == workers

@@ -18,7 +18,7 @@ from scipy.special import expit, softmax
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
-from segkit.core.memory import UNKNOWN_MEMORY, main_memory
+from segkit.core.memory import UNKNOWN_MEMORY, find_main_memory
 from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import Windows, plan_batches
@@ -189,7 +189,7 @@ class OnnxNetwork(ExportedNetwork):
                 )
             used = "cpu"
         # ONNX Runtime does not report the memory of a GPU
-        free = main_memory() if used == "cpu" else UNKNOWN_MEMORY
+        free = find_main_memory() if used == "cpu" else UNKNOWN_MEMORY
         return lambda batch: session.run(None, {INPUT: batch})[0], contents, used, free
 
 
@@ -242,7 +242,12 @@ class OpenVinoNetwork(ExportedNetwork):
         except Exception as error:
             raise_broken(path, f"an OpenVINO model for the device '{device}'", error)
         # a copy: the next call writes into the same memory
-        return lambda batch: np.array(compiled(batch)[0]), contents, used.lower(), main_memory()
+        return (
+            lambda batch: np.array(compiled(batch)[0]),
+            contents,
+            used.lower(),
+            find_main_memory(),
+        )
 
 
 def choose_openvino_device(device: str, available: list[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import OVERLAP
 from segkit.core.errors import SegkitError
-from segkit.core.memory import main_memory
+from segkit.core.memory import find_main_memory
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
@@ -167,4 +167,4 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return main_memory()
+    return find_main_memory()

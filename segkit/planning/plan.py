@@ -70,14 +70,14 @@ def plan(
     turned = any(t.get("name") in TURNS for t in settings.augment.transforms)
     if "augment" in open_keys:
         turned = not rules.has_an_up(summary)[0]
-    settle("data.crop_size", rules.crop_size(summary.measures, network, machine, turned))
+    settle("data.crop_size", rules.choose_crop_size(summary.measures, network, machine, turned))
     crop = settings.data.crop_size
-    settle("data.batch_size", rules.batch_size(crop, network, machine))
-    settle("data.val_batch_size", rules.val_batch_size(summary.measures, network, machine))
+    settle("data.batch_size", rules.choose_batch_size(crop, network, machine))
+    settle("data.val_batch_size", rules.choose_val_batch_size(summary.measures, network, machine))
     weights = settings.encoder.options.get("pretrained", False)
-    settle("data.normalize", rules.normalization(summary, weights is not False))
-    settle("data.foreground_share", rules.foreground_share(summary, crop))
-    settle("loss", rules.loss(summary))
+    settle("data.normalize", rules.choose_normalization(summary, weights is not False))
+    settle("data.foreground_share", rules.choose_foreground_share(summary, crop))
+    settle("loss", rules.choose_loss(summary))
 
     data, trainer = settings.data, settings.trainer
     work = find_workload(summary, crop, data.batch_size, trainer, network, machine)
@@ -85,10 +85,12 @@ def plan(
     per_epoch = data.samples_per_epoch or len(summary.splits["train"])
     settle("trainer.max_epochs", work.max_epochs(per_epoch))
     steps = work.steps(trainer, per_epoch)
-    settle("augment", rules.augmentation(summary, work.passes(steps)))
-    settle("optimizer.lr", rules.learning_rate(settings.optimizer.name, work.per_step, network))
-    settle("scheduler", rules.schedule(steps))
-    settle("trainer.ema", rules.averaging(steps))
+    settle("augment", rules.choose_augmentation(summary, work.passes(steps)))
+    settle(
+        "optimizer.lr", rules.choose_learning_rate(settings.optimizer.name, work.per_step, network)
+    )
+    settle("scheduler", rules.choose_schedule(steps))
+    settle("trainer.ema", rules.choose_averaging(steps))
     settings._open_keys = ()
     return settings, choices
 

@@ -47,12 +47,12 @@ def has_an_up(summary: DataSummary) -> tuple[bool, str]:
     return False, "the images show no up and down"
 
 
-def augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
+def choose_augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
     """Choose a preset, stronger for fewer images and more passes over each part of them."""
     images = len(summary.splits["train"])
     upright, why = has_an_up(summary)
-    seen = "" if math.isinf(passes) else f", seen {count(passes, 'time')}"
-    why = f"{count(images, 'image')}{seen}; {why}"
+    seen = "" if math.isinf(passes) else f", seen {format_count(passes, 'time')}"
+    why = f"{format_count(images, 'image')}{seen}; {why}"
     if passes < FEW_PASSES[0]:
         return "light", why
     if upright:
@@ -62,7 +62,7 @@ def augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
     return ("turns" if many else "microscopy"), why
 
 
-def crop_size(
+def choose_crop_size(
     measures: Measures, network: Network, machine: Machine, turned: bool
 ) -> tuple[Size, str]:
     """Choose a crop of several typical objects, or the whole image if that is small.
@@ -96,7 +96,7 @@ def crop_size(
     return size, why
 
 
-def batch_size(size: Size, network: Network, machine: Machine) -> tuple[int, str]:
+def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[int, str]:
     """Choose as many crops as help and fit in half of the memory."""
     most, pixels = CROPS_AND_PIXELS[machine.has_gpu]
     wanted = max(FEWEST_CROPS, min(most, pixels // math.prod(size)))
@@ -111,7 +111,9 @@ def batch_size(size: Size, network: Network, machine: Machine) -> tuple[int, str
     return chosen, why
 
 
-def val_batch_size(measures: Measures, network: Network, machine: Machine) -> tuple[int, str]:
+def choose_val_batch_size(
+    measures: Measures, network: Network, machine: Machine
+) -> tuple[int, str]:
     """Choose as many whole images as fit, up to eight; they keep no activations."""
     image = network.kept_bytes(measures.largest) / 3
     fitting = int(_free_bytes(network, machine) / image)
@@ -119,7 +121,7 @@ def val_batch_size(measures: Measures, network: Network, machine: Machine) -> tu
     return max(1, min(8, fitting)), f"whole images, the largest of {height} x {width}"
 
 
-def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
+def choose_normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
     """Choose the data set's mean and deviation, or the encoder's if it may have ``weights``."""
     kind = summary.normalization.dtype
     if kind != "uint8":
@@ -130,7 +132,7 @@ def normalization(summary: DataSummary, weights: bool) -> tuple[str, str]:
     return "auto", "8 bits: the encoder's if it has pretrained weights, else the data set's"
 
 
-def loss(summary: DataSummary) -> tuple[str, str]:
+def choose_loss(summary: DataSummary) -> tuple[str, str]:
     """Choose Dice with a pixel loss that suits the rarest class."""
     name, share = _find_rarest(summary)
     if share < RARE:
@@ -141,7 +143,7 @@ def loss(summary: DataSummary) -> tuple[str, str]:
     return "dice_ce", f"no class has less than {RARE:.0%} of the pixels ('{name}' {share:.1%})"
 
 
-def foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
+def choose_foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
     """Choose the share of crops placed on foreground, so that no class is missed."""
     name, share = _find_rarest(summary, background=False)
     height, width = summary.measures.largest
@@ -154,7 +156,7 @@ def foreground_share(summary: DataSummary, size: Size) -> tuple[float, str]:
     return 0.0, f"random crops have enough of each class ('{name}' {share:.1%})"
 
 
-def learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, str]:
+def choose_learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, str]:
     """Scale the rate with the batch for SGD (Goyal et al. 2017), its root for Adam (Malladi 2022).
 
     The batch is that of a step, over all devices.
@@ -169,16 +171,19 @@ def learning_rate(optimizer: str, batch: int, network: Network) -> tuple[float, 
     return float(f"{rate:.1e}"), why
 
 
-def schedule(steps: float) -> tuple[str, str]:
+def choose_schedule(steps: float) -> tuple[str, str]:
     """Choose the learning rate schedule; steps are infinite for a training without an end."""
     if math.isinf(steps):
         return "constant", "the end of the training is not known"
     if steps <= 10_000:
-        return "one_cycle", f"{count(steps, 'step')}, few: up and down once makes fast progress"
-    return "cosine", f"{count(steps, 'step')}: a short rise, a long way down"
+        return (
+            "one_cycle",
+            f"{format_count(steps, 'step')}, few: up and down once makes fast progress",
+        )
+    return "cosine", f"{format_count(steps, 'step')}: a short rise, a long way down"
 
 
-def averaging(steps: float) -> tuple[float | None, str]:
+def choose_averaging(steps: float) -> tuple[float | None, str]:
     """Choose the decay of the averaged weights by the number of steps."""
     if steps < 300:
         return None, "too few steps to average"
@@ -187,7 +192,7 @@ def averaging(steps: float) -> tuple[float | None, str]:
     return 0.999, "weights averaged over about 1000 steps"
 
 
-def count(number: float, noun: str) -> str:
+def format_count(number: float, noun: str) -> str:
     """Write a number with its noun, such as "24 images"."""
     return f"{number:.0f} {noun}{'s' if number != 1 else ''}"
 

@@ -9,7 +9,7 @@ from segkit.config.schema import Trainer
 from segkit.core.machine import Machine
 from segkit.data.checks import DataSummary
 from segkit.planning.network import Network
-from segkit.planning.rules import count
+from segkit.planning.rules import format_count
 
 PASSES = 60
 """How often to see each part of the images, unless steps or time run out."""
@@ -112,11 +112,11 @@ def _choose_steps(
     in_image = max(1.0, math.prod(summary.measures.median) / math.prod(size))
     fewest, most = STEPS[machine.has_gpu]
     wanted = PASSES * images * in_image / per_step
-    why = f"{PASSES} times {count(images, 'image')}"
+    why = f"{PASSES} times {format_count(images, 'image')}"
     if wanted < fewest:
-        wanted, why = fewest, f"{count(images, 'image')}, but at least {fewest} steps"
+        wanted, why = fewest, f"{format_count(images, 'image')}, but at least {fewest} steps"
     elif wanted > most:
-        wanted, why = most, f"{count(images, 'image')}, but at most {most} steps"
+        wanted, why = most, f"{format_count(images, 'image')}, but at most {most} steps"
     seconds = per_step * cost / SPENT_ON_TRAINING  # per step
     affordable = PATIENCE[machine.has_gpu] / seconds
     if wanted > affordable:

@@ -12,5 +12,8 @@ from .models.heads.base import Head as Head
 from .models.necks.base import Neck as Neck
 from .models.segmenter import Segmenter as Segmenter
 from .models.segmenter import create_model as create_model
+from .optim.optimizers import Optimizer as Optimizer
+from .optim.schedules import Schedule as Schedule
+from .targets.base import Target as Target
 
 __version__: str

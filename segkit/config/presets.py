@@ -63,6 +63,9 @@ class PluginMembers(ConfigSource):
         path = config_path.removesuffix(".yaml")
         content: dict[str, Any] = {"name": path.rpartition("/")[2]}
         complete(path, content)
+        for key, option in read_member_options(*path.split("/")).items():
+            if option.required:
+                content[key] = MISSING
         header: dict[str, str | None] = {"package": None}
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), header)
 

@@ -231,13 +231,14 @@ def _check_target(config: TrainConfig) -> list[str]:
 def _check_metrics(config: TrainConfig, mode: Mode, num_classes: int | None) -> list[str]:
     """Check the names of the metrics and that they fit the target."""
     from segkit.metrics.base import Metric
+    from segkit.metrics.contract import check_metric
 
     problems = []
     for name in config.metrics:
         try:
             metric = Metric.resolve(name, {})[0]
             if num_classes or mode != "multiclass":
-                Metric.build(name, mode=mode, num_classes=num_classes or 2)
+                check_metric(Metric.build(name, mode=mode, num_classes=num_classes or 2))
         except SegkitError as error:
             problems.append(f"metrics: {error}")
             continue

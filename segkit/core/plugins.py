@@ -92,12 +92,22 @@ def as_list(names: str | Iterable[object] | None) -> list[str]:
 
 
 def find_source_files(overrides: Iterable[str]) -> list[Path]:
-    """The Python files of installed plugins, and those that the overrides name as plugins."""
+    """The Python files of installed plugins, and those that the overrides name as plugins.
+
+    Raises:
+        SegkitError: A named file does not exist.
+    """
     found = [file for folder in find_package_folders() for file in sorted(folder.rglob("*.py"))]
     given = [text.partition("=")[2] for text in overrides if _names_plugins(text)]
     names = [name.strip(" '\"") for value in given for name in value.strip("[]").split(",")]
-    named = [Path(name) for name in names if name.endswith(".py")]
-    return [*found, *(file for file in named if file.is_file())]
+    return [*found, *(_require_file(name) for name in names if name.endswith(".py"))]
+
+
+def _require_file(name: str) -> Path:
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise SegkitError(f"plugins: there is no file {path}.")
+    return path
 
 
 def _names_plugins(override: str) -> bool:
@@ -119,7 +129,7 @@ def load_named(names: list[str]) -> None:
     for name in names:
         try:
             if name.endswith(".py"):
-                _run_file(Path(name).resolve())
+                _run_file(_require_file(name))
             else:
                 importlib.import_module(name)
             _named.add(Path(name).name)
@@ -152,15 +162,13 @@ def name_missing(names: str | Iterable[object] | None, message: str) -> SegkitEr
     if missing:
         message = (
             f"The training named plugins=[{','.join(missing)}]: name them again, a file by its"
-            f" path. {message}"
+            f" path; in Python import them first. {message}"
         )
     return SegkitError(message)
 
 
 @cache
 def _run_file(path: Path) -> None:
-    if not path.is_file():
-        raise SegkitError(f"plugins: there is no file {path}.")
     # The hash distinguishes files of the same name. All processes must use the same module name, or
     # workers could not unpickle the classes.
     name = f"segkit_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

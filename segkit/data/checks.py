@@ -116,6 +116,7 @@ def check(
     classes, contradictions, notes = _decide_classes(source, mode, num_classes, readable)
     kinds = [
         unpaired or _find_empty_splits(splits, needed),
+        _find_repeated_names(splits),
         _list_by_message(error for f in facts for error in f.errors),
         *_find_differences(readable, classes, source),
         contradictions or _find_wrong_values(readable, classes, source),
@@ -216,6 +217,9 @@ def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
                 scan_part(source, facts)
             except SegkitError as error:
                 facts.errors.append(_name_sample(facts.sample, str(error)))
+            except Exception as error:  # a source of a plugin may do anything
+                why = f"{type(source).__name__} cannot read it: {error!r}"
+                facts.errors.append((facts.sample.name, why))
         return facts
 
     console = Console()
@@ -401,9 +405,18 @@ def _has_option(source: DataSource, name: str) -> bool:
 # --- problems ------------------------------------------------------------------------------------
 
 
+def _find_repeated_names(splits: dict[Split, list[Sample]]) -> list[str]:
+    counts = Counter(sample.name for samples in splits.values() for sample in samples)
+    return [
+        f"{count} samples are named '{name}': give each a name of its own"
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
 def _find_empty_splits(splits: dict[Split, list[Sample]], needed: tuple[Split, ...]) -> list[str]:
     if not any(splits.values()):
-        return ["the data set has no samples"]
+        return ["the data set has no samples in train, val or test"]
     return [
         f"the split '{split}' has no samples, of {sum(map(len, splits.values()))} in all: add"
         " images, or give it a fraction, a list or a folder"
@@ -429,8 +442,8 @@ def _find_differences(facts: list[Facts], classes: Classes, source: DataSource) 
     for f in facts:
         if f.layered and classes.mode != "multilabel":
             text = (
-                f"the mask has {f.mask_shape[2]} channels, like a colour image or a map for each"
-                " class: save it with one channel of labels, or use head=multilabel"
+                f"the mask is (H, W, {f.mask_shape[2]}), like a colour image or a map for each"
+                " class: make it (H, W), one label for each pixel, or use head=multilabel"
             )
         elif f.layered != classes.layered:
             text = (

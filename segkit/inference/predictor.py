@@ -93,6 +93,7 @@ class Predictor:
                     f" target={self.target.name} with head={card.head['name']}: use"
                     f" {' or '.join(fits) or 'none'}, or train with another target."
                 )
+        _require_effect(self, given)
         if given == PredictionOptions() and len(self.networks) == 1:
             return  # every network can be used, and its tiles need not be planned yet
         fixed = self.windows.fixed
@@ -378,9 +379,7 @@ def load(
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
     parsed = parse_options(options)
     networks = [_read_network(Path(each), device, parsed.tile, parsed.batch_size) for each in paths]
-    predictor = Predictor(networks, **options)
-    _require_effect(predictor, parsed)
-    return predictor
+    return Predictor(networks, **options)
 
 
 def load_from_settings(settings: ModelSettings) -> Predictor:

@@ -33,7 +33,7 @@ SHOWN = 5
 
 @dataclass
 class Unfinished:
-    """The images that are left, the number of finished ones, and why how many are redone."""
+    """The images that are left, the number of finished ones, and how many are redone for what."""
 
     files: list[ImageFile] = field(default_factory=list)
     finished: int = 0
@@ -209,12 +209,12 @@ class Record:
             for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     line = json.loads(text)
-                except ValueError:  # empty, or cut off when a process was killed
-                    continue
-                # files in a record may be removed, and it may come from elsewhere
-                line["files"] = [name for name in line["files"] if _is_inside(name)]
-                lines.append(line)
-        for line in sorted(lines, key=lambda line: line["time"]):
+                    # files in a record may be removed, and it may come from elsewhere
+                    line["files"] = [name for name in line["files"] if _is_inside(name)]
+                    lines.append((line["time"], line["file"], line))
+                except (ValueError, TypeError, KeyError):
+                    continue  # empty, cut off when a process was killed, or of something else
+        for _, _, line in sorted(lines, key=lambda entry: entry[:2]):
             self._apply(line)
 
     def _name(self, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Uploads: size limits and decoding."""
+"""Uploads: limits on files and pixels, and decoding; guards.py limits the body of a request."""
 
 from __future__ import annotations
 

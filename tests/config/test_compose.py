@@ -148,10 +148,16 @@ def test_members_in_a_named_file_need_no_preset(tmp_path):
         'class Wide(segkit.Neck, name="wide"):\n'
         '    """A neck.\n\n    Args:\n        width: Its channels.\n    """\n'
         "    def __init__(self, channels, strides, width=7): ...\n"
+        'class Files(segkit.DataSource, name="files"):\n'
+        "    def __init__(self, mode, root): ...\n"
     )
     plugin = f"plugins=[{path}]"
     assert compose([plugin, "neck=wide"]).neck == {"name": "wide", "width": 7}
     assert compose([plugin, "neck=wide", "neck.width=9"]).neck.width == 9
+    assert compose([plugin, "data=files", "data.root=here"]).data.root == "here"
+    assert OmegaConf.missing_keys(compose([plugin, "data=files"])) == {"data.root"}
+    with pytest.raises(SegkitError, match=r"there is no file .*mien\.py"):
+        compose([f"plugins=[{tmp_path / 'mien.py'}]", "neck=wide"])
     page = make_help_page("train", [plugin, "neck=wide"])
     assert "of_mine" in page
     assert "# Its channels." in page

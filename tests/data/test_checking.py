@@ -80,7 +80,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
         (str(tmp_path / "images" / "b.png"), "cannot be read"),
         (str(tmp_path / "masks" / "b.png"), "it is empty"),
         ("images/c.png", "the image has 7 x 5 pixels (height x width), its mask 7 x 6"),
-        ("images/f.png", "the mask has 3 channels"),
+        ("images/f.png", "the mask is (H, W, 3)"),
         ("images/d.png", "3 channels, most have 1: data.channels=1 or data.channels=3"),
         ("images/e.png", "the values 7, which are outside the 2 classes 0 to 1"),
     ]:
@@ -189,6 +189,24 @@ def test_a_source_that_returns_other_arrays(image, mask, message):
     del segkit.DataSource._members["mine"]  # only this test knows it
     with pytest.raises(SegkitError, match=rf"\n.*2 samples \(one, two\): Mine\.{message}"):
         check(Mine(), "binary", needed=())
+
+
+def test_a_source_that_fails_or_repeats_a_name():
+    class Mine(segkit.DataSource, name="mine"):
+        def splits(self):
+            return {"train": [segkit.Sample(name) for name in ("one", "one", "two")]}
+
+        def read_image(self, sample):
+            return SQUARE[..., None]
+
+        def read_mask(self, sample):
+            return {"one": SQUARE}[sample.name]
+
+    del segkit.DataSource._members["mine"]
+    with pytest.raises(SegkitError) as caught:
+        check(Mine(), "binary", needed=())
+    assert "2 samples are named 'one': give each a name of its own" in str(caught.value)
+    assert "two: Mine cannot read it: KeyError('two')" in str(caught.value)
 
 
 def test_remedies_are_options_of_the_source():

@@ -412,5 +412,6 @@ def test_a_record_that_points_elsewhere_removes_nothing_there(run, images, out, 
     for name in ("../precious", str(tmp_path / "precious")):
         line = {"file": "0", "files": [name], "time": 2**62}
         journal.write_text(journal.read_text() + json.dumps(line) + "\n")
+    journal.write_text(journal.read_text() + '[]\n{"time": 1}\n')  # not of segkit
     run("tta=flips", *PLAIN, given=images / "0.png")
     assert (tmp_path / "precious").read_text() == "mine"

@@ -47,20 +47,6 @@ def test_an_installed_package_adds_an_encoder(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
-@pytest.mark.slow
-def test_a_loose_file_adds_a_neck(tmp_path):
-    loose = EXAMPLES / "loose_file"
-    plugin = f"plugins=[{loose / 'residual.py'}]"
-    said = train(plugin, "neck=residual", "neck.width=8", cwd=tmp_path)
-    assert "resnet18 + residual + binary" in said
-    (best,) = tmp_path.glob("runs/quick/*/checkpoints/best.ckpt")
-    failed = run("-m", "segkit.evaluate", f"checkpoint={best}", cwd=tmp_path)
-    assert failed.returncode == 2
-    assert "name them again" in failed.stderr
-    again = run("-m", "segkit.evaluate", f"checkpoint={best}", plugin, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-
-
 def test_a_config_file_cannot_import_code(tmp_path):
     """Only what the command line names is imported."""
     evil = tmp_path / "evil.py"

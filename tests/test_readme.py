@@ -79,10 +79,9 @@ def test_the_readme_has_what_it_promises():
 
 
 def choose_tier(command: str) -> object:
-    """Sweeps and all experiments but that of the paper are for the night."""
-    long = " -m " in command.removeprefix("python -m") or (
-        "experiment=" in command and "unet2015" not in command
-    )
+    """Sweeps, the benchmark and all experiments but that of the paper are for the night."""
+    long = " -m " in command.removeprefix("python -m") or "segkit.benchmark" in command
+    long |= "experiment=" in command and "unet2015" not in command
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -195,7 +196,7 @@ class WindowFile:
             self._check_name()
             _replace_folder(temporary, self.path)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_folder(temporary)
 
     def _write_tiff(self, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
         big = needs_bigtiff(self._layers, sizes, self.dtype)
@@ -358,6 +359,15 @@ def _describe_levels(axes: list[str], sizes: list[tuple[int, int]], smooth: bool
         "datasets": datasets,
         "type": "mean" if smooth else "nearest",
     }
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder into which zarr's threads may still write for a moment after an error."""
+    for _ in range(100):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            break
+        time.sleep(0.05)
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -55,7 +55,10 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
     [
         ({"name": "unet", "width": 8, "depth": 3}, "unet", "deconv", "binary", "onnx", None),
         ("resnet18", "unet", "nearest", "multiclass", "openvino", None),
-        ("mobilenetv3_large_100", "fpn", "bilinear", "multilabel", "torch_export", None),
+        pytest.param(
+            *("mobilenetv3_large_100", "fpn", "bilinear", "multilabel", "torch_export", None),
+            marks=pytest.mark.nightly,
+        ),
         # of one size: it resamples its position embedding in Python
         (VIT, "unet", "nearest", "multiclass", "torch_export", (64, 64)),
     ],

@@ -45,7 +45,10 @@ def test_int8_is_smaller_and_much_the_same(ending, small_run, tmp_path, capsys):
         ("int8", 2.0, 0.8, "int8", "int8: 2.00 times the speed"),
         ("int8", 0.9, 0.8, "float32", "int8 is not faster than float32 on this machine: the file"),
         ("int8", 2.0, 0.5, "float32", "loses more IoU than max_iou_loss=0.02: the file stays"),
-        ("int8_always", 0.9, 0.5, "int8", "the file is int8 anyway, as requested"),
+        pytest.param(
+            *("int8_always", 0.9, 0.5, "int8", "the file is int8 anyway, as requested"),
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_what_is_kept(asked, ratio, after, kept, said, tiny_run, tmp_path, capsys, monkeypatch):

@@ -262,11 +262,8 @@ def test_the_unpadded_network_is_one_whole_graph():
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize(
-    ("neck", "upsample"),
-    [("unet", "deconv"), pytest.param("fpn", "bilinear", marks=pytest.mark.nightly)],
-)
-@pytest.mark.slow
+@pytest.mark.parametrize(("neck", "upsample"), [("unet", "deconv"), ("fpn", "bilinear")])
+@pytest.mark.nightly
 @compilers
 def test_inductor(neck, upsample):
     parts = Encoder.build("unet", width=8, depth=3)

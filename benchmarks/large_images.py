@@ -1,7 +1,7 @@
 """Peak memory of predicting images of growing size: python benchmarks/large_images.py [SIDE ...]
 
 Trains a small network for some seconds, writes a tiled TIFF of each size, and runs the predict
-command on it in a process of its own, whose peak memory is measured. Then the same image is
+command on it in its own process, whose peak memory is measured. Then the same image is
 predicted in memory, and the labels are compared.
 """
 

@@ -43,7 +43,7 @@ MOST = {
     ("fpn", "resnet34", "inference"): {LAST: 0.80},
     ("fpn", "resnet34", "training"): {LAST: 0.90},
 }
-"""Ratios that are wanted, of time and of memory, on two cores."""
+"""Target ratios of time and memory on two cores."""
 TOLERANCE = 1e-4
 
 

@@ -56,7 +56,7 @@ from segkit.targets.base import Labels
 CROP, BATCH = 256, 8
 PLAIN = "plain Dataset"
 LEAST = 2.0
-"""Times as many crops as a plain Dataset makes that are wanted."""
+"""Target ratio to the crops of a plain Dataset."""
 Batches = Callable[[], Iterator[Any]]
 
 
@@ -184,7 +184,7 @@ def list_candidates(
     preset = (find_conf_dir() / "augment" / f"{augment}.yaml").read_text(encoding="utf-8")
     transforms = yaml.safe_load(preset)["transforms"]
 
-    def built() -> list[Any]:  # anew each time: steps belong to one Compose
+    def built() -> list[Any]:  # new ones each time: steps belong to one Compose
         return TrainTransform((CROP, CROP), transforms)._steps
 
     crop = [A.PadIfNeeded(CROP, CROP, border_mode=cv2.BORDER_CONSTANT), A.RandomCrop(CROP, CROP)]

@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def _is_wanted(network: str, options: Any) -> bool:
-    """Whether any case of a network is wanted: an export takes long."""
+    """Whether any case of a network was requested: an export takes long."""
     names = [f"{network} {shape} {runtime}" for shape in options.shapes for runtime in RUNTIMES]
     return any(all(text in name for text in options.only) for name in names)
 

@@ -44,11 +44,11 @@ main()
 """
 IMPORTS = "import torch, timm, lightning, albumentations, torchmetrics"
 MOST = {"--help": 1.3, "--cfg job": 1.3}
-"""Ratios to the empty app that are wanted."""
+"""Target ratios to the empty app."""
 
 
 class Command:
-    """A command in a process of its own, in a folder that is thrown away."""
+    """A command in its own process, in a temporary folder."""
 
     def __init__(self, *words: str) -> None:
         self._words = [sys.executable, *words]

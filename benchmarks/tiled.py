@@ -2,7 +2,8 @@
 
 The same network (a U-Net of segkit with random weights), tiles, overlap and Gaussian weights, from
 an image of 8 bits in memory to probabilities and labels of all of it. Each candidate lives in a
-process of its own, and they take turns; the largest difference of their probabilities is told.
+process of its own, and they take turns; the largest difference of their probabilities is
+reported.
 --image names a picture whose texture is repeated; else it is drawn cells.
 """
 
@@ -47,7 +48,7 @@ from segkit.models.segmenter import Segmenter
 NECK = {"name": "unet"}
 MONAI = "monai"
 MOST = {MONAI: 0.70, f"{MONAI} MB": 0.50}
-"""Ratios that are wanted, of time and of memory."""
+"""Target ratios of time and memory."""
 BUFFER = 1
 """Rows of tiles that MONAI's buffered way puts together at once: the least."""
 

@@ -215,7 +215,7 @@ def score(who: str, folder: Path, settings: Any, summary: DataSummary) -> float:
 
 
 def run(who: str, name: str, root: Path, seed: int, minutes: float, folder: Path) -> None:
-    """A training in a process of its own, unless there is one from before."""
+    """A training in its own process, unless its result already exists."""
     if (folder / "done").is_file():
         return
     if who == "segkit":
@@ -307,7 +307,7 @@ def measure(present: dict[str, Path], options: argparse.Namespace) -> None:
     after = f"After {options.minutes:g} minutes on {torch.get_num_threads()} cores"
     title = "Quality after a few minutes"
     sections = [Section(after, rows, [WHAT, *pictures])]
-    folders = (f"--{name} DIR" for name in present)  # where they are concerns nobody else
+    folders = (f"--{name} DIR" for name in present)  # their places on this machine do not matter
     command = " ".join(["python benchmarks/time_to_quality.py", *folders])
     shown = argparse.Namespace(minutes=options.minutes, seeds=options.seeds, output=options.output)
     publish("time_to_quality", title, shown, describe_machine(), sections, [], raw, command)

@@ -46,7 +46,7 @@ def page() -> str:
     parts.append("## Groups of a training\n")
     for section, name in SECTIONS.items():
         model = getattr(schema, name)
-        title = f"### {section}\n" if section != "data" else "### data, whatever the data set\n"
+        title = f"### {section}\n" if section != "data" else "### data, for every data set\n"
         parts += [title, table(read_section_options(section), kinds_of(model))]
     for family, base in families().items():
         for name in sorted(list_member_names(family)):

@@ -1,1 +1,1 @@
-"""Measure ours against a peer: each candidate in a process of its own, in alternating runs."""
+"""Measure ours against a peer: each candidate in its own process, in alternating runs."""

@@ -72,7 +72,7 @@ class Measured:
 
 
 class MeasuredProcess:
-    """A candidate in a process of its own; a context manager that ends the process.
+    """A candidate in its own process; a context manager that ends the process.
 
     Args:
         spec: What it builds. It begins at once.
@@ -191,7 +191,7 @@ def _environment(threads: int | None) -> Iterator[None]:
 def measure(
     specs: Mapping[str, Spec], rounds: int, warm_up: int = 1, timeout: float = TIMEOUT
 ) -> dict[str, Measured]:
-    """Measure candidates in turns, each in a process of its own; all live at the same time.
+    """Measure candidates in turns, each in its own process; all live at the same time.
 
     One that fails beside the others is tried again alone: the memory may have been too little for
     all of them together.

@@ -57,7 +57,7 @@ class Comparison:
             Section("Peak memory", self.list_memory()),
         ]
         targets = self.list_targets()
-        return [*sections, Section("What is wanted", targets)] if targets else sections
+        return [*sections, Section("Targets", targets)] if targets else sections
 
     def list_times(self) -> Rows:
         """A row for each case: milliseconds of all, the floor of ours, its ratios to the others."""
@@ -205,7 +205,7 @@ def require_peers(*modules: str) -> None:
 def measure_machine(
     device: str = "cpu", dtype: str = "float32", threads: int | None = None
 ) -> tuple[dict[str, Any], Rates]:
-    """Measure the facts and the rates of the machine in a process of its own.
+    """Measure the facts and the rates of the machine in a separate process.
 
     Raises:
         SegkitError: They cannot be measured.

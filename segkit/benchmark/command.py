@@ -72,7 +72,7 @@ def benchmark(config: DictConfig) -> Path:
         settings=settings.model_dump(mode="json", exclude={"output"}),
         notes=[
             f"Milliseconds are for {settings.batch} images of {settings.channels} channels, medians"
-            f" of {settings.rounds} runs; each network has a process of its own. Megabytes are its"
+            f" of {settings.rounds} runs; each network runs in its own process. Megabytes are its"
             " peak memory above that after the imports. GFLOPs are for predicting one image, a"
             " multiply-add counts as two. A training step is forward, Dice + cross-entropy,"
             " backward and AdamW."

@@ -52,7 +52,7 @@ def main() -> None:
     for kind in KINDS:
         try:
             found = measure(kind, **job, imported=imported)
-        except Exception as error:  # whatever fails becomes a row of the table
+        except Exception as error:  # any failure becomes a row of the table
             text = " ".join(str(error).split())
             own = isinstance(error, SegkitError)
             found = {"failure": text if own else f"{type(error).__name__}: {text[:200]}"}

@@ -107,7 +107,7 @@ def launch(command: str, target: str) -> None:
 
 
 def drop_unread_output() -> None:
-    """Let a command finish when nobody reads its output any more, as in ``| head``."""
+    """Let a command finish when its output is no longer read, as in ``| head``."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:

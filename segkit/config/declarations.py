@@ -165,7 +165,7 @@ def _find_members(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _is_defined(path: Path, base: str) -> bool:
-    """Whether a file defines a base class that has a build() of its own."""
+    """Whether a file defines a base class that has its own build()."""
     text = path.read_text(encoding="utf-8")
     return f"class {base}(" in text and "def build(" in text
 

@@ -29,7 +29,7 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
         except HydraException as wrong:
             problems.append(
                 f"'{text}' cannot be parsed: {_take_first_line(wrong)}. Use KEY=VALUE; a value with"
-                " brackets or signs goes into quotes of its own, as in 'input=\"my scans (2)\"'."
+                " brackets or signs needs its own quotes, as in 'input=\"my scans (2)\"'."
             )
             continue
         key = override.key_or_group.partition("@")[0]

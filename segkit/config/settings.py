@@ -111,7 +111,7 @@ class ModelSettings(PredictionOptions):
     )
     device: str = Field(
         "auto",
-        description="auto, cpu, cuda ...; under torchrun each process uses a GPU of its own",
+        description="auto, cpu, cuda ...; under torchrun each process uses its own GPU",
     )
     plugins: list[str] | str = Field([], description=PLUGINS)
 

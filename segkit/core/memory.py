@@ -28,7 +28,7 @@ def find_main_memory(root: Path = Path("/")) -> int:
 
 def count_usable_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use, by its affinity and its control groups."""
-    # not torch's threads, of which a worker has fewer
+    # not torch's threads: a worker has fewer
     affinity = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
     cores = affinity or os.cpu_count() or 1
     quotas = [

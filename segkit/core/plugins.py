@@ -157,7 +157,7 @@ def load_named(names: list[str]) -> None:
 
 
 def name_missing(names: str | Iterable[object] | None, message: str) -> SegkitError:
-    """Make an error that begins with the plugins that a training named and nobody has named now."""
+    """Make an error that begins with the plugins of the training that are not named now."""
     missing = [name for name in as_list(names) if Path(name).name not in _named]
     if missing:
         message = (

@@ -107,6 +107,11 @@ class Registrable:
     def bind(cls, name: str, options: dict[str, Any]) -> tuple[type[Self], dict[str, Any]]:
         """The class of a name, and the options converted to its types. Raises like build()."""
         member, resolved = cls.resolve(name, options)
+        if lacking := sorted(getattr(member, "__abstractmethods__", ())):
+            raise SegkitError(
+                f"{cls.family} '{name}' ({member.__qualname__}) does not define"
+                f" {', '.join(lacking)}: see segkit.{cls._root.__name__} for what they do."
+            )
         bound, problems = check_options(member, resolved)
         if problems:
             implied = resolved.keys() - options.keys()

@@ -73,7 +73,7 @@ class TrainTransform:
         # a crop that may be turned is cut square, so that nothing is lost
         turns = any(options["name"] in TURNS for options in augment)
         self._cut = (max(size), max(size)) if turns else size
-        # what remains of the cut in every orientation
+        # the part of the cut that is kept in every orientation
         kept = (min(crop), min(crop)) if turns else crop
         self._margin = (self._cut[0] - kept[0]) // 2, (self._cut[1] - kept[1]) // 2
         self._steps = [_build_transform(options) for options in augment]
@@ -357,7 +357,7 @@ def _build_transform(options: dict[str, Any]) -> A.BasicTransform:
 def _apply(
     step: A.BasicTransform, seed: int, data: dict[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Apply a step, if it is drawn, with random numbers of its own.
+    """Apply a step, if it is drawn, with its own random numbers.
 
     Compose gives all steps the same seed, so that steps with the same probability are applied
     together or not at all.

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -110,6 +110,12 @@ def check(
             values outside the classes, or empty splits; all are listed.
     """
     splits = source.splits()
+    if not isinstance(splits, Mapping) or not splits.keys() <= set(SPLITS):
+        found = list(splits) if isinstance(splits, Mapping) else type(splits).__name__
+        raise SegkitError(
+            f"{type(source).__name__}.splits() returns {found}, not lists of samples by split:"
+            f" {', '.join(SPLITS)}."
+        )
     unpaired = source.problems()
     facts = scan(source, splits)
     readable = [f for f in facts if not f.errors]
@@ -408,7 +414,7 @@ def _has_option(source: DataSource, name: str) -> bool:
 def _find_repeated_names(splits: dict[Split, list[Sample]]) -> list[str]:
     counts = Counter(sample.name for samples in splits.values() for sample in samples)
     return [
-        f"{count} samples are named '{name}': give each a name of its own"
+        f"{count} samples are named '{name}': give each its own name"
         for name, count in counts.items()
         if count > 1
     ]

@@ -35,7 +35,7 @@ AXES = ("batch", None, "height", "width")
 def write_network(
     model: Segmenter, contents: Contents, kind: Format, path: Path
 ) -> ModelProto | None:
-    """Write a network, in eval mode on the CPU, to a file in a folder of its own.
+    """Write a network, in eval mode on the CPU, to a file in a new folder.
 
     Returns:
         The ONNX model if there is one.

@@ -217,7 +217,7 @@ class RasterFile:
         return 1
 
     def read(self, page: int) -> Raster:
-        """Decode it; raises whatever the decoders raise."""
+        """Decode it; errors of the decoders are passed on."""
         data = self._read_bytes()
         with _open_image(data) as image:
             is_png = isinstance(image, PngImageFile)
@@ -334,7 +334,7 @@ def _to_int32(values: Array) -> npt.NDArray[np.int32]:
 
 @contextmanager
 def wrap_errors(file: File) -> Iterator[None]:
-    """Turn whatever a decoder raises into a SegkitError that names the file, and keep it quiet."""
+    """Turn all errors of decoders into a SegkitError that names the file; hide their warnings."""
     name = "the file" if isinstance(file, bytes) else file
     before = getattr(_thread, "is_reading", False)
     _thread.is_reading = True

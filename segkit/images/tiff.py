@@ -74,7 +74,7 @@ class TiffImages:
         self._file.close()
 
     def read(self, page: int) -> Raster:
-        """One image; raises whatever the decoders raise."""
+        """One image; errors of the decoders are passed on."""
         return _join_channels([_decode_part(part) for part in self._load_parts(page)])
 
     def read_extent(self, page: int) -> Extent:

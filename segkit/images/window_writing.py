@@ -37,7 +37,7 @@ Window = tuple[int, int, int, int]
 
 
 class Scratch:
-    """Layers of pixels in a nameless file, which is gone whatever happens to the program.
+    """Layers of pixels in a nameless file, which disappears even if the program is killed.
 
     It is written and read as a plain file: a mapped one counts as memory of the program, and kills
     the program where the disk is full.
@@ -258,7 +258,7 @@ class WindowFile:
 
 
 def make_levels(scratch: Scratch, sizes: list[tuple[int, int]]) -> Iterator[Scratch]:
-    """The levels of a pyramid of these sizes, of which the first is given."""
+    """The levels of a pyramid of these sizes; the first is given."""
     yield scratch
     if len(sizes) > 1:
         layers = scratch.shape[0]

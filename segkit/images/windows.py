@@ -19,7 +19,7 @@ def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | N
     Returns:
         None where the image can only be read whole, with `read_image`, or where windows would save
         little memory: PNG, JPEG, BMP and WebP; a TIFF that is rotated or holds YCbCr other than
-        JPEG; and whatever is packed in fewer than four pieces.
+        JPEG; and images stored in fewer than four pieces.
 
     Args:
         path: a TIFF, or a folder that is a zarr.

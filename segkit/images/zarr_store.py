@@ -1,4 +1,4 @@
-"""Zarr: folders of compressed chunks, of which one array is an image or a stack of images.
+"""Zarr: folders of compressed chunks. One array is an image or a stack of images.
 
 A group is read if its metadata describe an OME-Zarr image (versions 0.1 to 0.5): the array of full
 size. The axes of an array come from OME's metadata, else from its own dimension names (zarr 3, or
@@ -29,7 +29,7 @@ _CHANNELS = {"channel": "c", "band": "c"}  # xarray's names
 
 
 def is_zarr(path: str | Path) -> bool:
-    """Whether this is a folder that holds a zarr array or group, whatever its name."""
+    """Whether this folder holds a zarr array or group; its name does not matter."""
     return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
 
 
@@ -67,7 +67,7 @@ class ZarrImages:
         return math.prod(self._array.shape[i] for i in self._others)
 
     def read(self, page: int) -> Raster:
-        """One image; raises whatever the decoders raise."""
+        """One image; errors of the decoders are passed on."""
         return self._read_window(page, 0, 0, *self._size)
 
     def read_extent(self, page: int) -> Extent:

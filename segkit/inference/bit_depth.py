@@ -23,7 +23,7 @@ class DepthWatch:
 
     Such an image is converted by the full scale of its type. That is wrong where images of 16 bits
     use only 12, as those of many cameras: on a model of 8-bit images they are nearly black, and
-    8-bit images saturate on a model of theirs. Only the first such image is reported to ``warn``.
+    8-bit images saturate on such a model. Only the first such image is reported to ``warn``.
     """
 
     def __init__(self, card: ModelCard, warn: Callable[[str], None]) -> None:

@@ -349,7 +349,7 @@ def _find_common_windows(networks: Sequence[Network], context: int | None) -> Wi
         return common
     if common.context or common.fixed is not None:
         raise SegkitError(
-            f"context={context} cannot be used: this network takes tiles of its own form, with"
+            f"context={context} cannot be used: this network takes only tiles with"
             f" {common.context} pixels around what they decide. Leave context out."
         )
     # a multiple of the step, so that pooling groups the same pixels

@@ -25,7 +25,7 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 
     - Pixels labelled ``ignore_index`` change nothing: the value is that of the image without them,
       and their gradient is zero. If every pixel is ignored, the loss is 0 with a zero gradient.
-    - Computation in float32, whatever the dtype of the logits and under autocast: sums over the
+    - Computation in float32 for logits of any dtype, also under autocast: sums over the
       pixels of an image overflow float16.
     - Finite gradients for finite logits.
     - False positives cost something even where a mask is empty or a class absent; each docstring

@@ -131,7 +131,7 @@ def count_v_rand(objects: Overlaps) -> tuple[int, int, int]:
         V_rand = sum p_ij^2 / (0.5 sum s_i^2 + 0.5 sum t_j^2)
 
     Unlike in the adapted Rand error of :mod:`segkit.metrics.instances`, each pixel of the predicted
-    background is an object of its own.
+    background counts as one object.
 
     Returns:
         sum p_ij^2, sum t_j^2 and sum s_i^2.

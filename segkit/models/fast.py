@@ -30,7 +30,7 @@ def for_inference(model: Segmenter) -> Segmenter:
     Batch norms behind a convolution are folded into it, and weights are laid out with the channels
     last. The copy shares nothing with the network and is not to be trained.
 
-    Where a network has parts of which no such copy can be made, the network itself is returned in
+    If no such copy of a part can be made, the network itself is returned in
     eval mode, with a SlowPredictionWarning.
     """
     try:

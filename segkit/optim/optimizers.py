@@ -56,7 +56,7 @@ class Optimizer(Registrable, ABC, family="optimizer"):
 class AdamW(Optimizer, name="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    A step of Adam moves every weight by about the learning rate, whatever the gradient, and so the
+    A step of Adam moves every weight by about the learning rate, regardless of the gradient, so the
     logits of a head over n channels by about n times as much. Over the 16 channels at the end of a
     ResNet's U-Net they would take hundreds of steps to reach probabilities near 0 and 1.
     ``head_lr_factor=auto`` multiplies the learning rate of a narrow head by 128 / n, as the rate of

@@ -107,7 +107,7 @@ def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[i
     if fitting < 2:
         return chosen, f"{why}: it may not fit; a smaller encoder does"
     if fitting < wanted:
-        return chosen, f"{why}, of which half is used for planning"
+        return chosen, f"{why}, half of which is planned with"
     return chosen, why
 
 

@@ -1,1 +1,1 @@
-"""Images of a folder to masks and what else is wanted of them, in files."""
+"""The predict command: images of a folder to masks and other files."""

@@ -76,7 +76,7 @@ class Share:
         return list(items[self.rank :: self.count])
 
     def choose_device(self, device: str) -> str:
-        """Choose the device of this process: for ``auto`` and ``cuda`` a GPU of its own."""
+        """Choose the device of this process: for ``auto`` and ``cuda`` its own GPU."""
         if device not in ("auto", "cuda") or self.count == 1:
             return device
         import torch

@@ -15,7 +15,7 @@ WRAPPING = 2**16
 
 
 class BodyLimit:
-    """Refuses bodies above a limit with 413, counted as they arrive, whatever they declare.
+    """Refuses bodies above a limit with 413. Bytes are counted as they arrive, not as declared.
 
     The rest is read and dropped, up to as much again: a client that is cut off while sending does
     not read the answer.

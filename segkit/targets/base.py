@@ -218,7 +218,7 @@ class Distance(Target, name="distance"):
     """The distance of each pixel to the contour of its object, normalised, in levels.
 
     With e(x) the distance of pixel x of an object to the nearest pixel outside it (1 at the
-    contour), d(x) = e(x) / max e is in (0, 1], whatever the object's size. Layer k = 0 ... N - 1 of
+    contour), d(x) = e(x) / max e is in (0, 1] for objects of any size. Layer k = 0 ... N - 1 of
     N is 1 where d > k / N: layer 0 is the objects themselves, and the mean of the layers is d,
     rounded up to multiples of 1 / N. So a multilabel head learns a distance by ordinal regression,
     with any loss for overlapping classes.

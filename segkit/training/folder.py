@@ -1,4 +1,4 @@
-"""The run folder: each training has one of its own. Imports no torch."""
+"""The run folder, one for each training. Imports no torch."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,6 +142,18 @@ def test_a_member_needs_a_name(family):
 
         class Nameless(family):
             pass
+
+
+def test_a_member_that_lacks_a_method_is_named():
+    class Shape(Registrable, ABC, family="shape"):
+        @abstractmethod
+        def draw(self): ...
+
+    class Empty(Shape, name="empty"):
+        pass
+
+    with pytest.raises(SegkitError, match=r"shape 'empty' \(.*Empty\) does not define draw: see"):
+        Shape.build("empty")
 
 
 def test_a_member_is_final(family, square):

@@ -205,8 +205,21 @@ def test_a_source_that_fails_or_repeats_a_name():
     del segkit.DataSource._members["mine"]
     with pytest.raises(SegkitError) as caught:
         check(Mine(), "binary", needed=())
-    assert "2 samples are named 'one': give each a name of its own" in str(caught.value)
+    assert "2 samples are named 'one': give each its own name" in str(caught.value)
     assert "two: Mine cannot read it: KeyError('two')" in str(caught.value)
+
+
+@pytest.mark.parametrize("found", [[], {"train": [], "valid": []}])
+def test_a_source_with_other_splits(found):
+    class Mine(segkit.DataSource, name="mine"):
+        def splits(self):
+            return found
+
+        read_image = read_mask = None
+
+    del segkit.DataSource._members["mine"]
+    with pytest.raises(SegkitError, match=r"Mine\.splits\(\) returns .* by split: train, val"):
+        check(Mine(), "binary")
 
 
 def test_remedies_are_options_of_the_source():

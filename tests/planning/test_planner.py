@@ -189,7 +189,7 @@ def test_crops_follow_the_augmentation_and_the_backbone():
 @pytest.mark.parametrize(
     ("machine", "crop", "batch", "key", "why"),
     [
-        (Machine("cuda", 12 * GB, 8), 256, 4, "data.batch_size", "of which half"),
+        (Machine("cuda", 12 * GB, 8), 256, 4, "data.batch_size", "half of which"),
         (Machine("cuda", 4 * GB, 8), 192, 2, "data.crop_size", "do not fit"),
         (Machine("cpu", GB // 10, 1), 64, 2, "data.batch_size", "it may not fit"),
     ],

@@ -78,7 +78,7 @@ class DataSource(Registrable, ABC, family="data"):
         """(H, W) integers as stored in the file; (H, W, N) for overlapping classes."""
 
     def read_markers(self, sample: Sample) -> NDArray[np.integer[Any]] | None:
-        """(H, W) ids of markers, one in each object, if detection has a ground truth of its own.
+        """(H, W) ids of markers, one in each object, if detection has its own ground truth.
 
         The Cell Tracking Challenge marks all cells but outlines only some. None: the mask contains
         all objects.

@@ -63,7 +63,7 @@ class Network(ABC):
         """
         try:
             return self._compute(batch)
-        except Exception as error:  # each runtime has types of its own
+        except Exception as error:  # each runtime has its own types
             if not is_out_of_memory(error):
                 raise
         # raised here, because the error of the runtime holds the tensors

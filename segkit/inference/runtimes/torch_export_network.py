@@ -81,7 +81,7 @@ def _refuse_pickles(entries: dict[str, bytes], path: Path) -> None:
         elif name.endswith(".pt"):
             try:
                 torch.load(io.BytesIO(content), weights_only=True)
-            except Exception:  # whatever torch does not take for plain tensors
+            except Exception:  # torch refuses anything but plain tensors
                 is_pickled = True
         if is_pickled:
             raise SegkitError(

@@ -389,7 +389,7 @@ def _drop_unused(backbone: nn.Module, x: Tensor) -> list[str]:
             try:
                 now = backbone(x)
                 same = all(torch.equal(a, b) for a, b in zip(now, maps, strict=True))
-            except Exception:  # whatever a missing module leads to
+            except Exception:  # a missing module may lead to any error
                 same = False
             if same:
                 dropped.append(name)

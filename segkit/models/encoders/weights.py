@@ -121,7 +121,7 @@ def _fetch_from_hub(repository: str, filename: str | None) -> Path:
             return Path(hf_hub_download(repository, name, local_files_only=True))
         except LocalEntryNotFoundError:
             continue
-    # hf_hub_download alone would try for minutes where nobody answers
+    # hf_hub_download alone would retry for minutes without an answer
     for name in names:
         try:
             get_hf_file_metadata(hf_hub_url(repository, name), timeout=HUB_ANSWER_SECONDS)

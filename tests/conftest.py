@@ -41,6 +41,11 @@ def pytest_xdist_auto_num_workers():
     return min(8, (yield))
 
 
+def pytest_collection_modifyitems(items):
+    """The longest test comes first: at the end, one process would work on it alone."""
+    items.sort(key=lambda item: "the_main_job" not in item.name)
+
+
 def train_quick(folder: Path, *overrides: str, quick: Sequence[str] = QUICK):
     """A training of seconds into a folder."""
     from segkit.config.compose import compose

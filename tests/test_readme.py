@@ -79,8 +79,9 @@ def test_the_readme_has_what_it_promises():
 
 
 def choose_tier(command: str) -> object:
-    """Sweeps, the benchmark and all experiments but that of the paper are for the night."""
-    long = " -m " in command.removeprefix("python -m") or "segkit.benchmark" in command
+    """Commands whose like other tests run by day, and most experiments, are for the night."""
+    others = ("segkit.benchmark", "quantize=int8", "mobilevitv2", "encoder=patchnet")
+    long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
     long |= "experiment=" in command and "unet2015" not in command
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 

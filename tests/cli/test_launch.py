@@ -64,7 +64,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path):
     assert "there is no folder of configs" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_options_of_a_sweep_may_be_missing_in_the_yaml(tmp_path):
     """The first error of each job shows that the override reached it."""
     swept = "neck.out_stride=1,-2"

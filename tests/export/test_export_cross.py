@@ -54,7 +54,10 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
     ("encoder", "neck", "upsample", "head", "kind", "size"),
     [
         ({"name": "unet", "width": 8, "depth": 3}, "unet", "deconv", "binary", "onnx", None),
-        ("resnet18", "unet", "nearest", "multiclass", "openvino", None),
+        pytest.param(
+            *("resnet18", "unet", "nearest", "multiclass", "openvino", None),
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             *("mobilenetv3_large_100", "fpn", "bilinear", "multilabel", "torch_export", None),
             marks=pytest.mark.nightly,

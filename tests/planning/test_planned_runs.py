@@ -107,6 +107,7 @@ def test_a_planned_run_is_resumed_as_it_was_planned(planned, tmp_path):
     assert read_csv(folder / "metrics.csv")[-1]["step"] == 4
 
 
+@pytest.mark.nightly
 def test_in_a_sweep_each_job_has_its_own_plan(tmp_path):
     command = [sys.executable, "-m", "segkit.train", "-m", *SMALL, *FEW_CELLS]
     jobs = ["trainer.max_steps=1", "loss=auto,dice", "data.crop_size=auto,24"]

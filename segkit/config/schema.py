@@ -169,7 +169,7 @@ class Trainer(Section):
     recompute: bool = Field(
         False,
         description="run encoder and neck again in the backward pass instead of keeping their maps:"
-        " less memory and the same results, but a third more time",
+        " less memory and the same results, but a third to a half more time",
     )
     channels_last: bool = Field(
         True,

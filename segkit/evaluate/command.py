@@ -17,7 +17,7 @@ from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
-from segkit.data.checks import check
+from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
 from segkit.evaluate.evaluation import Evaluation, make_metrics

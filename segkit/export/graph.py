@@ -93,7 +93,7 @@ class ExportGraph(nn.Module):
         """Indices of all rows, then the last one again up to a size that the network takes."""
         m = self._multiple
         # as in Segmenter: a multiple, and at least two pixels on the coarsest level
-        padded = torch.sym_max(2, (size + m - 1) // m) * m
+        padded = max(2, (size + m - 1) // m) * m
         return torch.arange(padded, device=x.device).clamp(max=size - 1)
 
 

@@ -175,8 +175,9 @@ class JoinBlock(ConvBlock):
 
     def takes_fast_path(self, x: Tensor) -> bool:
         """Whether a map (B, in_channels, h, w) is joined without upsampling it."""
-        # first of all: a condition on sizes would become part of an exported program
-        if _plain.get() or torch.compiler.is_compiling():
+        # First of all: a condition on sizes would become part of an exported program, and torch
+        # before 2.12 cannot compile what reads a context variable.
+        if torch.compiler.is_compiling() or _plain.get():
             return False
         return (
             self.doubles

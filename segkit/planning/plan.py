@@ -15,7 +15,7 @@ from segkit.config.openings import AUTO, read_preset
 from segkit.config.schema import TrainConfig
 from segkit.core.machine import Machine, find_machine
 from segkit.data.augment import TURNS
-from segkit.data.checks import DataSummary
+from segkit.data.checks.summary import DataSummary
 from segkit.planning import rules
 from segkit.planning.network import Network, measure_network
 from segkit.planning.workload import find_workload

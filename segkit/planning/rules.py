@@ -11,7 +11,7 @@ import numpy as np
 
 from segkit.core.machine import Machine
 from segkit.core.memory import GB
-from segkit.data.checks import DataSummary, Measures
+from segkit.data.checks.summary import DataSummary, Measures
 from segkit.planning.network import Network
 
 Size = tuple[int, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segkit.config.schema import Trainer
 from segkit.core.machine import Machine
-from segkit.data.checks import DataSummary
+from segkit.data.checks.summary import DataSummary
 from segkit.planning.network import Network
 from segkit.planning.rules import format_count
 

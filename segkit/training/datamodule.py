@@ -18,7 +18,7 @@ from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.memory import GB, count_usable_cores, find_main_memory
 from segkit.data.augment import TrainTransform
-from segkit.data.checks import DataSummary
+from segkit.data.checks.summary import DataSummary
 from segkit.data.loading import (
     ArrayCache,
     Crop,

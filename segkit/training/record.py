@@ -21,7 +21,7 @@ from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
 from segkit.core.labels import find_background
-from segkit.data.checks import DataSummary
+from segkit.data.checks.summary import DataSummary
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import Evaluation, evaluate, make_metrics
 from segkit.evaluate.summary import print_scores, write_results

@@ -20,7 +20,7 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
 from segkit.data.augment import TrainTransform
-from segkit.data.checks import DataSummary, check
+from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode
 from segkit.losses.base import Loss

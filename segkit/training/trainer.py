@@ -48,6 +48,7 @@ def silence_libraries() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*dataloader is not resumable.*",  # ours is, see NextDraws
         ".*in eval mode at the start of training.*",  # frozen stages
+        ".*GPU available but not used.*",  # trainer.accelerator=cpu asks for that
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own, on new versions of torch
     ):
         warnings.filterwarnings("ignore", noise)

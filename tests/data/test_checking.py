@@ -12,8 +12,9 @@ from PIL import Image
 import segkit
 from segkit.core.errors import SegkitError
 from segkit.core.labels import find_background
-from segkit.data import checks
-from segkit.data.checks import DataSummary, check, decide_coding
+from segkit.data.checks import facts
+from segkit.data.checks.classes import decide_coding
+from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 
@@ -464,9 +465,9 @@ def test_intensities_are_those_of_the_training_images(tmp_path, dtype, channels)
 
 def test_large_sets_are_sampled(tmp_path, monkeypatch):
     put(tmp_path, HALF, HALF, HALF)
-    monkeypatch.setattr(checks, "PIXELS_PER_SET", 20)
+    monkeypatch.setattr(facts, "PIXELS_PER_SET", 20)
     source = FolderSource("binary", root=tmp_path, split="blocks")
-    kept = [facts.pixels for facts in checks.scan(source, source.splits())]
+    kept = [each.pixels for each in facts.scan(source, source.splits())]
     assert [None if pixels is None else pixels.shape for pixels in kept] == [(11, 1), (11, 1), None]
 
 
@@ -509,7 +510,7 @@ def test_typical_objects(tmp_path, mask, mode, options, area):
 
 
 def test_large_masks_are_subsampled(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "PIXELS_PER_MASK", 32 * 32)
+    monkeypatch.setattr(facts, "PIXELS_PER_MASK", 32 * 32)
     found = run_check(put(tmp_path, *[draw_squares(20)] * 3)).measures.object_diameter
     assert found == pytest.approx(np.sqrt(4 * 400 / np.pi))
 

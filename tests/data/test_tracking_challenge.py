@@ -14,7 +14,7 @@ from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.checks import check
+from segkit.data.checks.summary import check
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
 from segkit.data.sources.tracking_challenge import (

@@ -183,14 +183,15 @@ def test_compiles_into_one_graph(name, mode):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize(("name", "mode"), [case for case in CASES if case[0] != "boundary"])
 def test_does_not_wait_for_the_device(name, mode):
     """All but the boundary loss, whose docstring says so: its distances come from the CPU."""
     loss = build(name, mode).cuda()
     logits, target = (tensor.cuda() for tensor in batch(mode))
     expected = loss(logits, target)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         value = loss(logits, target)
     finally:
         torch.cuda.set_sync_debug_mode("default")

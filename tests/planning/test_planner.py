@@ -17,7 +17,7 @@ from segkit.config.schema import TrainConfig
 from segkit.config.validation import validate
 from segkit.core.machine import Machine
 from segkit.core.memory import GB
-from segkit.data.checks import DataSummary, Measures
+from segkit.data.checks.summary import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning.network import Network
 from segkit.planning.plan import draw_table, plan

@@ -16,7 +16,7 @@ from conftest import train_quick
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Data
 from segkit.data.augment import TrainTransform
-from segkit.data.checks import check
+from segkit.data.checks.summary import check
 from segkit.data.loading import ArrayCache
 from segkit.data.sources.cells import CellsSource
 from segkit.report.table import read_csv

@@ -1,0 +1,172 @@
+"""The classes of a data set: what the config, the source and the masks tell of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.checkpoint.values import LabelCoding, join_values
+from segkit.core.labels import IGNORE_INDEX, Mode, find_background
+from segkit.data.checks.facts import Facts
+from segkit.data.sources.base import DataSource
+
+FEW_IDS = 3
+"""If a whole data set has at most this many ids, they are probably classes."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Attributes:
+        names: Names of the classes, generated ones if they have none.
+        background: The label that does not belong to any object.
+        layered: Whether masks have a layer for each class.
+    """
+
+    mode: Mode
+    count: int
+    names: tuple[str, ...]
+    background: int | None
+    coding: LabelCoding
+    layered: bool
+
+    def count_pixels(self, facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Count the pixels of each class in a mask, and the labelled pixels; (count,) each."""
+        of_class = np.zeros(self.count, np.int64)
+        labelled = np.zeros(self.count, np.int64)
+        for number, layer in enumerate(facts.layers):
+            for value, pixels in layer.items():
+                label = self.coding.label_of(value)
+                if label == IGNORE_INDEX:
+                    continue
+                if self.layered:
+                    of_class[number] += pixels * label
+                    labelled[number] += pixels
+                else:
+                    of_class[label] += pixels
+                    labelled += pixels
+        return of_class, labelled
+
+
+def decide_classes(
+    source: DataSource, mode: Mode, num_classes: int | None, facts: list[Facts]
+) -> tuple[Classes, list[str], list[str]]:
+    """The classes, contradictions in the config, and notes for the user."""
+    names = source.class_names
+    declared = num_classes if num_classes is not None else len(names) if names else None
+    depths = Counter(f.mask_shape[2] for f in facts if f.layered)
+    layered = mode == "multilabel" and 2 * depths.total() > len(facts)
+    values = {value for f in facts if f.layered == layered for value in f.values}
+
+    labels = {LabelCoding(source.label_map or {}).label_of(value) for value in values}
+    top = max((label for label in labels if 0 <= label < IGNORE_INDEX), default=0)
+    two = mode == "binary" or layered or declared == 2 or (declared is None and top <= 1)
+    coding, notes = decide_coding(values, two, source)
+    if mode == "binary" or source.instances:
+        count = 2
+    elif declared is not None:
+        count = declared
+    else:
+        count = depths.most_common(1)[0][0] if layered else max(2, top + 1)
+    problems = _find_contradictions(source, mode, num_classes, count)
+    if not problems and declared is None and not source.instances and not layered:
+        problems += _find_gaps(labels, count, source)
+    if mode == "multilabel" and facts and not layered and not source.instances:
+        notes.append("masks hold one class per pixel: class 0 is learned like the others")
+    generated = tuple(f"class {i}" for i in range(count))
+    shown = names or (("background", "foreground") if mode == "binary" else generated)
+    background = 0 if layered else find_background(names, mode)
+    return Classes(mode, count, shown, background, coding, layered), problems, notes
+
+
+def decide_coding(
+    values: set[int], two_classes: bool, source: DataSource
+) -> tuple[LabelCoding, list[str]]:
+    """Decide what the mask values of a data set mean; also return notes for the user.
+
+    Only the value 255 is ambiguous. With two classes, 0 and 1, and no other value for class 1, 255
+    is class 1 (black-and-white masks). Otherwise it means "not labelled".
+    """
+    coding = LabelCoding(dict(source.label_map or {}), foreground=source.instances)
+    if source.instances:
+        notes = ["masks hold object ids: every id is foreground"]
+        ids = sorted(value for value in values if value and value not in coding.to_label)
+        if 0 < len(ids) <= FEW_IDS and has_option(source, "instances"):
+            notes.append(
+                f"all masks together have only the ids {join_values(ids)}: if these are classes,"
+                " remove data.instances=true"
+            )
+        return coding, notes
+    if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
+        return coding, []
+    if two_classes and not any(coding.label_of(value) == 1 for value in values):
+        coding.to_label[IGNORE_INDEX] = 1
+        return coding, ["masks hold 0 and 255: 255 is used as class 1"]
+    return coding, ["the mask value 255 means 'not labelled': these pixels are ignored"]
+
+
+def _find_contradictions(
+    source: DataSource, mode: Mode, num_classes: int | None, count: int
+) -> list[str]:
+    """Report numbers of classes in the config that contradict each other."""
+    names, colors = source.class_names, source.class_colors
+    named, remedy = "data.class_names", "remove one or make them agree"
+    if not has_option(source, "class_names"):
+        named, remedy = f"the data source '{source.name}'", "remove head.num_classes"
+    given = {"head.num_classes": num_classes, named: len(names) if names else None}
+    known = {where: number for where, number in given.items() if number is not None}
+    problems = []
+    if len(set(known.values())) > 1:
+        problems.append(
+            f"head.num_classes is {num_classes}, but {named} has {known[named]} names: {remedy}"
+        )
+    for where, number in known.items():
+        if mode == "binary" and number != 2:
+            problems.append(
+                f"{where} means {number} classes, but head=binary has 2, background and foreground:"
+                " use head=multiclass, or name both"
+            )
+        elif source.instances and number != 2:
+            problems.append(
+                f"{where} means {number} classes, but data.instances=true has 2, background and"
+                " object: use data.instances=false for more"
+            )
+    if colors is not None and not problems and len(colors) != count:
+        problems.append(
+            f"data.class_colors has {len(colors)} colours, but there are {count} classes"
+        )
+    return problems
+
+
+def _find_gaps(labels: set[int], count: int, source: DataSource) -> list[str]:
+    """Report grey levels such as 0, 85 and 170, which are three classes and not 171."""
+    present = sorted(label for label in labels if 0 <= label < count)
+    if count <= 2 * max(2, len(present)):
+        return []
+    remedy = ""
+    if has_option(source, "label_map"):
+        mapping = ", ".join(f"{v}: {i}" for i, v in enumerate(present[:6]) if v != i)
+        remedy = f"data.label_map={{{mapping}{', ...' if len(present) > 6 else ''}}}, or "
+    return [
+        f"the masks have the values {join_values(present)}, which would make {count} classes, but"
+        f" {count - len(present)} of them never occur: set {remedy}head.num_classes={count} if"
+        " this is intended"
+    ]
+
+
+def count_pixels_of_all(
+    facts: list[Facts], classes: Classes
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Total number of pixels of each class, and of labelled pixels."""
+    of_class, labelled = zip(*map(classes.count_pixels, facts), strict=True)
+    return np.sum(of_class, axis=0), np.sum(labelled, axis=0)
+
+
+def has_option(source: DataSource, name: str) -> bool:
+    """Whether a remedy may name the option."""
+    return name in inspect.signature(type(source)).parameters

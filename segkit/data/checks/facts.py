@@ -1,0 +1,179 @@
+"""What is read from every image and mask, once: numbers are kept instead of pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from segkit.core.errors import SegkitError
+from segkit.data.sources.base import DataSource, Sample, Split
+from segkit.targets.objects import number_objects
+
+PIXELS_PER_IMAGE, PIXELS_PER_SET = 20_000, 2_000_000
+"""Maximum number of pixels for the intensity statistics."""
+MASKS_WITH_REGIONS, PIXELS_PER_MASK, VALUES_PER_MASK = 100, 2_000_000, 32
+"""Maximum number of masks, and of their pixels and values, whose regions are measured."""
+PIXELS_OF_HALVES = 250_000
+"""Maximum number of pixels for comparing the upper and lower half of an image."""
+
+
+@dataclass(eq=False)
+class Facts:
+    """Properties of one sample.
+
+    Attributes:
+        most_pixels: How many of its pixels to keep.
+        with_regions: Whether to measure the regions of its mask.
+        errors: The sample and why it cannot be used; then the other attributes are incomplete.
+        shape: (H, W, C) of the image.
+        mask_shape: (H, W) or (H, W, N) of the mask.
+        layers: Number of pixels of each value: of the mask, or of each of its N layers.
+        pixels: A random selection of the image's pixels, (n, C).
+        brighter_above: How much brighter the upper half of the image is than the lower one, in
+            standard deviations of the image.
+        areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
+    """
+
+    sample: Sample
+    split: Split
+    most_pixels: int = 0
+    with_regions: bool = False
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    mask_shape: tuple[int, ...] = ()
+    layers: list[dict[int, int]] = field(default_factory=list)
+    pixels: NDArray[Any] | None = None
+    brighter_above: float = 0.0
+    areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> set[int]:
+        """The values that occur in the mask."""
+        return {value for layer in self.layers for value in layer}
+
+    @property
+    def layered(self) -> bool:
+        """Whether the mask is (H, W, N)."""
+        return len(self.mask_shape) == 3
+
+
+def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
+    """Read every sample of a source, in several threads.
+
+    Pixels are kept from the training images, or from all images if there are none.
+    """
+    work = [Facts(sample, split) for split, samples in splits.items() for sample in samples]
+    learned = select_training(work)
+    for facts in learned:
+        facts.most_pixels = min(PIXELS_PER_IMAGE, PIXELS_PER_SET // len(learned) + 1)
+    for facts in learned[:: -(-len(learned) // MASKS_WITH_REGIONS) or 1]:
+        facts.with_regions = True
+
+    def read(facts: Facts) -> Facts:
+        for scan_part in (_scan_image, _scan_mask):
+            try:
+                scan_part(source, facts)
+            except SegkitError as error:
+                facts.errors.append(_name_sample(facts.sample, str(error)))
+            except Exception as error:  # a source of a plugin may do anything
+                why = f"{type(source).__name__} cannot read it: {error!r}"
+                facts.errors.append((facts.sample.name, why))
+        return facts
+
+    console = Console()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(
+            track(
+                pool.map(read, work),
+                "checking the data set",
+                total=len(work),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
+        )
+
+
+def _scan_image(source: DataSource, facts: Facts) -> None:
+    image = source.read_image(facts.sample)
+    fits = image.ndim == 3 and image.dtype in (np.uint8, np.uint16, np.float32)
+    _require(fits, source, "read_image", image, "(H, W, C) of uint8, uint16 or float32")
+    facts.shape, facts.dtype = image.shape, str(image.dtype)
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        raise SegkitError("the image has values that are not finite (NaN or infinite)")
+    step = _choose_stride(image, PIXELS_OF_HALVES)
+    thinned = image[::step, ::step].astype(np.float64)
+    half, spread = len(thinned) // 2, thinned.std()
+    if half and spread > 0:
+        difference = thinned[:half].mean() - thinned[-half:].mean()
+        facts.brighter_above = float(difference / spread)
+    if facts.most_pixels:
+        flat = image.reshape(-1, image.shape[2])
+        if len(flat) > facts.most_pixels:  # at random: every n-th pixel may be a column
+            flat = flat[np.random.default_rng(0).integers(len(flat), size=facts.most_pixels)]
+        facts.pixels = flat.copy()
+
+
+def _scan_mask(source: DataSource, facts: Facts) -> None:
+    mask = source.read_mask(facts.sample)
+    fits = mask.ndim in (2, 3) and mask.dtype.kind in "biu"
+    _require(fits, source, "read_mask", mask, "(H, W) or (H, W, N) of integers")
+    if source.instances and mask.ndim == 2:
+        number_objects(mask, source.label_map)  # raises if they cannot be ids
+    facts.mask_shape = mask.shape
+    for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
+        values, counts = np.unique(layer, return_counts=True)
+        pixels = dict(zip(map(int, values), counts.tolist(), strict=True))
+        facts.layers.append(pixels)
+        if source.instances:
+            facts.areas = {value: np.array([n], np.int64) for value, n in pixels.items()}
+        elif facts.with_regions:
+            _measure_regions(layer, facts)
+
+
+def _require(fits: bool, source: DataSource, method: str, array: Any, wanted: str) -> None:
+    if not fits:
+        raise SegkitError(
+            f"{type(source).__name__}.{method} returned an array of the shape {array.shape} and the"
+            f" type {array.dtype}: it must return {wanted}"
+        )
+
+
+def _name_sample(sample: Sample, message: str) -> tuple[str, str]:
+    """The name of the sample, or its path where the message contains that, and the message."""
+    message = message.rstrip(".")
+    for path in (sample.image, sample.mask):
+        if path and message.startswith(f"{path}: "):
+            return str(path), message.removeprefix(f"{path}: ")
+    return sample.name, message
+
+
+def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
+    """Add the areas of the connected regions of each value of a mask (H, W)."""
+    step = _choose_stride(layer, PIXELS_PER_MASK)
+    layer = layer[::step, ::step]
+    for value in np.unique(layer)[:VALUES_PER_MASK].tolist():
+        same = (layer == value).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
+        areas = stats[1:, cv2.CC_STAT_AREA].astype(np.int64) * step**2
+        facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])
+
+
+def _choose_stride(array: NDArray[Any], pixels: int) -> int:
+    """Subsampling stride that leaves at most this many pixels of (H, W, ...)."""
+    return math.ceil(math.sqrt(max(1.0, array.shape[0] * array.shape[1] / pixels)))
+
+
+def select_training(facts: list[Facts]) -> list[Facts]:
+    """Those of the training samples, or all if there are none."""
+    return [f for f in facts if f.split == "train"] or facts

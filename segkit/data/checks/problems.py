@@ -1,0 +1,181 @@
+"""Problems of a data set, as one line each with the samples and the remedy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from segkit.checkpoint.values import join_values
+from segkit.core.labels import IGNORE_INDEX
+from segkit.data.checks.classes import Classes, count_pixels_of_all, has_option
+from segkit.data.checks.facts import Facts
+from segkit.data.sources.base import DataSource, Sample, Split
+
+SHOWN, NAMED = 20, 3
+"""Number of problems of one kind that are listed, and of samples that a message names."""
+
+
+def find_repeated_names(splits: dict[Split, list[Sample]]) -> list[str]:
+    """Report names that several samples have."""
+    counts = Counter(sample.name for samples in splits.values() for sample in samples)
+    return [
+        f"{count} samples are named '{name}': give each its own name"
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+def find_empty_splits(splits: dict[Split, list[Sample]], needed: tuple[Split, ...]) -> list[str]:
+    """Report the needed splits without a sample, or that there is no sample at all."""
+    if not any(splits.values()):
+        return ["the data set has no samples in train, val or test"]
+    return [
+        f"the split '{split}' has no samples, of {sum(map(len, splits.values()))} in all: add"
+        " images, or give it a fraction, a list or a folder"
+        for split in needed
+        if not splits.get(split)
+    ]
+
+
+def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -> list[list[str]]:
+    """By kind: masks of another size or depth, images with other channels or types than most."""
+    if not facts:
+        return []
+    sizes = [
+        (
+            f.sample.name,
+            f"the image has {f.shape[0]} x {f.shape[1]} pixels (height x width), its mask"
+            f" {f.mask_shape[0]} x {f.mask_shape[1]}: both must have the same size",
+        )
+        for f in facts
+        if f.mask_shape[:2] != f.shape[:2]
+    ]
+    depths = []
+    for f in facts:
+        if f.layered and classes.mode != "multilabel":
+            text = (
+                f"the mask is (H, W, {f.mask_shape[2]}), like a colour image or a map for each"
+                " class: make it (H, W), one label for each pixel, or use head=multilabel"
+            )
+        elif f.layered != classes.layered:
+            text = (
+                f"the mask has the shape {f.mask_shape}, unlike most: all masks must have one"
+                " layer of labels, or all a layer for each class"
+            )
+        elif f.layered and f.mask_shape[2] != classes.count:
+            text = f"the mask has {f.mask_shape[2]} layers, but there are {classes.count} classes"
+        else:
+            continue
+        depths.append((f.sample.name, text))
+
+    counts = Counter(f.shape[2] for f in facts)
+    usual, remedy = counts.most_common(1)[0][0], "give all images the same channels"
+    if set(counts) <= {1, 2, 3, 4} and has_option(source, "channels"):
+        remedy = "data.channels=1 or data.channels=3 converts all of them"
+    channels = [
+        (f.sample.name, f"the image has {f.shape[2]} channels, most have {usual}: {remedy}")
+        for f in facts
+        if f.shape[2] != usual
+    ]
+    dtype = Counter(f.dtype for f in facts).most_common(1)[0][0]
+    dtypes = [
+        (f.sample.name, f"the image is {f.dtype}, most are {dtype}: convert it, in the same units")
+        for f in facts
+        if f.dtype != dtype
+    ]
+    return [*map(list_by_message, (sizes, depths, channels, dtypes))]
+
+
+def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:
+    """Report the masks with values outside the classes, with remedies in the last line."""
+    count = 2 if classes.layered else classes.count
+    facts = [f for f in facts if f.layered == classes.layered]
+    labels = {v: classes.coding.label_of(v) for f in facts for v in f.values}
+    wrong = {v for v, label in labels.items() if not (0 <= label < count or label == IGNORE_INDEX)}
+    problems = list_by_message(
+        (
+            f.sample.name,
+            f"the mask has the values {join_values(sorted(wrong & f.values))}, which are outside"
+            f" the {count} classes 0 to {count - 1}",
+        )
+        for f in facts
+        if wrong & f.values
+    )
+    if not problems:
+        return []
+    remedies = []
+    if has_option(source, "instances"):
+        remedies.append("use data.instances=true if these are object ids")
+    if has_option(source, "label_map"):
+        remedies.append(f"data.label_map={{{min(wrong)}: LABEL}} gives a value a label")
+    if classes.mode == "binary":
+        remedies.append("use head=multiclass for several classes")
+    else:
+        remedies.append("use head.num_classes for more classes")
+    remedies.append(f"the label {IGNORE_INDEX} means 'not labelled'")
+    if len(wrong) > 3:
+        remedies.append(
+            "values in between come from JPEG or from resizing: save masks as PNG, and resize them"
+            " with nearest neighbour"
+        )
+    problems[-1] += f". To fix this: {'; '.join(remedies)}"
+    return problems
+
+
+def find_mixed_masks(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:
+    """Report black-and-white masks among masks of 0 and 1, where 255 could mean two things."""
+    coding = classes.coding
+    two = classes.layered or classes.count == 2
+    if not two or coding.foreground or IGNORE_INDEX in coding.to_label:
+        return []
+    white = [f for f in facts if IGNORE_INDEX in f.values]
+    ones = [f for f in facts if any(coding.label_of(v) == 1 for v in f.values)]
+    if not white or not ones or any(IGNORE_INDEX in f.values for f in ones):
+        return []
+    remedy = "write all masks with 0 and 1, or all with 0 and 255"
+    if has_option(source, "label_map"):
+        remedy = "data.label_map={255: 1} makes it class 1, data.label_map={255: 255} not labelled"
+    return [
+        f"{len(white)} masks have the value 255 and no 1 ({white[0].sample.name}), {len(ones)}"
+        f" have 1 and no 255 ({ones[0].sample.name}), so 255 is ambiguous: {remedy}"
+    ]
+
+
+def find_missing_foreground(
+    facts: list[Facts], classes: Classes, needed: tuple[Split, ...]
+) -> list[str]:
+    """Report training masks without any foreground, or without any label."""
+    train = [f for f in facts if f.split == "train"]
+    if "train" not in needed or not train:
+        return []
+    of_class, labelled = count_pixels_of_all(train, classes)
+    if not labelled.any():
+        return ["no pixel of the training masks is labelled"]
+    if classes.mode == "binary" and not of_class[1]:
+        name = classes.names[1]
+        return [f"no training mask has a pixel of the class '{name}': there is nothing to learn"]
+    return []
+
+
+def list_by_message(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each message, after the sample or the first samples that it is about."""
+    by_message: dict[str, list[str]] = {}
+    for name, message in problems:
+        by_message.setdefault(message, []).append(name)
+    return [
+        f"{names[0] if len(names) == 1 else f'{len(names)} samples ({join_names(names)})'}:"
+        f" {message}"
+        for message, names in by_message.items()
+    ]
+
+
+def join_names(names: list[str]) -> str:
+    """The first names of samples, and dots if there are more."""
+    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
+
+
+def shorten(lines: list[str]) -> list[str]:
+    """The first of many lines, and the last, which may hold the remedy for all."""
+    if len(lines) <= SHOWN + 1:
+        return lines
+    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN - 1} more like these", lines[-1]]

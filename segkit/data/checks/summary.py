@@ -1,0 +1,224 @@
+"""What is known of a good data set: its classes, intensities, sizes and notes for the user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from segkit.checkpoint.values import LabelCoding, Normalization
+from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
+from segkit.data.checks.facts import Facts, scan, select_training
+from segkit.data.checks.problems import (
+    find_differences,
+    find_empty_splits,
+    find_missing_foreground,
+    find_mixed_masks,
+    find_repeated_names,
+    find_wrong_values,
+    join_names,
+    list_by_message,
+    shorten,
+)
+from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+
+UPRIGHT_IMAGES = 8
+"""Minimum number of images to decide whether they have an up and a down."""
+UPRIGHT_DIFFERENCE = 0.25
+"""Minimum difference between the halves of upright images, in standard deviations of an image."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Sizes in a data set; of the training images, or of all images if there are none.
+
+    Attributes:
+        median: Median height and width in pixels.
+        largest: Largest height and width of all images of the data set.
+        object_diameter: Diameter in pixels of a disc with the area of a typical object: half of the
+            foreground lies in objects of at least this size. Objects are those of the ids, or the
+            connected regions of a class. None if there is no foreground.
+        upright: Whether the upper halves of the images differ in brightness from the lower ones, as
+            with a sky; None if there are too few images.
+    """
+
+    median: tuple[int, int]
+    largest: tuple[int, int]
+    object_diameter: float | None
+    upright: bool | None
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Properties of a checked data set.
+
+    Attributes:
+        num_classes: Number of classes including background.
+        normalization: The intensities of the training images.
+        one_size: Whether all images of a split have the same size.
+        class_share: Fraction of each class among the labelled pixels.
+        measures: Sizes of images and objects.
+        notes: What the user should know.
+        background: The label that is no object, None if every class is one.
+        decoded: Size in bytes of the decoded images and masks of a split, with two bytes per mask
+            value.
+    """
+
+    splits: dict[Split, list[Sample]]
+    in_channels: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    coding: LabelCoding
+    normalization: Normalization
+    one_size: dict[Split, bool]
+    class_share: tuple[float, ...]
+    measures: Measures
+    notes: list[str]
+    background: int | None = 0
+    decoded: dict[Split, int] = field(default_factory=dict)
+
+
+def check(
+    source: DataSource,
+    mode: Mode,
+    num_classes: int | None = None,
+    needed: tuple[Split, ...] = ("train", "val"),
+) -> DataSummary:
+    """Read every image and mask of a source and check them against each other and the classes.
+
+    Without ``num_classes``, the names of the classes or the masks tell it. Only the ``needed``
+    splits must not be empty.
+
+    Raises:
+        SegkitError: There are images without a mask, unreadable files, different sizes or channels,
+            values outside the classes, or empty splits; all are listed.
+    """
+    splits = source.splits()
+    if not isinstance(splits, Mapping) or not splits.keys() <= set(SPLITS):
+        found = list(splits) if isinstance(splits, Mapping) else type(splits).__name__
+        raise SegkitError(
+            f"{type(source).__name__}.splits() returns {found}, not lists of samples by split:"
+            f" {', '.join(SPLITS)}."
+        )
+    unpaired = source.problems()
+    facts = scan(source, splits)
+    readable = [f for f in facts if not f.errors]
+    classes, contradictions, notes = decide_classes(source, mode, num_classes, readable)
+    kinds = [
+        unpaired or find_empty_splits(splits, needed),
+        find_repeated_names(splits),
+        list_by_message(error for f in facts for error in f.errors),
+        *find_differences(readable, classes, source),
+        contradictions or find_wrong_values(readable, classes, source),
+        find_mixed_masks(readable, classes, source),
+    ]
+    if not any(kinds):
+        kinds.append(find_missing_foreground(readable, classes, needed))
+    if any(kinds):
+        count = sum(map(len, kinds))
+        raise all_at_once(
+            f"the data set has {count} problem{'s' if count > 1 else ''}:",
+            [line for kind in kinds for line in shorten(kind)],
+        )
+
+    of_class, labelled = count_pixels_of_all(readable, classes)
+    of_split = {split: [f for f in readable if f.split == split] for split in splits}
+    return DataSummary(
+        splits=splits,
+        in_channels=readable[0].shape[2],
+        num_classes=classes.count,
+        class_names=classes.names,
+        coding=classes.coding,
+        normalization=Normalization.fit([f.pixels for f in readable if f.pixels is not None]),
+        one_size={split: len({f.shape for f in part}) <= 1 for split, part in of_split.items()},
+        class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
+        measures=_measure(readable, classes),
+        notes=notes + _describe_masks(readable, classes) + _find_shuffled_stacks(source, splits),
+        background=None if classes.layered else classes.background,
+        decoded={
+            split: sum(
+                math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)
+                for f in part
+            )
+            for split, part in of_split.items()
+        },
+    )
+
+
+def _describe_masks(facts: list[Facts], classes: Classes) -> list[str]:
+    """Note masks without a label or an object, and classes that do not occur in training."""
+    blank, empty = [], []
+    first = 0 if classes.layered else 1
+    for f in facts:
+        of_class, labelled = classes.count_pixels(f)
+        if not labelled.any():
+            blank.append(f.sample.name)
+        elif not of_class[first:].any():
+            empty.append(f.sample.name)
+    notes = []
+    if blank:
+        notes.append(
+            f"{len(blank)} of {len(facts)} masks have no labelled pixel: {join_names(blank)}"
+        )
+    one_class = classes.mode == "multilabel" and not classes.layered
+    if empty and classes.background is not None and not one_class:
+        notes.append(
+            f"{len(empty)} of {len(facts)} masks are empty (background only): {join_names(empty)}"
+        )
+    learned = select_training(facts)
+    seen, _ = count_pixels_of_all(learned, classes)
+    absent = [name for name, n in zip(classes.names, seen, strict=True) if not n]
+    if absent:
+        where = "training mask" if learned[0].split == "train" else "mask"
+        shown = ", ".join(absent[:8]) + (" ..." if len(absent) > 8 else "")
+        notes.append(f"no {where} has a pixel of: {shown}")
+    return notes
+
+
+def _find_shuffled_stacks(source: DataSource, splits: dict[Split, list[Sample]]) -> list[str]:
+    """Note stacks whose pages are shuffled into different splits: neighbouring pages are alike."""
+    stacks: dict[Path, dict[int, Split]] = {}
+    for split, samples in splits.items():
+        for sample in samples:
+            if sample.image is not None and sample.page is not None:
+                stacks.setdefault(sample.image, {})[sample.page] = split
+    remedy = ": data.split=blocks keeps them apart" if has_option(source, "split") else ""
+    for path, pages in stacks.items():
+        order = [pages[page] for page in sorted(pages)]
+        if sum(a != b for a, b in pairwise(order)) >= len(SPLITS):
+            return [
+                f"neighbouring pages of {path.name} are alike but in different splits, so the"
+                f" scores will be too good{remedy}"
+            ]
+    return []
+
+
+def _measure(facts: list[Facts], classes: Classes) -> Measures:
+    learned = select_training(facts)
+    height, width = (int(np.median([f.shape[axis] for f in learned])) for axis in (0, 1))
+    tall, wide = (max(f.shape[axis] for f in facts) for axis in (0, 1))
+
+    no_object = {IGNORE_INDEX, classes.background}
+    objects = [
+        areas
+        for f in learned
+        for value, areas in f.areas.items()
+        if classes.coding.label_of(value) not in no_object
+    ]
+    areas, diameter = np.sort(np.concatenate([np.zeros(0, np.int64), *objects])), None
+    if len(areas):
+        # not the median of the diameters: the specks of a frayed mask outnumber its objects
+        half = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
+        diameter = float(np.sqrt(4 * areas[half] / np.pi))
+
+    brighter_above, upright = np.array([f.brighter_above for f in learned]), None
+    if len(learned) >= UPRIGHT_IMAGES:
+        error = brighter_above.std(ddof=1) / np.sqrt(len(learned))
+        upright = bool(abs(brighter_above.mean()) > max(UPRIGHT_DIFFERENCE, 3 * error))
+    return Measures((height, width), (tall, wide), diameter, upright)

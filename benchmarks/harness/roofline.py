@@ -105,7 +105,7 @@ def count_work(run: Callable[[], object]) -> Work:
     return Work(counter.get_total_flops(), traffic.bytes)
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives no types
     """Adds up the bytes of the inputs and outputs of convolutions and the like."""
 
     def __init__(self) -> None:

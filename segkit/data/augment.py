@@ -423,7 +423,7 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # no types
         """The options as albumentations checks them."""
 
         grid: Annotated[int, Field(ge=2)]

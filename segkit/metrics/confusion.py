@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,6 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, require_classes, split_target
 from segkit.metrics.base import average_defined, check_classes, divide
-
-UNDEFINED = "-"
-"""How a score without a value is shown in a table."""
 
 CLASS_SCORES = ("iou", "dice", "precision", "recall", "specificity")
 """The scores that each class has, in the order of the table."""
@@ -108,11 +104,10 @@ class Scores:
         dice = 2 tp / (2 tp + fp + fn)       recall = tp / (tp + fn)
                                              specificity = tn / (tn + fp)
 
-    A score whose denominator is 0 has no value: it is NaN here and "-" in a table, and left out of
-    the mean. So a class without true and predicted pixels has no IoU and no Dice; one that is
-    predicted but nowhere true has an IoU and a Dice of 0, which count. Precision has no value if
-    nothing is predicted, recall if nothing is true, specificity if everything is. If no class has a
-    value, the mean has none.
+    A score whose denominator is 0 has no value: it is NaN, and left out of the mean. So a class
+    without true and predicted pixels has no IoU and no Dice; one that is predicted but nowhere true
+    has an IoU and a Dice of 0, which count. Precision has no value if nothing is predicted, recall
+    if nothing is true, specificity if everything is. If no class has a value, the mean has none.
 
     Attributes:
         class_names: The reported classes: binary only the foreground, else all.
@@ -145,15 +140,14 @@ class Scores:
         """A table: one row per class, then one of the means, whose support is the sum.
 
         The keys are class, iou, dice, precision, recall, specificity and support. Values are not
-        rounded; an undefined one is "-".
+        rounded; an undefined one is NaN.
         """
         columns = [getattr(self, key) for key in CLASS_SCORES]
         lines = list(zip(self.class_names, *columns, self.support, strict=True))
         mean = self.mean
         lines.append(("mean", *(mean[key] for key in CLASS_SCORES), sum(self.support)))
         return [
-            {"class": name, **dict(zip(CLASS_SCORES, map(format_score, values), strict=True))}
-            | {"support": support}
+            {"class": name, **dict(zip(CLASS_SCORES, values, strict=True)), "support": support}
             for name, *values, support in lines
         ]
 
@@ -258,8 +252,3 @@ def _average_scores(counts: Counts, mode: Mode) -> dict[str, NDArray[np.float64]
         "accuracy": divide(right.sum(-1), pixels.sum(-1)),
         "fw_iou": divide(weighted.sum(-1), support.sum(-1)),
     }
-
-
-def format_score(value: float) -> str | float:
-    """Show a score in a table: "-" for NaN."""
-    return UNDEFINED if math.isnan(value) else value

@@ -16,7 +16,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.labels import check_target, split_target
 from segkit.metrics.base import check_classes
-from segkit.metrics.confusion import Counts, format_score, score_classes
+from segkit.metrics.confusion import Counts, score_classes
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
 """0.05, 0.10 ... 0.95."""
@@ -126,12 +126,12 @@ class ThresholdSweep:
         return best
 
     def rows(self) -> list[dict[str, str | float]]:
-        """A table of class, threshold, iou, dice, precision and recall; "-" if undefined."""
+        """A table of class, threshold, iou, dice, precision and recall; NaN if undefined."""
         return [
             {
                 "class": name,
                 "threshold": threshold,
-                **{key: format_score(float(self.scores[key][c, t])) for key in _COLUMNS},
+                **{key: float(self.scores[key][c, t]) for key in _COLUMNS},
             }
             for c, name in enumerate(self.class_names)
             for t, threshold in enumerate(self.thresholds)

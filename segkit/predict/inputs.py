@@ -209,7 +209,7 @@ def _read_list(file: Path) -> list[ImageFile]:
     for number, name in lines:
         if not name.strip():
             continue
-        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100
+        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - nor here
         if not path.exists():
             problems.append(f"line {number}: there is no file {path}")
         stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)

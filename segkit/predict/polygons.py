@@ -70,8 +70,8 @@ class Outline(NamedTuple):
 def require_polygons() -> None:
     """Check that rasterio and pycocotools are installed."""
     try:
-        import pycocotools.mask  # noqa: F401
-        import rasterio.features  # noqa: F401
+        import pycocotools.mask  # noqa: F401 - only whether it is there
+        import rasterio.features  # noqa: F401 - likewise
     except ImportError as error:
         raise SegkitError(
             f"polygons need rasterio and pycocotools ({error}): pip install"

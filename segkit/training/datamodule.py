@@ -46,7 +46,7 @@ class LazyLoader(DataLoader[Crop]):
     workers would fetch the batches of epoch 0.
     """
 
-    def __iter__(self) -> Iterator[Crop]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Crop]:  # type: ignore[override]  # torch: its own iterator
         yield from super().__iter__()
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 import torch
@@ -49,6 +50,19 @@ def test_data_of_the_training_that_are_elsewhere(binary_run, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SegkitError, match=r"no .*/cells\..* data=folder data\.root=PATH"):
         evaluate(compose(["checkpoint=best.ckpt", "device=cpu"], "evaluate"))
+
+
+def test_scores_without_a_value_are_left_open(multiclass_run, tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"data/images/{name}.png", np.zeros((32, 32, 3), np.uint8))
+        mask = np.full((32, 32), 255, np.uint8)  # not labelled
+        write_mask(tmp_path / f"data/masks/{name}.png", mask)
+    out = tmp_path / "out"
+    result = run_evaluate(multiclass_run.checkpoint, out, *folder_of(tmp_path / "data"))
+    assert all(map(math.isnan, result.scores.iou))
+    *_, last = (out / "classes.csv").read_text().splitlines()
+    assert last == "mean,,,,,,0"
+    assert '<td class="number">–</td>' in (out / "report.html").read_text()
 
 
 def test_evaluation_of_a_folder(multiclass_run, tmp_path):

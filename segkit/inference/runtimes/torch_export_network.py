@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,10 @@ class TorchExportNetwork(ExportedNetwork):
         _refuse_pickles(entries, path)
         chosen = choose_device(device)
         try:
-            program = torch.export.load(path)
+            with warnings.catch_warnings():
+                # torch 2.11 about its own reading of the file
+                warnings.filterwarnings("ignore", ".*buffer is not writable.*")
+                program = torch.export.load(path)
             if chosen.type != "cpu":
                 from torch.export.passes import move_to_device_pass
 

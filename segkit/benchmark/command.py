@@ -112,7 +112,11 @@ def combine(settings: BenchmarkSettings) -> Iterator[Combination]:
         if "upsample" in options or "upsample" not in takes:
             necks.append(options)
         else:
-            necks += [{**options, "upsample": way} for way in settings.upsample]
+            usual = takes["upsample"].default  # needs no mention
+            necks += [
+                options if way == usual else {**options, "upsample": way}
+                for way in settings.upsample
+            ]
     for side in settings.sizes:
         for encoder in settings.encoders:
             for options in necks:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,6 @@ def measure(
         else main memory above the ``imported`` bytes) and, for "predict", ``gflops`` for one image.
     """
     import torch
-    from torch.utils.benchmark import timer  # it waits for the device
 
     from segkit.benchmark.networks import build_network, prepare_prediction, prepare_training_step
     from segkit.core import plugins as loader
@@ -100,9 +100,11 @@ def measure(
     was_reset = reset_peak(device)  # building a network is not running it
     seconds = []
     for _ in range(warm_up + rounds):
-        begin = timer()
+        begin = time.perf_counter()
         run()
-        seconds.append(timer() - begin)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
     peak = read_peak_mb(device, imported) if was_reset else None
     found = {"parameters": parameters, "seconds": seconds[warm_up:], "peak_mb": peak}
     if kind == "predict":

@@ -157,6 +157,7 @@ class JoinBlock(ConvBlock):
         super().__init__(skip_channels + in_channels, out_channels, 3, norm, padding)
         self.doubles = (up.mode, up.factor) == ("nearest", 2)
         self.skip_channels = skip_channels
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def forward(  # type: ignore[override]  # a Sequential takes one map
         self, x: Tensor, up: Upsample, skip: Tensor | None = None
@@ -193,6 +194,12 @@ class JoinBlock(ConvBlock):
         assert isinstance(first, nn.Conv2d)
         return first
 
+    def keep_kernels(self) -> None:
+        """Compute the kernels of the fast path now, for weights that do not change any more."""
+        own, upsampled = self._make_kernels()
+        last = torch.channels_last
+        self._kept = own.contiguous(memory_format=last), upsampled.contiguous(memory_format=last)
+
     def _make_kernels(self) -> tuple[Tensor, Tensor]:
         """(out, skip, 3, 3) for the skip, and (in, out, 4, 4) for the map before upsampling."""
         weight = self.convolution.weight
@@ -205,7 +212,7 @@ class JoinBlock(ConvBlock):
         return weight[:, : self.skip_channels], w.permute(0, 3, 1, 2)
 
     def _join(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        own, upsampled = self._make_kernels()
+        own, upsampled = self._kept or self._make_kernels()
         bias, padding = self.convolution.bias, int(self.convolution.padding[0])
         joined = F.conv_transpose2d(
             x, upsampled, bias, stride=2, padding=2 - padding

@@ -12,7 +12,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from segkit.models.conv import plain_joins
+from segkit.models.conv import JoinBlock, plain_joins
 from segkit.models.segmenter import Segmenter
 
 # The forward of these is known: others may change their weights on the way.
@@ -27,11 +27,12 @@ class SlowPredictionWarning(UserWarning):
 def for_inference(model: Segmenter) -> Segmenter:
     """A copy that gives what the network gives in eval mode, up to rounding.
 
-    Batch norms behind a convolution are folded into it, and weights are laid out with the channels
-    last. The copy shares nothing with the network and is not to be trained.
+    Batch norms behind a convolution are folded into it, weights are laid out with the channels
+    last, and the kernels of joins are computed in advance. The copy shares nothing with the network
+    and is not to be trained.
 
-    If no such copy of a part can be made, the network itself is returned in
-    eval mode, with a SlowPredictionWarning.
+    If no such copy of a part can be made, the network itself is returned in eval mode, with a
+    SlowPredictionWarning.
     """
     try:
         return _make_fast_copy(model)
@@ -49,7 +50,11 @@ def to_channels_last(model: nn.Module) -> None:
     """Lay the weights of 2D convolutions out with the channels last, in place."""
     for parameter in model.parameters():
         if parameter.ndim == 4:  # module.to(memory_format=...) refuses parameters of 5 dimensions
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            _, channels, height, width = parameter.shape
+            laid = parameter.data.contiguous(memory_format=torch.channels_last)
+            if channels == 1:  # fits both layouts: only the strides tell torch which one is meant
+                laid = laid.as_strided(laid.shape, (height * width, 1, width, 1))
+            parameter.data = laid
 
 
 def _make_fast_copy(model: Segmenter) -> Segmenter:
@@ -73,6 +78,9 @@ def _make_fast_copy(model: Segmenter) -> Segmenter:
             rest = nn.Sequential(*norm.children()) if acts else nn.Identity()  # drop, act
             _replace(fast, norm, rest)
         to_channels_last(fast)
+        for join in fast.modules():
+            if isinstance(join, JoinBlock):
+                join.keep_kernels()
         got = fast(example)
     # An encoder may have used the output of a convolution elsewhere too, which no hook shows.
     if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):

@@ -27,7 +27,7 @@ def test_everything_is_combined_with_everything():
         sizes=[32, 64],
     )
     names = [(one.side, one.encoder["name"], name_part(one.neck)) for one in combine(settings)]
-    necks = ["unet upsample=nearest", "unet upsample=bilinear", "fpn upsample=deconv"]
+    necks = ["unet", "unet upsample=bilinear", "fpn upsample=deconv"]
     encoders = ("resnet18", "resnet34")
     assert names == [(side, e, neck) for side in (32, 64) for e in encoders for neck in necks]
 

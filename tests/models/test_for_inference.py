@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from segkit.models.conv import JoinBlock
 from segkit.models.encoders import Encoder
 from segkit.models.fast import SlowPredictionWarning, for_inference
 from segkit.models.segmenter import Segmenter, create_model
@@ -44,6 +45,25 @@ def check(model: Segmenter, size: tuple[int, int] = (75, 50)) -> Segmenter:
         nhwc = x.contiguous(memory_format=torch.channels_last)
         assert_close(fast(nhwc), expected, rtol=1e-3, atol=1e-4 * scale)
     return fast
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_maps_have_the_channels_last(channels: int) -> None:
+    """A contiguous map of one channel fits that layout as well, and torch would take the other."""
+    model = create_model({"name": "resnet18", "pretrained": False}, "unet", in_channels=channels)
+    fast, kept = for_inference(model), []
+    for module in fast.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, __, output: kept.append(output))
+    fast(torch.rand(1, channels, 64, 64))
+    assert len(kept) > 20
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in kept if m.shape[1] > 1)
+
+
+def test_kernels_of_joins_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = check(trained("unet"))
+    monkeypatch.setattr(JoinBlock, "_make_kernels", None)
+    fast(torch.rand(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(

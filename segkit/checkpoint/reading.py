@@ -152,6 +152,12 @@ def read_raw(path: Path) -> dict[str, Any]:
     return stored
 
 
+def find_run_folder(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint; the folder that holds it if it lies somewhere else."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def _describe_missing(path: Path) -> str:
     """Say what is at the path instead of a file, and what may be meant."""
     if not path.is_dir():

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from segkit.checkpoint.reading import find_run_folder
 from segkit.config.schema import Data
 from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
@@ -118,7 +119,6 @@ def default_folder(settings: EvaluateSettings) -> Path:
     of test-time augmentation or of another threshold do not overwrite the plain ones.
     """
     first, *others = settings.checkpoint
-    beside = first.parent.parent if first.parent.name == "checkpoints" else first.parent
     parts = ["evaluation", *([] if settings.data is None else [settings.data.name]), settings.split]
     if first.name != "best.ckpt":
         parts.append(first.stem if first.suffix == ".ckpt" else first.name)
@@ -130,7 +130,7 @@ def default_folder(settings: EvaluateSettings) -> Path:
         value = getattr(settings, key)
         if value != EvaluateSettings.model_fields[key].default:
             parts.append(f"{key}-{'none' if value is None else value}")
-    return beside / "-".join(parts)
+    return find_run_folder(first) / "-".join(parts)
 
 
 def _require_data_of_training(data: Data) -> None:

@@ -186,9 +186,7 @@ def _choose_target(settings: ExportSettings) -> tuple[Format, Path]:
             known = ", ".join(f"{ending} ({name})" for name, ending in ENDINGS.items())
             raise SegkitError(f"output={path}: the suffix determines the format, one of {known}.")
     if path is None:
-        beside = settings.checkpoint.parent
-        beside = beside.parent if beside.name == "checkpoints" else beside
-        path = beside / f"model{ENDINGS[kind]}"
+        path = checkpoint.find_run_folder(settings.checkpoint) / f"model{ENDINGS[kind]}"
     if path.suffix != ENDINGS[kind]:
         raise SegkitError(
             f"output={path}: the file of format={kind} ends in {ENDINGS[kind]}. Give"

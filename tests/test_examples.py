@@ -28,7 +28,7 @@ def train(*arguments: str, cwd: Path, path: Sequence[Path] = ()) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_installed_package_adds_an_encoder(tmp_path):
     site = tmp_path / "site"
     pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]

@@ -79,10 +79,10 @@ def test_the_readme_has_what_it_promises():
 
 
 def choose_tier(command: str) -> object:
-    """Commands whose like other tests run by day, and most experiments, are for the night."""
-    others = ("segkit.benchmark", "quantize=int8", "mobilevitv2", "encoder=patchnet")
+    """Sweeps, experiments and commands like those that other tests run by day are for the night."""
+    others = ("segkit.benchmark", "segkit.export", "mobilevitv2", "encoder=patchnet", "experiment=")
+    others += ("plan=auto", "target.weight_map")
     long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
-    long |= "experiment=" in command and "unet2015" not in command
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 
 

@@ -2,8 +2,8 @@
 
 The first bytes of a file determine its format, not its suffix. An *image* is read as a viewer shows
 it: palettes become colours, 1 bit black and white, and white-is-zero is inverted. A *mask* is read
-as the numbers in the file: palettes stay indices, 1 bit stays 0 and 1. The EXIF (or TIFF)
-orientation applies to both, because the mask was drawn over the rotated image.
+as the numbers in the file: palettes stay indices, and 1 bit is 0 and 1, where 1 is white. The EXIF
+(or TIFF) orientation applies to both, because the mask was drawn over the rotated image.
 
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
@@ -291,7 +291,7 @@ def render(raster: Raster) -> Array:
     """The image as a viewer shows it, (H, W, C) uint8, uint16 or float32; see `read_image`."""
     values = raster.values
     if raster.palette is not None:
-        return raster.palette[values[..., 0]]
+        return np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
     if raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":
@@ -309,7 +309,7 @@ def _simplify_mask(raster: Raster) -> Array:
     """Drop channels that tell nothing, and convert to uint8, uint16 or int32."""
     values = raster.values
     if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
+        values = (values ^ raster.white_is_zero).astype(np.uint8)
     if raster.has_alpha and values.shape[2] in (2, 4) and is_opaque(values):
         values = values[..., :-1]
     if raster.is_rgb and values.shape[2] == 3 and (values[..., 1:] == values[..., :1]).all():

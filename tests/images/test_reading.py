@@ -5,6 +5,7 @@ import logging
 import resource
 import struct
 import tracemalloc
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -307,10 +308,30 @@ def test_packed_grey(tmp_path: Path, bits: int, step: int, photometric: str) -> 
 def test_white_is_zero_in_one_bit(tmp_path: Path, compression: str) -> None:
     bits = noise(H, W, dtype="bool")
     Image.fromarray(bits).save(tmp_path / "a.tif", compression=compression, tiffinfo={262: 0})
-    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
-        inverted = tif.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     same(read_image(tmp_path / "a.tif")[..., 0], (bits * 255).astype(np.uint8))
-    same(read_mask(tmp_path / "a.tif"), (bits ^ inverted).astype(np.uint8))
+    same(read_mask(tmp_path / "a.tif"), bits.astype(np.uint8))  # white is 1, as it is seen
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_palette_of_few_bits(tmp_path: Path, bits: int, tiled: bool) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    labels = noise(83, 70) & np.uint8(2**bits - 1)
+    colours = {n: (255 - n, n, 3 * n % 256, 255) for n in range(2**bits)}
+    options = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nbits": bits}
+    if tiled:
+        options |= {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    path = tmp_path / "a.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not georeferenced
+        with rasterio.open(path, "w", height=83, width=70, **options) as file:
+            file.write_colormap(1, colours)
+            file.write(labels, 1)
+    expected = np.array([colours[n][:3] for n in range(2**bits)], np.uint8)[labels]
+    same(read_image(path), expected)
+    same(read_mask(path), labels)
+    if tiled:
+        check_windows(path)
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw", "raw"])

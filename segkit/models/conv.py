@@ -177,7 +177,7 @@ class JoinBlock(ConvBlock):
     def takes_fast_path(self, x: Tensor) -> bool:
         """Whether a map (B, in_channels, h, w) is joined without upsampling it."""
         # First of all: a condition on sizes would become part of an exported program, and torch
-        # before 2.12 cannot compile what reads a context variable.
+        # 2.11 cannot compile what reads a context variable.
         if torch.compiler.is_compiling() or _plain.get():
             return False
         return (
@@ -195,7 +195,9 @@ class JoinBlock(ConvBlock):
         return first
 
     def keep_kernels(self) -> None:
-        """Compute the kernels of the fast path now, for weights that do not change any more."""
+        """Compute the kernels of the fast path, if it can be taken, for weights that are final."""
+        if not self.doubles or self.convolution.weight.device.type != "cpu":
+            return
         own, upsampled = self._make_kernels()
         last = torch.channels_last
         self._kept = own.contiguous(memory_format=last), upsampled.contiguous(memory_format=last)

@@ -266,7 +266,7 @@ def test_public_names_are_there_and_importing_segkit_imports_no_torch():
     for name in segkit.__all__:
         assert getattr(segkit, name).__name__ == name
     with pytest.raises(AttributeError):
-        segkit.nothing  # noqa: B018
+        segkit.nothing  # noqa: B018 - reading it raises
     code = (
         "import sys, segkit; segkit.SegkitError; assert not {'torch', 'hydra'} & set(sys.modules)"
     )

@@ -129,7 +129,7 @@ def test_a_class_without_named_parameters_takes_no_options(family):
 
 def test_types_that_only_a_type_checker_knows_are_not_checked(family):
     class Odd(family, name="odd"):
-        def __init__(self, value: NotImportedHere = 1) -> None:  # noqa: F821
+        def __init__(self, value: NotImportedHere = 1) -> None:  # noqa: F821 - for type checkers
             self.value = value
 
     assert family.build("odd", value="x").value == "x"

@@ -77,7 +77,7 @@ def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
     assert stored["card"]["normalization"]["dtype"] == "uint8"
     assert stored["normalizes"] is True
     content = file.read_bytes()
-    for path in (os.fspath(tmp_path), os.path.dirname(torch.__file__)):  # noqa: PTH120
+    for path in (os.fspath(tmp_path), os.path.dirname(torch.__file__)):  # noqa: PTH120 - as text
         assert path.encode() not in content
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import all_at_once
-from segkit.core.labels import MODES, Mode
+from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.targets.base import Target
 
 FORMAT = 1
@@ -115,6 +115,16 @@ class ModelCard:
     def num_logits(self) -> int:
         """Channels of the network's output."""
         return 1 if self.mode == "binary" else self.num_classes
+
+    @property
+    def keeps_alpha(self) -> bool:
+        """Whether an alpha channel of an image is one of the model's channels."""
+        return self.in_channels in (2, 4)
+
+    @property
+    def unlabelled(self) -> int:
+        """The label of predicted pixels without data; overlapping classes are absent there."""
+        return 0 if self.mode == "multilabel" else IGNORE_INDEX
 
     def build_target(self) -> Target:
         """Build the target that the network has learned."""

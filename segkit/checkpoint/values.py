@@ -78,21 +78,33 @@ class Normalization:
     def convert(self, image: NDArray[Any]) -> NDArray[Any]:
         """Convert an image (H, W, C) of any type to the intensities of the training images.
 
-        Other types are converted by their full scale: 8 bit, 16 bit, and 0 to 1 for floats.
+        Other types are converted by their full scale: 8 bit, 16 bit, and 0 to 1 for floats. Values
+        that are missing (masked, or NaN) become the mean of their channel.
 
         Raises:
             SegkitError: The type or the number of channels differs from the training in a way that
-                cannot be converted, or a value is not finite.
+                cannot be converted, or a value is infinite.
         """
         if image.ndim != 3 or image.shape[2] != len(self.mean):
             raise SegkitError(
                 f"the model was trained on images with {len(self.mean)} channels, this one has the"
                 f" shape {image.shape}: give (H, W, {len(self.mean)})."
             )
+        missing = find_missing(image)
+        if missing is not None:
+            image = np.where(missing, image.dtype.type(0), np.ma.getdata(image))
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise SegkitError(
-                "the image has values that are not finite (NaN or infinite): replace them first."
+                "the image has infinite values: replace them by numbers or NaN first."
             )
+        image = self._convert_type(image)
+        if missing is not None:
+            mean = np.add(self.low, np.multiply(self.mean, np.subtract(self.high, self.low)))
+            mean = np.rint(mean) if image.dtype.kind == "u" else mean
+            image = np.where(missing, mean.astype(image.dtype), image)
+        return image
+
+    def _convert_type(self, image: NDArray[Any]) -> NDArray[Any]:
         given = str(image.dtype)
         if given == "bool":
             image, given = image.astype(np.uint8) * 255, "uint8"
@@ -127,6 +139,23 @@ class Normalization:
         scale = np.float32(1 / 255 if image.dtype == np.uint8 else 1)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return (image.astype(np.float32) * scale - mean) / std
+
+
+def find_missing(image: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where values of an image (H, W, C) are missing: masked or NaN. None if nowhere."""
+    missing: Any = np.ma.getmask(image)
+    if missing is np.ma.nomask and image.dtype.kind == "f":
+        missing = np.isnan(image)
+    return missing if np.any(missing) else None
+
+
+def find_empty(image: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """The pixels (H, W) of an image (H, W, C) without data: all channels are missing."""
+    missing = find_missing(image)
+    if missing is None:
+        return None
+    empty = np.asarray(missing.all(axis=2))
+    return empty if empty.any() else None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 from typing_extensions import TypedDict
 
-from segkit.checkpoint.values import LabelCoding, Normalization
+from segkit.checkpoint.values import LabelCoding, Normalization, find_empty, find_missing
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.augment import TrainTransform, count_by_row
@@ -186,10 +186,11 @@ class TrainDataset(Dataset[Crop]):
         target: Target,
         cache: ArrayCache | None = None,
         workers: int = 0,
+        with_empty: frozenset[str] = frozenset(),
     ) -> None:
         self.samples, self.normalization = samples, normalization
         self.transform, self.target = transform, target
-        self.reader = SampleReader(source, coding, target, cache)
+        self.reader = SampleReader(source, coding, normalization, target, cache, with_empty)
         self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
 
     def __len__(self) -> int:
@@ -234,10 +235,11 @@ class WholeDataset(Dataset[Item]):
         target: Target,
         objects: bool = False,
         cache: ArrayCache | None = None,
+        with_empty: frozenset[str] = frozenset(),
     ) -> None:
         self.source, self.samples = source, samples
         self.normalization, self.target, self.objects = normalization, target, objects
-        self.reader = SampleReader(source, coding, target, cache)
+        self.reader = SampleReader(source, coding, normalization, target, cache, with_empty)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -275,17 +277,36 @@ class SampleReader:
     """Reads images and masks as arrays, from their files or from the cache of the run.
 
     The arrays may be memory-mapped and must not be written to. Reading a mask raises a SegkitError
-    if it has a value that is neither a label nor an id.
+    if it has a value that is neither a label nor an id. Pixels without data are not labelled;
+    ``with_empty`` names the samples that have any.
     """
 
     def __init__(
-        self, source: DataSource, coding: LabelCoding, target: Target, cache: ArrayCache | None
+        self,
+        source: DataSource,
+        coding: LabelCoding,
+        normalization: Normalization,
+        target: Target,
+        cache: ArrayCache | None,
+        with_empty: frozenset[str],
     ) -> None:
-        self.source, self.coding, self.target, self.cache = source, coding, target, cache
+        self.source, self.coding, self.normalization = source, coding, normalization
+        self.target, self.cache, self.with_empty = target, cache, with_empty
 
     def read_image(self, sample: Sample) -> NDArray[Any]:
-        """(H, W, C), uint8, uint16 or float32, as the source returns it."""
-        return self._fetch(sample, "image", self.source.read_image)
+        """(H, W, C), uint8, uint16 or float32, as the source returns it.
+
+        Missing values are replaced by the mean, which the network sees as 0.
+        """
+
+        def fill(sample: Sample) -> NDArray[Any]:
+            image = self.source.read_image(sample)
+            if find_missing(image) is None:
+                return np.ma.getdata(image)
+            with _naming(sample):
+                return self.normalization.convert(image)
+
+        return self._fetch(sample, "image", fill)
 
     def read_marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """The map that is augmented: ids of objects if the target needs them, otherwise labels."""
@@ -304,9 +325,12 @@ class SampleReader:
         """(H, W) or (H, W, N) labels."""
 
         def encode(sample: Sample) -> NDArray[np.uint8]:
-            mask = self.source.read_mask(sample)
+            mask, empty = self._read_mask(sample)
             with _naming(sample):
-                return self.coding.encode(mask)
+                labels = self.coding.encode(mask)
+            if empty is not None:
+                labels[empty] = IGNORE_INDEX
+            return labels
 
         return self._fetch(sample, "labels", encode)
 
@@ -316,11 +340,24 @@ class SampleReader:
         def number(sample: Sample) -> NDArray[np.uint16]:
             if not self.source.instances:
                 return number_regions(self.read_labels(sample))
-            mask = self.source.read_mask(sample)
+            mask, empty = self._read_mask(sample)
             with _naming(sample):
-                return number_objects(mask, self.coding.to_label)
+                ids = number_objects(mask, self.coding.to_label)
+            if empty is not None:
+                ids[empty] = IGNORE_INDEX
+            return ids
 
         return self._fetch(sample, "ids", number)
+
+    def _read_mask(self, sample: Sample) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """The mask, and where the image has no data; there the mask's values do not count."""
+        mask, empty = self.source.read_mask(sample), None
+        if sample.name in self.with_empty:
+            empty = find_empty(self.source.read_image(sample))
+        if empty is not None:
+            mask = mask.copy()
+            mask[empty] = 0
+        return mask, empty
 
     def _fetch(
         self, sample: Sample, kind: str, read: Callable[[Sample], NDArray[Any]]

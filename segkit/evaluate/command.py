@@ -24,7 +24,6 @@ from segkit.data.sources.base import SPLITS, DataSource, Split
 from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
 from segkit.evaluate.summary import print_scores, write_results
-from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import load_from_settings
 
 IN_NAME = (
@@ -79,6 +78,7 @@ def evaluate(config: DictConfig) -> Evaluation:
         card.normalization,
         target,
         objects=any(metric.needs_ids for metric in metrics),
+        with_empty=summary.with_empty,
     )
     folder = settings.output or default_folder(settings)
     make_folder(folder)
@@ -86,8 +86,8 @@ def evaluate(config: DictConfig) -> Evaluation:
     if changed := _find_changes(folder, used):
         print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
     order = track(range(len(dataset)), "evaluating", transient=True)
-    watch = DepthWatch(card, print_note)
-    evaluation = evaluate_samples(predictor, dataset, order, metrics, watch.check_image)
+    predictor.watch.warn = print_note
+    evaluation = evaluate_samples(predictor, dataset, order, metrics)
 
     result = {
         "checkpoint": [str(path) for path in settings.checkpoint],

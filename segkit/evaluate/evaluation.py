@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,7 +80,6 @@ def evaluate(
     dataset: WholeDataset,
     order: Iterable[int],
     metrics: Sequence[Metric] = (),
-    see: Callable[[str, NDArray[Any]], None] | None = None,
 ) -> Evaluation:
     """Predict samples and compare them with their masks.
 
@@ -88,7 +87,6 @@ def evaluate(
         dataset: The samples, with ids of objects if a metric needs them.
         order: Indices of the samples to score.
         metrics: Scores besides those of the confusion matrix; see :func:`make_metrics`.
-        see: Called with name and pixels of each image.
 
     Raises:
         SegkitError: An image cannot be predicted, or a metric does not fit it.
@@ -99,7 +97,7 @@ def evaluate(
     classes: list[NDArray[np.int64]] = []
     counted: list[list[NDArray[np.float64]]] = [[] for _ in metrics]
     images = []
-    for index, prediction in _predictions(predictor, dataset, order, see):
+    for index, prediction in _predictions(predictor, dataset, order):
         truth = dataset.truth(index)
         one = ConfusionMatrix(card.mode, card.num_classes)
         one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
@@ -141,7 +139,6 @@ def _predictions(
     predictor: Predictor,
     dataset: WholeDataset,
     order: Iterable[int],
-    see: Callable[[str, NDArray[Any]], None] | None,
 ) -> Iterator[tuple[int, Prediction]]:
     """Predict samples one after another."""
     asked: deque[int] = deque()
@@ -151,8 +148,7 @@ def _predictions(
             asked.append(index)
             sample = dataset.samples[index]
             image = dataset.source.read_image(sample)
-            if see is not None:
-                see(sample.name, image)
+            predictor.watch.check_image(sample.name, image)
             yield image
 
     for result in predictor.try_stream(images()):

@@ -48,7 +48,7 @@ def find_real_images(card: ModelCard, given: list[str] | None) -> RealImages:
     """Take the given images, else the validation images of the training, else drawn ones."""
     if given:
         files = _thin_out(find_images(given).files)
-        images = [convert_channels(read_image(file.path), card.in_channels) for file in files]
+        images = [_prepare(read_image(file.path, None, card.keeps_alpha), card) for file in files]
         return RealImages(f"{len(images)} of the given images", images)
     try:
         return _find_validation_images(card)
@@ -96,6 +96,11 @@ def cut_window(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
     return image[indices[0]][:, indices[1]]
 
 
+def _prepare(image: NDArray[Any], card: ModelCard) -> NDArray[Any]:
+    """An image (H, W, C) with the model's channels and the training's type, nothing missing."""
+    return card.normalization.convert(convert_channels(image, card.in_channels))
+
+
 def _find_validation_images(card: ModelCard) -> RealImages:
     data, target = Data.model_validate(card.config["data"]), card.build_target()
     mode = "binary" if target.from_ids else card.mode
@@ -104,7 +109,7 @@ def _find_validation_images(card: ModelCard) -> RealImages:
     if not samples:
         raise SegkitError("the data set has none")
     dataset = WholeDataset(source, samples, card.coding, card.normalization, target)
-    images = [convert_channels(source.read_image(s), card.in_channels) for s in samples]
+    images = [_prepare(source.read_image(s), card) for s in samples]
     truths = [dataset.truth(i)["target"] for i in range(len(samples))]
     return RealImages(f"{len(images)} of the validation images of the training", images, truths)
 

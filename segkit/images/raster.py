@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,14 @@ class Raster(NamedTuple):
     values: Array  # (H, W, C); palette indices; bool for 1 bit
     palette: Array | None = None  # (K, 3) uint8
     is_rgb: bool = False  # the first three channels are one colour
-    has_alpha: bool = False  # the last channel is alpha
+    is_cmyk: bool = False  # the first four channels are inks
+    alpha: Literal["", "straight", "premultiplied"] = ""  # what the last channel is, if it is alpha
     white_is_zero: bool = False
     bits: int = 0  # of a grey value; 0 where it fills its dtype
+    missing: Array | None = None  # (H, W) bool, the pixels without data
+    nodata: float | None = None  # a pixel with this value in all channels has no data
+    is_lossy: bool = False  # compressed so that values have changed
+    orientation: int = 1  # of EXIF, still to be applied
 
 
 class Extent(NamedTuple):
@@ -67,18 +72,22 @@ def rotate_upright(values: Array, orientation: int) -> Array:
     return values
 
 
+def full_scale(dtype: np.dtype[Any]) -> float:
+    """The value of full intensity or opacity: the largest integer, or 1 for floats."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
+
+
 def is_opaque(values: Array) -> bool:
     """Whether the last channel, read as alpha, hides nothing."""
-    opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1
-    return bool((values[..., -1] == opaque).all())
+    return bool((values[..., -1] == full_scale(values.dtype)).all())
 
 
 def convert_channels(image: Array, channels: int) -> Array:
     """Convert (H, W, C) to (H, W, channels) where the conversion is obvious.
 
     Grey is repeated to RGB; RGB becomes grey by its mean. A second channel of a grey image and a
-    fourth of an RGB image are dropped if they are an alpha channel: if every pixel is opaque, and
-    always for 8-bit RGBA. Otherwise they are measurements, which must not get lost.
+    fourth of an RGB image are dropped if they hide nothing, as in an array of opaque RGBA.
+    Otherwise they are measurements, which must not get lost.
 
     Raises:
         SegkitError: There is no obvious conversion.
@@ -87,8 +96,7 @@ def convert_channels(image: Array, channels: int) -> Array:
     if given == channels:
         return image
     if channels in (1, 3):
-        is_rgba = image.dtype == np.uint8 and given == 4
-        if is_rgba or (given in (2, 4) and is_opaque(image)):
+        if given in (2, 4) and is_opaque(image):
             return convert_channels(image[..., :-1], channels)
         if given == 1:
             return np.repeat(image, 3, axis=2)
@@ -97,5 +105,5 @@ def convert_channels(image: Array, channels: int) -> Array:
             return mean.astype(image.dtype)
     raise SegkitError(
         f"an image with {given} channels cannot be converted to {channels}: only grey and RGB, with"
-        " or without alpha, can be converted. Provide exactly the channels used in training."
+        " or without opaque alpha, can be converted. Provide exactly the channels used in training."
     )

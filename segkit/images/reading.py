@@ -1,62 +1,38 @@
 """Image and mask files to arrays.
 
-The first bytes of a file determine its format, not its suffix. An *image* is read as a viewer shows
-it: palettes become colours, 1 bit black and white, and white-is-zero is inverted. A *mask* is read
-as the numbers in the file: palettes stay indices, and 1 bit is 0 and 1, where 1 is white. The EXIF
-(or TIFF) orientation applies to both, because the mask was drawn over the rotated image.
+The first bytes of a file determine its format, not its suffix; `segkit.images.formats` has a module
+for each. An *image* is read as a viewer shows it: palettes and inks become colours, 1 bit black and
+white, and white-is-zero is inverted. A *mask* is read as the numbers in the file: palettes stay
+indices, and 1 bit is 0 and 1, where 1 is white. The EXIF (or TIFF) orientation applies to both,
+because the mask was drawn over the rotated image.
+
+Pixels without data are masked (`numpy.ma`): those that are transparent, by an alpha channel, a
+palette or a mask in the file, those that have GDAL's nodata value in all channels, and NaN. An
+alpha channel is not a channel of the image; other additional channels are.
 
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
 C; all others are pages, from which the caller chooses. Overviews and transparency masks do not
-count. A folder that is a zarr is read too, see `segkit.images.zarr_store`.
+count. Of a file with several arrays, as a zarr is, ``FILE::ARRAY`` is one.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.Image import Image
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import (
-    NO_PIXELS,
-    ORIENTATION,
-    Array,
-    Extent,
-    Raster,
-    is_opaque,
-    rotate_upright,
-)
-from segkit.images.tiff import TIFF_STARTS, TiffImages
-from segkit.images.zarr_store import ZarrImages
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""Suffixes of the files that can be read, in lower case."""
+from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
+from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
 
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
-
-_OPENERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
-    b"\x89PNG": PngImageFile,
-    b"\xff\xd8": JpegImageFile,
-    b"BM": BmpImageFile,
-    b"RIFF": WebPImageFile,
-}
-"""Pillow's classes by the first bytes of their files. Image.open would refuse large images."""
 
 
 def count_pages(file: File) -> int:
@@ -69,26 +45,28 @@ def count_pages(file: File) -> int:
         return len(reader)
 
 
-def read_image(file: File, page: int | None = None) -> Array:
-    """Read one image as (H, W, C), in the order R, G, B(, A) if it has colours.
+def read_image(file: File, page: int | None = None, keep_alpha: bool = False) -> Array:
+    """Read one image as (H, W, C), in the order R, G, B if it has colours.
 
     To read many pages of a file, open it once with `ImageReader`.
 
     Returns:
         uint8, uint16 or float32 with the values as stored; only grey of 1, 2 or 4 bits is spread to
         0..255. Signed and 32- or 64-bit integers and other floats become float32 with the same
-        numbers (rounded above 2^24). A CMYK JPEG becomes RGB, an animation gives its first frame.
+        numbers (rounded above 2^24). An animation gives its first frame. A masked array if pixels
+        have no data.
 
     Args:
         file: its path, or its content.
         page: which page, from 0; may be omitted if there is only one.
+        keep_alpha: whether an alpha channel is the last channel of the image, and hides nothing.
 
     Raises:
         SegkitError: The file is missing, not an image, truncated or damaged, has several pages and
             none was chosen, or has no such page.
     """
     with ImageReader(file) as reader:
-        return reader.read_image(page)
+        return reader.read_image(page, keep_alpha)
 
 
 def read_mask(path: str | Path, page: int | None = None) -> Array:
@@ -121,11 +99,6 @@ def read_extent(file: File, page: int | None = None) -> Extent:
         return reader.read_extent(page)
 
 
-def has_known_start(data: bytes) -> bool:
-    """Whether the content of a file starts like one of the formats that can be read."""
-    return data.startswith((*_OPENERS, *TIFF_STARTS))
-
-
 class ImageReader:
     """An open image file or zarr, whose pages are read one after the other.
 
@@ -147,15 +120,22 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self._source)
 
-    def read_image(self, page: int | None = None) -> Array:
-        """Read one page, see `segkit.images.reading.read_image`."""
+    def read(self, page: int | None = None) -> Raster:
+        """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):
-            return render(self._source.read(choose_page(page, len(self))))
+            return self._source.read(choose_page(page, len(self)))
+
+    def read_image(self, page: int | None = None, keep_alpha: bool = False) -> Array:
+        """Read one page, see `segkit.images.reading.read_image`."""
+        raster = self.read(page)
+        with wrap_errors(self.file):
+            return render(raster, keep_alpha)
 
     def read_mask(self, page: int | None = None) -> Array:
         """Read one page, see `segkit.images.reading.read_mask`."""
+        raster = self.read(page)
         with wrap_errors(self.file):
-            return _simplify_mask(self._source.read(choose_page(page, len(self))))
+            return simplify_mask(raster)
 
     def read_extent(self, page: int | None = None) -> Extent:
         """Read the size of one page, see `segkit.images.reading.read_extent`."""
@@ -173,19 +153,19 @@ class ImageReader:
         self.close()
 
 
-def open_source(file: File) -> TiffImages | ZarrImages | RasterFile:
+def open_source(file: File) -> Pages:
     """Open the images of a file, in the format that its first bytes tell."""
-    if isinstance(file, bytes):
-        start = file[:4]
-    elif Path(file).is_dir():
-        return ZarrImages(Path(file))
-    else:
-        with Path(file).open("rb") as opened:
-            start = opened.read(4)
-    if start in TIFF_STARTS:
-        # Bytes get no name, so that no metadata of an upload can point a decoder to other files.
-        return TiffImages(io.BytesIO(file) if isinstance(file, bytes) else Path(file))
-    return RasterFile(file)
+    path, array = (file, None) if isinstance(file, bytes) else split_array(file)
+    found = find_format(path)
+    if found is None:
+        if isinstance(path, Path) and path.is_dir():
+            raise ValueError("it is a folder, but not a zarr or another image")
+        size = len(path) if isinstance(path, bytes) else path.stat().st_size
+        known = ", ".join(list_suffixes())
+        raise ValueError(f"it is not an image; known are {known}" if size else "it is empty")
+    if array is not None and not found.has_arrays:
+        raise SegkitError(f"a {found.title} has no arrays to choose from: leave '::{array}' out.")
+    return found.open(path, array)
 
 
 def choose_page(page: int | None, count: int) -> int:
@@ -207,110 +187,76 @@ def choose_page(page: int | None, count: int) -> int:
     return page or 0
 
 
-class RasterFile:
-    """The one image of a PNG, JPEG, BMP or WebP."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, page: int) -> Raster:
-        """Decode it; errors of the decoders are passed on."""
-        data = self._read_bytes()
-        with _open_image(data) as image:
-            is_png = isinstance(image, PngImageFile)
-            if is_png and b"IEND" not in data:  # Pillow does not miss the end
-                raise ValueError("it is cut short")
-            image.load()
-            bits, colour = (data[24], data[25]) if is_png else (8, 0)  # PNG colour type: 0 is grey
-            if bits == 16 and colour:  # Pillow would reduce it to 8 bits
-                values: Array = imagecodecs.png_decode(data)
-                raster = Raster(values, is_rgb=colour != 4, has_alpha=values.shape[2] in (2, 4))
-            else:
-                raster = _convert_image(image, bits)
-            orientation = 1
-            with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
-                orientation = image.getexif().get(ORIENTATION, 1)
-        if orientation == 1:
-            return raster
-        return raster._replace(values=rotate_upright(raster.values, orientation))
-
-    def read_extent(self, page: int) -> Extent:
-        """Its size."""
-        with _open_image(self._read_bytes()) as image:
-            return Extent(image.height, image.width, len(image.getbands()))
-
-    def open_windows(self, page: int) -> None:
-        """Return None: it can only be read whole."""
-
-    def close(self) -> None:
-        """Do nothing: the file is read at once."""
-
-    def _read_bytes(self) -> bytes:
-        return self._file if isinstance(self._file, bytes) else Path(self._file).read_bytes()
-
-
-def _open_image(data: bytes) -> ImageFile:
-    """Read the header of a PNG, JPEG, BMP or WebP."""
-    opener = next((opens for start, opens in _OPENERS.items() if data.startswith(start)), None)
-    if opener is None:
-        raise ValueError("it is not a PNG, JPEG, TIFF, BMP or WebP" if data else "it is empty")
-    if opener is PngImageFile and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        if not (width and height):  # Pillow would not give the reason
-            raise ValueError(NO_PIXELS.format(height, width))
-    return opener(io.BytesIO(data))
-
-
-def _convert_image(image: Image, bits: int) -> Raster:
-    """The pixels of a loaded image with that many bits per channel."""
-    if image.mode == "P":
-        colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        palette = np.zeros((256, 3), np.uint8)
-        palette[: len(colours)] = colours
-        return Raster(np.array(image)[..., None], palette=palette)
-    if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and image.mode[:4] != "I;16":
-        image = image.convert("RGB")
-    values = np.array(image)
-    if bits == 16 and image.mode == "I":  # older Pillow
-        values = values.astype(np.uint16)
-    is_packed = image.mode == "L" and bits in (2, 4)
-    if is_packed:  # Pillow has spread them to 0..255
-        values = values // np.uint8(255 // (2**bits - 1))
-    return Raster(
-        values.reshape(*values.shape[:2], -1),
-        is_rgb=image.mode in ("RGB", "RGBA"),
-        has_alpha=image.mode in ("LA", "RGBA"),
-        bits=bits if is_packed else 0,
-    )
-
-
-def render(raster: Raster) -> Array:
-    """The image as a viewer shows it, (H, W, C) uint8, uint16 or float32; see `read_image`."""
-    values = raster.values
+def render(raster: Raster, keep_alpha: bool = False) -> Array:
+    """The image as a viewer shows it, (H, W, C); see `read_image`."""
+    values, missing = raster.values, raster.missing
     if raster.palette is not None:
-        return np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
-    if raster.white_is_zero and values.dtype == np.bool_:
+        values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
+    elif raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":
         values = values.dtype.type(2 ** (raster.bits or 8 * values.itemsize) - 1) - values
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * np.uint8(255)
-    elif raster.bits in (2, 4):
+    elif raster.bits in (2, 4) and raster.palette is None:
         values = values * np.uint8(255 // (2**raster.bits - 1))
     elif values.dtype not in (np.uint8, np.uint16):
         values = values.astype(np.float32)
-    return np.ascontiguousarray(values)
+    if raster.nodata is not None:
+        empty = (raster.values == raster.nodata).all(axis=2)
+        missing = empty if missing is None else empty | missing
+    if raster.is_cmyk:
+        values = _convert_inks(values)
+    if raster.alpha and not keep_alpha:
+        values, hidden = _apply_alpha(values, raster.alpha == "premultiplied")
+        missing = hidden if missing is None else hidden | missing
+    values = np.ascontiguousarray(rotate_upright(values, raster.orientation))
+    if missing is not None:
+        missing = rotate_upright(missing, raster.orientation)
+    return _mask_missing(values, missing)
 
 
-def _simplify_mask(raster: Raster) -> Array:
+def _convert_inks(values: Array) -> Array:
+    """Cyan, magenta, yellow and black, and what follows, to RGB and what follows."""
+    scale = full_scale(values.dtype)
+    inks, black = values[..., :3].astype(np.float32), values[..., 3:4].astype(np.float32)
+    light = (scale - inks) * (scale - black) / scale
+    if values.dtype.kind == "u":
+        light = np.rint(light)
+    return np.concatenate([light.astype(values.dtype), values[..., 4:]], axis=2)
+
+
+def _apply_alpha(values: Array, premultiplied: bool) -> tuple[Array, Array]:
+    """The colours of an image without its alpha channel, and where it is transparent (H, W)."""
+    colours, alpha = values[..., :-1], values[..., -1:]
+    if premultiplied and not is_opaque(values):
+        scale = full_scale(values.dtype) / np.maximum(alpha.astype(np.float32), 1e-6)
+        straight = np.minimum(colours * scale, full_scale(values.dtype))
+        if values.dtype.kind == "u":
+            straight = np.rint(straight)
+        colours = np.where(alpha > 0, straight, 0).astype(values.dtype)
+    return colours, alpha[..., 0] == 0
+
+
+def _mask_missing(values: Array, missing: Array | None) -> Array:
+    """A masked array if any value is missing: where ``missing``, (H, W), and where a float is NaN.
+
+    Without missing values it is a plain array.
+    """
+    mask: Array = np.isnan(values) if values.dtype == np.float32 else np.zeros((), np.bool_)
+    if missing is not None and missing.any():
+        mask = mask | missing[..., None]
+    if not mask.any():
+        return values
+    return np.ma.MaskedArray(values, np.array(np.broadcast_to(mask, values.shape)))
+
+
+def simplify_mask(raster: Raster) -> Array:
     """Drop channels that tell nothing, and convert to uint8, uint16 or int32."""
-    values = raster.values
+    values = rotate_upright(raster.values, raster.orientation)
     if values.dtype == np.bool_:
         values = (values ^ raster.white_is_zero).astype(np.uint8)
-    if raster.has_alpha and values.shape[2] in (2, 4) and is_opaque(values):
+    if raster.alpha and values.shape[2] in (2, 4) and is_opaque(values):
         values = values[..., :-1]
     if raster.is_rgb and values.shape[2] == 3 and (values[..., 1:] == values[..., :1]).all():
         values = values[..., :1]

@@ -20,8 +20,8 @@ import tifffile
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import wrap_write_errors, written_whole
+from segkit.images.formats.zarr_store import is_zarr
 from segkit.images.raster import Array
-from segkit.images.zarr_store import is_zarr
 
 TOP = 512
 """The longest side of the smallest level of a pyramid, in pixels."""

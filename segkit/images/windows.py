@@ -13,17 +13,20 @@ from segkit.images.raster import Array, Windows
 from segkit.images.reading import choose_page, open_source, render, wrap_errors
 
 
-def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | None:
+def open_windows(
+    path: str | Path, page: int | None = None, keep_alpha: bool = False
+) -> WindowedImage | None:
     """Open an image to read windows of it.
 
     Returns:
         None where the image can only be read whole, with `read_image`, or where windows would save
-        little memory: PNG, JPEG, BMP and WebP; a TIFF that is rotated or holds YCbCr other than
-        JPEG; and images stored in fewer than four pieces.
+        little memory: PNG, JPEG and other pictures; a TIFF that is rotated or holds YCbCr other
+        than JPEG; and images stored in fewer than four pieces.
 
     Args:
-        path: a TIFF, or a folder that is a zarr.
+        path: such as that of a TIFF, or of a folder that is a zarr.
         page: which page, from 0; may be omitted if there is only one.
+        keep_alpha: as `read_image`.
 
     Raises:
         SegkitError: as `read_image`, as far as the file can be checked without decoding it.
@@ -36,7 +39,9 @@ def open_windows(path: str | Path, page: int | None = None) -> WindowedImage | N
         finally:
             if windows is None:
                 source.close()
-    return None if windows is None else WindowedImage(Path(path), windows, source.close)
+    if windows is None:
+        return None
+    return WindowedImage(Path(path), windows, source.close, keep_alpha)
 
 
 class WindowedImage:
@@ -46,18 +51,29 @@ class WindowedImage:
         path: of the file.
         shape: (H, W, C).
         dtype: uint8, uint16 or float32, as `segkit.images.reading.read_image` returns it.
+        may_lack_data: Whether there can be masked pixels.
 
     Example:
         >>> with open_windows("slide.ome.tif") as image:
         ...     corner = image.read(0, 0, 512, 512)  # (512, 512, C)
     """
 
-    def __init__(self, path: Path, windows: Windows, close: Callable[[], None]) -> None:
-        self.path, self._close = path, close
+    def __init__(
+        self,
+        path: Path,
+        windows: Windows,
+        close: Callable[[], None],
+        keep_alpha: bool = False,
+    ) -> None:
+        self.path, self._close, self._keep_alpha = path, close, keep_alpha
         self._windows: Windows | None = windows
-        empty = render(windows.kind)
+        empty = render(windows.kind, keep_alpha)
         self.shape: tuple[int, int, int] = (*windows.size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
+        kind = windows.kind
+        self.may_lack_data = (
+            bool(kind.alpha) or kind.nodata is not None or kind.missing is not None
+        ) or self.dtype == np.float32
 
     def read(self, top: int, left: int, height: int, width: int) -> Array:
         """Read a window: (height, width, C), exactly what `read_image` returns there.
@@ -76,7 +92,7 @@ class WindowedImage:
         if windows is None:
             raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
-            return render(windows.read(top, left, height, width))
+            return render(windows.read(top, left, height, width), self._keep_alpha)
 
     def close(self) -> None:
         """Close the file and free what is cached; no window can be read afterwards."""

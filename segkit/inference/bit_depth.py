@@ -29,13 +29,14 @@ class DepthWatch:
     def __init__(self, card: ModelCard, warn: Callable[[str], None]) -> None:
         norm = card.normalization
         self._dtype, self._low, self._high = norm.dtype, np.min(norm.low), np.max(norm.high)
-        self._warn, self._lock = warn, threading.Lock()
+        self.warn, self._lock = warn, threading.Lock()
         self._is_done = norm.dtype not in FULL_SCALE  # other types are not converted
 
     def check_image(self, name: Path | str, image: NDArray[Any]) -> None:
         """Warn if the values of an image (H, W, C) cannot match the training."""
         if not self._is_done and image.dtype != self._dtype:
-            self.check_highest(name, image.dtype, image.max(initial=0))
+            known = np.asarray(np.ma.filled(image, 0))
+            self.check_highest(name, image.dtype, known.max(initial=0))
 
     def check_highest(self, name: Path | str, dtype: np.dtype[Any], highest: float) -> None:
         """Warn if an image of this type and highest value cannot match the training."""
@@ -46,7 +47,7 @@ class DepthWatch:
             if problem is None or self._is_done:
                 return
             self._is_done = True
-        self._warn(f"{name} {problem} This may hold for other images too.")
+        self.warn(f"{name} {problem} This may hold for other images too.")
 
     def _find_problem(self, dtype: np.dtype[Any], highest: float) -> str | None:
         bits = _count_bits(highest)
@@ -90,5 +91,5 @@ class Highest:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """(h, w, C)."""
         part = self._image.read(top, left, height, width)
-        self.value = max(self.value, float(part.max()))
+        self.value = max(self.value, float(np.ma.filled(part, 0).max()))
         return part

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from segkit.checkpoint.values import find_empty
 from segkit.config.schema import describe_error
 from segkit.config.settings import ModelSettings, PredictionOptions
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
 from segkit.images.reading import read_image
+from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.objects.instances import BY_WAIST, decode
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
@@ -36,7 +39,8 @@ class Prediction:
     """The prediction of an image.
 
     Attributes:
-        labels: The class of each pixel, (H, W); of a multilabel model (C, H, W) of 0 and 1. uint8.
+        labels: The class of each pixel, (H, W), 255 where the image has no data; of a multilabel
+            model (C, H, W) of 0 and 1. uint8.
         probabilities: (C, H, W) float32, with one channel for a binary model.
         instances: Ids of objects (H, W), int32, if the model tells objects apart.
     """
@@ -70,6 +74,7 @@ class Predictor:
             self.card.config.get("instances") if given.instances == "training" else given.instances
         )
         self.threshold = given.threshold
+        self.watch = DepthWatch(self.card, partial(warnings.warn, stacklevel=4))
         self._check_options()
 
     def _check_options(self) -> None:
@@ -163,7 +168,9 @@ class Predictor:
         def open_canvases() -> Iterator[Canvas]:
             for image in images:
                 try:
-                    whole = _Whole(self, load_image(image, page), image)
+                    pixels = load_image(image, page, self.card.keeps_alpha)
+                    self.watch.check_image(get_name(image), pixels)
+                    whole = _Whole(self, pixels, image)
                 except (SegkitError, MemoryError) as error:
                     found.append(name_image(error, image))
                     continue
@@ -267,8 +274,13 @@ class _Whole:
             return name_image(error, self._given)
         try:
             found = self._predictor.find_objects(self._probabilities, self._labels)
+            empty = find_empty(self._image)
         except MemoryError as raised:
             return name_image(raised, self._given)
+        if empty is not None:
+            self._labels[..., empty] = self._predictor.card.unlabelled
+            if found is not None:
+                found[empty] = 0
         return Prediction(self._labels, self._probabilities, found)
 
 
@@ -288,10 +300,10 @@ def parse_options(options: dict[str, Any]) -> PredictionOptions:
         raise all_at_once("the options cannot be used:", problems) from error
 
 
-def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
+def load_image(image: Image, page: int | None = None, keep_alpha: bool = False) -> NDArray[Any]:
     """Read an image as (H, W, C), with the values as stored."""
     if isinstance(image, str | Path):
-        return read_image(Path(image), page)
+        return read_image(Path(image), page, keep_alpha)
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         given = f"an array of the shape {image.shape}" if isinstance(image, np.ndarray) else ""
         raise SegkitError(
@@ -301,6 +313,11 @@ def load_image(image: Image, page: int | None = None) -> NDArray[Any]:
     if 0 in image.shape:
         raise SegkitError(f"the image has no pixels: its shape is {image.shape}.")
     return image[..., None] if image.ndim == 2 else image
+
+
+def get_name(image: Image) -> str:
+    """How messages call an image."""
+    return str(image) if isinstance(image, str | Path) else "the image"
 
 
 def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> SegkitError:

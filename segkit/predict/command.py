@@ -51,6 +51,7 @@ def predict(config: DictConfig) -> None:
     make_folder(settings.output)
     settings.device = share.choose_device(settings.device)
     predictor = load_from_settings(settings)
+    predictor.watch.warn = note
     with_objects = predictor.instances is not None
     folders = settings.folders(with_objects)
     require_apart(found.files, settings.output, folders)
@@ -65,7 +66,7 @@ def predict(config: DictConfig) -> None:
     try:
         with Meter(console, "predicting", len(left.files)) as meter:
             outputs = Outputs(record, settings, predictor.card, with_objects)
-            pipeline = Pipeline(predictor, outputs, meter, note)
+            pipeline = Pipeline(predictor, outputs, meter)
             try:
                 pipeline.run(left.files)
                 outputs.finish()

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.images.reading import IMAGE_SUFFIXES
-from segkit.images.zarr_store import is_zarr
+from segkit.images.formats.base import find_format, is_image, list_suffixes, split_array
 
 FOLDER = ".segkit"
 """Folder of the record in an output folder."""
@@ -73,19 +72,23 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     found = Found([], [])
     for text in [given] if isinstance(given, str) else given:
         path = Path(text)
-        if path.is_dir() and not is_zarr(path):
+        if path.is_dir() and find_format(path) is None:
             images = _search_folder(path, output, found.notes)
         elif path.is_file() and path.suffix.lower() in LISTS:
             images = _read_list(path)
         elif path.exists():
             images = [ImageFile(path, Path(path.stem))]
+        elif split_array(text)[0].exists():
+            file, array = split_array(text)
+            name = f"{file.stem}-{str(array).strip('/').replace('/', '-')}"
+            images = [ImageFile(path, Path(name))]
         elif glob.has_magic(text):
             images = _match(text, output)
         else:
             raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
         if not images:
-            endings = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise SegkitError(f"input: {text} has no images. They must end in {endings}, or .zarr.")
+            endings = ", ".join(list_suffixes())
+            raise SegkitError(f"input: {text} has no images. They must end in {endings}.")
         found.files.extend(images)
     problems = []
     seen: dict[Path, Path] = {}
@@ -155,7 +158,7 @@ def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
             continue
-        if _is_image(path):
+        if is_image(path):
             yield path
         elif not path.is_dir() or path.resolve() == output:
             continue
@@ -179,7 +182,7 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
     # Path.glob takes no absolute patterns
     for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
         is_result = results and path.resolve().is_relative_to(results)
-        if is_result or not zarrs.isdisjoint(path.parents) or not _is_image(path):
+        if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
             continue
         images.append(ImageFile(path, path.relative_to(base).with_suffix("")))
         if path.is_dir():
@@ -217,7 +220,3 @@ def _read_list(file: Path) -> list[ImageFile]:
     if problems:
         raise all_at_once(f"input: images in {file} do not exist:", problems)
     return images
-
-
-def _is_image(path: Path) -> bool:
-    return is_zarr(path) or (path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)

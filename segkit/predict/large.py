@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.checkpoint.values import find_empty
 from segkit.images.raster import Raster, Windows
 from segkit.images.reading import read_image
 from segkit.images.window_writing import Scratch, WindowFile
 from segkit.images.windows import WindowedImage, open_windows
 from segkit.inference.background import Background
-from segkit.inference.bit_depth import DepthWatch, Highest
+from segkit.inference.bit_depth import Highest
 from segkit.inference.predictor import Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.outputs import Outputs, to_16_bits
@@ -53,19 +54,18 @@ class LargeImages:
         self,
         predictor: Predictor,
         outputs: Outputs,
-        depths: DepthWatch,
         advance: Callable[[float], None],
     ) -> None:
-        self.predictor, self.outputs = predictor, outputs
-        self.depths, self.advance = depths, advance
+        self.predictor, self.outputs, self.advance = predictor, outputs, advance
         card = predictor.card
         self._layers = (card.num_classes,) if card.mode == "multilabel" else ()
         self._dtype = outputs.make_mask(np.zeros((*self._layers, 1, 1), np.uint8)).dtype
 
     def predict(self, file: ImageFile, pages: int) -> None:
         """Write all results of a file."""
+        card = self.predictor.card
         if pages == 1:
-            with _open_page(file.path, 0) as image:
+            with _open_page(file.path, 0, card.keeps_alpha) as image:
                 wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
                 path = self.outputs.find_path(file.stem, f".{wanted.large_format}")
                 self.outputs.clear(file, path)
@@ -75,7 +75,7 @@ class LargeImages:
             return
         stack = self.outputs.open_stack(file, pages)
         for number in range(pages):
-            with _open_page(file.path, number) as image:
+            with _open_page(file.path, number, card.keeps_alpha) as image:
                 shape = (*self._layers, *image.shape[:2])
                 with stack.write_windows(number, shape, self._dtype) as mask:
                     self._predict(Page(file, number, pages, image), mask)
@@ -101,6 +101,11 @@ class LargeImages:
 
             def write(top: int, left: int, labels: NDArray[np.uint8]) -> None:
                 def store() -> None:
+                    if page.image.may_lack_data:
+                        part = page.image.read(top, left, *labels.shape[-2:])
+                        empty = find_empty(part)
+                        if empty is not None:
+                            labels[..., empty] = self.predictor.card.unlabelled
                     mask.write(top, left, outputs.make_mask(labels))
                     if overview is not None:
                         overview.add(top, left, labels)
@@ -114,23 +119,26 @@ class LargeImages:
                 writer.submit(lambda: file.write(top, left, to_16_bits(values)), values.nbytes)
 
             self.predictor.predict_windows(source, write, write_maps if maps else None)
-        self.depths.check_highest(page.file.path, page.image.dtype, source.value)
+        self.predictor.watch.check_highest(page.file.path, page.image.dtype, source.value)
         if overview is not None:
             outputs.write_overlay(picture, overview.image, overview.labels)
 
 
-def _open_page(path: Path, number: int) -> WindowedImage:
+def _open_page(path: Path, number: int, keep_alpha: bool) -> WindowedImage:
     """Open a page, which can also be one that can only be read whole, such as a small one."""
-    windows = open_windows(path, number)
+    windows = open_windows(path, number, keep_alpha)
     if windows is not None:
         return windows
-    image = read_image(path, number)
+    image = read_image(path, number, keep_alpha)
+    empty = find_empty(image)
 
     def read(top: int, left: int, height: int, width: int) -> Raster:
-        return Raster(image[top : top + height, left : left + width])
+        place = slice(top, top + height), slice(left, left + width)
+        return Raster(np.ma.getdata(image)[place], missing=None if empty is None else empty[place])
 
     height, width, _ = image.shape
-    return WindowedImage(path, Windows((height, width), Raster(image[:0]), read), lambda: None)
+    kind = Raster(np.ma.getdata(image)[:0], missing=None if empty is None else empty[:0])
+    return WindowedImage(path, Windows((height, width), kind, read), lambda: None)
 
 
 class _Overview:
@@ -140,7 +148,7 @@ class _Overview:
         height, width, channels = self.shape = image.shape
         self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
         size = math.ceil(height / self._step), math.ceil(width / self._step)
-        self.image = np.zeros((*size, channels), image.dtype)
+        self.image = np.ma.zeros((*size, channels), image.dtype)
         self.labels = np.zeros((*layers, *size), np.uint8)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:

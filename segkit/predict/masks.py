@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
+from segkit.core.labels import IGNORE_INDEX
 
 
 def make_mask(labels: NDArray[Any], card: ModelCard) -> NDArray[Any]:
@@ -19,7 +20,8 @@ def make_mask(labels: NDArray[Any], card: ModelCard) -> NDArray[Any]:
     """
     if card.mode == "multilabel":
         return labels * np.uint8(255)
-    values = np.array(card.mask_values)
+    values = np.full(256, IGNORE_INDEX)
+    values[: len(card.mask_values)] = card.mask_values
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labels]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError
 from segkit.images.reading import ImageReader
 from segkit.inference.background import Background
-from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.large import LargeImages, is_large
@@ -41,11 +40,8 @@ class Pipeline:
     wrong with others. The meter counts pages, of large images fractions of them.
     """
 
-    def __init__(
-        self, predictor: Predictor, outputs: Outputs, meter: Meter, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, predictor: Predictor, outputs: Outputs, meter: Meter) -> None:
         self.predictor, self.outputs, self.meter = predictor, outputs, meter
-        self.depths = DepthWatch(predictor.card, warn)
         self.finished: list[ImageFile] = []
         self.problems: dict[ImageFile, str] = {}
         self._by_windows = not outputs.wanted.needs_whole_maps(predictor.instances is not None)
@@ -82,8 +78,8 @@ class Pipeline:
                         self._large.append((file, total))
                         continue
                     for number in range(total):
-                        image = reader.read_image(number)
-                        self.depths.check_image(file.path, image)
+                        image = reader.read_image(number, self.predictor.card.keeps_alpha)
+                        self.predictor.watch.check_image(file.path, image)
                         yield Page(file, number, total, image)
                         given += 1
                         del image
@@ -122,7 +118,7 @@ class Pipeline:
 
         try:
             writers.raise_error()
-            LargeImages(self.predictor, self.outputs, self.depths, advance).predict(file, pages)
+            LargeImages(self.predictor, self.outputs, advance).predict(file, pages)
             self.finished.append(file)
         except (SegkitError, MemoryError) as error:
             if _concerns_all(error):

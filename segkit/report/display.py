@@ -21,7 +21,8 @@ def to_display(image: NDArray[Any]) -> NDArray[np.uint8]:
     channels together to keep hues, any other number, stains or bands, one by one.
 
     Args:
-        image: (H, W) or (H, W, C) of bool, any integer or any float; NaN becomes black.
+        image: (H, W) or (H, W, C) of bool, any integer or any float; NaN and masked values become
+            black.
 
     Returns:
         (H, W, 3) uint8, a new array.
@@ -43,15 +44,17 @@ def _stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
         values = values * np.uint8(255)
     low, high = _find_range(values)
     if values.dtype == np.uint8 and (high - low > 127 or high == low):
-        return values.astype(np.uint8)
+        return np.asarray(np.ma.filled(values, 0)).astype(np.uint8)
     # a constant image becomes black
     scale = 255.0 / (high - low) if high > low else 0.0
-    shown = (np.clip(values.astype(np.float64), low, high) - low) * scale
+    known = np.ma.filled(values.astype(np.float64), low)
+    shown = (np.clip(known, low, high) - low) * scale
     return np.rint(np.nan_to_num(shown)).astype(np.uint8)
 
 
 def _find_range(values: NDArray[Any]) -> tuple[float, float]:
     """Find the values that become black and white."""
+    values = np.ma.compressed(values) if np.ma.isMaskedArray(values) else values
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
         return 0.0, 0.0

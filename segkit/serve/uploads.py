@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
-from segkit.images.reading import count_pages, has_known_start, read_extent, read_image
+from segkit.images.formats.base import ImageFormat, find_format
+from segkit.images.reading import count_pages, read_extent, read_image
 
 MEBIBYTE = 2**20
 
@@ -65,9 +66,10 @@ def read_upload(
     """
     if len(data) > settings.max_upload_mb * MEBIBYTE:
         raise refuse_bytes(settings)
-    if not has_known_start(data):
+    if find_format(data) is None:
         what = "is not an image of a known format" if data else "is empty"
-        raise UploadError(f"the file {what}: send a PNG, JPEG, TIFF, BMP or WebP.", 415)
+        known = [each.title for each in ImageFormat.members().values() if each.takes_content]
+        raise UploadError(f"the file {what}: known are {', '.join(sorted(known))}.", 415)
     limit, extent = settings.max_pixels, read_extent(data, page)
     values = extent.pixels * extent.channels
     if extent.pixels > limit or values > limit * max(4, channels):
@@ -77,7 +79,8 @@ def read_upload(
             " python -m segkit.predict.",
             413,
         )
-    return Upload(make_stem(name), read_image(data, page), page or 0, count_pages(data))
+    image = read_image(data, page, keep_alpha=channels in (2, 4))
+    return Upload(make_stem(name), image, page or 0, count_pages(data))
 
 
 def make_stem(name: str) -> str:

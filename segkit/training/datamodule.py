@@ -146,6 +146,7 @@ class SegmentationData(L.LightningDataModule):
             self.target,
             self.objects,
             self.cache,
+            self.summary.with_empty,
         )
 
     def train_dataloader(self) -> DataLoader[Crop]:
@@ -160,6 +161,7 @@ class SegmentationData(L.LightningDataModule):
             self.target,
             self.cache,
             self.workers,
+            self.summary.with_empty,
         )
         per_epoch = self.config.samples_per_epoch or len(samples)
         batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))

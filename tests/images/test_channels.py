@@ -26,14 +26,12 @@ def test_conversions(dtype: str) -> None:
 
 
 def test_a_measured_channel_is_not_dropped() -> None:
-    """A second stain is not alpha; the fourth channel of an 8-bit picture is."""
-    for dtype, channels in [("uint8", 2), ("uint16", 2), ("uint16", 4), ("float32", 4)]:
+    """A second stain is not alpha, nor is a fourth band that hides something."""
+    for dtype, channels in [("uint8", 2), ("uint8", 4), ("uint16", 4), ("float32", 4)]:
         image = np.arange(4 * channels).reshape(2, 2, channels).astype(dtype)
         for wanted in (1, 3):
             with pytest.raises(SegkitError, match="Provide exactly the channels used in training"):
                 convert_channels(image, wanted)
-    picture = np.arange(16).reshape(2, 2, 4).astype("uint8")
-    np.testing.assert_array_equal(convert_channels(picture, 3), picture[..., :3])
 
 
 def test_the_mean_of_large_numbers_does_not_overflow() -> None:

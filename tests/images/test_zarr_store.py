@@ -9,9 +9,9 @@ import zarr
 from images.conftest import check_windows, noise, same
 
 from segkit.core.errors import SegkitError
+from segkit.images.formats.zarr_store import is_zarr
 from segkit.images.reading import count_pages, read_image, read_mask
 from segkit.images.windows import open_windows
-from segkit.images.zarr_store import is_zarr
 
 H, W = 83, 70
 
@@ -172,7 +172,7 @@ def test_zarrs_that_are_not_images(tmp_path: Path) -> None:
     ome(tmp_path / "damaged", noise(H, W), "yx", "0.5")
     (tmp_path / "damaged/zarr.json").write_text("{")
     for name, reason in (
-        ("folder", "it is a folder but not a zarr"),
+        ("folder", "it is a folder, but not a zarr"),
         ("line", "is not an image"),
         ("complex", "complex64 are not an image"),
         ("none", "it is empty"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from segkit.checkpoint.values import find_empty, find_missing
 from segkit.core.errors import SegkitError
 from segkit.data.sources.base import DataSource, Sample, Split
 from segkit.targets.objects import number_objects
@@ -37,7 +40,8 @@ class Facts:
         shape: (H, W, C) of the image.
         mask_shape: (H, W) or (H, W, N) of the mask.
         layers: Number of pixels of each value: of the mask, or of each of its N layers.
-        pixels: A random selection of the image's pixels, (n, C).
+        empty: Number of pixels without data.
+        pixels: A random selection of the image's pixels that have data, (n, C).
         brighter_above: How much brighter the upper half of the image is than the lower one, in
             standard deviations of the image.
         areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
@@ -52,6 +56,7 @@ class Facts:
     dtype: str = ""
     mask_shape: tuple[int, ...] = ()
     layers: list[dict[int, int]] = field(default_factory=list)
+    empty: int = 0
     pixels: NDArray[Any] | None = None
     brighter_above: float = 0.0
     areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -80,14 +85,11 @@ def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
         facts.with_regions = True
 
     def read(facts: Facts) -> Facts:
-        for scan_part in (_scan_image, _scan_mask):
-            try:
-                scan_part(source, facts)
-            except SegkitError as error:
-                facts.errors.append(_name_sample(facts.sample, str(error)))
-            except Exception as error:  # a source of a plugin may do anything
-                why = f"{type(source).__name__} cannot read it: {error!r}"
-                facts.errors.append((facts.sample.name, why))
+        empty: NDArray[np.bool_] | None = None
+        with _noting_errors(source, facts):
+            empty = _scan_image(source, facts)
+        with _noting_errors(source, facts):
+            _scan_mask(source, facts, empty)
         return facts
 
     console = Console()
@@ -104,27 +106,52 @@ def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
         )
 
 
-def _scan_image(source: DataSource, facts: Facts) -> None:
+@contextmanager
+def _noting_errors(source: DataSource, facts: Facts) -> Iterator[None]:
+    try:
+        yield
+    except SegkitError as error:
+        facts.errors.append(_name_sample(facts.sample, str(error)))
+    except Exception as error:  # a source of a plugin may do anything
+        why = f"{type(source).__name__} cannot read it: {error!r}"
+        facts.errors.append((facts.sample.name, why))
+
+
+def _scan_image(source: DataSource, facts: Facts) -> NDArray[np.bool_] | None:
+    """Read an image; return where it has no data."""
     image = source.read_image(facts.sample)
     fits = image.ndim == 3 and image.dtype in (np.uint8, np.uint16, np.float32)
     _require(fits, source, "read_image", image, "(H, W, C) of uint8, uint16 or float32")
     facts.shape, facts.dtype = image.shape, str(image.dtype)
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        raise SegkitError("the image has values that are not finite (NaN or infinite)")
+    missing, empty = find_missing(image), find_empty(image)
+    image = np.ma.getdata(image)
+    if image.dtype == np.float32 and np.isinf(image if missing is None else image[~missing]).any():
+        raise SegkitError("the image has infinite values")
+    if missing is None:
+        _compare_halves(image, facts)
+    if empty is not None:
+        facts.empty = int(empty.sum())
+    if facts.most_pixels:
+        flat = image.reshape(-1, image.shape[2])
+        if missing is not None:
+            flat = flat[~missing.reshape(flat.shape).any(axis=1)]
+        if len(flat) > facts.most_pixels:  # at random: every n-th pixel may be a column
+            flat = flat[np.random.default_rng(0).integers(len(flat), size=facts.most_pixels)]
+        facts.pixels = flat.copy()
+    return empty
+
+
+def _compare_halves(image: NDArray[Any], facts: Facts) -> None:
     step = _choose_stride(image, PIXELS_OF_HALVES)
     thinned = image[::step, ::step].astype(np.float64)
     half, spread = len(thinned) // 2, thinned.std()
     if half and spread > 0:
         difference = thinned[:half].mean() - thinned[-half:].mean()
         facts.brighter_above = float(difference / spread)
-    if facts.most_pixels:
-        flat = image.reshape(-1, image.shape[2])
-        if len(flat) > facts.most_pixels:  # at random: every n-th pixel may be a column
-            flat = flat[np.random.default_rng(0).integers(len(flat), size=facts.most_pixels)]
-        facts.pixels = flat.copy()
 
 
-def _scan_mask(source: DataSource, facts: Facts) -> None:
+def _scan_mask(source: DataSource, facts: Facts, empty: NDArray[np.bool_] | None) -> None:
+    """Read a mask, whose values count only where the image has data."""
     mask = source.read_mask(facts.sample)
     fits = mask.ndim in (2, 3) and mask.dtype.kind in "biu"
     _require(fits, source, "read_mask", mask, "(H, W) or (H, W, N) of integers")
@@ -132,7 +159,10 @@ def _scan_mask(source: DataSource, facts: Facts) -> None:
         number_objects(mask, source.label_map)  # raises if they cannot be ids
     facts.mask_shape = mask.shape
     for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
-        values, counts = np.unique(layer, return_counts=True)
+        counted = layer
+        if empty is not None and empty.shape == layer.shape:
+            counted = layer[~empty]
+        values, counts = np.unique(counted, return_counts=True)
         pixels = dict(zip(map(int, values), counts.tolist(), strict=True))
         facts.layers.append(pixels)
         if source.instances:

@@ -66,6 +66,7 @@ class DataSummary:
         measures: Sizes of images and objects.
         notes: What the user should know.
         background: The label that is no object, None if every class is one.
+        with_empty: Names of the samples that have pixels without data, which are ignored.
         decoded: Size in bytes of the decoded images and masks of a split, with two bytes per mask
             value.
     """
@@ -81,6 +82,7 @@ class DataSummary:
     measures: Measures
     notes: list[str]
     background: int | None = 0
+    with_empty: frozenset[str] = frozenset()
     decoded: dict[Split, int] = field(default_factory=dict)
 
 
@@ -120,6 +122,8 @@ def check(
     ]
     if not any(kinds):
         kinds.append(find_missing_foreground(readable, classes, needed))
+    if not any(kinds) and not sum(len(f.pixels) for f in readable if f.pixels is not None):
+        kinds.append(["no pixel of the training images has data in every channel"])
     if any(kinds):
         count = sum(map(len, kinds))
         raise all_at_once(
@@ -139,8 +143,15 @@ def check(
         one_size={split: len({f.shape for f in part}) <= 1 for split, part in of_split.items()},
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
         measures=_measure(readable, classes),
-        notes=notes + _describe_masks(readable, classes) + _find_shuffled_stacks(source, splits),
+        notes=[
+            *source.notes(),
+            *notes,
+            *_describe_empty_pixels(readable),
+            *_describe_masks(readable, classes),
+            *_find_shuffled_stacks(source, splits),
+        ],
         background=None if classes.layered else classes.background,
+        with_empty=frozenset(f.sample.name for f in readable if f.empty),
         decoded={
             split: sum(
                 math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)
@@ -149,6 +160,18 @@ def check(
             for split, part in of_split.items()
         },
     )
+
+
+def _describe_empty_pixels(facts: list[Facts]) -> list[str]:
+    """Note images with pixels without data: transparent, GDAL's nodata or NaN."""
+    names = [f.sample.name for f in facts if f.empty]
+    if not names:
+        return []
+    share = sum(f.empty for f in facts) / sum(math.prod(f.shape[:2]) for f in facts)
+    return [
+        f"{len(names)} of {len(facts)} images have pixels without data ({share:.2%} of all), which"
+        f" are ignored: {join_names(names)}"
+    ]
 
 
 def _describe_masks(facts: list[Facts], classes: Classes) -> list[str]:

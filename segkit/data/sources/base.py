@@ -69,9 +69,17 @@ class DataSource(Registrable, ABC, family="data"):
         """List what is wrong with single samples, such as an image without a mask, by file."""
         return []
 
+    def notes(self) -> list[str]:
+        """What the user should know once every sample has been read, such as files left out."""
+        return []
+
     @abstractmethod
     def read_image(self, sample: Sample) -> NDArray[Any]:
-        """(H, W, C), uint8, uint16 or float32."""
+        """(H, W, C), uint8, uint16 or float32; a masked array (`numpy.ma`) if pixels have no data.
+
+        NaN counts as masked. Pixels that have no data in any channel are ignored in training and
+        in scores.
+        """
 
     @abstractmethod
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:

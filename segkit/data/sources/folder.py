@@ -17,8 +17,9 @@ from pydantic import Field
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+from segkit.images.formats.base import is_image, list_suffixes
 from segkit.images.raster import convert_channels
-from segkit.images.reading import IMAGE_SUFFIXES, ImageReader, count_pages, read_image
+from segkit.images.reading import ImageReader, count_pages, read_image
 
 Divided = dict[Split, list[Sample]]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -236,7 +237,7 @@ class FolderSource(DataSource, name="folder"):
             images = {stem: files for stem, files in images.items() if not stem.startswith(inside)}
         partner = {stem: stem + self.mask_suffix for stem in images}
         if not images:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            suffixes = ", ".join(list_suffixes())
             problems.append(f"{relative(image_folder)} contains no images. Known: {suffixes}")
         elif not masks.keys() & set(partner.values()):
             first, hint = next(iter(images)), _suggest_suffix(list(images), masks)
@@ -302,7 +303,7 @@ def _find_files(folder: Path) -> dict[str, list[Path]]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
+        if not hidden and is_image(path):
             found.setdefault(inside.with_suffix("").as_posix(), []).append(path)
     return found
 

@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from segkit.images.arrays import name_axes
+from segkit.images.formats.base import ImageFormat, Pages
 from segkit.images.raster import (
     NO_PIXELS,
     ORIENTATION,
@@ -28,12 +30,8 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
-    rotate_upright,
     saves_memory,
 )
-
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first bytes of a TIFF: either byte order, classic and BigTIFF."""
 
 MOST_PAGES = 10**7
 """Pages that an OME-TIFF may describe."""
@@ -45,12 +43,32 @@ CACHED_ROWS = 1024
 _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
+_LOSSY = (6, 7, 33003, 34892, 50001)  # JPEG in three ways, Aperio's JPEG 2000, WebP
+_GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
+_RGB = ("RGB", "YCBCR", "LINEAR_RAW")
+_ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
+_INK_SET, _GDAL_NODATA = 332, 42113
 
 Part = Any
 """A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
 
 
-class TiffImages:
+class Tiff(ImageFormat, name="tiff"):
+    """TIFF and BigTIFF, with OME's, ImageJ's, tifffile's and GDAL's metadata."""
+
+    title = "TIFF"
+    suffixes = (".tif", ".tiff", ".btf", ".tf8")
+    starts = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # either byte order, BigTIFF
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the images."""
+        # Bytes get no name, so that no metadata of an upload can point a decoder to other files.
+        return TiffPages(io.BytesIO(file) if isinstance(file, bytes) else file)
+
+
+class TiffPages(Pages):
     """The images of an open TIFF. One image has one part (page or frame), or several as channels.
 
     Raises:
@@ -60,6 +78,8 @@ class TiffImages:
     def __init__(self, file: Path | io.BytesIO) -> None:
         self._file = tifffile.TiffFile(file)
         self._images: list[list[Callable[[], Part]]] = []  # what loads the parts
+        self._masks: dict[int, Callable[[], Part]] = {}  # transparency masks of images
+        self._arrays: dict[int, Any] = {}  # tifffile's series of images that are no pages
         try:
             self._list_images()
         except BaseException:
@@ -75,10 +95,18 @@ class TiffImages:
 
     def read(self, page: int) -> Raster:
         """One image; errors of the decoders are passed on."""
-        return _join_channels([_decode_part(part) for part in self._load_parts(page)])
+        if page in self._arrays:
+            return Raster(self._arrays[page].asarray())
+        raster = _join_channels([_decode_part(part) for part in self._load_parts(page)])
+        if page in self._masks:
+            shown = _decode_part(self._masks[page]()).values[..., 0]
+            return raster._replace(missing=shown == 0)
+        return raster
 
     def read_extent(self, page: int) -> Extent:
         """The size of an image in memory; tiles that reach out of the image count in full."""
+        if page in self._arrays:
+            return Extent(*self._arrays[page].shape)
         pages = [part.keyframe for part in self._load_parts(page)]
         return Extent(
             max(max(page.imagelength, page.tilelength) * page.imagedepth for page in pages),
@@ -88,14 +116,28 @@ class TiffImages:
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
+        if page in self._arrays:
+            return None
         parts = self._load_parts(page)
-        for part in parts:
+        mask = self._masks[page]() if page in self._masks else None
+        for part in [*parts, mask] if mask else parts:
             _require_data(part)
         # an OME-TIFF may be spread over several files
         if any(part.parent is not self._file or not _has_windows(part, parts[0]) for part in parts):
             return None
         reader = _WindowReader(parts)
-        return Windows(reader.size, reader.kind, reader.read)
+        if mask is None:
+            return Windows(reader.size, reader.kind, reader.read)
+        if not _has_windows(mask, mask) or _WindowReader([mask]).size != reader.size:
+            return None
+        shown = _WindowReader([mask])
+
+        def read(*window: int) -> Raster:
+            missing = shown.read(*window).values[..., 0] == 0
+            return reader.read(*window)._replace(missing=missing)
+
+        kind = reader.kind._replace(missing=np.zeros((0, 0), np.bool_))
+        return Windows(reader.size, kind, read)
 
     def _load_parts(self, page: int) -> list[Part]:
         return [load() for load in self._images[page]]
@@ -108,10 +150,10 @@ class TiffImages:
         if 0 in (first.imagelength, first.imagewidth):
             raise ValueError(NO_PIXELS.format(first.imagelength, first.imagewidth))
         if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
-            self._images = [
-                [partial(_load_directory, tif, number, offset)]
-                for number, offset in _list_directories(tif)
-            ]
+            for number, offset, mask in _list_directories(tif):
+                if mask:
+                    self._masks[len(self._images)] = partial(_load_directory, tif, *mask)
+                self._images.append([partial(_load_directory, tif, number, offset)])
             return
         for pixels in re.findall(r"<[\w:]*Pixels[^>]*>", tif.ome_metadata or ""):
             count = math.prod(int(size) for size in re.findall(r'Size[CZT]="(\d+)"', pixels))
@@ -122,6 +164,13 @@ class TiffImages:
             if images > len(tif.pages):
                 raise ValueError(f"it is cut short: it should hold {images} images")
         for series in tif.series:
+            if series.kind == "shaped" and series.axes == "QYX":
+                # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
+                _require_images(series, series.shape[0])
+                if name_axes(None, series.shape)[-1] == "c":
+                    self._arrays[len(self._images)] = series
+                    self._images.append([])
+                    continue
             axes = [axis for axis in series.axes if axis not in "YXS"]
             lengths = [n for axis, n in zip(series.axes, series.shape, strict=True) if axis in axes]
             _require_images(series, math.prod(lengths))
@@ -163,13 +212,18 @@ def _require_images(series: Any, count: int) -> None:
         raise ValueError(f"it is cut short: it should hold {count} images")
 
 
-def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int]]:
-    """Number and offset of the directories that are images, not overviews or transparency masks.
+Directory = tuple[int, int]
+"""Number and offset of a page."""
+
+
+def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory | None]]:
+    """Number and offset of each image that is no overview, and its transparency mask if any.
 
     Parsing every directory with tifffile would take 15 times as long.
     """
     file, tiff = tif.filehandle, tif.tiff
-    offset, every, images = tif.pages.first.offset, dict[int, int](), list[tuple[int, int]]()
+    offset, every = tif.pages.first.offset, dict[int, int]()
+    images: list[tuple[int, int, Directory | None]] = []
     while offset and offset not in every:  # damaged ones may run in a circle
         file.seek(offset)
         head = file.read(tiff.tagnosize)
@@ -187,9 +241,11 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int]]:
             start = tiff.tagsize - tiff.offsetsize
             (subfile,) = struct.unpack_from(tif.byteorder + value, tags, start)
         if not subfile & (1 | 4):  # reduced in size, transparency mask
-            images.append((every[offset], offset))
+            images.append((every[offset], offset, None))
+        elif subfile == 4 and images:
+            images[-1] = (*images[-1][:2], (every[offset], offset))
         (offset,) = struct.unpack(tiff.offsetformat, tags[size:])
-    return images or [(number, offset) for offset, number in every.items()]
+    return images or [(number, offset, None) for offset, number in every.items()]
 
 
 def _require_data(part: Any) -> None:
@@ -204,20 +260,39 @@ def _read_orientation(page: Part) -> int:
 
 
 def _describe(page: Any, values: Array) -> Raster:
-    """Pixels of a page, (h, w, C) in native byte order, with how to display them."""
-    palette = None
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        palette = (page.colormap.T >> 8).astype(np.uint8)
+    """Pixels of a page, (h, w, C) in native byte order, with how to display them.
+
+    Raises:
+        ValueError: Its colours are of a kind that is not converted.
+    """
+    kind = tifffile.PHOTOMETRIC(page.photometric).name
+    is_cmyk = kind == "SEPARATED" and page.tags.valueof(_INK_SET, 1) == 1
+    if kind not in (*_GREY, *_RGB, "PALETTE", "SEPARATED"):
+        raise ValueError(f"its colours are {kind}, which is not converted: save it as RGB")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    is_grey = page.photometric in (0, 1) and values.dtype.kind == "u"
+    is_grey = kind in _GREY and values.dtype.kind == "u"
     return Raster(
         values,
-        palette=palette,
-        is_rgb=page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR),
-        has_alpha=bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2),
-        white_is_zero=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+        palette=(page.colormap.T >> 8).astype(np.uint8) if kind == "PALETTE" else None,
+        is_rgb=kind in _RGB,
+        is_cmyk=is_cmyk and values.shape[2] >= 4,
+        alpha=_ALPHA.get(int(page.extrasamples[-1]), "") if page.extrasamples else "",
+        white_is_zero=kind == "MINISWHITE",
         bits=page.bitspersample if is_grey and page.bitspersample < page.dtype.itemsize * 8 else 0,
+        nodata=_read_nodata(page),
+        is_lossy=int(page.compression) in _LOSSY,
     )
+
+
+def _read_nodata(page: Any) -> float | None:
+    """The value that GDAL's tag gives to pixels without data; NaN needs none."""
+    try:
+        value = float(str(page.tags.valueof(_GDAL_NODATA, "")).strip("\0 "))
+    except ValueError:
+        return None
+    if page.dtype.kind == "f":  # written with more digits than it has
+        value = float(page.dtype.type(value))
+    return None if math.isnan(value) else value
 
 
 def _is_plain_ycbcr(page: Any) -> bool:
@@ -234,8 +309,8 @@ def _decode_part(part: Part) -> Raster:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    values = rotate_upright(values.reshape(*values.shape[:2], -1), _read_orientation(page))
-    return _describe(page, values)
+    raster = _describe(page, values.reshape(*values.shape[:2], -1))
+    return raster._replace(orientation=_read_orientation(page))
 
 
 def _decode_with_pillow(part: Part) -> Raster:
@@ -251,7 +326,14 @@ def _join_channels(rasters: list[Raster]) -> Raster:
     if len(rasters) == 1:
         return rasters[0]
     values = np.concatenate([raster.values for raster in rasters], axis=2)
-    return Raster(values, white_is_zero=rasters[0].white_is_zero)
+    first = rasters[0]
+    return Raster(
+        values,
+        white_is_zero=first.white_is_zero,
+        nodata=first.nodata,
+        is_lossy=first.is_lossy,
+        orientation=first.orientation,
+    )
 
 
 class _WindowReader:

@@ -1,0 +1,117 @@
+"""The format contract: how files are recognised, and how their images are read."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from segkit.core.registry import Registrable
+from segkit.images.raster import Extent, Raster, Windows
+
+START = 512
+"""Bytes at the start of a file that tell its format."""
+
+
+class Pages(ABC):
+    """The images of an open file: its only one, or several as pages.
+
+    Errors of decoders of any type are passed on.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of pages."""
+
+    @abstractmethod
+    def read(self, page: int) -> Raster:
+        """One page, whole."""
+
+    @abstractmethod
+    def read_extent(self, page: int) -> Extent:
+        """The size of a page, without decoding it."""
+
+    def open_windows(self, page: int) -> Windows | None:
+        """Windows of a page; None where it can only be read whole, or would save no memory."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most keep no file open
+        """Close the file."""
+
+
+class ImageFormat(Registrable, ABC, family="image_format"):
+    """A format of files. Members are used as classes: nothing is ever built.
+
+    Attributes:
+        title: What messages call the format.
+        suffixes: Endings of its files in lower case, with the dot.
+        starts: First bytes of its files.
+        takes_content: Whether it opens what strangers upload, from memory.
+        has_arrays: Whether a file may hold several named arrays, chosen as ``FILE::ARRAY``.
+    """
+
+    title: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    starts: ClassVar[tuple[bytes, ...]] = ()
+    takes_content: ClassVar[bool] = False
+    has_arrays: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open a file that is the format's own, or the content of one if it ``takes_content``."""
+
+    @classmethod
+    def owns(cls, path: Path, start: bytes) -> bool:
+        """Whether a file with this name and these first bytes is of the format.
+
+        An upload has no name, an empty path.
+        """
+        return start.startswith(cls.starts)
+
+    @classmethod
+    def owns_folder(cls, path: Path) -> bool:
+        """Whether a folder is an image of the format."""
+        return False
+
+
+def find_format(file: Path | bytes) -> type[ImageFormat] | None:
+    """The format of a file or a folder, by its first bytes; None if no format is its own.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    members = list(ImageFormat.members().values())
+    if isinstance(file, bytes):
+        members = [each for each in members if each.takes_content]
+        return next((each for each in members if each.owns(Path(), file[:START])), None)
+    if file.is_dir():
+        return next((each for each in members if each.owns_folder(file)), None)
+    with file.open("rb") as opened:
+        start = opened.read(START)
+    return next((each for each in members if each.owns(file, start)), None)
+
+
+def split_array(file: str | Path) -> tuple[Path, str | None]:
+    """The path of a file and the array in it: ``a.h5::raw`` is the array raw in a.h5."""
+    path, mark, array = os.fspath(file).partition("::")
+    return (Path(path), array) if mark and not Path(file).exists() else (Path(file), None)
+
+
+def list_suffixes() -> list[str]:
+    """The endings of all files that can be read, sorted."""
+    return sorted({suffix for each in ImageFormat.members().values() for suffix in each.suffixes})
+
+
+def is_image(path: Path) -> bool:
+    """Whether the ending of a file says that it can be read, or a folder is an image.
+
+    Hidden files are none: ``._a.png`` of a Mac is no picture.
+    """
+    name = path.name.lower()
+    if name.startswith("."):
+        return False
+    if name.endswith(tuple(list_suffixes())):
+        return path.is_file() or find_format(path) is not None
+    return path.is_dir() and find_format(path) is not None

@@ -1,0 +1,279 @@
+"""PNG, JPEG, BMP, WebP, GIF and JPEG 2000: one picture a file, of an animation the first frame."""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import imagecodecs
+import numpy as np
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Image import Image
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.raster import NO_PIXELS, ORIENTATION, Array, Extent, Raster
+
+_PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
+"""Pillow's modes whose values are the ones in the file."""
+
+
+class Png(ImageFormat, name="png"):
+    """PNG of every depth and colour type; APNG."""
+
+    title = "PNG"
+    suffixes = (".png", ".apng")
+    starts = (b"\x89PNG",)
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _PngPicture(file)
+
+
+class Jpeg(ImageFormat, name="jpeg"):
+    """JPEG: grey, colour and CMYK."""
+
+    title = "JPEG"
+    suffixes = (".jpg", ".jpeg", ".jfif", ".jpe")
+    starts = (b"\xff\xd8",)
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _JpegPicture(file)
+
+
+class Bmp(ImageFormat, name="bmp"):
+    """Windows bitmaps."""
+
+    title = "BMP"
+    suffixes = (".bmp",)
+    starts = (b"BM",)
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _BmpPicture(file)
+
+
+class WebP(ImageFormat, name="webp"):
+    """WebP, lossy and lossless."""
+
+    title = "WebP"
+    suffixes = (".webp",)
+    starts = (b"RIFF",)
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _WebPPicture(file)
+
+
+class Gif(ImageFormat, name="gif"):
+    """GIF."""
+
+    title = "GIF"
+    suffixes = (".gif",)
+    starts = (b"GIF8",)
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _GifPicture(file)
+
+
+class Jpeg2000(ImageFormat, name="jpeg2000"):
+    """JPEG 2000 of any depth and number of bands."""
+
+    title = "JPEG 2000"
+    suffixes = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
+    starts = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+    takes_content = True
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return _Jpeg2000Picture(file)
+
+
+class _Picture(Pages):
+    """The picture of a file that is read whole.
+
+    Pillow's classes are used directly: Image.open would refuse large images.
+    """
+
+    opens: ClassVar[type[ImageFile]]
+
+    def __init__(self, file: Path | bytes) -> None:
+        self._file = file
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, page: int) -> Raster:
+        """Decode it."""
+        data = self._read_bytes()
+        with self._open(data) as image:
+            self._require_whole(data)
+            image.load()
+            raster = self._decode(data, image)
+            orientation = 1
+            with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
+                orientation = image.getexif().get(ORIENTATION, 1)
+        return raster._replace(orientation=orientation, is_lossy=self._is_lossy(data))
+
+    def read_extent(self, page: int) -> Extent:
+        """Its size."""
+        with self._open(self._read_bytes()) as image:
+            return Extent(image.height, image.width, len(image.getbands()))
+
+    def _open(self, data: bytes) -> ImageFile:
+        return self.opens(io.BytesIO(data))
+
+    def _require_whole(self, data: bytes) -> None:
+        """Raise a ValueError where Pillow would not miss the end of a file."""
+
+    def _decode(self, data: bytes, image: ImageFile) -> Raster:
+        return _convert_image(image)
+
+    def _is_lossy(self, data: bytes) -> bool:
+        return False
+
+    def _read_bytes(self) -> bytes:
+        return self._file if isinstance(self._file, bytes) else self._file.read_bytes()
+
+
+class _PngPicture(_Picture):
+    opens = PngImageFile
+
+    def _open(self, data: bytes) -> ImageFile:
+        if len(data) >= 24:
+            width, height = struct.unpack(">II", data[16:24])
+            if not (width and height):  # Pillow would not give the reason
+                raise ValueError(NO_PIXELS.format(height, width))
+        return super()._open(data)
+
+    def _require_whole(self, data: bytes) -> None:
+        if b"IEND" not in data:
+            raise ValueError("it is cut short")
+
+    def _decode(self, data: bytes, image: ImageFile) -> Raster:
+        bits, colour = data[24], data[25]  # colour type: 0 is grey
+        if bits == 16 and colour:  # Pillow would reduce it to 8 bits
+            values: Array = imagecodecs.png_decode(data)
+            with_alpha = values.shape[2] in (2, 4)
+            return Raster(values, is_rgb=colour != 4, alpha="straight" if with_alpha else "")
+        raster = _convert_image(image)
+        values = raster.values
+        if bits == 16 and image.mode == "I":  # older Pillow
+            values = values.astype(np.uint16)
+        if image.mode == "L" and bits in (2, 4):  # Pillow has spread them to 0..255
+            return raster._replace(values=values // np.uint8(255 // (2**bits - 1)), bits=bits)
+        return raster._replace(values=values)
+
+
+class _JpegPicture(_Picture):
+    opens = JpegImageFile
+
+    def _is_lossy(self, data: bytes) -> bool:
+        return True
+
+
+class _BmpPicture(_Picture):
+    opens = BmpImageFile
+
+
+class _WebPPicture(_Picture):
+    opens = WebPImageFile
+
+    def _is_lossy(self, data: bytes) -> bool:
+        at = 12
+        while at + 8 <= len(data):
+            kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+            if kind == b"ANMF":  # a frame, with chunks of its own after 16 bytes
+                size = 16
+            if kind in (b"VP8 ", b"VP8L"):
+                return kind == b"VP8 "
+            at += 8 + size + size % 2
+        return True
+
+
+class _GifPicture(_Picture):
+    opens = GifImageFile
+
+
+class _Jpeg2000Picture(_Picture):
+    """Pillow reads the header; it knows neither 16 bits of colour nor more than four bands."""
+
+    opens = Jpeg2KImageFile
+
+    def read(self, page: int) -> Raster:
+        """Decode it."""
+        data = self._read_bytes()
+        values: Array = imagecodecs.jpeg2k_decode(data)
+        values = values.reshape(*values.shape[:2], -1)
+        head = data[: data.find(b"\xff\x4f\xff\x51")]
+        # Channel definition: a channel of type 1 is opacity, 2 is premultiplied opacity.
+        at, alpha = head.find(b"cdef"), 0
+        if at >= 0:
+            count = int.from_bytes(head[at + 4 : at + 6], "big")
+            kinds = [head[at + 8 + 6 * i : at + 10 + 6 * i] for i in range(count)]
+            alpha = int.from_bytes(kinds[-1], "big") if kinds else 0
+        colours = values.shape[2] - (alpha in (1, 2))
+        return Raster(
+            values,
+            is_rgb=colours == 3,
+            alpha={1: "straight", 2: "premultiplied"}.get(alpha, ""),  # type: ignore[arg-type]
+            is_lossy=self._is_lossy(data),
+        )
+
+    def _is_lossy(self, data: bytes) -> bool:
+        at = data.find(b"\xff\x52")  # coding style: its last byte says which wavelet
+        return at < 0 or data[at + 13] == 0
+
+
+def _convert_image(image: Image) -> Raster:
+    """The pixels of a loaded image."""
+    key = image.info.get("transparency")
+    if image.mode == "P":
+        colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(colours)] = colours
+        indices = np.array(image)
+        opacity = np.full(256, 255, np.uint8)
+        if isinstance(key, int):
+            opacity[key] = 0
+        elif key:
+            opacity[: len(key)] = np.frombuffer(key, np.uint8)
+        missing = opacity[indices] == 0
+        return Raster(
+            indices[..., None], palette=palette, missing=missing if missing.any() else None
+        )
+    if image.mode not in _PLAIN and image.mode[:4] != "I;16":
+        image = image.convert("RGB")
+        key = None
+    values = np.array(image)
+    values = values.reshape(*values.shape[:2], -1)
+    missing = None
+    if key is not None and image.mode in ("L", "RGB"):
+        missing = (values == np.asarray(key, np.uint8)).all(axis=2)
+    return Raster(
+        values,
+        is_rgb=image.mode in ("RGB", "RGBA"),
+        alpha="straight" if image.mode in ("LA", "RGBA") else "",
+        missing=missing,
+    )

@@ -1,0 +1,100 @@
+"""Zarr: folders of compressed chunks. One array is an image or a stack of images.
+
+A group is read if its metadata describe an OME-Zarr image (versions 0.1 to 0.5): the array of full
+size; another one with the name of an array, ``FOLDER::NAME``. The axes come from OME's metadata,
+else from the array's own dimension names (zarr 3, or xarray's in zarr 2) if two of them are y and
+x, else see `segkit.images.arrays`.
+
+A chunk that is not on the disk holds the array's fill value: writers leave empty chunks out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkit.core.errors import SegkitError
+from segkit.images.arrays import ArrayPages
+from segkit.images.formats.base import ImageFormat, Pages
+
+if TYPE_CHECKING:
+    import zarr
+
+_MARKS = ("zarr.json", ".zarray", ".zgroup")
+_CHANNELS = {"channel": "c", "band": "c"}  # xarray's names
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether this folder holds a zarr array or group; its name does not matter."""
+    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
+
+
+class Zarr(ImageFormat, name="zarr"):
+    """Zarr 2 and 3, OME-Zarr among them."""
+
+    title = "zarr"
+    suffixes = (".zarr",)
+    has_arrays = True
+
+    @classmethod
+    def owns(cls, path: Path, start: bytes) -> bool:
+        """No single file is a zarr."""
+        return False
+
+    @classmethod
+    def owns_folder(cls, path: Path) -> bool:
+        """By the files that hold its metadata."""
+        return is_zarr(path)
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the array that is the image.
+
+        Raises:
+            SegkitError: It is a group that does not say which array is the image.
+            ValueError: The array is not an image, or its metadata are wrong.
+        """
+        assert isinstance(file, Path)
+        found, names = _open(file, array)
+        return ArrayPages(found, names, found.chunks)
+
+
+def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | None]:
+    """The array that is the image, and the names of its axes if they are known."""
+    import zarr  # takes most of a second
+
+    node: Any = zarr.open(path, mode="r")
+    if name is not None:
+        try:
+            node = node[name]
+        except (KeyError, IndexError, TypeError):
+            raise SegkitError(f"this zarr has no array '{name}'.") from None
+        path = path / name
+    if isinstance(node, zarr.Array):
+        return node, _dimension_names(node)
+    attributes: dict[str, Any] = dict(node.attrs)
+    multiscales = attributes.get("ome", attributes).get("multiscales")
+    if not multiscales:
+        inside = sorted(child for child in path.iterdir() if is_zarr(child))
+        hint = " or ".join(f"'{child}'" for child in inside[:3])
+        raise SegkitError(
+            "this zarr group is not an OME-Zarr image: it has no multiscales. "
+            + (f"Give the path of what is inside, such as {hint}." if inside else "It is empty.")
+        )
+    axes = multiscales[0].get("axes", "tczyx")  # version 0.3 has names only, older ones none
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+    inner = multiscales[0]["datasets"][0]["path"]
+    try:
+        array = node[inner]
+    except KeyError:
+        array = None
+    if not isinstance(array, zarr.Array):
+        raise ValueError(f"its metadata name an array '{inner}' that does not exist")
+    return array, names
+
+
+def _dimension_names(array: zarr.Array[Any]) -> list[str] | None:
+    given: Any = getattr(array.metadata, "dimension_names", None)
+    given = given or array.attrs.get("_ARRAY_DIMENSIONS") or []
+    names = [_CHANNELS.get(str(name).lower(), str(name).lower()) for name in given]
+    return names if "y" in names and "x" in names else None

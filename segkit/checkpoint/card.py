@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import all_at_once
-from segkit.core.labels import IGNORE_INDEX, MODES, Mode
+from segkit.core.labels import FIRST_COLOR, IGNORE_INDEX, MODES, Mode
 from segkit.targets.base import Target
 
 FORMAT = 1
@@ -120,6 +120,11 @@ class ModelCard:
     def keeps_alpha(self) -> bool:
         """Whether an alpha channel of an image is one of the model's channels."""
         return self.in_channels in (2, 4)
+
+    @property
+    def has_colored_masks(self) -> bool:
+        """Whether the masks of the training hold colours."""
+        return self.mode != "multilabel" and max(self.mask_values, default=0) >= FIRST_COLOR
 
     @property
     def unlabelled(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
+from segkit.core.labels import describe_values
 
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 """Largest value of the integer types."""
@@ -193,8 +194,8 @@ class LabelCoding:
         wrong = np.unique(labels[(labels < 0) | (labels > 255)])
         if len(wrong):
             raise SegkitError(
-                f"the mask has the values {join_values(wrong.tolist())}, which are not labels: give"
-                " them labels with data.label_map={VALUE: LABEL}."
+                f"the mask has the values {describe_values(wrong.tolist())}, which are not labels:"
+                " give them labels with data.label_map={VALUE: LABEL}."
             )
         return labels.astype(np.uint8)
 
@@ -203,8 +204,3 @@ class LabelCoding:
         if self.foreground:
             return 255 * label
         return next((v for v, known in self.to_label.items() if known == label), label)
-
-
-def join_values(values: list[int], most: int = 6) -> str:
-    """Values for a message, only the first of many."""
-    return ", ".join(map(str, values[:most])) + (" ..." if len(values) > most else "")

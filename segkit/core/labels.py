@@ -19,6 +19,39 @@ IGNORE_INDEX = 255
 """The label of pixels without gradient and metric; warping fills masks with it."""
 
 
+FIRST_COLOR = 2**24
+"""In masks of colours grey pixels have the value of their grey, and others this plus 0xRRGGBB."""
+
+
+def color_to_value(color: Sequence[int]) -> int:
+    """The mask value of a colour (R, G, B) of 0..255.
+
+    Example:
+        >>> color_to_value((255, 255, 255)), hex(color_to_value((255, 0, 16)))
+        (255, '0x1ff0010')
+    """
+    red, green, blue = color
+    return red if red == green == blue else FIRST_COLOR + (red << 16) + (green << 8) + blue
+
+
+def value_to_color(value: int) -> tuple[int, int, int]:
+    """The colour of a mask value, grey for values up to 255."""
+    if value < FIRST_COLOR:
+        return value, value, value
+    return value >> 16 & 255, value >> 8 & 255, value & 255
+
+
+def describe_colors(values: Sequence[int]) -> str:
+    """Mask values for a message, all as #RRGGBB."""
+    return ", ".join("#{:02x}{:02x}{:02x}".format(*value_to_color(value)) for value in values)
+
+
+def describe_values(values: Sequence[int], most: int = 6) -> str:
+    """Mask values for a message, only the first of many; colours as #RRGGBB."""
+    shown = [f"#{v - FIRST_COLOR:06x}" if v >= FIRST_COLOR else str(v) for v in values[:most]]
+    return ", ".join(shown) + (" ..." if len(values) > most else "")
+
+
 def find_background(names: Sequence[str] | None, mode: Mode) -> int | None:
     """Find the label of the background among the classes of the masks.
 

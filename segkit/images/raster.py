@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
+from segkit.core.labels import FIRST_COLOR
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +81,20 @@ def full_scale(dtype: np.dtype[Any]) -> float:
 def is_opaque(values: Array) -> bool:
     """Whether the last channel, read as alpha, hides nothing."""
     return bool((values[..., -1] == full_scale(values.dtype)).all())
+
+
+def encode_colors(colours: Array) -> npt.NDArray[np.int32]:
+    """Colours (..., 3) uint8 to the mask values of `segkit.core.labels.color_to_value`."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    coded = FIRST_COLOR + (red << 16) + (green << 8) + blue
+    return np.where((red == green) & (green == blue), red, coded).astype(np.int32)
+
+
+def decode_colors(values: Array) -> npt.NDArray[np.uint8]:
+    """The inverse of `encode_colors`: (...) integers to (..., 3) colours."""
+    coded = values.astype(np.int32)
+    coded = np.where(coded < FIRST_COLOR, coded * 0x010101, coded)
+    return np.stack([coded >> 16 & 255, coded >> 8 & 255, coded & 255], axis=-1).astype(np.uint8)
 
 
 def convert_channels(image: Array, channels: int) -> Array:

@@ -142,6 +142,17 @@ class ImageReader:
         with wrap_errors(self.file):
             return self._source.read_extent(choose_page(page, len(self)))
 
+    def read_size(self, page: int | None = None, upright: bool = True) -> tuple[int, int]:
+        """Height and width of one page as it is read, whose EXIF orientation may need decoding."""
+        raster = self.read(page)
+        height, width = raster.values.shape[:2]
+        return (width, height) if upright and raster.orientation > 4 else (height, width)
+
+    def read_palette(self, page: int | None = None) -> Array | None:
+        """Read the colours of the values of one page, (K, 3) uint8; None if it has no palette."""
+        with wrap_errors(self.file):
+            return self._source.read_palette(choose_page(page, len(self)))
+
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self._source.close()

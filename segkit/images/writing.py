@@ -11,13 +11,13 @@ from PIL.Image import fromarray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.raster import Array
+from segkit.images.raster import Array, decode_colors
 
 FAST = 1
 """Deflate level of PNGs: a fifth of level 6's time; pictures as small, masks 1.5 times as large."""
 
 
-def write_mask(path: str | Path, labels: Array) -> None:
+def write_mask(path: str | Path, labels: Array, colored: bool = False) -> None:
     """Write labels without loss: to PNG with 8 or 16 bits, to TIFF (deflate) with 8, 16 or 32 bits.
 
     Folders above the file are created.
@@ -25,19 +25,20 @@ def write_mask(path: str | Path, labels: Array) -> None:
     Args:
         path: ends in .png, .tif or .tiff.
         labels: (H, W) integers or bool; for TIFF also (N, H, W), written as N pages.
+        colored: whether they are values of colours, (H, W), which are written as RGB.
 
     Raises:
         SegkitError: for another suffix or shape, for values that are negative, not integers or too
             large for the format, and if the file cannot be written.
     """
     try:
-        data = encode_mask(labels, Path(path).suffix.lower())
+        data = encode_mask(labels, Path(path).suffix.lower(), colored)
     except SegkitError as error:
         raise SegkitError(f"{path}: {error}") from error
     write_whole(path, data)
 
 
-def encode_mask(labels: Array, suffix: str) -> bytes:
+def encode_mask(labels: Array, suffix: str, colored: bool = False) -> bytes:
     """Make the content of the file that `write_mask` writes, with the same errors."""
     dimensions = {".png": (2,), ".tif": (2, 3), ".tiff": (2, 3)}.get(suffix)
     if dimensions is None:
@@ -45,6 +46,8 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
     if labels.ndim not in dimensions or labels.size == 0 or labels.dtype.kind not in "biu":
         wanted = "(H, W)" if dimensions == (2,) else "(H, W) or (N, H, W)"
         raise SegkitError(f"labels must be {wanted} integers, not {labels.shape} {labels.dtype}.")
+    if colored:
+        labels = decode_colors(labels)
     low, high = int(labels.min()), int(labels.max())
     kinds: list[type[np.uint8 | np.uint16 | np.int32]] = [np.uint8, np.uint16]
     if suffix != ".png":
@@ -59,7 +62,11 @@ def encode_mask(labels: Array, suffix: str) -> bytes:
         fromarray(labels).save(buffer, "PNG", compress_level=FAST)
     else:
         tifffile.imwrite(
-            buffer, labels, compression="zlib", photometric="minisblack", metadata=None
+            buffer,
+            labels,
+            compression="zlib",
+            photometric="rgb" if colored else "minisblack",
+            metadata=None,
         )
     return buffer.getvalue()
 

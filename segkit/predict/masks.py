@@ -15,16 +15,17 @@ def make_mask(labels: NDArray[Any], card: ModelCard) -> NDArray[Any]:
     """Convert labels to the values of the training's masks, so that predictions can replace them.
 
     Returns:
-        The shape of the labels, uint8, or uint16 if a value needs it; overlapping classes
-        (N, H, W) are 0 and 255.
+        The shape of the labels, uint8, uint16 or int32 as the values need; overlapping classes
+        (N, H, W) are 0 and 255. For values of colours see `segkit.core.labels.color_to_value`.
     """
     if card.mode == "multilabel":
         return labels * np.uint8(255)
-    values = np.full(256, IGNORE_INDEX)
+    values = np.full(256, IGNORE_INDEX, np.int32)
     values[: len(card.mask_values)] = card.mask_values
-    return values.astype(np.uint8 if values.max() < 256 else np.uint16)[labels]
+    return values.astype(np.min_scalar_type(values.max()))[labels]
 
 
-def choose_suffix(values: NDArray[Any]) -> str:
-    """Choose PNG for values (H, W) of at most 16 bits, and TIFF for others."""
-    return ".png" if values.ndim == 2 and values.max() < 2**16 else ".tif"
+def choose_suffix(values: NDArray[Any], colored: bool = False) -> str:
+    """Choose PNG for colours and for values (H, W) of at most 16 bits, and TIFF for others."""
+    fits = values.ndim == 2 and (colored or values.max() < 2**16)
+    return ".png" if fits else ".tif"

@@ -68,7 +68,9 @@ class Outputs:
 
     def write(self, page: Page, result: Prediction) -> bool:
         """Write all files of a page. Return whether its file is finished."""
-        mask = self.make_mask(result.labels)
+        colored = self.card.has_colored_masks and self.wanted.values == "training"
+        colored = colored and page.total == 1
+        mask = self.make_mask(result.labels, colored)
         if page.total > 1:
             stack = self.open_stack(page.file, page.total)
             self._write_extras(page, result)
@@ -76,11 +78,11 @@ class Outputs:
             if finished:
                 self.finish_stack(page.file, stack)
             return finished
-        path = self.find_path(page.stem, choose_suffix(mask))
+        path = self.find_path(page.stem, choose_suffix(mask, colored))
         self.clear(page.file, path)
         self._write_extras(page, result)
         self.record.finish(page.file, path)
-        write_mask(path, mask)
+        write_mask(path, mask, colored)
         return True
 
     def open_stack(self, file: ImageFile, pages: int) -> StackFile:
@@ -98,9 +100,11 @@ class Outputs:
         stack.finish()
         self.drop(file)
 
-    def make_mask(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Convert labels to the values that masks are written in."""
-        return labels if self.wanted.values == "ids" else make_mask(labels, self.card)
+    def make_mask(self, labels: NDArray[Any], colored: bool = False) -> NDArray[Any]:
+        """Convert labels to the values that masks are written in; colours only if ``colored``."""
+        if self.wanted.values == "ids" or (self.card.has_colored_masks and not colored):
+            return labels
+        return make_mask(labels, self.card)
 
     def write_overlay(
         self,

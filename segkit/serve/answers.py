@@ -181,7 +181,7 @@ def count_classes(labels: NDArray[Any], card: ModelCard) -> list[ClassShare]:
     if labels.ndim == 3:
         counts = np.count_nonzero(labels, axis=(1, 2))
     else:
-        counts = np.bincount(labels.ravel(), minlength=card.num_classes)
+        counts = np.bincount(labels.ravel(), minlength=256)[: card.num_classes]
     total = labels.shape[-2] * labels.shape[-1]
     return [
         ClassShare(**known.model_dump(), pixels=count, share=count / total)
@@ -222,12 +222,13 @@ def encode_part(
     Without a suffix it is a PNG, or a TIFF if a PNG cannot hold it.
     """
     stem, values = upload.title, prediction.instances
+    colored = part == "mask" and card.has_colored_masks
     if part == "mask" or values is None:
         values = make_mask(prediction.labels, card)
     else:
         stem = f"{stem}_instances"
-    suffix = suffix or choose_suffix(values)
-    content = encode_mask(values, suffix)
+    suffix = suffix or choose_suffix(values, colored)
+    content = encode_mask(values, suffix, colored)
     return EncodedFile(name=stem + suffix, media_type=MEDIA_TYPES[suffix], content=content)
 
 

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 import segkit
+from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
 from segkit.core.labels import find_background
 from segkit.data.checks import facts
@@ -73,7 +74,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
     write(tmp_path / "images/d.png", np.dstack([NOISE] * 3))
     write(tmp_path / "masks/e.png", HALF * 7)
     write(tmp_path / "masks/x.png", HALF)
-    write(tmp_path / "masks/f.png", np.dstack([HALF, HALF, 0 * HALF]))
+    write(tmp_path / "masks/f.png", np.dstack([HALF * 255, 0 * HALF, 0 * HALF]))
     problems = find_problems(tmp_path)
     for start, words in [
         ("images/a.png", "no mask"),
@@ -81,7 +82,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
         (str(tmp_path / "images" / "b.png"), "cannot be read"),
         (str(tmp_path / "masks" / "b.png"), "it is empty"),
         ("images/c.png", "the image has 7 x 5 pixels (height x width), its mask 7 x 6"),
-        ("images/f.png", "the mask is (H, W, 3)"),
+        ("1 of 5 masks (images/f.png) hold colours", "'data.class_colors=[[0,0,0],[255,0,0]]'"),
         ("images/d.png", "3 channels, most have 1: data.channels=1 or data.channels=3"),
         ("images/e.png", "the values 7, which are outside the 2 classes 0 to 1"),
     ]:
@@ -111,8 +112,8 @@ def test_a_problem_of_many_samples_is_one_line(tmp_path):
     ("pixels", "message"),
     [
         (
-            np.where(NOISE[3, 3] == NOISE, np.nan, NOISE),
-            "images/b.tif: the image has values that are not finite (NaN or infinite)",
+            np.where(NOISE[3, 3] == NOISE, np.inf, NOISE),
+            "images/b.tif: the image has infinite values",
         ),
         (NOISE.astype(np.uint16), "images/b.tif: the image is uint16, most are float64"),
         (np.dstack([NOISE.astype(float)] * 5), "5 channels, most have 1: give all images the same"),
@@ -263,7 +264,8 @@ def test_remedies_are_options_of_the_source():
 )
 def test_what_255_means(values, two, label_map, meaning_of_255, note):
     source = FolderSource("binary", root=Path(), label_map=label_map)
-    coding, notes = decide_coding(values, two, source)
+    coding = LabelCoding(dict(label_map or {}))
+    notes = decide_coding(coding, values, two, source)
     assert coding.label_of(255) == meaning_of_255
     assert [note in found for found in notes] == ([] if note is None else [True])
     assert source.label_map == label_map  # unchanged

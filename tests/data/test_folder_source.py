@@ -95,9 +95,6 @@ def test_validation_is_taken_from_the_training_samples(tmp_path):
     put(tmp_path / "test", "t")
     found = names(source(tmp_path, val_fraction=0.4, test_fraction=0.2))
     assert [len(found[split]) for split in SPLITS] == [3, 2, 1]
-    put(tmp_path / "validation", "d")
-    [problem] = source(tmp_path).problems()
-    assert problem == "validation/images is not used: rename the folder to 'val'"
 
 
 def test_files_without_a_partner(tmp_path):
@@ -116,13 +113,15 @@ def test_a_suffix_is_suggested(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     [problem] = source(tmp_path).problems()
-    assert "images contains no images. Known: .bmp" in problem
+    assert "images contains no images. Known: .apng, .bmp" in problem
     for name in ("a", "b"):
         write_image(tmp_path / "images" / f"{name}.png", PIXELS)
         write_mask(tmp_path / "masks" / f"{name}_label.png", LABELS)
+    write_image(tmp_path / "images/c.png", PIXELS)
     [problem] = source(tmp_path).problems()
-    assert "none of the 2 images" in problem
+    assert "none of the 3 images" in problem
     assert problem.endswith("Did you mean data.mask_suffix=_label?")
+    (tmp_path / "images/c.png").unlink()
     assert everything(source(tmp_path, mask_suffix="_label")) == ["images/a.png", "images/b.png"]
 
 
@@ -244,7 +243,7 @@ images/a.png,masks/a.png,train
 images/x.png,masks/y.png,train
 images/b.png
 images/a.png,masks/b.png,val
-images/b.png,masks/b.png,training
+images/b.png,masks/b.png,practice
 ,masks/b.png,val
 """
     problems = table(tmp_path, text).problems()

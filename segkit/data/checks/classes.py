@@ -9,13 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.checkpoint.values import LabelCoding, join_values
-from segkit.core.labels import IGNORE_INDEX, Mode, find_background
+from segkit.checkpoint.values import LabelCoding
+from segkit.core.labels import (
+    FIRST_COLOR,
+    IGNORE_INDEX,
+    Mode,
+    color_to_value,
+    describe_values,
+    find_background,
+)
 from segkit.data.checks.facts import Facts
 from segkit.data.sources.base import DataSource
 
 FEW_IDS = 3
 """If a whole data set has at most this many ids, they are probably classes."""
+MOST_LEVELS = 40
+"""Mask values for which a label map is proposed; more are ids, or noise."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,10 @@ class Classes:
     background: int | None
     coding: LabelCoding
     layered: bool
+
+    def is_unknown_color(self, value: int) -> bool:
+        """Whether a mask value is a colour that is no class's."""
+        return self.coding.to_label.get(value, -1 if value >= FIRST_COLOR else 0) == -1
 
     def count_pixels(self, facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the pixels of each class in a mask, and the labelled pixels; (count,) each."""
@@ -63,10 +76,13 @@ def decide_classes(
     layered = mode == "multilabel" and 2 * depths.total() > len(facts)
     values = {value for f in facts if f.layered == layered for value in f.values}
 
-    labels = {LabelCoding(source.label_map or {}).label_of(value) for value in values}
+    coding, notes = _decode_colors(values, source)
+    if notes and declared is None and source.class_colors is not None:
+        declared = len(source.class_colors)
+    labels = {coding.label_of(value) for value in values}
     top = max((label for label in labels if 0 <= label < IGNORE_INDEX), default=0)
     two = mode == "binary" or layered or declared == 2 or (declared is None and top <= 1)
-    coding, notes = decide_coding(values, two, source)
+    notes += decide_coding(coding, values, two, source)
     if mode == "binary" or source.instances:
         count = 2
     elif declared is not None:
@@ -74,8 +90,9 @@ def decide_classes(
     else:
         count = depths.most_common(1)[0][0] if layered else max(2, top + 1)
     problems = _find_contradictions(source, mode, num_classes, count)
-    if not problems and declared is None and not source.instances and not layered:
-        problems += _find_gaps(labels, count, source)
+    colored = any(value >= FIRST_COLOR for value in values)
+    if not (problems or colored or source.instances or layered) and declared is None:
+        problems += _find_gaps(values, labels, count, source)
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -84,30 +101,56 @@ def decide_classes(
     return Classes(mode, count, shown, background, coding, layered), problems, notes
 
 
-def decide_coding(
-    values: set[int], two_classes: bool, source: DataSource
-) -> tuple[LabelCoding, list[str]]:
-    """Decide what the mask values of a data set mean; also return notes for the user.
-
-    Only the value 255 is ambiguous. With two classes, 0 and 1, and no other value for class 1, 255
-    is class 1 (black-and-white masks). Otherwise it means "not labelled".
-    """
+def _decode_colors(values: set[int], source: DataSource) -> tuple[LabelCoding, list[str]]:
+    """Start with the label map and, if the masks are coloured, the colours of the classes."""
     coding = LabelCoding(dict(source.label_map or {}), foreground=source.instances)
+    if source.instances or source.class_colors is None:
+        return coding, []
+    of_color = {color_to_value(color): i for i, color in enumerate(source.class_colors)}
+    unmapped = values - coding.to_label.keys()
+    colored = any(value >= FIRST_COLOR for value in values)
+    if not colored and (
+        not unmapped <= of_color.keys() or max(unmapped, default=0) < len(of_color)
+    ):
+        return coding, []
+    # A grey that is not among the colours is no label either.
+    coding.to_label.update({value: of_color.get(value, -1) for value in unmapped})
+    coding.to_label.update({v: i for v, i in of_color.items() if v not in coding.to_label})
+    return coding, ["masks hold colours, which are read by data.class_colors"]
+
+
+def decide_coding(
+    coding: LabelCoding, values: set[int], two_classes: bool, source: DataSource
+) -> list[str]:
+    """Decide what the mask value 255 means, which is ambiguous; return notes for the user.
+
+    With two classes, 0 and 1, and no other value for class 1, 255 is class 1 (black-and-white
+    masks). Among ids of objects, it is one if there are ids next to it. Otherwise it means "not
+    labelled".
+    """
     if source.instances:
         notes = ["masks hold object ids: every id is foreground"]
-        ids = sorted(value for value in values if value and value not in coding.to_label)
-        if 0 < len(ids) <= FEW_IDS and has_option(source, "instances"):
+        can_choose = has_option(source, "instances")
+        is_id = 254 in values or max(values, default=0) > IGNORE_INDEX
+        if IGNORE_INDEX in values - coding.to_label.keys() and can_choose and not is_id:
+            coding.to_label[IGNORE_INDEX] = IGNORE_INDEX
             notes.append(
-                f"all masks together have only the ids {join_values(ids)}: if these are classes,"
-                " remove data.instances=true"
+                "the mask value 255 means 'not labelled', not an object ('data.label_map={255: 1}'"
+                " makes it one)"
             )
-        return coding, notes
+        ids = sorted(value for value in values if value and value not in coding.to_label)
+        if 0 < len(ids) <= FEW_IDS and can_choose:
+            notes.append(
+                f"all masks together have only the ids {describe_values(ids)}: if these are"
+                " classes, remove data.instances=true"
+            )
+        return notes
     if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
-        return coding, []
+        return []
     if two_classes and not any(coding.label_of(value) == 1 for value in values):
         coding.to_label[IGNORE_INDEX] = 1
-        return coding, ["masks hold 0 and 255: 255 is used as class 1"]
-    return coding, ["the mask value 255 means 'not labelled': these pixels are ignored"]
+        return ["masks hold 0 and 255: 255 is used as class 1"]
+    return ["the mask value 255 means 'not labelled': these pixels are ignored"]
 
 
 def _find_contradictions(
@@ -143,20 +186,36 @@ def _find_contradictions(
     return problems
 
 
-def _find_gaps(labels: set[int], count: int, source: DataSource) -> list[str]:
+def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSource) -> list[str]:
     """Report grey levels such as 0, 85 and 170, which are three classes and not 171."""
     present = sorted(label for label in labels if 0 <= label < count)
     if count <= 2 * max(2, len(present)):
         return []
-    remedy = ""
-    if has_option(source, "label_map"):
-        mapping = ", ".join(f"{v}: {i}" for i, v in enumerate(present[:6]) if v != i)
-        remedy = f"data.label_map={{{mapping}{', ...' if len(present) > 6 else ''}}}, or "
+    remedies = [f"head.num_classes={count} if this is intended"]
+    levels = sorted(values)
+    if has_option(source, "label_map") and len(levels) <= MOST_LEVELS:
+        whole = [v for v in levels if v != IGNORE_INDEX]
+        remedies.insert(0, f"{propose_map(whole)} for {len(whole)} classes")
+        if whole != levels:
+            remedies[0] += " with 255 as 'not labelled'"
+            remedies.insert(0, f"{propose_map(levels)} for {len(levels)} classes")
+    elif has_option(source, "instances"):
+        remedies.insert(0, "data.instances=true if they are ids of objects")
     return [
-        f"the masks have the values {join_values(present)}, which would make {count} classes, but"
-        f" {count - len(present)} of them never occur: set {remedy}head.num_classes={count} if"
-        " this is intended"
+        f"the masks have the values {describe_values(levels)}, which would make {count} classes,"
+        f" but {count - len(present)} of them never occur: set {', or '.join(remedies)}"
     ]
+
+
+def propose_map(levels: list[int]) -> str:
+    """The option that makes mask values the labels 0, 1, 2 ..., as it is typed.
+
+    Example:
+        >>> propose_map([0, 128, 255])
+        "'data.label_map={128: 1, 255: 2}'"
+    """
+    mapping = ", ".join(f"{v}: {i}" for i, v in enumerate(levels) if v != i)
+    return f"'data.label_map={{{mapping}}}'"
 
 
 def count_pixels_of_all(

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from segkit.checkpoint.values import join_values
-from segkit.core.labels import IGNORE_INDEX
-from segkit.data.checks.classes import Classes, count_pixels_of_all, has_option
+from segkit.core.labels import (
+    IGNORE_INDEX,
+    color_to_value,
+    describe_colors,
+    describe_values,
+    value_to_color,
+)
+from segkit.data.checks.classes import (
+    MOST_LEVELS,
+    Classes,
+    count_pixels_of_all,
+    has_option,
+    propose_map,
+)
 from segkit.data.checks.facts import Facts
 from segkit.data.sources.base import DataSource, Sample, Split
 
 SHOWN, NAMED = 20, 3
 """Number of problems of one kind that are listed, and of samples that a message names."""
+MOST_COLORS = 64
+"""Colours that masks of classes can have."""
 
 
 def find_repeated_names(splits: dict[Split, list[Sample]]) -> list[str]:
@@ -54,8 +67,8 @@ def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -
     for f in facts:
         if f.layered and classes.mode != "multilabel":
             text = (
-                f"the mask is (H, W, {f.mask_shape[2]}), like a colour image or a map for each"
-                " class: make it (H, W), one label for each pixel, or use head=multilabel"
+                f"the mask has {f.mask_shape[2]} channels: make it one label for each pixel, or use"
+                " head=multilabel if each channel is the map of a class"
             )
         elif f.layered != classes.layered:
             text = (
@@ -86,17 +99,64 @@ def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -
     return [*map(list_by_message, (sizes, depths, channels, dtypes))]
 
 
+def find_unknown_colors(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:
+    """Report colours that are not the colour of a class, with all colours and their shares."""
+    if source.instances or not has_option(source, "class_colors"):
+        return []
+    pixels = Counter[int]()
+    for f in facts:
+        for layer in f.layers:
+            pixels.update(layer)
+    unknown = sorted(filter(classes.is_unknown_color, pixels))
+    if not unknown:
+        return []
+    order = sorted(pixels, key=lambda v: (v != 0, -pixels[v]))
+    total = pixels.total()
+    shares = ", ".join(
+        f"{describe_colors([v])} {pixels[v] / total:.2%}" for v in order[:MOST_COLORS]
+    )
+    found = [f.sample.name for f in facts if not f.values.isdisjoint(unknown)]
+    where = f"{len(found)} of {len(facts)} masks ({join_names(found)}) hold"
+    if len(order) > MOST_COLORS:
+        return [
+            f"{where} colours, {len(order)} in all ({shares} ...), like photographs or masks with"
+            " soft edges or saved with loss: 'data.class_colors=[[R,G,B],...]' with"
+            " data.mask_values=nearest takes the nearest colour of a class"
+        ]
+
+    def propose(values: Iterable[int]) -> str:
+        return ",".join("[{},{},{}]".format(*value_to_color(value)) for value in values)
+
+    if source.class_colors is None:
+        return [
+            f"{where} colours. All colours: {shares}. Say which are classes, in label order:"
+            f" 'data.class_colors=[{propose(order)}]' (with head=multiclass) and"
+            " 'data.class_names=[...]'"
+        ]
+    known = propose(map(color_to_value, source.class_colors))
+    meant = ", ".join(f"{value}: 255" for value in unknown)
+    return [
+        f"{where} {describe_colors(unknown)}, which is no colour of a class. All colours:"
+        f" {shares}. Add classes, 'data.class_colors=[{known},{propose(unknown)}]', or say that"
+        f" they are not labelled, 'data.label_map={{{meant}}}'"
+    ]
+
+
 def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:
     """Report the masks with values outside the classes, with remedies in the last line."""
     count = 2 if classes.layered else classes.count
     facts = [f for f in facts if f.layered == classes.layered]
     labels = {v: classes.coding.label_of(v) for f in facts for v in f.values}
-    wrong = {v for v, label in labels.items() if not (0 <= label < count or label == IGNORE_INDEX)}
+    wrong = {
+        v
+        for v, label in labels.items()
+        if not (0 <= label < count or label == IGNORE_INDEX or classes.is_unknown_color(v))
+    }
     problems = list_by_message(
         (
             f.sample.name,
-            f"the mask has the values {join_values(sorted(wrong & f.values))}, which are outside"
-            f" the {count} classes 0 to {count - 1}",
+            f"the mask has the values {describe_values(sorted(wrong & f.values))}, which are"
+            f" outside the {count} classes 0 to {count - 1}",
         )
         for f in facts
         if wrong & f.values
@@ -106,17 +166,26 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     remedies = []
     if has_option(source, "instances"):
         remedies.append("use data.instances=true if these are object ids")
-    if has_option(source, "label_map"):
-        remedies.append(f"data.label_map={{{min(wrong)}: LABEL}} gives a value a label")
+    levels = sorted({v for f in facts for v in f.values})
+    is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
+    more = f"{propose_map(levels)} for {len(levels)} classes" if is_short else "for more classes"
     if classes.mode == "binary":
-        remedies.append("use head=multiclass for several classes")
+        remedies.append(f"use head=multiclass {more}")
     else:
         remedies.append("use head.num_classes for more classes")
+    if is_short:
+        meant = ", ".join(f"{v}: LABEL" for v in sorted(wrong))
+        remedies.append(f"'data.label_map={{{meant}}}' gives them labels")
     remedies.append(f"the label {IGNORE_INDEX} means 'not labelled'")
     if len(wrong) > 3:
         remedies.append(
-            "values in between come from JPEG or from resizing: save masks as PNG, and resize them"
-            " with nearest neighbour"
+            "values in between come from JPEG, soft edges or resizing: save masks as PNG and resize"
+            " them with nearest neighbour"
+            + (
+                ", or let data.mask_values=nearest take the nearest known value"
+                if has_option(source, "mask_values")
+                else ""
+            )
         )
     problems[-1] += f". To fix this: {'; '.join(remedies)}"
     return problems

@@ -21,6 +21,7 @@ from segkit.data.checks.problems import (
     find_missing_foreground,
     find_mixed_masks,
     find_repeated_names,
+    find_unknown_colors,
     find_wrong_values,
     join_names,
     list_by_message,
@@ -117,6 +118,7 @@ def check(
         find_repeated_names(splits),
         list_by_message(error for f in facts for error in f.errors),
         *find_differences(readable, classes, source),
+        find_unknown_colors(readable, classes, source),
         contradictions or find_wrong_values(readable, classes, source),
         find_mixed_masks(readable, classes, source),
     ]

@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.data.layout.splits import Divided, Fraction, split_by_ratio
 from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
-from segkit.data.sources.folder import Divided, Fraction, read_with_channels, split_by_ratio
-from segkit.images.reading import count_pages, read_mask
+from segkit.images.raster import convert_channels
+from segkit.images.reading import count_pages, read_image, read_mask, wrap_errors
 
 Truth = Literal["gold", "silver"]
 # YAML reads 02 as a number
@@ -156,7 +157,11 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as stored, or converted to ``channels``."""
         assert sample.image is not None
-        return read_with_channels(sample.image, self.channels)
+        image = read_image(sample.image)
+        if self.channels == "auto":
+            return image
+        with wrap_errors(sample.image):
+            return convert_channels(image, self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) int32: ids of cells, 0 for background, :data:`UNLABELLED` where either may be."""

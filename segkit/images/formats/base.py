@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segkit.core.registry import Registrable
-from segkit.images.raster import Extent, Raster, Windows
+from segkit.images.raster import Array, Extent, Raster, Windows
 
 START = 512
 """Bytes at the start of a file that tell its format."""
@@ -32,6 +32,10 @@ class Pages(ABC):
     def read_extent(self, page: int) -> Extent:
         """The size of a page, without decoding it."""
 
+    def read_palette(self, page: int) -> Array | None:
+        """The colours of a page's values, (K, 3) uint8, from its header; None if it has none."""
+        return None
+
     def open_windows(self, page: int) -> Windows | None:
         """Windows of a page; None where it can only be read whole, or would save no memory."""
         return None
@@ -49,6 +53,7 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         starts: First bytes of its files.
         takes_content: Whether it opens what strangers upload, from memory.
         has_arrays: Whether a file may hold several named arrays, chosen as ``FILE::ARRAY``.
+        has_pages: Whether a file may hold several images.
     """
 
     title: ClassVar[str]
@@ -56,6 +61,7 @@ class ImageFormat(Registrable, ABC, family="image_format"):
     starts: ClassVar[tuple[bytes, ...]] = ()
     takes_content: ClassVar[bool] = False
     has_arrays: ClassVar[bool] = False
+    has_pages: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -91,6 +97,14 @@ def find_format(file: Path | bytes) -> type[ImageFormat] | None:
     with file.open("rb") as opened:
         start = opened.read(START)
     return next((each for each in members if each.owns(file, start)), None)
+
+
+def may_have_pages(path: Path) -> bool:
+    """Whether a file may hold several images, by its ending: most need not be opened for that."""
+    ending = path.suffix.lower()
+    return not any(
+        ending in each.suffixes and not each.has_pages for each in ImageFormat.members().values()
+    )
 
 
 def split_array(file: str | Path) -> tuple[Path, str | None]:

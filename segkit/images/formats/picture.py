@@ -33,6 +33,7 @@ class Png(ImageFormat, name="png"):
     suffixes = (".png", ".apng")
     starts = (b"\x89PNG",)
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -47,6 +48,7 @@ class Jpeg(ImageFormat, name="jpeg"):
     suffixes = (".jpg", ".jpeg", ".jfif", ".jpe")
     starts = (b"\xff\xd8",)
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -61,6 +63,7 @@ class Bmp(ImageFormat, name="bmp"):
     suffixes = (".bmp",)
     starts = (b"BM",)
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -75,6 +78,7 @@ class WebP(ImageFormat, name="webp"):
     suffixes = (".webp",)
     starts = (b"RIFF",)
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -89,6 +93,7 @@ class Gif(ImageFormat, name="gif"):
     suffixes = (".gif",)
     starts = (b"GIF8",)
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -103,6 +108,7 @@ class Jpeg2000(ImageFormat, name="jpeg2000"):
     suffixes = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
     starts = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
     takes_content = True
+    has_pages = False
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
@@ -140,6 +146,11 @@ class _Picture(Pages):
         """Its size."""
         with self._open(self._read_bytes()) as image:
             return Extent(image.height, image.width, len(image.getbands()))
+
+    def read_palette(self, page: int) -> Array | None:
+        """The palette in its header."""
+        with self._open(self._read_bytes()) as image:
+            return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
         return self.opens(io.BytesIO(data))
@@ -246,11 +257,19 @@ class _Jpeg2000Picture(_Picture):
         return at < 0 or data[at + 13] == 0
 
 
+def read_palette(image: Image) -> Array | None:
+    """The palette (K, 3) of a picture, if it has one."""
+    if image.mode != "P":
+        return None
+    return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+
+
 def _convert_image(image: Image) -> Raster:
     """The pixels of a loaded image."""
     key = image.info.get("transparency")
     if image.mode == "P":
-        colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        colours = read_palette(image)
+        assert colours is not None
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(colours)] = colours
         indices = np.array(image)

@@ -114,6 +114,11 @@ class TiffPages(Pages):
             sum(page.samplesperpixel for page in pages),
         )
 
+    def read_palette(self, page: int) -> Array | None:
+        """The colour map of the page."""
+        parts = [] if page in self._arrays else self._load_parts(page)
+        return _read_palette(parts[0].keyframe) if len(parts) == 1 else None
+
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
         if page in self._arrays:
@@ -273,7 +278,7 @@ def _describe(page: Any, values: Array) -> Raster:
     is_grey = kind in _GREY and values.dtype.kind == "u"
     return Raster(
         values,
-        palette=(page.colormap.T >> 8).astype(np.uint8) if kind == "PALETTE" else None,
+        palette=_read_palette(page),
         is_rgb=kind in _RGB,
         is_cmyk=is_cmyk and values.shape[2] >= 4,
         alpha=_ALPHA.get(int(page.extrasamples[-1]), "") if page.extrasamples else "",
@@ -282,6 +287,13 @@ def _describe(page: Any, values: Array) -> Raster:
         nodata=_read_nodata(page),
         is_lossy=int(page.compression) in _LOSSY,
     )
+
+
+def _read_palette(page: Any) -> Array | None:
+    if page.photometric != tifffile.PHOTOMETRIC.PALETTE:
+        return None
+    palette: Array = (page.colormap.T >> 8).astype(np.uint8)
+    return palette
 
 
 def _read_nodata(page: Any) -> float | None:

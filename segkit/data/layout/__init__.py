@@ -1,0 +1,1 @@
+"""Where samples lie: folders, names and tables, and how samples are divided."""

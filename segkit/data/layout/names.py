@@ -1,0 +1,155 @@
+"""Which image and which mask belong together, by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+from segkit.core.errors import SegkitError
+
+TRIED = 2000
+"""Names that a rule is tried on before it is tried on all."""
+
+
+class Rule(NamedTuple):
+    """Image names are image_before + ID + image_after, mask names likewise; without endings."""
+
+    image_before: str
+    image_after: str
+    mask_before: str
+    mask_after: str
+
+    def image_id(self, stem: str) -> str | None:
+        """The ID in an image's name."""
+        return _cut(stem, self.image_before, self.image_after)
+
+    def mask_stem(self, image: str) -> str | None:
+        """The name of an image's mask."""
+        id = self.image_id(image)
+        if id is None:
+            return None
+        folder, _, name = id.rpartition("/")
+        return f"{folder}/" * bool(folder) + self.mask_before + name + self.mask_after
+
+    def describe(self, image_ending: str, mask_ending: str) -> str:
+        """The options that state this rule, as they are typed."""
+        image = f"{self.image_before}{{id}}{self.image_after}{image_ending}"
+        mask = f"{self.mask_before}{{id}}{self.mask_after}{mask_ending}"
+        return f"'data.image_pattern=\"{image}\"' 'data.mask_pattern=\"{mask}\"'"
+
+
+SAME = Rule("", "", "", "")
+"""Masks are named like their images."""
+
+
+def find_rules(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Rule, int]]:
+    """Rules that pair images and masks whose names differ, with the number of pairs, best first.
+
+    Affixes are what all images or all masks have in common, and what is left of a mask's name
+    beside a part of the first image's.
+    """
+    if not images or not masks:
+        return []
+    known = set(masks)
+    found: dict[Rule, int] = {}
+    for rule in {*_rules_of_common_parts(images, masks), *_rules_of_first(images[0], masks)}:
+        if rule == SAME:
+            continue
+        ids = [rule.image_id(stem) for stem in images[:TRIED]]
+        if any(not id or id.endswith("/") for id in ids if id is not None):
+            continue
+        pairs = {rule.mask_stem(stem) for stem in images[:TRIED]} & known
+        if pairs:
+            found[rule] = sum(rule.mask_stem(stem) in known for stem in images)
+    return sorted(found.items(), key=lambda item: (-item[1], sum(map(len, item[0])), item[0]))
+
+
+def _rules_of_common_parts(images: Sequence[str], masks: Sequence[str]) -> Iterator[Rule]:
+    sides = []
+    for stems in (images, masks):
+        names = [stem.rpartition("/")[2] for stem in stems]
+        before = _find_common_start(names)
+        after = _find_common_start([name[::-1] for name in names])[::-1]
+        shortest = min(map(len, names))
+        sides.append(
+            [
+                (b, a)
+                for b, a in product(_parts(before), [p[::-1] for p in _parts(after[::-1])])
+                if len(b) + len(a) < shortest
+            ]
+        )
+    for (image_before, image_after), (mask_before, mask_after) in product(*sides):
+        yield Rule(image_before, image_after, mask_before, mask_after)
+
+
+def _rules_of_first(image: str, masks: Iterable[str]) -> Iterator[Rule]:
+    """Rules by which a mask belongs to this image."""
+    folder, _, name = image.rpartition("/")
+    inside = [m.rpartition("/")[2] for m in masks if m.rpartition("/")[0] == folder]
+    for part in _parts(name)[1:]:
+        core = part.rstrip("_-. ")
+        for mask in inside:
+            if core and mask.startswith(core):
+                yield Rule("", name[len(core) :], "", mask[len(core) :])
+    for part in _parts(name[::-1])[1:]:
+        core = part[::-1].lstrip("_-. ")
+        for mask in inside:
+            if core and mask.endswith(core):
+                yield Rule(name[: -len(core)], "", mask[: -len(core)], "")
+
+
+def _find_common_start(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    end = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:end]
+
+
+def _parts(text: str) -> list[str]:
+    """The beginnings of a text that end where a word does, from none to all of it."""
+    ends = [match.end() for match in re.finditer(r"[A-Za-z]+|\d+|[^A-Za-z\d]", text)]
+    return list(dict.fromkeys(["", *(text[:end] for end in ends), text]))
+
+
+def _cut(text: str, before: str, after: str) -> str | None:
+    folder, slash, name = text.rpartition("/")
+    if len(name) <= len(before) + len(after):
+        return None
+    if not (name.startswith(before) and name.endswith(after)):
+        return None
+    return folder + slash + name[len(before) : len(name) - len(after)]
+
+
+class Pattern:
+    """A pattern of paths with ``{id}``, and on request ``{split}`` and ``*``.
+
+    Raises:
+        SegkitError: It has no ``{id}``.
+    """
+
+    def __init__(self, text: str, option: str) -> None:
+        if "{id}" not in text:
+            raise SegkitError(
+                f"{option}={text} has no {{id}}, which stands for what an image and its mask have"
+                " in common, such as '{id}_RGB.tif' and '{id}_label.tif'."
+            )
+        self.text = text
+        regex = ""
+        for part in re.split(r"(\{id\}|\{split\}|\*)", text):
+            if part == "*":
+                regex += "[^/]*"
+            elif part in ("{id}", "{split}"):
+                group = part[1:-1]
+                each = r".+" if group == "id" else r"[^/]+"
+                regex += f"(?P={group})" if f"(?P<{group}>" in regex else f"(?P<{group}>{each})"
+            else:
+                regex += re.escape(part)
+        self._regex = re.compile(regex)
+
+    def match(self, path: str) -> tuple[str, str] | None:
+        """The ID and the split (else empty) in a path; None if it does not match."""
+        found = self._regex.fullmatch(path)
+        if found is None:
+            return None
+        return found["id"], found.groupdict().get("split") or ""

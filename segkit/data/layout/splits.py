@@ -1,0 +1,110 @@
+"""How samples are divided into training, validation and test, unless folders or a table say so."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from segkit.core.errors import SegkitError
+from segkit.data.sources.base import SPLITS, Sample, Split
+
+Divided = dict[Split, list[Sample]]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+ALIASES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What folders of splits are called."""
+
+
+def find_split(name: str) -> Split | None:
+    """The split that a name stands for, in any case."""
+    return ALIASES.get(name.strip().lower())
+
+
+def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:
+    """Divide samples by fractions; a split has at least one sample unless its fraction is 0.
+
+    Without a seed, the last samples in natural order of their names are taken, first validation,
+    then test. Splits are sorted by name. If there are too few samples, all of them are in "train"
+    and the check reports the empty splits.
+    """
+    order = sorted(samples, key=natural_key)
+    if seed is not None:
+        random.Random(seed).shuffle(order)
+    n_val, n_test = (max(1, round(len(order) * share)) if share else 0 for share in (val, test))
+    cut = len(order) - n_val - n_test
+    if cut < 1:
+        return {"train": sorted(order, key=natural_key), "val": [], "test": []}
+    parts = order[:cut], order[cut : cut + n_val], order[cut + n_val :]
+    return {s: sorted(part, key=natural_key) for s, part in zip(SPLITS, parts, strict=True)}
+
+
+def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: list[str]) -> Divided:
+    """Divide samples by text files with the names of a split, one per line; the rest is training.
+
+    A name is any unambiguous end of a sample's path, with or without the extension:
+    ``images/a/1.png``, ``a/1`` and ``1`` may name the same file. The name of a stack names all its
+    pages, ``stack.tif#0003`` one page. Unknown and ambiguous names are added to the problems.
+
+    Raises:
+        SegkitError: A list does not exist or is not a text file.
+    """
+    known: dict[str, list[Sample]] = {}
+    for sample in samples:
+        for name in _iterate_names(sample):
+            known.setdefault(name, []).append(sample)
+    split_of: dict[str, Split] = {}
+    for split, path in lists.items():
+        for name in _read_lines(split, path):
+            found = known.get(name, [])
+            files = sorted({str(sample.image) for sample in found})
+            if not found:
+                problems.append(f"'{name}' is in {path.name}, but no sample has that name")
+            if len(files) > 1:
+                problems.append(
+                    f"'{name}' in {path.name} matches {len(files)} images: {files[0]},"
+                    f" {files[1]} ... Write it with its folder"
+                )
+            for sample in found:
+                if split_of.setdefault(sample.name, split) != split:
+                    problems.append(f"'{name}' is in the lists of two splits")
+    divided: Divided = {split: [] for split in SPLITS}
+    for sample in samples:
+        divided[split_of.get(sample.name, "train")].append(sample)
+    return divided
+
+
+def natural_key(sample: Sample) -> list[tuple[int, str]]:
+    """Sort key that puts slice 9 before slice 10."""
+    parts = re.split(r"(\d+)", sample.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _iterate_names(sample: Sample) -> Iterator[str]:
+    file, page = sample.name, ""
+    if sample.page is not None:
+        file, page = file[: file.rindex("#")], file[file.rindex("#") :]
+    parts = file.split("/")
+    for first in range(len(parts)):
+        end = "/".join(parts[first:])
+        for name in dict.fromkeys((end, end.removesuffix(Path(end).suffix))):
+            yield name
+            if page:
+                yield name + page
+
+
+def _read_lines(split: Split, path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SegkitError(f"data.{split}_list: there is no file {path.resolve()}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegkitError(f"data.{split}_list: cannot read {path}: {error}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

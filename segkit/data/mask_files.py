@@ -1,0 +1,150 @@
+"""Mask files of a data set to values: numbers, indices of palettes, or colours.
+
+The same colour means the same in every file. A palette's indices are the values of a mask only if
+the palettes of all files agree; else their colours are. In masks of colours (RGB, or palettes that
+differ) grey pixels have the value of their grey, and other colours a value of their own, see
+`segkit.core.labels.color_to_value`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segkit.core.errors import SegkitError
+from segkit.core.labels import describe_values, value_to_color
+from segkit.images.raster import Raster, encode_colors, is_opaque, rotate_upright
+from segkit.images.reading import ImageReader, render, simplify_mask
+
+THREADS = 8
+"""Threads that read the headers of masks."""
+
+
+@dataclass(frozen=True)
+class Palettes:
+    """The palettes of a set of masks.
+
+    Attributes:
+        differ: Whether an index has another colour in another file.
+        usual: The palette of most files (K, 3), None if no file has one.
+        count: Number of files with a palette.
+    """
+
+    differ: bool = False
+    usual: NDArray[np.uint8] | None = None
+    count: int = 0
+
+
+def compare_palettes(files: Sequence[Path]) -> Palettes:
+    """Compare the palettes of masks; one that is the beginning of another one agrees with it."""
+
+    def read(file: Path) -> bytes | None:
+        try:
+            with ImageReader(file) as reader:
+                found = reader.read_palette(0) if len(reader) else None
+        except SegkitError:  # the check reports all files that cannot be read
+            return None
+        return None if found is None else found.tobytes()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        counts = Counter(found for found in pool.map(read, files) if found is not None)
+    if not counts:
+        return Palettes()
+    longest = max(counts, key=len)
+    differ = any(not longest.startswith(palette) for palette in counts)
+    usual = counts.most_common(1)[0][0] if differ else longest
+    return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
+
+
+@dataclass(frozen=True)
+class MaskDecoder:
+    """Decodes the masks of a set.
+
+    Attributes:
+        by_color: Whether palettes are read as colours.
+        layers: Whether the channels of a mask are classes, not colours.
+        nearest: Known values, to which all are rounded; None: lossy files are refused.
+        upright: Whether to obey the orientation in the file.
+    """
+
+    by_color: bool = False
+    layers: bool = False
+    nearest: tuple[int, ...] | None = None
+    upright: bool = True
+
+    def read(self, raster: Raster) -> NDArray[Any]:
+        """(H, W) values, or (H, W, N) layers, of a mask as it is stored.
+
+        Raises:
+            SegkitError: Its compression changes values, or they are no integers.
+        """
+        if raster.is_lossy and self.nearest is None:
+            raise SegkitError(
+                "the mask is compressed with loss, as a JPEG, so that its values are not those that"
+                " were drawn: save masks as PNG, or let data.mask_values=nearest take the nearest"
+                " known value"
+            )
+        values = self._to_values(raster if self.upright else raster._replace(orientation=1))
+        if self.nearest is not None:
+            values = round_to_nearest(values, self.nearest)
+        return values
+
+    def _to_values(self, raster: Raster) -> NDArray[Any]:
+        if raster.palette is not None and not self.by_color:
+            return simplify_mask(raster)
+        colours = raster.palette is not None or (raster.is_rgb and raster.values.dtype == np.uint8)
+        if self.layers or not colours:
+            return simplify_mask(raster)
+        values = raster.values
+        hidden = None
+        if raster.alpha and not is_opaque(values):
+            hidden = rotate_upright(values[..., -1] == 0, raster.orientation)
+        shown = np.ma.getdata(render(raster))
+        if shown.shape[2] != 3:  # with measured channels besides the colour
+            return simplify_mask(raster)
+        coded = encode_colors(shown)
+        if hidden is not None:
+            coded[hidden] = 0
+        return coded.astype(np.uint8) if coded.max(initial=0) < 256 else coded
+
+
+def round_to_nearest(values: NDArray[Any], known: Sequence[int]) -> NDArray[Any]:
+    """Replace each value by the nearest of the known ones; colours by their distance in RGB."""
+    found, places = np.unique(values, return_inverse=True)
+    colours = np.array([value_to_color(int(v)) for v in found], np.int64)
+    wanted = np.array([value_to_color(v) for v in known], np.int64)
+    nearest = np.empty(len(found), np.int64)
+    for first in range(0, len(found), 4096):
+        part = colours[first : first + 4096, None] - wanted[None]
+        nearest[first : first + 4096] = (part**2).sum(axis=2).argmin(axis=1)
+    table = np.array(known, np.int32)[nearest]
+    return table[places].reshape(values.shape)
+
+
+def fit_size(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize a mask to (height, width) by the nearest pixel, so that no value is invented."""
+    if mask.shape[:2] == size:
+        return mask
+    rows = ((np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(int)
+    return np.ascontiguousarray(mask[rows][:, columns])
+
+
+def describe_palettes(palettes: Palettes) -> list[str]:
+    """What the user should know of them."""
+    if palettes.usual is None:
+        return []
+    if palettes.differ:
+        return ["the palettes of the masks differ, so masks are compared by colour, not by index"]
+    shown = encode_colors(palettes.usual[:4]).tolist()
+    return [
+        f"{palettes.count} masks have a palette; their indices count, 0, 1 ... are shown as"
+        f" {describe_values(shown)}"
+    ]

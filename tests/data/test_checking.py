@@ -82,7 +82,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path):
         (str(tmp_path / "images" / "b.png"), "cannot be read"),
         (str(tmp_path / "masks" / "b.png"), "it is empty"),
         ("images/c.png", "the image has 7 x 5 pixels (height x width), its mask 7 x 6"),
-        ("1 of 5 masks (images/f.png) hold colours", "'data.class_colors=[[0,0,0],"),
+        ("1 of 6 masks (images/f.png) hold colours", "'data.class_colors=[[0,0,0],"),
         ("images/d.png", "3 channels, most have 1: data.channels=1 or data.channels=3"),
         ("images/e.png", "the values 7, which are outside the 2 classes 0 to 1"),
     ]:

@@ -166,7 +166,7 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     remedies = []
     if has_option(source, "instances"):
         remedies.append("use data.instances=true if these are object ids")
-    levels = sorted({v for f in facts for v in f.values})
+    levels = sorted(v for v in labels if not classes.is_unknown_color(v))
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
     more = f"{propose_map(levels)} for {len(levels)} classes" if is_short else "for more classes"
     if classes.mode == "binary":

@@ -32,7 +32,7 @@ class Palettes:
     """The palettes of a set of masks.
 
     Attributes:
-        differ: Whether an index has another colour in another file.
+        differ: Whether an index has another colour in another file, so that only colours count.
         usual: The palette of most files (K, 3), None if no file has one.
         count: Number of files with a palette.
     """
@@ -59,6 +59,10 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
         return Palettes()
     longest = max(counts, key=len)
     differ = any(not longest.startswith(palette) for palette in counts)
+    if counts.total() < len(files) and not differ:
+        # The others hold greys, so palettes of black and white are read as such, too.
+        colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
+        differ = bool((colours == colours[:, :1]).all())
     usual = counts.most_common(1)[0][0] if differ else longest
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
 
@@ -68,7 +72,7 @@ class MaskDecoder:
     """Decodes the masks of a set.
 
     Attributes:
-        by_color: Whether palettes are read as colours.
+        by_color: Whether palettes, and what other files have instead, are read as colours.
         layers: Whether the channels of a mask are classes, not colours.
         nearest: Known values, to which all are rounded; None: lossy files are refused.
         upright: Whether to obey the orientation in the file.
@@ -97,19 +101,18 @@ class MaskDecoder:
         return values
 
     def _to_values(self, raster: Raster) -> NDArray[Any]:
-        if raster.palette is not None and not self.by_color:
-            return simplify_mask(raster)
-        colours = raster.palette is not None or (raster.is_rgb and raster.values.dtype == np.uint8)
-        if self.layers or not colours:
+        is_small = raster.values.dtype in (np.uint8, np.bool_)
+        has_colors = raster.is_rgb and is_small
+        if self.layers or not (has_colors or (self.by_color and is_small)):
             return simplify_mask(raster)
         values = raster.values
         hidden = None
         if raster.alpha and not is_opaque(values):
             hidden = rotate_upright(values[..., -1] == 0, raster.orientation)
         shown = np.ma.getdata(render(raster))
-        if shown.shape[2] != 3:  # with measured channels besides the colour
+        if shown.shape[2] not in (1, 3):  # with measured channels besides the colour
             return simplify_mask(raster)
-        coded = encode_colors(shown)
+        coded = encode_colors(np.broadcast_to(shown, (*shown.shape[:2], 3)))
         if hidden is not None:
             coded[hidden] = 0
         return coded.astype(np.uint8) if coded.max(initial=0) < 256 else coded
@@ -142,7 +145,7 @@ def describe_palettes(palettes: Palettes) -> list[str]:
     if palettes.usual is None:
         return []
     if palettes.differ:
-        return ["the palettes of the masks differ, so masks are compared by colour, not by index"]
+        return ["the palettes of the masks differ, so they are compared by colour, not by index"]
     shown = encode_colors(palettes.usual[:4]).tolist()
     return [
         f"{palettes.count} masks have a palette; their indices count, 0, 1 ... are shown as"

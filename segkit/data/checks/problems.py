@@ -58,7 +58,8 @@ def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -
         (
             f.sample.name,
             f"the image has {f.shape[0]} x {f.shape[1]} pixels (height x width), its mask"
-            f" {f.mask_shape[0]} x {f.mask_shape[1]}: both must have the same size",
+            f" {f.mask_shape[0]} x {f.mask_shape[1]}: both must have the same size"
+            + _hint_at_size(f, source),
         )
         for f in facts
         if f.mask_shape[:2] != f.shape[:2]
@@ -97,6 +98,17 @@ def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -
         if f.dtype != dtype
     ]
     return [*map(list_by_message, (sizes, depths, channels, dtypes))]
+
+
+def _hint_at_size(facts: Facts, source: DataSource) -> str:
+    if not has_option(source, "orientation"):
+        return ""
+    if facts.mask_shape[:2] == facts.shape[1::-1]:
+        return (
+            " (data.orientation=stored, if the image is turned by its EXIF data and the mask was"
+            " drawn on the pixels as stored)"
+        )
+    return " (data.resize_masks=true resizes masks)"
 
 
 def find_unknown_colors(facts: list[Facts], classes: Classes, source: DataSource) -> list[str]:

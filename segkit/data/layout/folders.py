@@ -217,7 +217,7 @@ def _find_partners(
     if matched == 0 and len(stems) == len(known) and rules and rules[0][1] == len(stems):
         found = {stem: best[0].mask_stem(stem) or "" for stem in stems}
         if all({s: r.mask_stem(s) for s in stems} == found for r in best):
-            rule = _describe_rule(best[0], images, masks)
+            rule = _describe_rule(best[0], root, images, masks)
             layout.notes.append(f"masks are paired with images by the rule {rule}")
             return found
     if matched == 0:
@@ -225,7 +225,7 @@ def _find_partners(
         if best and best[0].image_before == best[0].image_after == best[0].mask_before == "":
             hint = f". Did you mean data.mask_suffix={best[0].mask_after}?"
         elif best:
-            hint = f". Did you mean {_describe_rule(best[0], images, masks)}?"
+            hint = f". Did you mean {_describe_rule(best[0], root, images, masks)}?"
         hint = hint or ". data.pairs=FILE.csv pairs files of any names"
         place = _relative(masks.folder, root)
         first = images.images[0]
@@ -249,9 +249,9 @@ def _match_alike(stems: list[str], masks: list[str], flatten: object) -> dict[st
     return {stem: by_key[key] for stem, key in zip(stems, keys, strict=True)}
 
 
-def _describe_rule(rule: Rule, images: Files, masks: Files) -> str:
-    endings = [Path(files.images[0]).suffix for files in (images, masks)]
-    return rule.describe(*endings)
+def _describe_rule(rule: Rule, root: Path, images: Files, masks: Files) -> str:
+    first = [_relative(files.find(files.images[0]), root) for files in (images, masks)]
+    return rule.describe(*first)
 
 
 def _list_pairs(

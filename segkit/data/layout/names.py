@@ -8,9 +8,14 @@ from itertools import product
 from typing import NamedTuple
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.files import strip_suffix
 
-TRIED = 2000
+TRIED = 50
 """Names that a rule is tried on before it is tried on all."""
+MOST_PARTS = 4
+"""Ends of the common part of names at which an ID may begin."""
+MOST_ALIKE = 10
+"""Masks that may begin or end like one image; more have only a common word."""
 
 
 class Rule(NamedTuple):
@@ -33,11 +38,16 @@ class Rule(NamedTuple):
         folder, _, name = id.rpartition("/")
         return f"{folder}/" * bool(folder) + self.mask_before + name + self.mask_after
 
-    def describe(self, image_ending: str, mask_ending: str) -> str:
-        """The options that state this rule, as they are typed."""
-        image = f"{self.image_before}{{id}}{self.image_after}{image_ending}"
-        mask = f"{self.mask_before}{{id}}{self.mask_after}{mask_ending}"
-        return f"'data.image_pattern=\"{image}\"' 'data.mask_pattern=\"{mask}\"'"
+    def describe(self, image: str, mask: str) -> str:
+        """The options that state this rule, as they are typed, from the paths of two files."""
+        patterns = [
+            f"{path.rpartition('/')[0]}/{before}{{id}}{after}{path[len(strip_suffix(path)) :]}"
+            for path, before, after in (
+                (image, self.image_before, self.image_after),
+                (mask, self.mask_before, self.mask_after),
+            )
+        ]
+        return "'data.image_pattern=\"{}\"' 'data.mask_pattern=\"{}\"'".format(*patterns)
 
 
 SAME = Rule("", "", "", "")
@@ -54,16 +64,11 @@ def find_rules(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Rule, 
         return []
     known = set(masks)
     found: dict[Rule, int] = {}
+    tried = images[:: -(-len(images) // TRIED)]
     for rule in {*_rules_of_common_parts(images, masks), *_rules_of_first(images[0], masks)}:
-        if rule == SAME:
-            continue
-        ids = [rule.image_id(stem) for stem in images[:TRIED]]
-        if any(not id or id.endswith("/") for id in ids if id is not None):
-            continue
-        pairs = {rule.mask_stem(stem) for stem in images[:TRIED]} & known
-        if pairs:
+        if rule != SAME and any(rule.mask_stem(stem) in known for stem in tried):
             found[rule] = sum(rule.mask_stem(stem) in known for stem in images)
-    return sorted(found.items(), key=lambda item: (-item[1], sum(map(len, item[0])), item[0]))
+    return sorted(found.items(), key=lambda item: (-item[1], -sum(map(len, item[0])), item[0]))
 
 
 def _rules_of_common_parts(images: Sequence[str], masks: Sequence[str]) -> Iterator[Rule]:
@@ -73,30 +78,31 @@ def _rules_of_common_parts(images: Sequence[str], masks: Sequence[str]) -> Itera
         before = _find_common_start(names)
         after = _find_common_start([name[::-1] for name in names])[::-1]
         shortest = min(map(len, names))
-        sides.append(
-            [
-                (b, a)
-                for b, a in product(_parts(before), [p[::-1] for p in _parts(after[::-1])])
-                if len(b) + len(a) < shortest
-            ]
-        )
+        # only whole words: of IMG_10 and IMG_11 not IMG_1
+        befores = [part for part in _parts(names[0]) if before.startswith(part)]
+        ends = [part[::-1] for part in _parts(names[0][::-1])]
+        afters = [part for part in ends if after.endswith(part)]
+        pairs = product({"", *befores[-MOST_PARTS:]}, {"", *afters[-MOST_PARTS:]})
+        sides.append([(b, a) for b, a in pairs if len(b) + len(a) < shortest])
     for (image_before, image_after), (mask_before, mask_after) in product(*sides):
         yield Rule(image_before, image_after, mask_before, mask_after)
 
 
 def _rules_of_first(image: str, masks: Iterable[str]) -> Iterator[Rule]:
-    """Rules by which a mask belongs to this image."""
+    """Rules by which few masks belong to this image."""
     folder, _, name = image.rpartition("/")
     inside = [m.rpartition("/")[2] for m in masks if m.rpartition("/")[0] == folder]
     for part in _parts(name)[1:]:
         core = part.rstrip("_-. ")
-        for mask in inside:
-            if core and mask.startswith(core):
+        alike = [mask for mask in inside if core and mask.startswith(core)]
+        if len(alike) <= MOST_ALIKE:
+            for mask in alike:
                 yield Rule("", name[len(core) :], "", mask[len(core) :])
     for part in _parts(name[::-1])[1:]:
         core = part[::-1].lstrip("_-. ")
-        for mask in inside:
-            if core and mask.endswith(core):
+        alike = [mask for mask in inside if core and mask.endswith(core)]
+        if len(alike) <= MOST_ALIKE:
+            for mask in alike:
                 yield Rule(name[: -len(core)], "", mask[: -len(core)], "")
 
 

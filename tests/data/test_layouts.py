@@ -1,0 +1,320 @@
+"""Where images and masks lie, as people and public sets arrange them."""
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit.core.errors import SegkitError
+from segkit.data.layout.names import Pattern, Rule, find_rules
+from segkit.data.sources.base import SPLITS
+from segkit.data.sources.folder import FolderSource
+from segkit.images.writing import write_image, write_mask
+
+LABELS = np.eye(6, 5, dtype=np.uint8)
+
+
+def put(root: Path, *names: str) -> None:
+    """Images end in .jpg, masks in .png; an empty file is neither."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            write_mask(path, LABELS)
+        elif path.suffix in (".jpg", ".tif"):
+            write_image(path, LABELS * 200)
+        else:
+            path.write_text("no image")
+
+
+def found(root: Path, **options) -> dict[str, list[str]]:
+    source = FolderSource("binary", root=root, **options)
+    divided = source.splits()
+    assert source.problems() == []
+    for samples in divided.values():
+        for sample in samples:
+            np.testing.assert_array_equal(source.read_mask(sample), LABELS)
+    return {split: [sample.name for sample in divided[split]] for split in SPLITS}
+
+
+def notes(root: Path, **options) -> list[str]:
+    source = FolderSource("binary", root=root, **options)
+    source.splits()
+    return source.notes()
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{split}/images/{n}.jpg {split}/masks/{n}.png",
+        "images/{split}/{n}.jpg masks/{split}/{n}.png",
+        "images/{split}/deep/{n}.jpg masks/{split}/deep/{n}.png",
+        "{split}/{n}.jpg {split}annot/{n}.png",  # SegNet's CamVid
+        "{split}/{n}.jpg {split}_labels/{n}.png",  # CamVid of Kaggle
+        "{split}/img/{n}.jpg {split}/gt/{n}.png",
+        "images/{split}/{n}.jpg annotations/{split}/{n}.png",  # ADE20K
+        "JPEGImages/{split}/{n}.jpg SegmentationClass/{split}/{n}.png",
+    ],
+)
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("training", "validation", "testing"), ("Train", "Valid")]
+)
+def test_splits_of_folders(tmp_path: Path, place: str, names: tuple[str, ...]) -> None:
+    for split, count in zip(names, (3, 2, 1), strict=False):
+        for n in range(count):
+            put(tmp_path, *place.format(split=split, n=f"{split}{n}").split())
+    options = {"masks": "annotations"} if "annotations" in place else {}
+    divided = found(tmp_path, **options)
+    assert [len(divided[split]) for split in SPLITS] == [3, 2, 1 if len(names) > 2 else 0]
+    for split, name in zip(SPLITS, names, strict=False):
+        assert all(f"{name}" in path for path in divided[split])
+
+
+def test_validation_is_taken_from_training_where_only_a_test_is_given(tmp_path: Path) -> None:
+    for n in range(8):
+        put(tmp_path, f"images/train/{n}.jpg", f"masks/train/{n}.png")
+    put(tmp_path, "images/test/t.jpg", "masks/test/t.png")
+    divided = found(tmp_path, val_fraction=0.25)
+    assert [len(divided[split]) for split in SPLITS] == [6, 2, 1]
+    assert divided["test"] == ["images/test/t.jpg"]
+
+
+def test_images_outside_of_the_folders_of_splits_are_no_training_images(tmp_path: Path) -> None:
+    for name in ("train/a", "val/b", "extra/c", "d"):
+        put(tmp_path, f"images/{name}.jpg", f"masks/{name}.png")
+    source = FolderSource("binary", root=tmp_path)
+    [problem] = source.problems()
+    assert problem.startswith("2 images in images are in no folder of a split (d.jpg, extra/c.jpg)")
+
+
+def test_folders_that_are_called_like_a_split_by_chance(tmp_path: Path) -> None:
+    """Photographs of trains, and no validation beside them."""
+    put(tmp_path, *[f"{kind}/{x}/a{e}" for x in ("train", "car", "bus") for kind, e in KINDS])
+    divided = found(tmp_path)
+    assert sum(map(len, divided.values())) == 3
+    assert len(divided["val"]) == 1
+
+
+KINDS = [("images", ".jpg"), ("masks", ".png")]
+
+
+def test_several_roots_are_one_set(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        put(tmp_path / name, "images/a.jpg", "masks/a.png")
+    divided = found([tmp_path / "first", tmp_path / "second"], val_fraction=0.5)
+    names = sorted(name for part in divided.values() for name in part)
+    assert names == ["first/images/a.jpg", "second/images/a.jpg"]
+    put(tmp_path / "third", "images/train/a.jpg", "masks/train/a.png")
+    put(tmp_path / "third", "images/val/b.jpg", "masks/val/b.png")
+    divided = found([tmp_path / "third", tmp_path / "third"][:1])
+    assert divided["val"] == ["images/val/b.jpg"]
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("top_{}_RGBIR.jpg", "top_{}_label.png"),  # ISPRS Potsdam
+        ("aachen_{}_leftImg8bit.jpg", "aachen_{}_gtFine_labelIds.png"),
+        ("case_{}_0000.jpg", "case_{}.png"),  # nnU-Net
+        ("IMG_{}.jpg", "MASK_{}.png"),
+        ("{}.jpg", "{}_segmentation.png"),
+        ("{}_sat.jpg", "{}_mask.png"),
+        ("sub/{}_a.jpg", "sub/{}_b.png"),
+        ("frame{}.jpg", "label{}.png"),
+    ],
+)
+def test_names_that_pair_by_a_rule(tmp_path: Path, image: str, mask: str) -> None:
+    for n in ("10", "11", "2_7", "130"):
+        put(tmp_path, f"images/{image.format(n)}", f"masks/{mask.format(n)}")
+    divided = found(tmp_path)
+    assert sum(map(len, divided.values())) == 4
+    source = FolderSource("binary", root=tmp_path)
+    for samples in source.splits().values():
+        for sample in samples:
+            number = sample.mask.stem.removeprefix(Path(mask.partition("{}")[0]).name)
+            assert number.startswith(("10", "11", "2_7", "130"))
+            n = next(n for n in ("10", "11", "2_7", "130") if sample.image.match(f"*{n}*"))
+            assert sample.mask == tmp_path / "masks" / mask.format(n)
+    [note] = notes(tmp_path)
+    assert note.startswith("masks are paired with images by the rule 'data.image_pattern=")
+
+
+def test_the_proposed_patterns_work(tmp_path: Path) -> None:
+    for n in range(3):
+        put(tmp_path, f"images/t{n}_RGB.jpg", f"masks/t{n}_label.png")
+    [note] = notes(tmp_path)
+    assert "'data.image_pattern=\"images/t{id}_RGB.jpg\"'" in note
+    assert "'data.mask_pattern=\"masks/t{id}_label.png\"'" in note
+    options = {
+        "image_pattern": "images/t{id}_RGB.jpg",
+        "mask_pattern": "masks/t{id}_label.png",
+    }
+    assert sum(map(len, found(tmp_path, **options).values())) == 3
+
+
+def test_a_rule_that_leaves_a_doubt_is_only_proposed(tmp_path: Path) -> None:
+    for n in range(3):
+        put(tmp_path, f"images/{n}_rgb.jpg", f"masks/{n}_gt.png")
+    put(tmp_path, "images/9_rgb.jpg")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert "none of the 4 images in images has a mask in masks" in problem
+    assert "{id}_rgb.jpg" in problem
+    assert "{id}_gt.png" in problem
+
+
+def test_names_without_a_rule(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "images/b.jpg", "masks/x.png", "masks/y.png")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert "images/a.jpg needs masks/a.png, and there is x.png" in problem
+    assert "data.pairs=FILE.csv" in problem
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title])
+def test_names_in_another_case(tmp_path: Path, change) -> None:
+    for name in ("ab", "cd"):
+        put(tmp_path, f"images/{name}.jpg", f"masks/{change(name)}.png")
+    assert sum(map(len, found(tmp_path).values())) == 2
+
+
+def test_accents_and_double_endings(tmp_path: Path) -> None:
+    name = "Zellgröße"
+    put(tmp_path, f"images/{unicodedata.normalize('NFD', name)}.jpg")
+    put(tmp_path, f"masks/{unicodedata.normalize('NFC', name)}.png")
+    put(tmp_path, "images/a.ome.tif", "masks/a.png", "images/b.tif", "masks/b.png")
+    assert sum(map(len, found(tmp_path).values())) == 3
+
+
+def test_masks_in_one_folder_for_images_in_several(tmp_path: Path) -> None:
+    put(tmp_path, "images/x/a.jpg", "images/y/b.jpg", "masks/a.png", "masks/b.png")
+    assert sum(map(len, found(tmp_path).values())) == 2
+
+
+def test_rules_are_found_for_many_names_in_little_time() -> None:
+    images = [f"city_{n:06d}_left" for n in range(20_000)]
+    masks = [f"city_{n:06d}_gt_{kind}" for n in range(20_000) for kind in ("ids", "color")]
+    rules = find_rules(images, masks)
+    best = {rule for rule, count in rules if count == 20_000}
+    assert {r.mask_after for r in best if r.mask_before == ""} == {"_gt_ids", "_gt_color"}
+
+
+def test_a_rule() -> None:
+    rule = Rule("img_", "_rgb", "", "_gt")
+    assert rule.mask_stem("deep/img_7_rgb") == "deep/7_gt"
+    assert rule.mask_stem("deep/7_rgb") is None
+    assert rule.mask_stem("img__rgb") is None
+
+
+# --- patterns ------------------------------------------------------------------------------------
+
+
+def test_a_folder_for_each_sample(tmp_path: Path) -> None:
+    for n in range(4):
+        put(tmp_path, f"tile_{n}/image.jpg", f"tile_{n}/mask.png", f"tile_{n}/notes.txt")
+    options = {"image_pattern": "{id}/image.jpg", "mask_pattern": "{id}/mask.png"}
+    divided = found(tmp_path, **options)
+    assert sum(map(len, divided.values())) == 4
+    [note] = notes(tmp_path, **options)
+    assert "4 files" in note
+    assert "(4 .txt)" in note
+
+
+def test_patterns_with_splits_and_stars(tmp_path: Path) -> None:
+    for split, n in (("train", 1), ("train", 2), ("validation", 1)):
+        put(tmp_path, f"{split}/x/scene_{n}_a.jpg", f"{split}/y/{n}.png")
+    options = {"image_pattern": "{split}/x/*_{id}_a.jpg", "mask_pattern": "{split}/y/{id}.png"}
+    divided = found(tmp_path, **options)
+    assert [len(divided[split]) for split in SPLITS] == [2, 1, 0]
+
+
+def test_patterns_that_do_not_match(tmp_path: Path) -> None:
+    put(tmp_path, "a_rgb.jpg", "a_gt.png", "b_rgb.jpg", "c_gt.png")
+    source = FolderSource(
+        "binary", root=tmp_path, image_pattern="{id}_x.jpg", mask_pattern="{id}_gt.png"
+    )
+    [problem] = source.problems()
+    assert "matches data.image_pattern={id}_x.jpg. There are 4 image files: a_gt.png" in problem
+    source = FolderSource(
+        "binary", root=tmp_path, image_pattern="{id}_rgb.jpg", mask_pattern="{id}_gt.png"
+    )
+    assert len(source.problems()) == 2
+    assert "c_gt.png is a mask without an image" in source.problems()
+    for options in ({"image_pattern": "{id}.jpg"}, {"mask_pattern": "{id}.png"}):
+        with pytest.raises(SegkitError, match="belong together"):
+            FolderSource("binary", root=tmp_path, **options)
+    with pytest.raises(SegkitError, match=r"has no \{id\}"):
+        found(tmp_path, image_pattern="a.jpg", mask_pattern="{id}.png")
+
+
+def test_an_id_may_occur_twice_in_a_pattern() -> None:
+    pattern = Pattern("{id}/images/{id}.png", "data.image_pattern")
+    assert pattern.match("7/images/7.png") == ("7", "")
+    assert pattern.match("7/images/8.png") is None
+    assert pattern.match("a.b/images/a.b.png") == ("a.b", "")
+
+
+# --- what is not used ----------------------------------------------------------------------------
+
+
+def test_what_is_not_used_is_counted_and_named(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a.png", "images/a.xml", "images/b.xml", "masks/a.txt")
+    put(
+        tmp_path,
+        "overlays/a.png",
+        "readme.md",
+        "images/Thumbs.db",
+        ".hidden/a.png",
+        "images/._a.jpg",
+    )
+    assert notes(tmp_path) == [
+        "2 files in images are not used (2 .xml): a.xml, b.xml",
+        "1 file in masks is not used (1 .txt): a.txt",
+        f"not used in {tmp_path}: overlays/, readme.md",
+    ]
+    assert sum(map(len, found(tmp_path).values())) == 1
+
+
+def test_other_files_beside_masks_with_a_suffix_do_not_stop(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a_mask.png", "masks/a_overlay.png")
+    assert sum(map(len, found(tmp_path, mask_suffix="_mask").values())) == 1
+    [note] = notes(tmp_path, mask_suffix="_mask")
+    assert "1 file in masks is not used (1 .png): a_overlay.png" in note
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", "images/a.jpg", "masks/a.png")
+    put(tmp_path / "set", "images/b.jpg", "masks/b.png")
+    for kind in ("images", "masks"):
+        (tmp_path / "set" / kind / "more").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / "set" / kind / "again").symlink_to(tmp_path / "set" / kind)
+    divided = found(tmp_path / "set")
+    names = sorted(name for part in divided.values() for name in part)
+    assert names == ["images/b.jpg", "images/more/a.jpg"]
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "images/a.jpg,masks/a.png\nimages/b.jpg,masks/b.png\n",
+        "image,mask\nimages\\a.jpg,masks\\a.png\nimages\\b.jpg,masks\\b.png\n",
+        "filename,mask\nimages/a.jpg,masks/a.png\nimages/b.jpg,masks/b.png\n",
+        "Id;img_path;label\n1;images/a.jpg;masks/a.png\n\n2;images/b.jpg;masks/b.png\n",
+        "\ufeffIMAGE\tMASK\nimages/a.jpg\tmasks/a.png\nimages/b.jpg\tmasks/b.png\n",
+    ],
+)
+def test_tables_as_people_write_them(tmp_path: Path, text: str) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a.png", "images/b.jpg", "masks/b.png")
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
+    source = FolderSource("binary", pairs=tmp_path / "pairs.csv", val_fraction=0.5)
+    assert source.problems() == []
+    names = sorted(s.name for part in source.splits().values() for s in part)
+    assert names == ["images/a.jpg", "images/b.jpg"]

@@ -1,0 +1,383 @@
+"""Masks as palettes, colours, JPEGs and ids: what a person sees is what is learned."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from segkit.core.errors import SegkitError
+from segkit.core.labels import color_to_value, value_to_color
+from segkit.data.checks.summary import DataSummary, check
+from segkit.data.mask_files import fit_size, round_to_nearest
+from segkit.data.sources.folder import FolderSource
+from segkit.images.raster import decode_colors, encode_colors
+
+H, W = 24, 32
+BLACK, WHITE, RED, GREEN, BLUE = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def draw(number: int) -> np.ndarray:
+    """Classes 0, 1 and 2."""
+    labels = np.zeros((H, W), np.uint8)
+    labels[2 + number : 12 + number, 3:20] = 1
+    labels[8 : 15 + number, 16:30] = 2
+    return labels
+
+
+def put(root: Path, masks: list[Image.Image | np.ndarray], kind: str = "png", **save) -> Path:
+    for number, mask in enumerate(masks):
+        for folder in ("images", "masks"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        image = draw(number) * 100
+        Image.fromarray(image).save(root / f"images/{number}.png")
+        picture = Image.fromarray(mask) if isinstance(mask, np.ndarray) else mask
+        picture.save(root / f"masks/{number}.{kind}", **save)
+    return root
+
+
+def paint(labels: np.ndarray, *colors: tuple[int, int, int]) -> np.ndarray:
+    return np.array(colors, np.uint8)[labels]
+
+
+def index(labels: np.ndarray, order: list[int], *colors: tuple[int, int, int]) -> Image.Image:
+    """A picture with a palette whose index for each label is given."""
+    picture = Image.fromarray(np.array(order, np.uint8)[labels]).convert("P")
+    palette = np.zeros((max(order) + 1, 3), np.uint8)
+    palette[order] = colors
+    picture.putpalette(palette.tobytes())
+    return picture
+
+
+def run(root: Path, mode: str = "multiclass", **options) -> DataSummary:
+    source = FolderSource(mode, root=root, **options)
+    summary = check(source, mode, needed=("train",))
+    for samples in summary.splits.values():
+        for sample in samples:
+            labels = summary.coding.encode(source.read_mask(sample))
+            expected = draw(int(Path(sample.name).stem))
+            if mode == "binary":
+                expected = (expected > 0).astype(np.uint8)
+            np.testing.assert_array_equal(labels, expected)
+    return summary
+
+
+def find_problems(root: Path, mode: str = "multiclass", **options) -> str:
+    with pytest.raises(SegkitError) as caught:
+        check(FolderSource(mode, root=root, **options), mode, needed=("train",))
+    return str(caught.value)
+
+
+# --- colours -------------------------------------------------------------------------------------
+
+
+def test_values_of_colours() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (50, 3)).astype(np.uint8)
+    colours[:20] = colours[:20, :1]
+    values = encode_colors(colours)
+    assert len(set(values.tolist())) == len(np.unique(colours, axis=0))
+    np.testing.assert_array_equal(decode_colors(values), colours)
+    for colour, value in zip(colours.tolist(), values.tolist(), strict=True):
+        assert color_to_value(colour) == value
+        assert value_to_color(value) == tuple(colour)
+    assert color_to_value((0, 0, 7)) > 255  # no grey
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "bmp", "webp"])
+def test_colours_of_the_classes_decode_masks(tmp_path: Path, kind: str) -> None:
+    save = {"lossless": True} if kind == "webp" else {}
+    put(tmp_path, [paint(draw(n), BLACK, RED, BLUE) for n in range(4)], kind, **save)
+    summary = run(tmp_path, class_colors=(BLACK, RED, BLUE))
+    assert summary.num_classes == 3
+    assert "masks hold colours, which are read by data.class_colors" in summary.notes
+    # in another order
+    with pytest.raises(AssertionError):
+        run(tmp_path, class_colors=(BLACK, BLUE, RED))
+
+
+def test_greys_among_the_colours_of_the_classes(tmp_path: Path) -> None:
+    """ISPRS: buildings are white, roads are grey."""
+    grey = (128, 128, 128)
+    put(tmp_path, [paint(draw(n), WHITE, grey, RED) for n in range(4)])
+    run(tmp_path, class_colors=(WHITE, grey, RED))
+    put(tmp_path / "b", [paint(draw(n), BLACK, grey, WHITE) for n in range(4)])
+    run(tmp_path / "b", class_colors=(BLACK, grey, WHITE))
+    put(tmp_path / "c", [draw(n) * 100 for n in range(4)])
+    run(tmp_path / "c", class_colors=(BLACK, (100, 100, 100), (200, 200, 200)))
+
+
+def test_colours_for_display_leave_masks_of_numbers_alone(tmp_path: Path) -> None:
+    put(tmp_path, [draw(n) for n in range(4)])
+    summary = run(tmp_path, class_colors=(BLACK, (1, 1, 1), RED))
+    assert summary.coding.to_label == {}
+
+
+def test_colours_that_are_found_are_proposed_with_their_shares(tmp_path: Path) -> None:
+    put(tmp_path, [paint(draw(n), BLACK, RED, BLUE) for n in range(4)])
+    text = find_problems(tmp_path)
+    shares = {c: np.mean([(draw(n) == c).mean() for n in range(4)]) for c in (0, 1, 2)}
+    for colour, label in (("#000000", 0), ("#ff0000", 1), ("#0000ff", 2)):
+        assert f"{colour} {shares[label]:.2%}" in text
+    proposed = text.partition("data.class_colors=")[2].partition("'")[0]
+    colors = tuple(map(tuple, __import__("json").loads(proposed)))
+    assert set(colors) == {BLACK, RED, BLUE}
+    assert colors[0] == BLACK
+    check(FolderSource("multiclass", root=tmp_path, class_colors=colors), "multiclass")
+
+
+def test_a_colour_that_is_no_class(tmp_path: Path) -> None:
+    put(tmp_path, [paint(draw(n), BLACK, RED, BLUE) for n in range(3)])
+    text = find_problems(tmp_path, class_colors=(BLACK, RED))
+    assert "3 of 3 masks (images/" in text
+    assert ".png) hold #0000ff" in text
+    assert "'data.class_colors=[[0,0,0],[255,0,0],[0,0,255]]'" in text
+    assert f"'data.label_map={{{color_to_value(BLUE)}: 255}}'" in text
+    options = {"class_colors": (BLACK, RED), "label_map": {color_to_value(BLUE): 255}}
+    summary = check(FolderSource("multiclass", root=tmp_path, **options), "multiclass")
+    assert summary.num_classes == 2
+    text = find_problems(tmp_path, class_colors=(RED, BLUE))  # black is not label 0
+    assert "hold #000000" in text
+
+
+def test_soft_edges_are_many_colours(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3)).astype(np.uint8)
+    put(tmp_path, [noise] * 3)
+    assert "colours, 768 in all" in find_problems(tmp_path)
+
+
+def test_transparent_pixels_of_a_mask_are_black(tmp_path: Path) -> None:
+    masks = []
+    for n in range(3):
+        opacity = np.where(draw(n) > 0, 255, 0)[..., None]
+        masks.append(np.dstack([paint(draw(n), WHITE, RED, BLUE), opacity]).astype(np.uint8))
+    put(tmp_path, masks)
+    run(tmp_path, class_colors=(BLACK, RED, BLUE))
+
+
+def test_ids_in_colours(tmp_path: Path) -> None:
+    put(tmp_path, [paint(draw(n), BLACK, (1, 2, 3), (7, 0, 200)) for n in range(4)])
+    source = FolderSource("binary", root=tmp_path, instances=True)
+    summary = check(source, "binary")
+    assert summary.class_share[1] == pytest.approx(np.mean([draw(n) > 0 for n in range(4)]))
+
+
+# --- palettes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "bmp", "gif"])
+def test_indices_of_the_same_palette_count(tmp_path: Path, kind: str) -> None:
+    put(tmp_path, [index(draw(n), [0, 1, 2], BLACK, RED, BLUE) for n in range(4)], kind)
+    summary = run(tmp_path)
+    [note] = [note for note in summary.notes if "palette" in note]
+    assert "4 masks have a palette; their indices count" in note
+
+
+def test_a_palette_that_is_the_beginning_of_another_one_agrees(tmp_path: Path) -> None:
+    masks = [index(draw(n), [0, 1, 2], BLACK, RED, BLUE) for n in range(3)]
+    masks.append(index(draw(3), [0, 1, 2, 3], BLACK, RED, BLUE, GREEN))
+    run(put(tmp_path, masks))
+
+
+def test_palettes_that_differ_are_matched_by_colour(tmp_path: Path) -> None:
+    orders = [[0, 1, 2], [2, 0, 1], [1, 0, 5], [0, 1, 2]]
+    masks = [index(draw(n), order, BLACK, RED, BLUE) for n, order in enumerate(orders)]
+    put(tmp_path, masks)
+    summary = run(tmp_path, class_colors=(BLACK, RED, BLUE))
+    assert "the palettes of the masks differ" in "".join(summary.notes)
+    assert "'data.class_colors=[[0,0,0]," in find_problems(tmp_path)  # or it stops
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_black_and_white_palettes_that_differ(tmp_path: Path, kind: str) -> None:
+    masks = [
+        index((draw(n) > 0).astype(int), [0, 1] if n % 2 else [1, 0], BLACK, WHITE)
+        for n in range(4)
+    ]
+    put(tmp_path, masks, kind)
+    run(tmp_path, "binary")
+
+
+def test_colours_in_another_order_than_the_palette(tmp_path: Path) -> None:
+    """The palette says that index 1 is blue, the user that class 1 is red."""
+    put(tmp_path, [index(draw(n), [0, 2, 1], BLACK, RED, BLUE) for n in range(4)])
+    run(tmp_path, class_colors=(BLACK, RED, BLUE))
+
+
+# --- lossy files and sizes -----------------------------------------------------------------------
+
+
+def test_masks_with_loss_are_refused_or_rounded(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        [paint(draw(n), BLACK, RED, BLUE) for n in range(4)],
+        "jpg",
+        quality=95,
+        subsampling=0,
+    )
+    text = find_problems(tmp_path, class_colors=(BLACK, RED, BLUE))
+    assert "compressed with loss" in text
+    assert "data.mask_values=nearest" in text
+    assert "instances" not in text
+    source = FolderSource(
+        "multiclass", root=tmp_path, class_colors=(BLACK, RED, BLUE), mask_values="nearest"
+    )
+    summary = check(source, "multiclass")
+    for sample in summary.splits["train"]:
+        labels = summary.coding.encode(source.read_mask(sample))
+        assert (labels != draw(int(Path(sample.name).stem))).mean() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "tif"])
+def test_black_and_white_with_loss(tmp_path: Path, kind: str) -> None:
+    masks = [(draw(n) > 0).astype(np.uint8) * 255 for n in range(4)]
+    put(tmp_path, masks, kind, **({"compression": "jpeg"} if kind == "tif" else {"quality": 60}))
+    assert "compressed with loss" in find_problems(tmp_path, "binary")
+    source = FolderSource("binary", root=tmp_path, mask_values="nearest")
+    summary = check(source, "binary")
+    for sample in summary.splits["train"]:
+        labels = summary.coding.encode(source.read_mask(sample))
+        assert (labels != (draw(int(Path(sample.name).stem)) > 0)).mean() < 0.01
+
+
+def test_soft_edges_are_rounded(tmp_path: Path) -> None:
+    soft = [
+        np.asarray(
+            Image.fromarray((draw(n) > 0) * np.uint8(255)).resize((W, H)).rotate(1, Image.BICUBIC)
+        )
+        for n in range(3)
+    ]
+    put(tmp_path, soft)
+    assert "mask_values=nearest" in find_problems(tmp_path, "binary")
+    check(FolderSource("binary", root=tmp_path, mask_values="nearest"), "binary")
+
+
+def test_rounding() -> None:
+    values = np.array([[0, 90, 130], [254, 255, 200]], np.uint8)
+    assert round_to_nearest(values, (0, 255)).tolist() == [[0, 0, 255], [255, 255, 255]]
+    assert round_to_nearest(values, (0, 100, 200)).tolist() == [[0, 100, 100], [200, 200, 200]]
+    colours = encode_colors(np.array([[250, 10, 0], [10, 0, 240], [90, 90, 90]], np.uint8))
+    known = [color_to_value(c) for c in (BLACK, RED, BLUE)]
+    assert round_to_nearest(colours, known).tolist() == [known[1], known[2], known[0]]
+    with pytest.raises(
+        SegkitError, match=r"data\.class_colors, data\.label_map or data\.class_names"
+    ):
+        FolderSource("multiclass", root=Path(), mask_values="nearest")
+
+
+def test_masks_of_another_size(tmp_path: Path) -> None:
+    put(tmp_path, [draw(n) for n in range(3)])
+    for n in range(3):
+        Image.fromarray(draw(n).repeat(3, 0).repeat(3, 1)).save(tmp_path / f"masks/{n}.png")
+    assert "both must have the same size" in find_problems(tmp_path)
+    run(tmp_path, resize_masks=True)
+    for n in range(3):  # smaller ones
+        Image.fromarray(draw(n)[::2, ::2]).save(tmp_path / f"masks/{n}.png")
+    source = FolderSource("multiclass", root=tmp_path, resize_masks=True)
+    assert check(source, "multiclass").num_classes == 3
+    assert fit_size(np.array([[1, 2]]), (2, 4)).tolist() == [[1, 1, 2, 2]] * 2
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+
+def test_255_among_ids(tmp_path: Path) -> None:
+    ids = [draw(n).astype(np.uint8) for n in range(3)]
+    for mask in ids:
+        mask[2] = np.where(mask[2] > 0, 255, 0)
+    put(tmp_path / "void", ids)
+    options = {"root": tmp_path / "void", "instances": True}
+    summary = check(FolderSource("binary", **options), "binary")
+    assert summary.coding.to_label[255] == 255
+    assert "255 means 'not labelled', not an object" in "".join(summary.notes)
+    summary = check(FolderSource("binary", label_map={255: 1}, **options), "binary")
+    assert summary.coding.label_of(255) == 1
+    many = [np.arange(H * W).reshape(H, W).astype(np.uint16) % 300 for _ in range(3)]
+    for n, mask in enumerate(many):
+        (tmp_path / "many/masks").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "many/images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"many/masks/{n}.tif", mask)
+        Image.fromarray(draw(n)).save(tmp_path / f"many/images/{n}.png")
+    summary = check(FolderSource("binary", root=tmp_path / "many", instances=True), "binary")
+    assert summary.coding.label_of(255) == 1
+
+
+# --- proposals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("levels", "proposals"),
+    [
+        ((0, 85, 170), ["'data.label_map={85: 1, 170: 2}' for 3 classes"]),
+        (
+            (0, 128, 255),
+            [
+                "'data.label_map={128: 1, 255: 2}' for 3 classes",
+                "'data.label_map={128: 1}' for 2 classes with 255 as 'not labelled'",
+            ],
+        ),
+        ((10, 20, 30), ["'data.label_map={10: 0, 20: 1, 30: 2}' for 3 classes"]),
+    ],
+)
+def test_grey_levels_are_proposed_as_labels(tmp_path: Path, levels, proposals) -> None:
+    put(tmp_path, [np.array(levels, np.uint8)[draw(n)] for n in range(3)])
+    text = find_problems(tmp_path)
+    for proposal in proposals:
+        assert proposal in text
+    mapping = {
+        int(k): int(v)
+        for k, v in (
+            p.split(":") for p in proposals[0].partition("{")[2].partition("}")[0].split(",")
+        )
+    }
+    run(tmp_path, label_map=mapping)
+
+
+def test_three_levels_with_a_binary_head(tmp_path: Path) -> None:
+    put(tmp_path, [np.array([0, 128, 255], np.uint8)[draw(n)] for n in range(3)])
+    assert "head=multiclass 'data.label_map={128: 1, 255: 2}' for 3 classes" in find_problems(
+        tmp_path, "binary"
+    )
+
+
+# --- images that are turned, and opacity ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_images_that_are_turned_while_their_masks_are_not(tmp_path: Path, orientation: int) -> None:
+    put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for n in range(3):
+        (tmp_path / f"images/{n}.png").unlink()
+        Image.fromarray(draw(n) * 100).save(tmp_path / f"images/{n}.jpg", exif=exif)
+    if orientation == 6:
+        assert "both must have the same size" in find_problems(tmp_path, "binary")
+        assert "data.orientation=stored" in find_problems(tmp_path, "binary")
+    else:
+        summary = check(FolderSource("binary", root=tmp_path), "binary")
+        [note] = [n for n in summary.notes if "EXIF" in n]
+        assert note.startswith("3 images are turned by their EXIF orientation, their masks are not")
+    source = FolderSource("binary", root=tmp_path, orientation="stored")
+    summary = check(source, "binary")
+    assert not [n for n in summary.notes if "EXIF" in n]
+    for sample in summary.splits["train"]:
+        image, mask = source.read_image(sample), source.read_mask(sample)
+        assert image[mask > 0].min() > 50
+
+
+def test_opaque_images_have_three_channels_and_transparent_pixels_are_ignored(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
+    for n in range(3):
+        colour = np.dstack([draw(n) * 100] * 3 + [np.full((H, W), 255)]).astype(np.uint8)
+        if n == 2:
+            colour[:, :4, 3] = 0
+        Image.fromarray(colour).save(tmp_path / f"images/{n}.png")
+    summary = check(FolderSource("binary", root=tmp_path, split="blocks"), "binary")
+    assert summary.in_channels == 3
+    assert summary.with_empty == {"images/2.png"}
+    assert "1 images have an alpha channel, which is left out" in "".join(summary.notes)
+    kept = check(FolderSource("binary", root=tmp_path, channels=4), "binary")
+    assert (kept.in_channels, kept.with_empty) == (4, frozenset())

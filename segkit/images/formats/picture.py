@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
+import cv2
 import imagecodecs
 import numpy as np
 from PIL.BmpImagePlugin import BmpImageFile
@@ -206,6 +207,13 @@ class _JpegPicture(_Picture):
 
 class _BmpPicture(_Picture):
     opens = BmpImageFile
+
+    def _decode(self, data: bytes, image: ImageFile) -> Raster:
+        bits = int.from_bytes(data[28:30], "little")
+        if image.mode == "1" and bits > 1:  # black and white in bytes, which Pillow reads as bits
+            grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+            return Raster((np.asarray(grey) > 127)[..., None])
+        return _convert_image(image)
 
 
 class _WebPPicture(_Picture):

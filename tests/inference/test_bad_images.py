@@ -43,7 +43,7 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(binary_run, tmp_pa
         photometric="minisblack",
         planarconfig="contig",
     )
-    tifffile.imwrite(tmp_path / "in/nan.tif", np.full((8, 8), np.nan, np.float32))
+    tifffile.imwrite(tmp_path / "in/inf.tif", np.full((8, 8), np.inf, np.float32))
     (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:300])
     (tmp_path / "in/empty.jpg").write_bytes(b"")
     given = [f"checkpoint='{binary_run.checkpoint}'", f"input='{tmp_path / 'in'}'", "device=cpu"]
@@ -54,7 +54,7 @@ def test_each_bad_image_is_named_and_the_others_are_predicted(binary_run, tmp_pa
     for name, reason in {
         "flat.png": "no pixels, only 0 x 7: save it again or remove it",
         "five.tif": "an image with 5 channels cannot be converted to 1",
-        "nan.tif": "not finite (NaN or infinite): replace them first",
+        "inf.tif": "infinite values: replace them by numbers or NaN first",
         "cut.png": "it is cut short",
         "empty.jpg": "it is empty",
     }.items():

@@ -137,9 +137,9 @@ def test_an_image_of_another_folder_is_another_image(run, images, tmp_path):
 def test_an_image_that_changes_while_it_is_read_is_redone(run, images, out, monkeypatch):
     read = ImageReader.read_image
 
-    def read_and_change(self, page=None):
+    def read_and_change(self, *args):
         os.utime(images / "0.png", (1, 1))
-        return read(self, page)
+        return read(self, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(ImageReader, "read_image", read_and_change)

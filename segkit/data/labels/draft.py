@@ -114,7 +114,8 @@ class Draft:
         images = list(self._images.values())
         for image in images:
             image.categories = tuple(new[number] for number in image.categories)
-        notes = [*self.notes, *(f"{number} {what}" for what, number in self._counts.items())]
+        counted = [f"{what} ({number})" for what, number in self._counts.items()]
+        notes = [*self.notes, *counted]
         for (before, place), number in self._repeated.items():
             name = self._repeated_names[before, place]
             self.problems.append(
@@ -124,14 +125,12 @@ class Draft:
                 " again, which is not used: keep one of them"
             )
         if images and not any(image.categories for image in images):
-            counted = "; ".join(f"{number} {what}" for what, number in self._counts.items())
             self.problems.append(
-                f"none of the {len(images)} images has {self.shape} that can be drawn"
-                + (f": {counted}" if counted else "")
+                "; ".join([f"no image has {self.shape} that can be drawn", *counted])
             )
         if unused := self._list_unused():
             notes.append(
-                f"{len(unused)} images in the same folders are not annotated and not used:"
+                f"images in the same folders are not annotated and not used ({len(unused)}):"
                 f" {', '.join(unused[:3])}{' ...' if len(unused) > 3 else ''}"
             )
         colors = [self._colors.get(name) for name in names]

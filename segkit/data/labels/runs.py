@@ -111,7 +111,8 @@ def encode_runs(runs: Ends, size: tuple[int, int]) -> Rle:
         starts = starts[np.concatenate(([True], apart))]
         stops = stops[np.concatenate((apart, [True]))]
     ends = np.column_stack((starts, stops)).ravel()
-    return encode_counts(np.diff(ends, prepend=0, append=size[0] * size[1]), size)
+    counts = np.diff(ends, prepend=0, append=size[0] * size[1])
+    return encode_counts(counts if counts[-1] else counts[:-1], size)
 
 
 def encode_mask(mask: NDArray[Any], size: tuple[int, int], top: int = 0, left: int = 0) -> Rle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -214,4 +215,6 @@ def _make_canvas(size: tuple[int, int], dtype: type[np.generic]) -> NDArray[Any]
 
 
 def _to_rows(canvas: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    return np.ascontiguousarray(canvas.reshape(size[::-1]).T)
+    if not canvas.size:
+        return canvas.reshape(size)
+    return cv2.transpose(canvas.reshape(size[::-1]))  # twice as fast as a copy by numpy

@@ -63,10 +63,14 @@ class QupathFormat(LabelFormat, name="qupath"):
         """Read one file after the other; the split is that of a file's folder."""
         draft = Draft(tree, "outlines")
         read: list[tuple[str, str, list[_Object]]] = []
+        near: dict[str, list[str]] = {}
         for path in files:
             file = tree.relative(path)
+            folder = posixpath.dirname(file)
+            if folder not in near:
+                near[folder] = [folder, *tree.list_near(file)]
             try:
-                image = _find_image(file, tree)
+                image = _find_image(file, near[folder], tree)
                 features = _list_features(read_json(path))
             except SegkitError as error:
                 draft.report(file, explain(error))
@@ -95,14 +99,13 @@ def _may_be_geojson(path: Path) -> bool:
     return start[:1] in (b"{", b"[") and (b'"Feature' in start or path.suffix == ".geojson")
 
 
-def _find_image(file: str, tree: FileTree) -> str:
+def _find_image(file: str, near: list[str], tree: FileTree) -> str:
     """The image of a GeoJSON: the same name without the suffix or with another one.
 
     The file may lie beside the image, or in a folder with the sub-folders of the images, as
     segkit's own in ``polygons``.
     """
     folder, name = posixpath.split(posixpath.splitext(file)[0])
-    near = [folder, *tree.list_near(file)]
     parts = [*folder.split("/"), name] if folder else [name]
     for first in range(len(parts) - 1):
         with suppress(SegkitError):
@@ -202,5 +205,5 @@ def _find_order(each: _Object) -> tuple[bool, float]:
 
 
 def _find_area(ring: Ring) -> float:
-    x, y = ring[:, 0], ring[:, 1]
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+    x, y = (ring - ring[0]).T
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2

@@ -141,14 +141,15 @@ def _find_age(numbered: tuple[int, dict[str, Any]]) -> tuple[float, int]:
     number, annotation = numbered
     for key in ("updated_at", "created_at"):
         value = annotation.get(key)
-        if isinstance(value, int | float):  # of the first versions
+        if isinstance(value, int | float) and 0 <= value < 2**40:  # of the first versions
             return float(value), number
         if isinstance(value, str):
             try:
                 time = datetime.fromisoformat(value)
-            except ValueError:
+                time = time if time.tzinfo else time.replace(tzinfo=UTC)
+                return time.timestamp(), number
+            except (ValueError, OverflowError):
                 continue
-            return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp(), number
     return 0.0, number
 
 
@@ -254,7 +255,7 @@ def _read_region(value: dict[str, Any], size: tuple[int, int] | None) -> Region 
         keys = ("x", "y", "radiusX", "radiusY") if "radiusX" in value else _BOX
         x, y, across, down = (float(value[key]) / 100 for key in keys)
         degrees = float(value.get("rotation") or 0)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise SegkitError("its place or size is no number") from None
     x, y, across, down = x * width, y * height, across * width, down * height
     ring = (

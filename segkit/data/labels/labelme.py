@@ -6,7 +6,6 @@ https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import base64
-import binascii
 import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -95,7 +94,7 @@ def _read_shapes(
         if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
             draft.report(place, "it has no 'label'")
             continue
-        kind, label = entry.get("shape_type") or "polygon", entry["label"]
+        kind, label = str(entry.get("shape_type") or "polygon"), entry["label"]
         if kind in _LINES:
             draft.count(f"{_LINES[kind]} are not used: they have no area")
             continue
@@ -122,8 +121,6 @@ def _read_region(kind: str, entry: dict[str, Any], size: tuple[int, int] | None)
         raise SegkitError(f"the shape_type '{kind}' is not known")
     if len(points) < 2:
         raise SegkitError(f"a {kind} has 2 points, not {len(points)}")
-    if not np.isfinite(points).all():
-        raise SegkitError("a coordinate is NaN or infinite")
     low, high = points.min(axis=0), points.max(axis=0)
     if kind == "rectangle":  # some programs write its four corners
         return fill_ring(make_box(*low, *high))
@@ -141,7 +138,7 @@ def _read_mask(encoded: Any, corner: Any, size: tuple[int, int] | None) -> Regio
         raise SegkitError("it has no mask")
     try:
         values = read_image(base64.b64decode(encoded, validate=True))
-    except binascii.Error:
+    except ValueError:
         raise SegkitError("its mask is not base64") from None
     left, top = (int(value) for value in corner)
     return encode_mask(values.max(axis=2), size, top, left)

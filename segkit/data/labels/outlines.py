@@ -13,6 +13,8 @@ from segkit.data.labels.base import Polygon, Polygons, Ring
 CORNERS = 128
 """Of the polygon that stands for an ellipse: it is 0.03 % of the radius inside at most."""
 
+_LARGEST = 1e12
+
 
 def read_coordinates(values: Any) -> Ring:
     """The corners of ``[x1, y1, x2, y2, ...]``.
@@ -39,7 +41,7 @@ def read_points(values: Any) -> Ring:
 
 def read_pairs(values: Any) -> Ring:
     """Any number of points ``[[x1, y1], [x2, y2], ...]``; raises as :func:`read_points`."""
-    points = _read_numbers(values)
+    points = check_numbers(_read_numbers(values))
     if points.size == 0:
         return np.zeros((0, 2))
     if points.ndim != 2 or points.shape[1] < 2:
@@ -51,16 +53,28 @@ def check_ring(ring: Ring) -> Ring:
     """Return the corners without a repeated first one at the end.
 
     Raises:
-        SegkitError: There are less than three, or a coordinate is not finite.
+        SegkitError: There are less than three, or a coordinate is no usable number.
     """
-    if not np.isfinite(ring).all():
-        raise SegkitError("a coordinate is NaN or infinite")
+    check_numbers(ring)
     if len(ring) > 1 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
     if len(ring) < 3:
         points = "1 point" if len(ring) == 1 else f"{len(ring)} points"
         raise SegkitError(f"its outline has {points}, but a region needs 3")
     return np.ascontiguousarray(ring)
+
+
+def check_numbers(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return numbers that can be coordinates.
+
+    Raises:
+        SegkitError: One is not finite, or so large that areas overflow.
+    """
+    if not np.isfinite(numbers).all():
+        raise SegkitError("a coordinate is NaN or infinite")
+    if numbers.size and np.abs(numbers).max() > _LARGEST:
+        raise SegkitError(f"a coordinate is larger than {_LARGEST:.0e}")
+    return numbers
 
 
 def make_box(left: float, top: float, right: float, bottom: float) -> Ring:
@@ -71,6 +85,7 @@ def make_box(left: float, top: float, right: float, bottom: float) -> Ring:
 
 def make_ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Ring:
     """Corners on an ellipse around a point."""
+    check_numbers(np.array([x, y, radius_x, radius_y]))
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     corners = np.column_stack((x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)))
     return check_ring(corners)
@@ -80,6 +95,8 @@ def rotate_ring(ring: Ring, degrees: float, x: float, y: float) -> Ring:
     """Turn corners around a point, clockwise as the image is seen (y points down)."""
     if not degrees:
         return ring
+    if not np.isfinite(degrees):
+        raise SegkitError("its rotation is no number")
     angle = np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     center = np.array([x, y])

@@ -137,6 +137,7 @@ def test_ellipses_and_turned_rectangles():
         ([0, 0, 1, 1, 2], r"odd number of coordinates \(5\)"),
         ([0, 0, 1, float("nan"), 2, 2], "NaN"),
         ([0, 0, 1, float("inf"), 2, 2], "infinite"),
+        ([0, 0, 1, 1e13, 2, 2], r"larger than 1e\+12"),
         ([0, 0, 1, None, 2, "x"], "not a list of numbers"),
         ([0, 0, 1, 10**400, 2, 2], "not a list of numbers"),
         ([[0, 0], [1, 1]], "not a list of numbers"),

@@ -29,6 +29,7 @@ BRUSH = [int(BITS[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(BITS), 8)]
 
 
 BOX = "rectanglelabels"
+TURNED = {"x": 25, "y": 50, "width": 20, "height": 20, "rotation": 90}
 
 
 def result(value, kind, **more):
@@ -67,12 +68,11 @@ def test_shapes_are_percentages_of_the_image(tmp_path):
     put_images(tmp_path, "a.png")
     box = {"x": 50, "y": 50, "width": 25, "height": 20, "rectanglelabels": ["cat"]}
     # turned around its first corner: from (10, 10), 8 wide and 4 high, to 4 wide and 8 high
-    turned = {"x": 25, "y": 50, "width": 20, "height": 20, "rotation": 90}
     ellipse = {"x": 75, "y": 20, "radiusX": 10, "radiusY": 10, "rotation": 0}
     results = [
         SQUARE,
         result(box, "rectanglelabels"),
-        result({**turned, "rectanglelabels": ["cow"]}, "rectanglelabels"),
+        result({**TURNED, "rectanglelabels": ["cow"]}, "rectanglelabels"),
         result({**ellipse, "ellipselabels": ["dog"]}, "ellipselabels"),
         result({"x": 1, "y": 1, "width": 0.5, "keypointlabels": ["cow"]}, "keypointlabels"),
         result({"choices": ["good"]}, "choices"),
@@ -109,6 +109,13 @@ def test_brush_strokes(tmp_path):
     assert found.problems == []
     labels = draw_labels(found.images[0].read_shapes((2, 2)), (2, 2), 1)
     np.testing.assert_array_equal(labels, [[1, 0], [1, 0]])
+
+
+def test_bytes_that_label_studio_itself_has_packed():
+    # label_studio_sdk.converter.brush.mask2rle([[0, 255, 255], [0, 0, 255]])
+    packed = [0, 0, 0, 24, 57, 27, 252, 96, 19, 255, 206, 1, 31, 248]
+    expected = [[False, True, True], [False, False, True]]
+    np.testing.assert_array_equal(decode_brush(packed, (2, 3)), expected)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +244,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         result({"rle": [1], "brushlabels": ["x"]}, "brushlabels"),
         result({"points": "x", "polygonlabels": ["x"]}, "polygonlabels"),
         7,
+        result({**TURNED, "rotation": float("inf")}, BOX),
     ]
     sizes = [SQUARE, {**SQUARE, "original_width": 7}]
     put(
@@ -261,6 +269,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         " Studio: turn the file instead",
         "export.json, task 1, result 4: brushlabels: its run lengths are cut short",
         "export.json, task 1, result 5: polygonlabels: its coordinates are not a list of numbers",
+        "export.json, task 1, result 6: rectanglelabels: its rotation is no number",
         "export.json, task 2: there is no image none.png",
         "export.json, task 3: its shapes state several sizes of the image",
         "export.json, task 4: it names no image, only 'text'",

@@ -133,11 +133,12 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         shape(None, [[1, 1], [2, 2], [3, 3]]),
         shape("a", [[1, 1]], "rectangle"),
         shape("a", [[1, float("nan")], [3, 3]], "circle"),
-        shape("a", [[1, 1], [2, 2]], "mask", mask="?"),
+        shape("a", [[1, 1], [2, 2]], "mask", mask="é"),
         shape("a", [[1, 1], [2, 2]], "mask"),
         shape("a", [[1, 1], [2, 2]], "mask", mask=base64.b64encode(b"no PNG").decode()),
         shape("a", [[1, 1], [2, 2]], "star"),
         shape("a", "points"),
+        shape("a", [[1, 1], [2, 2]], ["x"]),
         shape("a", [[1, 1], [9, 1], [9, 9]]),
         5,
     ]
@@ -159,7 +160,8 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         "a.json, shape 7: a: the file: cannot be read: it is not a PNG, JPEG, TIFF, BMP or WebP",
         "a.json, shape 8: a: the shape_type 'star' is not known",
         "a.json, shape 9: a: its coordinates are not a list of numbers",
-        "a.json, shape 11: it has no 'label'",
+        "a.json, shape 10: a: the shape_type '['x']' is not known",
+        "a.json, shape 12: it has no 'label'",
         "b.json: there is no image b.png; it is embedded (imageData): write it with"
         " labelme_export_json",
         "c.json, shape 1: a: a mask needs imageHeight and imageWidth",

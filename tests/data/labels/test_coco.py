@@ -151,6 +151,17 @@ def test_roboflow_s_folders_and_its_class_above_all_others(tmp_path):
     assert found.notes == ["the class cells groups others and never occurs"]
 
 
+def test_a_class_above_others_that_occurs_is_kept(tmp_path):
+    write_image(tmp_path / "a.png", PIXELS)
+    categories = [
+        {"id": 1, "name": "animal", "supercategory": "none"},
+        {"id": 2, "name": "dog", "supercategory": "animal"},
+    ]
+    put(tmp_path, "set.json", ["a.png"], [shape(category=1)], categories)
+    found = read(tmp_path)
+    assert (found.categories, found.notes) == (("animal", "dog"), [])
+
+
 def test_background_colours_and_pages(tmp_path):
     write_image(tmp_path / "a.png", PIXELS)
     categories = [

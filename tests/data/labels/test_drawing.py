@@ -97,7 +97,11 @@ def test_what_is_outside_of_the_image_is_clipped():
     assert not draw(fill_ring(make_box(20, 3, 30, 5))).any()
     far = np.array([(-1e12, -1e12), (3e12, -1e12), (-1e12, 3e12)])
     np.testing.assert_array_equal(draw(fill_ring(far)), 1)
-    # the edge from (3, 0) on to the far right leaves the image at the bottom
+    before = np.array([(-1e11, -1e11), (8, -1e11), (8, 8), (-1e11, 8)])
+    expected = np.zeros((9, 9), np.uint8)
+    expected[:8, :8] = 1
+    np.testing.assert_array_equal(draw(fill_ring(before), (9, 9)), expected)
+    # the diagonal
     slope = draw(fill_ring(np.array([(0, 0), (1e9, 1e9), (0, 1e9)])), (20, 20))
     np.testing.assert_array_equal(slope, np.tri(20))
 

@@ -244,7 +244,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         result({"rle": [1], "brushlabels": ["x"]}, "brushlabels"),
         result({"points": "x", "polygonlabels": ["x"]}, "polygonlabels"),
         7,
-        result({**TURNED, "rotation": float("inf")}, BOX),
+        result({**TURNED, "rotation": float("inf"), BOX: ["x"]}, BOX),
     ]
     sizes = [SQUARE, {**SQUARE, "original_width": 7}]
     put(

@@ -114,6 +114,15 @@ def test_folders_of_images(tmp_path):
     ]
 
 
+def test_later_names_cover_earlier_ones(tmp_path):
+    put(tmp_path, "images/1.png")
+    for label in ("car-2", "car"):  # as paths in the other order
+        put(tmp_path, f"masks/{label}/1.png", 0, 4, 0, 4)
+    found = read(ClassMasksFormat, tmp_path)
+    assert found.categories == ("car", "car-2")
+    assert draw_labels(found.images[0].shapes, SIZE, 2)[0, 0] == 2
+
+
 def test_what_may_mean_something_else_is_not_taken(tmp_path):
     # a mask for each image, in the same sub-folders
     put(tmp_path, "a/images/car/1.png")

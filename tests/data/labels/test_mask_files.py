@@ -1,0 +1,155 @@
+"""Mask files of single objects and of single classes."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from segkit.data.labels.class_masks import ClassMasksFormat
+from segkit.data.labels.drawing import draw_ids, draw_labels, draw_layers
+from segkit.data.labels.object_masks import ObjectMasksFormat
+from segkit.data.labels.tree import FileTree
+
+SIZE = (8, 9)
+
+
+def put(root, name, *rectangle, value=255):
+    """An image, or a mask with a rectangle of rows and columns."""
+    values = np.zeros(SIZE, np.uint8)
+    if rectangle:
+        top, bottom, left, right = rectangle
+        values[top:bottom, left:right] = value
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def read(kind, root):
+    tree = FileTree(root)
+    return kind.read(kind.find(tree), tree)
+
+
+def open_mask(path):
+    return np.array(Image.open(path)) > 0
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def test_the_masks_of_an_image_are_objects_by_name(tmp_path):
+    put(tmp_path, "stage1_train/x/images/x.png")
+    put(tmp_path, "stage1_train/x/masks/b.png", 0, 3, 0, 3)
+    put(tmp_path, "stage1_train/x/masks/a.png", 5, 8, 5, 9, value=1)
+    put(tmp_path, "stage1_train/y/images/y.png")
+    (tmp_path / "stage1_train/y/masks").mkdir()
+    put(tmp_path, "stage1_test/z/images/z.png")
+    found = read(ObjectMasksFormat, tmp_path)
+    assert (found.categories, found.problems) == (("object",), [])
+    assert [(image.name, image.split) for image in found.images] == [
+        ("stage1_train/x/images/x.png", "train"),
+        ("stage1_train/y/images/y.png", "train"),
+    ]
+    assert found.notes == ["folders of masks are empty: their images show only the background (1)"]
+    ids = draw_ids(found.images[0].read_shapes(SIZE), SIZE)
+    for number, name in ((1, "a"), (2, "b")):
+        mask = open_mask(tmp_path / f"stage1_train/x/masks/{name}.png")
+        np.testing.assert_array_equal(ids == number, mask)
+
+
+def test_a_folder_of_images_and_one_of_masks_are_no_objects(tmp_path):
+    put(tmp_path, "a/images/x.png")
+    put(tmp_path, "a/masks/x.png", 0, 3, 0, 3)
+    put(tmp_path, "b/images/x.png")
+    put(tmp_path, "b/images/y.png")
+    put(tmp_path, "b/masks/1.png", 0, 3, 0, 3)
+    put(tmp_path, "images/x.png")
+    put(tmp_path, "masks/1.png", 0, 3, 0, 3)
+    assert ObjectMasksFormat.find(FileTree(tmp_path)) == []
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def put_classes(root, by_class, place=""):
+    for image in ("1", "2"):
+        put(root, f"{place}images/{image}.png")
+    for label, image, rectangle in (
+        ("road", "1", (0, 4, 0, 4)),
+        ("car", "1", (2, 6, 2, 6)),
+        ("car", "2", (0, 2, 0, 2)),
+        ("background", "2", (0, 1, 0, 1)),
+    ):
+        folder, name = (label, image) if by_class else (image, label)
+        put(root, f"{place}masks/{folder}/{name}.png", *rectangle)
+
+
+def check_classes(found, root):
+    assert (found.categories, found.problems) == (("car", "road"), [])
+    labels = draw_labels(found.images[0].read_shapes(SIZE), SIZE, 2)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[2:6, 2:6] = 1
+    expected[:4, :4] = 2
+    np.testing.assert_array_equal(labels, expected)
+    layers = draw_layers(found.images[0].shapes, SIZE, 2)
+    assert layers[3, 3].tolist() == [1, 1]
+
+
+def test_folders_of_classes(tmp_path):
+    put_classes(tmp_path, by_class=True)
+    found = read(ClassMasksFormat, tmp_path)
+    check_classes(found, tmp_path)
+    assert [image.name for image in found.images] == ["images/1.png", "images/2.png"]
+
+
+def test_folders_of_images(tmp_path):
+    for split in ("train", "val"):
+        put_classes(tmp_path, by_class=False, place=f"{split}/")
+    found = read(ClassMasksFormat, tmp_path)
+    check_classes(found, tmp_path)
+    assert [(image.name, image.split) for image in found.images] == [
+        ("train/images/1.png", "train"),
+        ("train/images/2.png", "train"),
+        ("val/images/1.png", "val"),
+        ("val/images/2.png", "val"),
+    ]
+
+
+def test_later_names_cover_earlier_ones(tmp_path):
+    put(tmp_path, "images/1.png")
+    for label in ("car-2", "car"):  # as paths in the other order
+        put(tmp_path, f"masks/{label}/1.png", 0, 4, 0, 4)
+    found = read(ClassMasksFormat, tmp_path)
+    assert found.categories == ("car", "car-2")
+    assert draw_labels(found.images[0].shapes, SIZE, 2)[0, 0] == 2
+
+
+def test_what_may_mean_something_else_is_not_taken(tmp_path):
+    # a mask for each image, in the same sub-folders
+    put(tmp_path, "a/images/car/1.png")
+    put(tmp_path, "a/images/1.png")
+    put(tmp_path, "a/masks/car/1.png", 0, 1, 0, 1)
+    # objects with numbers
+    put(tmp_path, "b/images/1.png")
+    put(tmp_path, "b/masks/1/7.png", 0, 1, 0, 1)
+    # names that do not come back
+    for name in ("1", "2"):
+        put(tmp_path, f"c/images/{name}.png")
+        put(tmp_path, f"c/masks/{name}/x{name}.png", 0, 1, 0, 1)
+    # the class at the end of the name
+    put(tmp_path, "d/images/1.png")
+    put(tmp_path, "d/masks/1_car.png", 0, 1, 0, 1)
+    assert ClassMasksFormat.find(FileTree(tmp_path)) == []
+
+
+def test_masks_without_an_image_and_images_twice_are_problems(tmp_path):
+    put_classes(tmp_path, by_class=True)
+    put(tmp_path, "masks/car/3.png", 0, 1, 0, 1)
+    put(tmp_path, "images/2.jpg")
+    put(tmp_path, "images/4.png")
+    found = read(ClassMasksFormat, tmp_path)
+    assert found.problems == [
+        "several images have the same name: images/2.jpg, images/2.png",
+        "masks/car/3.png: it is the mask of no image",
+    ]
+    assert [image.name for image in found.images] == ["images/1.png"]
+    assert "images/4.png" in found.notes[0]

@@ -143,10 +143,10 @@ class ImageReader:
             return self._source.read_extent(choose_page(page, len(self)))
 
     def read_size(self, page: int | None = None, upright: bool = True) -> tuple[int, int]:
-        """Height and width of one page as it is read, whose EXIF orientation may need decoding."""
-        raster = self.read(page)
-        height, width = raster.values.shape[:2]
-        return (width, height) if upright and raster.orientation > 4 else (height, width)
+        """Read the height and width of one page, turned by its EXIF orientation if upright."""
+        with wrap_errors(self.file):
+            height, width, turned = self._source.read_size(choose_page(page, len(self)))
+        return (width, height) if upright and turned > 4 else (height, width)
 
     def read_palette(self, page: int | None = None) -> Array | None:
         """Read the colours of the values of one page, (K, 3) uint8; None if it has no palette."""

@@ -119,11 +119,13 @@ def test_the_source_is_the_same_in_every_process(mode, channels):
     ("name", "options", "key"),
     [
         ("cells", {"size": (8, 8)}, "size"),
-        ("folder", {"root": "somewhere", "label_map": {7: 256}}, "label_map"),
+        ("folder", {"root": "somewhere", "labels": "masks", "label_map": {7: 256}}, "label_map"),
     ],
 )
 def test_options_are_checked(name, options, key):
     with pytest.raises(SegkitError, match=f"option '{key}'"):
         DataSource.build(name, mode="binary", **options)
-    source = DataSource.build("folder", mode="binary", root="somewhere", label_map={"7": "1"})
+    source = DataSource.build(
+        "folder", mode="binary", root="somewhere", labels="masks", label_map={"7": "1"}
+    )
     assert source.label_map == {7: 1}

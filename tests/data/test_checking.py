@@ -263,7 +263,7 @@ def test_remedies_are_options_of_the_source():
     ],
 )
 def test_what_255_means(values, two, label_map, meaning_of_255, note):
-    source = FolderSource("binary", root=Path(), label_map=label_map)
+    source = FolderSource("binary", root=Path(), labels="masks", label_map=label_map)
     coding = LabelCoding(dict(label_map or {}))
     notes = decide_coding(coding, values, two, source)
     assert coding.label_of(255) == meaning_of_255

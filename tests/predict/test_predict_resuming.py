@@ -66,7 +66,7 @@ def list_changed(before: dict[str, int], out: Path) -> list[str]:
     return [name for name in before if after[name] != before[name]]
 
 
-def fail_on_full_disk(path: Path, mask: np.ndarray) -> None:
+def fail_on_full_disk(path: Path, *mask: object) -> None:
     error = SegkitError(f"cannot write '{path}': No space left on device.")
     raise error from OSError(errno.ENOSPC, "No space left on device")
 
@@ -162,10 +162,10 @@ def test_a_file_that_cannot_be_replaced_and_too_little_memory_fail_one_image(run
     (out / "0.png").mkdir(parents=True)
     write = outputs.write_mask
 
-    def write_but_one(path, mask):
+    def write_but_one(path, *mask):
         if path.stem == "1":
             raise MemoryError
-        write(path, mask)
+        write(path, *mask)
 
     monkeypatch.setattr(outputs, "write_mask", write_but_one)
     with pytest.raises(SegkitError, match="2 files could not be predicted") as error:
@@ -194,8 +194,8 @@ def test_a_full_disk_ends_the_run_at_once(run, tmp_path, out, monkeypatch, count
         write_image(tmp_path / f"in/{i}.png", draw(i, (40, 48)).image)
     write = outputs.write_mask
 
-    def write_some(path, mask):
-        (write if len(read_times(out)) < count else fail_on_full_disk)(path, mask)
+    def write_some(path, *mask):
+        (write if len(read_times(out)) < count else fail_on_full_disk)(path, *mask)
 
     monkeypatch.setattr(outputs, "write_mask", write_some)
     monkeypatch.setattr(pipeline, "WRITERS", 1)
@@ -356,7 +356,7 @@ def test_missing_files_beside_a_mask_are_redone(run, out):
 def test_files_of_an_interrupted_run_are_known(run, out, files_of, monkeypatch):
     """Its overlays exist and its masks do not: other settings remove them nevertheless."""
 
-    def fail(path, mask):
+    def fail(path, *mask):
         raise SegkitError(f"cannot write {path}")
 
     with monkeypatch.context() as patched:

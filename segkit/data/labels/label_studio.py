@@ -21,7 +21,7 @@ from segkit.data.labels.json_files import as_dict, as_list, read_json
 from segkit.data.labels.outlines import fill_ring, make_box, make_ellipse, read_points, rotate_ring
 from segkit.data.labels.runs import encode_mask
 from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
-from segkit.images.reading import IMAGE_SUFFIXES
+from segkit.images.formats.base import list_suffixes
 
 _FULL = [rb'"(annotations|completions)"\s*:\s*\[', rb'"data"\s*:\s*\{', rb'"result"\s*:\s*\[']
 _SHORT = [rb'"original_width"\s*:', rb'"(annotation_id|annotator|lead_time)"\s*:']
@@ -159,7 +159,7 @@ def _find_image(data: dict[str, Any], near: list[str], tree: FileTree) -> str:
     images = {
         key: name
         for key, name in named.items()
-        if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        if posixpath.splitext(name)[1].lower() in list_suffixes()
     }
     images.pop("file_upload", None)
     if not images and isinstance(data.get("file_upload"), str):

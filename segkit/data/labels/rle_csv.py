@@ -18,7 +18,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.labels.base import Annotations, LabelFormat, Runs, Shape
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.tree import FileTree, find_split, read_start
-from segkit.images.reading import IMAGE_SUFFIXES
+from segkit.images.formats.base import list_suffixes
 
 _IMAGES = ("imageid", "image", "id", "imgid", "filename", "file")
 _RUNS = ("encodedpixels", "rle", "rlemask", "encoding")
@@ -166,7 +166,7 @@ def _read_runs(text: str) -> Runs | None:
 
 def _find_image(name: str, near: list[str], tree: FileTree) -> str:
     """The image of an id, which may have no suffix."""
-    if posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+    if posixpath.splitext(name)[1].lower() in list_suffixes():
         return tree.find_image(name, near)
     if not name:
         raise SegkitError("no image is named")

@@ -13,18 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.splits import ALIASES
 from segkit.data.sources.base import Split
-from segkit.images.reading import IMAGE_SUFFIXES
-
-_SPLIT_WORDS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+from segkit.images.formats.base import list_suffixes
 
 
 class FileTree:
@@ -79,7 +70,7 @@ class FileTree:
     @cached_property
     def images(self) -> list[str]:
         """The image files."""
-        return self.list_files(*IMAGE_SUFFIXES)
+        return self.list_files(*list_suffixes())
 
     def list_near(self, file: str) -> list[str]:
         """The folders in which the images of an annotation file are expected, nearest first.
@@ -90,7 +81,7 @@ class FileTree:
         folder, stem = posixpath.dirname(file), posixpath.splitext(posixpath.basename(file))[0]
         split = find_split(file)
         words = [stem, stem.rpartition("_")[2]]
-        words += [word for word, meaning in _SPLIT_WORDS.items() if meaning == split]
+        words += [word for word, meaning in ALIASES.items() if meaning == split]
         near = []
         for place in dict.fromkeys((folder, posixpath.dirname(folder), "")):
             near += [place, posixpath.join(place, "images")]
@@ -223,7 +214,7 @@ def find_split(file: str) -> Split | None:
     """
     for part in reversed(file.split("/")):
         words = re.findall("[a-z]+", part.lower())
-        found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        found = {ALIASES[word] for word in words if word in ALIASES}
         if len(found) == 1:
             return found.pop()
         if found:  # "train_val.json"
@@ -233,7 +224,7 @@ def find_split(file: str) -> Split | None:
 
 def read_split(text: str) -> Split | None:
     """The split of a word, such as "Validation"."""
-    return _SPLIT_WORDS.get(text.strip().lower())
+    return ALIASES.get(text.strip().lower())
 
 
 def contains_all(path: Path, patterns: Iterable[bytes]) -> bool:
@@ -258,10 +249,9 @@ def read_start(path: Path, size: int = 4096) -> bytes:
 
 
 def _require_image(file: str) -> str:
-    if posixpath.splitext(file)[1].lower() not in IMAGE_SUFFIXES:
+    if posixpath.splitext(file)[1].lower() not in list_suffixes():
         raise SegkitError(
-            f"{file} is not an image that can be read: convert it to"
-            f" {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{file} is not an image that can be read: convert it to {', '.join(list_suffixes())}"
         )
     return file
 

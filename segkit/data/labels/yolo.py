@@ -21,7 +21,7 @@ from segkit.data.labels.json_files import as_dict
 from segkit.data.labels.outlines import check_ring
 from segkit.data.labels.tree import FileTree, contains_all, find_split, fold, read_start
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.reading import IMAGE_SUFFIXES
+from segkit.images.formats.base import list_suffixes
 
 _KEYS = [rb"(?m)^names\s*:", rb"(?m)^(train|val)\s*:"]
 _ROW = re.compile(rb"\d+(\.0*)?([ \t]+-?[0-9.eE+-]+){4,}\s*$")
@@ -304,7 +304,7 @@ def _find_label_folders(tree: FileTree) -> list[str]:
 
 def _list_beside(folder: str, tree: FileTree) -> list[str]:
     return tree.list_files(
-        *IMAGE_SUFFIXES, below=posixpath.join(posixpath.dirname(folder), "images")
+        *list_suffixes(), below=posixpath.join(posixpath.dirname(folder), "images")
     )
 
 

@@ -102,6 +102,18 @@ def find_pairs(root: Path, names: Names) -> Layout:
     return layout
 
 
+def has_plain_masks(root: Path, names: Names) -> bool:
+    """Whether a folder has one file of labels for each image, and not another kind of annotation.
+
+    Then most images have a mask of their own name.
+    """
+    try:
+        layout = find_pairs(root, names)
+    except SegkitError:
+        return False
+    return len(layout.pairs) > len(layout.problems)
+
+
 def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
     """The folders of images with those of their masks."""
     if (root / names.images).is_dir():

@@ -1,4 +1,4 @@
-"""The user's own images and masks, paired by file name, by patterns or by a table."""
+"""The user's own images, and masks as files or as annotations of other programs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from segkit.core.errors import SegkitError
-from segkit.core.labels import Mode, color_to_value
-from segkit.data.layout.folders import Layout, Names, Pair, find_pairs
+from segkit.core.errors import SegkitError, did_you_mean
+from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value
+from segkit.data.labels.base import Color, LabelFormat
+from segkit.data.labels.drawing import IGNORED_ID
+from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
+from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import (
@@ -37,7 +40,7 @@ NAMED = 3
 
 
 class FolderSource(DataSource, name="folder"):
-    """Images and masks as files, paired by file name, by patterns or by a table.
+    """Images, and masks as files (paired by name, by patterns or by a table) or as annotations.
 
     A multi-page file is a stack with one sample per page; its mask has as many pages. With a
     multilabel head the mask of a single image may have one page per class instead.
@@ -50,6 +53,8 @@ class FolderSource(DataSource, name="folder"):
             taken from ``train``. Several folders, as [A,B], are one data set.
         pairs: Instead of root: a CSV file (separated by comma, semicolon or tab) with the columns
             ``image``, ``mask`` and optionally ``split``; paths are relative to the file.
+        labels: What describes the objects: "masks", one file of labels for each image; the name of
+            a format of annotations, such as "coco"; or "auto", which finds out.
         images: Name of the image folder.
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
@@ -86,6 +91,7 @@ class FolderSource(DataSource, name="folder"):
         mode: Mode,
         root: Roots | None = None,
         pairs: Path | None = None,
+        labels: str = "auto",
         images: str = "images",
         masks: str = "masks",
         mask_suffix: str = "",
@@ -131,6 +137,12 @@ class FolderSource(DataSource, name="folder"):
                 " '{id}_RGB.tif' and '{id}_label.tif'."
             )
         self.roots = tuple(map(Path, [root] if isinstance(root, str | Path) else root or ()))
+        if labels not in (known := ["auto", "masks", *LabelFormat.names()]):
+            raise SegkitError(
+                f"data.labels={labels} is not known.{did_you_mean(labels, known)} Known:"
+                f" {', '.join(known)}."
+            )
+        self.mode, self.labels = mode, labels
         self.pairs, self.channels, self.resize_masks = pairs, channels, resize_masks
         self.path_names = Names(images, masks, mask_suffix, image_pattern, mask_pattern)
         self.layers = mode == "multilabel"  # the pages of a mask may be the classes of one image
@@ -138,10 +150,33 @@ class FolderSource(DataSource, name="folder"):
         self.fractions = val_fraction, test_fraction
         given: dict[Split, Path | None] = {"val": val_list, "test": test_list}
         self.lists = {name: path for name, path in given.items() if path is not None}
-        self.instances, self.label_map = instances, label_map
-        self.class_names, self.class_colors = class_names, class_colors
+        self.instances = instances
+        self._label_map, self._class_names, self._class_colors = (
+            label_map,
+            class_names,
+            class_colors,
+        )
         self.nearest = self._list_known_values(mode) if mask_values == "nearest" else None
         self._turned, self._with_alpha = set[str](), set[str]()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]  # read-only here
+        """The names that are given, else those of the annotations."""
+        drawn = self._drawn
+        return self._class_names if drawn is None else drawn.class_names
+
+    @property
+    def class_colors(self) -> tuple[Color, ...] | None:  # type: ignore[override]
+        """The colours that are given, else those of the annotations."""
+        drawn = self._drawn
+        return self._class_colors or (None if drawn is None else drawn.colors)
+
+    @property
+    def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
+        """The map that is given; what annotations ignore is not labelled."""
+        if self._drawn is None:
+            return self._label_map
+        return {IGNORED_ID: IGNORE_INDEX, **(self._label_map or {})}
 
     def splits(self) -> dict[Split, list[Sample]]:
         """The samples by split, without those in :meth:`problems`.
@@ -191,7 +226,11 @@ class FolderSource(DataSource, name="folder"):
             return convert_channels(image, self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
-        """(H, W) or (H, W, N) integers, as stored."""
+        """(H, W) or (H, W, N) integers, as stored or drawn."""
+        drawn = self._drawn
+        if drawn is not None:
+            with wrap_errors(sample.image or sample.name):
+                return drawn.draw(sample.name, self._read_size(sample))
         assert sample.mask is not None
         with ImageReader(sample.mask) as reader:
             pages: list[int | None] = [sample.page]
@@ -215,12 +254,12 @@ class FolderSource(DataSource, name="folder"):
 
     def _list_known_values(self, mode: Mode) -> tuple[int, ...]:
         """The values that masks can have."""
-        if self.class_colors is not None:
-            return tuple(map(color_to_value, self.class_colors))
-        if self.label_map is not None:
-            return tuple(self.label_map)
-        if self.class_names is not None and mode == "multiclass":
-            return tuple(range(len(self.class_names)))
+        if self._class_colors is not None:
+            return tuple(map(color_to_value, self._class_colors))
+        if self._label_map is not None:
+            return tuple(self._label_map)
+        if self._class_names is not None and mode == "multiclass":
+            return tuple(range(len(self._class_names)))
         if mode == "multiclass":
             raise SegkitError(
                 "data.mask_values=nearest needs to know the values of the classes: give"
@@ -232,7 +271,7 @@ class FolderSource(DataSource, name="folder"):
     def _decoder(self) -> MaskDecoder:
         return MaskDecoder(
             by_color=self._found.palettes.differ or self._decodes_palettes,
-            layers=self.layers and self.class_colors is None,
+            layers=self.layers and self._class_colors is None,
             nearest=self.nearest,
             upright=self.upright,
         )
@@ -240,26 +279,60 @@ class FolderSource(DataSource, name="folder"):
     @property
     def _decodes_palettes(self) -> bool:
         """Whether the colours of the classes are in another order than in the masks' palettes."""
-        usual, colours = self._found.palettes.usual, self.class_colors
+        usual, colours = self._found.palettes.usual, self._class_colors
         if usual is None or colours is None:
             return False
         own = [tuple(colour) for colour in usual[: len(colours)].tolist()]
         return set(own) != set(colours[: len(own)]) or own != list(colours[: len(own)])
 
+    @property
+    def _drawn(self) -> AnnotatedMasks | None:
+        """The masks that are drawn from annotations, if there are any."""
+        is_plain = self.labels == "masks" or self.pairs is not None
+        return None if is_plain or self.path_names.image_pattern else self._found.drawn
+
     @cached_property
     def _found(self) -> _Found:
         problems, notes = list[str](), list[str]()
+        drawn = self._find_annotations(problems)
         given: dict[Split | None, list[Sample]] = {}
-        masks: list[Path] = []
-        for pair in self._list_pairs(problems, notes):
-            masks.append(pair.mask)
-            given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
+        palettes = Palettes()
+        if drawn is not None:
+            notes += drawn.notes
+            for name, image in drawn.images.items():
+                sample = Sample(name, image.file, page=image.page)
+                given.setdefault(image.split, []).append(sample)
+        else:
+            pairs = self._list_pairs(problems, notes)
+            for pair in pairs:
+                given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
+            if not self.instances:
+                palettes = compare_palettes([pair.mask for pair in pairs])
         rest = given.pop(None, [])
         if "val" not in given:
             rest += given.pop("train", [])
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
-        palettes = Palettes() if self.instances else compare_palettes(masks)
-        return _Found(divided, problems, notes, palettes)
+        return _Found(divided, problems, notes, palettes, drawn)
+
+    def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
+        """The annotations below the root, unless there are masks."""
+        is_plain = self.pairs is not None or self.path_names.image_pattern is not None
+        if self.labels == "masks" or is_plain:
+            return None
+        if len(self.roots) > 1:
+            if self.labels == "auto":
+                return None
+            raise SegkitError(
+                f"data.labels={self.labels} takes one folder as data.root, not several."
+            )
+        if self.labels == "auto" and has_plain_masks(self.roots[0], self.path_names):
+            return None
+        found = find_annotations(self.roots[0], self.labels)
+        if found is None:
+            return None
+        drawn = choose_masks(*found, self.mode, self.instances, self._class_names)
+        problems += drawn.problems
+        return drawn
 
     def _list_pairs(self, problems: list[str], notes: list[str]) -> list[Pair]:
         layouts: list[tuple[str, Layout]] = []
@@ -272,7 +345,9 @@ class FolderSource(DataSource, name="folder"):
             problems += layout.problems
             notes += layout.notes
         return [
-            p._replace(name=before + p.name) for before, layout in layouts for p in layout.pairs
+            pair._replace(name=before + pair.name)
+            for before, layout in layouts
+            for pair in layout.pairs
         ]
 
     def _divide(self, divided: Divided, rest: list[Sample], problems: list[str]) -> Divided:
@@ -316,3 +391,4 @@ class _Found(NamedTuple):
     problems: list[str]
     notes: list[str]
     palettes: Palettes
+    drawn: AnnotatedMasks | None

@@ -32,6 +32,11 @@ class Pages(ABC):
     def read_extent(self, page: int) -> Extent:
         """The size of a page, without decoding it."""
 
+    def read_size(self, page: int) -> tuple[int, int, int]:
+        """Height and width of a page as stored, and its EXIF orientation, from its header."""
+        extent = self.read_extent(page)
+        return extent.height, extent.width, 1
+
     def read_palette(self, page: int) -> Array | None:
         """The colours of a page's values, (K, 3) uint8, from its header; None if it has none."""
         return None

@@ -138,15 +138,18 @@ class _Picture(Pages):
             self._require_whole(data)
             image.load()
             raster = self._decode(data, image)
-            orientation = 1
-            with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
-                orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = _read_orientation(image)
         return raster._replace(orientation=orientation, is_lossy=self._is_lossy(data))
 
     def read_extent(self, page: int) -> Extent:
         """Its size."""
         with self._open(self._read_bytes()) as image:
             return Extent(image.height, image.width, len(image.getbands()))
+
+    def read_size(self, page: int) -> tuple[int, int, int]:
+        """Its size and orientation."""
+        with self._open(self._read_bytes()) as image:
+            return image.height, image.width, _read_orientation(image)
 
     def read_palette(self, page: int) -> Array | None:
         """The palette in its header."""
@@ -263,6 +266,12 @@ class _Jpeg2000Picture(_Picture):
     def _is_lossy(self, data: bytes) -> bool:
         at = data.find(b"\xff\x52")  # coding style: its last byte says which wavelet
         return at < 0 or data[at + 13] == 0
+
+
+def _read_orientation(image: Image) -> int:
+    with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
 
 
 def read_palette(image: Image) -> Array | None:

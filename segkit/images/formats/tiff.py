@@ -114,6 +114,13 @@ class TiffPages(Pages):
             sum(page.samplesperpixel for page in pages),
         )
 
+    def read_size(self, page: int) -> tuple[int, int, int]:
+        """The size and orientation of an image."""
+        if page in self._arrays:
+            return (*self._arrays[page].shape[:2], 1)
+        first = self._load_parts(page)[0].keyframe
+        return first.imagelength, first.imagewidth, _read_orientation(first)
+
     def read_palette(self, page: int) -> Array | None:
         """The colour map of the page."""
         parts = [] if page in self._arrays else self._load_parts(page)

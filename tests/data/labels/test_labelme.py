@@ -12,6 +12,7 @@ from PIL import Image
 from segkit.data.labels.drawing import draw_ids, draw_labels
 from segkit.data.labels.labelme import LabelmeFormat
 from segkit.data.labels.tree import FileTree
+from segkit.images.formats.base import list_suffixes
 from segkit.images.writing import write_image
 
 SIZE = (20, 30)
@@ -157,7 +158,8 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         "a.json, shape 4: a: a coordinate is NaN or infinite",
         "a.json, shape 5: a: its mask is not base64",
         "a.json, shape 6: a: it has no mask",
-        "a.json, shape 7: a: the file: cannot be read: it is not a PNG, JPEG, TIFF, BMP or WebP",
+        f"a.json, shape 7: a: the file: cannot be read: it is not an image; known are"
+        f" {', '.join(list_suffixes())}",
         "a.json, shape 8: a: the shape_type 'star' is not known",
         "a.json, shape 9: a: its coordinates are not a list of numbers",
         "a.json, shape 10: a: the shape_type '['x']' is not known",

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
+from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
 
 File = str | Path | bytes
@@ -141,6 +142,11 @@ class ImageReader:
         """Read the size of one page, see `segkit.images.reading.read_extent`."""
         with wrap_errors(self.file):
             return self._source.read_extent(choose_page(page, len(self)))
+
+    def read_place(self, page: int | None = None) -> Place | None:
+        """Read where the pixels of one page lie in the world; None if its file does not say so."""
+        with wrap_errors(self.file):
+            return self._source.read_place(choose_page(page, len(self)))
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""

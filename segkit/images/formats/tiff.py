@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.place import Place
 from segkit.images.raster import (
     NO_PIXELS,
     ORIENTATION,
@@ -31,6 +32,12 @@ from segkit.images.raster import (
     Raster,
     Windows,
     saves_memory,
+)
+from segkit.images.tiff_place import (
+    read_dpi_place,
+    read_geo_place,
+    read_imagej_place,
+    read_ome_places,
 )
 
 MOST_PAGES = 10**7
@@ -80,6 +87,7 @@ class TiffPages(Pages):
         self._images: list[list[Callable[[], Part]]] = []  # what loads the parts
         self._masks: dict[int, Callable[[], Part]] = {}  # transparency masks of images
         self._arrays: dict[int, Any] = {}  # tifffile's series of images that are no pages
+        self._series: list[int] = []  # of each image of an OME-TIFF
         try:
             self._list_images()
         except BaseException:
@@ -113,6 +121,32 @@ class TiffPages(Pages):
             max(max(page.imagewidth, page.tilewidth) for page in pages),
             sum(page.samplesperpixel for page in pages),
         )
+
+    def read_place(self, page: int) -> Place | None:
+        """Where the pixels lie, by the first of several metadata that says so."""
+        tif = self._file
+        part = self._arrays[page] if page in self._arrays else self._load_parts(page)[0]
+        first = part.keyframe
+        if tif.is_ome:
+            places = read_ome_places(tif.ome_metadata or "")
+            # tifffile leaves out images without pixels, so the order may say nothing
+            if len(places) == len(tif.series) or len(set(places)) == 1:
+                place = places[min(self._series[page], len(places) - 1)]
+                if place:
+                    return place
+        orientation = _read_orientation(first)
+        if orientation == 1:
+            place = read_geo_place(first, _read_nodata(first))
+            if place:
+                return place
+        imagej = tif.imagej_metadata or {}
+        if "unit" in imagej:
+            return read_imagej_place(first, imagej)
+        place = read_dpi_place(first)
+        if place and place.pixel_size and orientation in (5, 6, 7, 8):  # is turned on its side
+            height, width = place.pixel_size
+            return Place(pixel_size=(width, height))
+        return place
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
@@ -163,13 +197,14 @@ class TiffPages(Pages):
             images = (tif.imagej_metadata or {}).get("images", 1)
             if images > len(tif.pages):
                 raise ValueError(f"it is cut short: it should hold {images} images")
-        for series in tif.series:
+        for number, series in enumerate(tif.series):
             if series.kind == "shaped" and series.axes == "QYX":
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])
                 if name_axes(None, series.shape)[-1] == "c":
                     self._arrays[len(self._images)] = series
                     self._images.append([])
+                    self._series.append(number)
                     continue
             axes = [axis for axis in series.axes if axis not in "YXS"]
             lengths = [n for axis, n in zip(series.axes, series.shape, strict=True) if axis in axes]
@@ -179,6 +214,7 @@ class TiffPages(Pages):
                 order = np.moveaxis(order, axes.index("C"), -1)
             rows = order.reshape(-1, order.shape[-1]).tolist()
             self._images += [[partial(_load_frame, series, n) for n in row] for row in rows]
+            self._series += [number] * len(rows)
 
 
 def _load_directory(tif: tifffile.TiffFile, number: int, offset: int) -> Part:

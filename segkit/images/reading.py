@@ -32,6 +32,9 @@ from segkit.images.formats.base import Pages, find_format, list_suffixes, split_
 from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
 
+FINE = 0.01
+"""Steps of scaled values up to which labels can be told from fractions."""
+
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
 
@@ -268,6 +271,10 @@ def simplify_mask(raster: Raster) -> Array:
         values = values[..., :1]
     if values.shape[2] == 1:
         values = values[..., 0]
+    if 0 < raster.step <= FINE:
+        whole = np.rint(values)
+        if (np.abs(values - whole) <= raster.step).all():
+            values = whole
     if values.dtype not in (np.uint8, np.uint16):
         values = _to_int32(values)
     return np.ascontiguousarray(values)
@@ -305,4 +312,5 @@ def wrap_errors(file: File) -> Iterator[None]:
 
 
 _thread = threading.local()
-logging.getLogger("tifffile").addFilter(lambda _: not getattr(_thread, "is_reading", False))
+for _name in ("tifffile", "nibabel.global", "pydicom"):
+    logging.getLogger(_name).addFilter(lambda _: not getattr(_thread, "is_reading", False))

@@ -13,7 +13,8 @@ alpha channel is not a channel of the image; other additional channels are.
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
 C; all others are pages, from which the caller chooses. Overviews and transparency masks do not
-count. Of a file with several arrays, as a zarr is, ``FILE::ARRAY`` is one.
+count. Of a file with several arrays, as a zarr or HDF5 is, ``FILE::ARRAY`` is one; of a slide
+``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def _tell_header(path: Path, start: bytes) -> tuple[str, str] | None:
     """The class of nibabel for a header that starts with these bytes; None if it is none."""
     for size in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")):
         found = _HEADERS.get((size, start[4:8] if size == 540 else start[344:348]))
-        if found is None and size == len(start[:348]) and path.suffix.lower() == ".hdr":
+        if found is None and size == 348 == len(start[:348]) and path.suffix.lower() == ".hdr":
             return _ANALYZE
         if found:
             return found

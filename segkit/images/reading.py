@@ -41,7 +41,7 @@ File = str | Path | bytes
 
 
 def count_pages(file: File) -> int:
-    """Count the pages of a TIFF or zarr, as this module's docstring defines them; else 1.
+    """Count the pages of a file, as this module's docstring and those of the formats define them.
 
     Raises:
         SegkitError: The file cannot be read.

@@ -82,9 +82,9 @@ def _read_transform(page: Any) -> Transform | None:
     if len(matrix) == 16 and any(matrix):
         return matrix[0], matrix[1], matrix[3], matrix[4], matrix[5], matrix[7]
     scale, points = _read_numbers(page, _SCALE), _read_numbers(page, _TIE_POINTS)
-    if len(scale) < 2 or not (scale[0] and scale[1]) or len(points) != 6:
+    if len(scale) < 2 or not (scale[0] and scale[1]) or len(points) < 6:
         return None
-    column, row, _, x, y, _ = points
+    column, row, _, x, y, _ = points[:6]
     # y grows against the rows, whatever the sign says
     across, down = scale[0], -abs(scale[1])
     return across, 0.0, x - column * across, 0.0, down, y - row * down

@@ -222,9 +222,18 @@ def test_lossless_colours(tmp_path: Path, end: str) -> None:
     same(read_image(tmp_path / "a.dcm"), pixels)
 
 
-@pytest.mark.parametrize("markers", [True, False])
-@pytest.mark.parametrize("stored", ["RGB", "YCBCR"])
-def test_jpeg_colours(tmp_path: Path, markers: bool, stored: str) -> None:
+@pytest.mark.parametrize(
+    ("stored", "told", "markers"),
+    [
+        ("RGB", "RGB", False),
+        ("YCBCR", "YBR_FULL_422", False),
+        ("RGB", "RGB", True),
+        ("YCBCR", "YBR_FULL_422", True),
+        ("RGB", "YBR_FULL_422", True),  # the JPEG knows better
+        ("YCBCR", "RGB", True),
+    ],
+)
+def test_jpeg_colours(tmp_path: Path, stored: str, told: str, markers: bool) -> None:
     y, x = np.mgrid[:H, :W]
     pixels = np.stack([y * 9, x * 11, 200 - y * 3], axis=2).astype(np.uint8)
     options = {"colorspace": "RGB", "outcolorspace": stored, "level": 98, "subsampling": "444"}
@@ -237,7 +246,7 @@ def test_jpeg_colours(tmp_path: Path, markers: bool, stored: str) -> None:
                 data = data[:at] + data[at + 2 + length :]
         assert b"JFIF" not in data
         assert b"Adobe" not in data
-    dataset = make(pixels, PhotometricInterpretation="RGB" if stored == "RGB" else "YBR_FULL_422")
+    dataset = make(pixels, PhotometricInterpretation=told)
     pack(dataset, JPEG + "50", [data])
     save(tmp_path / "a.dcm", dataset)
     assert np.abs(read_image(tmp_path / "a.dcm").astype(int) - pixels).max() < 8
@@ -446,6 +455,17 @@ def test_folders_of_other_things(tmp_path: Path) -> None:
         assert not is_image(tmp_path / name)
         with pytest.raises(SegkitError, match=f"{name}: cannot be read: it is a folder"):
             read_image(tmp_path / name)
+
+
+def test_folders_that_cannot_be_read_are_no_series(tmp_path: Path, monkeypatch) -> None:
+    series(tmp_path / "a", noise(3, H, W))
+    assert is_image(tmp_path / "a")
+
+    def refuse(*_) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert not is_image(tmp_path / "a")
 
 
 # --- what is refused -----------------------------------------------------------------------------

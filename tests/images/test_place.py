@@ -108,6 +108,16 @@ def test_ground_control_points_are_no_transform(tmp_path: Path) -> None:
     same(read_mask(tmp_path / "a.tif"), noise(1, H, W)[0])
 
 
+def test_the_first_of_several_tie_points_counts(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    points = (4.0, 2.0, 0.0, 5.0, 9.0, 0.0, 10.0, 3.0, 0.0, 99.0, 98.0, 0.0)
+    tags = [(33550, "d", 3, (2.0, 3.0, 0.0), False), (33922, "d", 12, points, False)]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(H, W), metadata=None, extratags=tags)
+    with rasterio.open(path) as given:
+        assert read_place(path).transform == tuple(given.transform)[:6]
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "value"),
     [

@@ -79,15 +79,18 @@ class Dicom(ImageFormat, name="dicom"):
     def owns_folder(cls, path: Path) -> bool:
         """Whether it holds visible DICOM files and nothing else that is visible."""
         found = False
-        for each in path.iterdir():
-            if each.name.startswith(".") or each.name.upper() == "DICOMDIR":
-                continue
-            if not each.is_file():
-                return False
-            with each.open("rb") as file:
-                if not cls.owns(each, file.read(START)):
+        try:
+            for each in path.iterdir():
+                if each.name.startswith(".") or each.name.upper() == "DICOMDIR":
+                    continue
+                if not each.is_file():
                     return False
-            found = True
+                with each.open("rb") as file:
+                    if not cls.owns(each, file.read(START)):
+                        return False
+                found = True
+        except OSError:  # every folder is asked, also one that holds files of others
+            return False
         return found
 
     @classmethod

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Npz(ImageFormat, name="npz"):
 
     title = "NumPy archive"
     suffixes = (".npz",)
-    has_arrays: ClassVar[bool] = True
+    has_arrays = True
 
     @classmethod
     def owns(cls, path: Path, start: bytes) -> bool:

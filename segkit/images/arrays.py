@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from segkit.images.formats.base import Pages
+from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, Windows, saves_memory
 
 
@@ -26,13 +27,18 @@ class ArrayPages(Pages):
         array: Has shape and dtype, and may be indexed by several threads at once.
         names: Names of its axes, if they are known.
         chunks: Shape of the pieces in which it is stored, None if it is in one.
+        place: Where the pixels of every page lie.
 
     Raises:
         ValueError: The array is not an image, or its axes are not.
     """
 
     def __init__(
-        self, array: Any, names: list[str] | None = None, chunks: Sequence[int] | None = None
+        self,
+        array: Any,
+        names: list[str] | None = None,
+        chunks: Sequence[int] | None = None,
+        place: Place | None = None,
     ) -> None:
         shape, dtype = tuple(array.shape), np.dtype(array.dtype)
         axes = name_axes(names, shape)
@@ -40,7 +46,7 @@ class ArrayPages(Pages):
             raise ValueError(f"it is empty: its shape is {shape}")
         if dtype.kind not in "biuf":
             raise ValueError(f"values of the type {dtype} are not an image")
-        self._array, self._axes = array, axes
+        self._array, self._axes, self._place = array, axes, place
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
         y, x = axes.index("y"), axes.index("x")
         self._size = shape[y], shape[x]
@@ -58,6 +64,10 @@ class ArrayPages(Pages):
     def read_extent(self, page: int) -> Extent:
         """The size of an image."""
         return Extent(*self._size, self._kind.values.shape[2])
+
+    def read_place(self, page: int) -> Place | None:
+        """Where the pixels of every image lie."""
+        return self._place
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where they would save little memory."""

@@ -31,6 +31,7 @@ class Raster(NamedTuple):
     bits: int = 0  # of a grey value; 0 where it fills its dtype
     missing: Array | None = None  # (H, W) bool, the pixels without data
     nodata: float | None = None  # a pixel with this value in all channels has no data
+    step: float = 0.0  # values were rounded to multiples of it, and fractions may be whole numbers
     is_lossy: bool = False  # compressed so that values have changed
     orientation: int = 1  # of EXIF, still to be applied
 

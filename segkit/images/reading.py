@@ -13,7 +13,8 @@ alpha channel is not a channel of the image; other additional channels are.
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
 C; all others are pages, from which the caller chooses. Overviews and transparency masks do not
-count. Of a file with several arrays, as a zarr is, ``FILE::ARRAY`` is one.
+count. Of a file with several arrays, as a zarr or HDF5 is, ``FILE::ARRAY`` is one; of a slide
+``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
+from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
+
+FINE = 0.01
+"""Steps of scaled values up to which labels can be told from fractions."""
 
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
 
 
 def count_pages(file: File) -> int:
-    """Count the pages of a TIFF or zarr, as this module's docstring defines them; else 1.
+    """Count the pages of a file, as this module's docstring and those of the formats define them.
 
     Raises:
         SegkitError: The file cannot be read.
@@ -152,6 +157,11 @@ class ImageReader:
         """Read the colours of the values of one page, (K, 3) uint8; None if it has no palette."""
         with wrap_errors(self.file):
             return self._source.read_palette(choose_page(page, len(self)))
+
+    def read_place(self, page: int | None = None) -> Place | None:
+        """Read where the pixels of one page lie in the world; None if its file does not say so."""
+        with wrap_errors(self.file):
+            return self._source.read_place(choose_page(page, len(self)))
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
@@ -273,6 +283,10 @@ def simplify_mask(raster: Raster) -> Array:
         values = values[..., :1]
     if values.shape[2] == 1:
         values = values[..., 0]
+    if 0 < raster.step <= FINE:
+        whole = np.rint(values)
+        if (np.abs(values - whole) <= raster.step).all():
+            values = whole
     if values.dtype not in (np.uint8, np.uint16):
         values = _to_int32(values)
     return np.ascontiguousarray(values)
@@ -310,4 +324,5 @@ def wrap_errors(file: File) -> Iterator[None]:
 
 
 _thread = threading.local()
-logging.getLogger("tifffile").addFilter(lambda _: not getattr(_thread, "is_reading", False))
+for _name in ("tifffile", "nibabel.global", "pydicom"):
+    logging.getLogger(_name).addFilter(lambda _: not getattr(_thread, "is_reading", False))

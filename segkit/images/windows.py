@@ -20,8 +20,8 @@ def open_windows(
 
     Returns:
         None where the image can only be read whole, with `read_image`, or where windows would save
-        little memory: PNG, JPEG and other pictures; a TIFF that is rotated or holds YCbCr other
-        than JPEG; and images stored in fewer than four pieces.
+        little memory: PNG, JPEG and other pictures; slices of NIfTI and DICOM; a TIFF that is
+        rotated or holds YCbCr other than JPEG; and images stored in fewer than four pieces.
 
     Args:
         path: such as that of a TIFF, or of a folder that is a zarr.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from segkit.core.errors import SegkitError
 from segkit.core.registry import Registrable
+from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, Windows
 
 START = 512
@@ -43,6 +46,10 @@ class Pages(ABC):
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of a page; None where it can only be read whole, or would save no memory."""
+        return None
+
+    def read_place(self, page: int) -> Place | None:
+        """Where the pixels of a page lie in the world; None where its file does not say so."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most keep no file open
@@ -116,6 +123,21 @@ def split_array(file: str | Path) -> tuple[Path, str | None]:
     """The path of a file and the array in it: ``a.h5::raw`` is the array raw in a.h5."""
     path, mark, array = os.fspath(file).partition("::")
     return (Path(path), array) if mark and not Path(file).exists() else (Path(file), None)
+
+
+def import_extra(package: str, extra: str) -> Any:
+    """Import a package that an extra of segkit installs; call it only where a file needs it.
+
+    Raises:
+        SegkitError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise SegkitError(
+            f"reading it needs the package {package.partition('.')[0]}, which is not installed:"
+            f" pip install 'segkit-torch[{extra}]'."
+        ) from error
 
 
 def list_suffixes() -> list[str]:

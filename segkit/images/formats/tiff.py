@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.place import Place
 from segkit.images.raster import (
     NO_PIXELS,
     ORIENTATION,
@@ -32,7 +33,15 @@ from segkit.images.raster import (
     Windows,
     saves_memory,
 )
+from segkit.images.tiff_place import (
+    read_dpi_place,
+    read_geo_place,
+    read_imagej_place,
+    read_ome_places,
+)
 
+SLIDES = (".svs", ".ndpi", ".scn")
+"""Endings of TIFFs that `segkit.images.formats.slide` opens."""
 MOST_PAGES = 10**7
 """Pages that an OME-TIFF may describe."""
 CACHE = 256 * 2**20
@@ -62,6 +71,11 @@ class Tiff(ImageFormat, name="tiff"):
     takes_content = True
 
     @classmethod
+    def owns(cls, path: Path, start: bytes) -> bool:
+        """By the magic; slides are another format."""
+        return start.startswith(cls.starts) and path.suffix.lower() not in SLIDES
+
+    @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
         """Open the images."""
         # Bytes get no name, so that no metadata of an upload can point a decoder to other files.
@@ -76,12 +90,13 @@ class TiffPages(Pages):
     """
 
     def __init__(self, file: Path | io.BytesIO) -> None:
-        self._file = tifffile.TiffFile(file)
+        self.file = tifffile.TiffFile(file)
         self._images: list[list[Callable[[], Part]]] = []  # what loads the parts
         self._masks: dict[int, Callable[[], Part]] = {}  # transparency masks of images
         self._arrays: dict[int, Any] = {}  # tifffile's series of images that are no pages
+        self._series: list[int] = []  # of each image of an OME-TIFF
         try:
-            self._list_images()
+            self.list_images()
         except BaseException:
             self.close()
             raise
@@ -91,7 +106,7 @@ class TiffPages(Pages):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
     def read(self, page: int) -> Raster:
         """One image; errors of the decoders are passed on."""
@@ -126,6 +141,32 @@ class TiffPages(Pages):
         parts = [] if page in self._arrays else self._load_parts(page)
         return _read_palette(parts[0].keyframe) if len(parts) == 1 else None
 
+    def read_place(self, page: int) -> Place | None:
+        """Where the pixels lie, by the first of several metadata that says so."""
+        tif = self.file
+        part = self._arrays[page] if page in self._arrays else self._load_parts(page)[0]
+        first = part.keyframe
+        if tif.is_ome:
+            places = read_ome_places(tif.ome_metadata or "")
+            # tifffile leaves out images without pixels, so the order may say nothing
+            if len(places) == len(tif.series) or len(set(places)) == 1:
+                place = places[min(self._series[page], len(places) - 1)]
+                if place:
+                    return place
+        orientation = _read_orientation(first)
+        if orientation == 1:
+            place = read_geo_place(first, _read_nodata(first))
+            if place:
+                return place
+        imagej = tif.imagej_metadata or {}
+        if "unit" in imagej:
+            return read_imagej_place(first, imagej)
+        place = read_dpi_place(first)
+        if place and place.pixel_size and orientation in (5, 6, 7, 8):  # is turned on its side
+            height, width = place.pixel_size
+            return Place(pixel_size=(width, height))
+        return place
+
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
         if page in self._arrays:
@@ -135,7 +176,7 @@ class TiffPages(Pages):
         for part in [*parts, mask] if mask else parts:
             _require_data(part)
         # an OME-TIFF may be spread over several files
-        if any(part.parent is not self._file or not _has_windows(part, parts[0]) for part in parts):
+        if any(part.parent is not self.file or not _has_windows(part, parts[0]) for part in parts):
             return None
         reader = _WindowReader(parts)
         if mask is None:
@@ -154,8 +195,9 @@ class TiffPages(Pages):
     def _load_parts(self, page: int) -> list[Part]:
         return [load() for load in self._images[page]]
 
-    def _list_images(self) -> None:
-        tif = self._file
+    def list_images(self) -> None:
+        """Find the images that are pages."""
+        tif = self.file
         if not len(tif.pages):
             return
         first = tif.pages.first
@@ -175,22 +217,28 @@ class TiffPages(Pages):
             images = (tif.imagej_metadata or {}).get("images", 1)
             if images > len(tif.pages):
                 raise ValueError(f"it is cut short: it should hold {images} images")
-        for series in tif.series:
+        for number, series in enumerate(tif.series):
             if series.kind == "shaped" and series.axes == "QYX":
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])
                 if name_axes(None, series.shape)[-1] == "c":
                     self._arrays[len(self._images)] = series
                     self._images.append([])
+                    self._series.append(number)
                     continue
-            axes = [axis for axis in series.axes if axis not in "YXS"]
-            lengths = [n for axis, n in zip(series.axes, series.shape, strict=True) if axis in axes]
-            _require_images(series, math.prod(lengths))
-            order: Array = np.arange(math.prod(lengths)).reshape([*lengths, 1])
-            if "C" in axes:
-                order = np.moveaxis(order, axes.index("C"), -1)
-            rows = order.reshape(-1, order.shape[-1]).tolist()
-            self._images += [[partial(_load_frame, series, n) for n in row] for row in rows]
+            self._series += [number] * self.add_series(series)
+
+    def add_series(self, series: Any) -> int:
+        """Append the images of a series of tifffile, and count them; the axis C is channels."""
+        axes = [axis for axis in series.axes if axis not in "YXS"]
+        lengths = [n for axis, n in zip(series.axes, series.shape, strict=True) if axis in axes]
+        _require_images(series, math.prod(lengths))
+        order: Array = np.arange(math.prod(lengths)).reshape([*lengths, 1])
+        if "C" in axes:
+            order = np.moveaxis(order, axes.index("C"), -1)
+        rows = order.reshape(-1, order.shape[-1]).tolist()
+        self._images += [[partial(_load_frame, series, n) for n in row] for row in rows]
+        return len(rows)
 
 
 def _load_directory(tif: tifffile.TiffFile, number: int, offset: int) -> Part:
@@ -429,8 +477,9 @@ def _decode_segment(lock: threading.Lock, part: Part, index: int) -> Array:
             data = part.parent.filehandle.read(count)
         if len(data) < count:
             raise ValueError("it is cut short")
-    options = {} if part.jpegtables is None else {"jpegtables": part.jpegtables}
-    segment, _, shape = page.decode(data, index, **options)
+    options = {"jpegtables": part.jpegtables, "jpegheader": page.jpegheader}
+    given = {name: value for name, value in options.items() if value is not None}
+    segment, _, shape = page.decode(data, index, **given)
     if segment is None:  # left out of a sparse file
         return np.full(shape[1:], page.nodata, page.dtype)
     return np.asarray(segment[0])
@@ -443,7 +492,6 @@ def _has_windows(part: Any, one: Any) -> bool:
         page.axes in _AXES
         and not _is_plain_ycbcr(page)
         and _read_orientation(page) == 1
-        and page.jpegheader is None  # one JPEG that is presented as tiles
         and page.shape == first.shape
         and page.dtype == first.dtype
         and segment == _segment_size(first)

@@ -10,12 +10,14 @@ A chunk that is not on the disk holds the array's fill value: writers leave empt
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.core.errors import SegkitError
 from segkit.images.arrays import ArrayPages
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.place import Place, measure_pixel
 
 if TYPE_CHECKING:
     import zarr
@@ -55,12 +57,12 @@ class Zarr(ImageFormat, name="zarr"):
             ValueError: The array is not an image, or its metadata are wrong.
         """
         assert isinstance(file, Path)
-        found, names = _open(file, array)
-        return ArrayPages(found, names, found.chunks)
+        found, names, place = _open(file, array)
+        return ArrayPages(found, names, found.chunks, place)
 
 
-def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | None]:
-    """The array that is the image, and the names of its axes if they are known."""
+def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | None, Place | None]:
+    """The array that is the image; names of its axes and its place if they are known."""
     import zarr  # takes most of a second
 
     node: Any = zarr.open(path, mode="r")
@@ -71,7 +73,7 @@ def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | No
             raise SegkitError(f"this zarr has no array '{name}'.") from None
         path = path / name
     if isinstance(node, zarr.Array):
-        return node, _dimension_names(node)
+        return node, _dimension_names(node), None
     attributes: dict[str, Any] = dict(node.attrs)
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:
@@ -90,7 +92,24 @@ def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | No
         array = None
     if not isinstance(array, zarr.Array):
         raise ValueError(f"its metadata name an array '{inner}' that does not exist")
-    return array, names
+    place = None
+    with suppress(TypeError, ValueError, AttributeError):  # pixels without a size are pixels too
+        place = _read_place(multiscales[0], axes)
+    return array, names, place
+
+
+def _read_place(image: dict[str, Any], axes: Any) -> Place | None:
+    """The size of a pixel of full size, by the scales and units of OME's metadata."""
+    scale, units = {"y": 1.0, "x": 1.0}, {"y": "", "x": ""}
+    # those of the array, and those of all levels
+    for where in (image["datasets"][0], image):
+        for change in where.get("coordinateTransformations", ()):
+            factors = change.get("scale", ()) if change.get("type") == "scale" else ()
+            for axis, factor in zip(axes, factors, strict=False):
+                if isinstance(axis, dict) and axis["name"] in scale:
+                    scale[axis["name"]] *= float(factor)
+                    units[axis["name"]] = str(axis.get("unit", ""))
+    return measure_pixel((scale["y"], scale["x"]), (units["y"], units["x"]))
 
 
 def _dimension_names(array: zarr.Array[Any]) -> list[str] | None:

@@ -131,6 +131,11 @@ class ModelCard:
         """The label of predicted pixels without data; overlapping classes are absent there."""
         return 0 if self.mode == "multilabel" else IGNORE_INDEX
 
+    @property
+    def unlabelled_value(self) -> int:
+        """The value of pixels without data in predicted masks: 255, unless that is a class."""
+        return next(v for v in (IGNORE_INDEX, 128, *range(256)) if v not in self.mask_values)
+
     def build_target(self) -> Target:
         """Build the target that the network has learned."""
         options = dict(self.target)

@@ -170,7 +170,7 @@ class OutputOptions(BaseModel):
     def folders(self, with_objects: bool) -> dict[str, tuple[str, ...]]:
         """The folders written besides the masks, with the suffixes of their files."""
         written = {
-            "overlays": (self.overlays, (".png",)),
+            "overlays": (self.overlays, (".png", ".tif")),
             "instances": (with_objects, (".png", ".tif")),
             "probabilities": (self.probabilities, (".tif", ".zarr")),
             "polygons": (self.polygons == "geojson", (".geojson",)),

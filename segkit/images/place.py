@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MICROMETRES = {
@@ -27,6 +27,10 @@ MICROMETRES = {
     "inch": 25400.0,
 }
 """Units of length by their names in lower case."""
+
+GDAL_NODATA = 42113
+"""The tag of the value of pixels without data."""
+_PIXEL_SCALE, _TIE_POINTS, _MATRIX = 33550, 33922, 34264
 
 Tag = tuple[int, int, int, Any, bool]
 """A tag as an item of tifffile's extratags."""
@@ -63,18 +67,50 @@ def measure_pixel(sizes: tuple[float, float], units: tuple[str, str]) -> Place |
     return Place(pixel_size=(height, width))
 
 
-def to_tiff_options(place: Place) -> dict[str, Any]:
+def to_tiff_options(place: Place | None, nodata: int | None = None) -> dict[str, Any]:
     """The arguments of tifffile.TiffWriter.write that put a place into a file.
 
-    These are the tags of GeoTIFF, unchanged, and the size of a pixel as resolution. A value for
-    pixels without data is left out, because the new file holds other values.
+    These are the tags of GeoTIFF, unchanged, and the size of a pixel as resolution. ``nodata`` is
+    the new file's value of pixels without data, which is stated only in a GeoTIFF.
     """
     options: dict[str, Any] = {}
+    if place is None:
+        return options
     if place.tags:
         options["extratags"] = list(place.tags)
+        if nodata is not None:
+            text = str(nodata)
+            options["extratags"].append((GDAL_NODATA, 2, len(text) + 1, text, True))
     if place.pixel_size:
         height, width = place.pixel_size
         per_centimetre = MICROMETRES["cm"]
         options["resolution"] = per_centimetre / width, per_centimetre / height
         options["resolutionunit"] = "CENTIMETER"
     return options
+
+
+def subsample_place(place: Place, step: int) -> Place:
+    """The place of an image of every ``step``-th row and column, whose pixels are as much larger.
+
+    Coordinates are those of corners, so that the first corner stays.
+    """
+    tags: list[Tag] = []
+    for code, kind, count, value, once in place.tags:
+        if code == _PIXEL_SCALE:
+            value = (value[0] * step, value[1] * step, *value[2:])
+        elif code == _TIE_POINTS:
+            value = tuple(v / step if i % 6 < 2 else v for i, v in enumerate(value))
+        elif code == _MATRIX:
+            value = tuple(v * step if i % 4 < 2 else v for i, v in enumerate(value))
+        tags.append((code, kind, count, value, once))
+    transform = place.transform
+    if transform is not None:
+        a, b, c, d, e, f = transform
+        transform = (a * step, b * step, c, d * step, e * step, f)
+    size = place.pixel_size
+    return replace(
+        place,
+        transform=transform,
+        pixel_size=size and (size[0] * step, size[1] * step),
+        tags=tuple(tags),
+    )

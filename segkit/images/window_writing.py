@@ -21,6 +21,7 @@ import tifffile
 from segkit.core.errors import SegkitError
 from segkit.core.files import wrap_write_errors, written_whole
 from segkit.images.formats.zarr_store import is_zarr
+from segkit.images.place import Place, to_tiff_options
 from segkit.images.raster import Array
 
 TOP = 512
@@ -104,6 +105,8 @@ class WindowFile:
         shape: (H, W) or (N, H, W), not empty.
         dtype: uint8, uint16, int32 or float32.
         pyramid: whether to add smaller levels, for viewers.
+        place: where the pixels lie, which is written too; of a zarr the size of a pixel.
+        nodata: the value of pixels without data, stated in a GeoTIFF.
 
     Raises:
         SegkitError: on entering, where the folder cannot be written to, the disk is too full, or
@@ -122,9 +125,12 @@ class WindowFile:
         dtype: npt.DTypeLike,
         *,
         pyramid: bool = False,
+        place: Place | None = None,
+        nodata: int | None = None,
     ) -> None:
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
-        self._pyramid = pyramid
+        self._pyramid, self._place = pyramid, place
+        self._options = to_tiff_options(place, nodata)
         self._is_zarr = self.path.suffix.lower() == ".zarr"
         self._layers = self.shape[0] if len(self.shape) == 3 else 1
         self._scratch: Scratch | None = None
@@ -206,7 +212,7 @@ class WindowFile:
         ):
             if not self._pyramid:
                 for layer in range(self._layers):
-                    write_tiles(tif, scratch, sizes[0], [layer])
+                    write_tiles(tif, scratch, sizes[0], [layer], **self._options)
                 return
             axes = "CYX" if len(self.shape) == 3 else "YX"
             for level, pixels in enumerate(make_levels(scratch, sizes)):
@@ -216,7 +222,8 @@ class WindowFile:
                     (*self.shape[:-2], *sizes[level]),
                     subifds=0 if level else len(sizes) - 1,
                     subfiletype=int(level > 0),
-                    metadata=None if level else {"axes": axes},
+                    metadata=None if level else {"axes": axes, **_describe_pixel(self._place)},
+                    **({} if level else self._options),
                 )
 
     def _write_zarr(self, path: Path, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
@@ -225,7 +232,7 @@ class WindowFile:
         stack = self.shape[:-2]
         axes = ["c", "y", "x"][-len(self.shape) :]
         if self._pyramid:
-            scales = _describe_levels(axes, sizes, self.dtype.kind == "f")
+            scales = _describe_levels(axes, sizes, self.dtype.kind == "f", self._place)
             attributes: Any = {"ome": {"version": "0.5", "multiscales": [scales]}}
             zarr.create_group(path, zarr_format=3, attributes=attributes)
         for level, pixels in enumerate(make_levels(scratch, sizes)):
@@ -344,18 +351,37 @@ def write_tiles(
     )
 
 
-def _describe_levels(axes: list[str], sizes: list[tuple[int, int]], smooth: bool) -> dict[str, Any]:
-    """OME-Zarr's metadata of a pyramid, in pixels of its full size."""
+def _describe_pixel(place: Place | None) -> dict[str, Any]:
+    """OME's metadata of the size of a pixel, as tifffile takes them."""
+    if place is None or place.pixel_size is None:
+        return {}
+    height, width = place.pixel_size
+    units = {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    return {"PhysicalSizeX": width, "PhysicalSizeY": height, **units}
+
+
+def _describe_levels(
+    axes: list[str], sizes: list[tuple[int, int]], smooth: bool, place: Place | None
+) -> dict[str, Any]:
+    """OME-Zarr's metadata of a pyramid, in micrometres or in pixels of its full size."""
     kinds = {"c": "channel", "y": "space", "x": "space"}
+    has_size = place is not None and place.pixel_size is not None
+    height, width = place.pixel_size if place and place.pixel_size else (1.0, 1.0)
+    unit = {"unit": "micrometer"} if has_size else {}
     datasets = []
     for level in range(len(sizes)):
-        scale = [1.0 if axis == "c" else 2.0**level for axis in axes]
+        full = {"c": 1.0, "y": height * 2.0**level, "x": width * 2.0**level}
+        scale = [full[axis] for axis in axes]
         changes: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if smooth and level:  # to the centre of the averaged pixels
-            changes.append({"type": "translation", "translation": [(s - 1) / 2 for s in scale]})
+            first = {"c": 1.0, "y": height, "x": width}
+            shift = [(s - first[axis]) / 2 for s, axis in zip(scale, axes, strict=True)]
+            changes.append({"type": "translation", "translation": shift})
         datasets.append({"path": str(level), "coordinateTransformations": changes})
     return {
-        "axes": [{"name": axis, "type": kinds[axis]} for axis in axes],
+        "axes": [
+            {"name": axis, "type": kinds[axis], **(unit if axis != "c" else {})} for axis in axes
+        ],
         "datasets": datasets,
         "type": "mean" if smooth else "nearest",
     }

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.images.formats.base import find_format, is_image, list_suffixes, split_array
+from segkit.images.formats.base import (
+    find_format,
+    is_image,
+    list_suffixes,
+    split_array,
+    strip_ending,
+)
+from segkit.images.place import Place
 
 FOLDER = ".segkit"
 """Folder of the record in an output folder."""
 LISTS = (".txt", ".csv")
 """Suffixes of files that name images."""
-MASKS = (".png", ".tif", ".zarr")
+MASKS = (".png", ".tif", ".zarr", ".nii.gz")
 """Suffixes of masks."""
 
 
@@ -35,12 +42,14 @@ class Page(NamedTuple):
         number: From 0.
         total: Number of pages in the file.
         image: (H, W, C), or a large image that is read by windows.
+        place: Where its pixels lie in the world, if the file says so.
     """
 
     file: ImageFile
     number: int
     total: int
     image: Any
+    place: Place | None = None
 
     @property
     def stem(self) -> Path:
@@ -77,10 +86,10 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
         elif path.is_file() and path.suffix.lower() in LISTS:
             images = _read_list(path)
         elif path.exists():
-            images = [ImageFile(path, Path(path.stem))]
+            images = [ImageFile(path, Path(strip_ending(path).name))]
         elif split_array(text)[0].exists():
             file, array = split_array(text)
-            name = f"{file.stem}-{str(array).strip('/').replace('/', '-')}"
+            name = f"{strip_ending(file).name}-{str(array).strip('/').replace('/', '-')}"
             images = [ImageFile(path, Path(name))]
         elif glob.has_magic(text):
             images = _match(text, output)
@@ -150,7 +159,7 @@ def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[
         notes.append(f"{folder} holds images and masks: {folder / 'images'} is used")
         folder = folder / "images"
     paths = _walk(folder, output.resolve() if output else None, notes)
-    return [ImageFile(path, path.relative_to(folder).with_suffix("")) for path in paths]
+    return [ImageFile(path, strip_ending(path).relative_to(folder)) for path in paths]
 
 
 def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
@@ -184,7 +193,7 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
         is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
             continue
-        images.append(ImageFile(path, path.relative_to(base).with_suffix("")))
+        images.append(ImageFile(path, strip_ending(path).relative_to(base)))
         if path.is_dir():
             zarrs.add(path)
     return images
@@ -216,7 +225,7 @@ def _read_list(file: Path) -> list[ImageFile]:
         if not path.exists():
             problems.append(f"line {number}: there is no file {path}")
         stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-        images.append(ImageFile(path, stem.with_suffix("")))
+        images.append(ImageFile(path, stem.with_name(strip_ending(path).name)))
     if problems:
         raise all_at_once(f"input: images in {file} do not exist:", problems)
     return images

@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.values import find_empty
+from segkit.images.place import subsample_place, to_tiff_options
 from segkit.images.raster import Raster, Windows
-from segkit.images.reading import read_image
+from segkit.images.reading import ImageReader, read_image
 from segkit.images.window_writing import Scratch, WindowFile
 from segkit.images.windows import WindowedImage, open_windows
 from segkit.inference.background import Background
 from segkit.inference.bit_depth import Highest
 from segkit.inference.predictor import Predictor
 from segkit.predict.inputs import ImageFile, Page
-from segkit.predict.outputs import Outputs, to_16_bits
+from segkit.predict.outputs import Outputs, choose_overlay_suffix, to_16_bits
+from segkit.predict.stacks import StackFile
 
 LARGE = 4096**2
 """Pixels above which an image is processed by windows."""
@@ -64,28 +66,46 @@ class LargeImages:
     def predict(self, file: ImageFile, pages: int) -> None:
         """Write all results of a file."""
         card = self.predictor.card
+        with ImageReader(file.path) as reader:
+            places = [reader.read_place(number) for number in range(pages)]
         if pages == 1:
             with _open_page(file.path, 0, card.keeps_alpha) as image:
                 wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
                 path = self.outputs.find_path(file.stem, f".{wanted.large_format}")
                 self.outputs.clear(file, path)
-                with WindowFile(path, shape, self._dtype, pyramid=wanted.pyramid) as mask:
-                    self._predict(Page(file, 0, 1, image), mask)
+                page = Page(file, 0, 1, image, places[0])
+                with WindowFile(
+                    path,
+                    shape,
+                    self._dtype,
+                    pyramid=wanted.pyramid,
+                    place=page.place,
+                    nodata=self._find_nodata(page),
+                ) as mask:
+                    self._predict(page, mask)
                     self.outputs.record.finish(file, path)
             return
         stack = self.outputs.open_stack(file, pages)
+        assert isinstance(stack, StackFile)
         for number in range(pages):
             with _open_page(file.path, number, card.keeps_alpha) as image:
                 shape = (*self._layers, *image.shape[:2])
-                with stack.write_windows(number, shape, self._dtype) as mask:
-                    self._predict(Page(file, number, pages, image), mask)
+                page = Page(file, number, pages, image, places[number])
+                options = to_tiff_options(page.place, self._find_nodata(page))
+                with stack.write_windows(number, shape, self._dtype, options) as mask:
+                    self._predict(page, mask)
         self.outputs.finish_stack(file, stack)
+
+    def _find_nodata(self, page: Page) -> int | None:
+        if self._layers or page.place is None or not page.image.may_lack_data:
+            return None
+        return self.outputs.unlabelled
 
     def _predict(self, page: Page, mask: WindowFile | Scratch) -> None:
         """Write a mask into its file, and the other results beside it."""
         wanted, outputs = self.outputs.wanted, self.outputs
         height, width, _ = page.image.shape
-        picture = outputs.find_path("overlays" / page.stem, ".png")
+        picture = outputs.find_path("overlays" / page.stem, choose_overlay_suffix(page.place))
         map_path = outputs.find_path("probabilities" / page.stem, f".{wanted.large_format}")
         begun = {picture: wanted.overlays, map_path: wanted.probabilities}
         outputs.record.begin(page.file, [path for path, is_on in begun.items() if is_on])
@@ -95,7 +115,9 @@ class LargeImages:
             maps = None
             if wanted.probabilities:
                 shape = (self.predictor.card.num_logits, height, width)
-                maps = WindowFile(map_path, shape, np.uint16, pyramid=wanted.pyramid)
+                maps = WindowFile(
+                    map_path, shape, np.uint16, pyramid=wanted.pyramid, place=page.place
+                )
                 stack.enter_context(maps)
             writer = stack.enter_context(Background("segkit-writer", WAITING))
 
@@ -121,7 +143,8 @@ class LargeImages:
             self.predictor.predict_windows(source, write, write_maps if maps else None)
         self.predictor.watch.check_highest(page.file.path, page.image.dtype, source.value)
         if overview is not None:
-            outputs.write_overlay(picture, overview.image, overview.labels)
+            place = page.place and subsample_place(page.place, overview.step)
+            outputs.write_overlay(picture, overview.image, overview.labels, place=place)
 
 
 def _open_page(path: Path, number: int, keep_alpha: bool) -> WindowedImage:
@@ -146,24 +169,24 @@ class _Overview:
 
     def __init__(self, image: WindowedImage, layers: tuple[int, ...]) -> None:
         height, width, channels = self.shape = image.shape
-        self._source, self._step = image, math.ceil(max(height, width) / OVERVIEW)
-        size = math.ceil(height / self._step), math.ceil(width / self._step)
+        self._source, self.step = image, math.ceil(max(height, width) / OVERVIEW)
+        size = math.ceil(height / self.step), math.ceil(width / self.step)
         self.image = np.ma.zeros((*size, channels), image.dtype)
         self.labels = np.zeros((*layers, *size), np.uint8)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Read a window of the image and keep the subsampled part."""
         part = self._source.read(top, left, height, width)
-        step = self._step
+        step = self.step
         rows, columns = self._place(top, height), self._place(left, width)
         self.image[rows, columns] = part[-top % step :: step, -left % step :: step]
         return part
 
     def add(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
         """Keep the subsampled part of a block of labels."""
-        step = self._step
+        step = self.step
         rows, columns = self._place(top, labels.shape[-2]), self._place(left, labels.shape[-1])
         self.labels[..., rows, columns] = labels[..., -top % step :: step, -left % step :: step]
 
     def _place(self, first: int, length: int) -> slice:
-        return slice(math.ceil(first / self._step), math.ceil((first + length) / self._step))
+        return slice(math.ceil(first / self.step), math.ceil((first + length) / self.step))

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
-from segkit.core.labels import IGNORE_INDEX
 
 
 def make_mask(labels: NDArray[Any], card: ModelCard) -> NDArray[Any]:
@@ -20,7 +19,7 @@ def make_mask(labels: NDArray[Any], card: ModelCard) -> NDArray[Any]:
     """
     if card.mode == "multilabel":
         return labels * np.uint8(255)
-    values = np.full(256, IGNORE_INDEX, np.int32)
+    values = np.full(256, card.unlabelled_value, np.int32)
     values[: len(card.mask_values)] = card.mask_values
     return values.astype(np.min_scalar_type(values.max()))[labels]
 

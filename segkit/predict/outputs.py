@@ -2,7 +2,8 @@
 
 | file | content |
 |---|---|
-| ``NAME.png`` | the mask; ``.tif`` for several pages, or for overlapping classes |
+| ``NAME.png`` | the mask; ``.tif`` for several pages, overlapping classes, or a known place of
+  the pixels, which is written too; ``.nii.gz`` for volumes |
 | ``overlays/NAME.png`` | the image with the mask over it |
 | ``instances/NAME.png`` | ids of objects, 8 or 16 bit; ``.tif`` above 65535 |
 | ``probabilities/NAME.tif`` | 16 bit, a page per channel: the value / 65535 |
@@ -28,8 +29,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.values import find_empty
 from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
+from segkit.core.labels import IGNORE_INDEX
+from segkit.images.formats.base import ImageFormat, find_format, split_array
+from segkit.images.place import Place, to_tiff_options
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.inputs import ImageFile, Page
@@ -42,7 +47,7 @@ from segkit.predict.polygons import (
     to_geojson,
 )
 from segkit.predict.record import Record, remove, remove_empty
-from segkit.predict.stacks import StackFile
+from segkit.predict.stacks import StackFile, VolumeFile
 from segkit.report.overlay import draw_overlay, make_class_layer, make_object_layer
 
 FULL = 65535
@@ -63,38 +68,57 @@ class Outputs:
             self.coco = CocoFile(record, self.categories, wanted.overwrite)
             self._written.add(self.coco.folder)
         self._emptied: set[Path] = set()
-        self._stacks: dict[Path, StackFile] = {}
+        self._stacks: dict[Path, StackFile | VolumeFile] = {}
         self._lock = threading.RLock()
 
     def write(self, page: Page, result: Prediction) -> bool:
         """Write all files of a page. Return whether its file is finished."""
         colored = self.card.has_colored_masks and self.wanted.values == "training"
-        colored = colored and page.total == 1
+        kind = find_labels_format(page.file)
+        colored = colored and page.total == 1 and kind is None
         mask = self.make_mask(result.labels, colored)
-        if page.total > 1:
+        if page.total > 1 or kind is not None:
             stack = self.open_stack(page.file, page.total)
             self._write_extras(page, result)
-            finished = stack.add(page.number, mask)
+            finished = stack.add(page.number, mask, self._place_options(page))
             if finished:
                 self.finish_stack(page.file, stack)
             return finished
-        path = self.find_path(page.stem, choose_suffix(mask, colored))
+        path = self.find_path(page.stem, ".tif" if page.place else choose_suffix(mask, colored))
         self.clear(page.file, path)
         self._write_extras(page, result)
         self.record.finish(page.file, path)
-        write_mask(path, mask, colored)
+        write_mask(path, mask, colored, page.place, self.find_nodata(page))
         return True
 
-    def open_stack(self, file: ImageFile, pages: int) -> StackFile:
+    def find_nodata(self, page: Page) -> int | None:
+        """The mask value of pixels without data, if the image can have any."""
+        has_none = page.place is None or page.place.nodata is None
+        if self.card.mode == "multilabel" or (has_none and find_empty(page.image) is None):
+            return None
+        return self.unlabelled
+
+    @property
+    def unlabelled(self) -> int:
+        """The mask value of pixels without data."""
+        return IGNORE_INDEX if self.wanted.values == "ids" else self.card.unlabelled_value
+
+    def _place_options(self, page: Page) -> dict[str, Any]:
+        return to_tiff_options(page.place, self.find_nodata(page))
+
+    def open_stack(self, file: ImageFile, pages: int) -> StackFile | VolumeFile:
         """Return the mask of a multi-page file; it is created at the first call."""
         with self._lock:
             if file.stem not in self._stacks:
-                path = self.find_path(file.stem, ".tif")
+                kind = find_labels_format(file)
+                path = self.find_path(file.stem, kind.labels_suffix if kind else ".tif")
                 self.clear(file, path)
-                self._stacks[file.stem] = StackFile(path, pages)
+                self._stacks[file.stem] = (
+                    VolumeFile(path, pages, file.path, kind) if kind else StackFile(path, pages)
+                )
             return self._stacks[file.stem]
 
-    def finish_stack(self, file: ImageFile, stack: StackFile) -> None:
+    def finish_stack(self, file: ImageFile, stack: StackFile | VolumeFile) -> None:
         """Publish the mask of a multi-page file once all pages are written."""
         self.record.finish(file, stack.path)
         stack.finish()
@@ -112,10 +136,11 @@ class Outputs:
         image: NDArray[Any],
         labels: NDArray[Any],
         ids: NDArray[Any] | None = None,
+        place: Place | None = None,
     ) -> None:
         """Write an image (H, W, C) with its objects or classes over it."""
         layer = make_class_layer(labels, self.card) if ids is None else make_object_layer(ids)
-        write_image(path, draw_overlay(image, layer))
+        write_image(path, draw_overlay(image, layer), place)
 
     def clear(self, file: ImageFile, mask: Path) -> None:
         """Remove the files of earlier runs for an image, and any file in place of its mask.
@@ -160,19 +185,24 @@ class Outputs:
         labels, ids, wanted = result.labels, result.instances, self.wanted
         extras: dict[Path, Callable[[Path], None]] = {}
         if wanted.overlays:
-            path = self.find_path("overlays" / page.stem, ".png")
-            extras[path] = lambda path: self.write_overlay(path, page.image, labels, ids)
+            path = self.find_path("overlays" / page.stem, choose_overlay_suffix(page.place))
+            extras[path] = lambda path: self.write_overlay(
+                path, page.image, labels, ids, page.place
+            )
         if ids is not None:
-            path = self.find_path("instances" / page.stem, choose_suffix(ids))
-            extras[path] = lambda path: write_mask(path, ids)
+            suffix = ".tif" if page.place else choose_suffix(ids)
+            path = self.find_path("instances" / page.stem, suffix)
+            extras[path] = lambda path: write_mask(path, ids, place=page.place)
         if wanted.probabilities:
             path = self.find_path("probabilities" / page.stem, ".tif")
-            extras[path] = lambda path: _write_probabilities(path, result.probabilities)
+            extras[path] = lambda path: _write_probabilities(
+                path, result.probabilities, page.place, find_empty(page.image)
+            )
         if wanted.polygons is not None:
             found = find_outlines(labels, ids, self.card)
             if self.coco is None:
                 path = self.find_path("polygons" / page.stem, ".geojson")
-                text = to_geojson(found, self.categories)
+                text = to_geojson(found, self.categories, page.place)
             else:
                 path = self.coco.find_part(page)
                 text = json.dumps(to_coco_image(page, found))
@@ -187,14 +217,35 @@ def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:
     return np.rint(probabilities * FULL).astype(np.uint16)
 
 
-def _write_probabilities(path: Path, probabilities: NDArray[Any]) -> None:
+def _write_probabilities(
+    path: Path,
+    probabilities: NDArray[Any],
+    place: Place | None,
+    empty: NDArray[np.bool_] | None,
+) -> None:
+    values, nodata = to_16_bits(probabilities), None
+    if place is not None and place.tags and empty is not None:
+        values, nodata = np.minimum(values, FULL - 1), FULL
+        values[:, empty] = FULL
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        to_16_bits(probabilities),
+        values,
         photometric="minisblack",
         compression="zlib",
         compressionargs={"level": 1},
         metadata=None,
+        **to_tiff_options(place, nodata),
     )
     write_whole(path, buffer.getvalue())
+
+
+def choose_overlay_suffix(place: Place | None) -> str:
+    """Choose TIFF for what is georeferenced, and PNG for all else."""
+    return ".tif" if place is not None and place.tags else ".png"
+
+
+def find_labels_format(file: ImageFile) -> type[ImageFormat] | None:
+    """The format that writes its own files of labels, as of volumes, if the file has it."""
+    kind = find_format(split_array(file.path)[0])
+    return kind if kind is not None and kind.labels_suffix else None

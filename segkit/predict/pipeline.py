@@ -21,7 +21,7 @@ from segkit.inference.background import Background
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.large import LargeImages, is_large
-from segkit.predict.outputs import Outputs
+from segkit.predict.outputs import Outputs, find_labels_format
 from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
@@ -72,7 +72,11 @@ class Pipeline:
             try:
                 with ImageReader(file.path) as reader:
                     total = len(reader)
-                    is_by_windows = self._by_windows and is_large(file.path, total)
+                    is_by_windows = (
+                        self._by_windows
+                        and find_labels_format(file) is None
+                        and is_large(file.path, total)
+                    )
                     self.meter.expect(total - 1)
                     if is_by_windows:
                         self._large.append((file, total))
@@ -80,7 +84,7 @@ class Pipeline:
                     for number in range(total):
                         image = reader.read_image(number, self.predictor.card.keeps_alpha)
                         self.predictor.watch.check_image(file.path, image)
-                        yield Page(file, number, total, image)
+                        yield Page(file, number, total, image, reader.read_place(number))
                         given += 1
                         del image
             except (SegkitError, MemoryError) as error:

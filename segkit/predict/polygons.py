@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from shapely import MultiPolygon, Polygon
+from shapely.affinity import affine_transform
 from shapely.geometry import mapping, shape
 
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
+from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
     ObjectClass,
     classify_objects,
@@ -122,19 +124,23 @@ def find_outlines(
     return [Outline(number, *region) for number, region in enumerate(found, start=1)]
 
 
-def to_geojson(found: Iterable[Outline], categories: Sequence[ObjectClass]) -> str:
+def to_geojson(
+    found: Iterable[Outline], categories: Sequence[ObjectClass], place: Place | None = None
+) -> str:
     """A FeatureCollection with the properties that QuPath shows.
 
     Each feature has ``id``, ``class``, ``area`` in pixels, and QuPath's ``objectType`` and
-    ``classification``. The coordinates are pixels, not degrees.
+    ``classification``. The coordinates are pixels or, of a georeferenced image, those of its
+    coordinate system, which is named.
     """
     features = []
+    transform = None if place is None else place.transform
     for outline in found:
         category = categories[outline.category]
         features.append(
             {
                 "type": "Feature",
-                "geometry": mapping(outline.geometry),
+                "geometry": mapping(_locate(outline.geometry, transform)),
                 "properties": {
                     "objectType": "annotation",
                     "id": outline.id,
@@ -144,7 +150,18 @@ def to_geojson(found: Iterable[Outline], categories: Sequence[ObjectClass]) -> s
                 },
             }
         )
-    return json.dumps({"type": "FeatureCollection", "features": features})
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if place is not None and place.transform and place.crs:
+        name = f"urn:ogc:def:crs:{place.crs.replace(':', '::')}"
+        collection["crs"] = {"type": "name", "properties": {"name": name}}
+    return json.dumps(collection)
+
+
+def _locate(geometry: Any, transform: tuple[float, ...] | None) -> Any:
+    if transform is None:
+        return geometry
+    a, b, c, d, e, f = transform
+    return affine_transform(geometry, [a, b, d, e, c, f])
 
 
 def to_coco_image(page: Page, found: Iterable[Outline]) -> dict[str, Any]:

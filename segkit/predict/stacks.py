@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import wrap_write_errors, written_whole
+from segkit.images.formats.base import ImageFormat
 from segkit.images.window_writing import Scratch, write_tiles
 
 _CLASSIC = 2**31
@@ -32,14 +34,18 @@ class StackFile:
         self.path, self.pages = path, pages
         self._file = ExitStack()
         self._writer: tifffile.TiffWriter | None = None
-        self._waiting: dict[int, NDArray[Any] | Scratch] = {}
+        self._waiting: dict[int, tuple[NDArray[Any] | Scratch, Mapping[str, Any]]] = {}
         self._next = 0
         self._is_dropped = False
         self._lock = threading.Lock()
 
     @contextmanager
     def write_windows(
-        self, number: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        number: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> Iterator[Scratch]:
         """Write a page by windows, all of them in the ``with`` block; pages come in their order.
 
@@ -52,16 +58,24 @@ class StackFile:
             whole = (math.prod(layers), height, width)
             with Scratch(self.path.parent, whole, dtype) as scratch:
                 yield scratch
-                self.add(number, scratch)
+                self.add(number, scratch, options)
 
-    def add(self, number: int, mask: NDArray[Any] | Scratch) -> bool:
-        """Write a page, (H, W) or N samples (N, H, W). Return whether the file is complete."""
+    def add(
+        self,
+        number: int,
+        mask: NDArray[Any] | Scratch,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> bool:
+        """Write a page, (H, W) or N samples (N, H, W). Return whether the file is complete.
+
+        The options are those of tifffile that state where its pixels lie.
+        """
         with self._lock, wrap_write_errors(self.path):
             if self._is_dropped:  # another page of the file has failed
                 return False
-            self._waiting[number] = mask
+            self._waiting[number] = mask, options
             while self._next in self._waiting:
-                self._write(self._waiting.pop(self._next))
+                self._write(*self._waiting.pop(self._next))
                 self._next += 1
             return self._next == self.pages
 
@@ -79,7 +93,7 @@ class StackFile:
             with suppress(SegkitError, CancelledError), self._file:
                 raise CancelledError
 
-    def _write(self, mask: NDArray[Any] | Scratch) -> None:
+    def _write(self, mask: NDArray[Any] | Scratch, options: Mapping[str, Any]) -> None:
         if self._writer is None:
             file = self._file.enter_context(written_whole(self.path))
             large = math.prod(mask.shape) * mask.dtype.itemsize * self.pages > _CLASSIC
@@ -87,7 +101,8 @@ class StackFile:
         if isinstance(mask, Scratch):
             layers = mask.shape[0]
             shape = mask.shape if layers > 1 else mask.shape[1:]
-            write_tiles(self._writer, mask, shape, planarconfig="separate" if layers > 1 else None)
+            planes = "separate" if layers > 1 else None
+            write_tiles(self._writer, mask, shape, planarconfig=planes, **options)
             return
         self._writer.write(
             mask,
@@ -95,4 +110,38 @@ class StackFile:
             planarconfig="separate" if mask.ndim == 3 else None,
             compression="zlib",
             metadata=None,
+            **options,
         )
+
+
+class VolumeFile:
+    """The labels of a volume, which are written in its own format when all pages are there.
+
+    Pages may come from several threads and in any order.
+    """
+
+    def __init__(self, path: Path, pages: int, source: Path, kind: type[ImageFormat]) -> None:
+        self.path, self.pages, self.source, self.kind = path, pages, source, kind
+        self._masks: dict[int, NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, number: int, mask: NDArray[Any], options: object = None) -> bool:
+        """Keep a page (H, W). Return whether all are there."""
+        if mask.ndim != 2:
+            raise SegkitError(
+                f"{self.path}: overlapping classes do not fit into a volume of labels. Convert the"
+                " images to TIFF."
+            )
+        with self._lock:
+            self._masks[number] = mask
+            return len(self._masks) == self.pages
+
+    def finish(self) -> None:
+        """Write the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        pages = [self._masks[number] for number in range(self.pages)]
+        self.kind.write_labels(self.source, pages, self.path)
+
+    def drop(self) -> None:
+        """Forget the pages."""
+        self._masks.clear()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit.images.formats.base import find_format, list_suffixes
+from segkit.images.formats.base import find_ending, find_format, list_suffixes
 
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 """Files that file managers leave everywhere."""
@@ -73,9 +73,7 @@ def strip_suffix(name: str) -> str:
         'a/b.c'
     """
     name = unicodedata.normalize("NFC", name)
-    lower = name.lower()
-    ending = max((s for s in list_suffixes() if lower.endswith(s)), key=len, default="")
-    stem = name[: len(name) - len(ending)]
+    stem = name[: len(name) - len(find_ending(name))]
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 

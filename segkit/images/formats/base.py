@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +67,8 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         takes_content: Whether it opens what strangers upload, from memory.
         has_arrays: Whether a file may hold several named arrays, chosen as ``FILE::ARRAY``.
         has_pages: Whether a file may hold several images.
+        labels_suffix: Ending of the files that :meth:`write_labels` writes; empty if labels are
+            pictures.
     """
 
     title: ClassVar[str]
@@ -74,6 +77,7 @@ class ImageFormat(Registrable, ABC, family="image_format"):
     takes_content: ClassVar[bool] = False
     has_arrays: ClassVar[bool] = False
     has_pages: ClassVar[bool] = True
+    labels_suffix: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -87,6 +91,15 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         An upload has no name, an empty path.
         """
         return start.startswith(cls.starts)
+
+    @classmethod
+    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write labels (H, W) of all pages of a file to one that lies in the same voxels.
+
+        Raises:
+            SegkitError: The labels do not fit, or a file cannot be read or written.
+        """
+        raise NotImplementedError(f"{cls.title} has no files of labels")
 
     @classmethod
     def owns_folder(cls, path: Path) -> bool:
@@ -138,6 +151,24 @@ def import_extra(package: str, extra: str) -> Any:
             f"reading it needs the package {package.partition('.')[0]}, which is not installed:"
             f" pip install 'segkit-torch[{extra}]'."
         ) from error
+
+
+def strip_ending(path: Path) -> Path:
+    """A path without the ending that tells the format, such as ``.nii.gz``.
+
+    A folder keeps a name that no format knows.
+    """
+    ending = find_ending(path.name)
+    if ending:
+        return path.with_name(path.name[: -len(ending)])
+    return path if path.is_dir() else path.with_suffix("")
+
+
+def find_ending(name: str) -> str:
+    """The ending of a file name that tells the format; empty if no format knows it."""
+    lower = name.lower()
+    ending = max((s for s in list_suffixes() if lower.endswith(s)), key=len, default="")
+    return name[-len(ending) :] if 0 < len(ending) < len(name) else ""
 
 
 def list_suffixes() -> list[str]:

@@ -67,6 +67,7 @@ class Dicom(ImageFormat, name="dicom"):
     """DICOM images, single, multi-frame and enhanced, with all usual compressions."""
 
     title = "DICOM"
+    labels_suffix = ".nii.gz"
     suffixes = (".dcm", ".dicom")
 
     @classmethod
@@ -92,6 +93,11 @@ class Dicom(ImageFormat, name="dicom"):
         except OSError:  # every folder is asked, also one that holds files of others
             return False
         return found
+
+    @classmethod
+    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write a NIfTI in the same place."""
+        write_volume_like(source, pages, target)
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:

@@ -61,6 +61,7 @@ class Nifti(ImageFormat, name="nifti"):
     """NIfTI-1 and NIfTI-2, packed or as a pair of files, and Analyze 7.5."""
 
     title = "NIfTI"
+    labels_suffix = ".nii.gz"
     suffixes = (".nii", ".nii.gz", ".hdr")
     has_arrays = True
 
@@ -73,6 +74,11 @@ class Nifti(ImageFormat, name="nifti"):
             except zlib.error:
                 return False
         return _tell_header(path, start) is not None
+
+    @classmethod
+    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write a NIfTI in the same place."""
+        write_volume_like(source, pages, target)
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:

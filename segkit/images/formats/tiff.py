@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
-from segkit.images.place import Place
+from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
     NO_PIXELS,
     ORIENTATION,
@@ -56,7 +56,7 @@ _LOSSY = (6, 7, 33003, 34892, 50001)  # JPEG in three ways, Aperio's JPEG 2000, 
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
-_INK_SET, _GDAL_NODATA = 332, 42113
+_INK_SET = 332
 
 Part = Any
 """A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
@@ -354,7 +354,7 @@ def _read_palette(page: Any) -> Array | None:
 def _read_nodata(page: Any) -> float | None:
     """The value that GDAL's tag gives to pixels without data; NaN needs none."""
     try:
-        value = float(str(page.tags.valueof(_GDAL_NODATA, "")).strip("\0 "))
+        value = float(str(page.tags.valueof(GDAL_NODATA, "")).strip("\0 "))
     except ValueError:
         return None
     if page.dtype.kind == "f":  # written with more digits than it has

@@ -1,0 +1,146 @@
+"""Predictions lie where their images lie, and are written in the format of volumes."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from segkit.data.sources.cells import draw
+from segkit.images.reading import ImageReader, read_image, read_mask
+
+rasterio = pytest.importorskip("rasterio")
+
+TRANSFORM = rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_600_000)
+
+
+def write_geotiff(path: Path, image: np.ndarray, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = image.shape
+    profile = {"driver": "GTiff", "count": 1, "height": height, "width": width}
+    profile |= {"crs": "EPSG:32633", "transform": TRANSFORM, "dtype": image.dtype}
+    with rasterio.open(path, "w", **(profile | options)) as file:
+        file.write(image, 1)
+
+
+def cells(height: int = 64, width: int = 80) -> np.ndarray:
+    image = draw(3, (height, width)).image[..., 0].copy()
+    image[image == 0] = 1
+    image[:6, :9] = 0
+    return image
+
+
+def test_every_output_of_a_geotiff_is_georeferenced(binary_run, tmp_path, out, run_predict) -> None:
+    write_geotiff(tmp_path / "in/a.tif", cells(), nodata=0)
+    options = ["probabilities=true", "polygons=geojson", "instances=components"]
+    run_predict(binary_run, tmp_path / "in", *options)
+    for name in ("a.tif", "overlays/a.tif", "probabilities/a.tif", "instances/a.tif"):
+        with rasterio.open(out / name) as file:
+            assert (file.crs.to_epsg(), file.transform) == (32633, TRANSFORM)
+            assert file.shape == (64, 80)
+    with rasterio.open(out / "a.tif") as file:
+        mask, missing = file.read(1), file.read_masks(1) == 0
+        assert missing[:6, :9].all()
+        assert missing.sum() == 54
+        assert set(np.unique(mask[~missing])) <= {0, 255}
+    with rasterio.open(out / "probabilities/a.tif") as file:
+        assert (file.read_masks(1) == 0).sum() == 54
+    with rasterio.open(out / "instances/a.tif") as file:
+        assert not file.read(1)[:6, :9].any()
+    found = json.loads((out / "polygons/a.geojson").read_text())
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    from rasterio.features import rasterize
+
+    shapes = [(f["geometry"], f["properties"]["id"]) for f in found["features"]]
+    drawn = rasterize(shapes, out_shape=(64, 80), transform=TRANSFORM, dtype="int32")
+    with rasterio.open(out / "instances/a.tif") as file:
+        np.testing.assert_array_equal(drawn, file.read(1))
+
+
+def test_a_large_geotiff(binary_run, tmp_path, out, run_predict, monkeypatch) -> None:
+    monkeypatch.setattr("segkit.predict.large.LARGE", 100 * 100)
+    monkeypatch.setattr("segkit.predict.large.OVERVIEW", 64)
+    blocks = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    write_geotiff(tmp_path / "in/a.tif", cells(192, 256), nodata=0, **blocks)
+    run_predict(binary_run, tmp_path / "in", "probabilities=true", "tile=64")
+    for name in ("a.tif", "probabilities/a.tif"):
+        with rasterio.open(out / name) as file:
+            assert (file.crs.to_epsg(), file.transform) == (32633, TRANSFORM)
+    with rasterio.open(out / "a.tif") as file:
+        assert (file.read_masks(1) == 0)[:6, :9].all()
+        assert (file.read_masks(1) == 0).sum() == 54
+    with rasterio.open(out / "overlays/a.tif") as file:
+        assert file.shape == (48, 64)
+        assert file.transform == TRANSFORM @ rasterio.Affine.scale(4)
+        assert file.crs.to_epsg() == 32633
+
+
+def test_pages_of_a_georeferenced_file(binary_run, tmp_path, out, run_predict) -> None:
+    write_geotiff(tmp_path / "one.tif", cells())
+    with ImageReader(tmp_path / "one.tif") as reader:
+        tags = list(reader.read_place(0).tags)
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in/two.tif") as file:
+        for _ in range(2):
+            file.write(cells(), metadata=None, photometric="minisblack", extratags=tags)
+    run_predict(binary_run, tmp_path / "in")
+    for page in (0, 1):
+        with ImageReader(out / "two.tif") as reader:
+            place = reader.read_place(page)
+            assert place is not None
+            assert (place.crs, place.transform) == ("EPSG:32633", tuple(TRANSFORM)[:6])
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_sizes_of_pixels(binary_run, tmp_path, out, run_predict, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    metadata = {"unit": "um"} if kind == "imagej" else {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}
+    options = {kind: True, "metadata": metadata, "resolution": (4, 2)}
+    tifffile.imwrite(tmp_path / "in/a.tif", cells(), **options)
+    with ImageReader(tmp_path / "in/a.tif") as reader:
+        assert reader.read_place(0).pixel_size == pytest.approx((0.5, 0.25))
+    run_predict(binary_run, tmp_path / "in")
+    with ImageReader(out / "a.tif") as reader:
+        assert reader.read_place(0).pixel_size == pytest.approx((0.5, 0.25))
+    assert (out / "overlays/a.png").is_file()  # a picture
+
+
+def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.array([[-0.7, 0, 0, 10], [0, 0, 2.0, -5], [0, 0.7, 0, 3], [0, 0, 0, 1]])
+    voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "in/scan.v1.nii.gz")
+    run_predict(binary_run, tmp_path / "in")
+    labels = nibabel.load(out / "scan.v1.nii.gz")
+    np.testing.assert_allclose(labels.affine, affine, atol=1e-6)
+    values = np.asanyarray(labels.dataobj)
+    assert (values.shape, values.dtype) == (voxels.shape, np.uint8)
+    assert set(np.unique(values)) == {0, 255}
+    with ImageReader(tmp_path / "in/scan.v1.nii.gz") as reader:
+        images = [reader.read_image(page) for page in range(len(reader))]
+    (tmp_path / "pages").mkdir()
+    for page, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"pages/{page}.png")
+    run_predict(binary_run, tmp_path / "pages", f"output='{tmp_path / 'out2'}'")
+    for page in range(len(images)):
+        np.testing.assert_array_equal(
+            read_mask(out / "scan.v1.nii.gz", page), read_mask(tmp_path / f"out2/{page}.png")
+        )
+
+
+def test_pixels_without_data_in_a_plain_image(binary_run, tmp_path, out, run_predict) -> None:
+    image = cells()
+    alpha = np.where(image > 0, 255, 0).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.merge("LA", [Image.fromarray(image), Image.fromarray(alpha)]).save(tmp_path / "in/a.png")
+    run_predict(binary_run, tmp_path / "in")
+    mask = read_mask(out / "a.png")
+    assert (mask[:6, :9] == 128).all()  # 255 is the foreground
+    assert (mask == 128).sum() == 54
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(out / "overlays/a.png").shape == (64, 80, 3)

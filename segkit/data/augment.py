@@ -147,21 +147,29 @@ class TrainTransform:
         return image, labels[c : labels.shape[0] - c, c : labels.shape[1] - c]
 
     def find_unsuitable(self, channels: int, dtype: Any) -> list[str]:
-        """Problems with transforms that do not support images with these channels and type."""
+        """Problems with transforms: channels and types that they do not take, invented labels."""
         rng = np.random.default_rng(0)
         image = (255 * rng.random((*self._cut, channels), np.float32)).astype(np.uint8)
         image = image if dtype == np.uint8 else (image / 255).astype(dtype)
-        labels = np.zeros(self._cut, np.uint8)
+        blocks = np.indices(self._cut).sum(axis=0) // 3 % 2
+        labels = (blocks * 200).astype(np.uint8)
         problems = []
         for number, options in enumerate(self._augment):
             step = _build_transform({**options, "p": 1.0})
             step.set_random_seed(0)
             try:
                 with _without_warnings():
-                    result = step(image=image, mask=labels)["image"]
+                    both = step(image=image, mask=labels)
+                result, invented = both["image"], set(np.unique(both["mask"])) - {0, 200, 255}
             except Exception as error:  # transforms raise errors of any type
                 reason = str(error) or type(error).__name__
             else:
+                if invented:
+                    problems.append(
+                        f"augment.transforms[{number}]: {options['name']} mixes the labels of"
+                        " neighbours, so that new ones arise: leave mask_interpolation out"
+                    )
+                    continue
                 if (result.dtype, result.shape[2:]) == (image.dtype, image.shape[2:]):
                     continue
                 reason = f"it turns them into {result.dtype} of the shape {result.shape}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from torch import Tensor, distributed
 
 from segkit.losses.base import Loss
@@ -58,6 +58,15 @@ class ExponentialAverage(WeightAveraging):
         """Swap the weights back before a checkpoint is written after Ctrl-C in a validation."""
         if self._swapped:
             self._swap_models(pl_module)
+
+
+class EpochBar(RichProgressBar):
+    """The progress bar of an epoch, which counts from 1 and knows that epochs may have no end."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        total = f" of {last}" if last is not None and last > 0 else ""
+        return f"epoch {current_epoch + 1}{total}".ljust(len(self.validation_description))
 
 
 class StopAfterStep(L.Callback):

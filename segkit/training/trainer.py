@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger as LightningLogger
 from rich.console import Console
 
@@ -85,7 +85,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.seconds is not None:
         listed.append(Budget(t.seconds, t.check_val_every_n_epoch))
     if t.progress_bar:
-        listed.append(RichProgressBar(leave=False))
+        listed.append(callbacks.EpochBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
     deterministic = t.deterministic
     if deterministic == "auto":  # costs nothing on a CPU

@@ -376,3 +376,13 @@ def test_colour_transforms_leave_grey_images_unchanged_without_a_warning():
     transform = TrainTransform((8, 8), [{"name": "HueSaturationValue", "p": 1.0}])
     image = np.full((8, 8, 1), 9, np.uint8)
     assert transform(image, np.zeros((8, 8), np.uint8), 0)[0].shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["Rotate", "Affine", "ElasticTransform", "RandomResizedCrop"])
+def test_transforms_that_would_invent_labels_are_refused(name):
+    options = {"size": [32, 32]} if name == "RandomResizedCrop" else {}
+    options |= {"ElasticTransform": {"alpha": 50}, "Affine": {"rotate": 20}}.get(name, {})
+    linear = TrainTransform((32, 32), [{"name": name, "mask_interpolation": 1, **options}])
+    [problem] = linear.find_unsuitable(3, np.uint8)
+    assert problem.startswith(f"augment.transforms[0]: {name} mixes the labels of neighbours")
+    assert TrainTransform((32, 32), [{"name": name, **options}]).find_unsuitable(3, np.uint8) == []

@@ -315,6 +315,11 @@ def wrap_errors(file: File) -> Iterator[None]:
         raise
     except SegkitError as error:
         raise SegkitError(f"{name}: {error}") from error
+    except ImportError as error:  # of a codec
+        raise SegkitError(
+            f"{name}: cannot be read: the installed imagecodecs has no decoder for its compression"
+            f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
+        ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         remedy = " Save it again with deflate or LZW." if "not supported" in reason else ""

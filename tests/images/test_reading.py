@@ -484,6 +484,19 @@ def test_files_that_are_not_images(tmp_path: Path) -> None:
             read_extent(data)
 
 
+def test_a_codec_that_is_not_installed(tmp_path: Path, monkeypatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", noise(H, W), compression="zstd")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'compression'")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", fail)
+    with pytest.raises(
+        SegkitError, match=r"a\.tif: cannot be read: the installed imagecodecs has no"
+    ):
+        read_image(tmp_path / "a.tif")
+
+
 def test_a_gigapixel_png_costs_nothing() -> None:
     data = gigapixel_png()
     assert len(data) < 5000

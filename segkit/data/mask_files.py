@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import describe_values, value_to_color
+from segkit.core.labels import Mode, color_to_value, describe_values, value_to_color
+from segkit.data.sources.base import DataSource
 from segkit.images.raster import Raster, encode_colors, is_opaque, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
@@ -113,6 +114,26 @@ class MaskDecoder:
         if hidden is not None:
             coded[hidden] = 0
         return coded.astype(np.uint8) if coded.max(initial=0) < 256 else coded
+
+
+def list_known_values(source: DataSource, mode: Mode) -> tuple[int, ...]:
+    """The values that masks can have, from what a source tells of the classes.
+
+    Raises:
+        SegkitError: It does not tell them.
+    """
+    if source.class_colors is not None:
+        return tuple(map(color_to_value, source.class_colors))
+    if source.label_map is not None:
+        return tuple(source.label_map)
+    if source.class_names is not None and mode == "multiclass":
+        return tuple(range(len(source.class_names)))
+    if mode == "multiclass":
+        raise SegkitError(
+            "data.mask_values=nearest needs to know the values of the classes: give"
+            " data.class_colors, data.label_map or data.class_names."
+        )
+    return 0, 255
 
 
 def round_to_nearest(values: NDArray[Any], known: Sequence[int]) -> NDArray[Any]:

@@ -159,7 +159,7 @@ class _Picture(Pages):
         """Raise a ValueError where Pillow would not miss the end of a file."""
 
     def _decode(self, data: bytes, image: ImageFile) -> Raster:
-        return _convert_image(image)
+        return convert_picture(image)
 
     def _is_lossy(self, data: bytes) -> bool:
         return False
@@ -188,7 +188,7 @@ class _PngPicture(_Picture):
             values: Array = imagecodecs.png_decode(data)
             with_alpha = values.shape[2] in (2, 4)
             return Raster(values, is_rgb=colour != 4, alpha="straight" if with_alpha else "")
-        raster = _convert_image(image)
+        raster = convert_picture(image)
         values = raster.values
         if bits == 16 and image.mode == "I":  # older Pillow
             values = values.astype(np.uint16)
@@ -264,7 +264,7 @@ def read_palette(image: Image) -> Array | None:
     return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
-def _convert_image(image: Image) -> Raster:
+def convert_picture(image: Image) -> Raster:
     """The pixels of a loaded image."""
     key = image.info.get("transparency")
     if image.mode == "P":

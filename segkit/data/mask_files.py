@@ -9,7 +9,7 @@ differ) grey pixels have the value of their grey, and other colours a value of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import describe_values, value_to_color
+from segkit.core.labels import Mode, color_to_value, describe_values, value_to_color
 from segkit.images.raster import Raster, encode_colors, is_opaque, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
@@ -116,6 +116,31 @@ class MaskDecoder:
         if hidden is not None:
             coded[hidden] = 0
         return coded.astype(np.uint8) if coded.max(initial=0) < 256 else coded
+
+
+def list_known_values(
+    mode: Mode,
+    class_colors: Sequence[Sequence[int]] | None,
+    label_map: Mapping[int, int] | None,
+    class_names: Sequence[str] | None,
+) -> tuple[int, ...]:
+    """The values that masks can have, from what is known of the classes.
+
+    Raises:
+        SegkitError: Nothing is known.
+    """
+    if class_colors is not None:
+        return tuple(map(color_to_value, class_colors))
+    if label_map is not None:
+        return tuple(label_map)
+    if class_names is not None and mode == "multiclass":
+        return tuple(range(len(class_names)))
+    if mode == "multiclass":
+        raise SegkitError(
+            "data.mask_values=nearest needs to know the values of the classes: give"
+            " data.class_colors, data.label_map or data.class_names."
+        )
+    return 0, 255
 
 
 def round_to_nearest(values: NDArray[Any], known: Sequence[int]) -> NDArray[Any]:

@@ -29,6 +29,9 @@ CHOICES = sorted(f"{p.parent.name}={p.stem}" for p in find_conf_dir().glob("*/*.
 NEEDED = {
     "encoder=timm": ["encoder.name=convnext_tiny"],
     "loss=bce": ["head=binary"],
+    "data=torchvision": ["data.dataset=VOCSegmentation"],
+    "data=torchgeo": ["data.dataset=LandCoverAI100"],
+    "data=huggingface": ["data.path=."],
 }
 
 

@@ -111,7 +111,9 @@ def _noting_errors(source: DataSource, facts: Facts) -> Iterator[None]:
     try:
         yield
     except SegkitError as error:
-        facts.errors.append(_name_sample(facts.sample, str(error)))
+        found = _name_sample(facts.sample, str(error))
+        if found not in facts.errors:  # image and mask may be in one item, which fails twice
+            facts.errors.append(found)
     except Exception as error:  # a source of a plugin may do anything
         why = f"{type(source).__name__} cannot read it: {error!r}"
         facts.errors.append((facts.sample.name, why))
@@ -182,7 +184,7 @@ def _require(fits: bool, source: DataSource, method: str, array: Any, wanted: st
 def _name_sample(sample: Sample, message: str) -> tuple[str, str]:
     """The name of the sample, or its path where the message contains that, and the message."""
     message = message.rstrip(".")
-    for path in (sample.image, sample.mask):
+    for path in (sample.image, sample.mask, sample.name):
         if path and message.startswith(f"{path}: "):
             return str(path), message.removeprefix(f"{path}: ")
     return sample.name, message

@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from segkit.core.registry import Registrable
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Byte = Annotated[int, Field(ge=0, le=255)]
+"""A label, or one of the three numbers of a colour, in the options of members."""
 
 
 @dataclass(frozen=True)

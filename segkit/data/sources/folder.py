@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from segkit.core.errors import SegkitError, did_you_mean
-from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value
+from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.labels.base import Color, LabelFormat
 from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
@@ -24,13 +24,13 @@ from segkit.data.mask_files import (
     compare_palettes,
     describe_palettes,
     fit_size,
+    list_known_values,
 )
-from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
 from segkit.images.formats.base import may_have_pages
 from segkit.images.raster import convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 
-Byte = Annotated[int, Field(ge=0, le=255)]
 Roots = Annotated[
     tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)
 ]
@@ -156,7 +156,11 @@ class FolderSource(DataSource, name="folder"):
             class_names,
             class_colors,
         )
-        self.nearest = self._list_known_values(mode) if mask_values == "nearest" else None
+        self.nearest = (
+            list_known_values(mode, class_colors, label_map, class_names)
+            if mask_values == "nearest"
+            else None
+        )
         self._turned, self._with_alpha = set[str](), set[str]()
 
     @property
@@ -251,21 +255,6 @@ class FolderSource(DataSource, name="folder"):
         assert sample.image is not None
         with ImageReader(sample.image) as reader:
             return reader.read_size(sample.page, self.upright)
-
-    def _list_known_values(self, mode: Mode) -> tuple[int, ...]:
-        """The values that masks can have."""
-        if self._class_colors is not None:
-            return tuple(map(color_to_value, self._class_colors))
-        if self._label_map is not None:
-            return tuple(self._label_map)
-        if self._class_names is not None and mode == "multiclass":
-            return tuple(range(len(self._class_names)))
-        if mode == "multiclass":
-            raise SegkitError(
-                "data.mask_values=nearest needs to know the values of the classes: give"
-                " data.class_colors, data.label_map or data.class_names."
-            )
-        return 0, 255
 
     @cached_property
     def _decoder(self) -> MaskDecoder:

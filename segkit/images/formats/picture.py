@@ -163,7 +163,7 @@ class _Picture(Pages):
         """Raise a ValueError where Pillow would not miss the end of a file."""
 
     def _decode(self, data: bytes, image: ImageFile) -> Raster:
-        return _convert_image(image)
+        return convert_picture(image)
 
     def _is_lossy(self, data: bytes) -> bool:
         return False
@@ -192,7 +192,7 @@ class _PngPicture(_Picture):
             values: Array = imagecodecs.png_decode(data)
             with_alpha = values.shape[2] in (2, 4)
             return Raster(values, is_rgb=colour != 4, alpha="straight" if with_alpha else "")
-        raster = _convert_image(image)
+        raster = convert_picture(image)
         values = raster.values
         if bits == 16 and image.mode == "I":  # older Pillow
             values = values.astype(np.uint16)
@@ -216,7 +216,7 @@ class _BmpPicture(_Picture):
         if image.mode == "1" and bits > 1:  # black and white in bytes, which Pillow reads as bits
             grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
             return Raster((np.asarray(grey) > 127)[..., None])
-        return _convert_image(image)
+        return convert_picture(image)
 
 
 class _WebPPicture(_Picture):
@@ -281,7 +281,7 @@ def read_palette(image: Image) -> Array | None:
     return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
-def _convert_image(image: Image) -> Raster:
+def convert_picture(image: Image) -> Raster:
     """The pixels of a loaded image."""
     key = image.info.get("transparency")
     if image.mode == "P":

@@ -157,13 +157,18 @@ def find_all(data: DataSet) -> Findings:
 
 
 def _count_folders(samples: list[Sample], side: str) -> dict[str, int]:
-    files = {path for sample in samples if (path := getattr(sample, side)) is not None}
-    return dict(Counter(str(path.parent) for path in sorted(files)))
+    return dict(Counter(str(Path(file).parent) for file in _list_files(samples, side)))
 
 
 def _count_endings(samples: list[Sample], side: str) -> dict[str, int]:
-    files: set[Path] = {path for s in samples if (path := getattr(s, side)) is not None}
-    return dict(Counter(path.suffix.lower() or "no ending" for path in files).most_common())
+    endings = (Path(file).suffix.lower() for file in _list_files(samples, side))
+    return dict(Counter(ending or "no ending" for ending in endings).most_common())
+
+
+def _list_files(samples: list[Sample], side: str) -> list[str]:
+    """The images or the masks, each once: a stack has several samples."""
+    files = (getattr(sample, side) for sample in samples)
+    return sorted({str(file) for file in files if file is not None})
 
 
 def _find_saturated(facts: list[Facts]) -> list[str]:

@@ -68,11 +68,15 @@ def open_data_set(settings: DataSettings) -> DataSet:
         mode: Mode = settings.head.name
         count = settings.head.options.get("num_classes")
         return _read(_build(settings, mode), mode, count)
-    if _has_two_labels(settings):
+    try:
+        source = _build(settings, "multiclass")
+    except SegkitError:  # options that only fit two classes
+        return _read(_build(settings, "binary"), "binary", None)
+    if _has_two_labels(source):
         found = _read(_build(settings, "binary"), "binary", None)
         if len(_list_labels(found.source, found.facts)) <= 2:
             return found
-    return _read(_build(settings, "multiclass"), "multiclass", None)
+    return _read(source, "multiclass", None)
 
 
 def _build(settings: DataSettings, mode: Mode) -> DataSource:
@@ -84,12 +88,8 @@ def _read(source: DataSource, mode: Mode, num_classes: int | None) -> DataSet:
     return DataSet(source, mode, num_classes, splits, scan(source, splits))
 
 
-def _has_two_labels(settings: DataSettings) -> bool:
+def _has_two_labels(source: DataSource) -> bool:
     """Whether some masks, spread over the set, have at most two labels, as a binary head needs."""
-    try:
-        source = _build(settings, "multiclass")
-    except SegkitError:  # options that only fit two classes
-        return True
     samples = [sample for part in list_splits(source).values() for sample in part]
     facts = []
     for sample in samples[:: -(-len(samples) // LOOKED_AT) or 1]:

@@ -23,7 +23,6 @@ from segkit.config.settings import DataCheckSettings
 from segkit.core.errors import SegkitError
 from segkit.data.checks.summary import check
 from segkit.data.sources.base import DataSource
-from segkit.images.writing import write_image, write_mask
 from segkit.inspection.command import check_data
 from segkit.inspection.findings import Findings, find_all
 from segkit.inspection.opening import open_data_set, parse_data_settings
@@ -56,18 +55,19 @@ def boxes(*values: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def put(root: Path, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-    plain = image.dtype == np.uint8 and image.shape[2] in (1, 3, 4)
-    file = root / f"images/{name}.{'png' if plain else 'tif'}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if plain:
-        write_image(file, image)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+        assert cv2.imwrite(str(root / f"images/{name}.png"), image)
     else:
         options = {"planarconfig": "contig"} if image.shape[2] > 1 else {}
+        file = root / f"images/{name}.tif"
         tifffile.imwrite(file, image, photometric="minisblack", **options)
     if mask.ndim == 3:
-        write_mask(root / f"masks/{name}.tif", np.moveaxis(mask, 2, 0))
+        pages = np.moveaxis(mask, 2, 0).astype(np.uint8)
+        tifffile.imwrite(root / f"masks/{name}.tif", pages, photometric="minisblack", metadata=None)
     else:
-        write_mask(root / f"masks/{name}.png", mask)
+        assert cv2.imwrite(str(root / f"masks/{name}.png"), mask.astype(np.uint16))
 
 
 def put_some(root: Path, mask: np.ndarray, count: int = 5, **options: Any) -> Path:

@@ -7,9 +7,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-from segkit.images.formats.base import find_format, list_suffixes
+from segkit.images.formats.base import ImageFormat, find_format, list_suffixes
 
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 """Files that file managers leave everywhere."""
@@ -74,9 +75,16 @@ def strip_suffix(name: str) -> str:
     """
     name = unicodedata.normalize("NFC", name)
     lower = name.lower()
-    ending = max((s for s in list_suffixes() if lower.endswith(s)), key=len, default="")
+    endings = _sort_endings(len(ImageFormat.members()))
+    ending = next((ending for ending in endings if lower.endswith(ending)), "")
     stem = name[: len(name) - len(ending)]
     return stem[:-4] if stem.lower().endswith(".ome") else stem
+
+
+@lru_cache(maxsize=1)
+def _sort_endings(count: int) -> list[str]:
+    """The endings of so many formats, longest first; more are known once a plugin adds one."""
+    return sorted(list_suffixes(), key=len, reverse=True)
 
 
 def describe_unused(names: Sequence[str], where: str) -> list[str]:

@@ -16,6 +16,7 @@ from segkit.core.labels import find_background
 from segkit.data.checks import facts
 from segkit.data.checks.classes import decide_coding
 from segkit.data.checks.summary import DataSummary, check
+from segkit.data.mask_files import compare_palettes
 from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 
@@ -325,6 +326,20 @@ def test_palette_indices_are_labels_and_grey_levels_are_not(tmp_path):
     assert "data.label_map={85: 1, 170: 2}" in problem
     assert run_check(tmp_path, "multiclass", label_map={85: 1, 170: 2}).num_classes == 3
     assert run_check(tmp_path, "multiclass", 171).num_classes == 171
+
+
+def test_palettes_are_found_among_masks_without_one(tmp_path):
+    put(tmp_path, THREE, THREE, THREE)
+    files = sorted((tmp_path / "masks").iterdir())
+    picture = Image.fromarray(THREE).convert("P")
+    picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    picture.save(files[1])
+    files += [tmp_path / "masks/gone.png", tmp_path / "masks/empty.png"]
+    files[-1].write_bytes(b"")
+    found = compare_palettes(files)
+    assert (found.count, found.differ) == (1, False)
+    assert found.usual is not None
+    assert found.usual[:3].tolist() == [[0, 0, 0], [200, 0, 0], [0, 200, 0]]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.checks.summary import check
 from segkit.data.sources.base import DataSource
 from segkit.inspection.command import check_data
+from segkit.inspection.description import describe_split
 from segkit.inspection.findings import Findings, find_all
 from segkit.inspection.opening import open_data_set, parse_data_settings
 from segkit.inspection.proposal import list_overrides
@@ -193,7 +194,7 @@ def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put_some(Path("my set"), boxes(1, 2), 10)
     Path("my set/images/notes.txt").write_text("")
-    run(Path("my set"), "data.class_names=[background,round cell,flat]")
+    run(Path("my set"), "data.class_names=[background,cell (round),flat]")
     text = capsys.readouterr().out
     for part in (
         "images in my set/images (10); masks in my set/masks (10)",
@@ -206,7 +207,7 @@ def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):
         "10 to 239",
         "16 connected regions in 8 masks of 10",
         "1 file in images is not used (1 .txt): notes.txt",
-        "round cell",
+        "cell (round)",
         "#e69f00",
         "1.56%",
         "check.png",
@@ -218,7 +219,7 @@ def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):
     assert words[:3] == ["python", "-m", "segkit.train"]
     config = compose(words[3:])
     assert (config.data.root, config.head.name) == ("my set", "multiclass")
-    assert config.data.class_names == ["background", "round cell", "flat"]
+    assert config.data.class_names == ["background", "cell (round)", "flat"]
     assert not capsys.readouterr().err
 
 
@@ -240,6 +241,10 @@ def test_splits_and_pairs_are_described(tmp_path, capsys):
         assert words in text
         assert "paired by the table" in text
     check_data(compose(["sheet=false", "data=cells_small"], "data_check"))
+    found = find(put_some(tmp_path / "one", boxes(1)), "data.val_fraction=0")
+    assert describe_split(found) == (
+        "0% for validation and 0% for testing, drawn at random (data.split=random)"
+    )
     assert "as the data set 'cells' is divided" in capsys.readouterr().out
 
 
@@ -264,6 +269,17 @@ def test_json_is_all_there_is_on_standard_output(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert err == ""
+    real = open_data_set
+
+    def read_with_progress(settings):
+        print("checking the data set")
+        return real(settings)
+
+    monkeypatch.setattr("segkit.inspection.command.open_data_set", read_with_progress)
+    run(tmp_path / "set", "format=json", "sheet=false")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["samples"] == found["samples"]
+    assert err == "checking the data set\n"
     documented = (Path(__file__).parents[2] / "docs/data.md").read_text()
     assert [f"\n| `{key}` |" in documented for key in found] == [True] * len(found)
     assert documented.count("\n| `") == len(found)

@@ -150,23 +150,27 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_an_interrupted_run_is_continued(tmp_path, monkeypatch):
     old, new = put_set(tmp_path / "old", 12), tmp_path / "new"
     before = snapshot(old)
-    real, calls = conversion.write_sample, []
+    real = conversion.write_sample
 
-    def stop(source, summary, item):
-        calls.append(item)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        time.sleep(0.02 * (len(calls) > 3))
+    def write_slowly(source, summary, item):
+        time.sleep(0.02)
         real(source, summary, item)
 
-    monkeypatch.setattr(conversion, "write_sample", stop)
+    def stop(sequence, *args, **options):  # as Ctrl-C does while the progress is drawn
+        for number, each in enumerate(sequence):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield each
+
+    monkeypatch.setattr(conversion, "write_sample", write_slowly)
+    monkeypatch.setattr(conversion, "track", stop)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         run(old, new)
     finished = len(list(new.rglob("images/*")))
     assert 2 <= finished < 8  # not all others first
     assert not (new / "classes.csv").exists()
-    monkeypatch.setattr(conversion, "write_sample", real)
+    monkeypatch.undo()
     first = snapshot(new)
     done = run(old, new)
     assert (done.samples, done.written) == (12, 12 - finished)

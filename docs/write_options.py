@@ -24,6 +24,7 @@ from segkit.config.declarations import (
     read_command_options,
     read_member_options,
     read_section_options,
+    spell_command,
 )
 from segkit.config.validation import families
 
@@ -41,7 +42,7 @@ def page() -> str:
     parts = [INTRODUCTION]
     for command, (_, name) in COMMANDS.items():
         model = getattr(schema, name, None) or getattr(settings, name)
-        parts.append(f"## python -m segkit.{command}\n")
+        parts.append(f"## {spell_command(command)}\n")
         parts.append(table(read_command_options(command), kinds_of(model)))
     parts.append("## Groups of a training\n")
     for section, name in SECTIONS.items():

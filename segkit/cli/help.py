@@ -78,6 +78,30 @@ Worth trying:
   curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
   curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
   http://127.0.0.1:8000/docs                                  what the endpoint accepts""",
+    "data_check": """Check a data set before a training: what it holds, and whether it can be used.
+
+usage: python -m segkit.data check root=DIR [head=HEAD] [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+The options of data are those of a training; head is binary, multiclass, multilabel or auto.
+
+Worth trying:
+  python -m segkit.data check root=DIR                        tables, and check.png to look at
+  python -m segkit.data check root=DIR head=multiclass        as a training with that head
+  python -m segkit.data check data.pairs=FILE.csv             a table of images and masks
+  python -m segkit.data check root=DIR format=json sheet=false    for a program
+  python -m segkit.data convert root=DIR output=DIR2          rewrite it as plain PNGs""",
+    "data_convert": """Write a data set as plain images and masks, which every program reads.
+
+usage: python -m segkit.data convert root=DIR output=DIR2 [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+The options of data are those of a training; head is binary, multiclass, multilabel or auto.
+
+Worth trying:
+  python -m segkit.data convert root=DIR output=DIR2          again: resumes
+  python -m segkit.data convert root=DIR output=DIR2 layout=csv    one folder and pairs.csv
+  python -m segkit.data convert root=DIR output=DIR2 head=multilabel    overlapping classes
+  python -m segkit.data convert data=camvid root=DIR output=DIR2    any data set of conf/data
+  python -m segkit.data check root=DIR2                       look at the result""",
     "benchmark": """Measure encoders x necks on this machine: parameters, operations, time, memory.
 
 usage: python -m segkit.benchmark [KEY=VALUE ...]
@@ -91,7 +115,15 @@ Worth trying:
   python -m segkit.benchmark device=cuda precision=bfloat16   on a GPU, its own memory""",
 }
 
-TAKEN = {"evaluate": ["data"], "predict": [], "export": [], "serve": [], "benchmark": []}
+TAKEN = {
+    "evaluate": ["data"],
+    "predict": [],
+    "export": [],
+    "serve": [],
+    "benchmark": [],
+    "data_check": ["data", "head"],
+    "data_convert": ["data", "head"],
+}
 """The groups that a command takes if not all."""
 
 

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from segkit.config.compose import VERSION_BASE, find_conf_dir, prepare, session
 from segkit.config.overrides import explain_composition, list_composition_errors
 from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -104,6 +105,35 @@ def launch(command: str, target: str) -> None:
         _exit(SegkitError(why))
     if failed:
         sys.exit(USER_ERROR)
+
+
+def launch_part(command: str, parts: Mapping[str, tuple[str, str]]) -> None:
+    """Run the sub-command that the first argument names, see :func:`launch`.
+
+    Args:
+        command: The name of the command.
+        parts: What each sub-command does, and its function.
+    """
+    drop_unread_output()
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(f"usage: python -m segkit.{command} COMMAND [KEY=VALUE ...]\n")
+        for part, (purpose, _) in parts.items():
+            print(f"  {part:<10} {purpose}")
+        print(f"\npython -m segkit.{command} COMMAND --help lists what it takes.")
+        return
+    if name not in parts:
+        known = ", ".join(parts)
+        _exit(
+            SegkitError(
+                f"{command} has no command '{name}'.{did_you_mean(name, parts)} Known: {known}."
+                f" It comes first, as in: python -m segkit.{command} {next(iter(parts))} ..."
+            )
+        )
+    del sys.argv[1]
+    # the default, and no choice of the group, because a training cannot leave the head open
+    sys.argv[1:] = [text for text in sys.argv[1:] if text != "head=auto"]
+    launch(f"{command}_{name}", parts[name][1])
 
 
 def drop_unread_output() -> None:

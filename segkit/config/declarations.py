@@ -43,8 +43,10 @@ COMMANDS = {
     "export": ("settings.py", "ExportSettings"),
     "serve": ("settings.py", "ServeSettings"),
     "benchmark": ("settings.py", "BenchmarkSettings"),
+    "data_check": ("settings.py", "DataCheckSettings"),
+    "data_convert": ("settings.py", "DataConvertSettings"),
 }
-"""The pydantic models of the commands."""
+"""The pydantic models of the commands; ``data_check`` is the sub-command check of data."""
 plugin_files: list[Path] = []
 """The Python files of the plugins, set by :func:`segkit.config.compose.prepare`."""
 
@@ -65,6 +67,11 @@ class Option:
 
 
 Options = dict[str, Option]
+
+
+def spell_command(command: str) -> str:
+    """How a command is typed: ``python -m segkit.data check``."""
+    return f"python -m segkit.{command.replace('_', ' ')}"
 
 
 def read_member_options(family: str, name: str) -> Options:

@@ -1,4 +1,4 @@
-"""The options of the commands that use a trained model, and of the benchmark.
+"""The options of the commands besides train.
 
 Each field states its default, its range and its meaning; the help pages and docs/options.md are
 made from them. Importing this module imports neither torch nor Hydra.
@@ -300,6 +300,57 @@ class BenchmarkSettings(Section):
     timeout: float = Field(600, gt=0, description="seconds that measuring a network may take")
     output: Path = Field(Path("benchmark"), description="folder of benchmark.md and benchmark.json")
     plugins: list[str] | str = Field([], description=PLUGINS)
+
+
+Roots = Annotated[list[Path], BeforeValidator(_as_list)]
+
+
+class DataSettings(Section):
+    """What the commands for data sets share. The groups ``data`` and ``head`` are a training's."""
+
+    root: Roots | None = Field(
+        None, description="the folder of the data set, or several as [A,B]: short for data.root"
+    )
+    data: Data = Field(description="the data set")
+    head: Part | None = Field(
+        None,
+        description="the head that is to learn it; null: binary if the masks have at most two"
+        " labels, else multiclass",
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+
+class DataCheckSettings(DataSettings):
+    """The options of ``python -m segkit.data check``."""
+
+    format: Literal["text", "json"] = Field(
+        "text", description="text to read, or json: one object on standard output, nothing else"
+    )
+    sheet: bool = Field(
+        True, description="whether to draw a sheet of up to 16 images with their masks"
+    )
+    output: Path | None = Field(
+        Path("check.png"), description="the file of the sheet, a PNG; null: no sheet"
+    )
+
+
+class DataConvertSettings(DataSettings):
+    """The options of ``python -m segkit.data convert``."""
+
+    output: Path = Field(
+        description="folder of the converted set. Finished files are kept, so the same command"
+        " resumes"
+    )
+    layout: Literal["folders", "csv"] = Field(
+        "folders",
+        description="folders: images/ and masks/ in train/, val/ and test/; csv: one images/, one"
+        " masks/, and the splits in pairs.csv",
+    )
+    overwrite: bool = Field(
+        False,
+        description="whether to convert everything again, and to write into a folder that holds"
+        " something else",
+    )
 
 
 Settings = TypeVar("Settings", bound=BaseModel)

@@ -47,6 +47,8 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
 
     def read(file: Path) -> bytes | None:
         try:
+            if _is_plain_png(file):
+                return None
             with ImageReader(file) as reader:
                 found = reader.read_palette(0) if len(reader) else None
         except SegkitError:  # the check reports all files that cannot be read
@@ -65,6 +67,16 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
         differ = bool((colours == colours[:, :1]).all())
     usual = counts.most_common(1)[0][0] if differ else longest
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
+
+
+def _is_plain_png(file: Path) -> bool:
+    """Whether the header tells of a PNG without a palette: most masks need not be opened."""
+    try:
+        with file.open("rb", buffering=0) as opened:
+            start = opened.read(26)
+    except OSError:  # a folder, or a file that is no more: the check reports it
+        return False
+    return len(start) == 26 and start[:4] == b"\x89PNG" and start[25] != 3  # the colour type
 
 
 @dataclass(frozen=True)

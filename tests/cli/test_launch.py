@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from segkit.config.declarations import COMMANDS
+from segkit.config.declarations import COMMANDS, spell_command
 
 
 def run(tmp_path, *arguments, command="segkit.train", **env):
@@ -74,12 +74,14 @@ def test_options_of_a_sweep_may_be_missing_in_the_yaml(tmp_path):
     assert done.stderr.count("neck: option 'out_stride' is -2") == 1
 
 
-@pytest.mark.parametrize("command", ["segkit", *(f"segkit.{command}" for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "command", ["segkit", "segkit.data", *(spell_command(command)[10:] for command in COMMANDS)]
+)
 def test_help_whose_reader_is_gone_ends_quietly(tmp_path, command):
     read, write = os.pipe()
     os.close(read)  # as in `| head -0`
     done = subprocess.run(
-        [sys.executable, "-m", command, "--help"],
+        [sys.executable, "-m", *command.split(), "--help"],
         cwd=tmp_path,
         stdout=write,
         stderr=subprocess.PIPE,

@@ -19,6 +19,7 @@ from segkit.config.declarations import (
     read_command_options,
     read_member_options,
     read_section_options,
+    spell_command,
 )
 from segkit.config.validation import families, validate
 from segkit.core.errors import SegkitError
@@ -233,7 +234,7 @@ def test_composing_leaves_a_running_hydra_app_as_it_was():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_page_has_examples_groups_meanings_and_values(command):
     page = make_help_page(command, ["neck=fpn"] if command == "train" else [])
-    assert page.count(f"python -m segkit.{command} ") >= 4
+    assert page.count(f"{spell_command(command)} ") >= 4
     for name, option in read_command_options(command).items():
         assert f"{name}:" in page
         assert f"# {option.meaning.split()[0]}" in page

@@ -16,6 +16,7 @@ from segkit.core.labels import find_background
 from segkit.data.checks import facts
 from segkit.data.checks.classes import decide_coding
 from segkit.data.checks.summary import DataSummary, check
+from segkit.data.mask_files import compare_palettes
 from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 
@@ -327,6 +328,20 @@ def test_palette_indices_are_labels_and_grey_levels_are_not(tmp_path):
     assert run_check(tmp_path, "multiclass", 171).num_classes == 171
 
 
+def test_palettes_are_found_among_masks_without_one(tmp_path):
+    put(tmp_path, THREE, THREE, THREE)
+    files = sorted((tmp_path / "masks").iterdir())
+    picture = Image.fromarray(THREE).convert("P")
+    picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    picture.save(files[1])
+    files += [tmp_path / "masks/gone.png", tmp_path / "masks/empty.png"]
+    files[-1].write_bytes(b"")
+    found = compare_palettes(files)
+    assert (found.count, found.differ) == (1, False)
+    assert found.usual is not None
+    assert found.usual[:3].tolist() == [[0, 0, 0], [200, 0, 0], [0, 200, 0]]
+
+
 @pytest.mark.parametrize(
     ("args", "options", "message"),
     [
@@ -471,6 +486,55 @@ def test_large_sets_are_sampled(tmp_path, monkeypatch):
     source = FolderSource("binary", root=tmp_path, split="blocks")
     kept = [each.pixels for each in facts.scan(source, source.splits())]
     assert [None if pixels is None else pixels.shape for pixels in kept] == [(11, 1), (11, 1), None]
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "i8", "?"])
+@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (70, 90), (40, 30, 5)])
+def test_fast_counting_gives_what_sorting_gives(kind, shape, monkeypatch):
+    monkeypatch.setattr(facts, "EXACT_COUNTS", 1000)  # several parts
+    values = np.random.default_rng(0).integers(-300, 300, shape).astype(kind)
+    for array in (values, values[..., ::2], values.T, values[:, :0]):
+        found, counts = np.unique(array, return_counts=True)
+        wanted = list(zip(map(int, found), counts.tolist(), strict=True))
+        assert list(facts.count_values(array).items()) == wanted
+
+
+def test_counts_are_exact_beyond_what_float32_holds():
+    array = np.zeros((2**12 + 1, 2**12), np.uint8)
+    array[0, 0] = 7
+    assert facts.count_values(array) == {0: array.size - 1, 7: 1}
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("u1", 3), ("u2", 1), ("u2", 13), ("f4", 2)])
+def test_intensities_of_an_image(tmp_path, dtype, channels):
+    image = np.random.default_rng(0).uniform(20, 200, (41, 30, channels)).astype(dtype)
+    image[:9] += image.dtype.type(50)
+    write(tmp_path / "images/a.tif", image)
+    write(tmp_path / "masks/a.png", np.eye(41, 30, dtype=np.uint8))
+    source = FolderSource("binary", root=tmp_path)
+    [found] = facts.scan(source, source.splits())
+    assert found.intensities is not None
+    values = image.astype(np.float64)
+    wanted = (values.min(), values.max(), values.mean(), values.std())
+    assert found.intensities[:4] == pytest.approx(wanted)
+    assert found.intensities.at_top == pytest.approx((values == values.max()).mean())
+    above = (values[:20].mean() - values[-20:].mean()) / values.std()
+    assert found.brighter_above == pytest.approx(above)
+
+
+def test_intensities_are_those_of_pixels_with_data(tmp_path):
+    image = np.full((8, 8, 4), 60, np.uint8)
+    image[:4] = 90
+    image[2:6, :, 3] = 0
+    image[image[..., 3] > 0, 3] = 255
+    image[image[..., 3] == 0, :3] = 255  # hidden
+    for name, pixels in (("a", image), ("b", image * [1, 1, 1, 0])):
+        write(tmp_path / f"images/{name}.png", pixels.astype(np.uint8))
+        write(tmp_path / f"masks/{name}.png", np.eye(8, dtype=np.uint8))
+    source = FolderSource("binary", root=tmp_path)
+    first, second = sorted(facts.scan(source, source.splits()), key=lambda f: f.sample.name)
+    assert first.intensities == (60, 90, 75, 15, 0.5)
+    assert second.intensities is None
 
 
 # --- sizes ---------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ class Classes:
 
     def count_pixels(self, facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the pixels of each class in a mask, and the labelled pixels; (count,) each."""
-        of_class = np.zeros(self.count, np.int64)
-        labelled = np.zeros(self.count, np.int64)
+        of_class, labelled = [0] * self.count, [0] * self.count  # short lists beat arrays
+        total = 0
         for number, layer in enumerate(facts.layers):
             for value, pixels in layer.items():
                 label = self.coding.label_of(value)
@@ -62,8 +62,10 @@ class Classes:
                     labelled[number] += pixels
                 else:
                     of_class[label] += pixels
-                    labelled += pixels
-        return of_class, labelled
+                    total += pixels
+        if not self.layered:
+            labelled = [total] * self.count
+        return np.array(of_class, np.int64), np.array(labelled, np.int64)
 
 
 def decide_classes(

@@ -102,6 +102,16 @@ def check(
         SegkitError: There are images without a mask, unreadable files, different sizes or channels,
             values outside the classes, or empty splits; all are listed.
     """
+    splits = list_splits(source)
+    return summarize(source, mode, scan(source, splits), splits, num_classes, needed)
+
+
+def list_splits(source: DataSource) -> dict[Split, list[Sample]]:
+    """The samples of a source by split.
+
+    Raises:
+        SegkitError: It returns something else.
+    """
     splits = source.splits()
     if not isinstance(splits, Mapping) or not splits.keys() <= set(SPLITS):
         found = list(splits) if isinstance(splits, Mapping) else type(splits).__name__
@@ -109,8 +119,19 @@ def check(
             f"{type(source).__name__}.splits() returns {found}, not lists of samples by split:"
             f" {', '.join(SPLITS)}."
         )
+    return splits
+
+
+def summarize(
+    source: DataSource,
+    mode: Mode,
+    facts: list[Facts],
+    splits: dict[Split, list[Sample]],
+    num_classes: int | None = None,
+    needed: tuple[Split, ...] = ("train", "val"),
+) -> DataSummary:
+    """Check what was read of the samples of a source; see :func:`check`."""
     unpaired = source.problems()
-    facts = scan(source, splits)
     readable = [f for f in facts if not f.errors]
     classes, contradictions, notes = decide_classes(source, mode, num_classes, readable)
     kinds = [

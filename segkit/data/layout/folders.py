@@ -280,8 +280,9 @@ def _list_pairs(
     splits = {find_split(name) for name in inside} - {None}
     is_divided = split is None and "train" in splits and len(splits) > 1
     outside, place = [], _relative(masks.folder, root)
+    before = "" if images.folder == root else f"{_relative(images.folder, root)}/"
     for stem, files in by_stem.items():
-        name = _relative(images.find(files[0]), root)
+        name = before + files[0]
         if partners[stem] not in of_mask:
             layout.problems.append(
                 f"{name} has no mask: there is no {place}/{partners[stem]}.png (or another"

@@ -6,6 +6,7 @@ import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,8 +168,15 @@ def strip_ending(path: Path) -> Path:
 def find_ending(name: str) -> str:
     """The ending of a file name that tells the format; empty if no format knows it."""
     lower = name.lower()
-    ending = max((s for s in list_suffixes() if lower.endswith(s)), key=len, default="")
+    endings = _sort_endings(len(ImageFormat.members()))
+    ending = next((ending for ending in endings if lower.endswith(ending)), "")
     return name[-len(ending) :] if 0 < len(ending) < len(name) else ""
+
+
+@lru_cache(maxsize=1)
+def _sort_endings(count: int) -> list[str]:
+    """The endings of so many formats, longest first; more are known once a plugin adds one."""
+    return sorted(list_suffixes(), key=len, reverse=True)
 
 
 def list_suffixes() -> list[str]:

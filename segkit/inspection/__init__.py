@@ -1,0 +1,1 @@
+"""The data command: what a data set holds, and its conversion."""

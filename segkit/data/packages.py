@@ -9,8 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import ConcatDataset
-
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.data.layout.splits import ALIASES, Divided, split_by_ratio
 from segkit.data.sources.base import SPLITS, Sample, Split
@@ -226,6 +224,8 @@ class Items:
         self, opened: Mapping[Split, Any], reduce: Callable[[Any], Any], one_at_a_time: bool = False
     ) -> None:
         self._opened, self._reduce, self._one_at_a_time = opened, reduce, one_at_a_time
+        from torch.utils.data import ConcatDataset  # not for the other sources
+
         self._items: ConcatDataset[Any] = ConcatDataset(
             [opened[split] for split in SPLITS if split in opened]
         )

@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from huggingface_hub import constants
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset
 
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
@@ -22,6 +21,9 @@ from segkit.data.packages import divide
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
 from segkit.images.raster import convert_channels
 from segkit.images.reading import ImageReader, wrap_errors
+
+if TYPE_CHECKING:
+    from torch.utils.data import ConcatDataset
 
 _NAMES = "id2label.json"
 """The file in which many data sets of the hub name their classes."""
@@ -236,6 +238,8 @@ def _join_column(parts: list[Any], option: str, column: str) -> ConcatDataset[An
                 f" {', '.join(k for k, v in features.items() if isinstance(v, Image)) or 'none'}."
             )
         joined.append(part.select_columns([column]).cast_column(column, Image(decode=False)))
+    from torch.utils.data import ConcatDataset  # not for the other sources
+
     return ConcatDataset(joined)
 
 

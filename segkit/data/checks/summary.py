@@ -114,7 +114,7 @@ def check(
     readable = [f for f in facts if not f.errors]
     classes, contradictions, notes = decide_classes(source, mode, num_classes, readable)
     kinds = [
-        unpaired or find_empty_splits(splits, needed),
+        unpaired or find_empty_splits(splits, needed, source),
         find_repeated_names(splits),
         list_by_message(error for f in facts for error in f.errors),
         *find_differences(readable, classes, source),
@@ -211,7 +211,8 @@ def _find_shuffled_stacks(source: DataSource, splits: dict[Split, list[Sample]])
     stacks: dict[Path, dict[int, Split]] = {}
     for split, samples in splits.items():
         for sample in samples:
-            if sample.image is not None and sample.page is not None:
+            # Pages that are divided into blocks are divided alike.
+            if sample.image is not None and sample.page is not None and sample.window is None:
                 stacks.setdefault(sample.image, {})[sample.page] = split
     remedy = ": data.split=blocks keeps them apart" if has_option(source, "split") else ""
     for path, pages in stacks.items():

@@ -22,11 +22,13 @@ class Sample:
 
     Attributes:
         name: Unique in the data set; for files the path relative to the root, plus the page of a
-            stack.
+            stack and the block of a large image.
         image: Image file, None for drawn images.
         mask: Mask file, None for drawn images.
         page: Page of a multi-page file, from 0; None for the whole file.
         index: Number of a drawn image.
+        window: Top, left, height and width of the part of the image that is the sample; None for
+            the whole image.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Sample:
     mask: Path | None = None
     page: int | None = None
     index: int = 0
+    window: tuple[int, int, int, int] | None = None
 
 
 class DataSource(Registrable, ABC, family="data"):

@@ -1,0 +1,405 @@
+"""Large images: divided into blocks, and read by windows wherever only a part is needed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from segkit.core.errors import SegkitError
+from segkit.data.checks.summary import check
+from segkit.data.layout.blocks import Shares, divide_samples, take_whole
+from segkit.data.sources import folder
+from segkit.data.sources.base import SPLITS, Sample
+from segkit.data.sources.folder import FolderSource
+
+RNG = np.random.default_rng(5)
+H, W = 150, 130
+COLOURS = RNG.integers(0, 256, (H, W, 3)).astype(np.uint8)
+REGIONS = np.kron(RNG.integers(0, 3, (15, 13)), np.ones((10, 10))).astype(np.uint8)
+TILED: dict[str, Any] = {"tile": (32, 32), "compression": "zlib"}
+
+
+def put(root: Path, image: Any = COLOURS, mask: Any = REGIONS, name: str = "a") -> Path:
+    """An image and a mask as tiled TIFFs that are read by windows."""
+    for where, array in (("images", image), ("masks", mask)):
+        (root / where).mkdir(parents=True, exist_ok=True)
+        kind = "rgb" if array.shape[2:] == (3,) else "minisblack"
+        options: Any = {"planarconfig": "contig"} if array.shape[2:] else {}
+        path = root / where / f"{name}.tif"
+        tifffile.imwrite(path, array, photometric=kind, **TILED, **options)
+    return root
+
+
+def in_blocks(root: Path, mode: Any = "multiclass", **options: Any) -> FolderSource:
+    return FolderSource(mode, root, split="tiles", **{"tile_size": 25, **options})
+
+
+def list_samples(source: FolderSource) -> list[Sample]:
+    assert source.problems() == []
+    return [sample for part in source.splits().values() for sample in part]
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+@given(
+    size=st.tuples(st.integers(16, 900), st.integers(16, 900)),
+    side=st.none() | st.integers(16, 300),
+    val=st.floats(0, 0.5),
+    test=st.floats(0, 0.4),
+    seed=st.integers(0, 5),
+)
+def test_every_pixel_is_in_one_block_of_one_split(size, side, val, test, seed):
+    problems: list[str] = []
+    whole = [Sample("a[1].tif#0002", page=2), Sample("a[1].tif#0003", page=3)]
+    shares = Shares(val, test, seed)
+    divided = divide_samples(whole, [size, size], side, shares, problems)
+    seen = {2: np.zeros(size, int), 3: np.zeros(size, int)}
+    places: dict[Any, Any] = {}
+    for split, samples in divided.items():
+        for sample in samples:
+            assert sample.window is not None
+            top, left, height, width = sample.window
+            assert sample.name == (
+                f"a[1].tif#000{sample.page}[{top}:{top + height},{left}:{left + width}]"
+            )
+            assert take_whole(sample) == whole[sample.page - 2]
+            if side is not None:
+                assert min(size[0], side) <= height < 2 * side + 1
+                assert min(size[1], side) <= width < 2 * side + 1
+            seen[sample.page][top : top + height, left : left + width] += 1
+            # pages are divided alike
+            assert places.setdefault(sample.window, split) == split
+    if problems:
+        assert not any(divided.values())
+        assert len(problems) == 2
+        return
+    assert all((count == 1).all() for count in seen.values())
+    assert divided["train"]
+    for split, share in (("val", val), ("test", test)):
+        count = sum(map(len, divided.values()))
+        assert (len(divided[split]) > 0) == (share > 0)
+        assert abs(len(divided[split]) - share * count) <= 2
+    assert divided == divide_samples(whole, [size, size], side, shares, [])
+
+
+@pytest.mark.parametrize("size", [(3000, 3000), (20_000, 20_000), (1300, 8000), (1280, 1280)])
+def test_by_default_there_are_25_blocks_or_more(size):
+    divided = divide_samples([Sample("a")], [size], None, Shares(0.2, 0.1, 0), [])
+    windows = [s.window for part in divided.values() for s in part]
+    assert 25 <= len(windows) <= 40
+    assert min(min(window[2:]) for window in windows) >= 256
+
+
+def test_blocks_of_a_split_lie_side_by_side_and_at_places_of_the_seed():
+    found = set()
+    for seed in range(40):
+        divided = divide_samples([Sample("a")], [(500, 500)], 100, Shares(0.2, 0.2, seed), [])
+        for split in ("val", "test"):
+            windows = [sample.window for sample in divided[split]]
+            assert len(windows) == 5
+            places = {(top // 100, left // 100) for top, left, _, _ in windows}
+            reached, edge = set(), {min(places)}
+            while edge:  # every block is reached from the first one over shared edges
+                reached |= edge
+                near = {(y + dy, x + dx) for y, x in edge for dy, dx in STEPS}
+                edge = (near & places) - reached
+            assert reached == places
+            found.add((split, frozenset(places)))
+    assert len(found) > 20
+
+
+STEPS = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+
+
+def test_an_image_that_is_too_small_is_a_problem(tmp_path):
+    put(tmp_path)
+    source = FolderSource("multiclass", put(tmp_path), split="tiles")
+    with pytest.raises(SegkitError, match=r"a\.tif has 150 x 130 pixels.* 1 block.*tile_size"):
+        check(source, "multiclass")
+
+
+def test_a_single_image_is_told_of_blocks(tmp_path):
+    with pytest.raises(SegkitError, match=r"data\.split=tiles divides one large image into blocks"):
+        check(FolderSource("multiclass", put(tmp_path)), "multiclass")
+    for name in "bc":
+        put(tmp_path, name=name)
+    with pytest.raises(SegkitError, match="split 'val' has no samples") as caught:
+        check(FolderSource("multiclass", tmp_path, val_fraction=0), "multiclass")
+    assert "tiles" not in str(caught.value)
+
+
+def test_options_and_folders_of_splits(tmp_path):
+    with pytest.raises(SegkitError, match=r"data\.tile_size is not used with data\.split=random"):
+        FolderSource("binary", tmp_path, tile_size=100)
+    put(tmp_path / "train")
+    put(tmp_path / "test")
+    found = in_blocks(tmp_path, test_fraction=0.3).splits()
+    assert [sample.name for sample in found["test"]] == ["test/images/a.tif"]
+    assert len(found["val"]) == 6
+    assert len(found["train"]) == 24
+
+
+def test_masks_of_another_size_and_files_that_cannot_be_read(tmp_path):
+    put(tmp_path, mask=REGIONS[:-1])
+    put(tmp_path, name="b")
+    (tmp_path / "images" / "b.tif").write_bytes(b"II*\0")
+    problems = in_blocks(tmp_path).problems()
+    assert len(problems) == 2
+    assert (
+        "a.tif: the image has 150 x 130 pixels (height x width), its mask 149 x 130"
+        in (problems[0])
+    )
+    assert "b.tif: cannot be read" in problems[1]
+    (tmp_path / "images" / "b.tif").unlink()
+    (tmp_path / "masks" / "b.tif").unlink()
+    resized = in_blocks(tmp_path, resize_masks=True)
+    together = resized.read_mask(Sample("images/a.tif", *files(tmp_path)))
+    for sample in list_samples(resized):
+        np.testing.assert_array_equal(resized.read_mask(sample), together[at(sample)])
+
+
+def files(root: Path, name: str = "a") -> tuple[Path, Path]:
+    return root / "images" / f"{name}.tif", root / "masks" / f"{name}.tif"
+
+
+def at(sample: Sample) -> tuple[slice, slice]:
+    assert sample.window is not None
+    top, left, height, width = sample.window
+    return slice(top, top + height), slice(left, left + width)
+
+
+# --- every format --------------------------------------------------------------------------------
+
+
+def put_png(root: Path) -> FolderSource:
+    for where, array in (("images", COLOURS), ("masks", REGIONS)):
+        (root / where).mkdir()
+        Image.fromarray(array).save(root / where / "a.png")
+    return in_blocks(root)
+
+
+def put_turned(root: Path) -> FolderSource:
+    put_png(root)
+    (root / "images" / "a.png").unlink()
+    turned = Image.fromarray(np.ascontiguousarray(COLOURS[::-1, ::-1]))
+    exif = turned.getexif()
+    exif[0x0112] = 3
+    turned.save(root / "images" / "a.png", exif=exif)
+    return in_blocks(root)
+
+
+def put_alpha(root: Path) -> FolderSource:
+    alpha = np.where(REGIONS == 2, 0, 255).astype(np.uint8)
+    put(root)
+    image, _ = files(root)
+    options = {**TILED, "photometric": "rgb", "planarconfig": "contig"}
+    tifffile.imwrite(image, np.dstack([COLOURS, alpha]), extrasamples=["unassalpha"], **options)
+    return in_blocks(root)
+
+
+def put_nodata(root: Path) -> FolderSource:
+    put(root)
+    image = COLOURS[..., 0].astype(np.uint16) * 7
+    image[30:90, 20:60] = 9
+    tags = [(42113, "s", 0, "9", True)]
+    tifffile.imwrite(files(root)[0], image, photometric="minisblack", extratags=tags, **TILED)
+    return in_blocks(root)
+
+
+def put_nan(root: Path) -> FolderSource:
+    image = RNG.normal(3, 1, (H, W, 2)).astype(np.float32)
+    image[40:80, :50] = np.nan
+    image[100, 100, 0] = np.nan
+    return in_blocks(put(root, image))
+
+
+def put_palettes(root: Path) -> FolderSource:
+    """Masks whose palettes differ, so that colours count."""
+    for name, order in (("a", [0, 1, 2]), ("b", [2, 1, 0])):
+        put(root, name=name)
+        colours = np.zeros((3, 256), np.uint16)
+        colours[:, :3] = np.array([[0, 0, 0], [255, 0, 0], [0, 200, 50]])[order].T * 257
+        mask = np.array(order, np.uint8)[REGIONS]
+        path = files(root, name)[1]
+        tifffile.imwrite(path, mask, photometric="palette", colormap=colours, **TILED)
+    colors = ((0, 0, 0), (255, 0, 0), (0, 200, 50))
+    return in_blocks(root, class_colors=colors)
+
+
+def put_colours(root: Path) -> FolderSource:
+    colors = ((0, 0, 0), (255, 0, 0), (0, 200, 50))
+    return in_blocks(
+        put(root, mask=np.array(colors, np.uint8)[REGIONS]), class_colors=colors, channels=1
+    )
+
+
+def put_nearest(root: Path) -> FolderSource:
+    colors = ((0, 0, 0), (255, 0, 0), (0, 200, 50))
+    mask = np.clip(np.array(colors)[REGIONS] + RNG.integers(-20, 20, (H, W, 3)), 0, 255)
+    put(root, mask=mask.astype(np.uint8))
+    return in_blocks(root, class_colors=colors, mask_values="nearest")
+
+
+def put_bits(root: Path) -> FolderSource:
+    """1 bit, in which white is stored as 0."""
+    put(root)
+    for path, shift in zip(files(root), (0, 3), strict=True):
+        bits = np.roll(REGIONS, shift) > 0
+        tifffile.imwrite(path, bits, photometric="miniswhite", tile=(32, 32))
+    return in_blocks(root, "binary")
+
+
+def put_white(root: Path) -> FolderSource:
+    put(root)
+    options = {**TILED, "photometric": "miniswhite"}
+    tifffile.imwrite(files(root)[0], COLOURS[..., 0], **options)
+    return in_blocks(root)
+
+
+def put_ids(root: Path) -> FolderSource:
+    ids = 1000 * np.kron(np.arange(195).reshape(15, 13), np.ones((10, 10), int)).astype(np.int32)
+    return in_blocks(put(root, mask=ids), "binary", instances=True)
+
+
+def put_layers(root: Path) -> FolderSource:
+    layers = np.stack([REGIONS == 1, REGIONS == 2, REGIONS > 0, REGIONS < 9], 2).astype(np.uint8)
+    return in_blocks(put(root, mask=layers), "multilabel")
+
+
+def put_pages_of_layers(root: Path) -> FolderSource:
+    put(root)
+    with tifffile.TiffWriter(files(root)[1]) as out:
+        for value in (1, 2):
+            layer = np.equal(REGIONS, value).astype(np.uint8)
+            out.write(layer, photometric="minisblack", metadata=None, **TILED)
+    return in_blocks(root, "multilabel")
+
+
+def put_same_channels(root: Path) -> FolderSource:
+    """RGB masks whose channels are equal but for one pixel, which only the whole mask tells."""
+    mask = np.dstack([REGIONS > 0] * 3).astype(np.uint8)
+    mask[-1, -1] = 0, 1, 0
+    return in_blocks(put(root, mask=mask), "multilabel")
+
+
+def put_stack(root: Path) -> FolderSource:
+    for where, array in (("images", COLOURS[..., 0]), ("masks", REGIONS)):
+        (root / where).mkdir()
+        with tifffile.TiffWriter(root / where / "a.tif") as out:
+            for page in range(2):
+                turned = np.roll(array, 5 * page)
+                out.write(turned, photometric="minisblack", metadata=None, **TILED)
+    return in_blocks(root)
+
+
+def put_npy(root: Path) -> FolderSource:
+    for where, array in (("images", COLOURS), ("masks", REGIONS.astype(np.int16))):
+        (root / where).mkdir()
+        np.save(root / where / "a.npy", array)
+    return in_blocks(root)
+
+
+def put_zarr(root: Path) -> FolderSource:
+    zarr = pytest.importorskip("zarr")
+    for where, array in (("images", COLOURS), ("masks", REGIONS)):
+        (root / where).mkdir()
+        chunks = (40, 40, *array.shape[2:])
+        zarr.create_array(root / where / "a.zarr", data=array, chunks=chunks)
+    return in_blocks(root)
+
+
+def put_hdf5(root: Path) -> FolderSource:
+    h5py = pytest.importorskip("h5py")
+    for where, array in (("images", COLOURS), ("masks", REGIONS)):
+        (root / where).mkdir()
+        with h5py.File(root / where / "a.h5", "w") as file:
+            chunks = (40, 40, *array.shape[2:])
+            file.create_dataset("raw", data=array, chunks=chunks, compression="gzip")
+    return in_blocks(root)
+
+
+def put_slide(root: Path) -> FolderSource:
+    put(root)
+    tifffile.imwrite(root / "images" / "a.svs", COLOURS, photometric="rgb", **TILED)
+    (root / "images" / "a.tif").unlink()
+    return in_blocks(root)
+
+
+BY_WINDOWS: list[Callable[[Path], FolderSource]] = [
+    *(put_alpha, put_nodata, put_nan, put_palettes, put_colours, put_nearest, put_bits, put_white),
+    *(put_ids, put_layers, put_pages_of_layers, put_stack, put_npy, put_zarr, put_hdf5, put_slide),
+]
+WHOLE: list[Callable[[Path], FolderSource]] = [put_png, put_turned, put_same_channels]
+
+
+def same(one: Any, two: Any) -> None:
+    """Equal masked arrays, or equal arrays of the same type."""
+    assert type(one) is type(two) or not np.ma.is_masked(two)
+    if np.ma.is_masked(two):
+        np.testing.assert_array_equal(np.ma.getmaskarray(one), np.ma.getmaskarray(two))
+    np.testing.assert_array_equal(np.ma.getdata(one), np.ma.getdata(two))
+
+
+@pytest.mark.parametrize("put_files", BY_WINDOWS + WHOLE)
+def test_blocks_are_parts_of_the_whole(put_files, tmp_path):
+    source = put_files(tmp_path)
+    samples = list_samples(source)
+    assert len(samples) >= 20
+    for sample in samples[::3]:
+        whole = take_whole(sample)
+        image, mask = source.read_image(sample), source.read_mask(sample)
+        assert image.dtype == source.read_image(whole).dtype
+        same(image, source.read_image(whole)[at(sample)])
+        np.testing.assert_array_equal(mask, source.read_mask(whole)[at(sample)])
+    again = pickle.loads(pickle.dumps(source))
+    same(again.read_image(samples[0]), source.read_image(samples[0]))
+
+
+@pytest.mark.parametrize("put_files", BY_WINDOWS)
+def test_files_that_have_windows_are_never_read_whole(put_files, tmp_path, monkeypatch):
+    source = put_files(tmp_path)
+    samples = list_samples(source)
+    monkeypatch.setattr(folder.ImageReader, "read", None)
+    for sample in samples[:3]:
+        source.read_image(sample)
+        source.read_mask(sample)
+
+
+def test_others_are_decoded_once(tmp_path, monkeypatch):
+    source, read = put_png(tmp_path), []
+    monkeypatch.setattr(
+        folder.ImageReader,
+        "read",
+        lambda self, page=None, real=folder.ImageReader.read: (
+            read.append(self.file.parent.name),
+            real(self, page),
+        )[1],
+    )
+    for sample in list_samples(source):
+        source.read_image(sample)
+        source.read_mask(sample)
+    assert sorted(read) == ["images", "masks"]
+
+
+def test_notes_name_the_image_and_not_its_blocks(tmp_path):
+    source = put_alpha(tmp_path)
+    for sample in list_samples(source):
+        source.read_image(sample)
+    assert next(note for note in source.notes() if "alpha" in note).startswith("1 images have")
+
+
+def test_a_set_in_blocks_is_checked_as_others_are(tmp_path):
+    summary = check(in_blocks(put(tmp_path)), "multiclass")
+    assert [len(summary.splits[split]) for split in SPLITS] == [24, 6, 0]
+    assert summary.num_classes == 3
+    np.testing.assert_allclose(summary.class_share, np.bincount(REGIONS.ravel()) / REGIONS.size)

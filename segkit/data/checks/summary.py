@@ -27,7 +27,7 @@ from segkit.data.checks.problems import (
     list_by_message,
     shorten,
 )
-from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+from segkit.data.sources.base import SPLITS, DataSource, Large, Sample, Split
 
 UPRIGHT_IMAGES = 8
 """Minimum number of images to decide whether they have an up and a down."""
@@ -69,7 +69,8 @@ class DataSummary:
         background: The label that is no object, None if every class is one.
         with_empty: Names of the samples that have pixels without data, which are ignored.
         decoded: Size in bytes of the decoded images and masks of a split, with two bytes per mask
-            value.
+            value, but for those of which only parts are read.
+        large: Names of the samples of which only parts are read.
     """
 
     splits: dict[Split, list[Sample]]
@@ -85,6 +86,7 @@ class DataSummary:
     background: int | None = 0
     with_empty: frozenset[str] = frozenset()
     decoded: dict[Split, int] = field(default_factory=dict)
+    large: frozenset[str] = frozenset()
 
 
 def check(
@@ -133,6 +135,7 @@ def check(
             [line for kind in kinds for line in shorten(kind)],
         )
 
+    large = {f.sample.name: source.measure_large(f.sample) for f in readable}
     of_class, labelled = count_pixels_of_all(readable, classes)
     of_split = {split: [f for f in readable if f.split == split] for split in splits}
     return DataSummary(
@@ -155,13 +158,19 @@ def check(
         background=None if classes.layered else classes.background,
         with_empty=frozenset(f.sample.name for f in readable if f.empty),
         decoded={
-            split: sum(
-                math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)
-                for f in part
-            )
+            split: sum(_count_decoded(f, large[f.sample.name]) for f in part)
             for split, part in of_split.items()
         },
+        large=frozenset(name for name, found in large.items() if found is not None),
     )
+
+
+def _count_decoded(facts: Facts, large: Large | None) -> int:
+    """Bytes of a sample that the cache takes, with two bytes per mask value."""
+    image, mask = math.prod(facts.shape) * np.dtype(facts.dtype).itemsize, 0
+    if large is None or large.mask_shape is None:
+        mask = 2 * math.prod(facts.mask_shape)
+    return mask if large is not None else image + mask
 
 
 def _describe_empty_pixels(facts: list[Facts]) -> list[str]:

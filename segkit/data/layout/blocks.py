@@ -23,6 +23,10 @@ BLOCKS = 25
 """Blocks of an image, at least, unless they would be smaller than SMALLEST."""
 SMALLEST = 256
 """Height and width of a block, at least, unless the config says another size."""
+BAND_BYTES = 32 * 2**20
+"""Bytes of a band, if a value has one, unless it is lower than TILE."""
+TILE = 256
+"""Rows of a band, or a multiple of it."""
 
 _SUFFIX = re.compile(r"\[\d+:\d+,\d+:\d+\]$")
 
@@ -85,11 +89,34 @@ def list_blocks(size: tuple[int, int], rows: int, columns: int) -> list[Block]:
     ]
 
 
+def list_parts(size: tuple[int, int], side: int) -> list[Block]:
+    """Divide an image evenly into as few parts as possible, none larger than that."""
+    rows, columns = (-(-length // side) for length in size)
+    return list_blocks(size, rows, columns)
+
+
+def list_bands(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Top and height of bands of an image that are read one after the other, of one byte a value.
+
+    Files hold strips or tiles, whose heights mostly are powers of two: bands hold whole ones.
+    """
+    height = max(1, BAND_BYTES // math.prod(shape[1:]) // TILE) * TILE
+    return [(top, min(height, shape[0] - top)) for top in range(0, shape[0], height)]
+
+
 def take_block(sample: Sample, block: Block) -> Sample:
     """A block as a sample of its own, named ``a.tif[0:512,1024:1536]`` by its rows and columns."""
     top, left, height, width = block
     name = f"{sample.name}[{top}:{top + height},{left}:{left + width}]"
     return replace(sample, name=name, window=block)
+
+
+def take_part(sample: Sample, block: Block) -> Sample:
+    """A part of a sample, which may be a block itself; it is still named as the sample."""
+    top, left, height, width = block
+    if sample.window is not None:
+        top, left = top + sample.window[0], left + sample.window[1]
+    return replace(sample, window=(top, left, height, width))
 
 
 def take_whole(sample: Sample) -> Sample:

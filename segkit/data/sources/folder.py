@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,16 +30,21 @@ from segkit.data.mask_files import (
     fit_size,
 )
 from segkit.data.open_images import OpenImages, WholeImages
-from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+from segkit.data.sources.base import SPLITS, DataSource, Large, Sample, Split
 from segkit.images.formats.base import may_have_pages
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
+from segkit.images.windows import WindowedImage
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Roots = Annotated[
     tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)
 ]
 
+LARGE = 256 * 2**20
+"""Bytes of a decoded image above which only the parts that are needed are read."""
+MOST_PACKED = 256
+"""How much smaller the file of a large image may be; smaller ones need not be opened for this."""
 NAMED = 3
 """Files that a note names."""
 
@@ -172,6 +179,7 @@ class FolderSource(DataSource, name="folder"):
         )
         self.nearest = self._list_known_values(mode) if mask_values == "nearest" else None
         self._turned, self._with_alpha = set[str](), set[str]()
+        self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
     @property
@@ -279,19 +287,31 @@ class FolderSource(DataSource, name="folder"):
 
     def _read_mask_part(self, sample: Sample, window: Block) -> NDArray[np.integer[Any]] | None:
         """A window of a mask; None if it can only be read whole."""
+        with self._open_masks(sample) as masks:
+            if masks is None:
+                return None
+            return self._decode(sample, [mask.read_stored(*window) for mask in masks])
+
+    @contextmanager
+    def _open_masks(self, sample: Sample) -> Iterator[list[WindowedImage] | None]:
+        """The mask of a sample, or its layers, by windows; None if it can only be read whole."""
         if self._drawn is not None:
-            return None
+            yield None
+            return
         assert sample.mask is not None
         with ExitStack() as stack:
-            rasters = []
+            masks = []
             for page in self._choose_pages(sample, self._count_layers(sample)):
                 mask = stack.enter_context(self._open.open(sample.mask, page))
                 if mask is None or not self._decoder.reads_parts(mask.kind):
-                    return None
+                    break
                 if self.resize_masks and mask.shape[:2] != self._read_size(sample):
-                    return None
-                rasters.append(mask.read_stored(*window))
-        return self._decode(sample, rasters)
+                    break
+                masks.append(mask)
+            else:
+                yield masks
+                return
+            yield None
 
     def _choose_pages(self, sample: Sample, count: int) -> list[int | None]:
         """The pages of a mask that belong to a sample: one, or one for each class."""
@@ -309,6 +329,31 @@ class FolderSource(DataSource, name="folder"):
         with wrap_errors(sample.mask):
             masks = [self._decoder.read(raster) for raster in rasters]
         return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
+
+    def measure_large(self, sample: Sample) -> Large | None:
+        """Large are images of more than LARGE bytes whose files can be read by windows."""
+        if sample not in self._large:
+            self._large[sample] = self._measure_large(sample)
+        return self._large[sample]
+
+    def _measure_large(self, sample: Sample) -> Large | None:
+        file = sample.image
+        if file is None or (file.is_file() and file.stat().st_size * MOST_PACKED < LARGE):
+            return None
+        with self._open.open(file, sample.page) as image:
+            if image is None or math.prod(image.shape) * image.dtype.itemsize <= LARGE:
+                return None
+            size, may_lack_data = image.shape[:2], image.may_lack_data
+            empty = self._render(sample, image.kind)
+        height, width = size if sample.window is None else sample.window[2:]
+        mask_shape: tuple[int, ...] | None = None
+        with self._open_masks(sample) as masks:
+            if masks is not None:
+                layers = self._decode(sample, [mask.kind for mask in masks]).shape[2:]
+                own = masks[0].shape[:2] if sample.window is None else (height, width)
+                mask_shape = *own, *layers
+        shape = height, width, empty.shape[2]
+        return Large(shape, empty.dtype, mask_shape, may_lack_data)
 
     def _read_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image as it is read."""

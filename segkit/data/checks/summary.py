@@ -152,11 +152,14 @@ def check(
             *source.notes(),
             *notes,
             *_describe_empty_pixels(readable),
+            *_describe_shares(readable),
             *_describe_masks(readable, classes),
             *_find_shuffled_stacks(source, splits),
         ],
         background=None if classes.layered else classes.background,
-        with_empty=frozenset(f.sample.name for f in readable if f.empty),
+        with_empty=frozenset(
+            f.sample.name for f in readable if f.empty or _may_be_empty(f, large[f.sample.name])
+        ),
         decoded={
             split: sum(_count_decoded(f, large[f.sample.name]) for f in part)
             for split, part in of_split.items()
@@ -182,6 +185,25 @@ def _describe_empty_pixels(facts: list[Facts]) -> list[str]:
     return [
         f"{len(names)} of {len(facts)} images have pixels without data ({share:.2%} of all), which"
         f" are ignored: {join_names(names)}"
+    ]
+
+
+def _may_be_empty(facts: Facts, large: Large | None) -> bool:
+    """Whether pixels that were not read may have no data."""
+    return large is not None and large.may_lack_data and facts.share < 1
+
+
+def _describe_shares(facts: list[Facts]) -> list[str]:
+    """Note images of which only a sample was read."""
+    parts = [f for f in facts if f.share < 1]
+    if not parts:
+        return []
+    pixels = sum(math.prod(f.shape[:2]) for f in parts)
+    read = sum(math.prod(f.shape[:2]) * f.share for f in parts)
+    return [
+        f"{len(parts)} images are so large that only a sample of them is checked, {read / 1e6:,.0f}"
+        f" of {pixels / 1e6:,.0f} million pixels: {join_names([f.sample.name for f in parts])}."
+        " Values that do not occur in it are not known"
     ]
 
 

@@ -1,7 +1,7 @@
 """Random crops and augmentation; the only code that knows albumentations.
 
 The crop comes first: nothing here reads more of an image than its crop, so that images can be
-memory-mapped files.
+memory-mapped files, or files of which only windows are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it accesses the network
 
@@ -28,6 +28,7 @@ from scipy.interpolate import CubicSpline
 
 from segkit.core.errors import did_you_mean
 from segkit.core.labels import IGNORE_INDEX
+from segkit.data.layout.blocks import list_bands
 
 cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would compete with them
 
@@ -39,6 +40,21 @@ _COUNTERS = 2**22
 """Maximum number of counters in memory at once."""
 _CHANNELS_AT_ONCE = 4
 """Maximum number of channels that OpenCV warps in one call."""
+
+
+class Sliceable(Protocol):
+    """An array, or an image or a map that is read where it is sliced."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, C)."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
+    def __getitem__(self, window: Window, /) -> Any:
+        """The array of these rows and columns."""
 
 
 class TrainTransform:
@@ -90,8 +106,8 @@ class TrainTransform:
 
     def cut(
         self,
-        image: NDArray[Any],
-        labels: NDArray[Any],
+        image: Sliceable,
+        labels: Sliceable,
         seed: int,
         counts: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -180,7 +196,7 @@ class TrainTransform:
         return problems
 
     def _draw_foreground_window(
-        self, labels: NDArray[Any], rng: np.random.Generator, counts: NDArray[np.int32] | None
+        self, labels: Sliceable, rng: np.random.Generator, counts: NDArray[np.int32] | None
     ) -> Window | None:
         """Draw a window of an image with context that contains a foreground pixel, if there is one.
 
@@ -201,7 +217,8 @@ class TrainTransform:
         at = int(np.searchsorted(up_to, drawn, side="right"))
         before = int(up_to[at - 1]) if at else 0
         y = int(row[first + at])
-        line = labels[y] == chosen if labels.ndim == 2 else labels[y, :, chosen] == 1
+        whole_row = labels[y : y + 1, : labels.shape[1]][0]
+        line = whole_row == chosen if labels.ndim == 2 else whole_row[:, chosen] == 1
         x = int(np.flatnonzero(line)[drawn - before])
         c = self.context
         rows, columns = (
@@ -250,7 +267,7 @@ def check_augment(augment: list[dict[str, Any]]) -> list[str]:
 
 
 def cut_out(
-    array: NDArray[Any], window: Window, context: int = 0, fill: int | None = None
+    array: Sliceable, window: Window, context: int = 0, fill: int | None = None
 ) -> NDArray[Any]:
     """Copy a window of an image or a map, with a context on each side.
 
@@ -268,14 +285,17 @@ def cut_out(
         # not np.copy, which keeps the memory order
         return np.array(array[top:bottom, left:right], order="C")
     rows, columns = np.arange(top, bottom), np.arange(left, right)
-    piece = array[np.ix_(_mirror(rows, height), _mirror(columns, width))]
+    ys, xs = _mirror(rows, height), _mirror(columns, width)
+    y, x = int(ys.min()), int(xs.min())
+    part = array[y : int(ys.max()) + 1, x : int(xs.max()) + 1]
+    piece: NDArray[Any] = part[np.ix_(ys - y, xs - x)]
     if fill is not None:
         piece[(rows < 0) | (rows >= height)] = fill
         piece[:, (columns < 0) | (columns >= width)] = fill
     return piece
 
 
-def count_by_row(labels: NDArray[Any]) -> NDArray[np.int32]:
+def count_by_row(labels: Sliceable) -> NDArray[np.int32]:
     """Count the pixels of each value in each row, to draw pixels without reading all labels.
 
     Args:
@@ -285,6 +305,12 @@ def count_by_row(labels: NDArray[Any]) -> NDArray[np.int32]:
         (3, n): value (or layer), row, and the number of such pixels, at least one; sorted by value
         and row.
     """
+    if not isinstance(labels, np.ndarray):
+        bands = []
+        for top, height in list_bands(labels.shape):
+            bands.append(count_by_row(labels[top : top + height, : labels.shape[1]]))
+            bands[-1][1] += top
+        return _sort_counts(np.concatenate(bands, axis=1))
     if labels.ndim == 3:
         layer, row = np.nonzero((counts := (labels == 1).sum(axis=1)).T)
         return np.stack([layer, row, counts[row, layer]]).astype(np.int32)
@@ -300,8 +326,12 @@ def count_by_row(labels: NDArray[Any]) -> NDArray[np.int32]:
         block += values * np.arange(len(block))[:, None]
         row, value = divmod(np.flatnonzero(found := np.bincount(block.ravel())), values)
         parts.append(np.stack([present[value], row + top, found[found > 0]]))
-    together = np.concatenate(parts, axis=1)
-    return together[:, np.lexsort(together[1::-1])].astype(np.int32)
+    return _sort_counts(np.concatenate(parts, axis=1))
+
+
+def _sort_counts(counts: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """By value, then by row."""
+    return counts[:, np.lexsort(counts[1::-1])].astype(np.int32)
 
 
 def _mirror(places: NDArray[np.intp], length: int) -> NDArray[np.intp]:

@@ -6,6 +6,7 @@ Crops travel to the device as bytes and become the network's input there, see :f
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import sys
@@ -31,13 +32,17 @@ from typing_extensions import TypedDict
 from segkit.checkpoint.values import LabelCoding, Normalization, find_empty, find_missing
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.augment import TrainTransform, count_by_row
-from segkit.data.sources.base import DataSource, Sample
+from segkit.data.augment import Sliceable, TrainTransform, count_by_row
+from segkit.data.layout.blocks import Block, list_bands, take_part
+from segkit.data.sources.base import DataSource, Large, Sample
+from segkit.data.windowed import WindowedArray
 from segkit.targets.base import Target
 from segkit.targets.objects import number_objects, number_regions
 
 READING, CROPPING, TARGET = "reading", "cropping", "target"
 """The stages of making a training item besides the transforms."""
+SMALL = frozenset({"counts", "values"})
+"""What is cached of images of which only parts are read."""
 Draw = tuple[int, int]
 """Index of a sample and the seed of its augmentation."""
 
@@ -203,10 +208,10 @@ class TrainDataset(Dataset[Crop]):
         def tick() -> None:
             ticks.append(time.perf_counter())
 
-        image, marks = self.reader.read_image(sample), self.reader.read_marks(sample)
+        whole, all_marks = self.reader.read_image(sample), self.reader.read_marks(sample)
         counts = self.reader.read_counts(sample) if self.transform.foreground_share else None
         tick()
-        image, marks = self.transform.cut(image, marks, seed, counts)
+        image, marks = self.transform.cut(whole, all_marks, seed, counts)
         image = self.normalization.to_unit(image)
         tick()
         image, marks = self.transform.augment(image, marks, seed, tick)
@@ -246,16 +251,22 @@ class WholeDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
-        image = self.reader.read_image(sample)
+        image = self.reader.read_image(sample)[:, :]
         with _naming(sample):
             image = self.normalization(image)
         channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
         return {"image": torch.from_numpy(channels_first), **self.truth(index)}
 
+    def take_part(self, index: int, block: Block | None = None) -> WholeDataset:
+        """The data set of nothing but a sample, or a part of it."""
+        part, sample = copy.copy(self), self.samples[index]
+        part.samples = [sample if block is None else take_part(sample, block)]
+        return part
+
     def truth(self, index: int) -> Truth:
         """Return the ground truth of a sample without reading its image."""
         sample = self.samples[index]
-        labels, weight = self.target.encode(self.reader.read_marks(sample))
+        labels, weight = self.target.encode(self.reader.read_marks(sample)[:, :])
         truth: Truth = {
             "target": _move_labels_first(labels).long(),
             "index": torch.tensor(index),
@@ -263,7 +274,7 @@ class WholeDataset(Dataset[Item]):
         if weight is not None:
             truth["weight"] = torch.from_numpy(weight)  # (H, W)
         if self.objects:
-            ids = self.reader.read_ids(sample)
+            ids = self.reader.read_ids(sample)[:, :]
             truth["ids"] = torch.from_numpy(ids.astype(np.int32))
             if type(self.source).read_markers is not DataSource.read_markers:
                 markers = self.source.read_markers(sample)
@@ -276,9 +287,10 @@ class WholeDataset(Dataset[Item]):
 class SampleReader:
     """Reads images and masks as arrays, from their files or from the cache of the run.
 
-    The arrays may be memory-mapped and must not be written to. Reading a mask raises a SegkitError
-    if it has a value that is neither a label nor an id. Pixels without data are not labelled;
-    ``with_empty`` names the samples that have any.
+    The arrays may be memory-mapped and must not be written to. Large images and their masks are
+    read where they are sliced, with the same values. Reading a mask raises a SegkitError if it has
+    a value that is neither a label nor an id. Pixels without data are not labelled; ``with_empty``
+    names the samples that have any.
     """
 
     def __init__(
@@ -293,22 +305,17 @@ class SampleReader:
         self.source, self.coding, self.normalization = source, coding, normalization
         self.target, self.cache, self.with_empty = target, cache, with_empty
 
-    def read_image(self, sample: Sample) -> NDArray[Any]:
+    def read_image(self, sample: Sample) -> Sliceable:
         """(H, W, C), uint8, uint16 or float32, as the source returns it.
 
         Missing values are replaced by the mean, which the network sees as 0.
         """
+        large = self.source.measure_large(sample)
+        if large is None:
+            return self._fetch(sample, "image", lambda: self._fill_image(sample))
+        return WindowedArray(sample, large.shape, large.dtype, self._fill_image)
 
-        def fill(sample: Sample) -> NDArray[Any]:
-            image = self.source.read_image(sample)
-            if find_missing(image) is None:
-                return np.ma.getdata(image)
-            with _naming(sample):
-                return self.normalization.convert(image)
-
-        return self._fetch(sample, "image", fill)
-
-    def read_marks(self, sample: Sample) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    def read_marks(self, sample: Sample) -> Sliceable:
         """The map that is augmented: ids of objects if the target needs them, otherwise labels."""
         return self.read_ids(sample) if self.target.from_ids else self.read_labels(sample)
 
@@ -317,54 +324,100 @@ class SampleReader:
 
         Counting takes as long as looking for the foreground once.
         """
-        if self.cache is None:
+        if self.cache is None or not self.cache.keeps("counts"):
             return None
-        return self._fetch(sample, "counts", lambda sample: count_by_row(self.read_marks(sample)))
+        return self._fetch(sample, "counts", lambda: count_by_row(self.read_marks(sample)))
 
-    def read_labels(self, sample: Sample) -> NDArray[np.uint8]:
-        """(H, W) or (H, W, N) labels."""
+    def read_labels(self, sample: Sample) -> Sliceable:
+        """(H, W) or (H, W, N) labels, uint8."""
+        large = self.source.measure_large(sample)
+        if large is None or large.mask_shape is None:
+            return self._fetch(sample, "labels", lambda: self._encode_mask(sample, large))
+        return WindowedArray(sample, large.mask_shape, np.uint8, self._encode_mask)
 
-        def encode(sample: Sample) -> NDArray[np.uint8]:
-            mask, empty = self._read_mask(sample)
-            with _naming(sample):
-                labels = self.coding.encode(mask)
+    def read_ids(self, sample: Sample) -> Sliceable:
+        """(H, W) ids of objects, uint16; without ids in the masks, the regions of the foreground.
+
+        Regions are found in the whole mask.
+        """
+        large = self.source.measure_large(sample)
+        if not self.source.instances:
+            return self._fetch(
+                sample, "ids", lambda: number_regions(self.read_labels(sample)[:, :])
+            )
+        if large is None or large.mask_shape is None:
+            return self._fetch(sample, "ids", lambda: self._number_mask(sample, large))
+        shape = large.mask_shape
+        values = self._fetch(sample, "values", lambda: self._list_values(sample, shape))
+        with _naming(sample):
+            ids = number_objects(values[None], self.coding.to_label)[0]
+
+        def number_part(part: Sample) -> NDArray[np.uint16]:
+            mask, empty = self._read_mask(part)
+            found: NDArray[np.uint16] = ids[np.searchsorted(values, mask)]
             if empty is not None:
-                labels[empty] = IGNORE_INDEX
-            return labels
+                found[empty] = IGNORE_INDEX
+            return found
 
-        return self._fetch(sample, "labels", encode)
+        return WindowedArray(sample, shape, np.uint16, number_part)
 
-    def read_ids(self, sample: Sample) -> NDArray[np.uint16]:
-        """(H, W) ids of objects; without ids in the masks, the regions of the foreground."""
+    def _fill_image(self, sample: Sample) -> NDArray[Any]:
+        image = self.source.read_image(sample)
+        if find_missing(image) is None:
+            return np.ma.getdata(image)
+        with _naming(sample):
+            return self.normalization.convert(image)
 
-        def number(sample: Sample) -> NDArray[np.uint16]:
-            if not self.source.instances:
-                return number_regions(self.read_labels(sample))
-            mask, empty = self._read_mask(sample)
-            with _naming(sample):
-                ids = number_objects(mask, self.coding.to_label)
-            if empty is not None:
-                ids[empty] = IGNORE_INDEX
-            return ids
+    def _encode_mask(self, sample: Sample, large: Large | None = None) -> NDArray[np.uint8]:
+        mask, empty = self._read_mask(sample, large)
+        with _naming(sample):
+            labels = self.coding.encode(mask)
+        if empty is not None:
+            labels[empty] = IGNORE_INDEX
+        return labels
 
-        return self._fetch(sample, "ids", number)
+    def _number_mask(self, sample: Sample, large: Large | None) -> NDArray[np.uint16]:
+        mask, empty = self._read_mask(sample, large)
+        with _naming(sample):
+            ids = number_objects(mask, self.coding.to_label)
+        if empty is not None:
+            ids[empty] = IGNORE_INDEX
+        return ids
 
-    def _read_mask(self, sample: Sample) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """The mask, and where the image has no data; there the mask's values do not count."""
+    def _list_values(self, sample: Sample, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The values of a mask that is read by parts, in ascending order."""
+        found: list[NDArray[Any]] = []
+        for top, height in list_bands(shape):
+            mask, _ = self._read_mask(take_part(sample, (top, 0, height, shape[1])))
+            found = [np.unique(np.concatenate([*found, np.unique(mask)]))]
+        return found[0]
+
+    def _read_mask(
+        self, sample: Sample, large: Large | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """The mask, and where the image has no data; there the mask's values do not count.
+
+        ``large`` is given for a whole mask of an image that is read by parts.
+        """
         mask, empty = self.source.read_mask(sample), None
-        if sample.name in self.with_empty:
+        if sample.name in self.with_empty and large is not None:
+            empty = np.zeros(large.shape[:2], np.bool_)
+            for top, height in list_bands(large.shape):
+                part = take_part(sample, (top, 0, height, large.shape[1]))
+                missing = find_empty(self.source.read_image(part))
+                if missing is not None:
+                    empty[top : top + height] = missing
+        elif sample.name in self.with_empty:
             empty = find_empty(self.source.read_image(sample))
         if empty is not None:
             mask = mask.copy()
             mask[empty] = 0
         return mask, empty
 
-    def _fetch(
-        self, sample: Sample, kind: str, read: Callable[[Sample], NDArray[Any]]
-    ) -> NDArray[Any]:
+    def _fetch(self, sample: Sample, kind: str, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         if self.cache is None:
-            return read(sample)
-        return self.cache.fetch(sample, kind, lambda: read(sample))
+            return read()
+        return self.cache.fetch(sample, kind, read)
 
 
 class StageTimes:
@@ -426,13 +479,14 @@ class ArrayCache:
 
     Args:
         folder: A folder that another process made. None: a new temporary one.
+        kinds: The kinds of arrays that are cached; None: all.
 
     Raises:
         OSError: The folder cannot be made.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._writes, self._remove = True, None
+    def __init__(self, folder: Path | None = None, kinds: frozenset[str] | None = None) -> None:
+        self._writes, self._remove, self._kinds = True, None, kinds
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="segkit-cache-"))
             self._remove = weakref.finalize(self, _remove, folder, os.getpid())
@@ -440,11 +494,17 @@ class ArrayCache:
         # keeps files mapped: mapping one takes 0.3 ms
         self._map = lru_cache(_limit_open_files())(_map)
 
+    def keeps(self, kind: str) -> bool:
+        """Whether arrays of a kind are cached."""
+        return self._kinds is None or kind in self._kinds
+
     def fetch(self, sample: Sample, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return an array of a sample, read-only; ``kind`` tells its arrays apart.
 
         Errors of ``make``, which computes an array that is not cached yet, are passed on.
         """
+        if not self.keeps(kind):
+            return make()
         # a hash of all fields, so that every process finds the same name and samples never clash
         path = self.folder / f"{kind}-{blake2b(repr(sample).encode(), digest_size=16).hexdigest()}"
         try:
@@ -487,8 +547,8 @@ class ArrayCache:
                 stacklevel=3,
             )
 
-    def __reduce__(self) -> tuple[type[ArrayCache], tuple[Path]]:
-        return ArrayCache, (self.folder,)
+    def __reduce__(self) -> tuple[type[ArrayCache], tuple[Path, frozenset[str] | None]]:
+        return ArrayCache, (self.folder, self._kinds)
 
 
 def _map(path: Path) -> NDArray[Any]:

@@ -112,10 +112,24 @@ class MaskDecoder:
             values = round_to_nearest(values, self.nearest)
         return values
 
-    def _to_values(self, raster: Raster) -> NDArray[Any]:
+    def reads_parts(self, kind: Raster) -> bool:
+        """Whether parts of such a mask are read as the whole, without its pixels.
+
+        Not where channels are dropped if they tell nothing in the whole mask, or fractions rounded
+        if all are close to whole numbers.
+        """
+        channels = kind.values.shape[2]
+        if self._reads_colors(kind) and render(kind).shape[2] in (1, 3):
+            return True
+        has_shade = bool(kind.alpha) and channels in (2, 4)
+        return not (has_shade or (kind.is_rgb and channels == 3) or kind.step)
+
+    def _reads_colors(self, raster: Raster) -> bool:
         is_small = raster.values.dtype in (np.uint8, np.bool_)
-        has_colors = raster.is_rgb and is_small
-        if self.layers or not (has_colors or (self.by_color and is_small)):
+        return is_small and not self.layers and (raster.is_rgb or self.by_color)
+
+    def _to_values(self, raster: Raster) -> NDArray[Any]:
+        if not self._reads_colors(raster):
             return simplify_mask(raster)
         values = raster.values
         hidden = None

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.blocks import take_part
 from segkit.data.loading import WholeDataset
+from segkit.data.sources.base import Sample
+from segkit.inference.bit_depth import Highest
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.bootstrap import Interval, estimate_intervals
@@ -97,16 +101,26 @@ def evaluate(
     classes: list[NDArray[np.int64]] = []
     counted: list[list[NDArray[np.float64]]] = [[] for _ in metrics]
     images = []
-    for index, prediction in _predictions(predictor, dataset, order):
-        truth = dataset.truth(index)
-        one = ConfusionMatrix(card.mode, card.num_classes)
-        one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
-        matrix = one.compute()
+    # Objects and other metrics need whole maps.
+    has_parts = predictor.instances is None and not metrics and not dataset.target.from_ids
+
+    def count(matrix: Tensor) -> dict[str, float]:
+        """Add the counts of an image; return its scores."""
         confusion.matrix = confusion.matrix + matrix
+        classes.append(count_classes(matrix, card.mode))
+        return dict(score_matrix(matrix, card.mode, names).mean)
+
+    for index, prediction in _predictions(predictor, dataset, order, has_parts):
+        one = ConfusionMatrix(card.mode, card.num_classes)
+        if prediction is None:
+            _count_parts(predictor, dataset, index, one, sweep)
+            images.append(ImageScores(index, count(one.compute())))
+            continue
+        truth = dataset.truth(index)
+        one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
+        own = count(one.compute())
         if sweep is not None:
             sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
-        classes.append(count_classes(matrix, card.mode))
-        own = dict(score_matrix(matrix, card.mode, names).mean)
         scored = ScoredImage(
             truth["target"].numpy(),
             prediction.labels,
@@ -116,9 +130,9 @@ def evaluate(
             prediction.instances,
         )
         for metric, of_images in zip(metrics, counted, strict=True):
-            counts = metric.count(scored)
-            of_images.append(counts)
-            own |= {key: float(value) for key, value in metric.score(counts).items()}
+            found = metric.count(scored)
+            of_images.append(found)
+            own |= {key: float(value) for key, value in metric.score(found).items()}
         images.append(ImageScores(index, own))
     total = score_matrix(confusion.matrix, card.mode, names)
     means = dict(total.mean)
@@ -136,11 +150,23 @@ def evaluate(
 
 
 def _predictions(
-    predictor: Predictor,
-    dataset: WholeDataset,
-    order: Iterable[int],
+    predictor: Predictor, dataset: WholeDataset, order: Iterable[int], has_parts: bool
+) -> Iterator[tuple[int, Prediction | None]]:
+    """Predict samples one after another; None for large ones, which are predicted by parts."""
+
+    def goes_by_parts(index: int) -> bool:
+        return has_parts and dataset.source.measure_large(dataset.samples[index]) is not None
+
+    for by_parts, group in groupby(order, goes_by_parts):
+        if by_parts:
+            yield from ((index, None) for index in group)
+        else:
+            yield from _predict_whole(predictor, dataset, group)
+
+
+def _predict_whole(
+    predictor: Predictor, dataset: WholeDataset, order: Iterable[int]
 ) -> Iterator[tuple[int, Prediction]]:
-    """Predict samples one after another."""
     asked: deque[int] = deque()
 
     def images() -> Iterator[NDArray[Any]]:
@@ -156,6 +182,51 @@ def _predictions(
         if isinstance(result, SegkitError):
             raise SegkitError(f"{dataset.samples[index].name}: {result}")
         yield index, result
+
+
+def _count_parts(
+    predictor: Predictor,
+    dataset: WholeDataset,
+    index: int,
+    confusion: ConfusionMatrix,
+    sweep: ThresholdCounts | None,
+) -> None:
+    """Predict a large sample and compare it with its mask, block by block.
+
+    The prediction is that of the whole image; neither it nor the mask is ever in memory whole.
+    """
+    sample, truth = dataset.samples[index], torch.empty(0)
+    parts = _Parts(dataset, sample)
+    image = Highest(parts)
+
+    def compare(top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        nonlocal truth
+        block = top, left, *labels.shape[-2:]
+        truth = dataset.take_part(index, block).truth(0)["target"][None]
+        confusion.update(torch.from_numpy(labels)[None].long(), truth)
+
+    def compare_thresholds(top: int, left: int, block: NDArray[np.float32]) -> None:
+        assert sweep is not None
+        sweep.update(torch.from_numpy(block)[None], truth)  # of the same pixels as the labels
+
+    try:
+        predictor.predict_windows(image, compare, compare_thresholds if sweep else None)
+    except SegkitError as error:
+        raise SegkitError(f"{sample.name}: {error}") from error
+    predictor.watch.check_highest(sample.name, parts.dtype, image.value)
+
+
+class _Parts:
+    """A large sample that is read by windows."""
+
+    def __init__(self, dataset: WholeDataset, sample: Sample) -> None:
+        large = dataset.source.measure_large(sample)
+        assert large is not None
+        self.shape, self.dtype = large.shape, large.dtype
+        self._source, self._sample = dataset.source, sample
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        return self._source.read_image(take_part(self._sample, (top, left, height, width)))
 
 
 def make_metrics(names: Iterable[str], predictor: Predictor) -> list[Metric]:

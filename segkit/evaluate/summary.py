@@ -27,6 +27,8 @@ SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
 """Scores at the top of a report."""
 SHOWN = 4
 """Number of the worst and of the best predictions in a report."""
+SHOWN_SIDE = 1024
+"""Height and width of what a report shows of a large image, at most."""
 
 
 def print_scores(console: Console, title: str, evaluation: Evaluation) -> None:
@@ -100,8 +102,13 @@ def _draw_examples(
     best = scored[max(SHOWN, len(scored) - SHOWN) :][::-1]
     examples = []
     for number, image in enumerate(scored[:SHOWN] + best):
-        sample = dataset.samples[image.index]
-        shown, truth = dataset.source.read_image(sample), dataset.truth(image.index)
+        sample, one = dataset.samples[image.index], dataset.take_part(image.index)
+        large = dataset.source.measure_large(sample)
+        if large is not None:  # only its middle
+            height, width = (min(side, SHOWN_SIDE) for side in large.shape[:2])
+            top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
+            one = dataset.take_part(image.index, (top, left, height, width))
+        shown, truth = dataset.source.read_image(one.samples[0]), one.truth(0)
         found = predictor(shown)
         objects = None
         if found.instances is not None and "ids" in truth:

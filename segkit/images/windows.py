@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.raster import Array, Windows
+from segkit.images.raster import Array, Raster, Windows
 from segkit.images.reading import choose_page, open_source, render, wrap_errors
 
 
@@ -51,6 +51,7 @@ class WindowedImage:
         path: of the file.
         shape: (H, W, C).
         dtype: uint8, uint16 or float32, as `segkit.images.reading.read_image` returns it.
+        kind: What is stored, without its pixels.
         may_lack_data: Whether there can be masked pixels.
 
     Example:
@@ -67,6 +68,7 @@ class WindowedImage:
     ) -> None:
         self.path, self._close, self._keep_alpha = path, close, keep_alpha
         self._windows: Windows | None = windows
+        self.kind = windows.kind
         empty = render(windows.kind, keep_alpha)
         self.shape: tuple[int, int, int] = (*windows.size, empty.shape[2])
         self.dtype: np.dtype[Any] = empty.dtype
@@ -82,6 +84,16 @@ class WindowedImage:
             SegkitError: The window is empty or reaches out of the image, or the file is damaged
                 there.
         """
+        stored = self.read_stored(top, left, height, width)
+        with wrap_errors(self.path):
+            return render(stored, self._keep_alpha)
+
+    def read_stored(self, top: int, left: int, height: int, width: int) -> Raster:
+        """Read a window as `segkit.images.reading.ImageReader.read` reads the image.
+
+        Raises:
+            SegkitError: As :meth:`read`.
+        """
         H, W, _ = self.shape
         if not (0 <= top < top + height <= H and 0 <= left < left + width <= W):
             raise SegkitError(
@@ -92,7 +104,7 @@ class WindowedImage:
         if windows is None:
             raise SegkitError(f"{self.path}: is closed; windows are read before that.")
         with wrap_errors(self.path):
-            return render(windows.read(top, left, height, width), self._keep_alpha)
+            return windows.read(top, left, height, width)
 
     def close(self) -> None:
         """Close the file and free what is cached; no window can be read afterwards."""

@@ -19,7 +19,9 @@ from segkit.config.schema import Data
 from segkit.core.memory import GB, count_usable_cores, find_main_memory
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary
+from segkit.data.layout.blocks import list_parts, take_part
 from segkit.data.loading import (
+    SMALL,
     ArrayCache,
     Crop,
     Draw,
@@ -30,11 +32,13 @@ from segkit.data.loading import (
     WholeDataset,
     as_item,
 )
-from segkit.data.sources.base import DataSource, Split
+from segkit.data.sources.base import DataSource, Sample, Split
 from segkit.targets.base import Target
 
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
+PART = 4096
+"""Height and width of the parts, at most, in which images too large for memory are validated."""
 CACHED: tuple[Split, ...] = ("train", "val")
 """Splits that are read in every epoch."""
 
@@ -78,7 +82,7 @@ class SegmentationData(L.LightningDataModule):
     """Crops for training, whole images for validation.
 
     During the fit, decoded images are cached for all processes of the machine; :meth:`close`
-    removes the cache.
+    removes the cache. Of large images only counts of the foreground are.
 
     Args:
         transform: Crop and augmentation.
@@ -107,19 +111,20 @@ class SegmentationData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Create the cache, or join that of another process on this machine."""
-        if stage != "fit" or not self.cached or self.cache is not None:
+        if stage != "fit" or self.cache is not None or not (self.cached or self.summary.large):
             return
+        kinds = None if self.cached else SMALL
         together = self._process[1] > 1 and torch.distributed.is_initialized()
         first = self.trainer is None or not together or self.trainer.local_rank == 0
         if first:
-            self.cache = _new_cache()
+            self.cache = _new_cache(kinds)
         if together:
             own = socket.gethostname(), None if self.cache is None else self.cache.folder
             offers: list[Any] = [None] * self._process[1]
             torch.distributed.all_gather_object(offers, own)
             shared = [folder for host, folder in offers if host == own[0] and folder is not None]
             if not first and shared:
-                self.cache = ArrayCache(shared[0])
+                self.cache = ArrayCache(shared[0], kinds)
 
     def close(self) -> None:
         """Remove the cache; from now on images are read from their files."""
@@ -136,11 +141,11 @@ class SegmentationData(L.LightningDataModule):
             return item
         return cast(Item, self.trainer.precision_plugin.convert_input(item))
 
-    def whole(self, split: Split) -> WholeDataset:
-        """Return the whole images of a split."""
+    def whole(self, split: Split, samples: list[Sample] | None = None) -> WholeDataset:
+        """Return the whole images of a split, or samples instead of them."""
         return WholeDataset(
             self.source,
-            self.summary.splits[split],
+            self.summary.splits[split] if samples is None else samples,
             self.summary.coding,
             self.normalization,
             self.target,
@@ -179,17 +184,31 @@ class SegmentationData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Return whole images, in batches if all have the same size."""
-        whole = self.whole("val")
+        """Return whole images, in batches if all have the same size.
+
+        Images that are too large for memory are in parts, whose counts add up to nearly those of
+        the whole: a tile of the network sees nothing beyond the edge of its part.
+        """
+        samples = self.summary.splits["val"]
+        parts = [part for sample in samples for part in self._divide_huge(sample)]
+        is_even = self.summary.one_size["val"] and len(parts) == len(samples)
+        whole = self.whole("val", parts)
         return DataLoader(
             whole,
             sampler=EverySample(len(whole), *self._process),
-            batch_size=self.config.val_batch_size if self.summary.one_size["val"] else 1,
+            batch_size=self.config.val_batch_size if is_even else 1,
             generator=torch.Generator(),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self._on_gpu,
         )
+
+    def _divide_huge(self, sample: Sample) -> list[Sample]:
+        """A sample in parts if it is too large for memory."""
+        large = self.source.measure_large(sample) if sample.name in self.summary.large else None
+        if large is None or max(large.shape[:2]) <= PART:
+            return [sample]
+        return [take_part(sample, block) for block in list_parts(large.shape[:2], PART)]
 
     @property
     def _process(self) -> tuple[int, int]:
@@ -208,6 +227,17 @@ class SegmentationData(L.LightningDataModule):
     def _plan_cache(self) -> tuple[bool, str]:
         """Decide whether to cache decoded samples; also return a line for the user."""
         size = sum(self.summary.decoded.get(split, 0) for split in CACHED)
+        count = sum(s.name in self.summary.large for k in CACHED for s in self.summary.splits[k])
+        if not count:
+            return self._plan_for(size)
+        note = f"of {count} samples only parts are read, at every crop, as their images are large"
+        if not size:
+            return True, note
+        is_cached, others = self._plan_for(size)
+        return is_cached, f"{note}; others: {others}"
+
+    def _plan_for(self, size: int) -> tuple[bool, str]:
+        """Decide for decoded samples of so many bytes in all."""
         said = f"{size / GB:.1f} GB" if size >= GB else f"{size / 2**20:.0f} MB"
         if self.config.cache is False:
             return False, "images are decoded at every read (data.cache=false)"
@@ -238,9 +268,9 @@ def default_workers() -> int:
     return min(8, cores - 1) if on_gpu or cores > 2 else 0
 
 
-def _new_cache() -> ArrayCache | None:
+def _new_cache(kinds: frozenset[str] | None) -> ArrayCache | None:
     try:
-        return ArrayCache()
+        return ArrayCache(kinds=kinds)
     except OSError as error:
         warnings.warn(
             f"decoded images cannot be cached: {error}. They are decoded at every read;"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 import segkit
 from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
 from segkit.data.loading import WholeDataset
+from segkit.data.sources import folder
 from segkit.data.sources.cells import CellsSource, draw
+from segkit.data.sources.folder import FolderSource
 from segkit.evaluate.evaluation import evaluate, make_metrics
+from segkit.evaluate.summary import write_results
 from segkit.metrics.boundary import count_boundaries, score_boundaries
 from segkit.metrics.instances import count_objects, score_objects
 from segkit.targets.base import Labels
@@ -82,6 +86,54 @@ def test_images_come_with_the_worst_first_and_all_their_scores(result):
 def test_the_sweep_over_thresholds_covers_all_pixels(result):
     assert len(result.thresholds.rows()) == 19
     assert torch.equal(result.confusion.sum(), torch.tensor(5 * 64 * 48))
+
+
+def test_large_images_are_scored_block_by_block_with_the_same_result(
+    binary_run, predictor, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = np.maximum(draw(number, (150, 130)).image[..., 0], 8)
+        image[20:50, 30:60] = 7
+        mask = np.kron(rng.integers(0, 2, (15, 13)), np.ones((10, 10))).astype(np.uint8)
+        for where, array in (("images", image), ("masks", mask)):
+            (tmp_path / where).mkdir(exist_ok=True)
+            tags = [(42113, "s", 0, "7", True)] if where == "images" else []
+            tifffile.imwrite(
+                tmp_path / where / f"{number}.tif",
+                array,
+                **{"photometric": "minisblack", "tile": (32, 32), "extratags": tags},
+            )
+    plain = segkit.load(binary_run.checkpoint, device="cpu", instances=None, tile=64)
+    plain.threshold = predictor.threshold
+
+    def run(order=range(3)):
+        source = FolderSource("binary", tmp_path)
+        samples = [sample for part in source.splits().values() for sample in part]
+        norm, empty = plain.card.normalization, frozenset(s.name for s in samples)
+        dataset = WholeDataset(source, samples, LabelCoding({}), norm, Labels(), with_empty=empty)
+        return evaluate(plain, dataset, order), dataset
+
+    wanted, _ = run()
+    assert wanted.confusion.sum() == 3 * (150 * 130 - 30 * 30)
+    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(folder.ImageReader, "read", None)
+    found, dataset = run()
+    assert torch.equal(found.confusion, wanted.confusion)
+    assert found.images == wanted.images
+    # some are NaN
+    np.testing.assert_equal(found.thresholds.rows(), wanted.thresholds.rows())
+    np.testing.assert_equal(found.intervals, wanted.intervals)
+    write_results(tmp_path / "out", "title", plain, dataset, found)  # shows parts of the images
+    monkeypatch.undo()
+    measure = FolderSource.measure_large
+    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(  # between others that are predicted whole
+        FolderSource, "measure_large", lambda *args: measure(*args) if "1" in args[1].name else None
+    )
+    found, _ = run()
+    assert torch.equal(found.confusion, wanted.confusion)
+    assert found.images == wanted.images
 
 
 def test_membranes_need_two_classes(multiclass_run):

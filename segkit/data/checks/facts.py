@@ -18,7 +18,8 @@ from rich.progress import track
 
 from segkit.checkpoint.values import find_empty, find_missing
 from segkit.core.errors import SegkitError
-from segkit.data.sources.base import DataSource, Sample, Split
+from segkit.data.checks.parts import scan_parts
+from segkit.data.sources.base import DataSource, Large, Sample, Split
 from segkit.targets.objects import number_objects
 
 PIXELS_PER_IMAGE, PIXELS_PER_SET = 20_000, 2_000_000
@@ -68,6 +69,7 @@ class Facts:
         brighter_above: How much brighter the upper half of the image is than the lower one, in
             standard deviations of the image.
         areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
+        share: The fraction of the image that was read; less than 1 for huge ones.
     """
 
     sample: Sample
@@ -84,6 +86,7 @@ class Facts:
     intensities: Intensities | None = None
     brighter_above: float = 0.0
     areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    share: float = 1.0
 
     @property
     def values(self) -> set[int]:
@@ -111,6 +114,13 @@ def scan(source: DataSource, splits: dict[Split, list[Sample]]) -> list[Facts]:
     def read(part: list[Facts]) -> list[Facts]:
         for facts in part:
             empty: NDArray[np.bool_] | None = None
+            large: Large | None = None
+            with _noting_errors(source, facts):
+                large = source.measure_large(facts.sample)
+                if large is not None:
+                    _scan_large(source, facts, large)
+            if large is not None or facts.errors:
+                continue
             with _noting_errors(source, facts):
                 empty = _scan_image(source, facts)
             with _noting_errors(source, facts):
@@ -146,6 +156,28 @@ def _noting_errors(source: DataSource, facts: Facts) -> Iterator[None]:
     except Exception as error:  # a source of a plugin may do anything
         why = f"{type(source).__name__} cannot read it: {error!r}"
         facts.errors.append((facts.sample.name, why))
+
+
+def _scan_large(source: DataSource, facts: Facts, large: Large) -> None:
+    """Read an image and its mask by parts."""
+    limits = PIXELS_OF_INTENSITIES, PIXELS_PER_MASK
+    of_image, of_mask = (choose_stride(large, pixels) for pixels in limits)
+    found = scan_parts(source, facts.sample, large, facts.most_pixels, (of_image, of_mask))
+    facts.shape, facts.dtype, facts.mask_shape = large.shape, str(large.dtype), found.mask_shape
+    facts.layers, facts.empty, facts.share = found.layers, found.empty, found.share
+    if facts.most_pixels:
+        facts.pixels = found.pixels
+    if found.share == 1:
+        _measure_intensities(np.ma.getdata(found.image), find_missing(found.image), facts)
+    for pixels in found.layers if source.instances else ():
+        if not facts.layered:  # raises if they cannot be ids
+            number_objects(np.array([list(pixels)]), source.label_map)
+        facts.areas = {value: np.array([n], np.int64) for value, n in pixels.items()}
+    if facts.with_regions and not source.instances:
+        for mask in found.masks:
+            for layer in np.moveaxis(np.atleast_3d(mask), 2, 0):
+                _measure_regions(layer, facts)
+        facts.areas = {value: areas * of_mask**2 for value, areas in facts.areas.items()}
 
 
 def _scan_image(source: DataSource, facts: Facts) -> NDArray[np.bool_] | None:
@@ -257,7 +289,7 @@ def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
         facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])
 
 
-def choose_stride(array: NDArray[Any], pixels: int) -> int:
+def choose_stride(array: NDArray[Any] | Large, pixels: int) -> int:
     """Subsampling stride that leaves at most this many pixels of (H, W, ...)."""
     return math.ceil(math.sqrt(max(1.0, array.shape[0] * array.shape[1] / pixels)))
 

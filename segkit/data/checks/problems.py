@@ -38,13 +38,18 @@ def find_repeated_names(splits: dict[Split, list[Sample]]) -> list[str]:
     ]
 
 
-def find_empty_splits(splits: dict[Split, list[Sample]], needed: tuple[Split, ...]) -> list[str]:
+def find_empty_splits(
+    splits: dict[Split, list[Sample]], needed: tuple[Split, ...], source: DataSource
+) -> list[str]:
     """Report the needed splits without a sample, or that there is no sample at all."""
     if not any(splits.values()):
         return ["the data set has no samples in train, val or test"]
+    count, more = sum(map(len, splits.values())), ""
+    if count == 1 and has_option(source, "tile_size"):
+        more = "; data.split=tiles divides one large image into blocks for training and validation"
     return [
-        f"the split '{split}' has no samples, of {sum(map(len, splits.values()))} in all: add"
-        " images, or give it a fraction, a list or a folder"
+        f"the split '{split}' has no samples, of {count} in all: add images, or give it a fraction,"
+        f" a list or a folder{more}"
         for split in needed
         if not splits.get(split)
     ]

@@ -27,7 +27,7 @@ from segkit.data.checks.problems import (
     list_by_message,
     shorten,
 )
-from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
+from segkit.data.sources.base import SPLITS, DataSource, Large, Sample, Split
 
 UPRIGHT_IMAGES = 8
 """Minimum number of images to decide whether they have an up and a down."""
@@ -69,7 +69,8 @@ class DataSummary:
         background: The label that is no object, None if every class is one.
         with_empty: Names of the samples that have pixels without data, which are ignored.
         decoded: Size in bytes of the decoded images and masks of a split, with two bytes per mask
-            value.
+            value, but for those of which only parts are read.
+        large: Names of the samples of which only parts are read.
     """
 
     splits: dict[Split, list[Sample]]
@@ -85,6 +86,7 @@ class DataSummary:
     background: int | None = 0
     with_empty: frozenset[str] = frozenset()
     decoded: dict[Split, int] = field(default_factory=dict)
+    large: frozenset[str] = frozenset()
 
 
 def check(
@@ -135,7 +137,7 @@ def summarize(
     readable = [f for f in facts if not f.errors]
     classes, contradictions, notes = decide_classes(source, mode, num_classes, readable)
     kinds = [
-        unpaired or find_empty_splits(splits, needed),
+        unpaired or find_empty_splits(splits, needed, source),
         find_repeated_names(splits),
         list_by_message(error for f in facts for error in f.errors),
         *find_differences(readable, classes, source),
@@ -154,6 +156,7 @@ def summarize(
             [line for kind in kinds for line in shorten(kind)],
         )
 
+    large = {f.sample.name: source.measure_large(f.sample) for f in readable}
     of_class, labelled = count_pixels_of_all(readable, classes)
     of_split = {split: [f for f in readable if f.split == split] for split in splits}
     return DataSummary(
@@ -170,19 +173,28 @@ def summarize(
             *source.notes(),
             *notes,
             *_describe_empty_pixels(readable),
+            *_describe_shares(readable),
             *_describe_masks(readable, classes),
             *_find_shuffled_stacks(source, splits),
         ],
         background=None if classes.layered else classes.background,
-        with_empty=frozenset(f.sample.name for f in readable if f.empty),
+        with_empty=frozenset(
+            f.sample.name for f in readable if f.empty or _may_be_empty(f, large[f.sample.name])
+        ),
         decoded={
-            split: sum(
-                math.prod(f.shape) * np.dtype(f.dtype).itemsize + 2 * math.prod(f.mask_shape)
-                for f in part
-            )
+            split: sum(_count_decoded(f, large[f.sample.name]) for f in part)
             for split, part in of_split.items()
         },
+        large=frozenset(name for name, found in large.items() if found is not None),
     )
+
+
+def _count_decoded(facts: Facts, large: Large | None) -> int:
+    """Bytes of a sample that the cache takes, with two bytes per mask value."""
+    image, mask = math.prod(facts.shape) * np.dtype(facts.dtype).itemsize, 0
+    if large is None or large.mask_shape is None:
+        mask = 2 * math.prod(facts.mask_shape)
+    return mask if large is not None else image + mask
 
 
 def _describe_empty_pixels(facts: list[Facts]) -> list[str]:
@@ -194,6 +206,25 @@ def _describe_empty_pixels(facts: list[Facts]) -> list[str]:
     return [
         f"{len(names)} of {len(facts)} images have pixels without data ({share:.2%} of all), which"
         f" are ignored: {join_names(names)}"
+    ]
+
+
+def _may_be_empty(facts: Facts, large: Large | None) -> bool:
+    """Whether pixels that were not read may have no data."""
+    return large is not None and large.may_lack_data and facts.share < 1
+
+
+def _describe_shares(facts: list[Facts]) -> list[str]:
+    """Note images of which only a sample was read."""
+    parts = [f for f in facts if f.share < 1]
+    if not parts:
+        return []
+    pixels = sum(math.prod(f.shape[:2]) for f in parts)
+    read = sum(math.prod(f.shape[:2]) * f.share for f in parts)
+    return [
+        f"{len(parts)} images are so large that only a sample of them is checked, {read / 1e6:,.0f}"
+        f" of {pixels / 1e6:,.0f} million pixels: {join_names([f.sample.name for f in parts])}."
+        " Values that do not occur in it are not known"
     ]
 
 
@@ -232,7 +263,8 @@ def _find_shuffled_stacks(source: DataSource, splits: dict[Split, list[Sample]])
     stacks: dict[Path, dict[int, Split]] = {}
     for split, samples in splits.items():
         for sample in samples:
-            if sample.image is not None and sample.page is not None:
+            # Pages that are divided into blocks are divided alike.
+            if sample.image is not None and sample.page is not None and sample.window is None:
                 stacks.setdefault(sample.image, {})[sample.page] = split
     remedy = ": data.split=blocks keeps them apart" if has_option(source, "split") else ""
     for path, pages in stacks.items():

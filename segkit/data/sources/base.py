@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,13 @@ class Sample:
 
     Attributes:
         name: Unique in the data set; for files the path relative to the root, plus the page of a
-            stack.
+            stack and the block of a large image.
         image: Image file, None for drawn images.
         mask: Mask file, None for drawn images.
         page: Page of a multi-page file, from 0; None for the whole file.
         index: Number of a drawn image.
+        window: Top, left, height and width of the part of the image that is the sample; None for
+            the whole image.
     """
 
     name: str
@@ -37,6 +40,28 @@ class Sample:
     mask: Path | None = None
     page: int | None = None
     index: int = 0
+    window: tuple[int, int, int, int] | None = None
+
+
+class Large(NamedTuple):
+    """A sample whose image is too large to be read whole.
+
+    Attributes:
+        shape: (H, W, C) of its image.
+        dtype: The type of its image.
+        mask_shape: (H, W) or (H, W, N) of its mask; None if that can only be read whole.
+        may_lack_data: Whether there can be pixels without data.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    mask_shape: tuple[int, ...] | None
+    may_lack_data: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its decoded image."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class DataSource(Registrable, ABC, family="data"):
@@ -87,6 +112,13 @@ class DataSource(Registrable, ABC, family="data"):
     @abstractmethod
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) integers as stored in the file; (H, W, N) for overlapping classes."""
+
+    def measure_large(self, sample: Sample) -> Large | None:
+        """Tell that only the parts of a sample that are needed should be read.
+
+        Parts are the same sample with a smaller window. None: it is read whole, once, and cached.
+        """
+        return None
 
     def read_markers(self, sample: Sample) -> NDArray[np.integer[Any]] | None:
         """(H, W) ids of markers, one in each object, if detection has its own ground truth.

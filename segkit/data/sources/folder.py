@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.labels.base import Color, LabelFormat
 from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
+from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
@@ -26,15 +30,21 @@ from segkit.data.mask_files import (
     fit_size,
     list_known_values,
 )
-from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
+from segkit.data.open_images import OpenImages, WholeImages
+from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
 from segkit.images.formats.base import may_have_pages
-from segkit.images.raster import convert_channels, is_opaque
+from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
+from segkit.images.windows import WindowedImage
 
 Roots = Annotated[
     tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)
 ]
 
+LARGE = 256 * 2**20
+"""Bytes of a decoded image above which only the parts that are needed are read."""
+MOST_PACKED = 256
+"""How much smaller the file of a large image may be; smaller ones need not be opened for this."""
 NAMED = 3
 """Files that a note names."""
 
@@ -63,13 +73,18 @@ class FolderSource(DataSource, name="folder"):
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
         split: How samples are divided unless folders or the table say so: "random" draws them with
             the seed, "blocks" takes the last of the sorted names (for stacks and sequences, whose
-            neighbours are alike), "lists" reads ``val_list`` and ``test_list``.
-        val_fraction: Fraction of samples for validation.
-        test_fraction: Fraction of samples for testing.
+            neighbours are alike), "lists" reads ``val_list`` and ``test_list``. "tiles" divides
+            every image into blocks of all splits, for sets of one or a few large images. The blocks
+            of a split lie side by side and no pixel is in two splits, but blocks next to each other
+            are alike, so scores are better than on images of another place.
+        tile_size: Height and width of the blocks of "tiles", at least; twice data.crop_size or more
+            gives crops room. null: at least 25 blocks for each image, but none below 256.
+        val_fraction: Fraction of samples (or of blocks) for validation.
+        test_fraction: Fraction of samples (or of blocks) for testing.
         val_list: Text file with the names of the validation samples, one per line; the end of a
             path is enough, the rest is training.
         test_list: Text file with the names of the test samples.
-        seed: Seed of the random split.
+        seed: Seed of the random split, or of the places of the blocks.
         channels: "auto" keeps the channels of the images but alpha, whose transparent pixels are
             ignored; 1 converts all images to grey, 3 to RGB, 4 keeps alpha as a channel.
         orientation: Whether images and masks are turned as their EXIF data say ("exif"), or masks
@@ -97,7 +112,8 @@ class FolderSource(DataSource, name="folder"):
         mask_suffix: str = "",
         image_pattern: str | None = None,
         mask_pattern: str | None = None,
-        split: Literal["random", "blocks", "lists"] = "random",
+        split: Literal["random", "blocks", "lists", "tiles"] = "random",
+        tile_size: Annotated[int, Field(ge=16)] | None = None,
         val_fraction: Fraction = 0.2,
         test_fraction: Fraction = 0.0,
         val_list: Path | None = None,
@@ -126,6 +142,10 @@ class FolderSource(DataSource, name="folder"):
                 f"data.val_list and data.test_list are not used with data.split={split}: set"
                 " data.split=lists."
             )
+        if tile_size is not None and split != "tiles":
+            raise SegkitError(
+                f"data.tile_size is not used with data.split={split}: set data.split=tiles."
+            )
         if images == masks and not mask_suffix:
             raise SegkitError(
                 f"data.images and data.masks are both '{images}': distinguish the masks with"
@@ -147,6 +167,7 @@ class FolderSource(DataSource, name="folder"):
         self.path_names = Names(images, masks, mask_suffix, image_pattern, mask_pattern)
         self.layers = mode == "multilabel"  # the pages of a mask may be the classes of one image
         self.split, self.seed, self.upright = split, seed, orientation == "exif"
+        self.tile_size = tile_size
         self.fractions = val_fraction, test_fraction
         given: dict[Split, Path | None] = {"val": val_list, "test": test_list}
         self.lists = {name: path for name, path in given.items() if path is not None}
@@ -162,6 +183,8 @@ class FolderSource(DataSource, name="folder"):
             else None
         )
         self._turned, self._with_alpha = set[str](), set[str]()
+        self._large = dict[Sample, Large | None]()
+        self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
     @property
     def class_names(self) -> tuple[str, ...] | None:  # type: ignore[override]  # read-only here
@@ -215,14 +238,25 @@ class FolderSource(DataSource, name="folder"):
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""
         assert sample.image is not None
-        with ImageReader(sample.image) as reader:
-            raster = reader.read(sample.page)
+        if sample.window is None:
+            with ImageReader(sample.image) as reader:
+                return self._render(sample, reader.read(sample.page))
+        with self._open.open(sample.image, sample.page) as image:
+            if image is not None:
+                return self._render(sample, image.read_stored(*sample.window))
+        whole = take_whole(sample)
+        kept = self._whole["image"].fetch(whole, lambda: self.read_image(whole))
+        return _cut(kept, sample.window)
+
+    def _render(self, sample: Sample, raster: Raster) -> NDArray[Any]:
+        assert sample.image is not None
+        name = take_whole(sample).name
         if not self.upright:
             raster = raster._replace(orientation=1)
         elif raster.orientation != 1:
-            self._turned.add(sample.name)
+            self._turned.add(name)
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
-            self._with_alpha.add(sample.name)
+            self._with_alpha.add(name)
         image = render(raster, keep_alpha=self.channels == 4)
         if self.channels == "auto":
             return image
@@ -231,24 +265,99 @@ class FolderSource(DataSource, name="folder"):
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) or (H, W, N) integers, as stored or drawn."""
+        if sample.window is None:
+            return self._read_whole_mask(sample)
+        part = self._read_mask_part(sample, sample.window)
+        if part is not None:
+            return part
+        whole = take_whole(sample)
+        kept = self._whole["mask"].fetch(whole, lambda: self._read_whole_mask(whole))
+        return _cut(kept, sample.window)
+
+    def _read_whole_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         drawn = self._drawn
         if drawn is not None:
             with wrap_errors(sample.image or sample.name):
                 return drawn.draw(sample.name, self._read_size(sample))
         assert sample.mask is not None
         with ImageReader(sample.mask) as reader:
-            pages: list[int | None] = [sample.page]
-            if self.layers and sample.page is None and len(reader) > 1:
-                pages = list(range(len(reader)))
-            rasters = [reader.read(page) for page in pages]
+            rasters = [reader.read(page) for page in self._choose_pages(sample, len(reader))]
         if rasters[0].orientation != 1:
             self._turned.discard(sample.name)
-        with wrap_errors(sample.mask):
-            masks = [self._decoder.read(raster) for raster in rasters]
-        mask = masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
+        mask = self._decode(sample, rasters)
         if self.resize_masks:
             mask = fit_size(mask, self._read_size(sample))
         return mask
+
+    def _read_mask_part(self, sample: Sample, window: Block) -> NDArray[np.integer[Any]] | None:
+        """A window of a mask; None if it can only be read whole."""
+        with self._open_masks(sample) as masks:
+            if masks is None:
+                return None
+            return self._decode(sample, [mask.read_stored(*window) for mask in masks])
+
+    @contextmanager
+    def _open_masks(self, sample: Sample) -> Iterator[list[WindowedImage] | None]:
+        """The mask of a sample, or its layers, by windows; None if it can only be read whole."""
+        if self._drawn is not None:
+            yield None
+            return
+        assert sample.mask is not None
+        with ExitStack() as stack:
+            masks = []
+            for page in self._choose_pages(sample, self._count_layers(sample)):
+                mask = stack.enter_context(self._open.open(sample.mask, page))
+                if mask is None or not self._decoder.reads_parts(mask.kind):
+                    break
+                if self.resize_masks and mask.shape[:2] != self._read_size(sample):
+                    break
+                masks.append(mask)
+            else:
+                yield masks
+                return
+            yield None
+
+    def _choose_pages(self, sample: Sample, count: int) -> list[int | None]:
+        """The pages of a mask that belong to a sample: one, or one for each class."""
+        if self.layers and sample.page is None and count > 1:
+            return list(range(count))
+        return [sample.page]
+
+    def _count_layers(self, sample: Sample) -> int:
+        """The pages of a mask that may be its layers."""
+        assert sample.mask is not None
+        return count_pages(sample.mask) if self.layers and sample.page is None else 1
+
+    def _decode(self, sample: Sample, rasters: list[Raster]) -> NDArray[np.integer[Any]]:
+        assert sample.mask is not None
+        with wrap_errors(sample.mask):
+            masks = [self._decoder.read(raster) for raster in rasters]
+        return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
+
+    def measure_large(self, sample: Sample) -> Large | None:
+        """Large are images of more than LARGE bytes whose files can be read by windows."""
+        if sample not in self._large:
+            self._large[sample] = self._measure_large(sample)
+        return self._large[sample]
+
+    def _measure_large(self, sample: Sample) -> Large | None:
+        file = sample.image
+        if file is None or (file.is_file() and file.stat().st_size * MOST_PACKED < LARGE):
+            return None
+        with self._open.open(file, sample.page) as image:
+            if image is None or math.prod(image.shape) * image.dtype.itemsize <= LARGE:
+                return None
+            size, may_lack_data = image.shape[:2], image.may_lack_data
+            empty = self._render(sample, image.kind)
+        height, width = size if sample.window is None else sample.window[2:]
+        mask_shape: tuple[int, ...] | None = None
+        with self._open_masks(sample) as masks:
+            if masks is not None:
+                layers = self._decode(sample, [mask.kind for mask in masks]).shape[2:]
+                own = masks[0].shape[:2] if sample.window is None else (height, width)
+                mask_shape = *own, *layers
+        shape = height, width, empty.shape[2]
+        return Large(shape, empty.dtype, mask_shape, may_lack_data)
 
     def _read_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image as it is read."""
@@ -346,13 +455,40 @@ class FolderSource(DataSource, name="folder"):
             if self.split == "lists" and any(divided.values()):
                 problems.append("data.split=lists is not used: the data are already divided")
             return divided
+        val, test = self.fractions
         if self.split == "lists":
             parts = split_by_lists(rest, self.lists, problems)
+        elif self.split == "tiles":
+            shares = Shares(val, 0 if divided["test"] else test, self.seed)
+            parts = self._divide_images(rest, shares, problems)
         else:
-            val, test = self.fractions
             seed = self.seed if self.split == "random" else None
             parts = split_by_ratio(rest, val, 0 if divided["test"] else test, seed)
         return {split: divided[split] + parts[split] for split in SPLITS}
+
+    def _divide_images(self, whole: list[Sample], shares: Shares, problems: list[str]) -> Divided:
+        """Divide images into blocks."""
+        samples, sizes = list[Sample](), list[tuple[int, int]]()
+        for sample in whole:
+            try:
+                size = own = self._read_size(sample)
+                if sample.mask is not None and not self.resize_masks:
+                    with ImageReader(sample.mask) as reader:
+                        page = self._choose_pages(sample, len(reader))[0]
+                        own = reader.read_size(page, self.upright)
+            except SegkitError as error:
+                problems.append(str(error).rstrip("."))
+                continue
+            if own == size:
+                samples.append(sample)
+                sizes.append(size)
+                continue
+            problems.append(
+                f"{sample.name}: the image has {size[0]} x {size[1]} pixels (height x width), its"
+                f" mask {own[0]} x {own[1]}: both must have the same size (data.resize_masks=true"
+                " resizes masks)"
+            )
+        return divide_samples(samples, sizes, self.tile_size, shares, problems)
 
     def _list_pages(self, pair: Pair, problems: list[str]) -> list[Sample]:
         """One sample, or one for each page of a stack."""
@@ -381,3 +517,9 @@ class _Found(NamedTuple):
     notes: list[str]
     palettes: Palettes
     drawn: AnnotatedMasks | None
+
+
+def _cut(array: NDArray[Any], window: Block) -> NDArray[Any]:
+    """A copy of a part, so that the whole can be forgotten."""
+    top, left, height, width = window
+    return array[top : top + height, left : left + width].copy()

@@ -100,7 +100,7 @@ def scan_parts(
                 _count_values(layer if empty is None else layer[~empty], count)
     return Parts(
         share,
-        np.ma.concatenate(images),
+        np.ma.concatenate(images),  # type: ignore[no-untyped-call]  # numpy has no types of it
         round(empty_pixels / share),
         pixels[is_known][:most_pixels],
         mask_shape,

@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import Mode, color_to_value, describe_values, value_to_color
+from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value, describe_values, value_to_color
 from segkit.images.raster import Raster, encode_colors, is_opaque, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
+UNLABELLED = -1
+"""The value of pixels of a mask that have GDAL's nodata value."""
 THREADS = 8
 """Threads that read the headers of masks."""
 
@@ -61,10 +63,12 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
         return Palettes()
     longest = max(counts, key=len)
     differ = any(not longest.startswith(palette) for palette in counts)
-    if counts.total() < len(files) and not differ:
-        # The others hold greys, so palettes of black and white are read as such, too.
-        colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
-        differ = bool((colours == colours[:, :1]).all())
+    colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
+    is_grey = bool((colours == colours[:, :1]).all())
+    # Black and white mean what they look like, whatever their indices; and files without a palette
+    # hold greys.
+    if is_grey and (counts.total() < len(files) or set(colours[:, 0].tolist()) <= {0, 255}):
+        differ = True
     usual = counts.most_common(1)[0][0] if differ else longest
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
 
@@ -108,7 +112,11 @@ class MaskDecoder:
                 " known value"
             )
         values = self._to_values(raster if self.upright else raster._replace(orientation=1))
-        if self.nearest is not None:
+        if raster.nodata:  # 0 is the background: many writers state it as nodata
+            empty = (raster.values == raster.nodata).all(axis=2)
+            values = values.astype(np.int32)
+            values[rotate_upright(empty, raster.orientation if self.upright else 1)] = UNLABELLED
+        elif self.nearest is not None:
             values = round_to_nearest(values, self.nearest)
         return values
 
@@ -158,9 +166,9 @@ def list_known_values(
     if class_colors is not None:
         return tuple(map(color_to_value, class_colors))
     if label_map is not None:
-        return tuple(label_map)
+        return tuple(label_map) if 0 in label_map.values() else (0, *label_map)
     if class_names is not None and mode == "multiclass":
-        return tuple(range(len(class_names)))
+        return (*range(len(class_names)), IGNORE_INDEX)
     if mode == "multiclass":
         raise SegkitError(
             "data.mask_values=nearest needs to know the values of the classes: give"
@@ -196,7 +204,7 @@ def describe_palettes(palettes: Palettes) -> list[str]:
     if palettes.usual is None:
         return []
     if palettes.differ:
-        return ["the palettes of the masks differ, so they are compared by colour, not by index"]
+        return ["masks with palettes are read by colour, not by index"]
     shown = encode_colors(palettes.usual[:4]).tolist()
     return [
         f"{palettes.count} masks have a palette; their indices count, 0, 1 ... are shown as"

@@ -3,8 +3,8 @@
 The first bytes of a file determine its format, not its suffix; `segkit.images.formats` has a module
 for each. An *image* is read as a viewer shows it: palettes and inks become colours, 1 bit black and
 white, and white-is-zero is inverted. A *mask* is read as the numbers in the file: palettes stay
-indices, and 1 bit is 0 and 1, where 1 is white. The EXIF (or TIFF) orientation applies to both,
-because the mask was drawn over the rotated image.
+indices, and 1 bit is 0 and 1, where 1 is white; white-is-zero is inverted here too. The EXIF (or
+TIFF) orientation applies to both, because the mask was drawn over the rotated image.
 
 Pixels without data are masked (`numpy.ma`): those that are transparent, by an alpha channel, a
 palette or a mask in the file, those that have GDAL's nodata value in all channels, and NaN. An
@@ -216,7 +216,7 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     elif raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":
-        values = values.dtype.type(2 ** (raster.bits or 8 * values.itemsize) - 1) - values
+        values = _invert(values, raster.bits)
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * np.uint8(255)
     elif raster.bits in (2, 4) and raster.palette is None:
@@ -235,6 +235,12 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     if missing is not None:
         missing = rotate_upright(missing, raster.orientation)
     return _mask_missing(values, missing)
+
+
+def _invert(values: Array, bits: int) -> Array:
+    """Grey values of so many bits, 0 for all, of which 0 is shown white."""
+    inverted: Array = values.dtype.type(2 ** (bits or 8 * values.itemsize) - 1) - values
+    return inverted
 
 
 def _convert_inks(values: Array) -> Array:
@@ -277,6 +283,8 @@ def simplify_mask(raster: Raster) -> Array:
     values = rotate_upright(raster.values, raster.orientation)
     if values.dtype == np.bool_:
         values = (values ^ raster.white_is_zero).astype(np.uint8)
+    elif raster.white_is_zero and values.dtype.kind == "u":
+        values = _invert(values, raster.bits)
     if raster.alpha and values.shape[2] in (2, 4) and is_opaque(values):
         values = values[..., :-1]
     if raster.is_rgb and values.shape[2] == 3 and (values[..., 1:] == values[..., :1]).all():

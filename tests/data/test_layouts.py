@@ -318,3 +318,48 @@ def test_tables_as_people_write_them(tmp_path: Path, text: str) -> None:
     assert source.problems() == []
     names = sorted(s.name for part in source.splits().values() for s in part)
     assert names == ["images/a.jpg", "images/b.jpg"]
+
+
+# --- splits of public sets -----------------------------------------------------------------------
+
+
+def test_lists_of_public_sets_divide(tmp_path: Path) -> None:
+    for n in range(5):
+        put(tmp_path, f"JPEGImages/{n}.jpg", f"SegmentationClass/{n}.png")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n1\n2\n")
+    (lists / "val.txt").write_text("3\n4\n")
+    assert found(tmp_path)["val"] == ["JPEGImages/3.jpg", "JPEGImages/4.jpg"]
+    assert any("val.txt" in note for note in notes(tmp_path))
+    (lists / "val.txt").write_text("3\nsomething else\n")
+    assert len(found(tmp_path)["val"]) == 1  # one of five at random
+
+
+@pytest.mark.parametrize("names", [("train2017", "val2017"), ("train_set", "val_set")])
+def test_names_that_contain_a_split(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, count in zip(names, (3, 2), strict=True):
+        for n in range(count):
+            put(tmp_path, f"images/{name}/{name}{n}.jpg", f"masks/{name}/{name}{n}.png")
+            put(tmp_path / "deep", f"images/x/{name}/{n}.jpg", f"masks/x/{name}/{n}.png")
+    for root in (tmp_path, tmp_path / "deep"):
+        assert [len(found(root)[split]) for split in SPLITS] == [3, 2, 0]
+
+
+def test_nnunet_and_ade20k(tmp_path: Path) -> None:
+    for n in range(4):
+        put(tmp_path / "a", f"imagesTr/c_{n}_0000.jpg", f"labelsTr/c_{n}.png")
+        put(tmp_path / "b", f"images/training/{n}.jpg", f"annotations/training/{n}.png")
+    put(tmp_path / "a", "imagesTs/c_7_0000.jpg", "labelsTs/c_7.png")
+    put(tmp_path / "b", "images/validation/v.jpg", "annotations/validation/v.png")
+    assert found(tmp_path / "a")["test"] == ["imagesTs/c_7_0000.jpg"]
+    assert found(tmp_path / "b")["val"] == ["images/validation/v.jpg"]
+
+
+def test_a_column_is_valid(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.jpg", "a.png", "b.png")
+    (tmp_path / "p.csv").write_text(
+        "fname,image,mask,is_valid\n1,a.jpg,a.png,False\n2,b.jpg,b.png,True\n"
+    )
+    splits = FolderSource("binary", pairs=tmp_path / "p.csv").splits()
+    assert [sample.name for sample in splits["val"]] == ["b.jpg"]

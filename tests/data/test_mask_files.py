@@ -184,7 +184,7 @@ def test_palettes_that_differ_are_matched_by_colour(tmp_path: Path) -> None:
     masks = [index(draw(n), order, BLACK, RED, BLUE) for n, order in enumerate(orders)]
     put(tmp_path, masks)
     summary = run(tmp_path, class_colors=(BLACK, RED, BLUE))
-    assert "the palettes of the masks differ" in "".join(summary.notes)
+    assert "masks with palettes are read by colour, not by index" in summary.notes
     assert "'data.class_colors=[[0,0,0]," in find_problems(tmp_path)  # or it stops
 
 
@@ -381,3 +381,66 @@ def test_opaque_images_have_three_channels_and_transparent_pixels_are_ignored(
     assert "1 images have an alpha channel, which is left out" in "".join(summary.notes)
     kept = check(FolderSource("binary", root=tmp_path, channels=4), "binary")
     assert (kept.in_channels, kept.with_empty) == (4, frozenset())
+
+
+# --- georeferenced masks -------------------------------------------------------------------------
+
+
+def write_geotiff(path: Path, values: np.ndarray, left: float = 0.0, **options) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {"driver": "GTiff", "count": 1, "height": H, "width": W, "dtype": values.dtype}
+    profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, left, 0, -2, 0)}
+    with rasterio.open(path, "w", **profile, **options) as file:
+        file.write(values, 1)
+
+
+@pytest.mark.parametrize("nodata", [255, 9, 0])
+def test_nodata_of_masks(tmp_path: Path, nodata: int) -> None:
+    for n in range(3):
+        write_geotiff(tmp_path / f"images/{n}.tif", draw(n) * 100)
+        mask = draw(n)
+        mask[20:] = nodata
+        write_geotiff(tmp_path / f"masks/{n}.tif", mask, nodata=nodata)
+    source = FolderSource("multiclass", root=tmp_path)
+    summary = check(source, "multiclass")
+    assert summary.num_classes == 3
+    assert f"masks have the nodata value {nodata}" in "".join(summary.notes)
+    labels = summary.coding.encode(source.read_mask(summary.splits["train"][0]))
+    assert (labels[20:] == (255 if nodata else 0)).all()
+    assert set(np.unique(labels[:20])) == {0, 1, 2}
+
+
+def test_masks_at_another_place(tmp_path: Path) -> None:
+    for n in range(3):
+        write_geotiff(tmp_path / f"images/{n}.tif", draw(n) * 100)
+        write_geotiff(tmp_path / f"masks/{n}.tif", draw(n), left=16.0 if n == 1 else 0.0)
+    text = find_problems(tmp_path)
+    assert "images/1.tif and its mask" in text
+    assert "lie at different places by their georeferencing" in text
+    assert "images/0.tif" not in text
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_black_and_white_palettes_are_what_they_look_like(tmp_path: Path, order: list[int]) -> None:
+    masks = [index((draw(n) > 0).astype(int), order, BLACK, WHITE) for n in range(3)]
+    put(tmp_path, masks)
+    run(tmp_path, "binary")
+
+
+def test_ids_in_palettes_that_differ(tmp_path: Path) -> None:
+    orders = [[0, 1, 2], [2, 0, 1], [1, 0, 5]]
+    put(tmp_path, [index(draw(n), order, BLACK, RED, BLUE) for n, order in enumerate(orders)])
+    source = FolderSource("binary", root=tmp_path, instances=True)
+    summary = check(source, "binary")
+    expected = np.mean([draw(n) > 0 for n in range(3)])
+    assert summary.class_share[1] == pytest.approx(expected)
+
+
+def test_rounding_keeps_zero_and_void() -> None:
+    source = FolderSource(
+        "multiclass", root=Path(), mask_values="nearest", label_map={128: 1, 255: 2}
+    )
+    assert source.nearest == (0, 128, 255)
+    source = FolderSource("multiclass", root=Path(), mask_values="nearest", class_names=("a", "b"))
+    assert source.nearest == (0, 1, 255)

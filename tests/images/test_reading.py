@@ -301,8 +301,8 @@ def test_other_numbers(tmp_path: Path, dtype: str, byteorder: str) -> None:
 def test_packed_grey(tmp_path: Path, bits: int, step: int, photometric: str) -> None:
     pixels = noise(H, W, dtype="uint8" if bits <= 8 else "uint16") & (2**bits - 1)
     tifffile.imwrite(tmp_path / "a.tif", pixels, bitspersample=bits, photometric=photometric)
-    same(read_mask(tmp_path / "a.tif"), pixels)
     shown = pixels if photometric == "minisblack" else pixels.dtype.type(2**bits - 1) - pixels
+    same(read_mask(tmp_path / "a.tif"), shown)
     same(read_image(tmp_path / "a.tif"), shown[..., None] * pixels.dtype.type(step))
 
 

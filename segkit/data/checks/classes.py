@@ -133,7 +133,7 @@ def decide_coding(
     if source.instances:
         notes = ["masks hold object ids: every id is foreground"]
         can_choose = has_option(source, "instances")
-        is_id = 254 in values or max(values, default=0) > IGNORE_INDEX
+        is_id = IGNORE_INDEX - 1 in values
         if IGNORE_INDEX in values - coding.to_label.keys() and can_choose and not is_id:
             coding.to_label[IGNORE_INDEX] = IGNORE_INDEX
             notes.append(

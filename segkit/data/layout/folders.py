@@ -39,6 +39,8 @@ MASKS = (
     *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets"),
 )
 """What folders of masks are called, besides the name that is given."""
+MOST_LEVELS = 4
+"""Levels of sub-folders among which those of splits are looked for."""
 BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
 """What follows a folder of images in the name of the folder of its masks."""
 
@@ -117,6 +119,10 @@ def has_plain_masks(root: Path, names: Names) -> bool:
 def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
     """The folders of images with those of their masks."""
     if (root / names.images).is_dir():
+        pair = None if (root / names.masks).is_dir() else _find_known_names(root)
+        if pair is not None:
+            layout.notes.append(f"images are taken from {pair[0]} and masks from {pair[1]}")
+            return [_Group(*pair, None)]
         return [_Group(root / names.images, _require_masks(root, names), None)]
     folders = list(iterate_folders(root))
     splits = [(split, path) for path in folders if (split := find_split(path.name))]
@@ -131,6 +137,9 @@ def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
             continue
         layout.notes.append(f"images are taken from {pair[0]} and masks from {pair[1]}")
         if found is None:
+            test = root / "imagesTs", root / "labelsTs"  # nnU-Net's
+            if pair[0].name == "imagesTr" and all(path.is_dir() for path in test):
+                return [_Group(*pair, "train"), _Group(*test, "test")]
             return [_Group(*pair, None)]
         others = [(s, path, _find_known_names(path)) for s, path in splits]
         return _require_train([_Group(*p, s) for s, _, p in others if p is not None])
@@ -276,9 +285,7 @@ def _list_pairs(
     layout: Layout,
 ) -> None:
     by_stem, of_mask = group_by_stem(images.images), group_by_stem(masks.images)
-    inside = {name.partition("/")[0] for name in images.images if "/" in name}
-    splits = {find_split(name) for name in inside} - {None}
-    is_divided = split is None and "train" in splits and len(splits) > 1
+    level = None if split is not None else _find_split_level(images.images)
     outside, place = [], _relative(masks.folder, root)
     before = "" if images.folder == root else f"{_relative(images.folder, root)}/"
     for stem, files in by_stem.items():
@@ -290,8 +297,8 @@ def _list_pairs(
             )
         elif len(files) == len(of_mask[partners[stem]]) == 1:
             mask = masks.find(of_mask[partners[stem]][0])
-            own = find_split(files[0].partition("/")[0]) if is_divided else split
-            if is_divided and own is None:
+            own = split if level is None else _read_split(files[0], level)
+            if level is not None and own is None:
                 outside.append(files[0])
                 continue
             layout.pairs.append(Pair(name, images.find(files[0]), mask, own))
@@ -318,6 +325,20 @@ def _list_pairs(
         for files in groups.values()
         if len(files) > 1
     ]
+
+
+def _find_split_level(names: Sequence[str]) -> int | None:
+    """The level of folders, from 0, that are those of splits: training and another one."""
+    for level in range(MOST_LEVELS):
+        found = {_read_split(name, level) for name in names}
+        if "train" in found and len(found - {None}) > 1:
+            return level
+    return None
+
+
+def _read_split(name: str, level: int) -> Split | None:
+    folders = name.split("/")[:-1]
+    return find_split(folders[level]) if level < len(folders) else None
 
 
 def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None:

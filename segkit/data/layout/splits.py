@@ -24,8 +24,9 @@ ALIASES: dict[str, Split] = {
 
 
 def find_split(name: str) -> Split | None:
-    """The split that a name stands for, in any case."""
-    return ALIASES.get(name.strip().lower())
+    """The split that a name stands for, in any case, such as "Train", "val_set" or "test2017"."""
+    words = {ALIASES[word] for word in re.findall("[a-z]+", name.lower()) if word in ALIASES}
+    return words.pop() if len(words) == 1 else None
 
 
 def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:

@@ -13,9 +13,13 @@ from segkit.data.sources.base import SPLITS, Split
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
     "mask": ("mask", "mask_path", "label", "label_path", "annotation", "target", "mask_file"),
-    "split": ("split", "set", "subset", "fold"),
+    "split": ("split", "set", "subset", "is_valid"),
 }
 """Names of columns that are understood, in lower case."""
+
+
+IS_VALID = {"true": "val", "false": "train"}
+"""The values of a column is_valid."""
 
 
 def read_pairs(table: Path) -> Layout:
@@ -34,7 +38,9 @@ def read_pairs(table: Path) -> Layout:
         empty = [key for key in ("image", "mask") if not row.get(key)]
         absent = [str(path) for path in files if not path.exists()]
         before = lines.get(files[0].resolve())
-        known: Split | None = find_split(split)
+        known: Split | None = find_split(
+            {"true": "val", "false": "train"}.get(split.lower(), split)
+        )
         problem = ""
         if empty:
             problem = f"no {' and no '.join(empty)} is given"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -183,6 +183,7 @@ class FolderSource(DataSource, name="folder"):
             else None
         )
         self._turned, self._with_alpha = set[str](), set[str]()
+        self._nodata = set[float]()  # values of pixels without data in masks
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -201,7 +202,7 @@ class FolderSource(DataSource, name="folder"):
     @property
     def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
         """The map that is given; what annotations ignore is not labelled."""
-        if self._drawn is None:
+        if self._drawn is None and not self._nodata - {0}:
             return self._label_map
         return {IGNORED_ID: IGNORE_INDEX, **(self._label_map or {})}
 
@@ -228,6 +229,14 @@ class FolderSource(DataSource, name="folder"):
                 f" {shown}. If masks were drawn on the pixels as they are stored, set"
                 " data.orientation=stored"
             )
+        for value in sorted(self._nodata):
+            if value:
+                notes.append(f"masks have the nodata value {value:g}: there is no label there")
+            else:
+                notes.append(
+                    "masks have the nodata value 0, which is read as class 0"
+                    " ('data.label_map={0: 255}': not labelled)"
+                )
         if self._with_alpha:
             notes.append(
                 f"{len(self._with_alpha)} images have an alpha channel, which is left out; their"
@@ -330,6 +339,8 @@ class FolderSource(DataSource, name="folder"):
 
     def _decode(self, sample: Sample, rasters: list[Raster]) -> NDArray[np.integer[Any]]:
         assert sample.mask is not None
+        if rasters[0].nodata is not None:
+            self._nodata.add(rasters[0].nodata)
         with wrap_errors(sample.mask):
             masks = [self._decoder.read(raster) for raster in rasters]
         return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
@@ -404,11 +415,16 @@ class FolderSource(DataSource, name="folder"):
             pairs = self._list_pairs(problems, notes)
             for pair in pairs:
                 given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
-            if not self.instances:
-                palettes = compare_palettes([pair.mask for pair in pairs])
+            palettes = compare_palettes([pair.mask for pair in pairs])
         rest = given.pop(None, [])
         if "val" not in given:
             rest += given.pop("train", [])
+        if rest and self.split == "random" and not any(given.values()):
+            listed = _find_lists(self.roots, rest)
+            if listed is not None:
+                notes.append(f"the samples are divided by {', '.join(map(str, listed.values()))}")
+                parts = split_by_lists(rest, listed, problems)
+                given, rest = dict[Split | None, list[Sample]](parts.items()), []
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
         return _Found(divided, problems, notes, palettes, drawn)
 
@@ -495,10 +511,18 @@ class FolderSource(DataSource, name="folder"):
         name, image, mask, _ = pair
         pages, mask_pages = 1, 1
         try:
-            if may_have_pages(image):
+            with_pages = may_have_pages(image), may_have_pages(mask)
+            if with_pages[0]:
                 pages = count_pages(image)
-            if may_have_pages(mask):
+            if with_pages[1]:
                 mask_pages = count_pages(mask)
+            is_one = all(with_pages) and pages == mask_pages == 1 and not self.resize_masks
+            if is_one and not _lie_together(image, mask):
+                problems.append(
+                    f"{name} and its mask {mask} lie at different places by their georeferencing:"
+                    " write the mask on the grid of the image"
+                )
+                return []
         except SegkitError:  # the check reports all files that cannot be read
             return [Sample(name, image, mask)]
         if pages == 1 and (mask_pages == 1 or self.layers):
@@ -507,6 +531,42 @@ class FolderSource(DataSource, name="folder"):
             problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
+
+
+def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
+    """Lists of a validation and a test split that lie where public sets have them.
+
+    None without one for validation whose every line names a sample.
+    """
+    for root in roots if len(roots) == 1 else ():
+        for folder in (root / "ImageSets/Segmentation", root, root / "splits"):
+            files: dict[Split, Path] = {
+                s: folder / f"{s}.txt" for s in SPLITS[1:] if (folder / f"{s}.txt").is_file()
+            }
+            problems = list[str]()
+            with suppress(SegkitError):
+                if "val" in files and split_by_lists(samples, files, problems)["val"]:
+                    files = {"val": files["val"]} if problems else files
+                    problems.clear()
+                    split_by_lists(samples, files, problems)
+                    if not problems:
+                        return files
+    return None
+
+
+def _lie_together(image: Path, mask: Path) -> bool:
+    """Whether pixels of two files lie at the same places, as far as both files say so."""
+    places = []
+    for path in (image, mask):
+        with ImageReader(path) as reader:
+            places.append(reader.read_place(0))
+    one, other = (place.transform if place is not None else None for place in places)
+    if one is None or other is None:
+        return True
+    pixel = max(abs(one[0]), abs(one[1]), abs(one[3]), abs(one[4]))
+    shifts = [abs(one[i] - other[i]) / pixel for i in (2, 5)]
+    turns = [abs(one[i] - other[i]) / pixel for i in (0, 1, 3, 4)]
+    return max(shifts) < 0.5 and max(turns) < 0.001
 
 
 class _Found(NamedTuple):

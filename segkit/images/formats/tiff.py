@@ -347,7 +347,9 @@ def _describe(page: Any, values: Array) -> Raster:
 def _read_palette(page: Any) -> Array | None:
     if page.photometric != tifffile.PHOTOMETRIC.PALETTE:
         return None
-    palette: Array = (page.colormap.T >> 8).astype(np.uint8)
+    colours = page.colormap.T
+    # old writers store 8 bits instead of 16, as libtiff assumes too
+    palette: Array = (colours >> 8 if colours.max(initial=0) > 255 else colours).astype(np.uint8)
     return palette
 
 

@@ -37,7 +37,7 @@ from segkit.targets.base import Target
 
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
-PART = 4096
+PART = 2048
 """Height and width of the parts, at most, in which images too large for memory are validated."""
 CACHED: tuple[Split, ...] = ("train", "val")
 """Splits that are read in every epoch."""

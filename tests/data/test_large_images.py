@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from conftest import QUICK, train_quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -791,3 +795,37 @@ def test_a_sample_of_a_huge_image_is_checked_and_a_note_says_so(tmp_path, monkey
     assert not summary.with_empty
     summary = check(in_blocks(tmp_path / "b", tile_size=70), "multiclass")
     assert len(summary.with_empty) == len(summary.splits["train"]) + len(summary.splits["val"])
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_blocks_and_on_windows_of_them(tmp_path, large):
+    regions = np.kron(RNG.integers(0, 2, (30, 30)), np.ones((100, 100))).astype(np.uint8)
+    image = RNG.integers(0, 90, (3000, 3000, 3)).astype(np.uint8) + 120 * regions[..., None]
+    root = put(tmp_path / "data", image, regions)
+    options = [
+        *("data=folder", f"data.root={root}", "data.split=tiles", "trainer.max_steps=4"),
+        *("encoder.pretrained=false", "data.crop_size=128", "data.foreground_share=0.5"),
+    ]
+    fixed = [each for each in QUICK if "experiment" not in each]
+    command = [sys.executable, "-m", "segkit.train", *options, *fixed]
+    started = subprocess.run(
+        [*command, f"hydra.run.dir={tmp_path / 'whole'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert started.returncode == 0, started.stderr
+    assert "folder: 20 train, 5 val, 0 test" in started.stdout
+    train_quick(tmp_path / "windows", *options, quick=fixed)
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in RUNS]
+    for result in results:
+        for key in ("seconds", "seconds_per_step", "overrides"):
+            del result[key]
+    assert results[0] == results[1]
+    assert results[0]["val/iou"] > 0
+
+
+RUNS = ("whole", "windows")

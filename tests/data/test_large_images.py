@@ -287,6 +287,12 @@ def put_ids(root: Path) -> FolderSource:
     return in_blocks(put(root, mask=ids), "binary", instances=True)
 
 
+def put_ids_nodata(root: Path) -> FolderSource:
+    put_nodata(root)
+    tifffile.imwrite(files(root)[1], REGIONS * np.uint16(300), photometric="minisblack", **TILED)
+    return in_blocks(root, "binary", instances=True)
+
+
 def put_layers(root: Path) -> FolderSource:
     layers = np.stack([REGIONS == 1, REGIONS == 2, REGIONS > 0, REGIONS < 9], 2).astype(np.uint8)
     return in_blocks(put(root, mask=layers), "multilabel")
@@ -353,7 +359,17 @@ def put_slide(root: Path) -> FolderSource:
 
 BY_WINDOWS: list[Callable[[Path], FolderSource]] = [
     *(put_alpha, put_nodata, put_nan, put_palettes, put_colours, put_nearest, put_bits, put_white),
-    *(put_ids, put_layers, put_pages_of_layers, put_stack, put_npy, put_zarr, put_hdf5, put_slide),
+    *(
+        put_ids,
+        put_ids_nodata,
+        put_layers,
+        put_pages_of_layers,
+        put_stack,
+        put_npy,
+        put_zarr,
+        put_hdf5,
+        put_slide,
+    ),
 ]
 WHOLE: list[Callable[[Path], FolderSource]] = [put_png, put_turned, put_same_channels]
 
@@ -570,11 +586,11 @@ def test_counts_of_bands_are_those_of_the_whole(tmp_path, large, monkeypatch):
 def test_a_small_cache_keeps_only_counts(tmp_path, large):
     source = in_blocks(put(tmp_path))
     samples, cache = list_samples(source), ArrayCache(kinds=SMALL)
-    dataset = make_dataset(source, samples, cache=pickle.loads(pickle.dumps(cache)))
+    copied = pickle.loads(pickle.dumps(cache))
+    dataset = make_dataset(source, samples, cache=copied)
     _ = dataset[0, 0], dataset[1, 0]
-    (tmp_path / "b").mkdir()
-    Image.fromarray(REGIONS).save(tmp_path / "b" / "a.png")
-    cache.fetch(samples[0], "labels", lambda: REGIONS)
+    for each in (cache, copied):
+        each.fetch(samples[0], "labels", lambda: REGIONS)
     assert {path.name.partition("-")[0] for path in cache.folder.iterdir()} == {"counts"}
     cache.close()
 
@@ -677,6 +693,20 @@ def test_a_run_caches_only_counts_of_large_images(asked, tmp_path, large):
     kinds = {path.name.partition("-")[0] for path in data.cache.folder.iterdir()}
     data.close()
     assert kinds == {"counts"}
+
+
+def test_masks_that_are_read_whole_are_cached_if_asked(tmp_path, large):
+    put(tmp_path)
+    (tmp_path / "masks" / "a.tif").unlink()
+    Image.fromarray(REGIONS).save(tmp_path / "masks" / "a.png")
+    for asked, wanted in ((False, {"counts"}), (True, {"counts", "labels"})):
+        data = make_data(in_blocks(tmp_path), cache=asked)
+        data.setup("fit")
+        assert data.cache is not None
+        _ = next(iter(data.train_dataloader()))
+        kinds = {path.name.partition("-")[0] for path in data.cache.folder.iterdir()}
+        data.close()
+        assert kinds == wanted
 
 
 def test_images_too_large_for_memory_are_validated_in_parts(tmp_path, large, monkeypatch):

@@ -145,8 +145,8 @@ class Normalization:
 def find_missing(image: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where values of an image (H, W, C) are missing: masked or NaN. None if nowhere."""
     missing: Any = np.ma.getmask(image)
-    if missing is np.ma.nomask and image.dtype.kind == "f":
-        missing = np.isnan(image)
+    if image.dtype.kind == "f":
+        missing = missing | np.isnan(np.ma.getdata(image))
     return missing if np.any(missing) else None
 
 

@@ -47,9 +47,13 @@ class Palettes:
 def compare_palettes(files: Sequence[Path]) -> Palettes:
     """Compare the palettes of masks; one that is the beginning of another one agrees with it."""
 
+    depths = set[int]()
+
     def read(file: Path) -> bytes | None:
         try:
-            if _is_plain_png(file):
+            depth = _read_png_depth(file)
+            if depth is not None:
+                depths.add(depth)
                 return None
             with ImageReader(file) as reader:
                 found = reader.read_palette(0) if len(reader) else None
@@ -59,10 +63,12 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
 
     with ThreadPoolExecutor(THREADS) as pool:
         counts = Counter(found for found in pool.map(read, files) if found is not None)
+    # Optimisers store each file with the fewest bits, in which 1 means another grey.
+    differ_in_depth = len(depths) > 1 and min(depths) < 8
     if not counts:
-        return Palettes()
+        return Palettes(differ_in_depth)
     longest = max(counts, key=len)
-    differ = any(not longest.startswith(palette) for palette in counts)
+    differ = differ_in_depth or any(not longest.startswith(palette) for palette in counts)
     colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
     is_grey = bool((colours == colours[:, :1]).all())
     # Black and white mean what they look like, whatever their indices; and files without a palette
@@ -73,14 +79,15 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
 
 
-def _is_plain_png(file: Path) -> bool:
-    """Whether the header tells of a PNG without a palette: most masks need not be opened."""
+def _read_png_depth(file: Path) -> int | None:
+    """The bits of a PNG without a palette, from its header: most masks need not be opened."""
     try:
         with file.open("rb", buffering=0) as opened:
             start = opened.read(26)
     except OSError:  # a folder, or a file that is no more: the check reports it
-        return False
-    return len(start) == 26 and start[:4] == b"\x89PNG" and start[25] != 3  # the colour type
+        return None
+    is_plain = len(start) == 26 and start[:4] == b"\x89PNG" and start[25] != 3  # the colour type
+    return start[24] if is_plain else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ def fit_size(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def describe_palettes(palettes: Palettes) -> list[str]:
     """What the user should know of them."""
     if palettes.usual is None:
-        return []
+        return ["masks have different bit depths and are read as greys"] if palettes.differ else []
     if palettes.differ:
         return ["masks with palettes are read by colour, not by index"]
     shown = encode_colors(palettes.usual[:4]).tolist()

@@ -444,3 +444,16 @@ def test_rounding_keeps_zero_and_void() -> None:
     assert source.nearest == (0, 128, 255)
     source = FolderSource("multiclass", root=Path(), mask_values="nearest", class_names=("a", "b"))
     assert source.nearest == (0, 1, 255)
+
+
+def test_masks_with_the_fewest_bits_each(tmp_path: Path) -> None:
+    """As an optimiser writes them: a file of 0 and 255 with 1 bit beside others of 8 bits."""
+    masks = [np.array([0, 1, 2, 255], np.uint8)[draw(n)] for n in range(3)]
+    put(tmp_path, masks)
+    void = (draw(0) == 1) * np.uint8(255)
+    Image.fromarray(void).convert("1").save(tmp_path / "masks/0.png")
+    source = FolderSource("multiclass", root=tmp_path)
+    summary = check(source, "multiclass", needed=())
+    sample = next(s for part in summary.splits.values() for s in part if s.name == "images/0.png")
+    np.testing.assert_array_equal(source.read_mask(sample), void)
+    assert "masks have different bit depths and are read as greys" in summary.notes

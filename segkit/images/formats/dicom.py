@@ -485,7 +485,7 @@ def _find_padding(stored: Array, header: Any) -> Array | None:
 
 
 def _invert(stored: Array, header: Any) -> Array:
-    """Values of which the lowest is white, as a viewer shows them."""
+    """Invert values stored with white as the lowest, as viewers do."""
     if stored.dtype.kind == "f":
         return -stored
     bits = int(header.BitsStored)

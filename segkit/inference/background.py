@@ -112,14 +112,14 @@ class Background:
     def _join(self) -> None:
         with self._changed:
             self._changed.notify_all()
-            while self._running:
+            while self._running > 0:
                 self._changed.wait(POLL)
         self._pool.shutdown()
 
     def _start(self, work: Callable[[], object], size: int) -> None:
+        self._pool.submit(self._run, work, size)  # Ctrl-C in it must not leave work to wait for
         self._held += size
         self._running += 1
-        self._pool.submit(self._run, work, size)
 
     def _run(self, work: Callable[[], object], size: int) -> None:
         error = None

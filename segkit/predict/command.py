@@ -10,6 +10,7 @@ from rich.console import Console
 from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder
+from segkit.core.interrupts import CtrlC
 from segkit.inference.predictor import load_from_settings
 from segkit.predict.inputs import find_images, require_apart
 from segkit.predict.outputs import Outputs
@@ -64,9 +65,9 @@ def predict(config: DictConfig) -> None:
     for why, count in left.reasons.items():
         note(f"{count} images are redone: {why}")
     try:
-        with Meter(console, "predicting", len(left.files)) as meter:
+        with Meter(console, "predicting", len(left.files)) as meter, CtrlC() as ctrl_c:
             outputs = Outputs(record, settings, predictor.card, with_objects)
-            pipeline = Pipeline(predictor, outputs, meter)
+            pipeline = Pipeline(predictor, outputs, meter, ctrl_c)
             try:
                 pipeline.run(left.files)
                 outputs.finish()

@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
+from segkit.core.interrupts import CtrlC
 from segkit.images.reading import ImageReader
 from segkit.inference.background import Background
 from segkit.inference.predictor import Prediction, Predictor
@@ -40,8 +41,9 @@ class Pipeline:
     wrong with others. The meter counts pages, of large images fractions of them.
     """
 
-    def __init__(self, predictor: Predictor, outputs: Outputs, meter: Meter) -> None:
+    def __init__(self, predictor: Predictor, outputs: Outputs, meter: Meter, ctrl_c: CtrlC) -> None:
         self.predictor, self.outputs, self.meter = predictor, outputs, meter
+        self.ctrl_c = ctrl_c
         self.finished: list[ImageFile] = []
         self.problems: dict[ImageFile, str] = {}
         self._by_windows = not outputs.wanted.needs_whole_maps(predictor.instances is not None)
@@ -52,6 +54,7 @@ class Pipeline:
 
         Raises:
             SegkitError: Nothing can be written any more, as on a full disk.
+            KeyboardInterrupt: Ctrl-C was pressed. What is written stays.
         """
         try:
             with (
@@ -102,6 +105,7 @@ class Pipeline:
 
         with closing(self.predictor.try_stream(images())) as results:
             for result in results:
+                self.ctrl_c.stop_if_pressed()
                 page = waiting.popleft()
                 if isinstance(result, SegkitError):
                     self._fail(page.file, result)
@@ -117,6 +121,7 @@ class Pipeline:
         def advance(share: float) -> None:
             nonlocal left
             writers.raise_error()  # what is computed now would be lost
+            self.ctrl_c.stop_if_pressed()
             left -= share
             self.meter.advance(share)
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from torch import Tensor, distributed
 
+from segkit.core.interrupts import CtrlC
 from segkit.losses.base import Loss
 from segkit.models.contract import is_foreign
 from segkit.report.table import read_csv, write_csv
@@ -72,19 +73,12 @@ class EpochBar(RichProgressBar):
 class StopAfterStep(L.Callback):
     """Ends the training after the current optimizer step on Ctrl-C.
 
-    An exception at any other point could interrupt the writing of a checkpoint or be swallowed, and
-    accumulated gradients would be lost. A second Ctrl-C does not wait. If one of several processes
-    is asked, all of them stop at the same step.
+    So no accumulated gradients are lost. If one of several processes is asked, all of them stop at
+    the same step.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self, *_: Any) -> None:
-        """Handle the signal."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        self.ctrl_c = CtrlC()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
@@ -103,7 +97,7 @@ class StopAfterStep(L.Callback):
         self._stop()
 
     def _stop(self) -> None:
-        if _any_process(self.asked):
+        if _any_process(self.ctrl_c.is_pressed):
             raise KeyboardInterrupt
 
 

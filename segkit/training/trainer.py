@@ -167,11 +167,10 @@ def fit(
     held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterStep))
     console.print(data.cache_note)
-    in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
-    before = signal.signal(signal.SIGINT, stop.ask) if in_main else None
-    _clean_up_after_hangup(in_main)
+    _clean_up_after_hangup()
     try:
-        trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+        with stop.ctrl_c:
+            trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except LossNotFiniteError as error:
         _leave_message_to_first_process(trainer)
         raise SegkitError(f"{error}{_name_checkpoint(last)}") from error
@@ -210,8 +209,6 @@ def fit(
         sys.exit(INTERRUPTED)
     finally:
         data.close()
-        if in_main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _leave_message_to_first_process(trainer: L.Trainer) -> None:
@@ -223,8 +220,9 @@ def _leave_message_to_first_process(trainer: L.Trainer) -> None:
         sys.exit(0)
 
 
-def _clean_up_after_hangup(in_main: bool) -> None:
+def _clean_up_after_hangup() -> None:
     """Exit normally when the terminal closes, so that the cache is removed."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
     if in_main and hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
         signal.signal(hangup, lambda number, frame: sys.exit(128 + number))

@@ -58,6 +58,19 @@ def test_an_error_in_a_thread_is_raised(times):
         submit()
 
 
+def test_ctrl_c_while_work_is_handed_over_does_not_wait_for_it(monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def submit() -> None:
+        with Background("segkit-test", limit=3) as background:
+            monkeypatch.setattr(background._pool, "submit", interrupt)
+            background.submit(fail, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        submit()
+
+
 def test_after_an_error_of_the_caller_waiting_work_is_dropped():
     done, go = [], threading.Event()
     background = Background("segkit-test", limit=100)

@@ -273,7 +273,10 @@ def test_ctrl_c_exits_with_130_and_the_same_command_continues(binary_run, run, i
     while len(read_times(out)) < 3 and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, wrong = process.communicate(timeout=60)
+    try:
+        said, wrong = process.communicate(timeout=60)
+    finally:
+        process.kill()  # else what it holds fails another test too
     assert process.returncode == 130, wrong
     assert "the same command continues with the rest" in said
     assert "Traceback" not in wrong

@@ -10,7 +10,8 @@ from segkit.config.settings import DataSettings, Settings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
 from segkit.data.checks.classes import decide_classes
-from segkit.data.checks.facts import Facts, count_values, scan
+from segkit.data.checks.facts import Facts, scan
+from segkit.data.checks.parts import count_values
 from segkit.data.checks.summary import list_splits
 from segkit.data.sources.base import DataSource, Sample, Split
 

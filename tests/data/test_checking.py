@@ -13,7 +13,7 @@ import segkit
 from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
 from segkit.core.labels import find_background
-from segkit.data.checks import facts
+from segkit.data.checks import facts, parts
 from segkit.data.checks.classes import decide_coding
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.mask_files import compare_palettes
@@ -491,18 +491,18 @@ def test_large_sets_are_sampled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "i8", "?"])
 @pytest.mark.parametrize("shape", [(0, 4), (1, 1), (70, 90), (40, 30, 5)])
 def test_fast_counting_gives_what_sorting_gives(kind, shape, monkeypatch):
-    monkeypatch.setattr(facts, "EXACT_COUNTS", 1000)  # several parts
+    monkeypatch.setattr(parts, "EXACT_COUNTS", 1000)  # several parts
     values = np.random.default_rng(0).integers(-300, 300, shape).astype(kind)
     for array in (values, values[..., ::2], values.T, values[:, :0]):
         found, counts = np.unique(array, return_counts=True)
         wanted = list(zip(map(int, found), counts.tolist(), strict=True))
-        assert list(facts.count_values(array).items()) == wanted
+        assert list(parts.count_values(array).items()) == wanted
 
 
 def test_counts_are_exact_beyond_what_float32_holds():
     array = np.zeros((2**12 + 1, 2**12), np.uint8)
     array[0, 0] = 7
-    assert facts.count_values(array) == {0: array.size - 1, 7: 1}
+    assert parts.count_values(array) == {0: array.size - 1, 7: 1}
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [("u1", 3), ("u2", 1), ("u2", 13), ("f4", 2)])

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from segkit.checkpoint.values import find_empty, find_missing
 from segkit.core.errors import SegkitError
-from segkit.data.checks.parts import scan_parts
+from segkit.data.checks.parts import count_values, scan_parts
 from segkit.data.sources.base import DataSource, Large, Sample, Split
 from segkit.targets.objects import number_objects
 
@@ -28,8 +28,6 @@ MASKS_WITH_REGIONS, PIXELS_PER_MASK, VALUES_PER_MASK = 100, 2_000_000, 32
 """Maximum number of masks, and of their pixels and values, whose regions are measured."""
 PIXELS_OF_INTENSITIES = 250_000
 """Maximum number of pixels of an image whose intensities are measured."""
-EXACT_COUNTS = 2**24
-"""Pixels that OpenCV counts exactly, because its histograms are float32."""
 SAMPLES_AT_ONCE = 32
 """Maximum number of samples that a thread reads before it reports them."""
 
@@ -243,22 +241,6 @@ def _scan_mask(source: DataSource, facts: Facts, empty: NDArray[np.bool_] | None
             facts.areas = {value: np.array([n], np.int64) for value, n in pixels.items()}
         elif facts.with_regions:
             _measure_regions(layer, facts)
-
-
-def count_values(array: NDArray[Any]) -> dict[int, int]:
-    """Count the pixels of each value of integers or bool, by value in ascending order."""
-    if array.dtype not in (np.uint8, np.bool_):  # up to 2^16 bins take longer than sorting
-        values, counts = np.unique(array, return_counts=True)
-    else:
-        flat = np.ascontiguousarray(array).view(np.uint8).ravel()
-        counts = np.zeros(256, np.int64)
-        for first in range(0, len(flat), EXACT_COUNTS):
-            part = flat[first : first + EXACT_COUNTS].reshape(1, -1)
-            found = cv2.calcHist([part], [0], None, [256], [0, 256])
-            counts += found.ravel().astype(np.int64)
-        values = np.flatnonzero(counts)
-        counts = counts[values]
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _require(fits: bool, source: DataSource, method: str, array: Any, wanted: str) -> None:

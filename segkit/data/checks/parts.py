@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +19,8 @@ MOST_PIXELS = 2**30
 """Pixels of an image above which only a sample of its bands is read."""
 SPARE = 8
 """How many times more pixels are drawn from images in which data can be missing."""
-COUNTED = 2**20
-"""Pixels that are counted at once, because each takes eight bytes."""
+EXACT_COUNTS = 2**24
+"""Pixels that OpenCV counts exactly, because its histograms are float32."""
 
 
 class Parts(NamedTuple):
@@ -97,7 +98,7 @@ def scan_parts(
             mask = source.read_mask(part) if mask is None else mask
             masks.append(_thin(mask, top, steps[1]))
             for layer, count in zip(np.moveaxis(np.atleast_3d(mask), 2, 0), counts, strict=True):
-                _count_values(layer if empty is None else layer[~empty], count)
+                count.update(count_values(layer if empty is None else layer[~empty]))
     return Parts(
         share,
         np.ma.concatenate(images),  # type: ignore[no-untyped-call]  # numpy has no types of it
@@ -126,14 +127,17 @@ def _thin(array: NDArray[Any], top: int, step: int) -> NDArray[Any]:
     return array[-top % step :: step, ::step].copy()
 
 
-def _count_values(values: NDArray[Any], counts: Counter[int]) -> None:
-    """Add the number of pixels of each value."""
-    if values.dtype not in (np.uint8, np.bool_):
-        found, pixels = np.unique(values, return_counts=True)
-        counts.update(dict(zip(found.tolist(), pixels.tolist(), strict=True)))
-        return
-    flat, total = values.ravel(), np.zeros(256, np.int64)
-    for first in range(0, len(flat), COUNTED):
-        total += np.bincount(flat[first : first + COUNTED], minlength=256)
-    present = np.flatnonzero(total)
-    counts.update(dict(zip(present.tolist(), total[present].tolist(), strict=True)))
+def count_values(array: NDArray[Any]) -> dict[int, int]:
+    """Count the pixels of each value of integers or bool, by value in ascending order."""
+    if array.dtype not in (np.uint8, np.bool_):  # up to 2^16 bins take longer than sorting
+        values, counts = np.unique(array, return_counts=True)
+    else:
+        flat = np.ascontiguousarray(array).view(np.uint8).ravel()
+        counts = np.zeros(256, np.int64)
+        for first in range(0, len(flat), EXACT_COUNTS):
+            part = flat[first : first + EXACT_COUNTS].reshape(1, -1)
+            found = cv2.calcHist([part], [0], None, [256], [0, 256])
+            counts += found.ravel().astype(np.int64)
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

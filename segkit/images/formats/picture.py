@@ -27,96 +27,6 @@ _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
 """Pillow's modes whose values are the ones in the file."""
 
 
-class Png(ImageFormat, name="png"):
-    """PNG of every depth and colour type; APNG."""
-
-    title = "PNG"
-    suffixes = (".png", ".apng")
-    starts = (b"\x89PNG",)
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _PngPicture(file)
-
-
-class Jpeg(ImageFormat, name="jpeg"):
-    """JPEG: grey, colour and CMYK."""
-
-    title = "JPEG"
-    suffixes = (".jpg", ".jpeg", ".jfif", ".jpe")
-    starts = (b"\xff\xd8",)
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _JpegPicture(file)
-
-
-class Bmp(ImageFormat, name="bmp"):
-    """Windows bitmaps."""
-
-    title = "BMP"
-    suffixes = (".bmp",)
-    starts = (b"BM",)
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _BmpPicture(file)
-
-
-class WebP(ImageFormat, name="webp"):
-    """WebP, lossy and lossless."""
-
-    title = "WebP"
-    suffixes = (".webp",)
-    starts = (b"RIFF",)
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _WebPPicture(file)
-
-
-class Gif(ImageFormat, name="gif"):
-    """GIF."""
-
-    title = "GIF"
-    suffixes = (".gif",)
-    starts = (b"GIF8",)
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _GifPicture(file)
-
-
-class Jpeg2000(ImageFormat, name="jpeg2000"):
-    """JPEG 2000 of any depth and number of bands."""
-
-    title = "JPEG 2000"
-    suffixes = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
-    starts = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-    takes_content = True
-    has_pages = False
-
-    @classmethod
-    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
-        """Open the picture."""
-        return _Jpeg2000Picture(file)
-
-
 class _Picture(Pages):
     """The picture of a file that is read whole.
 
@@ -266,6 +176,73 @@ class _Jpeg2000Picture(_Picture):
     def _is_lossy(self, data: bytes) -> bool:
         at = data.find(b"\xff\x52")  # coding style: its last byte says which wavelet
         return at < 0 or data[at + 13] == 0
+
+
+class _OnePicture:
+    """Formats with one picture a file."""
+
+    takes_content = True
+    has_pages = False
+    reader: ClassVar[type[_Picture]]
+
+    @classmethod
+    def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
+        """Open the picture."""
+        return cls.reader(file)
+
+
+class Png(_OnePicture, ImageFormat, name="png"):
+    """PNG of every depth and colour type; APNG."""
+
+    title = "PNG"
+    suffixes = (".png", ".apng")
+    starts = (b"\x89PNG",)
+    reader = _PngPicture
+
+
+class Jpeg(_OnePicture, ImageFormat, name="jpeg"):
+    """JPEG: grey, colour and CMYK."""
+
+    title = "JPEG"
+    suffixes = (".jpg", ".jpeg", ".jfif", ".jpe")
+    starts = (b"\xff\xd8",)
+    reader = _JpegPicture
+
+
+class Bmp(_OnePicture, ImageFormat, name="bmp"):
+    """Windows bitmaps."""
+
+    title = "BMP"
+    suffixes = (".bmp",)
+    starts = (b"BM",)
+    reader = _BmpPicture
+
+
+class WebP(_OnePicture, ImageFormat, name="webp"):
+    """WebP, lossy and lossless."""
+
+    title = "WebP"
+    suffixes = (".webp",)
+    starts = (b"RIFF",)
+    reader = _WebPPicture
+
+
+class Gif(_OnePicture, ImageFormat, name="gif"):
+    """GIF."""
+
+    title = "GIF"
+    suffixes = (".gif",)
+    starts = (b"GIF8",)
+    reader = _GifPicture
+
+
+class Jpeg2000(_OnePicture, ImageFormat, name="jpeg2000"):
+    """JPEG 2000 of any depth and number of bands."""
+
+    title = "JPEG 2000"
+    suffixes = (".jp2", ".j2k", ".jpx", ".jpf", ".j2c")
+    starts = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+    reader = _Jpeg2000Picture
 
 
 def _read_orientation(image: Image) -> int:

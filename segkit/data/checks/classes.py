@@ -152,6 +152,7 @@ def decide_coding(
     if two_classes and not any(coding.label_of(value) == 1 for value in values):
         coding.to_label[IGNORE_INDEX] = 1
         return ["masks hold 0 and 255: 255 is used as class 1"]
+    coding.to_label[IGNORE_INDEX] = IGNORE_INDEX
     return ["the mask value 255 means 'not labelled': these pixels are ignored"]
 
 

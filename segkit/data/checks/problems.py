@@ -212,7 +212,7 @@ def find_mixed_masks(facts: list[Facts], classes: Classes, source: DataSource) -
     """Report black-and-white masks among masks of 0 and 1, where 255 could mean two things."""
     coding = classes.coding
     two = classes.layered or classes.count == 2
-    if not two or coding.foreground or IGNORE_INDEX in coding.to_label:
+    if not two or coding.foreground or IGNORE_INDEX in (source.label_map or {}):
         return []
     white = [f for f in facts if IGNORE_INDEX in f.values]
     ones = [f for f in facts if any(coding.label_of(v) == 1 for v in f.values)]

@@ -20,7 +20,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.core.labels import find_background
+from segkit.core.labels import Mode, find_background
 from segkit.data.checks.summary import DataSummary
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import Evaluation, evaluate, make_metrics
@@ -35,6 +35,17 @@ from segkit.targets.base import Target
 from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
 from segkit.training.resume import last_checkpoint
+
+
+def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
+    """The value of each class in predicted masks: the one in the masks of the training.
+
+    Only 0 and 1, which would look black, become 0 and 255, unless 255 means something else there.
+    """
+    coding = summary.coding
+    if mode == "binary" and not coding.to_label and not coding.foreground:
+        return (0, 255)
+    return tuple(coding.value_of(label) for label in range(summary.num_classes))
 
 
 def make_card(
@@ -56,16 +67,12 @@ def make_card(
         choice == "encoder" or (choice == "auto" and normalization.dtype == "uint8")
     ):
         normalization = replace(normalization, mean=stats[0], std=stats[1])
-    head, coding = model.head, summary.coding
+    head = model.head
     names, colors = target.class_names, None
     values = tuple(range(head.num_classes))
     if names is None:  # the classes are those of the masks
         names, colors = summary.class_names, source.class_colors
-        values = tuple(coding.value_of(label) for label in range(summary.num_classes))
-        if head.mode == "binary" and not coding.to_label and not coding.foreground:
-            # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the
-            # data say how
-            values = (0, 255)
+        values = choose_mask_values(summary, head.mode)
     return ModelCard(
         encoder=settings.encoder.as_dict(),
         neck=settings.neck.as_dict(),

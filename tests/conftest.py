@@ -42,8 +42,9 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest test comes first: at the end, one process would work on it alone."""
-    items.sort(key=lambda item: "the_main_job" not in item.name)
+    """Files with long tests come first: at the end, one process would work on one alone."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("the_main_job" not in item.name, item.path not in long))
 
 
 def train_quick(folder: Path, *overrides: str, quick: Sequence[str] = QUICK):

@@ -81,7 +81,7 @@ def test_the_readme_has_what_it_promises():
 def choose_tier(command: str) -> object:
     """Sweeps, experiments and commands like those that other tests run by day are for the night."""
     others = ("segkit.benchmark", "segkit.export", "mobilevitv2", "encoder=patchnet", "experiment=")
-    others += ("plan=auto", "target.weight_map")
+    others += ("plan=auto", "instances", "[CKPT,CKPT]")
     long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 
@@ -99,7 +99,9 @@ def test_commands(command, place, binary_run, tmp_path):
     words = [re.sub(r"\bDIR\b", str(place / name), word) for word in words]
     words = [re.sub(r"^(\[?|plugins=\[)examples/", rf"\1{ROOT}/examples/", word) for word in words]
     trains = "segkit.train" in words and "--help" not in words
-    words += SMALL if trains else []
+    if trains:
+        has_built_in_data = not any(word.startswith(("data=", "experiment=")) for word in words)
+        words += [*SMALL, *(["data.train=8", "data.val=2"] if has_built_in_data else [])]
     if "segkit.benchmark" in words:
         words += ["encoders=[resnet18]", "sizes=[32]", "batch=2", "rounds=1", "warm_up=0"]
     if words[0] == "make":

@@ -241,8 +241,10 @@ def start(words: list[str], **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env={**os.environ, **variables}, text=True, **streams)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("knows_others", [False, True])
+@pytest.mark.parametrize(
+    "knows_others",
+    [pytest.param(False, marks=pytest.mark.nightly), pytest.param(True, marks=pytest.mark.slow)],
+)
 def test_two_processes_share_a_folder(binary_run, run, images, out, words, tmp_path, knows_others):
     (images / "1.png").write_bytes(b"not a picture")  # of the second process
     with pytest.raises(SegkitError, match="1 file could not"):

@@ -40,7 +40,7 @@ def test_sweeps_keep_apart_in_every_process_of_theirs(tmp_path):
         assert config.hydra.sweep.dir == str(tmp_path / name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_of_the_same_second_keep_apart(tmp_path):
     """With a clock that stands still."""
     (tmp_path / "experiment").mkdir()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -209,31 +207,22 @@ def test_a_set_in_blocks_is_checked_as_others_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_trains_on_blocks_and_on_windows_of_them(tmp_path, large):
-    regions = np.kron(RNG.integers(0, 2, (30, 30)), np.ones((100, 100))).astype(np.uint8)
-    image = RNG.integers(0, 90, (3000, 3000, 3)).astype(np.uint8) + 120 * regions[..., None]
+def test_a_training_on_blocks_is_the_same_by_windows(tmp_path, monkeypatch, capsys):
+    regions = np.kron(RNG.integers(0, 2, (10, 10)), np.ones((100, 100))).astype(np.uint8)
+    image = RNG.integers(0, 90, (1000, 1000, 3)).astype(np.uint8) + 120 * regions[..., None]
     root = put(tmp_path / "data", image, regions)
     options = [
-        *("data=folder", f"data.root={root}", "data.split=tiles", "trainer.max_steps=4"),
-        *("encoder.pretrained=false", "data.crop_size=128", "data.foreground_share=0.5"),
+        *("data=folder", f"data.root={root}", "data.split=tiles", "data.tile_size=200"),
+        *("trainer.max_steps=4", "data.crop_size=128", "data.foreground_share=0.5"),
     ]
     fixed = [each for each in QUICK if "experiment" not in each]
-    command = [sys.executable, "-m", "segkit.train", *options, *fixed]
-    started = subprocess.run(
-        [*command, f"hydra.run.dir={tmp_path / 'whole'}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert started.returncode == 0, started.stderr
-    assert "folder: 20 train, 5 val, 0 test" in started.stdout
+    train_quick(tmp_path / "whole", *options, quick=fixed)
+    assert "folder: 20 train, 5 val, 0 test" in capsys.readouterr().out
+    monkeypatch.setattr(folder, "LARGE", 0)
     train_quick(tmp_path / "windows", *options, quick=fixed)
-    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in RUNS]
+    results = [json.loads((tmp_path / f / "result.json").read_text()) for f in ("whole", "windows")]
     for result in results:
         for key in ("seconds", "seconds_per_step", "overrides"):
             del result[key]
     assert results[0] == results[1]
     assert results[0]["val/iou"] > 0
-
-
-RUNS = ("whole", "windows")

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from images.conftest import check_windows, noise, same
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from serve.conftest import gigapixel_png
 
 from segkit.core.errors import SegkitError
@@ -117,6 +118,44 @@ def test_four_bit_grey_is_spread_in_an_image_and_not_in_a_mask(tmp_path: Path) -
     labels = np.array([[0, 1, 2, 15], [3, 0, 4, 5]], np.uint8)
     same(read_mask(tmp_path / "a.png"), labels)
     same(read_image(tmp_path / "a.png"), labels[..., None] * 17)
+
+
+def write_text(path: Path, picture: Image.Image, key: str, text: str, kind: str) -> None:
+    info = PngInfo()
+    {"tEXt": info.add_text, "iTXt": info.add_itxt}[kind](key, text)
+    picture.save(path, pnginfo=info)
+
+
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF
+xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:tiff="http://ns.adobe.com/tiff/1.0/">
+<r:Description tiff:Orientation="6"/></r:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("extra", ["", "tEXt", "iTXt", "frames", "transparency"])
+def test_pngs_with_and_without_more_than_pixels(tmp_path: Path, mode: str, extra: str) -> None:
+    """Most are read without Pillow, to the same pixels."""
+    path, values = tmp_path / "a.png", noise(H, W, len(mode))
+    picture = Image.fromarray(values.squeeze(), mode)
+    if extra == "tEXt":
+        write_text(path, picture, "Software", "any", extra)
+    elif extra == "iTXt":
+        write_text(path, picture, "XML:com.adobe.xmp", XMP, extra)
+        values = np.rot90(values, -1)
+    elif extra == "frames":
+        picture.save(path, save_all=True, append_images=[picture.rotate(180)])
+    elif extra == "transparency" and mode in ("L", "RGB"):
+        key = values[1, 2].tolist()
+        picture.save(path, transparency=key[0] if mode == "L" else tuple(key))
+    else:
+        picture.save(path)
+    image = read_image(path, keep_alpha=True)
+    with Image.open(path) as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened))
+    same(np.ma.getdata(image), upright.reshape(values.shape))
+    same(np.ma.getdata(image), values)
+    has_key = extra == "transparency" and mode in ("L", "RGB")
+    assert np.ma.getmaskarray(image)[1, 2].all() == has_key
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -88,7 +88,7 @@ class _PngPicture(_Picture):
     opens = PngImageFile
 
     def read(self, page: int) -> Raster:
-        """Decode it: what has nothing but pixels in two thirds of Pillow's time."""
+        """Decode it: what holds only pixels without Pillow, in two thirds of its time."""
         data = self._read_bytes()
         with self._open(data) as image:
             has_plain_mode = image.mode in ("L", "LA", "RGB", "RGBA") and data[24] >= 8

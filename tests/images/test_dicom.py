@@ -496,11 +496,51 @@ def test_objects_that_are_not_images(tmp_path: Path) -> None:
         assert find_format(tmp_path / name) is None
 
 
-def test_a_slide_that_is_a_tiff_too(tmp_path: Path) -> None:
-    save(tmp_path / "a", make(noise(H, W)))
-    data = (tmp_path / "a").read_bytes()
-    (tmp_path / "a").write_bytes(b"II*\0" + data[4:])
-    assert find_format(tmp_path / "a").name == "tiff"
+def test_files_that_start_like_a_tiff(tmp_path: Path) -> None:
+    """Slides may be both, and CT and MR scanners leave this start in any file."""
+    pixels = noise(H, W)
+    save(tmp_path / "a", make(pixels))
+    data = b"II*\0" + (tmp_path / "a").read_bytes()[4:]
+    for name, kind in (("a", "dicom"), ("a.dcm", "dicom"), ("a.tif", "tiff"), ("a.TIFF", "tiff")):
+        (tmp_path / name).write_bytes(data)
+        assert find_format(tmp_path / name).name == kind
+    same(read_image(tmp_path / "a.dcm")[..., 0], pixels)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "start"),
+    [("1.2.840.10008.1.2", 8), ("1.2.840.10008.1.2.1", 8), ("1.2.840.10008.1.2.2", 2048)],
+)
+def test_old_files_without_a_preamble(tmp_path: Path, syntax: str, start: int) -> None:
+    """They do not name their transfer syntax: numbers of either byte order, with types or not."""
+    pixels, path = noise(H, W, dtype="uint16"), tmp_path / "a.dcm"
+    stored = pixels.byteswap() if start > 8 else pixels
+    dataset = make(stored)
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    implicit, little = syntax.endswith("1.2"), start == 8
+    dataset.save_as(path, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+    assert int.from_bytes(path.read_bytes()[:2], "little") == start
+    same(read_image(path)[..., 0], pixels)
+    (tmp_path / "a.bin").write_bytes(path.read_bytes())
+    assert find_format(tmp_path / "a.bin") is None
+
+
+def test_what_follows_the_pixels_of_a_frame(tmp_path: Path) -> None:
+    """Frames have an even length; some writers fill them with the largest byte."""
+    pixels = noise(H, W)
+    frame = imagecodecs.jpegls_encode(pixels)
+    for number, end in enumerate((b"", b"\0", b"\xff", b"\0\0\xff")):
+        dataset = make(pixels)
+        pack(dataset, JPEG + "80", [frame + end])
+        save(tmp_path / f"{number}.dcm", dataset)
+        same(read_image(tmp_path / f"{number}.dcm")[..., 0], pixels)
+
+
+def test_slides_in_frames_are_refused(tmp_path: Path) -> None:
+    tiles = make(noise(4, H, W), SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6")
+    save(tmp_path / "a.dcm", tiles)
+    with pytest.raises(SegkitError, match=r"a\.dcm is a DICOM slide, .* convert it to TIFF"):
+        read_image(tmp_path / "a.dcm", page=0)
 
 
 def test_damaged_files(tmp_path: Path) -> None:

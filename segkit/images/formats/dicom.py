@@ -25,18 +25,20 @@ import numpy as np
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import START, ImageFormat, Pages, import_extra, split_array
 from segkit.images.formats.nifti import choose_dtype, write_nifti
+from segkit.images.formats.tiff import Tiff
 from segkit.images.place import Place, measure_pixel
 from segkit.images.raster import Array, Extent, Raster
 from segkit.images.reading import wrap_errors
 
 _MAGIC, _AT = b"DICM", 128
+_OLD_STARTS = (b"\x08\0", b"\x02\0", b"\0\x08")
+"""Starts of old files without the magic: the first group of attributes, in both byte orders."""
 _DIRECTORY = b"1.2.840.10008.1.3.10"
 """The kind of a DICOMDIR, which lists files."""
 _END = b"\xff\xd9"
 """Last bytes of every kind of JPEG."""
-_TIFF = (b"II", b"MM")
-"""Starts of files that are a TIFF too: slides, which are read as such."""
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _JPEG = "1.2.840.10008.1.2.4."
 _PLAIN_SYNTAXES = (
     "1.2.840.10008.1.2",
@@ -72,8 +74,14 @@ class Dicom(ImageFormat, name="dicom"):
 
     @classmethod
     def owns(cls, path: Path, start: bytes) -> bool:
-        """By the magic, which stands behind 128 bytes of something else."""
-        is_dicom = start[_AT : _AT + len(_MAGIC)] == _MAGIC and not start.startswith(_TIFF)
+        """By the magic, which stands behind 128 bytes of something else.
+
+        These may be the start of a TIFF: of a slide that is both, but scanners write it into other
+        files too, so the ending decides.
+        """
+        suffix = path.suffix.lower()
+        is_dicom = start[_AT : _AT + len(_MAGIC)] == _MAGIC and suffix not in Tiff.suffixes
+        is_dicom |= start.startswith(_OLD_STARTS) and suffix in cls.suffixes
         return is_dicom and path.name.upper() != "DICOMDIR" and _DIRECTORY not in start
 
     @classmethod
@@ -188,7 +196,10 @@ class DicomPages(Pages):
         with self._lock:
             if self._open is None or self._open[0] != file:
                 with _quiet():
-                    self._open = file, pydicom.dcmread(file)
+                    dataset = pydicom.dcmread(file, force=True)
+                    if "TransferSyntaxUID" not in dataset.file_meta:
+                        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+                    self._open = file, dataset
             return self._open[1]
 
 
@@ -311,13 +322,18 @@ def _refuse_series(path: Path, headers: list[Any], series: Counter[str]) -> Segk
 def _read_header(file: Path) -> Any:
     pydicom = import_extra("pydicom", "medical")
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_HEADER)
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_HEADER)
     except Exception as error:
         raise ValueError(f"{file.name}: {error or type(error).__name__}") from error
     if header.get("SOPClassUID") == _SEGMENTATION:
         raise SegkitError(
             f"{file.name} is a DICOM segmentation, whose frames are classes and slices in any"
             " order: convert it to NIfTI."
+        )
+    if header.get("SOPClassUID") == _SLIDE and int(header.get("NumberOfFrames") or 1) > 1:
+        raise SegkitError(
+            f"{file.name} is a DICOM slide, whose frames are tiles: convert it to TIFF, such as"
+            " with bfconvert."
         )
     return header
 
@@ -403,7 +419,7 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
     if syntax in _PLAIN_SYNTAXES:
         with _quiet():
             found: Array = pixels.pixel_array(dataset, index=each.frame)
-        return found
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
     colours = _read_colours(dataset)
     decode = _find_decoder(str(syntax), colours)
     if decode is None:
@@ -419,7 +435,7 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
     data = encaps.get_frame(
         dataset.PixelData, each.frame, number_of_frames=count, extended_offsets=offsets
     )
-    if not data.rstrip(b"\0").endswith(_END):  # codecs would fill the rest, or take minutes
+    if not data.rstrip(b"\0\xff").endswith(_END):  # codecs would fill the rest, or take minutes
         raise ValueError("its pixels are cut short")
     values = np.asarray(decode(data))
     wanted = (int(dataset.Rows), int(dataset.Columns))
@@ -434,6 +450,15 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
         unused = 8 * dtype.itemsize - int(dataset.BitsStored)
         return (values.astype(dtype) << unused) >> unused
     return values.astype(dtype, copy=False)
+
+
+def _guess_syntax(dataset: Any) -> Any:
+    """The transfer syntax of a file that does not name it, which is not packed."""
+    uid = import_extra("pydicom.uid", "medical")
+    is_implicit, is_little_endian = dataset.original_encoding
+    if not is_little_endian:
+        return uid.ExplicitVRBigEndian
+    return uid.ImplicitVRLittleEndian if is_implicit else uid.ExplicitVRLittleEndian
 
 
 def _find_decoder(syntax: str, colours: str) -> Callable[[bytes], Array] | None:
@@ -456,7 +481,7 @@ def _decode_jpeg(colours: str, data: bytes) -> Array:
     start = data[:1024]
     if colours in _GREY:
         return np.asarray(imagecodecs.jpeg8_decode(data))
-    if b"JFIF\0" in start or b"Adobe" in start:
+    if b"JFIF\0" in start or b"\xff\xee\0\x0eAdobe" in start:  # whole ones, as decoders ask
         return np.asarray(imagecodecs.jpeg8_decode(data, outcolorspace="RGB"))
     stored = "RGB" if colours == "RGB" else "YCBCR"
     return np.asarray(imagecodecs.jpeg8_decode(data, colorspace=stored, outcolorspace="RGB"))

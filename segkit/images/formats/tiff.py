@@ -72,8 +72,10 @@ class Tiff(ImageFormat, name="tiff"):
 
     @classmethod
     def owns(cls, path: Path, start: bytes) -> bool:
-        """By the magic; slides are another format."""
-        return start.startswith(cls.starts) and path.suffix.lower() not in SLIDES
+        """By the magic; slides are another format, and so is DICOM that starts like a TIFF."""
+        suffix = path.suffix.lower()
+        is_dicom = start[128:132] == b"DICM" and suffix not in cls.suffixes
+        return start.startswith(cls.starts) and suffix not in SLIDES and not is_dicom
 
     @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:

@@ -608,3 +608,28 @@ def test_without_pydicom(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(SegkitError, match=r"a\.dcm: .*pydicom.* 'segkit-torch\[medical\]'\.$"):
         read_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of them
+def test_the_files_of_pydicom() -> None:
+    """All that pydicom ships with and decodes has the same pixels here."""
+    count = 0
+    for path in sorted((Path(pydicom.data.__file__).parent / "test_files").glob("*.dcm")):
+        if path.name.startswith("liver"):  # segmentations
+            continue
+        dataset = pydicom.dcmread(path, force=True)
+        try:
+            wanted = dataset.pixel_array
+        except Exception:  # no pixels, or broken on purpose
+            continue
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            wanted = pydicom.pixels.apply_color_lut(wanted, dataset) >> 8
+        elif dataset.SamplesPerPixel == 1:
+            wanted = pydicom.pixels.apply_modality_lut(wanted, dataset)
+        frames = wanted if int(dataset.get("NumberOfFrames") or 1) > 1 else wanted[None]
+        assert count_pages(path) == len(frames)
+        for page, frame in enumerate(frames[:3]):
+            image = np.ma.getdata(read_image(path, page=page))
+            np.testing.assert_array_equal(image.squeeze(), frame.astype(np.float32), path.name)
+        count += 1
+    assert count > 20

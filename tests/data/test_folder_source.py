@@ -308,6 +308,26 @@ def test_blocks_are_the_last_in_natural_order():
     assert len({tuple(val) for val in drawn}) == 5  # other seeds draw other samples
 
 
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_the_pages_of_a_file_stay_together(seed):
+    """Slices of a volume look alike: a validation on them would say nothing."""
+    volumes = [
+        Sample(f"{file}.nii#{page:04}", Path(f"{file}.nii"), page=page)
+        for file in "abcde"
+        for page in range(4 + ord(file) % 3)
+    ]
+    divided = split_by_ratio(volumes, 0.2, 0.2, seed)
+    files = {split: {s.image for s in part} for split, part in divided.items()}
+    assert {split: len(found) for split, found in files.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 1,
+    }
+    assert sum(map(len, divided.values())) == len(volumes)
+    alone = split_by_ratio([s for s in volumes if s.image == Path("a.nii")], 0.2, 0.2, seed)
+    assert [len(part) for part in alone.values()] == [3, 1, 1]  # nothing else is possible
+
+
 @pytest.mark.parametrize("listed", ["images/x/1.png", "images/x/1", "x/1", "b.png", "b"])
 def test_lists_name_samples_by_any_end_of_their_path(tmp_path, listed):
     put(tmp_path, "x/1", "y/1", "b", "c")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -32,19 +33,29 @@ def find_split(name: str) -> Split | None:
 def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:
     """Divide samples by fractions; a split has at least one sample unless its fraction is 0.
 
+    The pages of a file, which may be slices of one volume, stay together if there are enough files.
     Without a seed, the last samples in natural order of their names are taken, first validation,
     then test. Splits are sorted by name. If there are too few samples, all of them are in "train"
     and the check reports the empty splits.
     """
-    order = sorted(samples, key=natural_key)
+    ordered = sorted(samples, key=natural_key)
+    files = dict[object, list[Sample]]()
+    for sample in ordered:
+        files.setdefault(sample.name if sample.page is None else sample.image, []).append(sample)
+    order = list(files.values())
+    if len(order) < 1 + bool(val) + bool(test):
+        order = [[sample] for sample in ordered]
     if seed is not None:
         random.Random(seed).shuffle(order)
     n_val, n_test = (max(1, round(len(order) * share)) if share else 0 for share in (val, test))
     cut = len(order) - n_val - n_test
     if cut < 1:
-        return {"train": sorted(order, key=natural_key), "val": [], "test": []}
+        return {"train": ordered, "val": [], "test": []}
     parts = order[:cut], order[cut : cut + n_val], order[cut + n_val :]
-    return {s: sorted(part, key=natural_key) for s, part in zip(SPLITS, parts, strict=True)}
+    return {
+        split: sorted(chain.from_iterable(part), key=natural_key)
+        for split, part in zip(SPLITS, parts, strict=True)
+    }
 
 
 def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: list[str]) -> Divided:

@@ -112,8 +112,9 @@ def test_files_without_a_partner(tmp_path):
 def test_a_suffix_is_suggested(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    [problem] = source(tmp_path).problems()
-    assert "images contains no images. Known: .apng, .bmp" in problem
+    problems = source(tmp_path).problems()
+    assert problems[0].startswith("images contains no images. Known: .apng, .bmp")
+    assert problems[1].startswith("masks contains no masks. Known: ")
     for name in ("a", "b"):
         write_image(tmp_path / "images" / f"{name}.png", PIXELS)
         write_mask(tmp_path / "masks" / f"{name}_label.png", LABELS)

@@ -498,3 +498,56 @@ def test_a_column_is_valid(tmp_path: Path) -> None:
     )
     splits = FolderSource("binary", pairs=tmp_path / "p.csv").splits()
     assert [sample.name for sample in splits["val"]] == ["b.jpg"]
+
+
+def read_table(root: Path, column: str, values: list[str]) -> tuple[list[int], list[str]]:
+    """The number of samples in the splits, and the notes, of a table with such a column."""
+    names = [f"{n}" for n in range(len(values))]
+    put(root, *[f"{n}{ending}" for n in names for ending in (".jpg", ".png")])
+    rows = [f"{n}.jpg,{n}.png,P{n},{v}" for n, v in zip(names, values, strict=True)]
+    (root / "p.csv").write_text("\n".join([f"image,mask,patient,{column}", *rows]))
+    source = FolderSource("binary", pairs=root / "p.csv", val_fraction=0.25)
+    splits = source.splits()
+    assert source.problems() == []
+    return [len(splits[split]) for split in SPLITS], source.notes()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("split", ["train", "train", "val"]),
+        ("Partition", ["train", "Train", "valid"]),
+        ("set", ["training", "training", "validation"]),
+        ("phase", ["train", "train", "val"]),
+        ("is_valid", ["0", "0", "1"]),
+        ("is_val", ["FALSE", "FALSE", "TRUE"]),
+    ],
+)
+def test_a_column_that_divides_under_any_name(tmp_path: Path, column, values) -> None:
+    counts, told = read_table(tmp_path, column, values)
+    assert counts == [2, 1, 0]
+    assert told[-1] == "columns of p.csv that are not used: patient"
+    if column != "split":
+        assert told[0] == f"the samples are divided by the column {column.lower()} of p.csv"
+
+
+@pytest.mark.parametrize("column", ["fold", "is_test", "subset"])
+def test_columns_that_do_not_divide_are_named_with_the_remedy(tmp_path: Path, column) -> None:
+    counts, [note] = read_table(tmp_path, column, ["0", "1", "2", "0"])
+    assert counts == [3, 1, 0]
+    assert note == (
+        f"columns of p.csv that are not used: patient, {column}. Named split, with train, val and"
+        " test, a column would divide the samples"
+    )
+
+
+def test_a_table_without_a_column_is_divided_by_the_folders_of_its_images(tmp_path: Path) -> None:
+    names = ["train/1", "train/2", "val/1"]
+    put(tmp_path, *[f"{n}{ending}" for n in names for ending in (".jpg", ".png")])
+    (tmp_path / "p.csv").write_text("\n".join(f"{n}.jpg,{n}.png,," for n in names))
+    source = FolderSource("binary", pairs=tmp_path / "p.csv")
+    assert [len(source.splits()[split]) for split in SPLITS] == [2, 1, 0]
+    assert source.notes() == [
+        "columns of p.csv that are not used: column 4",
+        "the samples are divided by their folders train, val",
+    ]

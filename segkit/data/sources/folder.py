@@ -47,6 +47,8 @@ MOST_PACKED = 256
 """How much smaller the file of a large image may be; smaller ones need not be opened for this."""
 NAMED = 3
 """Files that a note names."""
+DividedBy = Literal["", "folders", "table", "lists"]
+"""What of a set says which samples are for validation; empty if nothing does."""
 
 
 class FolderSource(DataSource, name="folder"):
@@ -213,6 +215,11 @@ class FolderSource(DataSource, name="folder"):
             SegkitError: The folders, the table or the lists do not exist or cannot be read.
         """
         return self._found.divided
+
+    @property
+    def divided_by(self) -> DividedBy:
+        """What of the set says which samples are for validation."""
+        return self._found.divided_by
 
     def problems(self) -> list[str]:
         """Images without a mask, masks without an image, unknown names in lists ..."""
@@ -417,7 +424,10 @@ class FolderSource(DataSource, name="folder"):
                 given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
             palettes = compare_palettes([pair.mask for pair in pairs])
         rest = given.pop(None, [])
-        if "val" not in given:
+        divided_by: DividedBy = ""
+        if "val" in given:
+            divided_by = "folders" if self.pairs is None else "table"
+        else:
             rest += given.pop("train", [])
         if rest and self.split == "random" and not any(given.values()):
             listed = _find_lists(self.roots, rest)
@@ -425,8 +435,9 @@ class FolderSource(DataSource, name="folder"):
                 notes.append(f"the samples are divided by {', '.join(map(str, listed.values()))}")
                 parts = split_by_lists(rest, listed, problems)
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
+                divided_by = "lists"
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
-        return _Found(divided, problems, notes, palettes, drawn)
+        return _Found(divided, problems, notes, palettes, drawn, divided_by)
 
     def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
         """The annotations below the root, unless there are masks."""
@@ -577,6 +588,7 @@ class _Found(NamedTuple):
     notes: list[str]
     palettes: Palettes
     drawn: AnnotatedMasks | None
+    divided_by: DividedBy
 
 
 def _cut(array: NDArray[Any], window: Block) -> NDArray[Any]:

@@ -185,6 +185,7 @@ class FolderSource(DataSource, name="folder"):
             else None
         )
         self._turned, self._with_alpha = set[str](), set[str]()
+        self._stored_channels = set[int]()
         self._nodata = set[float]()  # values of pixels without data in masks
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
@@ -245,9 +246,12 @@ class FolderSource(DataSource, name="folder"):
                     " ('data.label_map={0: 255}': not labelled)"
                 )
         if self._with_alpha:
+            is_rgba = self._stored_channels == {4}
             notes.append(
                 f"{len(self._with_alpha)} images have an alpha channel, which is left out; their"
-                " transparent pixels are ignored (data.channels=4 keeps it as a channel)"
+                " transparent pixels are ignored"
+                + " (data.channels=4 keeps it as a channel)"
+                * is_rgba
             )
         return notes
 
@@ -273,6 +277,7 @@ class FolderSource(DataSource, name="folder"):
             self._turned.add(name)
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
             self._with_alpha.add(name)
+        self._stored_channels.add(raster.values.shape[2])
         image = render(raster, keep_alpha=self.channels == 4)
         if self.channels == "auto":
             return image

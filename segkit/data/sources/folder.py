@@ -19,6 +19,7 @@ from segkit.data.labels.base import Color, LabelFormat
 from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
+from segkit.data.layout.class_files import propose_classes
 from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
@@ -32,7 +33,7 @@ from segkit.data.mask_files import (
 )
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
-from segkit.images.formats.base import may_have_pages
+from segkit.images.formats.base import may_have_pages, strip_ending
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage
@@ -428,6 +429,10 @@ class FolderSource(DataSource, name="folder"):
             for pair in pairs:
                 given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
             palettes = compare_palettes([pair.mask for pair in pairs])
+            if self._class_names is None and self._class_colors is None:
+                stems = {strip_ending(pair.image).name for pair in pairs}
+                folder = self.roots[0] if self.pairs is None else self.pairs.parent
+                notes += propose_classes(folder, stems)
         rest = given.pop(None, [])
         divided_by: DividedBy = ""
         if "val" in given:

@@ -190,7 +190,7 @@ def test_pages_that_differ(tmp_path, pages, mask_pages):
     stack(tmp_path / "masks" / "s.tif", mask_pages)
     [problem] = source(tmp_path).problems()
     assert f"images/s.tif has {pages} page(s)" in problem
-    assert problem.endswith(f"has {mask_pages}")
+    assert problem.endswith(f"has {mask_pages}: write both with as many, a page for each slice")
 
 
 def test_pages_of_a_mask_are_the_classes_of_a_multilabel_image(tmp_path):

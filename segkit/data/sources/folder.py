@@ -63,16 +63,18 @@ class FolderSource(DataSource, name="folder"):
         root: The folder with ``images`` and ``masks``, whose files are paired by name without the
             extension, including sub-folders. Folders ``train``, ``val`` and ``test`` above them,
             inside them or in their place divide the samples; if only ``val`` is missing, it is
-            taken from ``train``. Several folders, as [A,B], are one data set.
+            taken from ``train``, and a ``test`` without masks is left out. Several folders, as
+            [A,B], are one data set.
         pairs: Instead of root: a CSV file (separated by comma, semicolon or tab) with the columns
-            ``image``, ``mask`` and optionally ``split``; paths are relative to the file.
+            ``image``, ``mask`` and optionally ``split``; paths are relative to the file. A column
+            of another name that holds only train, val and test divides too, and so do folders.
         labels: What describes the objects: "masks", one file of labels for each image; the name of
             a format of annotations, such as "coco"; or "auto", which finds out.
         images: Name of the image folder.
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
         image_pattern: Paths of images below root, such as "{id}/image.tif"; {split} may stand for a
-            folder of a split, * for anything.
+            folder of a split, * for anything. Folders of splits divide without it, too.
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
         split: How samples are divided unless folders or the table say so: "random" draws them with
             the seed, "blocks" takes the last of the sorted names (for stacks and sequences, whose
@@ -549,7 +551,10 @@ class FolderSource(DataSource, name="folder"):
         if pages == 1 and (mask_pages == 1 or self.layers):
             return [Sample(name, image, mask)]
         if pages != mask_pages:
-            problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
+            problems.append(
+                f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}: write both with"
+                " as many, a page for each slice"
+            )
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
 

@@ -212,6 +212,19 @@ def test_several_kinds_of_masks_are_told_apart(tmp_path: Path) -> None:
     assert [len(found(tmp_path, **options)[split]) for split in SPLITS] == [4, 2, 0]
 
 
+def test_masks_of_the_name_of_their_image_are_taken_among_other_kinds(tmp_path: Path) -> None:
+    for n in ("1", "2", "17"):
+        put(tmp_path, f"images/{n}.jpg", f"masks/{n}.png", f"masks/{n}_color.png")
+    assert sum(map(len, found(tmp_path).values())) == 3
+    assert notes(tmp_path) == [
+        "3 files in masks are not used (3 .png): 17_color.png, 1_color.png, 2_color.png"
+    ]
+    put(tmp_path, "masks/170.png")
+    assert FolderSource("binary", root=tmp_path).problems() == [
+        "masks/170.png is a mask without an image"
+    ]
+
+
 def test_a_mask_for_each_class_by_its_name(tmp_path: Path) -> None:
     for n in "ab":
         put(tmp_path, f"images/{n}.jpg", f"masks/{n}_road.png", f"masks/{n}_car.png")

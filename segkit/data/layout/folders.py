@@ -448,6 +448,12 @@ def _list_pairs(
         left = [f for f in left if strip_suffix(f[0]).endswith(names.mask_suffix)]
         foreign = [n for n in foreign if not strip_suffix(n).endswith(names.mask_suffix)]
         layout.notes += describe_unused(foreign, place)
+    elif left and wanted <= of_mask.keys():
+        kinds = find_kinds(list(by_stem), [strip_suffix(files[0]) for files in left])
+        others = {rule.mask_stem(s) for rule in kinds if not rule.cuts_words for s in by_stem}
+        foreign = [n for files in left for n in files if strip_suffix(n) in others]
+        left = [files for files in left if strip_suffix(files[0]) not in others]
+        layout.notes += describe_unused(foreign, place)
     layout.problems += [
         f"{_relative(masks.find(files[0]), root)} is a mask without an image" for files in left
     ]

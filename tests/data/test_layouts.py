@@ -420,7 +420,10 @@ def test_images_for_testing_without_masks_are_left_out(tmp_path: Path, place: st
             put(tmp_path, image, *[mask] * (split != "test"))
     assert [len(found(tmp_path)[split]) for split in SPLITS] == [3, 2, 0]
     assert notes(tmp_path)[0].startswith("2 images for testing have no masks and are left out: ")
-    put(tmp_path, place.format(split="test", n=0).split()[1])
+    mask = place.format(split="test", n=0).split()[1]
+    put(tmp_path, mask.replace(".png", ".xcf"))
+    assert FolderSource("binary", root=tmp_path).problems()  # masks are there, but not read
+    put(tmp_path, mask)
     assert len(FolderSource("binary", root=tmp_path).problems()) == 1  # a mask is missing
 
 
@@ -430,6 +433,10 @@ def test_other_endings_are_named(tmp_path: Path) -> None:
         "images contains no images that can be read, only other files (1 .jxr, 1 .cr2): convert"
         " them to PNG or TIFF"
     ]
+    for split, ending in (("train", "jpg"), ("test", "jxr")):
+        put(tmp_path / "split", f"{split}/images/{split}.{ending}", f"{split}/masks/{split}.png")
+    [problem] = FolderSource("binary", root=tmp_path / "split").problems()
+    assert problem.startswith("test/images contains no images that can be read")
     put(tmp_path / "other", "images/a.jpg", "masks/a.xcf")
     [problem] = FolderSource("binary", root=tmp_path / "other").problems()
     assert problem.startswith("masks contains no masks that can be read, only other files (1 .xcf)")

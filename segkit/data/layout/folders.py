@@ -214,9 +214,10 @@ def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None
         inside = group.masks.resolve().relative_to(group.images.resolve()).as_posix() + "/"
         images = Files(images.folder, [n for n in images.images if not n.startswith(inside)])
         unused = [n for n in images.others if not n.startswith(inside)]
-    images = _leave_out_test(root, group.split, images, masks, layout)
-    if group.split == "test" and not images.images:
+    used = _leave_out_test(root, group.split, images, masks, layout)
+    if images.images and not used.images:
         return
+    images = used
     for files, kind in ((images, "images"), (masks, "masks")):
         if not files.images:
             layout.problems.append(describe_unread(files, _relative(files.folder, root), kind))
@@ -234,12 +235,12 @@ def _leave_out_test(
 ) -> Files:
     """The images without those for testing, if these have no masks: public sets keep them back."""
     if split is not None:
-        test = images.images if split == "test" and not masks.images else []
+        test = images.images if split == "test" and not (masks.images or masks.others) else []
     else:
         level = _find_split_level(images.images)
         test = _find_unmasked_test(
             {name: _read_split(name, level) for name in images.images},
-            {_read_split(name, level) for name in masks.images},
+            {_read_split(name, level) for name in (*masks.images, *masks.others)},
         )
     if not test:
         return images

@@ -177,7 +177,8 @@ def _remove_if_empty(folder: Path) -> None:
 def _exit(error: BaseException) -> None:
     if os.environ.get("SEGKIT_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr)
+    cause = error.__cause__ if isinstance(error, _Stop) else error
+    print(f"error: {error}", *getattr(cause, "__notes__", []), sep="\n", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

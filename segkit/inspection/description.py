@@ -10,7 +10,6 @@ from typing import Any
 from segkit.core.labels import describe_values
 from segkit.data.checks.facts import PIXELS_OF_INTENSITIES
 from segkit.data.checks.problems import join_names
-from segkit.data.layout.table import read_pairs
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.folder import FolderSource
 from segkit.inspection.findings import (
@@ -101,17 +100,8 @@ def describe_split(found: Findings) -> str:
     source = found.data.source
     if not isinstance(source, FolderSource):
         return f"as the data set '{source.name}' is divided"
-    if source.pairs is not None:
-        is_divided = any(pair.split is not None for pair in read_pairs(source.pairs).pairs)
-        if is_divided:
-            return "by the column of the table"
-    folders = [
-        {sample.image.parent for sample in part if sample.image is not None}
-        for part in found.data.splits.values()
-        if part
-    ]
-    if len(folders) > 1 and sum(map(len, folders)) == len(set.union(*folders)):
-        return "by the folders"
+    if source.divided_by:
+        return f"by the {source.divided_by}"
     if source.split == "lists":
         return f"by {' and '.join(str(path) for path in source.lists.values())}"
     val, test = (f"{share:.0%}" for share in source.fractions)

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from segkit.cli.launch import _exit
 from segkit.config.declarations import COMMANDS, spell_command
+from segkit.core.errors import SegkitError
 
 
 def run(tmp_path, *arguments, command="segkit.train", **env):
@@ -35,6 +37,16 @@ def test_the_trace_is_shown_on_request(tmp_path):
     done = run(tmp_path, "trainer.max_epochs=ten", SEGKIT_DEBUG="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+def test_notes_of_an_error_are_shown_below_it(capsys):
+    error = SegkitError("the data set has 1 problem")
+    error.add_note("note: masks have the nodata value 1")
+    with pytest.raises(SystemExit):
+        _exit(error)
+    assert capsys.readouterr().err == (
+        "error: the data set has 1 problem\nnote: masks have the nodata value 1\n"
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--cfg", "job"], ["--help"]])

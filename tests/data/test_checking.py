@@ -135,6 +135,43 @@ def test_a_split_without_samples(tmp_path):
     assert check(source, "binary", needed=("train",)).splits["val"] == []
 
 
+def test_one_sample_cannot_be_divided(tmp_path):
+    [problem] = find_problems(put(tmp_path, HALF), val_fraction=0.5)
+    assert problem.endswith(
+        "of 1 in all: add images, or divide the one into blocks for training and validation:"
+        " data.split=tiles"
+    )
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_slices_in_channels_are_no_classes(tmp_path, mode):
+    slices = np.stack([HALF] * 20)
+    for name in "abc":
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            np.save(tmp_path / folder / f"{name}.npy", slices)
+    [problem] = find_problems(tmp_path, mode)
+    assert "the image and the mask have 20 channels each: if these are slices" in problem
+    assert "multilabel" not in problem
+
+
+def test_keeping_alpha_is_proposed_only_where_all_images_have_four_channels(tmp_path):
+    put(tmp_path, HALF, HALF, HALF)
+    opacity = np.where(NOISE > 99, 255, 0).astype(np.uint8)
+    for others, is_proposed in ((opacity[..., None], True), (np.zeros((H, W, 0)), False)):
+        for name in "abc":
+            extra = opacity[..., None] if name == "a" else others
+            image = np.dstack([NOISE, NOISE, NOISE, extra]).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / f"images/{name}.png")
+        [note] = [note for note in run_check(tmp_path).notes if "alpha" in note]
+        assert ("data.channels=4" in note) == is_proposed
+        if is_proposed:
+            assert run_check(tmp_path, channels=4).in_channels == 4
+    for name in "abc":
+        Image.fromarray(np.dstack([NOISE, opacity]), "LA").save(tmp_path / f"images/{name}.png")
+    assert "data.channels=4" not in "".join(run_check(tmp_path).notes)
+
+
 def test_a_training_without_foreground_or_labels(tmp_path):
     put(tmp_path, 0 * HALF, 0 * HALF, HALF)
     [problem] = find_problems(tmp_path)

@@ -112,8 +112,9 @@ def test_files_without_a_partner(tmp_path):
 def test_a_suffix_is_suggested(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    [problem] = source(tmp_path).problems()
-    assert "images contains no images. Known: .apng, .bmp" in problem
+    problems = source(tmp_path).problems()
+    assert problems[0].startswith("images contains no images. Known: .apng, .bmp")
+    assert problems[1].startswith("masks contains no masks. Known: ")
     for name in ("a", "b"):
         write_image(tmp_path / "images" / f"{name}.png", PIXELS)
         write_mask(tmp_path / "masks" / f"{name}_label.png", LABELS)
@@ -189,7 +190,7 @@ def test_pages_that_differ(tmp_path, pages, mask_pages):
     stack(tmp_path / "masks" / "s.tif", mask_pages)
     [problem] = source(tmp_path).problems()
     assert f"images/s.tif has {pages} page(s)" in problem
-    assert problem.endswith(f"has {mask_pages}")
+    assert problem.endswith(f"has {mask_pages}: write both with as many, a page for each slice")
 
 
 def test_pages_of_a_mask_are_the_classes_of_a_multilabel_image(tmp_path):

@@ -1,5 +1,7 @@
 """Where images and masks lie, as people and public sets arrange them."""
 
+import re
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -88,7 +90,9 @@ def test_images_outside_of_the_folders_of_splits_are_no_training_images(tmp_path
         put(tmp_path, f"images/{name}.jpg", f"masks/{name}.png")
     source = FolderSource("binary", root=tmp_path)
     [problem] = source.problems()
-    assert problem.startswith("2 images in images are in no folder of a split (d.jpg, extra/c.jpg)")
+    assert problem.startswith(
+        "2 images are in no folder of a split (images/d.jpg, images/extra/c.jpg)"
+    )
 
 
 def test_folders_that_are_called_like_a_split_by_chance(tmp_path: Path) -> None:
@@ -143,20 +147,113 @@ def test_names_that_pair_by_a_rule(tmp_path: Path, image: str, mask: str) -> Non
             n = next(n for n in ("10", "11", "2_7", "130") if sample.image.match(f"*{n}*"))
             assert sample.mask == tmp_path / "masks" / mask.format(n)
     [note] = notes(tmp_path)
-    assert note.startswith("masks are paired with images by the rule 'data.image_pattern=")
+    assert note.startswith("masks are paired with images by the rule ")
 
 
 def test_the_proposed_patterns_work(tmp_path: Path) -> None:
     for n in range(3):
         put(tmp_path, f"images/t{n}_RGB.jpg", f"masks/t{n}_label.png")
     [note] = notes(tmp_path)
-    assert "'data.image_pattern=\"images/t{id}_RGB.jpg\"'" in note
-    assert "'data.mask_pattern=\"masks/t{id}_label.png\"'" in note
-    options = {
-        "image_pattern": "images/t{id}_RGB.jpg",
-        "mask_pattern": "masks/t{id}_label.png",
+    options = typed(note)
+    assert options == {
+        "image_pattern": "images/{id}_RGB.jpg",
+        "mask_pattern": "masks/{id}_label.png",
     }
     assert sum(map(len, found(tmp_path, **options).values())) == 3
+
+
+def typed(message: str, count: int = 2) -> dict[str, str]:
+    """The first options in a message, as a shell and Hydra read them."""
+    texts = re.findall(r"'data\.\w+=[^']*'|data\.\w+=\S+", message)[:count]
+    pairs = (shlex.split(text)[0].split("=", 1) for text in texts)
+    return {key.removeprefix("data."): value.strip('"') for key, value in pairs}
+
+
+@pytest.mark.parametrize("before", ["", "IMG_"])
+def test_proposed_patterns_keep_the_official_validation(tmp_path: Path, before: str) -> None:
+    """Also where a mask is missing, so that the rule is only proposed."""
+    for name in ("train/a/1", "train/b/2", "val/c/3"):
+        folder, _, n = name.rpartition("/")
+        put(tmp_path, f"images/{folder}/{before}{n}_rgb.jpg", f"masks/{folder}/{n}_gt.png")
+    put(tmp_path, f"images/train/b/{before}9_rgb.jpg")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    options = typed(problem)
+    assert options["image_pattern"].startswith("images/{split}/")
+    source = FolderSource("binary", root=tmp_path, **options)
+    assert [len(source.splits()[split]) for split in SPLITS] == [2, 1, 0]
+    assert len(source.problems()) == 1
+
+
+def test_zeros_before_numbers_lead_to_no_wrong_rule(tmp_path: Path) -> None:
+    for n in range(1, 13):
+        put(tmp_path, f"images/img_{n}.jpg", f"masks/mask_{n:03d}.png")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert "pattern" not in problem
+    assert problem.endswith("data.pairs=FILE.csv pairs files of any names")
+
+
+def test_several_kinds_of_masks_are_told_apart(tmp_path: Path) -> None:
+    """Cityscapes: colours, labels and objects beside each other, in a folder for each city."""
+    colours = np.dstack([LABELS * 128, LABELS * 64, LABELS * 128])
+    for city, split in (("aachen", "train"), ("bochum", "train"), ("munster", "val")):
+        for n in range(2):
+            place = f"{split}/{city}/{city}_{n:06d}_000019_"
+            put(tmp_path, f"leftImg8bit/{place}leftImg8bit.jpg", f"gtFine/{place}gtFine_ids.png")
+            write_mask(tmp_path / f"gtFine/{place}gtFine_more.png", LABELS * 7)
+            write_image(tmp_path / f"gtFine/{place}gtFine_color.png", colours)
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert "There are 3 masks for each image, so say which" in problem
+    for kind, content in (("ids", "values 0, 1"), ("more", "values 0, 7"), ("color", "colours")):
+        mask = f"gtFine/{{split}}/{{id}}_gtFine_{kind}.png"
+        assert f"'data.mask_pattern=\"{mask}\"' ({content})" in problem
+    options = typed(problem)
+    assert options["image_pattern"] == "leftImg8bit/{split}/{id}_leftImg8bit.jpg"
+    options["mask_pattern"] = "gtFine/{split}/{id}_gtFine_ids.png"
+    assert [len(found(tmp_path, **options)[split]) for split in SPLITS] == [4, 2, 0]
+
+
+def test_masks_of_the_name_of_their_image_are_taken_among_other_kinds(tmp_path: Path) -> None:
+    for n in ("1", "2", "17"):
+        put(tmp_path, f"images/{n}.jpg", f"masks/{n}.png", f"masks/{n}_color.png")
+    assert sum(map(len, found(tmp_path).values())) == 3
+    assert notes(tmp_path) == [
+        "3 files in masks are not used (3 .png): 17_color.png, 1_color.png, 2_color.png"
+    ]
+    put(tmp_path, "masks/170.png")
+    assert FolderSource("binary", root=tmp_path).problems() == [
+        "masks/170.png is a mask without an image"
+    ]
+
+
+def test_a_mask_for_each_class_by_its_name(tmp_path: Path) -> None:
+    for n in "ab":
+        put(tmp_path, f"images/{n}.jpg", f"masks/{n}_road.png", f"masks/{n}_car.png")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert "data.mask_suffix=_car (values 0, 1), or data.mask_suffix=_road (values" in problem
+    assert problem.endswith(
+        "If each shows a class, move them into a folder for each: masks/car/ ..."
+    )
+
+
+@pytest.mark.parametrize("ending", ["jpg", "nii.gz"])
+def test_channels_in_several_files_are_refused(tmp_path: Path, ending: str) -> None:
+    """nnU-Net's case_0000 and case_0001; only names are read."""
+    for n in "abc":
+        for number in range(2):
+            path = tmp_path / f"imagesTr/case_{n}_{number:04d}.{ending}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"")
+        (tmp_path / "labelsTr").mkdir(exist_ok=True)
+        (tmp_path / f"labelsTr/case_{n}.{ending}").write_bytes(b"")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
+    assert problem.startswith(
+        f"2 images belong to each mask: imagesTr/case_a_0000.{ending} and"
+        f" imagesTr/case_a_0001.{ending} to labelsTr/case_a.{ending}. Channels of an image are not"
+    )
+    assert typed(problem) == {
+        "image_pattern": f"imagesTr/{{id}}_0000.{ending}",
+        "mask_pattern": f"labelsTr/{{id}}.{ending}",
+    }
 
 
 def test_a_rule_that_leaves_a_doubt_is_only_proposed(tmp_path: Path) -> None:
@@ -233,6 +330,22 @@ def test_patterns_with_splits_and_stars(tmp_path: Path) -> None:
     assert [len(divided[split]) for split in SPLITS] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("image", ["{id}_a.jpg", "{split}/{id}_a.jpg"])
+def test_patterns_never_mix_the_official_splits(tmp_path: Path, image: str) -> None:
+    for split, n in (("train", 3), ("val", 2)):
+        for i in range(n):
+            put(tmp_path, f"{split}/{i}_a.jpg", f"{split}/{i}_b.png")
+    put(tmp_path, "test/0_a.jpg")
+    options = {"image_pattern": image, "mask_pattern": image.replace("_a.jpg", "_b.png")}
+    divided = found(tmp_path, **options)
+    assert [len(divided[split]) for split in SPLITS] == [3, 2, 0]
+    assert divided["val"] == ["val/0_a.jpg", "val/1_a.jpg"]
+    left_out, *by_folders = notes(tmp_path, **options)
+    assert left_out == "1 images for testing have no masks and are left out: test/0_a.jpg"
+    if "split" not in image:
+        assert by_folders == ["the samples are divided by their folders train, val"]
+
+
 def test_patterns_that_do_not_match(tmp_path: Path) -> None:
     put(tmp_path, "a_rgb.jpg", "a_gt.png", "b_rgb.jpg", "c_gt.png")
     source = FolderSource(
@@ -285,6 +398,48 @@ def test_other_files_beside_masks_with_a_suffix_do_not_stop(tmp_path: Path) -> N
     assert sum(map(len, found(tmp_path, mask_suffix="_mask").values())) == 1
     [note] = notes(tmp_path, mask_suffix="_mask")
     assert "1 file in masks is not used (1 .png): a_overlay.png" in note
+
+
+def test_folders_that_are_named_are_not_compared_with_others(tmp_path: Path) -> None:
+    put(tmp_path, "A/1.jpg", "B/1.png", "C/1.png", "readme.md")
+    assert notes(tmp_path, images="A", masks="B") == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{split}/images/{n}.jpg {split}/masks/{n}.png",
+        "images/{split}/{n}.jpg masks/{split}/{n}.png",
+        "images/{split}/{n}_rgb.jpg masks/{split}/{n}_gt.png",
+    ],
+)
+def test_images_for_testing_without_masks_are_left_out(tmp_path: Path, place: str) -> None:
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        for n in range(count):
+            image, mask = place.format(split=split, n=n).split()
+            put(tmp_path, image, *[mask] * (split != "test"))
+    assert [len(found(tmp_path)[split]) for split in SPLITS] == [3, 2, 0]
+    assert notes(tmp_path)[0].startswith("2 images for testing have no masks and are left out: ")
+    mask = place.format(split="test", n=0).split()[1]
+    put(tmp_path, mask.replace(".png", ".xcf"))
+    assert FolderSource("binary", root=tmp_path).problems()  # masks are there, but not read
+    put(tmp_path, mask)
+    assert len(FolderSource("binary", root=tmp_path).problems()) == 1  # a mask is missing
+
+
+def test_other_endings_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jxr", "images/b.cr2", "masks/a.png")
+    assert FolderSource("binary", root=tmp_path).problems() == [
+        "images contains no images that can be read, only other files (1 .jxr, 1 .cr2): convert"
+        " them to PNG or TIFF"
+    ]
+    for split, ending in (("train", "jpg"), ("test", "jxr")):
+        put(tmp_path / "split", f"{split}/images/{split}.{ending}", f"{split}/masks/{split}.png")
+    [problem] = FolderSource("binary", root=tmp_path / "split").problems()
+    assert problem.startswith("test/images contains no images that can be read")
+    put(tmp_path / "other", "images/a.jpg", "masks/a.xcf")
+    [problem] = FolderSource("binary", root=tmp_path / "other").problems()
+    assert problem.startswith("masks contains no masks that can be read, only other files (1 .xcf)")
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -363,3 +518,56 @@ def test_a_column_is_valid(tmp_path: Path) -> None:
     )
     splits = FolderSource("binary", pairs=tmp_path / "p.csv").splits()
     assert [sample.name for sample in splits["val"]] == ["b.jpg"]
+
+
+def read_table(root: Path, column: str, values: list[str]) -> tuple[list[int], list[str]]:
+    """The number of samples in the splits, and the notes, of a table with such a column."""
+    names = [f"{n}" for n in range(len(values))]
+    put(root, *[f"{n}{ending}" for n in names for ending in (".jpg", ".png")])
+    rows = [f"{n}.jpg,{n}.png,P{n},{v}" for n, v in zip(names, values, strict=True)]
+    (root / "p.csv").write_text("\n".join([f"image,mask,patient,{column}", *rows]))
+    source = FolderSource("binary", pairs=root / "p.csv", val_fraction=0.25)
+    splits = source.splits()
+    assert source.problems() == []
+    return [len(splits[split]) for split in SPLITS], source.notes()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("split", ["train", "train", "val"]),
+        ("Partition", ["train", "Train", "valid"]),
+        ("set", ["training", "training", "validation"]),
+        ("phase", ["train", "train", "val"]),
+        ("is_valid", ["0", "0", "1"]),
+        ("is_val", ["FALSE", "FALSE", "TRUE"]),
+    ],
+)
+def test_a_column_that_divides_under_any_name(tmp_path: Path, column, values) -> None:
+    counts, told = read_table(tmp_path, column, values)
+    assert counts == [2, 1, 0]
+    assert told[-1] == "columns of p.csv that are not used: patient"
+    if column != "split":
+        assert told[0] == f"the samples are divided by the column {column.lower()} of p.csv"
+
+
+@pytest.mark.parametrize("column", ["fold", "is_test", "subset"])
+def test_columns_that_do_not_divide_are_named_with_the_remedy(tmp_path: Path, column) -> None:
+    counts, [note] = read_table(tmp_path, column, ["0", "1", "2", "0"])
+    assert counts == [3, 1, 0]
+    assert note == (
+        f"columns of p.csv that are not used: patient, {column}. Named split, with train, val and"
+        " test, a column would divide the samples"
+    )
+
+
+def test_a_table_without_a_column_is_divided_by_the_folders_of_its_images(tmp_path: Path) -> None:
+    names = ["train/1", "train/2", "val/1"]
+    put(tmp_path, *[f"{n}{ending}" for n in names for ending in (".jpg", ".png")])
+    (tmp_path / "p.csv").write_text("\n".join(f"{n}.jpg,{n}.png,," for n in names))
+    source = FolderSource("binary", pairs=tmp_path / "p.csv")
+    assert [len(source.splits()[split]) for split in SPLITS] == [2, 1, 0]
+    assert source.notes() == [
+        "columns of p.csv that are not used: column 4",
+        "the samples are divided by their folders train, val",
+    ]

@@ -457,3 +457,69 @@ def test_masks_with_the_fewest_bits_each(tmp_path: Path) -> None:
     sample = next(s for part in summary.splits.values() for s in part if s.name == "images/0.png")
     np.testing.assert_array_equal(source.read_mask(sample), void)
     assert "masks have different bit depths and are read as greys" in summary.notes
+
+
+def test_nodata_is_in_no_proposal_and_what_is_not_labelled_stays_so(tmp_path: Path) -> None:
+    put(tmp_path, [draw(n) for n in range(3)])
+    for n in range(3):
+        (tmp_path / f"masks/{n}.png").unlink()
+        mask = draw(n) * 85
+        mask[20:], mask[22:] = 254, 33
+        write_geotiff(tmp_path / f"masks/{n}.tif", mask, nodata=254)
+    text = find_problems(tmp_path, label_map={33: 255})
+    assert "the masks have the values 0, 85, 170, which" in text
+    assert "'data.label_map={85: 1, 170: 2, 33: 255}' for 3 classes" in text
+    text = find_problems(tmp_path, "binary", label_map={33: 255})
+    assert "head=multiclass 'data.label_map={85: 1, 170: 2, 33: 255}' for 3 classes" in text
+    options = {"label_map": {85: 1, 170: 2, 33: 255}}
+    assert (
+        check(FolderSource("multiclass", root=tmp_path, **options), "multiclass").num_classes == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label_map": {1: 255}}, "hold 0 (background), 1 (not labelled); data.label_map says"),
+        ({"mask_values": "nearest"}, "made all values one of 0, 255: name those of the masks"),
+    ],
+)
+def test_options_that_hide_the_foreground_are_told(tmp_path: Path, options, words: str) -> None:
+    put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
+    text = find_problems(tmp_path, "binary", **options)
+    assert "no training mask has a pixel of the class 'foreground'" in text
+    assert words in text
+
+
+def test_nodata_that_hides_the_foreground_is_told_with_the_notes(tmp_path: Path) -> None:
+    put(tmp_path, [draw(n) for n in range(3)])
+    for n in range(3):
+        (tmp_path / f"masks/{n}.png").unlink()
+        write_geotiff(tmp_path / f"masks/{n}.tif", (draw(n) > 0).astype(np.uint8), nodata=1)
+    with pytest.raises(SegkitError) as caught:
+        check(FolderSource("binary", root=tmp_path), "binary")
+    assert "the masks hold nodata (not labelled), 0 (background); remove the nodata" in str(
+        caught.value
+    )
+    assert caught.value.__notes__ == [
+        "note: masks have the nodata value 1: there is no label there"
+    ]
+
+
+def test_transparent_images_that_hide_the_foreground_are_told(tmp_path: Path) -> None:
+    put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
+    for n in range(3):
+        image = np.dstack([paint(draw(n), RED, GREEN, BLUE), (draw(n) == 0) * 255])
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"images/{n}.png")
+    text = find_problems(tmp_path, "binary")
+    assert "the masks hold 0 (background); 2 images have pixels without data" in text
+
+
+def test_more_colours_than_classes_are_proposed_as_one_line(tmp_path: Path) -> None:
+    put(tmp_path, [paint(draw(n), BLACK, RED, BLUE) for n in range(3)])
+    known = {"class_colors": (BLACK, RED), "class_names": ("background", "red car")}
+    text = find_problems(tmp_path, "binary", **known)
+    assert (
+        "Add classes, head=multiclass 'data.class_colors=[[0,0,0],[255,0,0],[0,0,255]]'"
+        ' \'data.class_names=[background,"red car","#0000ff"]\', or say'
+    ) in text

@@ -37,6 +37,7 @@ def write_samples(folder: Path) -> dict[str, Path]:
     pixels = noise(20, 30)
     for kind in ("png", "jpeg", "bmp", "webp", "gif", "jpeg2000"):
         Image.fromarray(pixels).save(name(kind), kind)
+    Image.fromarray(pixels).save(name("pnm"), "ppm")
     tifffile.imwrite(name("tiff"), pixels)
     tifffile.imwrite(name("slide", ".svs"), pixels)
     zarr.create_array(name("zarr"), shape=(20, 30), dtype="u1")[:] = pixels

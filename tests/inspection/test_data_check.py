@@ -231,7 +231,7 @@ def test_splits_and_pairs_are_described(tmp_path, capsys):
     rows = [f"train/images/{i:02d}.png,train/masks/{i:02d}.png" for i in range(2)]
     for columns, words in (
         (("", "", ""), "drawn at random"),
-        ((",split", ",train", ",val"), "by the column"),
+        ((",split", ",train", ",val"), "by the table"),
     ):
         lines = [f"image,mask{columns[0]}"]
         lines += [row + end for row, end in zip(rows, columns[1:], strict=True)]

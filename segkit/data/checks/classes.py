@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from segkit.core.labels import (
     find_background,
 )
 from segkit.data.checks.facts import Facts
+from segkit.data.mask_files import UNLABELLED
 from segkit.data.sources.base import DataSource
 
 FEW_IDS = 3
@@ -195,13 +197,13 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
     if count <= 2 * max(2, len(present)):
         return []
     remedies = [f"head.num_classes={count} if this is intended"]
-    levels = sorted(values)
+    levels = list_levels(values, source)
     if has_option(source, "label_map") and len(levels) <= MOST_LEVELS:
         whole = [v for v in levels if v != IGNORE_INDEX]
-        remedies.insert(0, f"{propose_map(whole)} for {len(whole)} classes")
+        remedies.insert(0, f"{propose_map(whole, source)} for {len(whole)} classes")
         if whole != levels:
             remedies[0] += " with 255 as 'not labelled'"
-            remedies.insert(0, f"{propose_map(levels)} for {len(levels)} classes")
+            remedies.insert(0, f"{propose_map(levels, source)} for {len(levels)} classes")
     elif has_option(source, "instances"):
         remedies.insert(0, "data.instances=true if they are ids of objects")
     return [
@@ -210,15 +212,30 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
     ]
 
 
-def propose_map(levels: list[int]) -> str:
-    """The option that makes mask values the labels 0, 1, 2 ..., as it is typed.
+def list_levels(values: set[int], source: DataSource) -> list[int]:
+    """The sorted mask values, but those that are not labelled by the label map, as nodata is."""
+    known = source.label_map or {}
+    return sorted(value for value in values if known.get(value) != IGNORE_INDEX)
+
+
+def propose_map(levels: list[int], source: DataSource) -> str:
+    """The option that makes these mask values the labels 0, 1, 2 ..., as it is typed.
+
+    What the source's label map leaves unlabelled stays so.
+    """
+    ignored = {v: label for v, label in (source.label_map or {}).items() if label == IGNORE_INDEX}
+    return state_map({v: i for i, v in enumerate(levels) if v != i} | ignored)
+
+
+def state_map(mapping: Mapping[int, int]) -> str:
+    """A label map as it is typed; nodata has no value to be typed, and needs none.
 
     Example:
-        >>> propose_map([0, 128, 255])
+        >>> state_map({128: 1, 255: 2})
         "'data.label_map={128: 1, 255: 2}'"
     """
-    mapping = ", ".join(f"{v}: {i}" for i, v in enumerate(levels) if v != i)
-    return f"'data.label_map={{{mapping}}}'"
+    pairs = ", ".join(f"{v}: {label}" for v, label in mapping.items() if v != UNLABELLED)
+    return f"'data.label_map={{{pairs}}}'"
 
 
 def count_pixels_of_all(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from segkit.config.quoting import quote_option
 from segkit.core.labels import (
     IGNORE_INDEX,
     color_to_value,
@@ -17,13 +18,18 @@ from segkit.data.checks.classes import (
     Classes,
     count_pixels_of_all,
     has_option,
+    list_levels,
     propose_map,
+    state_map,
 )
 from segkit.data.checks.facts import Facts
+from segkit.data.mask_files import UNLABELLED
 from segkit.data.sources.base import DataSource, Sample, Split
 
 SHOWN, NAMED = 20, 3
 """Number of problems of one kind that are listed, and of samples that a message names."""
+MOST_BANDS = 4
+"""Channels of pictures; masks with more, as many as their images, are stacks."""
 MOST_COLORS = 64
 """Colours that masks of classes can have."""
 
@@ -44,12 +50,16 @@ def find_empty_splits(
     """Report the needed splits without a sample, or that there is no sample at all."""
     if not any(splits.values()):
         return ["the data set has no samples in train, val or test"]
-    count, more = sum(map(len, splits.values())), ""
-    if count == 1 and has_option(source, "tile_size"):
-        more = "; data.split=tiles divides one large image into blocks for training and validation"
+    count = sum(map(len, splits.values()))
+    remedy = "add images, or give it a fraction, a list or a folder"
+    if count == 1:
+        remedy = "add images"
+        if has_option(source, "tile_size"):
+            remedy += (
+                ", or divide the one into blocks for training and validation: data.split=tiles"
+            )
     return [
-        f"the split '{split}' has no samples, of {count} in all: add images, or give it a fraction,"
-        f" a list or a folder{more}"
+        f"the split '{split}' has no samples, of {count} in all: {remedy}"
         for split in needed
         if not splits.get(split)
     ]
@@ -71,7 +81,12 @@ def find_differences(facts: list[Facts], classes: Classes, source: DataSource) -
     ]
     depths = []
     for f in facts:
-        if f.layered and classes.mode != "multilabel":
+        if f.layered and MOST_BANDS < f.mask_shape[2] == f.shape[2]:
+            text = (
+                f"the image and the mask have {f.shape[2]} channels each: if these are slices,"
+                " write both as TIFFs with as many pages"
+            )
+        elif f.layered and classes.mode != "multilabel":
             text = (
                 f"the mask has {f.mask_shape[2]} channels: make it one label for each pixel, or use"
                 " head=multilabel if each channel is the map of a class"
@@ -147,15 +162,19 @@ def find_unknown_colors(facts: list[Facts], classes: Classes, source: DataSource
     if source.class_colors is None:
         return [
             f"{where} colours. All colours: {shares}. Say which are classes, in label order:"
-            f" 'data.class_colors=[{propose(order)}]' (with head=multiclass) and"
+            f" head=multiclass 'data.class_colors=[{propose(order)}]', and their names with"
             " 'data.class_names=[...]'"
         ]
-    known = propose(map(color_to_value, source.class_colors))
-    meant = ", ".join(f"{value}: 255" for value in unknown)
+    known = list(map(color_to_value, source.class_colors))
+    remedy = f"head=multiclass 'data.class_colors=[{propose([*known, *unknown])}]'"
+    if source.class_names:
+        names = [*source.class_names, *map(describe_colors, ([value] for value in unknown))]
+        remedy += f" {quote_option('data.class_names', names)}"
+    meant = {**(source.label_map or {}), **dict.fromkeys(unknown, IGNORE_INDEX)}
     return [
         f"{where} {describe_colors(unknown)}, which is no colour of a class. All colours:"
-        f" {shares}. Add classes, 'data.class_colors=[{known},{propose(unknown)}]', or say that"
-        f" they are not labelled, 'data.label_map={{{meant}}}'"
+        f" {shares}. Add classes, {remedy}, or say that they are not labelled,"
+        f" {state_map(meant)}"
     ]
 
 
@@ -183,9 +202,13 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     remedies = []
     if has_option(source, "instances"):
         remedies.append("use data.instances=true if these are object ids")
-    levels = sorted(v for v in labels if not classes.is_unknown_color(v))
+    levels = list_levels({v for v in labels if not classes.is_unknown_color(v)}, source)
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
-    more = f"{propose_map(levels)} for {len(levels)} classes" if is_short else "for more classes"
+    more = (
+        f"{propose_map(levels, source)} for {len(levels)} classes"
+        if is_short
+        else "for more classes"
+    )
     if classes.mode == "binary":
         remedies.append(f"use head=multiclass {more}")
     else:
@@ -228,19 +251,50 @@ def find_mixed_masks(facts: list[Facts], classes: Classes, source: DataSource) -
 
 
 def find_missing_foreground(
-    facts: list[Facts], classes: Classes, needed: tuple[Split, ...]
+    facts: list[Facts], classes: Classes, needed: tuple[Split, ...], source: DataSource
 ) -> list[str]:
-    """Report training masks without any foreground, or without any label."""
+    """Report training masks without any foreground, or without any label, and what hides it."""
     train = [f for f in facts if f.split == "train"]
     if "train" not in needed or not train:
         return []
     of_class, labelled = count_pixels_of_all(train, classes)
     if not labelled.any():
-        return ["no pixel of the training masks is labelled"]
+        return [
+            f"no pixel of the training masks is labelled{_describe_hidden(train, classes, source)}"
+        ]
     if classes.mode == "binary" and not of_class[1]:
         name = classes.names[1]
-        return [f"no training mask has a pixel of the class '{name}': there is nothing to learn"]
+        return [
+            f"no training mask has a pixel of the class '{name}', so there is nothing to learn"
+            + _describe_hidden(train, classes, source)
+        ]
     return []
+
+
+def _describe_hidden(facts: list[Facts], classes: Classes, source: DataSource) -> str:
+    """What masks without foreground hold instead, and the options that may have hidden it."""
+    meaning = {IGNORE_INDEX: "not labelled"} | dict(enumerate(classes.names))
+    values = sorted({value for f in facts for value in f.values})
+    held = [
+        f"{'nodata' if value == UNLABELLED else describe_values([value])}"
+        f" ({meaning.get(classes.coding.label_of(value), 'no class')})"
+        for value in values
+    ]
+    text = f": the masks hold {', '.join(held) or 'nothing'}"
+    remedies = []
+    if UNLABELLED in values:
+        remedies.append("remove the nodata value from masks, as with gdal_edit.py -unsetnodata")
+    if source.label_map and any(value != UNLABELLED for value in source.label_map):
+        remedies.append("data.label_map says what values mean")
+    if empty := sum(bool(f.empty) for f in facts):
+        remedies.append(f"{empty} images have pixels without data, which do not count")
+    nearest = getattr(source, "nearest", None)
+    if nearest is not None:
+        remedies.append(
+            f"data.mask_values=nearest has made all values one of {describe_values(nearest)}: name"
+            " those of the masks, as in 'data.label_map={1: 1}'"
+        )
+    return "; ".join([text, *remedies])
 
 
 def list_by_message(problems: Iterable[tuple[str, str]]) -> list[str]:

@@ -146,15 +146,18 @@ def summarize(
         find_mixed_masks(readable, classes, source),
     ]
     if not any(kinds):
-        kinds.append(find_missing_foreground(readable, classes, needed))
+        kinds.append(find_missing_foreground(readable, classes, needed, source))
     if not any(kinds) and not sum(len(f.pixels) for f in readable if f.pixels is not None):
         kinds.append(["no pixel of the training images has data in every channel"])
     if any(kinds):
         count = sum(map(len, kinds))
-        raise all_at_once(
+        error = all_at_once(
             f"the data set has {count} problem{'s' if count > 1 else ''}:",
             [line for kind in kinds for line in shorten(kind)],
         )
+        for note in (*source.notes(), *notes):  # they often explain a problem
+            error.add_note(f"note: {note}")
+        raise error
 
     large = {f.sample.name: source.measure_large(f.sample) for f in readable}
     of_class, labelled = count_pixels_of_all(readable, classes)

@@ -81,11 +81,32 @@ def describe_unused(names: Sequence[str], where: str) -> list[str]:
     """A line on files that are not used, with their endings, or none."""
     if not names:
         return []
-    endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
-    kinds = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6))
     files = "1 file" if len(names) == 1 else f"{len(names)} files"
     shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
-    return [f"{files} in {where} {'is' if len(names) == 1 else 'are'} not used ({kinds}): {shown}"]
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{files} in {where} {verb} not used ({_count_endings(names)}): {shown}"]
+
+
+def describe_unread(files: Files, where: str, kind: str) -> str:
+    """Why a folder without images is of no use, and what to do.
+
+    Args:
+        files: What is in it.
+        where: What to call it.
+        kind: "images" or "masks".
+    """
+    if not files.others:
+        return f"{where} contains no {kind}. Known: {', '.join(list_suffixes())}"
+    endings = _count_endings(files.others)
+    return (
+        f"{where} contains no {kind} that can be read, only other files ({endings}): convert them"
+        " to PNG or TIFF"
+    )
+
+
+def _count_endings(names: Sequence[str]) -> str:
+    endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6))
 
 
 def group_by_stem(names: Sequence[str]) -> dict[str, list[str]]:

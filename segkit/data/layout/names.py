@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.data.layout.files import strip_suffix
 
 TRIED = 50
 """Names that a rule is tried on before it is tried on all."""
@@ -38,16 +37,11 @@ class Rule(NamedTuple):
         folder, _, name = id.rpartition("/")
         return f"{folder}/" * bool(folder) + self.mask_before + name + self.mask_after
 
-    def describe(self, image: str, mask: str) -> str:
-        """The options that state this rule, as they are typed, from the paths of two files."""
-        patterns = [
-            f"{path.rpartition('/')[0]}/{before}{{id}}{after}{path[len(strip_suffix(path)) :]}"
-            for path, before, after in (
-                (image, self.image_before, self.image_after),
-                (mask, self.mask_before, self.mask_after),
-            )
-        ]
-        return "'data.image_pattern=\"{}\"' 'data.mask_pattern=\"{}\"'".format(*patterns)
+    @property
+    def cuts_words(self) -> bool:
+        """Whether an ID begins or ends amid a word, such as the 10 in IMG10."""
+        ends = (self.image_before[-1:], self.image_after[:1], self.mask_before[-1:])
+        return any(end.isalnum() for end in (*ends, self.mask_after[:1]))
 
 
 SAME = Rule("", "", "", "")
@@ -57,6 +51,7 @@ SAME = Rule("", "", "", "")
 def find_rules(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Rule, int]]:
     """Rules that pair images and masks whose names differ, with the number of pairs, best first.
 
+    Of rules with as many pairs the best is short, and begins and ends the ID where words do.
     Affixes are what all images or all masks have in common, and what is left of a mask's name
     beside a part of the first image's.
     """
@@ -68,7 +63,28 @@ def find_rules(images: Sequence[str], masks: Sequence[str]) -> list[tuple[Rule, 
     for rule in {*_rules_of_common_parts(images, masks), *_rules_of_first(images[0], masks)}:
         if rule != SAME and any(rule.mask_stem(stem) in known for stem in tried):
             found[rule] = sum(rule.mask_stem(stem) in known for stem in images)
-    return sorted(found.items(), key=lambda item: (-item[1], -sum(map(len, item[0])), item[0]))
+
+    def rank(item: tuple[Rule, int]) -> tuple[Any, ...]:
+        rule, count = item
+        # A start in common keeps sub-folders out of the ID, and long ends are names of one folder.
+        return -count, bool(rule.image_before), rule.cuts_words, sum(map(len, rule)), rule
+
+    return sorted(found.items(), key=rank)
+
+
+def find_kinds(images: Sequence[str], masks: Sequence[str]) -> list[Rule]:
+    """The best rule for each kind of masks, of which images have one each.
+
+    None if masks are left that are of no kind: the rules only pair some names by chance, such as
+    ``img_1`` with ``mask_01`` where there is a ``mask_10``. Images may be left, without a mask.
+    """
+    rules = find_rules(images, masks)
+    kinds: dict[tuple[str | None, ...], Rule] = {}
+    for rule, count in rules:
+        if count == rules[0][1]:
+            kinds.setdefault(tuple(map(rule.mask_stem, images)), rule)
+    pairs_all = bool(rules) and rules[0][1] == len(images)
+    return list(kinds.values()) if pairs_all or set(masks) <= set().union(*kinds) else []
 
 
 def _rules_of_common_parts(images: Sequence[str], masks: Sequence[str]) -> Iterator[Rule]:

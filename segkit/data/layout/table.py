@@ -4,43 +4,65 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.data.layout.folders import Layout, Pair
-from segkit.data.layout.splits import find_split
+from segkit.data.layout.folders import Layout, Pair, divide_by_folders
+from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
 
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
     "mask": ("mask", "mask_path", "label", "label_path", "annotation", "target", "mask_file"),
-    "split": ("split", "set", "subset", "is_valid"),
 }
 """Names of columns that are understood, in lower case."""
+FLAGS = ("is_valid", "is_val", "is_validation")
+"""Names of columns that say whether a sample is for validation."""
+ANSWERS: dict[str, Split] = {
+    **dict.fromkeys(("true", "1", "1.0", "yes"), "val"),
+    **dict.fromkeys(("false", "0", "0.0", "no"), "train"),
+}
+"""What such a column holds."""
 
 
-IS_VALID = {"true": "val", "false": "train"}
-"""The values of a column is_valid."""
+class _Rows(NamedTuple):
+    """The rows of a table, with their line numbers, and the places of columns.
+
+    Attributes:
+        is_flag: Whether the column of splits only says whether a sample is for validation.
+    """
+
+    rows: list[tuple[int, list[str]]]
+    image: int
+    mask: int
+    split: int | None
+    is_flag: bool
+    notes: list[str]
 
 
 def read_pairs(table: Path) -> Layout:
     """The pairs that a CSV file lists; paths are relative to the file.
 
     Separators are commas, semicolons or tabs. A file without a header has the columns image, mask
-    and optionally split. Paths may be written with the separators of Windows.
+    and optionally split. Paths may be written with the separators of Windows. Without a column that
+    divides the samples the folders of the images do, if they are called like splits.
 
     Raises:
         SegkitError: The file cannot be read, or has no such columns.
     """
-    layout, lines = Layout(), dict[Path, int]()
-    for number, row in _read_rows(table):
-        image, mask, split = (row.get(key, "") for key in COLUMNS)
+    found = _read_rows(table)
+    layout, lines = Layout(notes=list(found.notes)), dict[Path, int]()
+    for number, row in found.rows:
+        image, mask, split = (
+            row[at] if at is not None and at < len(row) else ""
+            for at in (found.image, found.mask, found.split)
+        )
         files = _find(table.parent, image), _find(table.parent, mask)
-        empty = [key for key in ("image", "mask") if not row.get(key)]
+        given = {"image": image, "mask": mask}
+        empty = [key for key, text in given.items() if not text]
         absent = [str(path) for path in files if not path.exists()]
         before = lines.get(files[0].resolve())
-        known: Split | None = find_split(
-            {"true": "val", "false": "train"}.get(split.lower(), split)
-        )
+        known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
         problem = ""
         if empty:
             problem = f"no {' and no '.join(empty)} is given"
@@ -62,6 +84,9 @@ def read_pairs(table: Path) -> Layout:
             f"{table.name}: {open_pairs} samples have no split, others have one: give it for all or"
             " none"
         )
+    folders = divide_by_folders(layout) if open_pairs == len(layout.pairs) else []
+    if folders:
+        layout.notes.append(f"the samples are divided by their folders {', '.join(folders)}")
     return layout
 
 
@@ -72,8 +97,7 @@ def _find(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows with their line numbers, by image, mask and split."""
+def _read_rows(table: Path) -> _Rows:
     if not table.is_file():
         raise SegkitError(f"data.pairs: there is no file {table.resolve()}.")
     try:
@@ -87,28 +111,50 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             f"data.pairs: cannot read {table}: {error}. It must be a CSV file in UTF-8."
         ) from error
     rows = [(number, row) for number, row in rows if any(row)]
-    first = [name.lower() for name in rows[0][1]] if rows else []
-    places = {
-        key: next((first.index(name) for name in names if name in first), None)
-        for key, names in COLUMNS.items()
-    }
-    has_header = places["image"] is not None or places["mask"] is not None
-    if not has_header and len(first) >= 2 and _find(table.parent, rows[0][1][0]).is_file():
-        places = {"image": 0, "mask": 1, "split": 2}
-    else:
-        missing = [key for key in ("image", "mask") if places[key] is None]
-        if missing:
-            raise SegkitError(
-                f"data.pairs: {table} has no column {' and no column '.join(missing)}. Its first"
-                f" line is '{header.strip()}', it should be 'image,mask' or 'image,mask,split'."
-            )
-        rows = rows[1:]
-    if not rows:
-        raise SegkitError(f"data.pairs: {table} has no rows below the header.")
-    return [
-        (
-            number,
-            {key: row[at] for key, at in places.items() if at is not None and at < len(row)},
+    first = rows[0][1] if rows else []
+    lower = [name.lower() for name in first]
+    image, mask = (
+        next((lower.index(name) for name in names if name in lower), None)
+        for names in COLUMNS.values()
+    )
+    split, rows_below = None, rows[1:]
+    has_header = image is not None or mask is not None or len(first) < 2 or not first[0]
+    if not has_header and _find(table.parent, first[0]).exists():
+        image, mask, split, rows_below = 0, 1, 2, rows
+        lower = first = [f"column {number}" for number in range(1, len(first) + 1)]
+    if image is None or mask is None:
+        missing = [key for key, at in (("image", image), ("mask", mask)) if at is None]
+        raise SegkitError(
+            f"data.pairs: {table} has no column {' and no column '.join(missing)}. Its first"
+            f" line is '{header.strip()}', it should be 'image,mask' or 'image,mask,split'."
         )
-        for number, row in rows
-    ]
+    if not rows_below:
+        raise SegkitError(f"data.pairs: {table} has no rows below the header.")
+    if split is None:
+        others = {at: name for at, name in enumerate(lower) if at not in (image, mask)}
+        split = _find_split_column(others, [row for _, row in rows_below])
+    unused = [name for at, name in enumerate(first) if at not in (image, mask, split)]
+    notes = []
+    name = "" if split is None else "".join(lower[split : split + 1])
+    if name not in ("", "split", "column 3"):
+        notes.append(f"the samples are divided by the column {name} of {table.name}")
+    if unused:
+        remedy = ". Named split, with train, val and test, a column would divide the samples"
+        notes.append(
+            f"columns of {table.name} that are not used: {', '.join(unused)}"
+            + remedy * (split is None)
+        )
+    return _Rows(rows_below, image, mask, split, name in FLAGS, notes)
+
+
+def _find_split_column(names: dict[int, str], rows: list[list[str]]) -> int | None:
+    """The column that divides: that of the name, or else one that holds nothing but splits."""
+    for at, name in names.items():
+        if name == "split":
+            return at
+    for at, name in names.items():
+        known = ANSWERS if name in FLAGS else ALIASES
+        found = {known.get(row[at].lower()) for row in rows if at < len(row)}
+        if "train" in found and len(found) > 1 and None not in found:
+            return at
+    return None

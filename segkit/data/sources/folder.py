@@ -19,6 +19,7 @@ from segkit.data.labels.base import Color, LabelFormat
 from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
+from segkit.data.layout.class_files import propose_classes
 from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
@@ -32,7 +33,7 @@ from segkit.data.mask_files import (
 )
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
-from segkit.images.formats.base import may_have_pages
+from segkit.images.formats.base import may_have_pages, strip_ending
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage
@@ -47,6 +48,8 @@ MOST_PACKED = 256
 """How much smaller the file of a large image may be; smaller ones need not be opened for this."""
 NAMED = 3
 """Files that a note names."""
+DividedBy = Literal["", "folders", "table", "lists"]
+"""What of a set says which samples are for validation; empty if nothing does."""
 
 
 class FolderSource(DataSource, name="folder"):
@@ -60,16 +63,18 @@ class FolderSource(DataSource, name="folder"):
         root: The folder with ``images`` and ``masks``, whose files are paired by name without the
             extension, including sub-folders. Folders ``train``, ``val`` and ``test`` above them,
             inside them or in their place divide the samples; if only ``val`` is missing, it is
-            taken from ``train``. Several folders, as [A,B], are one data set.
+            taken from ``train``, and a ``test`` without masks is left out. Several folders, as
+            [A,B], are one data set.
         pairs: Instead of root: a CSV file (separated by comma, semicolon or tab) with the columns
-            ``image``, ``mask`` and optionally ``split``; paths are relative to the file.
+            ``image``, ``mask`` and optionally ``split``; paths are relative to the file. A column
+            of another name that holds only train, val and test divides too, and so do folders.
         labels: What describes the objects: "masks", one file of labels for each image; the name of
             a format of annotations, such as "coco"; or "auto", which finds out.
         images: Name of the image folder.
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
         image_pattern: Paths of images below root, such as "{id}/image.tif"; {split} may stand for a
-            folder of a split, * for anything.
+            folder of a split, * for anything. Folders of splits divide without it, too.
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
         split: How samples are divided unless folders or the table say so: "random" draws them with
             the seed, "blocks" takes the last of the sorted names (for stacks and sequences, whose
@@ -183,6 +188,7 @@ class FolderSource(DataSource, name="folder"):
             else None
         )
         self._turned, self._with_alpha = set[str](), set[str]()
+        self._stored_channels = set[int]()
         self._nodata = set[float]()  # values of pixels without data in masks
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
@@ -214,6 +220,11 @@ class FolderSource(DataSource, name="folder"):
         """
         return self._found.divided
 
+    @property
+    def divided_by(self) -> DividedBy:
+        """What of the set says which samples are for validation."""
+        return self._found.divided_by
+
     def problems(self) -> list[str]:
         """Images without a mask, masks without an image, unknown names in lists ..."""
         return self._found.problems
@@ -238,9 +249,12 @@ class FolderSource(DataSource, name="folder"):
                     " ('data.label_map={0: 255}': not labelled)"
                 )
         if self._with_alpha:
+            is_rgba = self._stored_channels == {4}
             notes.append(
                 f"{len(self._with_alpha)} images have an alpha channel, which is left out; their"
-                " transparent pixels are ignored (data.channels=4 keeps it as a channel)"
+                " transparent pixels are ignored"
+                + " (data.channels=4 keeps it as a channel)"
+                * is_rgba
             )
         return notes
 
@@ -266,6 +280,7 @@ class FolderSource(DataSource, name="folder"):
             self._turned.add(name)
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
             self._with_alpha.add(name)
+        self._stored_channels.add(raster.values.shape[2])
         image = render(raster, keep_alpha=self.channels == 4)
         if self.channels == "auto":
             return image
@@ -416,8 +431,15 @@ class FolderSource(DataSource, name="folder"):
             for pair in pairs:
                 given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
             palettes = compare_palettes([pair.mask for pair in pairs])
+            if self._class_names is None and self._class_colors is None:
+                stems = {strip_ending(pair.image).name for pair in pairs}
+                folder = self.roots[0] if self.pairs is None else self.pairs.parent
+                notes += propose_classes(folder, stems)
         rest = given.pop(None, [])
-        if "val" not in given:
+        divided_by: DividedBy = ""
+        if "val" in given:
+            divided_by = "folders" if self.pairs is None else "table"
+        else:
             rest += given.pop("train", [])
         if rest and self.split == "random" and not any(given.values()):
             listed = _find_lists(self.roots, rest)
@@ -425,8 +447,9 @@ class FolderSource(DataSource, name="folder"):
                 notes.append(f"the samples are divided by {', '.join(map(str, listed.values()))}")
                 parts = split_by_lists(rest, listed, problems)
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
+                divided_by = "lists"
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
-        return _Found(divided, problems, notes, palettes, drawn)
+        return _Found(divided, problems, notes, palettes, drawn, divided_by)
 
     def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
         """The annotations below the root, unless there are masks."""
@@ -528,7 +551,10 @@ class FolderSource(DataSource, name="folder"):
         if pages == 1 and (mask_pages == 1 or self.layers):
             return [Sample(name, image, mask)]
         if pages != mask_pages:
-            problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
+            problems.append(
+                f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}: write both with"
+                " as many, a page for each slice"
+            )
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
 
@@ -577,6 +603,7 @@ class _Found(NamedTuple):
     notes: list[str]
     palettes: Palettes
     drawn: AnnotatedMasks | None
+    divided_by: DividedBy
 
 
 def _cut(array: NDArray[Any], window: Block) -> NDArray[Any]:

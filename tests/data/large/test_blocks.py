@@ -113,7 +113,7 @@ def test_an_image_that_is_too_small_is_a_problem(tmp_path):
 
 
 def test_a_single_image_is_told_of_blocks(tmp_path):
-    with pytest.raises(SegkitError, match=r"data\.split=tiles divides one large image into blocks"):
+    with pytest.raises(SegkitError, match=r"blocks for training and validation: data\.split=tiles"):
         check(FolderSource("multiclass", put(tmp_path)), "multiclass")
     for name in "bc":
         put(tmp_path, name=name)

@@ -491,6 +491,23 @@ def test_lists_of_public_sets_divide(tmp_path: Path) -> None:
     assert len(found(tmp_path)["val"]) == 1  # one of five at random
 
 
+def test_pascal_voc(tmp_path: Path) -> None:
+    """Most of its images have no masks, and its boxes lie in a folder called like one of masks."""
+    for n in range(9):
+        put(tmp_path, f"JPEGImages/{n}.jpg")
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / f"Annotations/{n}.xml").write_text("<annotation/>")
+    for n in range(5):
+        put(tmp_path, f"SegmentationClass/{n}.png", f"SegmentationObject/{n}.png")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for name, numbers in (("train", "012"), ("val", "34"), ("trainval", "01234")):
+        (lists / f"{name}.txt").write_text("\n".join(numbers))
+    names = {split: [name[11] for name in part] for split, part in found(tmp_path).items()}
+    assert names == {"train": ["0", "1", "2"], "val": ["3", "4"], "test": []}
+    assert any("4 images that no list" in note for note in notes(tmp_path))
+
+
 @pytest.mark.parametrize("names", [("train2017", "val2017"), ("train_set", "val_set")])
 def test_names_that_contain_a_split(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, count in zip(names, (3, 2), strict=True):

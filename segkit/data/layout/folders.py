@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -38,11 +39,14 @@ from segkit.data.layout.splits import find_split
 from segkit.data.sources.base import SPLITS, Split
 from segkit.images.reading import ImageReader
 
-IMAGES = ("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb")
+IMAGES = (
+    *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
+    "image_2",
+)
 """What folders of images are called, besides the name that is given."""
 MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gtfine"),
-    *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets"),
+    *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets", "semantic"),
 )
 """What folders of masks are called, besides the name that is given."""
 MOST_LEVELS = 5
@@ -193,6 +197,8 @@ def _find_known_names(folder: Path) -> tuple[Path, Path] | None:
     inside = {path.name.lower(): path for path in iterate_folders(folder)}
     images = [inside[name] for name in IMAGES if name in inside]
     masks = [inside[name] for name in MASKS if name in inside]
+    if len(masks) > 1:  # Pascal VOC has files of boxes in "Annotations"
+        masks = [folder for folder in masks if list_files(folder).images]
     return (images[0], masks[0]) if len(images) == len(masks) == 1 else None
 
 
@@ -214,6 +220,7 @@ def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None
         inside = group.masks.resolve().relative_to(group.images.resolve()).as_posix() + "/"
         images = Files(images.folder, [n for n in images.images if not n.startswith(inside)])
         unused = [n for n in images.others if not n.startswith(inside)]
+    images = _leave_out_unlisted(root, images, masks, layout)
     used = _leave_out_test(root, group.split, images, masks, layout)
     if images.images and not used.images:
         return
@@ -228,6 +235,23 @@ def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None
     partners = _find_partners(root, group.split, images, masks, names, layout)
     if partners is not None:
         _list_pairs(root, images, masks, partners, group.split, names, layout)
+
+
+def _leave_out_unlisted(root: Path, images: Files, masks: Files, layout: Layout) -> Files:
+    """The images with a mask or in Pascal VOC's lists: most of its images are for other tasks."""
+    folder = root / "ImageSets/Segmentation"
+    listed = set[str]()
+    with suppress(OSError, UnicodeDecodeError):
+        for path in folder.glob("*.txt"):
+            listed.update(path.read_text(encoding="utf-8-sig").split())
+    if not listed:
+        return images
+    listed.update(map(strip_suffix, masks.images))
+    known = [name for name in images.images if strip_suffix(name) in listed]
+    count = len(images.images) - len(known)
+    if count:
+        layout.notes.append(f"{count} images that no list in {folder} names have no masks")
+    return Files(images.folder, known, images.others)
 
 
 def _leave_out_test(

@@ -28,12 +28,15 @@ def describe(found: Findings) -> Iterator[tuple[str, str]]:
     """The findings besides the classes, each a heading and a line; headings may be empty."""
     images, masks = (_describe_counts(_shorten(folders)) for folders in found.folders)
     if images:
-        yield "layout", f"images in {images}; masks in {masks}"
-        yield "", describe_pairing(found.data.source)
+        if masks:
+            yield "layout", f"images in {images}; masks in {masks}"
+            yield "", describe_pairing(found.data.source)
+        else:
+            yield "layout", f"images in {images}; masks drawn from annotations, see the notes"
     yield "split", describe_split(found)
     if found.endings[0]:
         images, masks = (_describe_counts(endings) for endings in found.endings)
-        yield "files", f"images {images}; masks {masks}"
+        yield "files", f"images {images}" + f"; masks {masks}" * bool(masks)
     samples = ", ".join(f"{n:,} {split}" for split, n in count_splits(found.data).items())
     yield "samples", samples
     if found.sizes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,22 @@ def test_the_same_image_in_two_splits_is_a_leak(tmp_path):
 
 
 # --- what is said --------------------------------------------------------------------------------
+
+
+def test_annotations_are_not_called_masks(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put_some(tmp_path, boxes(1), 3)
+    shutil.rmtree(tmp_path / "masks")
+    for number in range(3):
+        corners = [[2, 2], [12, 2], [12, 9], [2, 9]]
+        shape = {"label": "cell", "points": corners, "shape_type": "polygon"}
+        content = {"shapes": [shape], "imagePath": f"{number:02d}.png"}
+        (tmp_path / f"images/{number:02d}.json").write_text(json.dumps(content))
+    run(tmp_path)
+    text = capsys.readouterr().out
+    assert "masks drawn from annotations, see the notes" in text
+    assert "annotations are LabelMe JSON: 3 images" in text
+    assert "a mask is named" not in text
 
 
 def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):

@@ -449,6 +449,8 @@ class FolderSource(DataSource, name="folder"):
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
                 divided_by = "lists"
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
+        if rest and self.split == "random":
+            notes += _describe_shared_files(divided)
         return _Found(divided, problems, notes, palettes, drawn, divided_by)
 
     def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
@@ -593,6 +595,20 @@ def _lie_together(image: Path, mask: Path) -> bool:
     shifts = [abs(one[i] - other[i]) / pixel for i in (2, 5)]
     turns = [abs(one[i] - other[i]) / pixel for i in (0, 1, 3, 4)]
     return max(shifts) < 0.5 and max(turns) < 0.001
+
+
+def _describe_shared_files(divided: Divided) -> list[str]:
+    """A line on files with pages in several splits, where there are too few files to divide."""
+    files = [{s.image for s in part if s.page is not None} for part in divided.values()]
+    shared = sorted(str(file) for file in files[0] & (files[1] | files[2]))
+    if not shared:
+        return []
+    shown = ", ".join(shared[:NAMED]) + (" ..." if len(shared) > NAMED else "")
+    return [
+        f"pages of {shown} are in training and in validation or test, where neighbours"
+        " may look alike, so the scores may be too good: data.split=blocks takes the last pages,"
+        " more files are divided as a whole"
+    ]
 
 
 class _Found(NamedTuple):

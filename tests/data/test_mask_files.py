@@ -386,11 +386,13 @@ def test_opaque_images_have_three_channels_and_transparent_pixels_are_ignored(
 # --- georeferenced masks -------------------------------------------------------------------------
 
 
-def write_geotiff(path: Path, values: np.ndarray, left: float = 0.0, **options) -> None:
+def write_geotiff(
+    path: Path, values: np.ndarray, left: float = 0.0, crs: str = "EPSG:32633", **options
+) -> None:
     rasterio = pytest.importorskip("rasterio")
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"driver": "GTiff", "count": 1, "height": H, "width": W, "dtype": values.dtype}
-    profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, left, 0, -2, 0)}
+    profile |= {"crs": crs, "transform": rasterio.Affine(2, 0, left, 0, -2, 0)}
     with rasterio.open(path, "w", **profile, **options) as file:
         file.write(values, 1)
 
@@ -417,8 +419,10 @@ def test_masks_at_another_place(tmp_path: Path) -> None:
         write_geotiff(tmp_path / f"masks/{n}.tif", draw(n), left=16.0 if n == 1 else 0.0)
     text = find_problems(tmp_path)
     assert "images/1.tif and its mask" in text
-    assert "lie at different places by their georeferencing" in text
+    assert "lie at different places by their headers, up to 8 pixels apart" in text
     assert "images/0.tif" not in text
+    write_geotiff(tmp_path / "masks/1.tif", draw(1), crs="EPSG:32634")
+    assert "by their headers, in other coordinate systems" in find_problems(tmp_path)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])

@@ -33,6 +33,7 @@ from segkit.data.mask_files import (
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
 from segkit.images.formats.base import may_have_pages
+from segkit.images.place import find_shift
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage
@@ -47,6 +48,8 @@ MOST_PACKED = 256
 """How much smaller the file of a large image may be; smaller ones need not be opened for this."""
 NAMED = 3
 """Files that a note names."""
+FARTHEST = 0.5
+"""How many pixels image and mask may lie apart: headers are rounded."""
 
 
 class FolderSource(DataSource, name="folder"):
@@ -512,17 +515,24 @@ class FolderSource(DataSource, name="folder"):
         pages, mask_pages = 1, 1
         try:
             with_pages = may_have_pages(image), may_have_pages(mask)
-            if with_pages[0]:
-                pages = count_pages(image)
-            if with_pages[1]:
-                mask_pages = count_pages(mask)
-            is_one = all(with_pages) and pages == mask_pages == 1 and not self.resize_masks
-            if is_one and not _lie_together(image, mask):
-                problems.append(
-                    f"{name} and its mask {mask} lie at different places by their georeferencing:"
-                    " write the mask on the grid of the image"
-                )
-                return []
+            with ExitStack() as stack:
+                readers = [
+                    stack.enter_context(ImageReader(file)) if may else None
+                    for file, may in zip((image, mask), with_pages, strict=True)
+                ]
+                pages, mask_pages = (len(reader) if reader else 1 for reader in readers)
+                if readers[0] and readers[1] and pages and mask_pages:
+                    shift = self._measure_shift(readers[0], readers[1])
+                    if shift >= FARTHEST:
+                        apart = "in other coordinate systems"
+                        if math.isfinite(shift):
+                            apart = f"up to {shift:.3g} pixels apart"
+                        problems.append(
+                            f"{name} and its mask {mask} lie at different places by their headers,"
+                            f" {apart}: write the mask on the grid of the image, with the same"
+                            " affine or georeferencing"
+                        )
+                        return []
         except SegkitError:  # the check reports all files that cannot be read
             return [Sample(name, image, mask)]
         if pages == 1 and (mask_pages == 1 or self.layers):
@@ -531,6 +541,16 @@ class FolderSource(DataSource, name="folder"):
             problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
+
+    def _measure_shift(self, image: ImageReader, mask: ImageReader) -> float:
+        """How many pixels image and mask lie apart, as far as both files say so."""
+        shifts = [0.0]
+        for page in {0, min(len(image), len(mask)) - 1}:
+            places = image.read_place(page), mask.read_place(page)
+            sizes = image.read_size(page, self.upright), mask.read_size(page, self.upright)
+            if places[0] and places[1] and (sizes[0] == sizes[1] or self.resize_masks):
+                shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
+        return max(shifts)
 
 
 def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
@@ -552,21 +572,6 @@ def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Pat
                     if not problems:
                         return files
     return None
-
-
-def _lie_together(image: Path, mask: Path) -> bool:
-    """Whether pixels of two files lie at the same places, as far as both files say so."""
-    places = []
-    for path in (image, mask):
-        with ImageReader(path) as reader:
-            places.append(reader.read_place(0))
-    one, other = (place.transform if place is not None else None for place in places)
-    if one is None or other is None:
-        return True
-    pixel = max(abs(one[0]), abs(one[1]), abs(one[3]), abs(one[4]))
-    shifts = [abs(one[i] - other[i]) / pixel for i in (2, 5)]
-    turns = [abs(one[i] - other[i]) / pixel for i in (0, 1, 3, 4)]
-    return max(shifts) < 0.5 and max(turns) < 0.001
 
 
 class _Found(NamedTuple):

@@ -30,6 +30,7 @@ class Raster(NamedTuple):
     white_is_zero: bool = False
     bits: int = 0  # of a grey value; 0 where it fills its dtype
     missing: Array | None = None  # (H, W) bool, the pixels without data
+    is_painted: bool = False  # what is transparent was not painted on, and can be background
     nodata: float | None = None  # a pixel with this value in all channels has no data
     step: float = 0.0  # values were rounded to multiples of it, and fractions may be whole numbers
     is_lossy: bool = False  # compressed so that values have changed

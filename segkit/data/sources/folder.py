@@ -16,13 +16,14 @@ from pydantic import BeforeValidator, Field
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.labels.base import Color, LabelFormat
-from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import (
+    TRANSPARENT,
+    UNLABELLED,
     MaskDecoder,
     Palettes,
     compare_palettes,
@@ -187,6 +188,7 @@ class FolderSource(DataSource, name="folder"):
         )
         self._turned, self._with_alpha = set[str](), set[str]()
         self._nodata = set[float]()  # values of pixels without data in masks
+        self._hidden = set[int]()  # what masks have where they are transparent or have no data
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -205,9 +207,12 @@ class FolderSource(DataSource, name="folder"):
     @property
     def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
         """The map that is given; what annotations ignore is not labelled."""
-        if self._drawn is None and not self._nodata - {0}:
-            return self._label_map
-        return {IGNORED_ID: IGNORE_INDEX, **(self._label_map or {})}
+        own = dict[int, int]()
+        if self._drawn is not None or self._nodata - {0} or UNLABELLED in self._hidden:
+            own[UNLABELLED] = IGNORE_INDEX
+        if self.instances and TRANSPARENT in self._hidden:
+            own[TRANSPARENT] = 0
+        return {**own, **(self._label_map or {})} if own else self._label_map
 
     def splits(self) -> dict[Split, list[Sample]]:
         """The samples by split, without those in :meth:`problems`.
@@ -240,6 +245,10 @@ class FolderSource(DataSource, name="folder"):
                     "masks have the nodata value 0, which is read as class 0"
                     " ('data.label_map={0: 255}': not labelled)"
                 )
+        if UNLABELLED in self._hidden:
+            notes.append("masks have pixels without data (mask or alpha): there is no label there")
+        if self.instances and TRANSPARENT in self._hidden:
+            notes.append("masks are transparent in places: no object is there")
         if self._with_alpha:
             notes.append(
                 f"{len(self._with_alpha)} images have an alpha channel, which is left out; their"
@@ -346,6 +355,8 @@ class FolderSource(DataSource, name="folder"):
             self._nodata.add(rasters[0].nodata)
         with wrap_errors(sample.mask):
             masks = [self._decoder.read(raster) for raster in rasters]
+        if rasters[0].alpha or rasters[0].missing is not None:
+            self._hidden |= {v for v in (UNLABELLED, TRANSPARENT) if (masks[0] == v).any()}
         return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
 
     def measure_large(self, sample: Sample) -> Large | None:

@@ -49,7 +49,8 @@ class _Picture(Pages):
             image.load()
             raster = self._decode(data, image)
             orientation = _read_orientation(image)
-        return raster._replace(orientation=orientation, is_lossy=self._is_lossy(data))
+        is_lossy = self._is_lossy(data)
+        return raster._replace(orientation=orientation, is_lossy=is_lossy, is_painted=True)
 
     def read_extent(self, page: int) -> Extent:
         """Its size."""

@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_webp
 from segkit.images.raster import NO_PIXELS, ORIENTATION, Array, Extent, Raster
 
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
@@ -134,15 +135,7 @@ class _WebPPicture(_Picture):
     opens = WebPImageFile
 
     def _is_lossy(self, data: bytes) -> bool:
-        at = 12
-        while at + 8 <= len(data):
-            kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-            if kind == b"ANMF":  # a frame, with chunks of its own after 16 bytes
-                size = 16
-            if kind in (b"VP8 ", b"VP8L"):
-                return kind == b"VP8 "
-            at += 8 + size + size % 2
-        return True
+        return is_lossy_webp(data)
 
 
 class _GifPicture(_Picture):
@@ -171,12 +164,8 @@ class _Jpeg2000Picture(_Picture):
             values,
             is_rgb=colours == 3,
             alpha={1: "straight", 2: "premultiplied"}.get(alpha, ""),  # type: ignore[arg-type]
-            is_lossy=self._is_lossy(data),
+            is_lossy=is_lossy_jpeg2000(data),
         )
-
-    def _is_lossy(self, data: bytes) -> bool:
-        at = data.find(b"\xff\x52")  # coding style: its last byte says which wavelet
-        return at < 0 or data[at + 13] == 0
 
 
 class _OnePicture:

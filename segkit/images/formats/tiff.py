@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
     NO_PIXELS,
@@ -52,7 +53,14 @@ CACHED_ROWS = 1024
 _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
-_LOSSY = (6, 7, 33003, 34892, 50001)  # JPEG in three ways, Aperio's JPEG 2000, WebP
+_LOSSY = (6, 7, 22610, 33007, 34892, 34934)  # JPEG in four ways, JPEG XR in two
+_MAYBE_LOSSY = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), is_lossy_jpeg2000),
+    **dict.fromkeys((34927, 50001), is_lossy_webp),
+    **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
+}
+_HEADER = 2**16
+"""Bytes of a strip or tile that tell whether it is lossy, at most."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
@@ -319,12 +327,13 @@ def _read_orientation(page: Part) -> int:
     return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
 
 
-def _describe(page: Any, values: Array) -> Raster:
+def _describe(part: Part, values: Array) -> Raster:
     """Pixels of a page, (h, w, C) in native byte order, with how to display them.
 
     Raises:
         ValueError: Its colours are of a kind that is not converted.
     """
+    page = part.keyframe
     kind = tifffile.PHOTOMETRIC(page.photometric).name
     is_cmyk = kind == "SEPARATED" and page.tags.valueof(_INK_SET, 1) == 1
     if kind not in (*_GREY, *_RGB, "PALETTE", "SEPARATED"):
@@ -340,8 +349,21 @@ def _describe(page: Any, values: Array) -> Raster:
         white_is_zero=kind == "MINISWHITE",
         bits=page.bitspersample if is_grey and page.bitspersample < page.dtype.itemsize * 8 else 0,
         nodata=_read_nodata(page),
-        is_lossy=int(page.compression) in _LOSSY,
+        is_lossy=_is_lossy(part),
     )
+
+
+def _is_lossy(part: Part) -> bool:
+    """Whether a page is compressed so that values have changed, by its first strip or tile."""
+    compression = int(part.keyframe.compression)
+    tell = _MAYBE_LOSSY.get(compression)
+    if tell is None:
+        return compression in _LOSSY
+    for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
+        if offset and count:
+            part.parent.filehandle.seek(offset)
+            return tell(part.parent.filehandle.read(min(count, _HEADER)))
+    return False
 
 
 def _read_palette(page: Any) -> Array | None:
@@ -378,7 +400,7 @@ def _decode_part(part: Part) -> Raster:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    raster = _describe(page, values.reshape(*values.shape[:2], -1))
+    raster = _describe(part, values.reshape(*values.shape[:2], -1))
     return raster._replace(orientation=_read_orientation(page))
 
 
@@ -415,7 +437,7 @@ class _WindowReader:
         self.size = page.imagelength, page.imagewidth
         self._dtype = np.dtype(page.dtype).newbyteorder("=")
         empty = [np.empty((0, 0, page.samplesperpixel), self._dtype) for page in pages]
-        self.kind = _join_channels(list(map(_describe, pages, empty)))
+        self.kind = _join_channels(list(map(_describe, parts, empty)))
         self._segment = _segment_size(page)
         self._lock = threading.Lock()
         rows = CACHED_ROWS + self._segment[0]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value, describe_values, value_to_color
-from segkit.images.raster import Raster, encode_colors, rotate_upright
+from segkit.images.raster import Raster, encode_colors, find_nodata, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
 UNLABELLED = -1
@@ -48,18 +48,23 @@ class Palettes:
 
 
 def compare_palettes(files: Sequence[Path]) -> Palettes:
-    """Compare the palettes of masks; one that is the beginning of another one agrees with it."""
+    """Compare the palettes of masks; one that is the beginning of another one agrees with it.
 
-    depths = set[int]()
+    Beside masks in RGB palettes are colours too.
+    """
+    depths, channels = set[int](), set[int]()
 
     def read(file: Path) -> bytes | None:
         try:
-            depth = _read_png_depth(file)
-            if depth is not None:
-                depths.add(depth)
+            kind = _read_png_kind(file)
+            if kind is not None:
+                depths.add(kind[0])
+                channels.add(kind[1])
                 return None
             with ImageReader(file) as reader:
                 found = reader.read_palette(0) if len(reader) else None
+                if found is None and len(reader):
+                    channels.add(reader.read_extent(0).channels)
         except SegkitError:  # the check reports all files that cannot be read
             return None
         return None if found is None else found.tobytes()
@@ -71,7 +76,9 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
     if not counts:
         return Palettes(differ_in_depth)
     longest = max(counts, key=len)
-    differ = differ_in_depth or any(not longest.startswith(palette) for palette in counts)
+    has_colors = not channels.isdisjoint((3, 4))
+    differ = differ_in_depth or has_colors
+    differ = differ or any(not longest.startswith(palette) for palette in counts)
     colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
     is_grey = bool((colours == colours[:, :1]).all())
     # Black and white mean what they look like, whatever their indices; and files without a palette
@@ -82,15 +89,15 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
 
 
-def _read_png_depth(file: Path) -> int | None:
-    """The bits of a PNG without a palette, from its header: most masks need not be opened."""
+def _read_png_kind(file: Path) -> tuple[int, int] | None:
+    """Bits and channels of a PNG without a palette, from its header: most need not be opened."""
     try:
         with file.open("rb", buffering=0) as opened:
             start = opened.read(26)
     except OSError:  # a folder, or a file that is no more: the check reports it
         return None
     is_plain = len(start) == 26 and start[:4] == b"\x89PNG" and start[25] != 3  # the colour type
-    return start[24] if is_plain else None
+    return (start[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(start[25], 0)) if is_plain else None
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,13 @@ class MaskDecoder:
         if not self.upright:
             raster = raster._replace(orientation=1)
         hidden = self._find_hidden(raster)
+        if hidden is not None and raster.values.dtype.kind == "f":  # which may hold no integer
+            raster = raster._replace(values=np.where(hidden[..., None], 0, raster.values))
         values = self._to_values(raster)
         if self.nearest is not None:
             values = round_to_nearest(values, self.nearest)
         if hidden is not None and hidden.any():
+            hidden = rotate_upright(hidden, raster.orientation)
             if raster.is_painted and not raster.alpha:  # one colour is transparent: black is black
                 hidden = hidden & (values != 0)
             values = values.astype(np.int32)
@@ -135,16 +145,19 @@ class MaskDecoder:
         return values
 
     def _find_hidden(self, raster: Raster) -> NDArray[np.bool_] | None:
-        """The pixels (H, W) that are transparent or have no data; None if there can be none."""
+        """The pixels (H, W), as stored, that are transparent or have no data; None without any."""
         found = []
         # A transparent index or grey of a picture is a value like others.
         if raster.missing is not None and (not raster.is_painted or self._reads_colors(raster)):
             found.append(raster.missing)
         if raster.alpha:
             found.append(raster.values[..., -1] == 0)
-        if raster.nodata:  # 0 is the background: many writers state it as nodata
-            found.append((raster.values == raster.nodata).all(axis=2))
-        return rotate_upright(np.any(found, axis=0), raster.orientation) if found else None
+        empty = find_nodata(raster) if raster.nodata else None
+        if empty is not None:  # 0 is the background: many writers state it as nodata
+            found.append(empty)
+        if raster.values.dtype.kind == "f":
+            found.append(np.asarray(np.isnan(raster.values).all(axis=2)))
+        return np.any(found, axis=0) if found else None
 
     def reads_parts(self, kind: Raster) -> bool:
         """Whether parts of such a mask are read as the whole, without its pixels.

@@ -75,6 +75,26 @@ def rotate_upright(values: Array, orientation: int) -> Array:
     return values
 
 
+def require_numbers(dtype: np.dtype[Any]) -> None:
+    """Raise a ValueError unless values of a type are whole or real numbers, or bool."""
+    if dtype.kind not in "biuf":
+        remedy = ": save their magnitude or phase, or both as channels" if dtype.kind == "c" else ""
+        raise ValueError(f"values of the type {dtype} are not an image{remedy}")
+
+
+def find_nodata(raster: Raster) -> Array | None:
+    """Where all channels have the value of pixels without data, (H, W); None without such a value.
+
+    Values that a type of floats does not hold were written as its largest one, or as infinity.
+    """
+    nodata, values = raster.nodata, raster.values
+    if nodata is None:
+        return None
+    if values.dtype.kind == "f" and abs(nodata) >= (most := float(np.finfo(values.dtype).max)):
+        return np.asarray((values * np.sign(nodata) >= most).all(axis=2))
+    return np.asarray((values == nodata).all(axis=2))
+
+
 def full_scale(dtype: np.dtype[Any]) -> float:
     """The value of full intensity or opacity: the largest integer, or 1 for floats."""
     return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0

@@ -31,7 +31,15 @@ import numpy.typing as npt
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
+from segkit.images.raster import (
+    Array,
+    Extent,
+    Raster,
+    find_nodata,
+    full_scale,
+    is_opaque,
+    rotate_upright,
+)
 
 FINE = 0.01
 """Steps of scaled values up to which labels can be told from fractions."""
@@ -222,9 +230,10 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     elif raster.bits in (2, 4) and raster.palette is None:
         values = values * np.uint8(255 // (2**raster.bits - 1))
     elif values.dtype not in (np.uint8, np.uint16):
-        values = values.astype(np.float32)
-    if raster.nodata is not None:
-        empty = (raster.values == raster.nodata).all(axis=2)
+        with np.errstate(over="ignore"):  # of 64 bits, which become infinite
+            values = values.astype(np.float32)
+    empty = find_nodata(raster)
+    if empty is not None:
         missing = empty if missing is None else empty | missing
     if raster.is_cmyk:
         values = _convert_inks(values)

@@ -204,6 +204,17 @@ def test_colours_in_another_order_than_the_palette(tmp_path: Path) -> None:
     run(tmp_path, class_colors=(BLACK, RED, BLUE))
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_palettes_and_colours_in_one_set(tmp_path: Path, kind: str) -> None:
+    masks = [index(draw(n), [0, 1, 2], BLACK, RED, BLUE) for n in range(3)]
+    put(tmp_path, [*masks, paint(draw(3), BLACK, RED, BLUE)], kind)
+    summary = run(tmp_path, class_colors=(BLACK, RED, BLUE))
+    assert "masks with palettes are read by colour, not by index" in summary.notes
+    text = find_problems(tmp_path)
+    assert "4 of 4 masks" in text
+    assert "#010101" not in text
+
+
 # --- lossy files and sizes -----------------------------------------------------------------------
 
 
@@ -504,7 +515,7 @@ def test_masked_pixels_of_a_label_raster_are_not_labelled(
         wanted[:5, :8] = 255
         wanted = np.where(wanted == 2, 1, wanted) if instances else wanted
         np.testing.assert_array_equal(labels[n], wanted)
-    assert "masks have pixels without data (mask or alpha)" in "".join(summary.notes)
+    assert "masks have pixels without data (mask, alpha, NaN)" in "".join(summary.notes)
 
 
 def put_transparent(root: Path, mode: str, painted: bool) -> None:
@@ -582,3 +593,18 @@ def test_colours_of_16_bits(tmp_path: Path) -> None:
     (tmp_path / "grey.tif").rename(tmp_path / "grey/masks/0.tif")
     source = FolderSource("multiclass", root=tmp_path / "grey", label_map={3: 1, 6: 2})
     np.testing.assert_array_equal(encode_all(source)[1][0], draw(1))
+
+
+@pytest.mark.parametrize("nodata", [float(np.finfo(np.float32).min), float("nan"), -9999.0])
+def test_masks_of_floats_without_labels_in_places(tmp_path: Path, nodata: float) -> None:
+    for n in range(3):
+        write_geotiff(tmp_path / f"images/{n}.tif", draw(n) * 100)
+        mask = draw(n).astype(np.float32)
+        mask[20:] = nodata
+        write_geotiff(tmp_path / f"masks/{n}.tif", mask, nodata=nodata)
+    source = FolderSource("multiclass", root=tmp_path)
+    for n, labels in enumerate(encode_all(source)[1]):
+        wanted = draw(n)
+        wanted[20:] = 255
+        np.testing.assert_array_equal(labels, wanted)
+    assert any("no label" in note for note in source.notes())

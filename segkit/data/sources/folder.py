@@ -246,7 +246,7 @@ class FolderSource(DataSource, name="folder"):
                     " ('data.label_map={0: 255}': not labelled)"
                 )
         if UNLABELLED in self._hidden:
-            notes.append("masks have pixels without data (mask or alpha): there is no label there")
+            notes.append("masks have pixels without data (mask, alpha, NaN): no label is there")
         if self.instances and TRANSPARENT in self._hidden:
             notes.append("masks are transparent in places: no object is there")
         if self._with_alpha:
@@ -355,7 +355,8 @@ class FolderSource(DataSource, name="folder"):
             self._nodata.add(rasters[0].nodata)
         with wrap_errors(sample.mask):
             masks = [self._decoder.read(raster) for raster in rasters]
-        if rasters[0].alpha or rasters[0].missing is not None:
+        first = rasters[0]
+        if first.alpha or first.missing is not None or first.values.dtype.kind == "f":
             self._hidden |= {v for v in (UNLABELLED, TRANSPARENT) if (masks[0] == v).any()}
         return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
 

@@ -32,7 +32,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.files import written_whole
 from segkit.images.formats.base import ImageFormat, Pages, import_extra, split_array
 from segkit.images.place import Place, Slice, measure_pixel, outline_slice
-from segkit.images.raster import Array, Extent, Raster
+from segkit.images.raster import Array, Extent, Raster, require_numbers
 from segkit.images.reading import wrap_errors
 
 PLANES = {"axial": "LPS", "coronal": "LIA", "sagittal": "PIL"}
@@ -112,8 +112,8 @@ class NiftiPages(Pages):
         names = self._volume.dtype.names
         if names and (names not in _COLOURS or self.grid.channels > 1):
             raise ValueError(f"values of the type {self._volume.dtype} are not an image")
-        if not names and self._volume.dtype.kind not in "iuf":
-            raise ValueError(f"values of the type {self._volume.dtype} are not an image")
+        if not names:
+            require_numbers(self._volume.dtype)
         self._colours = len(names) if names else 0
 
     def __len__(self) -> int:

@@ -32,6 +32,7 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
+    require_numbers,
     saves_memory,
 )
 from segkit.images.tiff_place import (
@@ -119,6 +120,7 @@ class TiffPages(Pages):
     def read(self, page: int) -> Raster:
         """One image; errors of the decoders are passed on."""
         if page in self._arrays:
+            require_numbers(self._arrays[page].dtype)
             return Raster(self._arrays[page].asarray())
         raster = _join_channels([_decode_part(part) for part in self._load_parts(page)])
         if page in self._masks:
@@ -334,6 +336,7 @@ def _describe(part: Part, values: Array) -> Raster:
         ValueError: Its colours are of a kind that is not converted.
     """
     page = part.keyframe
+    require_numbers(page.dtype)
     kind = tifffile.PHOTOMETRIC(page.photometric).name
     is_cmyk = kind == "SEPARATED" and page.tags.valueof(_INK_SET, 1) == 1
     if kind not in (*_GREY, *_RGB, "PALETTE", "SEPARATED"):
@@ -381,8 +384,9 @@ def _read_nodata(page: Any) -> float | None:
         value = float(str(page.tags.valueof(GDAL_NODATA, "")).strip("\0 "))
     except ValueError:
         return None
-    if page.dtype.kind == "f":  # written with more digits than it has
-        value = float(page.dtype.type(value))
+    if page.dtype.kind == "f":  # written with more digits than it has, or for 64 bits
+        most = float(np.finfo(page.dtype).max)
+        value = float(page.dtype.type(min(max(value, -most), most)))
     return None if math.isnan(value) else value
 
 

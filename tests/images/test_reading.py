@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -612,3 +613,24 @@ def test_the_lowest_number_of_64_bits_as_nodata(tmp_path: Path) -> None:
         image = read_image(path)[..., 0]
     np.testing.assert_array_equal(np.ma.getmaskarray(image), np.ma.getmaskarray(wanted))
     np.testing.assert_array_equal(image.filled(0), wanted.filled(0))
+
+
+def test_files_that_are_not_read_name_the_remedy(tmp_path: Path) -> None:
+    values = np.arange(0, 4096, 7, dtype=np.uint16)[:576].reshape(24, 24)
+    twelve = imagecodecs.jpeg8_encode(values, bitspersample=12)
+    (tmp_path / "12.jpg").write_bytes(twelve)
+    (tmp_path / "ls.jpg").write_bytes(imagecodecs.jpegls_encode(values))
+    (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(values))
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
+    (tmp_path / "a.png").write_text(pointer)
+    for name, message in {
+        "12.jpg": r"of a kind that is not read \(.*12-bit.*\): convert it to PNG or TIFF\.",
+        "ls.jpg": r"of a kind that is not read \(.*\): convert it to PNG or TIFF\.",
+        "a.jxl": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
+        "a.png": "a pointer of Git LFS, without the image: run 'git lfs pull'",
+    }.items():
+        for read in (read_image, read_extent):
+            with pytest.raises(SegkitError, match=message):
+                read(tmp_path / name)
+        with pytest.raises(SegkitError, match=message):
+            read_image((tmp_path / name).read_bytes())

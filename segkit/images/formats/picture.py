@@ -69,7 +69,12 @@ class _Picture(Pages):
             return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
-        return self.opens(io.BytesIO(data))
+        try:
+            return self.opens(io.BytesIO(data))
+        except SyntaxError as error:  # as of JPEGs with 12 bits
+            raise ValueError(
+                f"it is damaged, or of a kind that is not read ({error}): convert it to PNG or TIFF"
+            ) from error
 
     def _require_whole(self, data: bytes) -> None:
         """Raise a ValueError where Pillow would not miss the end of a file."""

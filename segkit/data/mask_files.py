@@ -150,7 +150,7 @@ class MaskDecoder:
         # A transparent index or grey of a picture is a value like others.
         if raster.missing is not None and (not raster.is_painted or self._reads_colors(raster)):
             found.append(raster.missing)
-        if raster.alpha:
+        if raster.alpha and not self.layers:
             found.append(raster.values[..., -1] == 0)
         empty = find_nodata(raster) if raster.nodata else None
         if empty is not None:  # 0 is the background: many writers state it as nodata
@@ -167,14 +167,15 @@ class MaskDecoder:
         """
         if self._reads_colors(kind) and render(kind).shape[2] in (1, 3):
             return True
-        return not ((kind.is_rgb and _drop_alpha(kind).values.shape[2] == 3) or kind.step)
+        may_be_grey = kind.is_rgb and _drop_alpha(kind).values.shape[2] == 3
+        return not (may_be_grey or kind.step or (self.layers and kind.alpha))
 
     def _reads_colors(self, raster: Raster) -> bool:
         is_small = raster.values.dtype in (np.uint8, np.bool_)
         return is_small and not self.layers and (raster.is_rgb or self.by_color)
 
     def _to_values(self, raster: Raster) -> NDArray[Any]:
-        plain = _drop_alpha(raster)
+        plain = raster if self.layers else _drop_alpha(raster)  # which may be a class
         if not self._reads_colors(raster):
             if not self.layers and raster.is_rgb and raster.values.dtype == np.uint16:
                 return self._to_values(_reduce_to_8_bits(plain))

@@ -560,6 +560,15 @@ def test_opaque_grey_and_alpha_are_grey(tmp_path: Path) -> None:
     run(tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_with_layers_alpha_is_a_class(tmp_path: Path, mode: str) -> None:
+    layers = [np.dstack([draw(n) == c for c in (1, 2, 0, 1)][: len(mode)]) for n in range(3)]
+    put(tmp_path, [Image.fromarray(layer * np.uint8(255), mode) for layer in layers])
+    source = FolderSource("multilabel", root=tmp_path)
+    for found, wanted in zip(encode_all(source, "multilabel")[1], layers, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_transparent_index_of_a_palette(tmp_path: Path) -> None:
     """By index it is an index; by colour it is what is not painted, and not the colour below."""
     masks = [index(draw(n), [0, 1, 2], WHITE, RED, BLUE) for n in range(3)]

@@ -202,7 +202,11 @@ class LabelCoding:
         return labels.astype(np.uint8)
 
     def value_of(self, label: int) -> int:
-        """The mask value of a label; 255 for the foreground of ids."""
+        """The mask value of a label; 255 for the foreground of ids.
+
+        Negative values mean that pixels have no data, and are not written.
+        """
         if self.foreground:
             return 255 * label
-        return next((v for v, known in self.to_label.items() if known == label), label)
+        known = self.to_label.items()
+        return next((v for v, meant in known if meant == label and v >= 0), label)

@@ -177,7 +177,8 @@ class MaskDecoder:
     def _to_values(self, raster: Raster) -> NDArray[Any]:
         plain = raster if self.layers else _drop_alpha(raster)  # which may be a class
         if not self._reads_colors(raster):
-            if not self.layers and raster.is_rgb and raster.values.dtype == np.uint16:
+            is_rgb = plain.is_rgb and plain.values.shape[2] == 3 and not self.layers
+            if is_rgb and plain.values.dtype == np.uint16:
                 return self._to_values(_reduce_to_8_bits(plain))
             return simplify_mask(plain)
         shown = np.ma.getdata(render(raster))

@@ -62,7 +62,8 @@ def make_card(
     if names is None:  # the classes are those of the masks
         names, colors = summary.class_names, source.class_colors
         values = tuple(coding.value_of(label) for label in range(summary.num_classes))
-        if head.mode == "binary" and not coding.to_label and not coding.foreground:
+        is_plain = not coding.foreground and max(coding.to_label, default=-1) < 0
+        if head.mode == "binary" and is_plain:
             # 0 and 1 would look black: a mask of two classes is written as 0 and 255 unless the
             # data say how
             values = (0, 255)

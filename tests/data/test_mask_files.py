@@ -538,6 +538,7 @@ def test_transparent_backgrounds(tmp_path: Path, mode: str) -> None:
     put_transparent(tmp_path / "a", mode, painted=False)
     summary = run(tmp_path / "a", "binary")
     assert "masks are transparent in places: this is read as black" in "".join(summary.notes)
+    assert [summary.coding.value_of(label) for label in (0, 1)] == [0, 255]
     put_transparent(tmp_path / "b", mode, painted=True)
     text = find_problems(tmp_path / "b", "binary")
     assert "transparent pixels, which may be background or not labelled" in text
@@ -553,6 +554,14 @@ def test_transparent_backgrounds(tmp_path: Path, mode: str) -> None:
     summary, found = encode_all(source, "binary")
     np.testing.assert_array_equal(found[0], draw(0) > 0)
     assert "masks are transparent in places: no object is there" in summary.notes
+
+
+def test_proposals_name_transparent_pixels_black(tmp_path: Path) -> None:
+    opacity = np.where(draw(0) > 0, 255, 0).astype(np.uint8)
+    put(tmp_path / "grey", [np.dstack([draw(0) * 100, opacity])])
+    assert "'data.label_map={100: 1, 200: 2}' for 3 classes" in find_problems(tmp_path / "grey")
+    put(tmp_path / "rgb", [np.dstack([paint(draw(0), BLACK, RED, BLUE), opacity])])
+    assert "'data.class_colors=[[0,0,0],[255,0,0],[0,0,255]]'" in find_problems(tmp_path / "rgb")
 
 
 def test_opaque_grey_and_alpha_are_grey(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def decide_classes(
         coding.to_label[TRANSPARENT] = IGNORE_INDEX
     colored = any(value >= FIRST_COLOR for value in values)
     if not (problems or colored or source.instances or layered) and declared is None:
-        problems += _find_gaps(values, labels, count, source)
+        written = {v for value in values if (v := find_written(value, coding)) is not None}
+        problems += _find_gaps(written, labels, count, source)
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -227,6 +228,17 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
         f"the masks have the values {describe_values(levels)}, which would make {count} classes,"
         f" but {count - len(present)} of them never occur: set {', or '.join(remedies)}"
     ]
+
+
+def find_written(value: int, coding: LabelCoding) -> int | None:
+    """The mask value by which options name what has a value.
+
+    Black for what is transparent and not unlabelled, None for pixels without data.
+    """
+    if value >= 0 or value not in coding.to_label:
+        return value
+    is_black = value == TRANSPARENT and coding.to_label[value] != IGNORE_INDEX
+    return 0 if is_black else None
 
 
 def propose_map(levels: list[int]) -> str:

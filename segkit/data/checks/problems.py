@@ -16,6 +16,7 @@ from segkit.data.checks.classes import (
     MOST_LEVELS,
     Classes,
     count_pixels_of_all,
+    find_written,
     has_option,
     propose_map,
 )
@@ -123,7 +124,10 @@ def find_unknown_colors(facts: list[Facts], classes: Classes, source: DataSource
     pixels = Counter[int]()
     for f in facts:
         for layer in f.layers:
-            pixels.update(layer)
+            for value, count in layer.items():
+                written = find_written(value, classes.coding)
+                if written is not None:
+                    pixels[written] += count
     unknown = sorted(filter(classes.is_unknown_color, pixels))
     if not unknown:
         return []
@@ -183,7 +187,8 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     remedies = []
     if has_option(source, "instances"):
         remedies.append("use data.instances=true if these are object ids")
-    levels = sorted(v for v in labels if not classes.is_unknown_color(v))
+    written = {find_written(v, classes.coding) for v in labels if not classes.is_unknown_color(v)}
+    levels = sorted(v for v in written if v is not None)
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
     more = f"{propose_map(levels)} for {len(levels)} classes" if is_short else "for more classes"
     if classes.mode == "binary":

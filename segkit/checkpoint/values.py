@@ -14,6 +14,8 @@ from segkit.core.labels import describe_values
 
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
 """Largest value of the integer types."""
+HIGHEST_FLOAT = 1.5
+"""Floats above it are not on a scale of 0 to 1."""
 Range = float | tuple[float, ...]
 """A bound of the intensities: one for all channels, or one per channel."""
 
@@ -120,7 +122,7 @@ class Normalization:
             )
         if given == "float32":
             top = float(image.max(initial=0))
-            if top > 1.5:
+            if top > HIGHEST_FLOAT:
                 raise SegkitError(
                     f"the model was trained on {self.dtype} images, so float images must range"
                     f" from 0 to 1, but this one reaches {top:g}: scale it."
@@ -200,7 +202,11 @@ class LabelCoding:
         return labels.astype(np.uint8)
 
     def value_of(self, label: int) -> int:
-        """The mask value of a label; 255 for the foreground of ids."""
+        """The mask value of a label; 255 for the foreground of ids.
+
+        Negative values mean that pixels have no data, and are not written.
+        """
         if self.foreground:
             return 255 * label
-        return next((v for v, known in self.to_label.items() if known == label), label)
+        known = self.to_label.items()
+        return next((v for v, meant in known if meant == label and v >= 0), label)

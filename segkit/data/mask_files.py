@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value, describe_values, value_to_color
-from segkit.images.raster import Raster, encode_colors, is_opaque, rotate_upright
+from segkit.images.raster import Raster, encode_colors, find_nodata, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
 UNLABELLED = -1
-"""The value of pixels of a mask that have GDAL's nodata value."""
+"""The value of pixels of a mask without data: GDAL's nodata value, a mask or alpha in a TIFF."""
+TRANSPARENT = -2
+"""The value of pixels that are transparent in a picture, such as a PNG: nothing was painted there,
+which may mean the background, or nothing (`segkit.data.checks.classes.decide_coding`)."""
 THREADS = 8
 """Threads that read the headers of masks."""
 
@@ -45,18 +48,23 @@ class Palettes:
 
 
 def compare_palettes(files: Sequence[Path]) -> Palettes:
-    """Compare the palettes of masks; one that is the beginning of another one agrees with it."""
+    """Compare the palettes of masks; one that is the beginning of another one agrees with it.
 
-    depths = set[int]()
+    Beside masks in RGB palettes are colours too.
+    """
+    depths, channels = set[int](), set[int]()
 
     def read(file: Path) -> bytes | None:
         try:
-            depth = _read_png_depth(file)
-            if depth is not None:
-                depths.add(depth)
+            kind = _read_png_kind(file)
+            if kind is not None:
+                depths.add(kind[0])
+                channels.add(kind[1])
                 return None
             with ImageReader(file) as reader:
                 found = reader.read_palette(0) if len(reader) else None
+                if found is None and len(reader):
+                    channels.add(reader.read_extent(0).channels)
         except SegkitError:  # the check reports all files that cannot be read
             return None
         return None if found is None else found.tobytes()
@@ -68,7 +76,9 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
     if not counts:
         return Palettes(differ_in_depth)
     longest = max(counts, key=len)
-    differ = differ_in_depth or any(not longest.startswith(palette) for palette in counts)
+    has_colors = not channels.isdisjoint((3, 4))
+    differ = differ_in_depth or has_colors
+    differ = differ or any(not longest.startswith(palette) for palette in counts)
     colours = np.frombuffer(longest, np.uint8).reshape(-1, 3)
     is_grey = bool((colours == colours[:, :1]).all())
     # Black and white mean what they look like, whatever their indices; and files without a palette
@@ -79,15 +89,15 @@ def compare_palettes(files: Sequence[Path]) -> Palettes:
     return Palettes(differ, np.frombuffer(usual, np.uint8).reshape(-1, 3), counts.total())
 
 
-def _read_png_depth(file: Path) -> int | None:
-    """The bits of a PNG without a palette, from its header: most masks need not be opened."""
+def _read_png_kind(file: Path) -> tuple[int, int] | None:
+    """Bits and channels of a PNG without a palette, from its header: most need not be opened."""
     try:
         with file.open("rb", buffering=0) as opened:
             start = opened.read(26)
     except OSError:  # a folder, or a file that is no more: the check reports it
         return None
     is_plain = len(start) == 26 and start[:4] == b"\x89PNG" and start[25] != 3  # the colour type
-    return start[24] if is_plain else None
+    return (start[24], {0: 1, 2: 3, 4: 2, 6: 4}.get(start[25], 0)) if is_plain else None
 
 
 @dataclass(frozen=True)
@@ -118,14 +128,36 @@ class MaskDecoder:
                 " were drawn: save masks as PNG, or let data.mask_values=nearest take the nearest"
                 " known value"
             )
-        values = self._to_values(raster if self.upright else raster._replace(orientation=1))
-        if raster.nodata:  # 0 is the background: many writers state it as nodata
-            empty = (raster.values == raster.nodata).all(axis=2)
-            values = values.astype(np.int32)
-            values[rotate_upright(empty, raster.orientation if self.upright else 1)] = UNLABELLED
-        elif self.nearest is not None:
+        if not self.upright:
+            raster = raster._replace(orientation=1)
+        hidden = self._find_hidden(raster)
+        if hidden is not None and raster.values.dtype.kind == "f":  # which may hold no integer
+            raster = raster._replace(values=np.where(hidden[..., None], 0, raster.values))
+        values = self._to_values(raster)
+        if self.nearest is not None:
             values = round_to_nearest(values, self.nearest)
+        if hidden is not None and hidden.any():
+            hidden = rotate_upright(hidden, raster.orientation)
+            if raster.is_painted and not raster.alpha:  # one colour is transparent: black is black
+                hidden = hidden & (values != 0)
+            values = values.astype(np.int32)
+            values[hidden] = TRANSPARENT if raster.is_painted else UNLABELLED
         return values
+
+    def _find_hidden(self, raster: Raster) -> NDArray[np.bool_] | None:
+        """The pixels (H, W), as stored, that are transparent or have no data; None without any."""
+        found = []
+        # A transparent index or grey of a picture is a value like others.
+        if raster.missing is not None and (not raster.is_painted or self._reads_colors(raster)):
+            found.append(raster.missing)
+        if raster.alpha and not self.layers:
+            found.append(raster.values[..., -1] == 0)
+        empty = find_nodata(raster) if raster.nodata else None
+        if empty is not None:  # 0 is the background: many writers state it as nodata
+            found.append(empty)
+        if raster.values.dtype.kind == "f":
+            found.append(np.asarray(np.isnan(raster.values).all(axis=2)))
+        return np.any(found, axis=0) if found else None
 
     def reads_parts(self, kind: Raster) -> bool:
         """Whether parts of such a mask are read as the whole, without its pixels.
@@ -133,30 +165,48 @@ class MaskDecoder:
         Not where channels are dropped if they tell nothing in the whole mask, or fractions rounded
         if all are close to whole numbers.
         """
-        channels = kind.values.shape[2]
         if self._reads_colors(kind) and render(kind).shape[2] in (1, 3):
             return True
-        has_shade = bool(kind.alpha) and channels in (2, 4)
-        return not (has_shade or (kind.is_rgb and channels == 3) or kind.step)
+        may_be_grey = kind.is_rgb and _drop_alpha(kind).values.shape[2] == 3
+        return not (may_be_grey or kind.step or (self.layers and kind.alpha))
 
     def _reads_colors(self, raster: Raster) -> bool:
         is_small = raster.values.dtype in (np.uint8, np.bool_)
         return is_small and not self.layers and (raster.is_rgb or self.by_color)
 
     def _to_values(self, raster: Raster) -> NDArray[Any]:
+        plain = raster if self.layers else _drop_alpha(raster)  # which may be a class
         if not self._reads_colors(raster):
-            return simplify_mask(raster)
-        values = raster.values
-        hidden = None
-        if raster.alpha and not is_opaque(values):
-            hidden = rotate_upright(values[..., -1] == 0, raster.orientation)
+            is_rgb = plain.is_rgb and plain.values.shape[2] == 3 and not self.layers
+            if is_rgb and plain.values.dtype == np.uint16:
+                return self._to_values(_reduce_to_8_bits(plain))
+            return simplify_mask(plain)
         shown = np.ma.getdata(render(raster))
         if shown.shape[2] not in (1, 3):  # with measured channels besides the colour
-            return simplify_mask(raster)
+            return simplify_mask(plain)
         coded = encode_colors(np.broadcast_to(shown, (*shown.shape[:2], 3)))
-        if hidden is not None:
-            coded[hidden] = 0
         return coded.astype(np.uint8) if coded.max(initial=0) < 256 else coded
+
+
+def _drop_alpha(raster: Raster) -> Raster:
+    return raster._replace(values=raster.values[..., :-1], alpha="") if raster.alpha else raster
+
+
+def _reduce_to_8_bits(raster: Raster) -> Raster:
+    """Colours of 16 bits that are written colours of 8 bits, or numbers if all are greys.
+
+    Raises:
+        SegkitError: They are neither.
+    """
+    values = raster.values
+    if not (values % 257).any():
+        return raster._replace(values=(values // 257).astype(np.uint8))
+    if (values == values[..., :1]).all():
+        return raster._replace(values=values[..., :1], is_rgb=False)
+    raise SegkitError(
+        "the mask has colours of 16 bits that 8 bits do not hold: save it as RGB with 8 bits, or as"
+        " one channel of class numbers"
+    )
 
 
 def list_known_values(

@@ -18,7 +18,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.layout.blocks import take_part
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import Sample
-from segkit.inference.bit_depth import Highest
+from segkit.inference.bit_depth import Extremes
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.base import Metric, ScoredImage
 from segkit.metrics.bootstrap import Interval, estimate_intervals
@@ -197,7 +197,7 @@ def _count_parts(
     """
     sample, truth = dataset.samples[index], torch.empty(0)
     parts = _Parts(dataset, sample)
-    image = Highest(parts)
+    image = Extremes(parts)
 
     def compare(top: int, left: int, labels: NDArray[np.uint8]) -> None:
         nonlocal truth
@@ -213,7 +213,7 @@ def _count_parts(
         predictor.predict_windows(image, compare, compare_thresholds if sweep else None)
     except SegkitError as error:
         raise SegkitError(f"{sample.name}: {error}") from error
-    predictor.watch.check_highest(sample.name, parts.dtype, image.value)
+    predictor.watch.check_range(sample.name, parts.dtype, image.values)
 
 
 class _Parts:

@@ -17,7 +17,7 @@ import numpy as np
 
 from segkit.images.formats.base import Pages
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, Windows, saves_memory
+from segkit.images.raster import Array, Extent, Raster, Windows, require_numbers, saves_memory
 
 
 class ArrayPages(Pages):
@@ -44,8 +44,7 @@ class ArrayPages(Pages):
         axes = name_axes(names, shape)
         if 0 in shape:
             raise ValueError(f"it is empty: its shape is {shape}")
-        if dtype.kind not in "biuf":
-            raise ValueError(f"values of the type {dtype} are not an image")
+        require_numbers(dtype)
         self._array, self._axes, self._place = array, axes, place
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
         y, x = axes.index("y"), axes.index("x")

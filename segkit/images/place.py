@@ -1,9 +1,13 @@
-"""Where pixels lie in the world, to write it into the files of predictions."""
+"""Where pixels lie in the world: for the files of predictions, and to compare image and mask."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 MICROMETRES = {
     "nm": 1e-3,
@@ -34,6 +38,12 @@ _PIXEL_SCALE, _TIE_POINTS, _MATRIX = 33550, 33922, 34264
 
 Tag = tuple[int, int, int, Any, bool]
 """A tag as an item of tifffile's extratags."""
+Vector = tuple[float, float, float]
+Slice = tuple[Vector, Vector, Vector]
+"""Of a slice of a volume, in millimetres to the right, the front and the top: the corner of its
+first pixel, and the steps to the next column and to the next row."""
+Size = tuple[int, int]
+Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Place:
             b * row + c, y = d * column + e * row + f. None if unknown.
         crs: The coordinate system of x and y, such as "EPSG:32633"; None if it is unknown or has no
             number.
+        slice: Where a slice of a volume lies; None if unknown.
         pixel_size: Height and width of a pixel in micrometres; None if unknown.
         tags: The GeoTIFF tags, to be copied unchanged to files with the same pixels.
         nodata: The value of pixels without data. It is the image's, and not one of masks.
@@ -52,6 +63,7 @@ class Place:
 
     transform: tuple[float, float, float, float, float, float] | None = None
     crs: str | None = None
+    slice: Slice | None = None
     pixel_size: tuple[float, float] | None = None
     tags: tuple[Tag, ...] = ()
     nodata: float | None = None
@@ -65,6 +77,44 @@ def measure_pixel(sizes: tuple[float, float], units: tuple[str, str]) -> Place |
     if not (0 < height < 1e12 and 0 < width < 1e12):
         return None
     return Place(pixel_size=(height, width))
+
+
+def outline_slice(centre: Points, across: Points, down: Points) -> Slice:
+    """A slice by the centre of its first pixel and its two steps, (3,) each."""
+    corner, right, below = np.array([centre - (across + down) / 2, across, down]).tolist()
+    return (*corner,), (*right,), (*below,)
+
+
+def find_shift(places: tuple[Place, Place], sizes: tuple[Size, Size]) -> float | None:
+    """How far the corners of two images lie apart, in pixels of the image with the larger ones.
+
+    Infinite if their coordinate systems differ; None unless both files say where they lie.
+
+    Args:
+        places: Their places.
+        sizes: Their heights and widths in pixels.
+    """
+    (one, steps), (other, other_steps) = (
+        _find_corners(place, size) for place, size in zip(places, sizes, strict=True)
+    )
+    if one is None or other is None or one.shape != other.shape:
+        return None
+    if places[0].crs and places[1].crs and places[0].crs != places[1].crs:
+        return math.inf
+    pixel = max(steps, other_steps)
+    return float(np.sqrt(((one - other) ** 2).sum(axis=1)).max() / pixel) if pixel else None
+
+
+def _find_corners(place: Place, size: Size) -> tuple[Points | None, float]:
+    """Three corners of an image, (3, 2) or (3, 3), and the longer side of a pixel."""
+    if place.slice is not None:
+        first, across, down = np.array(place.slice)
+    elif place.transform is not None:
+        across, down, first = np.array(place.transform).reshape(2, 3).T
+    else:
+        return None, 0.0
+    corners = np.stack([first, first + size[1] * across, first + size[0] * down])
+    return corners, float(np.sqrt(max((across**2).sum(), (down**2).sum())))
 
 
 def to_tiff_options(place: Place | None, nodata: int | None = None) -> dict[str, Any]:
@@ -103,7 +153,11 @@ def subsample_place(place: Place, step: int) -> Place:
         elif code == _MATRIX:
             value = tuple(v * step if i % 4 < 2 else v for i, v in enumerate(value))
         tags.append((code, kind, count, value, once))
-    transform = place.transform
+    transform, of_slice = place.transform, place.slice
+    if of_slice is not None:
+        first, *steps = of_slice
+        across, down = ((x * step, y * step, z * step) for x, y, z in steps)
+        of_slice = first, across, down
     if transform is not None:
         a, b, c, d, e, f = transform
         transform = (a * step, b * step, c, d * step, e * step, f)
@@ -111,6 +165,7 @@ def subsample_place(place: Place, step: int) -> Place:
     return replace(
         place,
         transform=transform,
+        slice=of_slice,
         pixel_size=size and (size[0] * step, size[1] * step),
         tags=tuple(tags),
     )

@@ -30,6 +30,7 @@ class Raster(NamedTuple):
     white_is_zero: bool = False
     bits: int = 0  # of a grey value; 0 where it fills its dtype
     missing: Array | None = None  # (H, W) bool, the pixels without data
+    is_painted: bool = False  # what is transparent was not painted on, and can be background
     nodata: float | None = None  # a pixel with this value in all channels has no data
     step: float = 0.0  # values were rounded to multiples of it, and fractions may be whole numbers
     is_lossy: bool = False  # compressed so that values have changed
@@ -72,6 +73,26 @@ def rotate_upright(values: Array, orientation: int) -> Array:
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
     return values
+
+
+def require_numbers(dtype: np.dtype[Any]) -> None:
+    """Raise a ValueError unless values of a type are whole or real numbers, or bool."""
+    if dtype.kind not in "biuf":
+        remedy = ": save their magnitude or phase, or both as channels" if dtype.kind == "c" else ""
+        raise ValueError(f"values of the type {dtype} are not an image{remedy}")
+
+
+def find_nodata(raster: Raster) -> Array | None:
+    """Where all channels have the value of pixels without data, (H, W); None without such a value.
+
+    Values that a type of floats does not hold were written as its largest one, or as infinity.
+    """
+    nodata, values = raster.nodata, raster.values
+    if nodata is None:
+        return None
+    if values.dtype.kind == "f" and abs(nodata) >= (most := float(np.finfo(values.dtype).max)):
+        return np.asarray((values * np.sign(nodata) >= most).all(axis=2))
+    return np.asarray((values == nodata).all(axis=2))
 
 
 def full_scale(dtype: np.dtype[Any]) -> float:

@@ -29,9 +29,17 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
+from segkit.images.formats.base import START, Pages, find_format, list_suffixes, split_array
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
+from segkit.images.raster import (
+    Array,
+    Extent,
+    Raster,
+    find_nodata,
+    full_scale,
+    is_opaque,
+    rotate_upright,
+)
 
 FINE = 0.01
 """Steps of scaled values up to which labels can be told from fractions."""
@@ -181,12 +189,25 @@ def open_source(file: File) -> Pages:
     if found is None:
         if isinstance(path, Path) and path.is_dir():
             raise ValueError("it is a folder, but not a zarr or another image")
-        size = len(path) if isinstance(path, bytes) else path.stat().st_size
-        known = ", ".join(list_suffixes())
-        raise ValueError(f"it is not an image; known are {known}" if size else "it is empty")
+        raise ValueError(_explain_content(path))
     if array is not None and not found.has_arrays:
         raise SegkitError(f"a {found.title} has no arrays to choose from: leave '::{array}' out.")
     return found.open(path, array)
+
+
+def _explain_content(file: Path | bytes) -> str:
+    """What a file is that no format owns, and the remedy."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            start = opened.read(START)
+    else:
+        start = file[:START]
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, without the image: run 'git lfs pull'"
+    known = ", ".join(list_suffixes())
+    return f"it is not an image; known are {known}. Convert others to PNG or TIFF"
 
 
 def choose_page(page: int | None, count: int) -> int:
@@ -222,9 +243,10 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     elif raster.bits in (2, 4) and raster.palette is None:
         values = values * np.uint8(255 // (2**raster.bits - 1))
     elif values.dtype not in (np.uint8, np.uint16):
-        values = values.astype(np.float32)
-    if raster.nodata is not None:
-        empty = (raster.values == raster.nodata).all(axis=2)
+        with np.errstate(over="ignore"):  # of 64 bits, which become infinite
+            values = values.astype(np.float32)
+    empty = find_nodata(raster)
+    if empty is not None:
         missing = empty if missing is None else empty | missing
     if raster.is_cmyk:
         values = _convert_inks(values)

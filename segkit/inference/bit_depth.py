@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.values import FULL_SCALE
+from segkit.checkpoint.values import FULL_SCALE, HIGHEST_FLOAT
 from segkit.inference.tiles.blending import Readable
 
 BITS = (8, 10, 12)
 """Depths of cameras that are recognized in 16-bit data by the unused upper bits."""
+OVERSHOOT = 0.1
+"""How far floats may leave 0 to 1: resizing overshoots at edges."""
 
 
 class DepthWatch:
@@ -23,7 +25,8 @@ class DepthWatch:
 
     Such an image is converted by the full scale of its type. That is wrong where images of 16 bits
     use only 12, as those of many cameras: on a model of 8-bit images they are nearly black, and
-    8-bit images saturate on such a model. Only the first such image is reported to ``warn``.
+    8-bit images saturate on such a model. Floats below 0, as of images scaled to -1 to 1, would be
+    black. Only the first such image is reported to ``warn``.
     """
 
     def __init__(self, card: ModelCard, warn: Callable[[str], None]) -> None:
@@ -36,20 +39,36 @@ class DepthWatch:
         """Warn if the values of an image (H, W, C) cannot match the training."""
         if not self._is_done and image.dtype != self._dtype:
             known = np.asarray(np.ma.filled(image, 0))
-            self.check_highest(name, image.dtype, known.max(initial=0))
+            self.check_range(name, image.dtype, (known.min(initial=0), known.max(initial=0)))
 
-    def check_highest(self, name: Path | str, dtype: np.dtype[Any], highest: float) -> None:
-        """Warn if an image of this type and highest value cannot match the training."""
+    def check_range(
+        self, name: Path | str, dtype: np.dtype[Any], extremes: tuple[float, float]
+    ) -> None:
+        """Warn if an image of this type with values from 0 or less cannot match the training.
+
+        Args:
+            name: The file.
+            dtype: Its type.
+            extremes: The lowest value, or 0 if that is less, and the highest one.
+        """
         if dtype.kind == "b" or dtype == self._dtype:
             return
-        problem = self._find_problem(dtype, float(highest))
+        problem = self._find_problem(dtype, *map(float, extremes))
         with self._lock:
             if problem is None or self._is_done:
                 return
             self._is_done = True
         self.warn(f"{name} {problem} This may hold for other images too.")
 
-    def _find_problem(self, dtype: np.dtype[Any], highest: float) -> str | None:
+    def _find_problem(self, dtype: np.dtype[Any], lowest: float, highest: float) -> str | None:
+        if dtype.kind == "f" and highest > HIGHEST_FLOAT:  # an error of the conversion
+            return None
+        if dtype.kind == "f" and (lowest < -OVERSHOOT or highest > 1 + OVERSHOOT):
+            return (
+                f"is {dtype} with values from {lowest:.3g} to {highest:.3g}. The model was trained"
+                f" on {self._dtype} images and reads floats on a scale of 0 to 1; what is outside"
+                f" becomes black or white. Scale it to 0 to 1, or convert it to {self._dtype}."
+            )
         bits = _count_bits(highest)
         if dtype == np.uint16 and bits is not None and highest > 0:
             return (
@@ -81,15 +100,17 @@ def _count_bits(highest: float) -> int | None:
     return next((bits for bits in BITS if highest < 2**bits), None)
 
 
-class Highest:
-    """An image that is read by windows, and the highest value read so far."""
+class Extremes:
+    """An image that is read by windows, and the lowest and the highest value read so far, and 0."""
 
     def __init__(self, image: Readable) -> None:
         self._image, self.shape = image, image.shape
-        self.value = 0.0
+        self.values = 0.0, 0.0
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """(h, w, C)."""
         part = self._image.read(top, left, height, width)
-        self.value = max(self.value, float(np.ma.filled(part, 0).max()))
+        known = np.ma.filled(part, 0)
+        low, high = self.values
+        self.values = min(low, float(known.min())), max(high, float(known.max()))
         return part

@@ -22,7 +22,7 @@ from segkit.images.reading import ImageReader, read_image
 from segkit.images.window_writing import Scratch, WindowFile
 from segkit.images.windows import WindowedImage, open_windows
 from segkit.inference.background import Background
-from segkit.inference.bit_depth import Highest
+from segkit.inference.bit_depth import Extremes
 from segkit.inference.predictor import Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.outputs import Outputs, choose_overlay_suffix, to_16_bits
@@ -110,7 +110,7 @@ class LargeImages:
         begun = {picture: wanted.overlays, map_path: wanted.probabilities}
         outputs.record.begin(page.file, [path for path, is_on in begun.items() if is_on])
         overview = _Overview(page.image, self._layers) if wanted.overlays else None
-        source = Highest(overview or page.image)
+        source = Extremes(overview or page.image)
         with ExitStack() as stack:
             maps = None
             if wanted.probabilities:
@@ -141,7 +141,7 @@ class LargeImages:
                 writer.submit(lambda: file.write(top, left, to_16_bits(values)), values.nbytes)
 
             self.predictor.predict_windows(source, write, write_maps if maps else None)
-        self.predictor.watch.check_highest(page.file.path, page.image.dtype, source.value)
+        self.predictor.watch.check_range(page.file.path, page.image.dtype, source.values)
         if overview is not None:
             place = page.place and subsample_place(page.place, overview.step)
             outputs.write_overlay(picture, overview.image, overview.labels, place=place)

@@ -43,7 +43,7 @@ def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
     Only 0 and 1, which would look black, become 0 and 255, unless 255 means something else there.
     """
     coding = summary.coding
-    if mode == "binary" and not coding.to_label and not coding.foreground:
+    if mode == "binary" and not coding.foreground and max(coding.to_label, default=-1) < 0:
         return (0, 255)
     return tuple(coding.value_of(label) for label in range(summary.num_classes))
 

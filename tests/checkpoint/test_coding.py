@@ -36,6 +36,7 @@ def test_a_map_is_applied_at_once_and_not_one_after_the_other() -> None:
     swapped = LabelCoding({0: 1, 1: 0})
     np.testing.assert_array_equal(swapped.encode(np.array([[0, 1]], np.uint8)), [[1, 0]])
     assert [swapped.value_of(label) for label in (0, 1)] == [1, 0]
+    assert LabelCoding({-2: 0, 7: 1}).value_of(0) == 0  # what is written is no missing pixel
 
 
 def test_ids_are_foreground_but_for_those_that_are_mapped() -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -601,3 +602,74 @@ def test_threads_that_read_leave_the_logger_as_it_was(tmp_path: Path, caplog) ->
     assert not caplog.messages
     logging.getLogger("tifffile").warning("still heard")
     assert caplog.messages == ["still heard"]
+
+
+# --- values of other kinds ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 2), (9, 8, 5)])
+def test_complex_numbers_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.ones(shape, np.complex64)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    np.save(tmp_path / "a.npy", values)
+    message = r"complex64 are not an image: save their magnitude or phase, or both as channels\."
+    for file in (tmp_path / "a.tif", tmp_path / "a.npy"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for read in (read_image, read_mask):
+                with pytest.raises(SegkitError, match=message):
+                    read(file, 0)
+
+
+LEAST = {"float32": float(np.finfo("f4").min), "float64": float(np.finfo("f8").min)}
+
+
+@pytest.mark.parametrize("stated", ["-1.7976931348623157e+308", "-3.4028234663852886e+38", "-inf"])
+@pytest.mark.parametrize("stored", [LEAST["float32"], -np.inf])
+def test_the_lowest_number_as_nodata(tmp_path: Path, stated: str, stored: float) -> None:
+    values, path = np.arange(72, dtype=np.float32).reshape(9, 8), tmp_path / "a.tif"
+    values[2, 3] = stored
+    nodata = (42113, "s", 0, stated, True)
+    tifffile.imwrite(path, values, extratags=[nodata])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(path)
+    assert np.ma.getmaskarray(image)[..., 0].nonzero() == (np.array([2]), np.array([3]))
+
+
+def test_the_lowest_number_of_64_bits_as_nodata(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    values, path = np.arange(72.0).reshape(9, 8), tmp_path / "a.tif"
+    values[2, 3] = LEAST["float64"]
+    profile = {"driver": "GTiff", "count": 1, "height": 9, "width": 8, "dtype": "float64"}
+    profile["transform"] = rasterio.Affine(2, 0, 0, 0, -2, 0)
+    with rasterio.open(path, "w", nodata=LEAST["float64"], **profile) as file:
+        file.write(values, 1)
+    with rasterio.open(path) as file:
+        wanted = file.read(1, masked=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(path)[..., 0]
+    np.testing.assert_array_equal(np.ma.getmaskarray(image), np.ma.getmaskarray(wanted))
+    np.testing.assert_array_equal(image.filled(0), wanted.filled(0))
+
+
+def test_files_that_are_not_read_name_the_remedy(tmp_path: Path) -> None:
+    values = np.arange(0, 4096, 7, dtype=np.uint16)[:576].reshape(24, 24)
+    twelve = imagecodecs.jpeg8_encode(values, bitspersample=12)
+    (tmp_path / "12.jpg").write_bytes(twelve)
+    (tmp_path / "ls.jpg").write_bytes(imagecodecs.jpegls_encode(values))
+    (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(values))
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
+    (tmp_path / "a.png").write_text(pointer)
+    for name, message in {
+        "12.jpg": r"of a kind that is not read \(.*12-bit.*\): convert it to PNG or TIFF\.",
+        "ls.jpg": r"of a kind that is not read \(.*\): convert it to PNG or TIFF\.",
+        "a.jxl": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
+        "a.png": "a pointer of Git LFS, without the image: run 'git lfs pull'",
+    }.items():
+        for read in (read_image, read_extent):
+            with pytest.raises(SegkitError, match=message):
+                read(tmp_path / name)
+        with pytest.raises(SegkitError, match=message):
+            read_image((tmp_path / name).read_bytes())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segkit.checkpoint.values import Normalization
-from segkit.inference.bit_depth import DepthWatch, Highest
+from segkit.inference.bit_depth import DepthWatch, Extremes
 
 
 def watch(dtype="uint8", low=0, high=255) -> tuple[DepthWatch, list[str]]:
@@ -38,6 +38,9 @@ SATURATED = (
         (EIGHT, image(1), r"no value above 1, as data of 8 bits"),
         (TWELVE, image(200, np.uint8), "is uint8. " + SATURATED),
         (TWELVE, image(0.9, np.float32), "is float32. " + SATURATED),
+        (EIGHT, image(-1, np.float32), r"is float32 with values from -1 to 0\. .* of 0 to 1"),
+        (TWELVE, image(-0.5, np.float32), r"becomes black or white\. Scale it to 0 to 1, or "),
+        (EIGHT, image(1.4, np.float32), "with values from 0 to 1.4"),
         # 100 of 8 bits are 25,700 of 16
         (("uint16", 30_000, 60_000), image(100, np.uint8), r"value is 2\.57e\+04, so it is black"),
     ],
@@ -57,6 +60,9 @@ def test_values_that_cannot_match_the_training_are_reported_once(model, given, m
         (EIGHT, image(0)),
         (EIGHT, image(200, np.uint8)),
         (EIGHT, image(0.5, np.float32)),
+        (EIGHT, image(-0.05, np.float32)),
+        (EIGHT, image(200, np.float32)),  # is an error anyway
+        (("float32", -1, 1), image(-1, np.float32)),
         (("uint16", 0, 65_535), image(200, np.uint8)),
         (TWELVE, image(0, np.uint8)),
         (TWELVE, image(10, np.uint8)),
@@ -71,13 +77,16 @@ def test_nothing_is_said_of_others(model, given):
     assert not said
 
 
-def test_the_highest_value_is_that_of_all_windows():
+def test_extremes_are_those_of_all_windows():
     values = np.arange(20, dtype=np.uint16).reshape(4, 5, 1)
     whole = SimpleNamespace(
         shape=values.shape, read=lambda y, x, h, w: values[y : y + h, x : x + w]
     )
-    seen = Highest(whole)
+    seen = Extremes(whole)
     assert seen.shape == (4, 5, 1)
     np.testing.assert_array_equal(seen.read(1, 2, 2, 2), values[1:3, 2:4])
     seen.read(0, 0, 1, 1)
-    assert seen.value == 13
+    assert seen.values == (0, 13)
+    seen = Extremes(SimpleNamespace(shape=values.shape, read=lambda *_: values * -0.5))
+    seen.read(0, 0, 1, 1)
+    assert seen.values == (-9.5, 0)

@@ -20,7 +20,7 @@ from segkit.core.labels import (
     find_background,
 )
 from segkit.data.checks.facts import Facts
-from segkit.data.mask_files import UNLABELLED
+from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource
 
 FEW_IDS = 3
@@ -83,6 +83,13 @@ def decide_classes(
     coding, notes = _decode_colors(values, source)
     if notes and declared is None and source.class_colors is not None:
         declared = len(source.class_colors)
+    # Where nothing is painted black, what is transparent is.
+    has_black = source.class_colors is None or (0, 0, 0) in map(tuple, source.class_colors)
+    if TRANSPARENT in values - coding.to_label.keys() and 0 not in values and has_black:
+        coding.to_label[TRANSPARENT] = coding.label_of(0)
+        more = f" ('data.label_map={{{TRANSPARENT}: 255}}': not labelled)"
+        can_map = has_option(source, "label_map")
+        notes.append(f"masks are transparent in places: this is read as black{more * can_map}")
     labels = {coding.label_of(value) for value in values}
     top = max((label for label in labels if 0 <= label < IGNORE_INDEX), default=0)
     two = mode == "binary" or layered or declared == 2 or (declared is None and top <= 1)
@@ -94,9 +101,21 @@ def decide_classes(
     else:
         count = depths.most_common(1)[0][0] if layered else max(2, top + 1)
     problems = _find_contradictions(source, mode, num_classes, count)
+    if TRANSPARENT in values - coding.to_label.keys():
+        remedy = "paint over them in the files"
+        if has_option(source, "label_map"):
+            remedy = (
+                f"'data.label_map={{{TRANSPARENT}: 0}}' makes them class 0,"
+                f" 'data.label_map={{{TRANSPARENT}: 255}}' not labelled"
+            )
+        problems.append(
+            f"masks have transparent pixels, which may be background or not labelled: {remedy}"
+        )
+        coding.to_label[TRANSPARENT] = IGNORE_INDEX
     colored = any(value >= FIRST_COLOR for value in values)
     if not (problems or colored or source.instances or layered) and declared is None:
-        problems += _find_gaps(values, labels, count, source)
+        written = {v for value in values if (v := find_written(value, coding)) is not None}
+        problems += _find_gaps(written, labels, count, source)
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -111,7 +130,7 @@ def _decode_colors(values: set[int], source: DataSource) -> tuple[LabelCoding, l
     if source.instances or source.class_colors is None:
         return coding, []
     of_color = {color_to_value(color): i for i, color in enumerate(source.class_colors)}
-    unmapped = values - coding.to_label.keys()
+    unmapped = values - coding.to_label.keys() - {TRANSPARENT}
     colored = any(value >= FIRST_COLOR for value in values)
     if not colored and (
         not unmapped <= of_color.keys() or max(unmapped, default=0) < len(of_color)
@@ -210,6 +229,17 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
         f"the masks have the values {describe_values(levels)}, which would make {count} classes,"
         f" but {count - len(present)} of them never occur: set {', or '.join(remedies)}"
     ]
+
+
+def find_written(value: int, coding: LabelCoding) -> int | None:
+    """The mask value by which options name what has a value.
+
+    Black for what is transparent and not unlabelled, None for pixels without data.
+    """
+    if value >= 0 or value not in coding.to_label:
+        return value
+    is_black = value == TRANSPARENT and coding.to_label[value] != IGNORE_INDEX
+    return 0 if is_black else None
 
 
 def list_levels(values: set[int], source: DataSource) -> list[int]:

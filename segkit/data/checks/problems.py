@@ -17,6 +17,7 @@ from segkit.data.checks.classes import (
     MOST_LEVELS,
     Classes,
     count_pixels_of_all,
+    find_written,
     has_option,
     list_levels,
     propose_map,
@@ -138,7 +139,10 @@ def find_unknown_colors(facts: list[Facts], classes: Classes, source: DataSource
     pixels = Counter[int]()
     for f in facts:
         for layer in f.layers:
-            pixels.update(layer)
+            for value, count in layer.items():
+                written = find_written(value, classes.coding)
+                if written is not None:
+                    pixels[written] += count
     unknown = sorted(filter(classes.is_unknown_color, pixels))
     if not unknown:
         return []
@@ -202,7 +206,8 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     remedies = []
     if has_option(source, "instances"):
         remedies.append("use data.instances=true if these are object ids")
-    levels = list_levels({v for v in labels if not classes.is_unknown_color(v)}, source)
+    written = {find_written(v, classes.coding) for v in labels if not classes.is_unknown_color(v)}
+    levels = list_levels({v for v in written if v is not None}, source)
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
     more = (
         f"{propose_map(levels, source)} for {len(levels)} classes"

@@ -7,6 +7,7 @@ run by run down its columns, so that a small shape costs little in a large image
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,10 +27,14 @@ from segkit.data.labels.runs import (
     find_mask_runs,
     find_runs,
 )
-from segkit.images.reading import read_mask
+from segkit.data.mask_files import TRANSPARENT, UNLABELLED, MaskDecoder
+from segkit.images.reading import ImageReader, wrap_errors
 
 IGNORED_ID = -1
 """The id of pixels that are not labelled."""
+
+_BY_COLOR = MaskDecoder(by_color=True)
+"""Of single objects only black tells the background, also in palettes."""
 
 _FAR = 10
 """Outlines that reach this many times the image's size out of it are clipped before they are drawn,
@@ -140,19 +145,41 @@ def find_region_runs(region: Region, size: tuple[int, int]) -> Ends:
                 f" {height * width}: use the images that were annotated."
             )
         return region.starts, stops
-    mask = read_mask(region)
+    return find_mask_runs(_read_object(region, size))
+
+
+def _read_object(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where the mask of one object or class is not black in a viewer, (H, W).
+
+    Raises:
+        SegkitError: It cannot be read, has another size, or more than two values.
+    """
+    with ImageReader(file) as reader:
+        raster = reader.read()
+    if raster.is_lossy:
+        raise SegkitError(
+            f"{file} is compressed with loss, as a JPEG, so that its outline is not the one that"
+            " was drawn: save the masks of objects and classes as PNG."
+        )
+    with wrap_errors(file):
+        mask = _BY_COLOR.read(raster)
     if mask.shape != tuple(size):
         raise SegkitError(
-            f"{region} has the shape {mask.shape}, but the image has {height} rows and {width}"
+            f"{file} has the shape {mask.shape}, but the image has {size[0]} rows and {size[1]}"
             " columns: use the masks of this image, with one channel."
         )
-    inside = mask != 0
-    if inside.any() and (mask[inside] != mask.max()).any():
+    if (mask == UNLABELLED).any():
         raise SegkitError(
-            f"{region} has more than two values: the mask of one object or class has 0 and one"
+            f"{file} has pixels without data (nodata, or masked), but the mask of one object or"
+            " class has only 0 and one other value: save it without them."
+        )
+    inside: NDArray[np.bool_] = (mask != 0) & (mask != TRANSPARENT)
+    if inside.any() and (mask[inside] != mask[inside][0]).any():
+        raise SegkitError(
+            f"{file} has more than two values: the mask of one object or class has 0 and one"
             " other value. Save it without smoothing, and not as JPEG."
         )
-    return find_mask_runs(inside)
+    return inside
 
 
 def _fill_polygon(polygon: Polygon, scale: tuple[int, int] | None, size: tuple[int, int]) -> Ends:

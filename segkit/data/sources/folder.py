@@ -16,7 +16,6 @@ from pydantic import BeforeValidator, Field
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.labels.base import Color, LabelFormat
-from segkit.data.labels.drawing import IGNORED_ID
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.class_files import propose_classes
@@ -24,6 +23,8 @@ from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plai
 from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import (
+    TRANSPARENT,
+    UNLABELLED,
     MaskDecoder,
     Palettes,
     compare_palettes,
@@ -34,6 +35,7 @@ from segkit.data.mask_files import (
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
 from segkit.images.formats.base import may_have_pages, strip_ending
+from segkit.images.place import find_shift
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage
@@ -50,6 +52,8 @@ NAMED = 3
 """Files that a note names."""
 DividedBy = Literal["", "folders", "table", "lists"]
 """What of a set says which samples are for validation; empty if nothing does."""
+FARTHEST = 0.5
+"""How many pixels image and mask may lie apart: headers are rounded."""
 
 
 class FolderSource(DataSource, name="folder"):
@@ -190,6 +194,7 @@ class FolderSource(DataSource, name="folder"):
         self._turned, self._with_alpha = set[str](), set[str]()
         self._stored_channels = set[int]()
         self._nodata = set[float]()  # values of pixels without data in masks
+        self._hidden = set[int]()  # what masks have where they are transparent or have no data
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -208,9 +213,12 @@ class FolderSource(DataSource, name="folder"):
     @property
     def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
         """The map that is given; what annotations ignore is not labelled."""
-        if self._drawn is None and not self._nodata - {0}:
-            return self._label_map
-        return {IGNORED_ID: IGNORE_INDEX, **(self._label_map or {})}
+        own = dict[int, int]()
+        if self._drawn is not None or self._nodata - {0} or UNLABELLED in self._hidden:
+            own[UNLABELLED] = IGNORE_INDEX
+        if self.instances and TRANSPARENT in self._hidden:
+            own[TRANSPARENT] = 0
+        return {**own, **(self._label_map or {})} if own else self._label_map
 
     def splits(self) -> dict[Split, list[Sample]]:
         """The samples by split, without those in :meth:`problems`.
@@ -248,6 +256,10 @@ class FolderSource(DataSource, name="folder"):
                     "masks have the nodata value 0, which is read as class 0"
                     " ('data.label_map={0: 255}': not labelled)"
                 )
+        if UNLABELLED in self._hidden:
+            notes.append("masks have pixels without data (mask, alpha, NaN): no label is there")
+        if self.instances and TRANSPARENT in self._hidden:
+            notes.append("masks are transparent in places: no object is there")
         if self._with_alpha:
             is_rgba = self._stored_channels == {4}
             notes.append(
@@ -358,6 +370,9 @@ class FolderSource(DataSource, name="folder"):
             self._nodata.add(rasters[0].nodata)
         with wrap_errors(sample.mask):
             masks = [self._decoder.read(raster) for raster in rasters]
+        first = rasters[0]
+        if first.alpha or first.missing is not None or first.values.dtype.kind == "f":
+            self._hidden |= {v for v in (UNLABELLED, TRANSPARENT) if (masks[0] == v).any()}
         return masks[0] if len(masks) == 1 else np.stack(masks, axis=2)
 
     def measure_large(self, sample: Sample) -> Large | None:
@@ -537,17 +552,24 @@ class FolderSource(DataSource, name="folder"):
         pages, mask_pages = 1, 1
         try:
             with_pages = may_have_pages(image), may_have_pages(mask)
-            if with_pages[0]:
-                pages = count_pages(image)
-            if with_pages[1]:
-                mask_pages = count_pages(mask)
-            is_one = all(with_pages) and pages == mask_pages == 1 and not self.resize_masks
-            if is_one and not _lie_together(image, mask):
-                problems.append(
-                    f"{name} and its mask {mask} lie at different places by their georeferencing:"
-                    " write the mask on the grid of the image"
-                )
-                return []
+            with ExitStack() as stack:
+                readers = [
+                    stack.enter_context(ImageReader(file)) if may else None
+                    for file, may in zip((image, mask), with_pages, strict=True)
+                ]
+                pages, mask_pages = (len(reader) if reader else 1 for reader in readers)
+                if readers[0] and readers[1] and pages and mask_pages:
+                    shift = self._measure_shift(readers[0], readers[1])
+                    if shift >= FARTHEST:
+                        apart = "in other coordinate systems"
+                        if math.isfinite(shift):
+                            apart = f"up to {shift:.3g} pixels apart"
+                        problems.append(
+                            f"{name} and its mask {mask} lie at different places by their headers,"
+                            f" {apart}: write the mask on the grid of the image, with the same"
+                            " affine or georeferencing"
+                        )
+                        return []
         except SegkitError:  # the check reports all files that cannot be read
             return [Sample(name, image, mask)]
         if pages == 1 and (mask_pages == 1 or self.layers):
@@ -559,6 +581,16 @@ class FolderSource(DataSource, name="folder"):
             )
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
+
+    def _measure_shift(self, image: ImageReader, mask: ImageReader) -> float:
+        """How many pixels image and mask lie apart, as far as both files say so."""
+        shifts = [0.0]
+        for page in {0, min(len(image), len(mask)) - 1}:
+            places = image.read_place(page), mask.read_place(page)
+            sizes = image.read_size(page, self.upright), mask.read_size(page, self.upright)
+            if places[0] and places[1] and (sizes[0] == sizes[1] or self.resize_masks):
+                shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
+        return max(shifts)
 
 
 def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
@@ -580,21 +612,6 @@ def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Pat
                     if not problems:
                         return files
     return None
-
-
-def _lie_together(image: Path, mask: Path) -> bool:
-    """Whether pixels of two files lie at the same places, as far as both files say so."""
-    places = []
-    for path in (image, mask):
-        with ImageReader(path) as reader:
-            places.append(reader.read_place(0))
-    one, other = (place.transform if place is not None else None for place in places)
-    if one is None or other is None:
-        return True
-    pixel = max(abs(one[0]), abs(one[1]), abs(one[3]), abs(one[4]))
-    shifts = [abs(one[i] - other[i]) / pixel for i in (2, 5)]
-    turns = [abs(one[i] - other[i]) / pixel for i in (0, 1, 3, 4)]
-    return max(shifts) < 0.5 and max(turns) < 0.001
 
 
 def _describe_shared_files(divided: Divided) -> list[str]:

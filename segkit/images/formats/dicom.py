@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from segkit.core.errors import SegkitError
 from segkit.images.formats.base import START, ImageFormat, Pages, import_extra, split_array
 from segkit.images.formats.nifti import choose_dtype, write_nifti
 from segkit.images.formats.tiff import Tiff
-from segkit.images.place import Place, measure_pixel
+from segkit.images.place import Place, measure_pixel, outline_slice
 from segkit.images.raster import Array, Extent, Raster
 from segkit.images.reading import wrap_errors
 
@@ -61,6 +62,9 @@ _HEADER = [
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+
+_TO_RAS = np.array([-1.0, -1.0, 1.0])
+"""From millimetres to the left and the back to those to the right and the front."""
 
 Vector = tuple[float, ...]
 
@@ -162,9 +166,16 @@ class DicomPages(Pages):
         return Extent(int(header.Rows), int(header.Columns), int(channels))
 
     def read_place(self, page: int) -> Place | None:
-        """The size of a pixel."""
-        spacing = self.slices[page].spacing
-        return measure_pixel((spacing[0], spacing[1]), ("mm", "mm")) if spacing else None
+        """Where a slice lies, and the size of a pixel."""
+        each = self.slices[page]
+        if each.spacing is None:
+            return None
+        place = measure_pixel((each.spacing[0], each.spacing[1]), ("mm", "mm"))
+        if place is None or each.position is None or each.orientation is None:
+            return place
+        height, width = each.spacing
+        across, down = np.array(each.orientation).reshape(2, 3) * [[width], [height]] * _TO_RAS
+        return replace(place, slice=outline_slice(np.array(each.position) * _TO_RAS, across, down))
 
     def _read_slice(self, each: Slice) -> Raster:
         dataset = self._load(each.file)

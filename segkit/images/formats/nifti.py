@@ -22,6 +22,7 @@ import math
 import threading
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +31,8 @@ import numpy as np
 from segkit.core.errors import SegkitError
 from segkit.core.files import written_whole
 from segkit.images.formats.base import ImageFormat, Pages, import_extra, split_array
-from segkit.images.place import Place, measure_pixel
-from segkit.images.raster import Array, Extent, Raster
+from segkit.images.place import Place, Slice, measure_pixel, outline_slice
+from segkit.images.raster import Array, Extent, Raster, require_numbers
 from segkit.images.reading import wrap_errors
 
 PLANES = {"axial": "LPS", "coronal": "LIA", "sagittal": "PIL"}
@@ -106,12 +107,13 @@ class NiftiPages(Pages):
         self.grid = _plan_grid(header, plane)
         self._volume = _Volume(file, header, self.grid.shape)
         self._scale = _read_scale(header)
-        self._place = _measure_page(header, self.grid)
+        self._affine = header.get_best_affine()
+        self._place = _measure_page(header, self.grid) or Place()
         names = self._volume.dtype.names
         if names and (names not in _COLOURS or self.grid.channels > 1):
             raise ValueError(f"values of the type {self._volume.dtype} are not an image")
-        if not names and self._volume.dtype.kind not in "iuf":
-            raise ValueError(f"values of the type {self._volume.dtype} are not an image")
+        if not names:
+            require_numbers(self._volume.dtype)
         self._colours = len(names) if names else 0
 
     def __len__(self) -> int:
@@ -142,8 +144,8 @@ class NiftiPages(Pages):
         return Extent(*self.grid.size, self._colours or self.grid.channels)
 
     def read_place(self, page: int) -> Place | None:
-        """The size of a pixel."""
-        return self._place
+        """Where a slice lies, and the size of a pixel."""
+        return replace(self._place, slice=self.grid.find_slice(self._affine, page))
 
 
 class Grid(NamedTuple):
@@ -179,6 +181,18 @@ class Grid(NamedTuple):
         index: list[slice | int] = [slice(None)] * 5
         index[self.pages], index[3] = slice(number, number + 1), time
         return tuple(index)
+
+    def find_slice(self, affine: Array, page: int) -> Slice:
+        """Where a slice of a volume with that affine lies."""
+        number = page % self.shape[self.pages]
+        first, steps = affine[:3, 3], []
+        for axis in (self.columns, self.rows, self.pages):
+            step = affine[:3, axis]
+            if self.backwards[axis]:
+                first, step = first + (self.shape[axis] - 1) * step, -step
+            steps.append(step)
+        across, down, up = steps
+        return outline_slice(first + number * up, across, down)
 
     def turn(self, values: Array) -> Array:
         """A slice at its index, (.., .., .., C), as a view (H, W, C)."""

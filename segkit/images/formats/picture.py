@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_webp
 from segkit.images.raster import NO_PIXELS, ORIENTATION, Array, Extent, Raster
 
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
@@ -51,7 +52,8 @@ class _Picture(Pages):
             image.load()
             raster = self._decode(data, image)
             orientation = _read_orientation(image)
-        return raster._replace(orientation=orientation, is_lossy=self._is_lossy(data))
+        is_lossy = self._is_lossy(data)
+        return raster._replace(orientation=orientation, is_lossy=is_lossy, is_painted=True)
 
     def read_extent(self, page: int) -> Extent:
         """Its size."""
@@ -69,7 +71,12 @@ class _Picture(Pages):
             return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
-        return self.opens(io.BytesIO(data))
+        try:
+            return self.opens(io.BytesIO(data))
+        except SyntaxError as error:  # as of JPEGs with 12 bits
+            raise ValueError(
+                f"it is damaged, or of a kind that is not read ({error}): convert it to PNG or TIFF"
+            ) from error
 
     def _require_whole(self, data: bytes) -> None:
         """Raise a ValueError where Pillow would not miss the end of a file."""
@@ -143,15 +150,7 @@ class _WebPPicture(_Picture):
     opens = WebPImageFile
 
     def _is_lossy(self, data: bytes) -> bool:
-        at = 12
-        while at + 8 <= len(data):
-            kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-            if kind == b"ANMF":  # a frame, with chunks of its own after 16 bytes
-                size = 16
-            if kind in (b"VP8 ", b"VP8L"):
-                return kind == b"VP8 "
-            at += 8 + size + size % 2
-        return True
+        return is_lossy_webp(data)
 
 
 class _GifPicture(_Picture):
@@ -180,12 +179,8 @@ class _Jpeg2000Picture(_Picture):
             values,
             is_rgb=colours == 3,
             alpha={1: "straight", 2: "premultiplied"}.get(alpha, ""),  # type: ignore[arg-type]
-            is_lossy=self._is_lossy(data),
+            is_lossy=is_lossy_jpeg2000(data),
         )
-
-    def _is_lossy(self, data: bytes) -> bool:
-        at = data.find(b"\xff\x52")  # coding style: its last byte says which wavelet
-        return at < 0 or data[at + 13] == 0
 
 
 class _OnePicture:
@@ -259,7 +254,12 @@ def _decode_png(data: bytes) -> Raster:
     values: Array = imagecodecs.png_decode(data)
     values = values.reshape(*values.shape[:2], -1)
     channels = values.shape[2]
-    return Raster(values, is_rgb=channels > 2, alpha="straight" if channels in (2, 4) else "")
+    return Raster(
+        values,
+        is_rgb=channels > 2,
+        alpha="straight" if channels in (2, 4) else "",
+        is_painted=True,
+    )
 
 
 def _has_only_pixels(data: bytes) -> bool:

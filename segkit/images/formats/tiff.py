@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
     NO_PIXELS,
@@ -31,6 +32,7 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
+    require_numbers,
     saves_memory,
 )
 from segkit.images.tiff_place import (
@@ -52,7 +54,14 @@ CACHED_ROWS = 1024
 _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
-_LOSSY = (6, 7, 33003, 34892, 50001)  # JPEG in three ways, Aperio's JPEG 2000, WebP
+_LOSSY = (6, 7, 22610, 33007, 34892, 34934)  # JPEG in four ways, JPEG XR in two
+_MAYBE_LOSSY = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), is_lossy_jpeg2000),
+    **dict.fromkeys((34927, 50001), is_lossy_webp),
+    **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
+}
+_HEADER = 2**16
+"""Bytes of a strip or tile that tell whether it is lossy, at most."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
@@ -113,6 +122,7 @@ class TiffPages(Pages):
     def read(self, page: int) -> Raster:
         """One image; errors of the decoders are passed on."""
         if page in self._arrays:
+            require_numbers(self._arrays[page].dtype)
             return Raster(self._arrays[page].asarray())
         raster = _join_channels([_decode_part(part) for part in self._load_parts(page)])
         if page in self._masks:
@@ -321,12 +331,14 @@ def _read_orientation(page: Part) -> int:
     return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
 
 
-def _describe(page: Any, values: Array) -> Raster:
+def _describe(part: Part, values: Array) -> Raster:
     """Pixels of a page, (h, w, C) in native byte order, with how to display them.
 
     Raises:
         ValueError: Its colours are of a kind that is not converted.
     """
+    page = part.keyframe
+    require_numbers(page.dtype)
     kind = tifffile.PHOTOMETRIC(page.photometric).name
     is_cmyk = kind == "SEPARATED" and page.tags.valueof(_INK_SET, 1) == 1
     if kind not in (*_GREY, *_RGB, "PALETTE", "SEPARATED"):
@@ -342,8 +354,21 @@ def _describe(page: Any, values: Array) -> Raster:
         white_is_zero=kind == "MINISWHITE",
         bits=page.bitspersample if is_grey and page.bitspersample < page.dtype.itemsize * 8 else 0,
         nodata=_read_nodata(page),
-        is_lossy=int(page.compression) in _LOSSY,
+        is_lossy=_is_lossy(part),
     )
+
+
+def _is_lossy(part: Part) -> bool:
+    """Whether a page is compressed so that values have changed, by its first strip or tile."""
+    compression = int(part.keyframe.compression)
+    tell = _MAYBE_LOSSY.get(compression)
+    if tell is None:
+        return compression in _LOSSY
+    for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
+        if offset and count:
+            part.parent.filehandle.seek(offset)
+            return tell(part.parent.filehandle.read(min(count, _HEADER)))
+    return False
 
 
 def _read_palette(page: Any) -> Array | None:
@@ -361,8 +386,9 @@ def _read_nodata(page: Any) -> float | None:
         value = float(str(page.tags.valueof(GDAL_NODATA, "")).strip("\0 "))
     except ValueError:
         return None
-    if page.dtype.kind == "f":  # written with more digits than it has
-        value = float(page.dtype.type(value))
+    if page.dtype.kind == "f":  # written with more digits than it has, or for 64 bits
+        most = float(np.finfo(page.dtype).max)
+        value = float(page.dtype.type(min(max(value, -most), most)))
     return None if math.isnan(value) else value
 
 
@@ -380,7 +406,7 @@ def _decode_part(part: Part) -> Raster:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    raster = _describe(page, values.reshape(*values.shape[:2], -1))
+    raster = _describe(part, values.reshape(*values.shape[:2], -1))
     return raster._replace(orientation=_read_orientation(page))
 
 
@@ -417,7 +443,7 @@ class _WindowReader:
         self.size = page.imagelength, page.imagewidth
         self._dtype = np.dtype(page.dtype).newbyteorder("=")
         empty = [np.empty((0, 0, page.samplesperpixel), self._dtype) for page in pages]
-        self.kind = _join_channels(list(map(_describe, pages, empty)))
+        self.kind = _join_channels(list(map(_describe, parts, empty)))
         self._segment = _segment_size(page)
         self._lock = threading.Lock()
         rows = CACHED_ROWS + self._segment[0]

@@ -159,7 +159,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
         "a.json, shape 5: a: its mask is not base64",
         "a.json, shape 6: a: it has no mask",
         f"a.json, shape 7: a: the file: cannot be read: it is not an image; known are"
-        f" {', '.join(list_suffixes())}",
+        f" {', '.join(list_suffixes())}. Convert others to PNG or TIFF",
         "a.json, shape 8: a: the shape_type 'star' is not known",
         "a.json, shape 9: a: its coordinates are not a list of numbers",
         "a.json, shape 10: a: the shape_type '['x']' is not known",

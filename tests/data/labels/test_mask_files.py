@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import tifffile
 from PIL import Image
 
+from segkit.core.errors import SegkitError
 from segkit.data.labels.class_masks import ClassMasksFormat
 from segkit.data.labels.drawing import draw_ids, draw_labels, draw_layers
 from segkit.data.labels.object_masks import ObjectMasksFormat
@@ -153,3 +156,75 @@ def test_masks_without_an_image_and_images_twice_are_problems(tmp_path):
     ]
     assert [image.name for image in found.images] == ["images/1.png"]
     assert "images/4.png" in found.notes[0]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+INSIDE = np.zeros(SIZE, np.uint8)
+INSIDE[1:5, 2:8] = 1
+
+
+def save_palette(path, order, *colors):
+    picture = Image.fromarray(np.array(order, np.uint8)[INSIDE]).convert("P")
+    palette = np.zeros((max(order) + 1, 3), np.uint8)
+    palette[order] = colors
+    picture.putpalette(palette.tobytes())
+    picture.save(path)
+
+
+def save_rgba(path):
+    opaque = Image.fromarray(INSIDE * 255)
+    picture = Image.new("RGBA", SIZE[::-1], (255, 255, 255, 0))
+    picture.paste(Image.new("RGBA", SIZE[::-1], (200, 30, 0, 255)), mask=opaque)
+    picture.save(path)
+
+
+BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
+SAVE = {
+    "palette": lambda path: save_palette(path, [0, 1], BLACK, RED),
+    "palette, black last": lambda path: save_palette(path, [1, 0], BLACK, WHITE),
+    "one bit": lambda path: Image.fromarray(INSIDE * 255).convert("1").save(path),
+    "white is zero": lambda path: tifffile.imwrite(
+        path.with_suffix(".tif"), INSIDE == 0, photometric="miniswhite", bitspersample=1
+    ),
+    "colour": lambda path: Image.fromarray(INSIDE[..., None] * np.uint8(RED)).save(path),
+    "transparent": save_rgba,
+    "grey of 16 bits": lambda path: Image.fromarray(INSIDE * np.uint16(65535)).save(path),
+}
+
+
+@pytest.mark.parametrize("kind", list(SAVE))
+@pytest.mark.parametrize("by_object", [True, False])
+def test_what_a_viewer_shows_black_is_no_object(tmp_path, kind, by_object):
+    folder = tmp_path / ("x" if by_object else "")
+    put(folder, "images/x.png")
+    place = folder / ("masks/1.png" if by_object else "masks/cell/x.png")
+    place.parent.mkdir(parents=True)
+    SAVE[kind](place)
+    found = read(ObjectMasksFormat if by_object else ClassMasksFormat, tmp_path)
+    assert found.problems == []
+    drawn = draw_labels(found.images[0].read_shapes(SIZE), SIZE, 1)
+    np.testing.assert_array_equal(drawn, INSIDE)
+    (file,) = place.parent.iterdir()
+    shown = np.array(Image.open(file).convert("RGBA")).astype(int)
+    if kind != "grey of 16 bits":  # which Pillow converts to something else
+        np.testing.assert_array_equal((shown[..., :3].sum(axis=2) * shown[..., 3]) > 0, INSIDE)
+
+
+def test_masks_with_loss_or_nodata_are_refused(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    put(tmp_path, "images/x.png")
+    path = tmp_path / "masks/cell"
+    path.mkdir(parents=True)
+    Image.fromarray(INSIDE * 255).save(path / "x.jpg")
+    found = read(ClassMasksFormat, tmp_path).images[0].read_shapes(SIZE)
+    with pytest.raises(SegkitError, match=r"x\.jpg is compressed with loss.*save .* as PNG"):
+        draw_labels(found, SIZE, 1)
+    (path / "x.jpg").unlink()
+    profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "dtype": "uint8", "count": 1}
+    profile |= {"transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
+    with rasterio.open(path / "x.tif", "w", nodata=9, **profile) as file:
+        file.write(np.where(INSIDE, 1, 9).astype(np.uint8), 1)
+    found = read(ClassMasksFormat, tmp_path).images[0].read_shapes(SIZE)
+    with pytest.raises(SegkitError, match=r"x\.tif has pixels without data"):
+        draw_labels(found, SIZE, 1)

@@ -98,13 +98,11 @@ class MaskDecoder:
         by_color: Whether palettes, and what other files have instead, are read as colours.
         layers: Whether the channels of a mask are classes, not colours.
         nearest: Known values, to which all are rounded; None: lossy files are refused.
-        upright: Whether to obey the orientation in the file.
     """
 
     by_color: bool = False
     layers: bool = False
     nearest: tuple[int, ...] | None = None
-    upright: bool = True
 
     def read(self, raster: Raster) -> NDArray[Any]:
         """(H, W) values, or (H, W, N) layers, of a mask as it is stored.
@@ -118,11 +116,11 @@ class MaskDecoder:
                 " were drawn: save masks as PNG, or let data.mask_values=nearest take the nearest"
                 " known value"
             )
-        values = self._to_values(raster if self.upright else raster._replace(orientation=1))
+        values = self._to_values(raster)
         if raster.nodata:  # 0 is the background: many writers state it as nodata
             empty = (raster.values == raster.nodata).all(axis=2)
             values = values.astype(np.int32)
-            values[rotate_upright(empty, raster.orientation if self.upright else 1)] = UNLABELLED
+            values[rotate_upright(empty, raster.orientation)] = UNLABELLED
         elif self.nearest is not None:
             values = round_to_nearest(values, self.nearest)
         return values

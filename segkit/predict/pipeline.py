@@ -70,10 +70,11 @@ class Pipeline:
 
     def _read(self, files: Sequence[ImageFile]) -> Iterator[Page]:
         """The pages of all files but the large ones; runs in a thread."""
+        card = self.predictor.card
         for file in files:
             given = total = 0
             try:
-                with ImageReader(file.path) as reader:
+                with ImageReader(file.path, card.is_upright) as reader:
                     total = len(reader)
                     is_by_windows = (
                         self._by_windows
@@ -85,7 +86,7 @@ class Pipeline:
                         self._large.append((file, total))
                         continue
                     for number in range(total):
-                        image = reader.read_image(number, self.predictor.card.keeps_alpha)
+                        image = reader.read_image(number, card.keeps_alpha)
                         self.predictor.watch.check_image(file.path, image)
                         yield Page(file, number, total, image, reader.read_place(number))
                         given += 1

@@ -150,6 +150,8 @@ def test_a_turned_geotiff_has_no_place(tmp_path: Path) -> None:
     tifffile.imwrite(path, noise(H, W), metadata=None, extratags=[*tags, (274, "H", 1, 6, True)])
     assert read_image(path).shape == (W, H, 1)
     assert read_place(path) is None
+    with ImageReader(path, upright=False) as reader:
+        assert reader.read_place().transform == (2.0, 0.0, 5.0, 0.0, -2.0, 9.0)
 
 
 # --- sizes of pixels -----------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
+import segkit
 from segkit.data.sources.cells import draw
 from segkit.images.reading import ImageReader, read_image, read_mask
 
@@ -106,6 +108,33 @@ def test_sizes_of_pixels(binary_run, tmp_path, out, run_predict, kind: str) -> N
     with ImageReader(out / "a.tif") as reader:
         assert reader.read_place(0).pixel_size == pytest.approx((0.5, 0.25))
     assert (out / "overlays/a.png").is_file()  # a picture
+
+
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_photographs_are_turned_as_in_the_training(
+    binary_run, tmp_path, out, run_predict, orientation: str
+) -> None:
+    state = torch.load(binary_run.checkpoint, weights_only=True)
+    state["segkit"]["config"]["data"]["orientation"] = orientation
+    torch.save(state, tmp_path / "best.ckpt")
+    image = Image.fromarray(cells())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in/a.png", exif=exif)
+    shown = image if orientation == "stored" else image.transpose(Image.Transpose.ROTATE_270)
+    shown.save(tmp_path / "in/b.png")
+    predictor = segkit.load(tmp_path / "best.ckpt", device="cpu")
+    threshold = float(np.median(predictor(tmp_path / "in/b.png").probabilities))
+    options = [f"checkpoint='{tmp_path}/best.ckpt'", f"threshold={threshold}", "polygons=coco"]
+    run_predict(binary_run, tmp_path / "in", *options)
+    mask = read_mask(out / "a.png")
+    assert mask.shape == ((64, 80) if orientation == "stored" else (80, 64))
+    np.testing.assert_array_equal(mask, read_mask(out / "b.png"))
+    first, second = (predictor(tmp_path / f"in/{name}.png").probabilities for name in "ab")
+    np.testing.assert_array_equal(first, second)
+    entries = json.loads((out / "coco.json").read_text())["images"]
+    assert {(each["height"], each["width"]) for each in entries} == {mask.shape}
 
 
 def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict) -> None:

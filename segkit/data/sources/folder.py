@@ -248,7 +248,7 @@ class FolderSource(DataSource, name="folder"):
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""
         assert sample.image is not None
         if sample.window is None:
-            with ImageReader(sample.image) as reader:
+            with ImageReader(sample.image, self.upright) as reader:
                 return self._render(sample, reader.read(sample.page))
         with self._open.open(sample.image, sample.page) as image:
             if image is not None:
@@ -260,9 +260,7 @@ class FolderSource(DataSource, name="folder"):
     def _render(self, sample: Sample, raster: Raster) -> NDArray[Any]:
         assert sample.image is not None
         name = take_whole(sample).name
-        if not self.upright:
-            raster = raster._replace(orientation=1)
-        elif raster.orientation != 1:
+        if raster.orientation != 1:
             self._turned.add(name)
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
             self._with_alpha.add(name)
@@ -289,7 +287,7 @@ class FolderSource(DataSource, name="folder"):
             with wrap_errors(sample.image or sample.name):
                 return drawn.draw(sample.name, self._read_size(sample))
         assert sample.mask is not None
-        with ImageReader(sample.mask) as reader:
+        with ImageReader(sample.mask, self.upright) as reader:
             rasters = [reader.read(page) for page in self._choose_pages(sample, len(reader))]
         if rasters[0].orientation != 1:
             self._turned.discard(sample.name)
@@ -373,8 +371,8 @@ class FolderSource(DataSource, name="folder"):
     def _read_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image as it is read."""
         assert sample.image is not None
-        with ImageReader(sample.image) as reader:
-            return reader.read_size(sample.page, self.upright)
+        with ImageReader(sample.image, self.upright) as reader:
+            return reader.read_size(sample.page)
 
     @cached_property
     def _decoder(self) -> MaskDecoder:
@@ -382,7 +380,6 @@ class FolderSource(DataSource, name="folder"):
             by_color=self._found.palettes.differ or self._decodes_palettes,
             layers=self.layers and self._class_colors is None,
             nearest=self.nearest,
-            upright=self.upright,
         )
 
     @property
@@ -489,9 +486,9 @@ class FolderSource(DataSource, name="folder"):
             try:
                 size = own = self._read_size(sample)
                 if sample.mask is not None and not self.resize_masks:
-                    with ImageReader(sample.mask) as reader:
+                    with ImageReader(sample.mask, self.upright) as reader:
                         page = self._choose_pages(sample, len(reader))[0]
-                        own = reader.read_size(page, self.upright)
+                        own = reader.read_size(page)
             except SegkitError as error:
                 problems.append(str(error).rstrip("."))
                 continue

@@ -51,7 +51,7 @@ class Pages(ABC):
         return None
 
     def read_place(self, page: int) -> Place | None:
-        """Where the pixels of a page lie in the world; None where its file does not say so."""
+        """Where the pixels of a page lie in the world as stored; None where it is not known."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most keep no file open

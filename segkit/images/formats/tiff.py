@@ -31,6 +31,7 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
+    rotate_upright,
     saves_memory,
 )
 from segkit.images.tiff_place import (
@@ -153,19 +154,13 @@ class TiffPages(Pages):
                 place = places[min(self._series[page], len(places) - 1)]
                 if place:
                     return place
-        orientation = _read_orientation(first)
-        if orientation == 1:
-            place = read_geo_place(first, _read_nodata(first))
-            if place:
-                return place
+        place = read_geo_place(first, _read_nodata(first))
+        if place:
+            return place
         imagej = tif.imagej_metadata or {}
         if "unit" in imagej:
             return read_imagej_place(first, imagej)
-        place = read_dpi_place(first)
-        if place and place.pixel_size and orientation in (5, 6, 7, 8):  # is turned on its side
-            height, width = place.pixel_size
-            return Place(pixel_size=(width, height))
-        return place
+        return read_dpi_place(first)
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
@@ -383,11 +378,14 @@ def _decode_part(part: Part) -> Raster:
 
 
 def _decode_with_pillow(part: Part) -> Raster:
-    stored = part.parent.filehandle
-    stored.seek(0)
-    with TiffImageFile(io.BytesIO(stored.read())) as image:
+    file = part.parent.filehandle
+    file.seek(0)
+    with TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)
-        return Raster(np.array(image.convert("RGB")), is_rgb=True)  # upright
+        turned = _read_orientation(part.keyframe)
+        # Pillow gives it upright: turn it back
+        stored = rotate_upright(np.array(image.convert("RGB")), {6: 8, 8: 6}.get(turned, turned))
+    return Raster(stored, is_rgb=True, orientation=turned)
 
 
 def _join_channels(rasters: list[Raster]) -> Raster:

@@ -268,3 +268,4 @@ def test_ome_zarr(tmp_path: Path, units, scales, wanted) -> None:
     group = zarr.create_group(tmp_path / "a.zarr", attributes={"ome": {"multiscales": [image]}})
     group.create_array("0", shape=(2, 3, H, W), dtype="u1", chunks=(1, 1, H, W))[:] = 1
     assert read_size(tmp_path / "a.zarr", 1) == (pytest.approx(wanted) if wanted else None)
+    assert read_size(tmp_path / "a.zarr/0", 1) == (pytest.approx(wanted) if wanted else None)

@@ -12,6 +12,7 @@ from PIL import Image
 
 import segkit
 from segkit.data.sources.cells import draw
+from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import ImageReader, read_image, read_mask
 
 rasterio = pytest.importorskip("rasterio")
@@ -135,6 +136,34 @@ def test_photographs_are_turned_as_in_the_training(
     np.testing.assert_array_equal(first, second)
     entries = json.loads((out / "coco.json").read_text())["images"]
     assert {(each["height"], each["width"]) for each in entries} == {mask.shape}
+
+
+@pytest.mark.parametrize("kind", ["coco", "geojson"])
+def test_outlines_of_pages_are_labels_of_pages(
+    binary_run, tmp_path, out, run_predict, kind: str
+) -> None:
+    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
+    (root := tmp_path / "in").mkdir()
+    tifffile.imwrite(root / "stack.tif", pages, photometric="minisblack")
+    Image.fromarray(pages[1]).save(root / "one.png")
+    predictor = segkit.load(binary_run.checkpoint, device="cpu")
+    threshold = float(np.median(predictor(pages[1]).probabilities))
+    run_predict(binary_run, root, f"polygons={kind}", f"threshold={threshold}")
+    if kind == "coco":
+        found = json.loads((out / "coco.json").read_text())["images"]
+        assert [each["id"] for each in found] == [1, 2, 3, 4]
+        assert [each["file_name"] for each in found] == ["one.png", *["stack.tif"] * 3]
+        assert [each.get("page") for each in found] == [None, 0, 1, 2]
+    name = "coco.json" if kind == "coco" else "polygons"
+    (out / name).rename(root / name)
+    source = FolderSource("binary", root=root)
+    samples = [sample for split in source.splits().values() for sample in split]
+    assert source.problems() == []
+    assert len(samples) == 4
+    for sample in samples:
+        suffix = ".tif" if sample.page is not None else ".png"
+        mask = read_mask(out / sample.image.with_suffix(suffix).name, sample.page)
+        np.testing.assert_array_equal(source.read_mask(sample), mask != 0)
 
 
 def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict) -> None:

@@ -127,9 +127,10 @@ def require_apart(
     def find_folder(written: Path) -> str | None:
         """The folder in which a path below the output folder is a result of an image."""
         folder, *rest = written.parts
-        if not rest or written.suffix not in folders.get(folder, ()):
+        ending = next((e for e in folders.get(folder, ()) if written.name.endswith(e)), "")
+        if not rest or not ending:
             return None
-        stem = Path(*rest).with_suffix("")
+        stem = Path(*rest).with_name(written.name.removesuffix(ending))
         is_page = stem.name.isdecimal() and stem.parent in stems
         return folder if stem in stems or is_page else None
 

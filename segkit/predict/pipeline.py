@@ -22,7 +22,7 @@ from segkit.inference.background import Background
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.large import LargeImages, is_large
-from segkit.predict.outputs import Outputs, find_labels_format
+from segkit.predict.outputs import Outputs, find_maps_format
 from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
@@ -78,7 +78,7 @@ class Pipeline:
                     total = len(reader)
                     is_by_windows = (
                         self._by_windows
-                        and find_labels_format(file) is None
+                        and find_maps_format(file) is None
                         and is_large(file.path, total)
                     )
                     self.meter.expect(total - 1)

@@ -104,7 +104,7 @@ def test_pages(tmp_path: Path, layout: str) -> None:
 def test_levels_of_a_pyramid_are_no_pages(tmp_path: Path, metadata: str, inside: bool) -> None:
     pages = noise(2, 96, 128) if inside and metadata != "none" else noise(1, 96, 128)
     options = {"photometric": "minisblack", "tile": (32, 32)}
-    options["metadata"] = None if metadata == "none" else {"axes": "ZYX"}
+    options["metadata"] = {"ome": {"axes": "ZYX"}, "shaped": {}, "none": None}[metadata]
     path = tmp_path / ("a.ome.tif" if metadata == "ome" else "a.tif")
     with tifffile.TiffWriter(path) as file:
         file.write(pages, subifds=2 if inside else 0, **options)

@@ -29,6 +29,12 @@ def write_geotiff(path: Path, image: np.ndarray, **options) -> None:
         file.write(image, 1)
 
 
+def find_threshold(run, image) -> float:
+    """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
+    probabilities = segkit.load(run.checkpoint, device="cpu")(image).probabilities
+    return float(np.median(probabilities))
+
+
 def cells(height: int = 64, width: int = 80) -> np.ndarray:
     image = draw(3, (height, width)).image[..., 0].copy()
     image[image == 0] = 1
@@ -146,8 +152,7 @@ def test_outlines_of_pages_are_labels_of_pages(
     (root := tmp_path / "in").mkdir()
     tifffile.imwrite(root / "stack.tif", pages, photometric="minisblack")
     Image.fromarray(pages[1]).save(root / "one.png")
-    predictor = segkit.load(binary_run.checkpoint, device="cpu")
-    threshold = float(np.median(predictor(pages[1]).probabilities))
+    threshold = find_threshold(binary_run, pages[1])
     run_predict(binary_run, root, f"polygons={kind}", f"threshold={threshold}")
     if kind == "coco":
         found = json.loads((out / "coco.json").read_text())["images"]
@@ -166,28 +171,66 @@ def test_outlines_of_pages_are_labels_of_pages(
         np.testing.assert_array_equal(source.read_mask(sample), mask != 0)
 
 
-def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict) -> None:
+def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict, files_of) -> None:
     nibabel = pytest.importorskip("nibabel")
     affine = np.array([[-0.7, 0, 0, 10], [0, 0, 2.0, -5], [0, 0.7, 0, 3], [0, 0, 0, 1]])
     voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "in/scan.v1.nii.gz")
-    run_predict(binary_run, tmp_path / "in")
-    labels = nibabel.load(out / "scan.v1.nii.gz")
-    np.testing.assert_allclose(labels.affine, affine, atol=1e-6)
+    threshold = find_threshold(binary_run, voxels[..., 1])
+    options = ["probabilities=true", "instances=components", "overlays=false"]
+    options.append(f"threshold={threshold}")
+    run_predict(binary_run, tmp_path / "in", *options)
+    names = [f"{folder}scan.v1.nii.gz" for folder in ("instances/", "probabilities/", "")]
+    assert files_of(out) == names
+    ids, maps, labels = (nibabel.load(out / name) for name in names)
+    for image in (ids, maps, labels):
+        np.testing.assert_allclose(image.affine, affine, atol=1e-6)
     values = np.asanyarray(labels.dataobj)
     assert (values.shape, values.dtype) == (voxels.shape, np.uint8)
     assert set(np.unique(values)) == {0, 255}
+    assert (maps.shape, maps.get_data_dtype()) == ((*voxels.shape, 1), np.float32)
+    np.testing.assert_array_equal(np.asanyarray(maps.dataobj)[..., 0] > threshold, values > 0)
+    np.testing.assert_array_equal(np.asanyarray(ids.dataobj) > 0, values > 0)
     with ImageReader(tmp_path / "in/scan.v1.nii.gz") as reader:
         images = [reader.read_image(page) for page in range(len(reader))]
     (tmp_path / "pages").mkdir()
     for page, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(tmp_path / f"pages/{page}.png")
-    run_predict(binary_run, tmp_path / "pages", f"output='{tmp_path / 'out2'}'")
+    alone = tmp_path / "out2"
+    run_predict(binary_run, tmp_path / "pages", f"output='{alone}'", *options)
+    before = 0
     for page in range(len(images)):
-        np.testing.assert_array_equal(
-            read_mask(out / "scan.v1.nii.gz", page), read_mask(tmp_path / f"out2/{page}.png")
+        found, wanted = (
+            read_mask(p, n) for p, n in ((out / names[2], page), (alone / f"{page}.png", 0))
         )
+        np.testing.assert_array_equal(found, wanted)
+        wanted = read_image(alone / f"probabilities/{page}.tif") / 65535
+        np.testing.assert_allclose(read_image(out / names[1], page), wanted, atol=1e-5)
+        wanted = read_mask(alone / f"instances/{page}.png").astype(int)
+        wanted[wanted > 0] += before
+        before = wanted.max()
+        np.testing.assert_array_equal(read_mask(out / names[0], page), wanted)
+    (out / names[0]).unlink()
+    run_predict(binary_run, tmp_path / "in", *options)
+    assert files_of(out) == names
+
+
+def test_volumes_of_overlapping_classes(multilabel_run, tmp_path, out, run_predict) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "in/a.nii")
+    threshold = find_threshold(multilabel_run, voxels[..., 1])
+    options = ["probabilities=true", f"threshold={threshold}"]
+    run_predict(multilabel_run, tmp_path / "in", *options)
+    labels, maps = (nibabel.load(out / f"{name}a.nii.gz") for name in ("", "probabilities/"))
+    assert labels.get_data_dtype() == np.uint8
+    assert labels.shape == maps.shape
+    assert labels.shape[:3] == voxels.shape
+    found = np.asanyarray(maps.dataobj) > threshold
+    np.testing.assert_array_equal(np.asanyarray(labels.dataobj), found * 255)
+    assert 0 < found.mean() < 1
 
 
 def test_pixels_without_data_in_a_plain_image(binary_run, tmp_path, out, run_predict) -> None:

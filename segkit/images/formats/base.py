@@ -68,8 +68,8 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         takes_content: Whether it opens what strangers upload, from memory.
         has_arrays: Whether a file may hold several named arrays, chosen as ``FILE::ARRAY``.
         has_pages: Whether a file may hold several images.
-        labels_suffix: Ending of the files that :meth:`write_labels` writes; empty if labels are
-            pictures.
+        maps_suffix: Ending of the files that :meth:`write_maps` writes; empty if predictions are
+            written as pictures.
     """
 
     title: ClassVar[str]
@@ -78,7 +78,7 @@ class ImageFormat(Registrable, ABC, family="image_format"):
     takes_content: ClassVar[bool] = False
     has_arrays: ClassVar[bool] = False
     has_pages: ClassVar[bool] = True
-    labels_suffix: ClassVar[str] = ""
+    maps_suffix: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -94,13 +94,15 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         return start.startswith(cls.starts)
 
     @classmethod
-    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
-        """Write labels (H, W) of all pages of a file to one that lies in the same voxels.
+    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write maps of all pages of a file to one that lies in the same voxels.
+
+        A map holds labels, ids or probabilities: (H, W), or (C, H, W) with channels.
 
         Raises:
-            SegkitError: The labels do not fit, or a file cannot be read or written.
+            SegkitError: The maps do not fit, or a file cannot be read or written.
         """
-        raise NotImplementedError(f"{cls.title} has no files of labels")
+        raise NotImplementedError(f"{cls.title} has no files of maps")
 
     @classmethod
     def owns_folder(cls, path: Path) -> bool:

@@ -145,8 +145,8 @@ class OutputOptions(BaseModel):
     overlays: bool = Field(True, description="also draw each mask over its image, into overlays/")
     probabilities: bool = Field(
         False,
-        description="also write probabilities/: 16-bit TIFFs, a page per channel, value / 65535; for"
-        " volumes .nii.gz of float32",
+        description="also write probabilities/: 16-bit TIFFs, a page per channel, value / 65535;"
+        " for volumes .nii.gz of float32",
     )
     polygons: Literal["geojson", "coco"] | None = Field(
         None,
@@ -184,12 +184,14 @@ class PredictSettings(ModelSettings, OutputOptions):
 
     input: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="an image, a folder with its sub-folders, a quoted pattern such as"
-        " 'images/**/*.tif', a .txt with a path per line, a .csv with a column \"image\", or a list"
+        " 'images/**/*.tif', a .txt with a path per line, a .csv with a column \"image\", or a"
+        " list; FILE::ARRAY is one of several arrays in a file"
     )
     output: Path = Field(
         Path("predictions"),
         description="folder of the masks, named after their images: .png, or .tif for several"
-        " pages or overlapping classes, .nii.gz for volumes. Finished masks are kept, so the same command resumes",
+        " pages or overlapping classes, .nii.gz for volumes. Finished masks are kept, so the same"
+        " command resumes",
     )
     overwrite: bool = Field(
         False,

@@ -1,10 +1,12 @@
 """Where images and masks lie, as people and public sets arrange them."""
 
 import unicodedata
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from segkit.core.errors import SegkitError
 from segkit.data.layout.names import Pattern, Rule, find_rules
@@ -250,6 +252,46 @@ def test_patterns_that_do_not_match(tmp_path: Path) -> None:
             FolderSource("binary", root=tmp_path, **options)
     with pytest.raises(SegkitError, match=r"has no \{id\}"):
         found(tmp_path, image_pattern="a.jpg", mask_pattern="{id}.png")
+
+
+def put_arrays(path: Path) -> None:
+    """A file with an image, its mask and something else."""
+    values = {"vol/raw": LABELS * 200, "vol/mask": LABELS, "other": LABELS[:2]}
+    if path.suffix == ".h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file.update(values)
+    elif path.suffix == ".npz":
+        np.savez(path, **values)
+    else:
+        group = zarr.create_group(path)
+        for name, array in values.items():
+            group.create_array(name, data=array)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".npz", ".zarr"])
+def test_arrays_of_one_file(tmp_path: Path, ending: str) -> None:
+    for n in range(3):
+        put_arrays(tmp_path / f"{n}{ending}")
+    put(tmp_path, "masks/0.png", "masks/1.png", "masks/2.png")
+    raw = f"{{id}}{ending}::vol/raw"
+    for mask in (f"{{id}}{ending}::vol/mask", "masks/{id}.png"):
+        divided = found(tmp_path, image_pattern=raw, mask_pattern=mask)
+        assert sorted(chain(*divided.values())) == [f"{n}{ending}" for n in range(3)]
+    with pytest.raises(SegkitError, match=r"the name of an array\. List .* data\.pairs=FILE\.csv"):
+        found(tmp_path, image_pattern=f"0{ending}::{{id}}", mask_pattern="{id}.png")
+    lines = [f"{n}{ending}::vol/raw,{n}{ending}::vol/mask" for n in range(3)]
+    for header in (["image,mask"], []):
+        (tmp_path / "p.csv").write_text("\n".join([*header, *lines]))
+        source = FolderSource("binary", pairs=tmp_path / "p.csv")
+        samples = list(chain(*source.splits().values()))
+        assert source.problems() == []
+        assert sorted(sample.name for sample in samples) == [line.split(",")[0] for line in lines]
+        for sample in samples:
+            np.testing.assert_array_equal(source.read_image(sample)[..., 0], LABELS * 200)
+            np.testing.assert_array_equal(source.read_mask(sample), LABELS)
+    (tmp_path / "p.csv").write_text(f"image,mask\nno{ending}::raw,0{ending}::vol/mask")
+    [problem] = FolderSource("binary", pairs=tmp_path / "p.csv").problems()
+    assert problem.startswith("p.csv, line 2: there is no file ")
 
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:

@@ -9,6 +9,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.layout.folders import Layout, Pair
 from segkit.data.layout.splits import find_split
 from segkit.data.sources.base import SPLITS, Split
+from segkit.images.formats.base import split_array
 
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
@@ -25,8 +26,9 @@ IS_VALID = {"true": "val", "false": "train"}
 def read_pairs(table: Path) -> Layout:
     """The pairs that a CSV file lists; paths are relative to the file.
 
-    Separators are commas, semicolons or tabs. A file without a header has the columns image, mask
-    and optionally split. Paths may be written with the separators of Windows.
+    ``FILE::ARRAY`` is one of several arrays in a file. Separators are commas, semicolons or tabs. A
+    file without a header has the columns image, mask and optionally split. Paths may be written
+    with the separators of Windows.
 
     Raises:
         SegkitError: The file cannot be read, or has no such columns.
@@ -36,7 +38,7 @@ def read_pairs(table: Path) -> Layout:
         image, mask, split = (row.get(key, "") for key in COLUMNS)
         files = _find(table.parent, image), _find(table.parent, mask)
         empty = [key for key in ("image", "mask") if not row.get(key)]
-        absent = [str(path) for path in files if not path.exists()]
+        absent = [str(path) for path in files if not _exists(path)]
         before = lines.get(files[0].resolve())
         known: Split | None = find_split(
             {"true": "val", "false": "train"}.get(split.lower(), split)
@@ -67,9 +69,13 @@ def read_pairs(table: Path) -> Layout:
 
 def _find(folder: Path, name: str) -> Path:
     path = folder / name
-    if "\\" in name and not path.exists():
+    if "\\" in name and not _exists(path):
         return folder / name.replace("\\", "/")
     return path
+
+
+def _exists(path: Path) -> bool:
+    return split_array(path)[0].exists()
 
 
 def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -93,7 +99,7 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         for key, names in COLUMNS.items()
     }
     has_header = places["image"] is not None or places["mask"] is not None
-    if not has_header and len(first) >= 2 and _find(table.parent, rows[0][1][0]).is_file():
+    if not has_header and len(first) >= 2 and _exists(_find(table.parent, rows[0][1][0])):
         places = {"image": 0, "mask": 1, "split": 2}
     else:
         missing = [key for key in ("image", "mask") if places[key] is None]

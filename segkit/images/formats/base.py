@@ -141,6 +141,11 @@ def split_array(file: str | Path) -> tuple[Path, str | None]:
     return (Path(path), array) if mark and not Path(file).exists() else (Path(file), None)
 
 
+def join_array(path: Path, array: str | None) -> Path:
+    """The inverse of :func:`split_array`."""
+    return path if array is None else Path(f"{path}::{array}")
+
+
 def import_extra(package: str, extra: str) -> Any:
     """Import a package that an extra of segkit installs; call it only where a file needs it.
 
@@ -159,8 +164,12 @@ def import_extra(package: str, extra: str) -> Any:
 def strip_ending(path: Path) -> Path:
     """A path without the ending that tells the format, such as ``.nii.gz``.
 
-    A folder keeps a name that no format knows.
+    A folder keeps a name that no format knows. ``a.h5::volumes/raw`` becomes ``a-volumes-raw``.
     """
+    file, array = split_array(path)
+    if array is not None:
+        stem = strip_ending(file)
+        return stem.with_name(f"{stem.name}-{array.strip('/').replace('/', '-')}")
     ending = find_ending(path.name)
     if ending:
         return path.with_name(path.name[: -len(ending)])

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages, find_format, list_suffixes, split_array
 from segkit.images.place import Place
+from segkit.images.place_files import read_place_beside
 from segkit.images.raster import Array, Extent, Raster, full_scale, is_opaque, rotate_upright
 
 FINE = 0.01
@@ -163,13 +164,16 @@ class ImageReader:
             return self._source.read_palette(choose_page(page, len(self)))
 
     def read_place(self, page: int | None = None) -> Place | None:
-        """Read where the pixels of one page lie in the world; None if its file does not say so.
+        """Read where the pixels of one page lie in the world; None if no file says so.
 
-        Of an image that is turned only the size of a pixel is known.
+        Files beside the image count too, if it has one page. Of an image that is turned only the
+        size of a pixel is known.
         """
         with wrap_errors(self.file):
             number = choose_page(page, len(self))
             place = self._source.read_place(number)
+            if not isinstance(self.file, bytes) and len(self) == 1:
+                place = read_place_beside(split_array(self.file)[0], place)
             turned = self._source.read_size(number)[2] if place and self._upright else 1
         if place is None or turned == 1:
             return place

@@ -311,6 +311,8 @@ def test_what_is_not_used_is_counted_and_named(tmp_path: Path) -> None:
         "overlays/a.png",
         "readme.md",
         "images/Thumbs.db",
+        "images/a.jgw",
+        "images/a.jpg.aux.xml",
         ".hidden/a.png",
         "images/._a.jpg",
     )

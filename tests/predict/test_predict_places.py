@@ -87,6 +87,21 @@ def test_a_large_geotiff(binary_run, tmp_path, out, run_predict, monkeypatch) ->
         assert file.crs.to_epsg() == 32633
 
 
+def test_a_picture_with_a_world_file(binary_run, tmp_path, out, run_predict, files_of) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(cells()).save(tmp_path / "in/a.png")
+    (tmp_path / "in/a.pgw").write_text("0.5\n0\n0\n-0.5\n400000.25\n5599999.75\n")
+    threshold = find_threshold(binary_run, cells())
+    run_predict(binary_run, tmp_path / "in", "polygons=geojson", f"threshold={threshold}")
+    assert files_of(out) == ["a.tif", "overlays/a.tif", "polygons/a.geojson"]
+    for name in ("a.tif", "overlays/a.tif"):
+        with rasterio.open(out / name) as file:
+            assert (file.crs, file.transform) == (None, TRANSFORM)
+    found = json.loads((out / "polygons/a.geojson").read_text())
+    points = np.concatenate([f["geometry"]["coordinates"][0] for f in found["features"]])
+    assert points.min(axis=0) == pytest.approx([400_000, 5_600_000 - 32], abs=5)
+
+
 def test_pages_of_a_georeferenced_file(binary_run, tmp_path, out, run_predict) -> None:
     write_geotiff(tmp_path / "one.tif", cells())
     with ImageReader(tmp_path / "one.tif") as reader:

@@ -46,6 +46,10 @@ class ArrayPages(Pages):
             raise ValueError(f"it is empty: its shape is {shape}")
         if dtype.kind not in "biuf":
             raise ValueError(f"values of the type {dtype} are not an image")
+        if names is None and len(shape) > 2:
+            letters = {"y": "H", "x": "W", "c": "C"}
+            reading = ", ".join(letters.get(axis, "pages") for axis in axes)
+            self.guess = f"({reading})", shape
         self._array, self._axes, self._place = array, axes, place
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
         y, x = axes.index("y"), axes.index("x")

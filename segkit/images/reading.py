@@ -129,6 +129,11 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def guess(self) -> tuple[str, tuple[int, ...]] | None:
+        """How the axes of an array that names none are read; see `Pages`."""
+        return self._source.guess
+
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):

@@ -1,5 +1,6 @@
 """Where images and masks lie, as people and public sets arrange them."""
 
+import shutil
 import unicodedata
 from itertools import chain
 from pathlib import Path
@@ -292,6 +293,48 @@ def test_arrays_of_one_file(tmp_path: Path, ending: str) -> None:
     (tmp_path / "p.csv").write_text(f"image,mask\nno{ending}::raw,0{ending}::vol/mask")
     [problem] = FolderSource("binary", pairs=tmp_path / "p.csv").problems()
     assert problem.startswith("p.csv, line 2: there is no file ")
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [((3, 64, 40), "(C, H, W)"), ((40, 64, 40), "(pages, H, W)"), ((64, 40, 3), "(H, W, C)")],
+)
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".h5", ".zarr"])
+def test_how_unnamed_axes_are_read_is_said(tmp_path: Path, ending: str, shape, read) -> None:
+    def put_array(path: Path, values: np.ndarray, axes: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        if ending == ".npy":
+            np.save(path, values)
+        elif ending == ".npz":
+            np.savez(path, values)
+        elif ending == ".h5":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                file["a"] = values
+                for dimension, axis in zip(file["a"].dims, axes, strict=False):
+                    dimension.label = axis
+        else:
+            zarr.create_array(path, data=values, dimension_names=axes or None)
+
+    image, mask = np.zeros(shape, np.uint8), np.zeros((64, 40), np.uint8)
+    if read == "(pages, H, W)":
+        mask = np.zeros(shape, np.uint8)
+    for n in range(3):
+        put_array(tmp_path / f"images/{n}{ending}", image, "")
+        put_array(tmp_path / f"masks/{n}{ending}", mask, "")
+    [note] = notes(tmp_path)
+    masks = f", as {read} in 3 masks (0{ending} is {shape})" if mask.ndim == 3 else ""
+    assert note == (
+        f"axes of arrays that their files do not name are read as {read} in 3 images (0{ending} is"
+        f" {shape}){masks}. If they mean something else, name them (HDF5, zarr), or save arrays as"
+        " (pages, H, W, C)"
+    )
+    if ending in (".h5", ".zarr"):
+        for n in range(3):
+            shutil.rmtree(tmp_path / f"images/{n}.zarr", ignore_errors=True)
+            put_array(
+                tmp_path / f"images/{n}{ending}", image, {"(H, W, C)": "yxc"}.get(read, "cyx")
+            )
+        assert not [note for note in notes(tmp_path) if "images" in note]
 
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:

@@ -184,6 +184,8 @@ class FolderSource(DataSource, name="folder"):
         )
         self._turned, self._with_alpha = set[str](), set[str]()
         self._nodata = set[float]()  # values of pixels without data in masks
+        # images and masks that name no axes, by how these are read: their number, and the first
+        self._guesses = dict[tuple[str, str], tuple[int, str]]()
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -228,6 +230,15 @@ class FolderSource(DataSource, name="folder"):
                 f"{len(names)} images are turned by their EXIF orientation, their masks are not:"
                 f" {shown}. If masks were drawn on the pixels as they are stored, set"
                 " data.orientation=stored"
+            )
+        if self._guesses:
+            read = (
+                f"as {axes} in {count} {side} ({first})"
+                for (side, axes), (count, first) in self._guesses.items()
+            )
+            notes.append(
+                f"axes of arrays that their files do not name are read {', '.join(read)}. If they"
+                " mean something else, name them (HDF5, zarr), or save arrays as (pages, H, W, C)"
             )
         for value in sorted(self._nodata):
             if value:
@@ -510,9 +521,9 @@ class FolderSource(DataSource, name="folder"):
         try:
             with_pages = may_have_pages(image), may_have_pages(mask)
             if with_pages[0]:
-                pages = count_pages(image)
+                pages = self._count_pages(image, "images")
             if with_pages[1]:
-                mask_pages = count_pages(mask)
+                mask_pages = self._count_pages(mask, "masks")
             is_one = all(with_pages) and pages == mask_pages == 1 and not self.resize_masks
             if is_one and not _lie_together(image, mask):
                 problems.append(
@@ -528,6 +539,15 @@ class FolderSource(DataSource, name="folder"):
             problems.append(f"{name} has {pages} page(s), but its mask {mask} has {mask_pages}")
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
+
+    def _count_pages(self, file: Path, side: str) -> int:
+        """The pages of a file; whether its axes are guessed is kept for the notes."""
+        with ImageReader(file) as reader:
+            if reader.guess is not None:
+                axes, shape = reader.guess
+                count, first = self._guesses.get((side, axes), (0, f"{file.name} is {shape}"))
+                self._guesses[side, axes] = count + 1, first
+            return len(reader)
 
 
 def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:

@@ -23,7 +23,13 @@ class Pages(ABC):
     """The images of an open file: its only one, or several as pages.
 
     Errors of decoders of any type are passed on.
+
+    Attributes:
+        guess: How the axes of an array that names none are read, such as "(pages, H, W)", and its
+            shape; None where nothing is guessed.
     """
+
+    guess: tuple[str, tuple[int, ...]] | None = None
 
     @abstractmethod
     def __len__(self) -> int:

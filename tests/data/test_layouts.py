@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from segkit.core.errors import SegkitError
@@ -325,8 +326,8 @@ def test_how_unnamed_axes_are_read_is_said(tmp_path: Path, ending: str, shape, r
     masks = f", as {read} in 3 masks (0{ending} is {shape})" if mask.ndim == 3 else ""
     assert note == (
         f"axes of arrays that their files do not name are read as {read} in 3 images (0{ending} is"
-        f" {shape}){masks}. If they mean something else, name them (HDF5, zarr), or save arrays as"
-        " (pages, H, W, C)"
+        f" {shape}){masks}. If they mean something else, name them (HDF5, zarr, OME-TIFF), or save"
+        " arrays as (pages, H, W, C)"
     )
     if ending in (".h5", ".zarr"):
         for n in range(3):
@@ -335,6 +336,16 @@ def test_how_unnamed_axes_are_read_is_said(tmp_path: Path, ending: str, shape, r
                 tmp_path / f"images/{n}{ending}", image, {"(H, W, C)": "yxc"}.get(read, "cyx")
             )
         assert not [note for note in notes(tmp_path) if "images" in note]
+
+
+def test_channels_that_viewers_show_as_pages_are_said(tmp_path: Path) -> None:
+    for n in range(3):
+        put(tmp_path, f"masks/{n}.png")
+        (tmp_path / "images").mkdir(exist_ok=True)
+        values = np.zeros((*LABELS.shape, 5), np.uint8)
+        tifffile.imwrite(tmp_path / f"images/{n}.tif", np.tile(values, (5, 5, 1)))
+    [note] = notes(tmp_path)
+    assert "are read as (H, W, C) in 3 images (0.tif is (30, 25, 5))" in note
 
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:

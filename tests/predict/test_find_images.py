@@ -9,7 +9,7 @@ import zarr
 from segkit.core.errors import SegkitError
 from segkit.images.reading import read_image
 from segkit.images.writing import write_image
-from segkit.predict.inputs import find_images, require_apart
+from segkit.predict.inputs import ImageFile, find_images, require_apart
 from segkit.predict.record import read_state
 
 
@@ -118,6 +118,17 @@ def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path, name
         with pytest.raises(SegkitError, match=r"overlays would overwrite the image .*overlays/a"):
             require_apart(files, images, folders)
         require_apart(files, tmp_path, folders)
+
+
+def test_maps_of_volumes_overwrite_nothing(tmp_path):
+    folders = {"probabilities": (".tif", ".nii.gz")}
+    files = [
+        ImageFile(tmp_path / f"{name}.nii.gz", Path(name)) for name in ("a", "probabilities/a")
+    ]
+    with pytest.raises(SegkitError, match="where the probabilities of another image go"):
+        require_apart(files, tmp_path / "out", folders)
+    with pytest.raises(SegkitError, match="probabilities would overwrite the image"):
+        require_apart([ImageFile(files[1].path, Path("a"))], tmp_path, folders)
 
 
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):

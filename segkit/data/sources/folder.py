@@ -238,7 +238,8 @@ class FolderSource(DataSource, name="folder"):
             )
             notes.append(
                 f"axes of arrays that their files do not name are read {', '.join(read)}. If they"
-                " mean something else, name them (HDF5, zarr), or save arrays as (pages, H, W, C)"
+                " mean something else, name them (HDF5, zarr, OME-TIFF), or save arrays as (pages,"
+                " H, W, C)"
             )
         for value in sorted(self._nodata):
             if value:

@@ -217,6 +217,7 @@ class TiffPages(Pages):
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])
                 if name_axes(None, series.shape)[-1] == "c":
+                    self.guess = "(H, W, C)", series.shape  # viewers show H pages
                     self._arrays[len(self._images)] = series
                     self._images.append([])
                     self._series.append(number)

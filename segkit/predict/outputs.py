@@ -197,20 +197,13 @@ class Outputs:
             extras[path] = lambda path: self.write_overlay(
                 path, page.image, labels, ids, page.place
             )
-        volume = stack if isinstance(stack, VolumeFile) else None
-        if volume is not None:
-            ending = volume.kind.maps_suffix
-            if ids is not None:
-                path = self.find_path("instances" / page.file.stem, ending)
-                volume.keep(path, page.number, ids, are_ids=True)
-            if wanted.probabilities:
-                path = self.find_path("probabilities" / page.file.stem, ending)
-                volume.keep(path, page.number, result.probabilities)
+        if isinstance(stack, VolumeFile):
+            self._keep_maps(page, result, stack)
         elif ids is not None:
             suffix = ".tif" if page.place else choose_suffix(ids)
             path = self.find_path("instances" / page.stem, suffix)
             extras[path] = lambda path: write_mask(path, ids, place=page.place)
-        if wanted.probabilities and volume is None:
+        if wanted.probabilities and not isinstance(stack, VolumeFile):
             path = self.find_path("probabilities" / page.stem, ".tif")
             extras[path] = lambda path: _write_probabilities(
                 path, result.probabilities, page.place, find_empty(page.image)
@@ -227,6 +220,16 @@ class Outputs:
         self.record.begin(page.file, extras)
         for path, write in extras.items():
             write(path)
+
+    def _keep_maps(self, page: Page, result: Prediction, volume: VolumeFile) -> None:
+        """Keep the ids and probabilities of a page until its volume is complete."""
+        ending = volume.kind.maps_suffix
+        if result.instances is not None:
+            path = self.find_path("instances" / page.file.stem, ending)
+            volume.keep(path, page.number, result.instances, are_ids=True)
+        if self.wanted.probabilities:
+            path = self.find_path("probabilities" / page.file.stem, ending)
+            volume.keep(path, page.number, result.probabilities)
 
 
 def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:

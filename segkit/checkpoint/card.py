@@ -122,6 +122,11 @@ class ModelCard:
         return self.in_channels in (2, 4)
 
     @property
+    def is_upright(self) -> bool:
+        """Whether images are turned as their EXIF data say, as those of the training were."""
+        return bool(self.config.get("data", {}).get("orientation") != "stored")
+
+    @property
     def has_colored_masks(self) -> bool:
         """Whether the masks of the training hold colours."""
         return self.mode != "multilabel" and max(self.mask_values, default=0) >= FIRST_COLOR

@@ -145,7 +145,8 @@ class OutputOptions(BaseModel):
     overlays: bool = Field(True, description="also draw each mask over its image, into overlays/")
     probabilities: bool = Field(
         False,
-        description="also write probabilities/: 16-bit TIFFs, a page per channel, value / 65535",
+        description="also write probabilities/: 16-bit TIFFs, a page per channel, value / 65535;"
+        " for volumes .nii.gz of float32",
     )
     polygons: Literal["geojson", "coco"] | None = Field(
         None,
@@ -171,8 +172,8 @@ class OutputOptions(BaseModel):
         """The folders written besides the masks, with the suffixes of their files."""
         written = {
             "overlays": (self.overlays, (".png", ".tif")),
-            "instances": (with_objects, (".png", ".tif")),
-            "probabilities": (self.probabilities, (".tif", ".zarr")),
+            "instances": (with_objects, (".png", ".tif", ".nii.gz")),
+            "probabilities": (self.probabilities, (".tif", ".zarr", ".nii.gz")),
             "polygons": (self.polygons == "geojson", (".geojson",)),
         }
         return {folder: endings for folder, (is_on, endings) in written.items() if is_on}
@@ -183,12 +184,14 @@ class PredictSettings(ModelSettings, OutputOptions):
 
     input: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="an image, a folder with its sub-folders, a quoted pattern such as"
-        " 'images/**/*.tif', a .txt with a path per line, a .csv with a column \"image\", or a list"
+        " 'images/**/*.tif', a .txt with a path per line, a .csv with a column \"image\", or a"
+        " list; FILE::ARRAY is one of several arrays in a file"
     )
     output: Path = Field(
         Path("predictions"),
         description="folder of the masks, named after their images: .png, or .tif for several"
-        " pages or overlapping classes. Finished masks are kept, so the same command resumes",
+        " pages or overlapping classes, .nii.gz for volumes. Finished masks are kept, so the same"
+        " command resumes",
     )
     overwrite: bool = Field(
         False,

@@ -108,13 +108,11 @@ class MaskDecoder:
         by_color: Whether palettes, and what other files have instead, are read as colours.
         layers: Whether the channels of a mask are classes, not colours.
         nearest: Known values, to which all are rounded; None: lossy files are refused.
-        upright: Whether to obey the orientation in the file.
     """
 
     by_color: bool = False
     layers: bool = False
     nearest: tuple[int, ...] | None = None
-    upright: bool = True
 
     def read(self, raster: Raster) -> NDArray[Any]:
         """(H, W) values, or (H, W, N) layers, of a mask as it is stored.
@@ -128,8 +126,6 @@ class MaskDecoder:
                 " were drawn: save masks as PNG, or let data.mask_values=nearest take the nearest"
                 " known value"
             )
-        if not self.upright:
-            raster = raster._replace(orientation=1)
         hidden = self._find_hidden(raster)
         if hidden is not None and raster.values.dtype.kind == "f":  # which may hold no integer
             raster = raster._replace(values=np.where(hidden[..., None], 0, raster.values))

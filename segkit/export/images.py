@@ -48,7 +48,10 @@ def find_real_images(card: ModelCard, given: list[str] | None) -> RealImages:
     """Take the given images, else the validation images of the training, else drawn ones."""
     if given:
         files = _thin_out(find_images(given).files)
-        images = [_prepare(read_image(file.path, None, card.keeps_alpha), card) for file in files]
+        images = [
+            _prepare(read_image(file.path, None, card.keeps_alpha, card.is_upright), card)
+            for file in files
+        ]
         return RealImages(f"{len(images)} of the given images", images)
     try:
         return _find_validation_images(card)

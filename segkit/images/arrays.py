@@ -45,6 +45,10 @@ class ArrayPages(Pages):
         if 0 in shape:
             raise ValueError(f"it is empty: its shape is {shape}")
         require_numbers(dtype)
+        if names is None and len(shape) > 2:
+            letters = {"y": "H", "x": "W", "c": "C"}
+            reading = ", ".join(letters.get(axis, "pages") for axis in axes)
+            self.guess = f"({reading})", shape
         self._array, self._axes, self._place = array, axes, place
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
         y, x = axes.index("y"), axes.index("x")

@@ -34,10 +34,12 @@ MICROMETRES = {
 
 GDAL_NODATA = 42113
 """The tag of the value of pixels without data."""
-_PIXEL_SCALE, _TIE_POINTS, _MATRIX = 33550, 33922, 34264
+PIXEL_SCALE, TIE_POINTS, MATRIX, GEO_KEYS = 33550, 33922, 34264, 34735
+"""Tags of GeoTIFF."""
 
 Tag = tuple[int, int, int, Any, bool]
 """A tag as an item of tifffile's extratags."""
+Transform = tuple[float, float, float, float, float, float]
 Vector = tuple[float, float, float]
 Slice = tuple[Vector, Vector, Vector]
 """Of a slice of a volume, in millimetres to the right, the front and the top: the corner of its
@@ -61,7 +63,7 @@ class Place:
         nodata: The value of pixels without data. It is the image's, and not one of masks.
     """
 
-    transform: tuple[float, float, float, float, float, float] | None = None
+    transform: Transform | None = None
     crs: str | None = None
     slice: Slice | None = None
     pixel_size: tuple[float, float] | None = None
@@ -146,11 +148,11 @@ def subsample_place(place: Place, step: int) -> Place:
     """
     tags: list[Tag] = []
     for code, kind, count, value, once in place.tags:
-        if code == _PIXEL_SCALE:
+        if code == PIXEL_SCALE:
             value = (value[0] * step, value[1] * step, *value[2:])
-        elif code == _TIE_POINTS:
+        elif code == TIE_POINTS:
             value = tuple(v / step if i % 6 < 2 else v for i, v in enumerate(value))
-        elif code == _MATRIX:
+        elif code == MATRIX:
             value = tuple(v * step if i % 4 < 2 else v for i, v in enumerate(value))
         tags.append((code, kind, count, value, once))
     transform, of_slice = place.transform, place.slice

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import START, Pages, find_format, list_suffixes, split_array
 from segkit.images.place import Place
+from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
     Array,
     Extent,
@@ -58,7 +59,9 @@ def count_pages(file: File) -> int:
         return len(reader)
 
 
-def read_image(file: File, page: int | None = None, keep_alpha: bool = False) -> Array:
+def read_image(
+    file: File, page: int | None = None, keep_alpha: bool = False, upright: bool = True
+) -> Array:
     """Read one image as (H, W, C), in the order R, G, B if it has colours.
 
     To read many pages of a file, open it once with `ImageReader`.
@@ -73,12 +76,13 @@ def read_image(file: File, page: int | None = None, keep_alpha: bool = False) ->
         file: its path, or its content.
         page: which page, from 0; may be omitted if there is only one.
         keep_alpha: whether an alpha channel is the last channel of the image, and hides nothing.
+        upright: whether it is turned as its EXIF orientation says.
 
     Raises:
         SegkitError: The file is missing, not an image, truncated or damaged, has several pages and
             none was chosen, or has no such page.
     """
-    with ImageReader(file) as reader:
+    with ImageReader(file, upright) as reader:
         return reader.read_image(page, keep_alpha)
 
 
@@ -120,23 +124,29 @@ class ImageReader:
         ...     images = [reader.read_image(page) for page in range(len(reader))]
     """
 
-    def __init__(self, file: File) -> None:
-        """Open a file.
+    def __init__(self, file: File, upright: bool = True) -> None:
+        """Open a file, whose EXIF orientations are obeyed if ``upright``.
 
         Raises:
             SegkitError: The file is missing, not an image, truncated or damaged.
         """
-        self.file = file
+        self.file, self._upright = file, upright
         with wrap_errors(file):
             self._source = open_source(file)
 
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def guess(self) -> tuple[str, tuple[int, ...]] | None:
+        """How the axes of an array that names none are read; see `Pages`."""
+        return self._source.guess
+
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):
-            return self._source.read(choose_page(page, len(self)))
+            raster = self._source.read(choose_page(page, len(self)))
+        return raster if self._upright else raster._replace(orientation=1)
 
     def read_image(self, page: int | None = None, keep_alpha: bool = False) -> Array:
         """Read one page, see `segkit.images.reading.read_image`."""
@@ -155,11 +165,11 @@ class ImageReader:
         with wrap_errors(self.file):
             return self._source.read_extent(choose_page(page, len(self)))
 
-    def read_size(self, page: int | None = None, upright: bool = True) -> tuple[int, int]:
-        """Read the height and width of one page, turned by its EXIF orientation if upright."""
+    def read_size(self, page: int | None = None) -> tuple[int, int]:
+        """Read the height and width of one page, as its image has them."""
         with wrap_errors(self.file):
             height, width, turned = self._source.read_size(choose_page(page, len(self)))
-        return (width, height) if upright and turned > 4 else (height, width)
+        return (width, height) if self._upright and turned > 4 else (height, width)
 
     def read_palette(self, page: int | None = None) -> Array | None:
         """Read the colours of the values of one page, (K, 3) uint8; None if it has no palette."""
@@ -167,9 +177,21 @@ class ImageReader:
             return self._source.read_palette(choose_page(page, len(self)))
 
     def read_place(self, page: int | None = None) -> Place | None:
-        """Read where the pixels of one page lie in the world; None if its file does not say so."""
+        """Read where the pixels of one page lie in the world; None if no file says so.
+
+        Files beside the image count too, if it has one page. Of an image that is turned only the
+        size of a pixel is known.
+        """
         with wrap_errors(self.file):
-            return self._source.read_place(choose_page(page, len(self)))
+            number = choose_page(page, len(self))
+            place = self._source.read_place(number)
+            if not isinstance(self.file, bytes) and len(self) == 1:
+                place = read_place_beside(split_array(self.file)[0], place)
+            turned = self._source.read_size(number)[2] if place and self._upright else 1
+        if place is None or turned == 1:
+            return place
+        size = place.pixel_size
+        return size and Place(pixel_size=size[::-1] if turned > 4 else size)
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""

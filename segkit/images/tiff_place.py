@@ -1,7 +1,7 @@
 """The place of a TIFF's pixels: by the tags of GeoTIFF, by OME's and ImageJ's metadata, or by dpi.
 
-Tie points of a distorted image (ground control points), world files and files of GDAL beside the
-image are not read.
+Tie points of a distorted image (ground control points) are not read. For files beside the image see
+`segkit.images.place_files`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from segkit.images.place import Place, Tag, measure_pixel
+from segkit.images.place import (
+    GEO_KEYS,
+    MATRIX,
+    PIXEL_SCALE,
+    TIE_POINTS,
+    Place,
+    Tag,
+    Transform,
+    measure_pixel,
+)
 
-_SCALE, _TIE_POINTS, _MATRIX, _KEYS = 33550, 33922, 34264, 34735
-_GEO_TAGS = (_SCALE, _TIE_POINTS, _MATRIX, _KEYS, 34736, 34737)
+_GEO_TAGS = (PIXEL_SCALE, TIE_POINTS, MATRIX, GEO_KEYS, 34736, 34737)
 _MODEL, _RASTER, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072  # keys in the directory
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _INCH, _CENTIMETRE = 2, 3
 _MEANINGLESS = (1, 72, 96, 100, 150, 200, 300, 600)
 """Dots per inch that programs write where they know nothing."""
-
-Transform = tuple[float, float, float, float, float, float]
 
 
 def read_geo_place(page: Any, nodata: float | None) -> Place | None:
@@ -78,10 +84,10 @@ def read_dpi_place(page: Any) -> Place | None:
 
 def _read_transform(page: Any) -> Transform | None:
     """The affine of the tags, for what they mean by a pixel's position."""
-    matrix = _read_numbers(page, _MATRIX)
+    matrix = _read_numbers(page, MATRIX)
     if len(matrix) == 16 and any(matrix):
         return matrix[0], matrix[1], matrix[3], matrix[4], matrix[5], matrix[7]
-    scale, points = _read_numbers(page, _SCALE), _read_numbers(page, _TIE_POINTS)
+    scale, points = _read_numbers(page, PIXEL_SCALE), _read_numbers(page, TIE_POINTS)
     if len(scale) < 2 or not (scale[0] and scale[1]) or len(points) < 6:
         return None
     column, row, _, x, y, _ = points[:6]
@@ -100,7 +106,7 @@ def _read_numbers(page: Any, code: int) -> Sequence[float]:
 
 def _read_keys(page: Any) -> dict[int, int]:
     """The keys of GeoTIFF whose values are in the directory itself."""
-    values = [int(number) for number in _read_numbers(page, _KEYS)]
+    values = [int(number) for number in _read_numbers(page, GEO_KEYS)]
     rows = (values[at : at + 4] for at in range(4, len(values) - 3, 4))
     return {key: value for key, place, _, value in rows if place == 0}
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import find_empty
 from segkit.config.schema import describe_error
 from segkit.config.settings import ModelSettings, PredictionOptions
@@ -168,7 +169,7 @@ class Predictor:
         def open_canvases() -> Iterator[Canvas]:
             for image in images:
                 try:
-                    pixels = load_image(image, page, self.card.keeps_alpha)
+                    pixels = load_image(image, self.card, page)
                     self.watch.check_image(get_name(image), pixels)
                     whole = _Whole(self, pixels, image)
                 except (SegkitError, MemoryError) as error:
@@ -300,10 +301,10 @@ def parse_options(options: dict[str, Any]) -> PredictionOptions:
         raise all_at_once("the options cannot be used:", problems) from error
 
 
-def load_image(image: Image, page: int | None = None, keep_alpha: bool = False) -> NDArray[Any]:
-    """Read an image as (H, W, C), with the values as stored."""
+def load_image(image: Image, card: ModelCard, page: int | None = None) -> NDArray[Any]:
+    """Read an image as (H, W, C), with the values as stored, as a model of that card needs it."""
     if isinstance(image, str | Path):
-        return read_image(Path(image), page, keep_alpha)
+        return read_image(Path(image), page, card.keeps_alpha, card.is_upright)
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         given = f"an array of the shape {image.shape}" if isinstance(image, np.ndarray) else ""
         raise SegkitError(

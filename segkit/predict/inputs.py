@@ -13,6 +13,7 @@ from segkit.core.errors import SegkitError, all_at_once
 from segkit.images.formats.base import (
     find_format,
     is_image,
+    join_array,
     list_suffixes,
     split_array,
     strip_ending,
@@ -71,7 +72,8 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
       Masks keep the sub-folders. A folder with ``images`` and ``masks``, as for training, stands
       for ``images``.
     - A pattern (``*``, ``?``, ``[...]``, ``**``): masks keep the folders after its fixed part.
-      Files in the output folder, or inside a zarr that matches, are skipped.
+      Files in the output folder, or inside a zarr that matches, are skipped. ``*.h5::raw`` is the
+      array raw of each file.
     - A ``.txt`` file with a path per line, a ``.csv`` file with a column ``image``, relative to the
       file. Masks keep the folders of images below the file's folder.
 
@@ -85,12 +87,8 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
             images = _search_folder(path, output, found.notes)
         elif path.is_file() and path.suffix.lower() in LISTS:
             images = _read_list(path)
-        elif path.exists():
+        elif split_array(path)[0].exists():
             images = [ImageFile(path, Path(strip_ending(path).name))]
-        elif split_array(text)[0].exists():
-            file, array = split_array(text)
-            name = f"{strip_ending(file).name}-{str(array).strip('/').replace('/', '-')}"
-            images = [ImageFile(path, Path(name))]
         elif glob.has_magic(text):
             images = _match(text, output)
         else:
@@ -121,15 +119,16 @@ def require_apart(
     of their files.
     """
     home = output.resolve()
-    images = {path.resolve() for path, _ in files}
+    images = {split_array(path)[0].resolve() for path, _ in files}
     stems = {stem for _, stem in files}
 
     def find_folder(written: Path) -> str | None:
         """The folder in which a path below the output folder is a result of an image."""
         folder, *rest = written.parts
-        if not rest or written.suffix not in folders.get(folder, ()):
+        ending = next((e for e in folders.get(folder, ()) if written.name.endswith(e)), "")
+        if not rest or not ending:
             return None
-        stem = Path(*rest).with_suffix("")
+        stem = Path(*rest).with_name(written.name.removesuffix(ending))
         is_page = stem.name.isdecimal() and stem.parent in stems
         return folder if stem in stems or is_page else None
 
@@ -146,7 +145,7 @@ def require_apart(
                     f"input: the mask of {path} would be written to {output / stem}, where the"
                     f" {folder} of another image go. Move one of them, or name them one by one."
                 )
-        image = path.resolve()
+        image = split_array(path)[0].resolve()
         folder = find_folder(image.relative_to(home)) if image.is_relative_to(home) else None
         if folder is not None:
             raise SegkitError(
@@ -180,6 +179,8 @@ def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]
 
 
 def _match(pattern: str, output: Path | None) -> list[ImageFile]:
+    pattern, mark, name = pattern.partition("::")
+    array = name if mark else None
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
@@ -193,7 +194,8 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
         is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
             continue
-        images.append(ImageFile(path, strip_ending(path).relative_to(base)))
+        image = join_array(path, array)
+        images.append(ImageFile(image, strip_ending(image).relative_to(base)))
         if path.is_dir():
             zarrs.add(path)
     return images
@@ -222,10 +224,11 @@ def _read_list(file: Path) -> list[ImageFile]:
         if not name.strip():
             continue
         path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - nor here
-        if not path.exists():
+        if not split_array(path)[0].exists():
             problems.append(f"line {number}: there is no file {path}")
-        stem = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-        images.append(ImageFile(path, stem.with_name(strip_ending(path).name)))
+        stem = strip_ending(path)
+        inside = stem.relative_to(home) if stem.is_relative_to(home) else Path(stem.name)
+        images.append(ImageFile(path, inside))
     if problems:
         raise all_at_once(f"input: images in {file} do not exist:", problems)
     return images

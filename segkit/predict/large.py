@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import find_empty
 from segkit.images.place import subsample_place, to_tiff_options
 from segkit.images.raster import Raster, Windows
@@ -66,10 +67,10 @@ class LargeImages:
     def predict(self, file: ImageFile, pages: int) -> None:
         """Write all results of a file."""
         card = self.predictor.card
-        with ImageReader(file.path) as reader:
+        with ImageReader(file.path, card.is_upright) as reader:
             places = [reader.read_place(number) for number in range(pages)]
         if pages == 1:
-            with _open_page(file.path, 0, card.keeps_alpha) as image:
+            with _open_page(file.path, 0, card) as image:
                 wanted, shape = self.outputs.wanted, (*self._layers, *image.shape[:2])
                 path = self.outputs.find_path(file.stem, f".{wanted.large_format}")
                 self.outputs.clear(file, path)
@@ -88,7 +89,7 @@ class LargeImages:
         stack = self.outputs.open_stack(file, pages)
         assert isinstance(stack, StackFile)
         for number in range(pages):
-            with _open_page(file.path, number, card.keeps_alpha) as image:
+            with _open_page(file.path, number, card) as image:
                 shape = (*self._layers, *image.shape[:2])
                 page = Page(file, number, pages, image, places[number])
                 options = to_tiff_options(page.place, self._find_nodata(page))
@@ -147,12 +148,12 @@ class LargeImages:
             outputs.write_overlay(picture, overview.image, overview.labels, place=place)
 
 
-def _open_page(path: Path, number: int, keep_alpha: bool) -> WindowedImage:
+def _open_page(path: Path, number: int, card: ModelCard) -> WindowedImage:
     """Open a page, which can also be one that can only be read whole, such as a small one."""
-    windows = open_windows(path, number, keep_alpha)
+    windows = open_windows(path, number, card.keeps_alpha)
     if windows is not None:
         return windows
-    image = read_image(path, number, keep_alpha)
+    image = read_image(path, number, card.keeps_alpha, card.is_upright)
     empty = find_empty(image)
 
     def read(top: int, left: int, height: int, width: int) -> Raster:

@@ -5,14 +5,16 @@
 | ``NAME.png`` | the mask; ``.tif`` for several pages, overlapping classes, or a known place of
   the pixels, which is written too; ``.nii.gz`` for volumes |
 | ``overlays/NAME.png`` | the image with the mask over it |
-| ``instances/NAME.png`` | ids of objects, 8 or 16 bit; ``.tif`` above 65535 |
-| ``probabilities/NAME.tif`` | 16 bit, a page per channel: the value / 65535 |
+| ``instances/NAME.png`` | ids of objects, 8 or 16 bit; ``.tif`` above 65535; ``.nii.gz`` for
+  volumes, whose ids go on from slice to slice |
+| ``probabilities/NAME.tif`` | 16 bit, a page per channel: the value / 65535; ``.nii.gz`` of float32
+  for volumes, with the channels as last axis |
 | ``polygons/NAME.geojson`` | outlines |
 | ``coco.json`` | outlines of all images |
 
-For a file of several pages, all but the mask are in a folder NAME, a file per page. For images that
-are predicted window by window see :mod:`segkit.predict.large`. Files are recorded before they are
-written, and those of an earlier run are removed before an image is redone.
+For a file of several pages, all but the mask and the maps of volumes are in a folder NAME, a file
+per page. For images that are predicted window by window see :mod:`segkit.predict.large`. Files are
+recorded before they are written, and those of an earlier run are removed before an image is redone.
 """
 
 from __future__ import annotations
@@ -74,12 +76,12 @@ class Outputs:
     def write(self, page: Page, result: Prediction) -> bool:
         """Write all files of a page. Return whether its file is finished."""
         colored = self.card.has_colored_masks and self.wanted.values == "training"
-        kind = find_labels_format(page.file)
+        kind = find_maps_format(page.file)
         colored = colored and page.total == 1 and kind is None
         mask = self.make_mask(result.labels, colored)
         if page.total > 1 or kind is not None:
             stack = self.open_stack(page.file, page.total)
-            self._write_extras(page, result)
+            self._write_extras(page, result, stack)
             finished = stack.add(page.number, mask, self._place_options(page))
             if finished:
                 self.finish_stack(page.file, stack)
@@ -110,8 +112,8 @@ class Outputs:
         """Return the mask of a multi-page file; it is created at the first call."""
         with self._lock:
             if file.stem not in self._stacks:
-                kind = find_labels_format(file)
-                path = self.find_path(file.stem, kind.labels_suffix if kind else ".tif")
+                kind = find_maps_format(file)
+                path = self.find_path(file.stem, kind.maps_suffix if kind else ".tif")
                 self.clear(file, path)
                 self._stacks[file.stem] = (
                     VolumeFile(path, pages, file.path, kind) if kind else StackFile(path, pages)
@@ -120,6 +122,10 @@ class Outputs:
 
     def finish_stack(self, file: ImageFile, stack: StackFile | VolumeFile) -> None:
         """Publish the mask of a multi-page file once all pages are written."""
+        if isinstance(stack, VolumeFile):
+            self.record.begin(file, stack.extras)
+            for path in stack.extras:
+                stack.write(path)
         self.record.finish(file, stack.path)
         stack.finish()
         self.drop(file)
@@ -180,8 +186,10 @@ class Outputs:
         """Find the file of an image in the output folder, or in one below it."""
         return self.record.output / stem.with_name(stem.name + suffix)
 
-    def _write_extras(self, page: Page, result: Prediction) -> None:
-        """Write the files of a page besides its mask."""
+    def _write_extras(
+        self, page: Page, result: Prediction, stack: StackFile | VolumeFile | None = None
+    ) -> None:
+        """Write the files of a page besides its mask; a volume keeps its maps until the end."""
         labels, ids, wanted = result.labels, result.instances, self.wanted
         extras: dict[Path, Callable[[Path], None]] = {}
         if wanted.overlays:
@@ -189,11 +197,13 @@ class Outputs:
             extras[path] = lambda path: self.write_overlay(
                 path, page.image, labels, ids, page.place
             )
-        if ids is not None:
+        if isinstance(stack, VolumeFile):
+            self._keep_maps(page, result, stack)
+        elif ids is not None:
             suffix = ".tif" if page.place else choose_suffix(ids)
             path = self.find_path("instances" / page.stem, suffix)
             extras[path] = lambda path: write_mask(path, ids, place=page.place)
-        if wanted.probabilities:
+        if wanted.probabilities and not isinstance(stack, VolumeFile):
             path = self.find_path("probabilities" / page.stem, ".tif")
             extras[path] = lambda path: _write_probabilities(
                 path, result.probabilities, page.place, find_empty(page.image)
@@ -210,6 +220,16 @@ class Outputs:
         self.record.begin(page.file, extras)
         for path, write in extras.items():
             write(path)
+
+    def _keep_maps(self, page: Page, result: Prediction, volume: VolumeFile) -> None:
+        """Keep the ids and probabilities of a page until its volume is complete."""
+        ending = volume.kind.maps_suffix
+        if result.instances is not None:
+            path = self.find_path("instances" / page.file.stem, ending)
+            volume.keep(path, page.number, result.instances, are_ids=True)
+        if self.wanted.probabilities:
+            path = self.find_path("probabilities" / page.file.stem, ending)
+            volume.keep(path, page.number, result.probabilities)
 
 
 def to_16_bits(probabilities: NDArray[Any]) -> NDArray[np.uint16]:
@@ -245,7 +265,7 @@ def choose_overlay_suffix(place: Place | None) -> str:
     return ".tif" if place is not None and place.tags else ".png"
 
 
-def find_labels_format(file: ImageFile) -> type[ImageFormat] | None:
-    """The format that writes its own files of labels, as of volumes, if the file has it."""
+def find_maps_format(file: ImageFile) -> type[ImageFormat] | None:
+    """The format that writes maps in its own files, as of volumes, if the file has it."""
     kind = find_format(split_array(file.path)[0])
-    return kind if kind is not None and kind.labels_suffix else None
+    return kind if kind is not None and kind.maps_suffix else None

@@ -22,7 +22,7 @@ from segkit.inference.background import Background
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.large import LargeImages, is_large
-from segkit.predict.outputs import Outputs, find_labels_format
+from segkit.predict.outputs import Outputs, find_maps_format
 from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
@@ -70,14 +70,15 @@ class Pipeline:
 
     def _read(self, files: Sequence[ImageFile]) -> Iterator[Page]:
         """The pages of all files but the large ones; runs in a thread."""
+        card = self.predictor.card
         for file in files:
             given = total = 0
             try:
-                with ImageReader(file.path) as reader:
+                with ImageReader(file.path, card.is_upright) as reader:
                     total = len(reader)
                     is_by_windows = (
                         self._by_windows
-                        and find_labels_format(file) is None
+                        and find_maps_format(file) is None
                         and is_large(file.path, total)
                     )
                     self.meter.expect(total - 1)
@@ -85,7 +86,7 @@ class Pipeline:
                         self._large.append((file, total))
                         continue
                     for number in range(total):
-                        image = reader.read_image(number, self.predictor.card.keeps_alpha)
+                        image = reader.read_image(number, card.keeps_alpha)
                         self.predictor.watch.check_image(file.path, image)
                         yield Page(file, number, total, image, reader.read_place(number))
                         given += 1

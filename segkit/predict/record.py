@@ -24,6 +24,7 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, wrap_write_errors, write_whole
+from segkit.images.formats.base import split_array
 from segkit.images.formats.zarr_store import is_zarr
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
@@ -251,6 +252,7 @@ def hash_content(paths: Iterable[Path]) -> list[str]:
 
 def read_state(path: Path) -> list[int]:
     """Read when an image was last changed and its size; of a zarr, over all of its files."""
+    path, _ = split_array(path)
     try:
         found = [path.stat()]
         if path.is_dir():

@@ -115,33 +115,48 @@ class StackFile:
 
 
 class VolumeFile:
-    """The labels of a volume, which are written in its own format when all pages are there.
+    """The maps of a volume, which are written in its own format when all pages are there.
 
     Pages may come from several threads and in any order.
     """
 
     def __init__(self, path: Path, pages: int, source: Path, kind: type[ImageFormat]) -> None:
         self.path, self.pages, self.source, self.kind = path, pages, source, kind
-        self._masks: dict[int, NDArray[Any]] = {}
+        self._maps: dict[Path, dict[int, NDArray[Any]]] = {}
+        self._ids = set[Path]()
         self._lock = threading.Lock()
 
-    def add(self, number: int, mask: NDArray[Any], options: object = None) -> bool:
-        """Keep a page (H, W). Return whether all are there."""
-        if mask.ndim != 2:
-            raise SegkitError(
-                f"{self.path}: overlapping classes do not fit into a volume of labels. Convert the"
-                " images to TIFF."
-            )
+    @property
+    def extras(self) -> list[Path]:
+        """The files besides the mask."""
+        return [path for path in self._maps if path != self.path]
+
+    def keep(self, path: Path, number: int, values: NDArray[Any], are_ids: bool = False) -> bool:
+        """Keep a page of a file, (H, W) or (C, H, W). Return whether all of it are there."""
         with self._lock:
-            self._masks[number] = mask
-            return len(self._masks) == self.pages
+            maps = self._maps.setdefault(path, {})
+            maps[number] = values
+            if are_ids:
+                self._ids.add(path)
+            return len(maps) == self.pages
+
+    def add(self, number: int, mask: NDArray[Any], options: object = None) -> bool:
+        """Keep a page of the mask. Return whether all are there."""
+        return self.keep(self.path, number, mask)
+
+    def write(self, path: Path) -> None:
+        """Write one of the files, whose pages are all there."""
+        maps = [self._maps[path][number] for number in range(self.pages)]
+        if path in self._ids:  # those of each slice begin at 1, and would be one object in a volume
+            before = np.cumsum([0, *(ids.max() for ids in maps[:-1])])
+            maps = [np.where(ids > 0, ids + n, 0) for ids, n in zip(maps, before, strict=True)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.kind.write_maps(self.source, maps, path)
 
     def finish(self) -> None:
-        """Write the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        pages = [self._masks[number] for number in range(self.pages)]
-        self.kind.write_labels(self.source, pages, self.path)
+        """Write the mask."""
+        self.write(self.path)
 
     def drop(self) -> None:
         """Forget the pages."""
-        self._masks.clear()
+        self._maps.clear()

@@ -170,7 +170,7 @@ class Predictions:
 
     def _predict(self, name: str, data: bytes, options: Options) -> Response:
         card = self.predictor.card
-        upload = read_upload(name, data, options.page, self.settings, card.in_channels)
+        upload = read_upload(name, data, options.page, self.settings, card)
         start = time.perf_counter()
         prediction = self.predictor(upload.image)
         seconds = time.perf_counter() - start

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import ImageFormat, find_format
@@ -54,11 +55,11 @@ def refuse_bytes(settings: ServeSettings) -> UploadError:
 
 
 def read_upload(
-    name: str, data: bytes, page: int | None, settings: ServeSettings, channels: int
+    name: str, data: bytes, page: int | None, settings: ServeSettings, card: ModelCard
 ) -> Upload:
     """Read the image in an upload; it is decoded only if its size is within the limits.
 
-    A pixel may have as many values as the model has ``channels``, or four.
+    A pixel may have as many values as the model has channels, or four.
 
     Raises:
         UploadError: It is too large (413), or not an image of a known format (415).
@@ -72,14 +73,14 @@ def read_upload(
         raise UploadError(f"the file {what}: known are {', '.join(sorted(known))}.", 415)
     limit, extent = settings.max_pixels, read_extent(data, page)
     values = extent.pixels * extent.channels
-    if extent.pixels > limit or values > limit * max(4, channels):
+    if extent.pixels > limit or values > limit * max(4, card.in_channels):
         raise UploadError(
             f"the image has {extent.width} x {extent.height} pixels of {extent.channels} channels,"
             f" and the limit is {limit} pixels. Start the server with a larger max_pixels, or use"
             " python -m segkit.predict.",
             413,
         )
-    image = read_image(data, page, keep_alpha=channels in (2, 4))
+    image = read_image(data, page, card.keeps_alpha, card.is_upright)
     return Upload(make_stem(name), image, page or 0, count_pages(data))
 
 

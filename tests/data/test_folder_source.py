@@ -184,17 +184,6 @@ def test_a_stack_is_a_sample_for_each_page(tmp_path):
         np.testing.assert_array_equal(found.read_mask(sample), values[sample.page] % 2)
 
 
-def test_pages_of_one_file_in_two_splits_are_told(tmp_path):
-    for name in "abc":
-        values = stack(tmp_path / "images" / f"{name}.tif", 4)
-        write_mask(tmp_path / "masks" / f"{name}.tif", (values % 2).astype(np.uint8))
-        shared = [note for note in source(tmp_path).notes() if "data.split=blocks" in note]
-        assert len(shared) == (1 if name == "a" else 0), name  # more files are divided as a whole
-    (tmp_path / "images/b.tif").unlink()
-    (tmp_path / "images/c.tif").unlink()
-    assert not any("blocks" in note for note in source(tmp_path, split="blocks").notes())
-
-
 @pytest.mark.parametrize(("pages", "mask_pages"), [(3, 2), (3, 1), (1, 2)])
 def test_pages_that_differ(tmp_path, pages, mask_pages):
     stack(tmp_path / "images" / "s.tif", pages)

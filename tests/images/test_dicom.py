@@ -337,6 +337,10 @@ def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> No
         place = np.array(header.ImagePositionPatient) + across * 4 * 0.75 + down * 5 * 0.5
         found = image.affine @ [4, 5, page, 1]
         np.testing.assert_allclose(found[:3] * [-1, -1, 1], place, atol=1e-4)
+    maps = [np.stack([page, page * 2]).astype(np.float32) for page in volume]
+    write_volume_like(folder, maps, tmp_path / "c.nii")
+    found = np.asanyarray(nibabel.load(tmp_path / "c.nii").dataobj)
+    np.testing.assert_array_equal(found, np.stack(maps).transpose(3, 2, 0, 1))
     if orientation == AXIAL:  # NIfTI shows the same slices
         for page in range(9):
             same(read_mask(target, page), volume[page] % 7)

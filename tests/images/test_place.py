@@ -7,6 +7,7 @@ import pytest
 import tifffile
 import zarr
 from images.conftest import noise, same
+from PIL import Image
 
 from segkit.images.place import Place, measure_pixel, to_tiff_options
 from segkit.images.reading import ImageReader, read_image, read_mask
@@ -150,6 +151,89 @@ def test_a_turned_geotiff_has_no_place(tmp_path: Path) -> None:
     tifffile.imwrite(path, noise(H, W), metadata=None, extratags=[*tags, (274, "H", 1, 6, True)])
     assert read_image(path).shape == (W, H, 1)
     assert read_place(path) is None
+    with ImageReader(path, upright=False) as reader:
+        assert reader.read_place().transform == (2.0, 0.0, 5.0, 0.0, -2.0, 9.0)
+
+
+# --- files beside the image ----------------------------------------------------------------------
+
+
+def check_copy(path: Path, place: Place) -> None:
+    """What is written in this place, rasterio reads where it reads the image."""
+    rasterio = pytest.importorskip("rasterio")
+    copy = path.with_name("copy.tif")
+    tifffile.imwrite(copy, noise(H, W), metadata=None, **to_tiff_options(place))
+    with rasterio.open(copy) as written, rasterio.open(path) as given:
+        assert place.transform == pytest.approx(tuple(given.transform)[:6])
+        assert written.transform.almost_equals(given.transform)
+        assert written.crs == given.crs
+        assert place.crs == (f"EPSG:{given.crs.to_epsg()}" if given.crs else None)
+    assert read_place(copy) == Place(pytest.approx(place.transform), place.crs, tags=place.tags)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    ("suffix", "ending"),
+    [
+        (".tif", ".tfw"), (".tiff", ".tfw"), (".tif", ".TFW"), (".jpg", ".jgw"), (".png", ".pgw"),
+        (".png", ".wld"), (".jpg", ".jpgw"), (".jp2", ".j2w"), (".bmp", ".bpw"),
+    ],
+)  # fmt: skip
+def test_world_files(tmp_path: Path, suffix: str, ending: str, name: str) -> None:
+    pytest.importorskip("rasterio")
+    a, b, c, d, e, f = TRANSFORMS[name]
+    path = tmp_path / f"a.b{suffix}"
+    Image.fromarray(noise(H, W)).save(path)
+    assert read_place(path) is None
+    numbers = (a, d, b, e, c + (a + b) / 2, f + (d + e) / 2)
+    path.with_suffix(ending).write_text("\n".join(map(str, numbers)))
+    check_copy(path, read_place(path))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326", "EPSG:3857", None])
+def test_files_of_gdal(tmp_path: Path, crs: str | None, name: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path, affine = tmp_path / "a.png", rasterio.Affine(*TRANSFORMS[name])
+    geotiff(path, crs, affine, driver="PNG")
+    assert (tmp_path / "a.png.aux.xml").is_file()
+    check_copy(path, read_place(path))
+    path.with_suffix(".pgw").write_text("1\n0\n0\n-1\n5\n5\n")  # counts more
+    check_copy(path, read_place(path))
+    if crs:  # a system of its own, of which the number is unknown
+        aux = path.with_name("a.png.aux.xml")
+        aux.write_text(aux.read_text().replace("AUTHORITY", "OTHER"))
+        assert read_place(path).crs is None
+
+
+def test_a_transform_in_the_image_counts_more_than_a_world_file(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    geotiff(path, "EPSG:32633", rasterio.Affine(*TRANSFORMS["north up"]))
+    (tmp_path / "a.tfw").write_text("1\n0\n0\n-1\n5\n5\n")
+    check_copy(path, read_place(path))
+    aux = "<GeoTransform>7, 1, 0, 9, 0, -1</GeoTransform>"  # counts more
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{aux}</PAMDataset>")
+    assert read_place(path).transform == (1, 0, 7, 0, -1, 9)
+    with rasterio.open(path) as given:
+        assert tuple(given.transform)[:6] == (1, 0, 7, 0, -1, 9)
+
+
+@pytest.mark.parametrize("text", ["", "1 0 0 -1 5", "1 0 0 x 5 5", "0 0 0 0 5 5", "1 0 0 nan 5 5"])
+def test_a_damaged_world_file_is_no_place(tmp_path: Path, text: str) -> None:
+    Image.fromarray(noise(H, W)).save(tmp_path / "a.png")
+    (tmp_path / "a.pgw").write_text(text)
+    assert read_place(tmp_path / "a.png") is None
+
+
+def test_a_world_file_of_a_turned_photograph(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(H, W)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "a.jgw").write_text("0,5\n0\n0\n-0,5\n5\n5\n")
+    assert read_place(tmp_path / "a.jpg") is None
+    with ImageReader(tmp_path / "a.jpg", upright=False) as reader:
+        assert reader.read_place().transform == (0.5, 0, 4.75, 0, -0.5, 5.25)
 
 
 # --- sizes of pixels -----------------------------------------------------------------------------
@@ -266,3 +350,4 @@ def test_ome_zarr(tmp_path: Path, units, scales, wanted) -> None:
     group = zarr.create_group(tmp_path / "a.zarr", attributes={"ome": {"multiscales": [image]}})
     group.create_array("0", shape=(2, 3, H, W), dtype="u1", chunks=(1, 1, H, W))[:] = 1
     assert read_size(tmp_path / "a.zarr", 1) == (pytest.approx(wanted) if wanted else None)
+    assert read_size(tmp_path / "a.zarr/0", 1) == (pytest.approx(wanted) if wanted else None)

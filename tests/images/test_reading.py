@@ -174,6 +174,25 @@ def test_orientation_is_followed(tmp_path: Path, suffix: str, orientation: int) 
     for got in (read_image(path)[..., 0], read_mask(path)):
         assert got.shape == upright.shape
         assert np.abs(got.astype(int) - upright).max() <= 3
+    stored = read_image(path, upright=False)[..., 0]
+    assert stored.shape == pixels.shape
+    assert np.abs(stored.astype(int) - pixels).max() <= 3
+    for obeys, image in ((True, upright), (False, pixels)):
+        with ImageReader(path, obeys) as reader:
+            assert reader.read_size() == image.shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> None:
+    pixels = np.zeros((16, 8, 3), np.uint8)
+    pixels[:8, :4], pixels[:4, 4:] = (200, 30, 10), (20, 90, 90)
+    tags = {0x0112: orientation}
+    image = Image.fromarray(pixels).convert("YCbCr")
+    image.save(tmp_path / "a.tif", tiffinfo=tags, compression="tiff_lzw")
+    with Image.open(tmp_path / "a.tif") as image:
+        same(read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
+    stored = read_image(tmp_path / "a.tif", upright=False)
+    assert np.abs(stored.astype(int) - pixels).max() <= 3
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("CMYK", 3)])

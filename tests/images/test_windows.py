@@ -10,7 +10,7 @@ from images.conftest import check_windows, cut, noise, pick_windows, same
 from PIL import Image
 
 from segkit.core.errors import SegkitError
-from segkit.images.reading import read_image
+from segkit.images.reading import count_pages, read_image
 from segkit.images.windows import open_windows
 
 H, W = 83, 70
@@ -95,6 +95,27 @@ def test_pages(tmp_path: Path, layout: str) -> None:
         open_windows(path)
     with pytest.raises(SegkitError, match=r"a\.tif: there is no page 3"):
         open_windows(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "inside"),
+    [("ome", True), ("shaped", True), ("none", True), ("shaped", False), ("none", False)],
+)
+def test_levels_of_a_pyramid_are_no_pages(tmp_path: Path, metadata: str, inside: bool) -> None:
+    pages = noise(2, 96, 128) if inside and metadata != "none" else noise(1, 96, 128)
+    options = {"photometric": "minisblack", "tile": (32, 32)}
+    options["metadata"] = {"ome": {"axes": "ZYX"}, "shaped": {}, "none": None}[metadata]
+    path = tmp_path / ("a.ome.tif" if metadata == "ome" else "a.tif")
+    with tifffile.TiffWriter(path) as file:
+        file.write(pages, subifds=2 if inside else 0, **options)
+        for step in (2, 4):
+            file.write(pages[:, ::step, ::step], subfiletype=1, **options)
+    with tifffile.TiffFile(path) as file:
+        assert inside == (file.pages[0].subifds is not None)  # else directories of their own
+    assert count_pages(path) == len(pages)
+    for number, page in enumerate(pages):
+        same(read_image(path, number), page[..., None])
+        check_windows(path, number)
 
 
 def test_tiles_that_were_left_out(tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_ome_zarr(tmp_path: Path, version: str, axes: str, pages: int, order: st
         check_windows(path, page)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_level_has_the_axes_of_its_image(tmp_path: Path, version: str) -> None:
+    values = noise(3, H, W)  # three slices, which would pass for channels
+    ome(tmp_path / "a.zarr", values, "zyx", version)
+    for path in (f"{tmp_path}/a.zarr::half", tmp_path / "a.zarr/half"):
+        assert count_pages(path) == 3
+        same(read_image(path, 2), np.ascontiguousarray(values[2, ::2, ::2, None]))
+    same(read_image(tmp_path / "a.zarr/full", 1), values[1, ..., None])
+
+
 def test_shards_and_a_single_chunk(tmp_path: Path) -> None:
     store(tmp_path / "a.zarr", noise(H, W), chunks=(16, 16), shards=(48, 48))
     check_windows(tmp_path / "a.zarr")

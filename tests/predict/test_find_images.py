@@ -7,8 +7,10 @@ import pytest
 import zarr
 
 from segkit.core.errors import SegkitError
+from segkit.images.reading import read_image
 from segkit.images.writing import write_image
-from segkit.predict.inputs import find_images, require_apart
+from segkit.predict.inputs import ImageFile, find_images, require_apart
+from segkit.predict.record import read_state
 
 
 def make_images(folder: Path, *names: str) -> None:
@@ -71,6 +73,24 @@ def test_lists_name_images_relative_to_themselves(images, tmp_path):
     assert find_stems(images / "sub/list.csv") == ["b.c", "a"]  # a lies elsewhere
 
 
+def test_arrays_in_files(tmp_path):
+    for name in ("a", "sub/b"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.savez(tmp_path / f"{name}.npz", raw=np.zeros((3, 3)), other=np.zeros((3, 3)))
+    zarr.create_group(tmp_path / "c.zarr").create_array("v/raw", data=np.zeros((3, 3)))
+    raw = tmp_path / "a.npz::raw"
+    assert find_stems(raw) == ["a-raw"]
+    assert find_stems(f"{tmp_path}/**/*.npz::raw") == ["a-raw", "sub/b-raw"]
+    (tmp_path / "list.txt").write_text("a.npz::raw\nsub/b.npz::other\nc.zarr::v/raw\n")
+    assert find_stems(tmp_path / "list.txt") == ["a-raw", "sub/b-other", "c-v-raw"]
+    (tmp_path / "list.csv").write_text("image\na.npz::raw\nd.npz::raw\n")
+    with pytest.raises(SegkitError, match=r"line 3: there is no file .*d\.npz::raw"):
+        find_stems(tmp_path / "list.csv")
+    files = find_images(f"{tmp_path}/*.npz::raw").files
+    assert read_image(files[0].path).shape == (3, 3, 1)
+    assert read_state(files[0].path) == read_state(tmp_path / "a.npz") != []
+
+
 def test_results_are_no_inputs(images):
     """So that a second run in the same place does not predict the first one's masks."""
     out = images / "predictions"
@@ -98,6 +118,17 @@ def test_what_is_written_besides_masks_overwrites_nothing(images, tmp_path, name
         with pytest.raises(SegkitError, match=r"overlays would overwrite the image .*overlays/a"):
             require_apart(files, images, folders)
         require_apart(files, tmp_path, folders)
+
+
+def test_maps_of_volumes_overwrite_nothing(tmp_path):
+    folders = {"probabilities": (".tif", ".nii.gz")}
+    files = [
+        ImageFile(tmp_path / f"{name}.nii.gz", Path(name)) for name in ("a", "probabilities/a")
+    ]
+    with pytest.raises(SegkitError, match="where the probabilities of another image go"):
+        require_apart(files, tmp_path / "out", folders)
+    with pytest.raises(SegkitError, match="probabilities would overwrite the image"):
+        require_apart([ImageFile(files[1].path, Path("a"))], tmp_path, folders)
 
 
 def test_masks_of_a_data_set_are_no_inputs(images, tmp_path):

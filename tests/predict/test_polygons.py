@@ -109,6 +109,9 @@ def test_images_and_annotations_are_numbered_and_categories_named(tmp_path):
     loaded = load_coco(images, list_categories(model, with_objects=False), tmp_path)
     assert sorted(loaded.imgs) == [1, 2, 3]
     assert [loaded.imgs[i]["file_name"] for i in (1, 2, 3)] == ["0.png", "1.png", "2.png"]
+    assert [loaded.imgs[i]["page"] for i in (1, 2, 3)] == [0, 1, 2]
+    array = Page(ImageFile(Path("in/a.h5::v/raw"), Path("b/a-v-raw")), 0, 1, np.empty((20, 20)))
+    assert to_coco_image(array, found)["image"]["file_name"] == "b/a.h5::v/raw"
     assert sorted(loaded.anns) == list(range(1, 3 * len(found) + 1))
     assert [c["name"] for c in loaded.loadCats([1, 2])] == ["a", "b"]
 

@@ -85,7 +85,7 @@ def test_large_pages_go_one_by_one(name, kind, tmp_path, out, run_predict, monke
         tif.write(pages[2], compression="zlib", metadata=None)
     whole = []
     monkeypatch.setattr(
-        large, "read_image", lambda path, page, alpha: whole.append(page) or read_image(path, page)
+        large, "read_image", lambda path, page, *_: whole.append(page) or read_image(path, page)
     )
     predictor = load(run, pages[0])
     wanted = [f"threshold={predictor.threshold}", "probabilities=true", f"large_format={kind}"]

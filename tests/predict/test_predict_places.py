@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
+import segkit
 from segkit.data.sources.cells import draw
+from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import ImageReader, read_image, read_mask
 
 rasterio = pytest.importorskip("rasterio")
@@ -24,6 +27,12 @@ def write_geotiff(path: Path, image: np.ndarray, **options) -> None:
     profile |= {"crs": "EPSG:32633", "transform": TRANSFORM, "dtype": image.dtype}
     with rasterio.open(path, "w", **(profile | options)) as file:
         file.write(image, 1)
+
+
+def find_threshold(run, image) -> float:
+    """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
+    probabilities = segkit.load(run.checkpoint, device="cpu")(image).probabilities
+    return float(np.median(probabilities))
 
 
 def cells(height: int = 64, width: int = 80) -> np.ndarray:
@@ -78,6 +87,21 @@ def test_a_large_geotiff(binary_run, tmp_path, out, run_predict, monkeypatch) ->
         assert file.crs.to_epsg() == 32633
 
 
+def test_a_picture_with_a_world_file(binary_run, tmp_path, out, run_predict, files_of) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(cells()).save(tmp_path / "in/a.png")
+    (tmp_path / "in/a.pgw").write_text("0.5\n0\n0\n-0.5\n400000.25\n5599999.75\n")
+    threshold = find_threshold(binary_run, cells())
+    run_predict(binary_run, tmp_path / "in", "polygons=geojson", f"threshold={threshold}")
+    assert files_of(out) == ["a.tif", "overlays/a.tif", "polygons/a.geojson"]
+    for name in ("a.tif", "overlays/a.tif"):
+        with rasterio.open(out / name) as file:
+            assert (file.crs, file.transform) == (None, TRANSFORM)
+    found = json.loads((out / "polygons/a.geojson").read_text())
+    points = np.concatenate([f["geometry"]["coordinates"][0] for f in found["features"]])
+    assert points.min(axis=0) == pytest.approx([400_000, 5_600_000 - 32], abs=5)
+
+
 def test_pages_of_a_georeferenced_file(binary_run, tmp_path, out, run_predict) -> None:
     write_geotiff(tmp_path / "one.tif", cells())
     with ImageReader(tmp_path / "one.tif") as reader:
@@ -108,28 +132,120 @@ def test_sizes_of_pixels(binary_run, tmp_path, out, run_predict, kind: str) -> N
     assert (out / "overlays/a.png").is_file()  # a picture
 
 
-def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict) -> None:
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_photographs_are_turned_as_in_the_training(
+    binary_run, tmp_path, out, run_predict, orientation: str
+) -> None:
+    state = torch.load(binary_run.checkpoint, weights_only=True)
+    state["segkit"]["config"]["data"]["orientation"] = orientation
+    torch.save(state, tmp_path / "best.ckpt")
+    image = Image.fromarray(cells())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in/a.png", exif=exif)
+    shown = image if orientation == "stored" else image.transpose(Image.Transpose.ROTATE_270)
+    shown.save(tmp_path / "in/b.png")
+    predictor = segkit.load(tmp_path / "best.ckpt", device="cpu")
+    threshold = float(np.median(predictor(tmp_path / "in/b.png").probabilities))
+    options = [f"checkpoint='{tmp_path}/best.ckpt'", f"threshold={threshold}", "polygons=coco"]
+    run_predict(binary_run, tmp_path / "in", *options)
+    mask = read_mask(out / "a.png")
+    assert mask.shape == ((64, 80) if orientation == "stored" else (80, 64))
+    np.testing.assert_array_equal(mask, read_mask(out / "b.png"))
+    first, second = (predictor(tmp_path / f"in/{name}.png").probabilities for name in "ab")
+    np.testing.assert_array_equal(first, second)
+    entries = json.loads((out / "coco.json").read_text())["images"]
+    assert {(each["height"], each["width"]) for each in entries} == {mask.shape}
+
+
+@pytest.mark.parametrize("kind", ["coco", "geojson"])
+def test_outlines_of_pages_are_labels_of_pages(
+    binary_run, tmp_path, out, run_predict, kind: str
+) -> None:
+    pages = np.stack([draw(i, (32, 40)).image[..., 0] for i in range(3)])
+    (root := tmp_path / "in").mkdir()
+    tifffile.imwrite(root / "stack.tif", pages, photometric="minisblack")
+    Image.fromarray(pages[1]).save(root / "one.png")
+    threshold = find_threshold(binary_run, pages[1])
+    run_predict(binary_run, root, f"polygons={kind}", f"threshold={threshold}")
+    if kind == "coco":
+        found = json.loads((out / "coco.json").read_text())["images"]
+        assert [each["id"] for each in found] == [1, 2, 3, 4]
+        assert [each["file_name"] for each in found] == ["one.png", *["stack.tif"] * 3]
+        assert [each.get("page") for each in found] == [None, 0, 1, 2]
+    name = "coco.json" if kind == "coco" else "polygons"
+    (out / name).rename(root / name)
+    source = FolderSource("binary", root=root)
+    samples = [sample for split in source.splits().values() for sample in split]
+    assert source.problems() == []
+    assert len(samples) == 4
+    for sample in samples:
+        suffix = ".tif" if sample.page is not None else ".png"
+        mask = read_mask(out / sample.image.with_suffix(suffix).name, sample.page)
+        np.testing.assert_array_equal(source.read_mask(sample), mask != 0)
+
+
+def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict, files_of) -> None:
     nibabel = pytest.importorskip("nibabel")
     affine = np.array([[-0.7, 0, 0, 10], [0, 0, 2.0, -5], [0, 0.7, 0, 3], [0, 0, 0, 1]])
     voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "in/scan.v1.nii.gz")
-    run_predict(binary_run, tmp_path / "in")
-    labels = nibabel.load(out / "scan.v1.nii.gz")
-    np.testing.assert_allclose(labels.affine, affine, atol=1e-6)
+    threshold = find_threshold(binary_run, voxels[..., 1])
+    options = ["probabilities=true", "instances=components", "overlays=false"]
+    options.append(f"threshold={threshold}")
+    run_predict(binary_run, tmp_path / "in", *options)
+    names = [f"{folder}scan.v1.nii.gz" for folder in ("instances/", "probabilities/", "")]
+    assert files_of(out) == names
+    ids, maps, labels = (nibabel.load(out / name) for name in names)
+    for image in (ids, maps, labels):
+        np.testing.assert_allclose(image.affine, affine, atol=1e-6)
     values = np.asanyarray(labels.dataobj)
     assert (values.shape, values.dtype) == (voxels.shape, np.uint8)
     assert set(np.unique(values)) == {0, 255}
+    assert (maps.shape, maps.get_data_dtype()) == ((*voxels.shape, 1), np.float32)
+    np.testing.assert_array_equal(np.asanyarray(maps.dataobj)[..., 0] > threshold, values > 0)
+    np.testing.assert_array_equal(np.asanyarray(ids.dataobj) > 0, values > 0)
     with ImageReader(tmp_path / "in/scan.v1.nii.gz") as reader:
         images = [reader.read_image(page) for page in range(len(reader))]
     (tmp_path / "pages").mkdir()
     for page, image in enumerate(images):
         Image.fromarray(image[..., 0]).save(tmp_path / f"pages/{page}.png")
-    run_predict(binary_run, tmp_path / "pages", f"output='{tmp_path / 'out2'}'")
+    alone = tmp_path / "out2"
+    run_predict(binary_run, tmp_path / "pages", f"output='{alone}'", *options)
+    before = 0
     for page in range(len(images)):
-        np.testing.assert_array_equal(
-            read_mask(out / "scan.v1.nii.gz", page), read_mask(tmp_path / f"out2/{page}.png")
+        found, wanted = (
+            read_mask(p, n) for p, n in ((out / names[2], page), (alone / f"{page}.png", 0))
         )
+        np.testing.assert_array_equal(found, wanted)
+        wanted = read_image(alone / f"probabilities/{page}.tif") / 65535
+        np.testing.assert_allclose(read_image(out / names[1], page), wanted, atol=1e-5)
+        wanted = read_mask(alone / f"instances/{page}.png").astype(int)
+        wanted[wanted > 0] += before
+        before = wanted.max()
+        np.testing.assert_array_equal(read_mask(out / names[0], page), wanted)
+    (out / names[0]).unlink()
+    run_predict(binary_run, tmp_path / "in", *options)
+    assert files_of(out) == names
+
+
+def test_volumes_of_overlapping_classes(multilabel_run, tmp_path, out, run_predict) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "in/a.nii")
+    threshold = find_threshold(multilabel_run, voxels[..., 1])
+    options = ["probabilities=true", f"threshold={threshold}"]
+    run_predict(multilabel_run, tmp_path / "in", *options)
+    labels, maps = (nibabel.load(out / f"{name}a.nii.gz") for name in ("", "probabilities/"))
+    assert labels.get_data_dtype() == np.uint8
+    assert labels.shape == maps.shape
+    assert labels.shape[:3] == voxels.shape
+    found = np.asanyarray(maps.dataobj) > threshold
+    np.testing.assert_array_equal(np.asanyarray(labels.dataobj), found * 255)
+    assert 0 < found.mean() < 1
 
 
 def test_pixels_without_data_in_a_plain_image(binary_run, tmp_path, out, run_predict) -> None:

@@ -5,17 +5,18 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from serve.conftest import as_png
+from PIL import Image
+from serve.conftest import as_png, make_card
 
 from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
 from segkit.serve.uploads import UploadError, make_stem, read_upload
 
 
-def read(name, data, max_bytes=10_000, max_pixels=1000, channels=3):
+def read(name, data, max_bytes=10_000, max_pixels=1000, channels=3, **card):
     limits = {"max_upload_mb": max_bytes / 2**20, "max_pixels": max_pixels}
     settings = ServeSettings(checkpoint=["a.ckpt"], **limits)
-    return read_upload(name, data, None, settings, channels)
+    return read_upload(name, data, None, settings, make_card(in_channels=channels, **card))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,15 @@ def test_limits_are_inclusive():
         with pytest.raises(UploadError) as error:
             read("a.png", data, *limits)
         assert error.value.status == 413
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [("exif", (50, 20, 1)), ("stored", (20, 50, 1))])
+def test_photographs_are_turned_as_in_the_training(orientation, shape):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((20, 50), np.uint8)).save(file, "PNG", exif=exif)
+    config = {"data": {"orientation": orientation}}
+    assert read("a.png", file.getvalue(), config=config).image.shape == shape
 
 
 def test_many_channels_are_many_values():

@@ -62,7 +62,7 @@ class QupathFormat(LabelFormat, name="qupath"):
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
         """Read one file after the other; the split is that of a file's folder."""
         draft = Draft(tree, "outlines")
-        read: list[tuple[str, str, list[_Object]]] = []
+        read: list[tuple[str, tuple[str, int | None], list[_Object]]] = []
         near: dict[str, list[str]] = {}
         for path in files:
             file = tree.relative(path)
@@ -81,7 +81,7 @@ class QupathFormat(LabelFormat, name="qupath"):
         for file, image, objects in read:
             shapes = list(_make_shapes(objects, without, draft))
             split = find_split(posixpath.dirname(file))
-            draft.add_image(image, shapes, file, split=split)
+            draft.add_image(image[0], shapes, file, split=split, page=image[1])
         return draft.finish()
 
 
@@ -99,23 +99,27 @@ def _may_be_geojson(path: Path) -> bool:
     return start[:1] in (b"{", b"[") and (b'"Feature' in start or path.suffix == ".geojson")
 
 
-def _find_image(file: str, near: list[str], tree: FileTree) -> str:
+def _find_image(file: str, near: list[str], tree: FileTree) -> tuple[str, int | None]:
     """The image of a GeoJSON: the same name without the suffix or with another one.
 
     The file may lie beside the image, or in a folder with the sub-folders of the images, as
-    segkit's own in ``polygons``.
+    segkit's own in ``polygons``. Those of a stack are called like its pages, in a folder that is
+    called like the stack.
     """
     folder, name = posixpath.split(posixpath.splitext(file)[0])
     parts = [*folder.split("/"), name] if folder else [name]
     for first in range(len(parts) - 1):
         with suppress(SegkitError):
-            return tree.find_by_stem("/".join(parts[first:]), near)
+            return tree.find_by_stem("/".join(parts[first:]), near), None
+    for first in range(len(parts) - 1) if name.isdecimal() else ():
+        with suppress(SegkitError):
+            return tree.find_by_stem("/".join(parts[first:-1]), near), int(name)
     try:
-        return tree.find_by_stem(name, near)
+        return tree.find_by_stem(name, near), None
     except SegkitError:
         if not posixpath.splitext(name)[1]:
             raise
-        return tree.find_image(name, near)  # "a.tif.geojson"
+        return tree.find_image(name, near), None  # "a.tif.geojson"
 
 
 def _list_features(content: Any) -> list[Any]:

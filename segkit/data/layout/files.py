@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.images.formats.base import find_ending, find_format, list_suffixes
+from segkit.images.place_files import ENDINGS
 
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 """Files that file managers leave everywhere."""
@@ -47,14 +48,15 @@ def list_files(folder: Path) -> Files:
             return
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
             name = inside + entry.name
-            if entry.name.startswith(".") or entry.name.lower() in OF_SYSTEMS:
+            lower = entry.name.lower()
+            if lower.startswith(".") or lower in OF_SYSTEMS or lower.endswith(ENDINGS):
                 continue
             if entry.is_dir():
                 if find_format(Path(entry.path)) is not None:
                     found.images.append(name)
                 else:
                     walk(Path(entry.path), name + "/", above | {here})
-            elif entry.name.lower().endswith(suffixes):
+            elif lower.endswith(suffixes):
                 found.images.append(name)
             else:
                 found.others.append(name)

@@ -37,6 +37,7 @@ from segkit.data.layout.files import (
 from segkit.data.layout.names import Pattern, Rule, find_kinds
 from segkit.data.layout.splits import find_split
 from segkit.data.sources.base import SPLITS, Split
+from segkit.images.formats.base import join_array
 from segkit.images.reading import ImageReader
 
 IMAGES = (
@@ -547,7 +548,7 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
         is_used = False
         for side in (1, 0):
             found = patterns[side].match(name)
-            if found is not None and not is_used:
+            if found is not None and (not is_used or patterns[0].array != patterns[1].array):
                 key = f"{found[1]}/{found[0]}" if found[1] else found[0]
                 ids[side].setdefault(key, []).append(name)
                 splits.setdefault(key, found[1])
@@ -576,7 +577,7 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
                 f"{found_images[0]} has no mask: no path matches {mask} with the id '{key}'"
             )
         elif len(found_images) > 1 or len(found_masks) > 1:
-            both = ", ".join([*found_images, *found_masks])
+            both = ", ".join(dict.fromkeys([*found_images, *found_masks]))
             layout.problems.append(f"several files have the id '{key}': {both}. Keep two of them")
         else:
             split = find_split(splits[key])
@@ -586,7 +587,9 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
                 )
                 continue
             name = found_images[0]
-            layout.pairs.append(Pair(name, files.find(name), files.find(found_masks[0]), split))
+            own = join_array(files.find(name), patterns[0].array)
+            other = join_array(files.find(found_masks[0]), patterns[1].array)
+            layout.pairs.append(Pair(name, own, other, split))
     lonely = [names[0] for key, names in ids[1].items() if key not in ids[0]]
     layout.problems += [f"{name} is a mask without an image" for name in lonely]
     layout.notes += describe_unused(unused, str(root))

@@ -146,19 +146,28 @@ def _cut(text: str, before: str, after: str) -> str | None:
 class Pattern:
     """A pattern of paths with ``{id}``, and on request ``{split}`` and ``*``.
 
+    ``{id}.h5::raw`` is the array ``raw`` of the files that match.
+
     Raises:
         SegkitError: It has no ``{id}``.
     """
 
     def __init__(self, text: str, option: str) -> None:
-        if "{id}" not in text:
+        path, mark, array = text.partition("::")
+        self.array = array if mark else None
+        if "{id}" in array:
+            raise SegkitError(
+                f"{option}={text}: {{id}} stands for a part of a path, and not of the name of an"
+                " array. List arrays of one file in a table, with data.pairs=FILE.csv."
+            )
+        if "{id}" not in path:
             raise SegkitError(
                 f"{option}={text} has no {{id}}, which stands for what an image and its mask have"
                 " in common, such as '{id}_RGB.tif' and '{id}_label.tif'."
             )
         self.text = text
         regex = ""
-        for part in re.split(r"(\{id\}|\{split\}|\*)", text):
+        for part in re.split(r"(\{id\}|\{split\}|\*)", path):
             if part == "*":
                 regex += "[^/]*"
             elif part in ("{id}", "{split}"):

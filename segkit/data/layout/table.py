@@ -10,6 +10,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.layout.folders import Layout, Pair, divide_by_folders
 from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
+from segkit.images.formats.base import split_array
 
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
@@ -43,9 +44,10 @@ class _Rows(NamedTuple):
 def read_pairs(table: Path) -> Layout:
     """The pairs that a CSV file lists; paths are relative to the file.
 
-    Separators are commas, semicolons or tabs. A file without a header has the columns image, mask
-    and optionally split. Paths may be written with the separators of Windows. Without a column that
-    divides the samples the folders of the images do, if they are called like splits.
+    ``FILE::ARRAY`` is one of several arrays in a file. Separators are commas, semicolons or tabs. A
+    file without a header has the columns image, mask and optionally split. Paths may be written
+    with the separators of Windows. Without a column that divides the samples the folders of the
+    images do, if they are called like splits.
 
     Raises:
         SegkitError: The file cannot be read, or has no such columns.
@@ -60,7 +62,7 @@ def read_pairs(table: Path) -> Layout:
         files = _find(table.parent, image), _find(table.parent, mask)
         given = {"image": image, "mask": mask}
         empty = [key for key, text in given.items() if not text]
-        absent = [str(path) for path in files if not path.exists()]
+        absent = [str(path) for path in files if not _exists(path)]
         before = lines.get(files[0].resolve())
         known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
         problem = ""
@@ -92,9 +94,13 @@ def read_pairs(table: Path) -> Layout:
 
 def _find(folder: Path, name: str) -> Path:
     path = folder / name
-    if "\\" in name and not path.exists():
+    if "\\" in name and not _exists(path):
         return folder / name.replace("\\", "/")
     return path
+
+
+def _exists(path: Path) -> bool:
+    return split_array(path)[0].exists()
 
 
 def _read_rows(table: Path) -> _Rows:
@@ -119,7 +125,7 @@ def _read_rows(table: Path) -> _Rows:
     )
     split, rows_below = None, rows[1:]
     has_header = image is not None or mask is not None or len(first) < 2 or not first[0]
-    if not has_header and _find(table.parent, first[0]).exists():
+    if not has_header and _exists(_find(table.parent, first[0])):
         image, mask, split, rows_below = 0, 1, 2, rows
         lower = first = [f"column {number}" for number in range(1, len(first) + 1)]
     if image is None or mask is None:

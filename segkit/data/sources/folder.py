@@ -195,6 +195,8 @@ class FolderSource(DataSource, name="folder"):
         self._stored_channels = set[int]()
         self._nodata = set[float]()  # values of pixels without data in masks
         self._hidden = set[int]()  # what masks have where they are transparent or have no data
+        # images and masks that name no axes, by how these are read: their number, and the first
+        self._guesses = dict[tuple[str, str], tuple[int, str]]()
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -248,6 +250,16 @@ class FolderSource(DataSource, name="folder"):
                 f" {shown}. If masks were drawn on the pixels as they are stored, set"
                 " data.orientation=stored"
             )
+        if self._guesses:
+            read = (
+                f"as {axes} in {count} {side} ({first})"
+                for (side, axes), (count, first) in self._guesses.items()
+            )
+            notes.append(
+                f"axes of arrays that their files do not name are read {', '.join(read)}. If they"
+                " mean something else, name them (HDF5, zarr, OME-TIFF), or save arrays as (pages,"
+                " H, W, C)"
+            )
         for value in sorted(self._nodata):
             if value:
                 notes.append(f"masks have the nodata value {value:g}: there is no label there")
@@ -274,7 +286,7 @@ class FolderSource(DataSource, name="folder"):
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""
         assert sample.image is not None
         if sample.window is None:
-            with ImageReader(sample.image) as reader:
+            with ImageReader(sample.image, self.upright) as reader:
                 return self._render(sample, reader.read(sample.page))
         with self._open.open(sample.image, sample.page) as image:
             if image is not None:
@@ -286,9 +298,7 @@ class FolderSource(DataSource, name="folder"):
     def _render(self, sample: Sample, raster: Raster) -> NDArray[Any]:
         assert sample.image is not None
         name = take_whole(sample).name
-        if not self.upright:
-            raster = raster._replace(orientation=1)
-        elif raster.orientation != 1:
+        if raster.orientation != 1:
             self._turned.add(name)
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
             self._with_alpha.add(name)
@@ -316,7 +326,7 @@ class FolderSource(DataSource, name="folder"):
             with wrap_errors(sample.image or sample.name):
                 return drawn.draw(sample.name, self._read_size(sample))
         assert sample.mask is not None
-        with ImageReader(sample.mask) as reader:
+        with ImageReader(sample.mask, self.upright) as reader:
             rasters = [reader.read(page) for page in self._choose_pages(sample, len(reader))]
         if rasters[0].orientation != 1:
             self._turned.discard(sample.name)
@@ -403,8 +413,8 @@ class FolderSource(DataSource, name="folder"):
     def _read_size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image as it is read."""
         assert sample.image is not None
-        with ImageReader(sample.image) as reader:
-            return reader.read_size(sample.page, self.upright)
+        with ImageReader(sample.image, self.upright) as reader:
+            return reader.read_size(sample.page)
 
     @cached_property
     def _decoder(self) -> MaskDecoder:
@@ -412,7 +422,6 @@ class FolderSource(DataSource, name="folder"):
             by_color=self._found.palettes.differ or self._decodes_palettes,
             layers=self.layers and self._class_colors is None,
             nearest=self.nearest,
-            upright=self.upright,
         )
 
     @property
@@ -464,8 +473,6 @@ class FolderSource(DataSource, name="folder"):
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
                 divided_by = "lists"
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
-        if rest and self.split == "random":
-            notes += _describe_shared_files(divided)
         return _Found(divided, problems, notes, palettes, drawn, divided_by)
 
     def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
@@ -529,9 +536,9 @@ class FolderSource(DataSource, name="folder"):
             try:
                 size = own = self._read_size(sample)
                 if sample.mask is not None and not self.resize_masks:
-                    with ImageReader(sample.mask) as reader:
+                    with ImageReader(sample.mask, self.upright) as reader:
                         page = self._choose_pages(sample, len(reader))[0]
-                        own = reader.read_size(page, self.upright)
+                        own = reader.read_size(page)
             except SegkitError as error:
                 problems.append(str(error).rstrip("."))
                 continue
@@ -554,9 +561,12 @@ class FolderSource(DataSource, name="folder"):
             with_pages = may_have_pages(image), may_have_pages(mask)
             with ExitStack() as stack:
                 readers = [
-                    stack.enter_context(ImageReader(file)) if may else None
+                    stack.enter_context(ImageReader(file, self.upright)) if may else None
                     for file, may in zip((image, mask), with_pages, strict=True)
                 ]
+                for reader, side in zip(readers, ("images", "masks"), strict=True):
+                    if reader is not None:
+                        self._note_guess(reader, side)
                 pages, mask_pages = (len(reader) if reader else 1 for reader in readers)
                 if readers[0] and readers[1] and pages and mask_pages:
                     shift = self._measure_shift(readers[0], readers[1])
@@ -582,12 +592,20 @@ class FolderSource(DataSource, name="folder"):
             return []
         return [Sample(f"{name}#{page:04d}", image, mask, page) for page in range(pages)]
 
+    def _note_guess(self, reader: ImageReader, side: str) -> None:
+        """Keep for the notes how the axes of a file are read that does not name them."""
+        if reader.guess is not None:
+            axes, shape = reader.guess
+            first = f"{Path(str(reader.file)).name} is {shape}"
+            count, first = self._guesses.get((side, axes), (0, first))
+            self._guesses[side, axes] = count + 1, first
+
     def _measure_shift(self, image: ImageReader, mask: ImageReader) -> float:
         """How many pixels image and mask lie apart, as far as both files say so."""
         shifts = [0.0]
         for page in {0, min(len(image), len(mask)) - 1}:
             places = image.read_place(page), mask.read_place(page)
-            sizes = image.read_size(page, self.upright), mask.read_size(page, self.upright)
+            sizes = image.read_size(page), mask.read_size(page)
             if places[0] and places[1] and (sizes[0] == sizes[1] or self.resize_masks):
                 shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
         return max(shifts)
@@ -612,20 +630,6 @@ def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Pat
                     if not problems:
                         return files
     return None
-
-
-def _describe_shared_files(divided: Divided) -> list[str]:
-    """A line on files with pages in several splits, where there are too few files to divide."""
-    files = [{s.image for s in part if s.page is not None} for part in divided.values()]
-    shared = sorted(str(file) for file in files[0] & (files[1] | files[2]))
-    if not shared:
-        return []
-    shown = ", ".join(shared[:NAMED]) + (" ..." if len(shared) > NAMED else "")
-    return [
-        f"pages of {shown} are in training and in validation or test, where neighbours"
-        " may look alike, so the scores may be too good: data.split=blocks takes the last pages,"
-        " more files are divided as a whole"
-    ]
 
 
 class _Found(NamedTuple):

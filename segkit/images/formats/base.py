@@ -23,7 +23,13 @@ class Pages(ABC):
     """The images of an open file: its only one, or several as pages.
 
     Errors of decoders of any type are passed on.
+
+    Attributes:
+        guess: How the axes of an array that names none are read, such as "(pages, H, W)", and its
+            shape; None where nothing is guessed.
     """
+
+    guess: tuple[str, tuple[int, ...]] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -51,7 +57,7 @@ class Pages(ABC):
         return None
 
     def read_place(self, page: int) -> Place | None:
-        """Where the pixels of a page lie in the world; None where its file does not say so."""
+        """Where the pixels of a page lie in the world as stored; None where it is not known."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most keep no file open
@@ -68,8 +74,8 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         takes_content: Whether it opens what strangers upload, from memory.
         has_arrays: Whether a file may hold several named arrays, chosen as ``FILE::ARRAY``.
         has_pages: Whether a file may hold several images.
-        labels_suffix: Ending of the files that :meth:`write_labels` writes; empty if labels are
-            pictures.
+        maps_suffix: Ending of the files that :meth:`write_maps` writes; empty if predictions are
+            written as pictures.
     """
 
     title: ClassVar[str]
@@ -78,7 +84,7 @@ class ImageFormat(Registrable, ABC, family="image_format"):
     takes_content: ClassVar[bool] = False
     has_arrays: ClassVar[bool] = False
     has_pages: ClassVar[bool] = True
-    labels_suffix: ClassVar[str] = ""
+    maps_suffix: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -94,13 +100,15 @@ class ImageFormat(Registrable, ABC, family="image_format"):
         return start.startswith(cls.starts)
 
     @classmethod
-    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
-        """Write labels (H, W) of all pages of a file to one that lies in the same voxels.
+    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write maps of all pages of a file to one that lies in the same voxels.
+
+        A map holds labels, ids or probabilities: (H, W), or (C, H, W) with channels.
 
         Raises:
-            SegkitError: The labels do not fit, or a file cannot be read or written.
+            SegkitError: The maps do not fit, or a file cannot be read or written.
         """
-        raise NotImplementedError(f"{cls.title} has no files of labels")
+        raise NotImplementedError(f"{cls.title} has no files of maps")
 
     @classmethod
     def owns_folder(cls, path: Path) -> bool:
@@ -139,6 +147,11 @@ def split_array(file: str | Path) -> tuple[Path, str | None]:
     return (Path(path), array) if mark and not Path(file).exists() else (Path(file), None)
 
 
+def join_array(path: Path, array: str | None) -> Path:
+    """The inverse of :func:`split_array`."""
+    return path if array is None else Path(f"{path}::{array}")
+
+
 def import_extra(package: str, extra: str) -> Any:
     """Import a package that an extra of segkit installs; call it only where a file needs it.
 
@@ -157,8 +170,12 @@ def import_extra(package: str, extra: str) -> Any:
 def strip_ending(path: Path) -> Path:
     """A path without the ending that tells the format, such as ``.nii.gz``.
 
-    A folder keeps a name that no format knows.
+    A folder keeps a name that no format knows. ``a.h5::volumes/raw`` becomes ``a-volumes-raw``.
     """
+    file, array = split_array(path)
+    if array is not None:
+        stem = strip_ending(file)
+        return stem.with_name(f"{stem.name}-{array.strip('/').replace('/', '-')}")
     ending = find_ending(path.name)
     if ending:
         return path.with_name(path.name[: -len(ending)])

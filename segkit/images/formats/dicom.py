@@ -73,7 +73,7 @@ class Dicom(ImageFormat, name="dicom"):
     """DICOM images, single, multi-frame and enhanced, with all usual compressions."""
 
     title = "DICOM"
-    labels_suffix = ".nii.gz"
+    maps_suffix = ".nii.gz"
     suffixes = (".dcm", ".dicom")
 
     @classmethod
@@ -107,7 +107,7 @@ class Dicom(ImageFormat, name="dicom"):
         return found
 
     @classmethod
-    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
         """Write a NIfTI in the same place."""
         write_volume_like(source, pages, target)
 
@@ -215,19 +215,19 @@ class DicomPages(Pages):
 
 
 def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) -> None:
-    """Write labels of all slices of a series to a NIfTI that lies where the series lies.
+    """Write maps of all slices of a series to a NIfTI that lies where the series lies.
 
-    The volume is (columns, rows, slices) of uint8, uint16 or int32, in millimetres, and its affine
-    is that of the series in NIfTI's coordinates, which count to the right and the front. It is
-    written whole or not at all.
+    The volume is (columns, rows, slices) or (columns, rows, slices, channels) of uint8, uint16,
+    int32 or float32, in millimetres, and its affine is that of the series in NIfTI's coordinates,
+    which count to the right and the front. It is written whole or not at all.
 
     Args:
         source: the file or folder that was read.
-        pages: (H, W) integers or bool for each page, in order.
+        pages: (H, W) or (C, H, W) for each page, in order.
         target: ends in .nii.gz or .nii.
 
     Raises:
-        SegkitError: The labels do not fit; the slices do not form a volume; the source cannot be
+        SegkitError: The maps do not fit; the slices do not form a volume; the source cannot be
             read, or the target not written.
     """
     nibabel = import_extra("nibabel", "medical")
@@ -235,14 +235,15 @@ def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) 
         slices = _list_slices(split_array(source)[0])
         affine = find_affine(slices)
     sizes = [(int(each.header.Rows), int(each.header.Columns)) for each in slices]
-    if [page.shape for page in pages] != sizes:
+    if [page.shape[-2:] for page in pages] != sizes:
         raise SegkitError(
             f"{target}: {len(pages)} pages do not fit into the series {source}, which has"
             f" {len(slices)} of {sizes[0][0]} x {sizes[0][1]}."
         )
-    volume = np.zeros((*sizes[0][::-1], len(slices)), choose_dtype(pages, target), order="F")
+    shape = *sizes[0][::-1], len(slices), *pages[0].shape[:-2]
+    volume = np.zeros(shape, choose_dtype(pages, target), order="F")
     for number, page in enumerate(pages):
-        volume[..., number] = page.T
+        volume[:, :, number] = np.moveaxis(page, 0, -1).swapaxes(0, 1) if page.ndim == 3 else page.T
     header = nibabel.Nifti1Header()
     header.set_xyzt_units("mm")
     header.set_data_shape(volume.shape)

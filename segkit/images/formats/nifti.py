@@ -62,7 +62,7 @@ class Nifti(ImageFormat, name="nifti"):
     """NIfTI-1 and NIfTI-2, packed or as a pair of files, and Analyze 7.5."""
 
     title = "NIfTI"
-    labels_suffix = ".nii.gz"
+    maps_suffix = ".nii.gz"
     suffixes = (".nii", ".nii.gz", ".hdr")
     has_arrays = True
 
@@ -77,7 +77,7 @@ class Nifti(ImageFormat, name="nifti"):
         return _tell_header(path, start) is not None
 
     @classmethod
-    def write_labels(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
         """Write a NIfTI in the same place."""
         write_volume_like(source, pages, target)
 
@@ -202,18 +202,19 @@ class Grid(NamedTuple):
 
 
 def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) -> None:
-    """Write labels of all pages of a NIfTI into the voxels that they were read from.
+    """Write maps of all pages of a NIfTI into the voxels that they were read from.
 
-    The volume has the source's affine, codes, units and shape without channels, and uint8, uint16
-    or int32. It is written whole or not at all.
+    The volume has the source's affine, codes, units and shape without channels, and uint8, uint16,
+    int32 or float32. The channels of maps follow as the fourth axis, after times as the fifth. It
+    is written whole or not at all.
 
     Args:
         source: the file that was read, with the plane as it was read (``FILE::coronal``).
-        pages: (H, W) integers or bool for each page, in order.
+        pages: (H, W) or (C, H, W) for each page, in order.
         target: ends in .nii.gz or .nii.
 
     Raises:
-        SegkitError: The labels do not fit, the source cannot be read, or the target not written.
+        SegkitError: The maps do not fit, the source cannot be read, or the target not written.
     """
     nibabel = import_extra("nibabel", "medical")
     file, plane = split_array(source)
@@ -221,14 +222,17 @@ def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) 
         header = _read_header(file)
         grid = _plan_grid(header, plane or "axial")
         affine = header.get_best_affine()
-    if [page.shape for page in pages] != [grid.size] * grid.slices:
+    if [page.shape[-2:] for page in pages] != [grid.size] * grid.slices:
         raise SegkitError(
             f"{target}: {len(pages)} pages do not fit into the volume of {source}, which has"
             f" {grid.slices} of {grid.size[0]} x {grid.size[1]}."
         )
-    volume = np.zeros((*grid.shape[:4], 1), choose_dtype(pages, target), order="F")
+    channels = pages[0].shape[:-2]
+    shape = *grid.shape[:4], *(channels or (1,))
+    volume = np.zeros(shape, choose_dtype(pages, target), order="F")
     for number, page in enumerate(pages):
-        grid.turn(volume[grid.locate(number)])[..., 0] = page
+        layers = page.reshape(-1, *grid.size)
+        grid.turn(volume[grid.locate(number)])[:] = np.moveaxis(layers, 0, -1)
     is_second = isinstance(header, nibabel.Nifti2Header)
     kind = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
     like = kind.from_header(header, check=False).as_byteswapped("<")
@@ -237,7 +241,8 @@ def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) 
         like.set_xyzt_units("mm")
     like["cal_min"] = like["cal_max"] = 0  # intensities of the image
     like.set_intent("none")
-    write_nifti(volume.reshape(grid.stored, order="F"), affine, like, target)
+    stored = (*grid.stored, 1, 1)[: max(3, len(grid.stored))] if channels else grid.stored
+    write_nifti(volume.reshape((*stored, *channels), order="F"), affine, like, target)
 
 
 def write_nifti(volume: Array, affine: Array, header: Any, target: Path) -> None:
@@ -263,13 +268,13 @@ def write_nifti(volume: Array, affine: Array, header: Any, target: Path) -> None
 
 
 def choose_dtype(pages: Sequence[Array], target: Path) -> np.dtype[Any]:
-    """The smallest of uint8, uint16 and int32 that holds the labels.
+    """The smallest of uint8, uint16 and int32 that holds labels; float32 for fractions.
 
     Raises:
-        SegkitError: They are not integers, or none holds them.
+        SegkitError: None holds them.
     """
-    if any(page.dtype.kind not in "biu" for page in pages):
-        raise SegkitError(f"{target}: labels must be integers.")
+    if any(page.dtype.kind == "f" for page in pages):
+        return np.dtype(np.float32)
     low, high = min(int(page.min()) for page in pages), max(int(page.max()) for page in pages)
     for kind in (np.uint8, np.uint16, np.int32):
         if low >= 0 and high <= np.iinfo(kind).max:

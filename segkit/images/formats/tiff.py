@@ -33,6 +33,7 @@ from segkit.images.raster import (
     Raster,
     Windows,
     require_numbers,
+    rotate_upright,
     saves_memory,
 )
 from segkit.images.tiff_place import (
@@ -165,19 +166,13 @@ class TiffPages(Pages):
                 place = places[min(self._series[page], len(places) - 1)]
                 if place:
                     return place
-        orientation = _read_orientation(first)
-        if orientation == 1:
-            place = read_geo_place(first, _read_nodata(first))
-            if place:
-                return place
+        place = read_geo_place(first, _read_nodata(first))
+        if place:
+            return place
         imagej = tif.imagej_metadata or {}
         if "unit" in imagej:
             return read_imagej_place(first, imagej)
-        place = read_dpi_place(first)
-        if place and place.pixel_size and orientation in (5, 6, 7, 8):  # is turned on its side
-            height, width = place.pixel_size
-            return Place(pixel_size=(width, height))
-        return place
+        return read_dpi_place(first)
 
     def open_windows(self, page: int) -> Windows | None:
         """Windows of one image; None where it can only be read whole."""
@@ -234,6 +229,7 @@ class TiffPages(Pages):
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])
                 if name_axes(None, series.shape)[-1] == "c":
+                    self.guess = "(H, W, C)", series.shape  # viewers show H pages
                     self._arrays[len(self._images)] = series
                     self._images.append([])
                     self._series.append(number)
@@ -411,11 +407,14 @@ def _decode_part(part: Part) -> Raster:
 
 
 def _decode_with_pillow(part: Part) -> Raster:
-    stored = part.parent.filehandle
-    stored.seek(0)
-    with TiffImageFile(io.BytesIO(stored.read())) as image:
+    file = part.parent.filehandle
+    file.seek(0)
+    with TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)
-        return Raster(np.array(image.convert("RGB")), is_rgb=True)  # upright
+        turned = _read_orientation(part.keyframe)
+        # Pillow gives it upright: turn it back
+        stored = rotate_upright(np.array(image.convert("RGB")), {6: 8, 8: 6}.get(turned, turned))
+    return Raster(stored, is_rgb=True, orientation=turned)
 
 
 def _join_channels(rasters: list[Raster]) -> Raster:

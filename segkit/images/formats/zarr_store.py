@@ -1,7 +1,8 @@
 """Zarr: folders of compressed chunks. One array is an image or a stack of images.
 
 A group is read if its metadata describe an OME-Zarr image (versions 0.1 to 0.5): the array of full
-size; another one with the name of an array, ``FOLDER::NAME``. The axes come from OME's metadata,
+size; another one with the name of an array, ``FOLDER::NAME``. The axes come from OME's metadata, of
+any array that they list,
 else from the array's own dimension names (zarr 3, or xarray's in zarr 2) if two of them are y and
 x, else see `segkit.images.arrays`.
 
@@ -73,9 +74,9 @@ def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | No
             raise SegkitError(f"this zarr has no array '{name}'.") from None
         path = path / name
     if isinstance(node, zarr.Array):
-        return node, _dimension_names(node), None
-    attributes: dict[str, Any] = dict(node.attrs)
-    multiscales = attributes.get("ome", attributes).get("multiscales")
+        described = _find_description(path)
+        return (node, *described) if described else (node, _dimension_names(node), None)
+    multiscales = _read_multiscales(node)
     if not multiscales:
         inside = sorted(child for child in path.iterdir() if is_zarr(child))
         hint = " or ".join(f"'{child}'" for child in inside[:3])
@@ -83,8 +84,6 @@ def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | No
             "this zarr group is not an OME-Zarr image: it has no multiscales. "
             + (f"Give the path of what is inside, such as {hint}." if inside else "It is empty.")
         )
-    axes = multiscales[0].get("axes", "tczyx")  # version 0.3 has names only, older ones none
-    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     inner = multiscales[0]["datasets"][0]["path"]
     try:
         array = node[inner]
@@ -92,17 +91,46 @@ def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | No
         array = None
     if not isinstance(array, zarr.Array):
         raise ValueError(f"its metadata name an array '{inner}' that does not exist")
+    return (array, *_describe(multiscales[0], 0))
+
+
+def _read_multiscales(group: Any) -> list[Any]:
+    """OME's descriptions of images in a group."""
+    attributes: dict[str, Any] = dict(group.attrs)
+    found: list[Any] = attributes.get("ome", attributes).get("multiscales") or []
+    return found
+
+
+def _find_description(path: Path) -> tuple[list[str], Place | None] | None:
+    """What the metadata of the groups around an array say about it; None if they do not name it."""
+    import zarr
+
+    for above in path.absolute().parents:
+        if not is_zarr(above):
+            return None
+        inner = path.absolute().relative_to(above).as_posix()
+        for image in _read_multiscales(zarr.open(above, mode="r")):
+            for level, each in enumerate(image.get("datasets", ())):
+                if each.get("path") == inner:
+                    return _describe(image, level)
+    return None
+
+
+def _describe(image: dict[str, Any], level: int) -> tuple[list[str], Place | None]:
+    """The names of the axes and the place of an array of one of OME's images."""
+    axes = image.get("axes", "tczyx")  # version 0.3 has names only, older ones none
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     place = None
     with suppress(TypeError, ValueError, AttributeError):  # pixels without a size are pixels too
-        place = _read_place(multiscales[0], axes)
-    return array, names, place
+        place = _read_place(image, level, axes)
+    return names, place
 
 
-def _read_place(image: dict[str, Any], axes: Any) -> Place | None:
-    """The size of a pixel of full size, by the scales and units of OME's metadata."""
+def _read_place(image: dict[str, Any], level: int, axes: Any) -> Place | None:
+    """The size of a pixel of an array, by the scales and units of OME's metadata."""
     scale, units = {"y": 1.0, "x": 1.0}, {"y": "", "x": ""}
     # those of the array, and those of all levels
-    for where in (image["datasets"][0], image):
+    for where in (image["datasets"][level], image):
         for change in where.get("coordinateTransformations", ()):
             factors = change.get("scale", ()) if change.get("type") == "scale" else ()
             for axis, factor in zip(axes, factors, strict=False):

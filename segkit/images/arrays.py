@@ -9,15 +9,57 @@ axis from the end is no longer than 32; else (.., H, W).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from segkit.images.formats.base import Pages
 from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster, Windows, require_numbers, saves_memory
+
+
+class Packing(NamedTuple):
+    """How the numbers of an array are meant, by the CF conventions of netCDF.
+
+    https://cfconventions.org, sections 2.5.1 and 8.1
+    """
+
+    nodata: float | None  # before scaling
+    scale: float
+    offset: float
+
+    @property
+    def scales(self) -> bool:
+        """Whether values are not the numbers themselves."""
+        return (self.scale, self.offset) != (1, 0)
+
+    def unpack(self, numbers: Array) -> Raster:
+        """The values (H, W, C): float32 if they are scaled."""
+        if not self.scales:
+            return Raster(numbers, nodata=self.nodata)
+        missing = None if self.nodata is None else (numbers == self.nodata).all(axis=2)
+        values = (numbers.astype(np.float64) * self.scale + self.offset).astype(np.float32)
+        return Raster(values, missing=missing)
+
+
+def read_packing(attributes: Mapping[str, Any]) -> Packing:
+    """The packing that attributes of an array tell, such as ``scale_factor``."""
+
+    def read(*names: str) -> float | None:
+        for name in names:
+            with suppress(KeyError, IndexError, TypeError, ValueError):
+                return float(np.ravel(attributes[name])[0])
+        return None
+
+    scale, offset = read("scale_factor"), read("add_offset")
+    nodata = read("_FillValue", "missing_value")
+    return Packing(nodata, 1.0 if scale is None else scale, offset or 0.0)
+
+
+AS_THEY_ARE = Packing(None, 1.0, 0.0)
 
 
 class ArrayPages(Pages):
@@ -28,6 +70,7 @@ class ArrayPages(Pages):
         names: Names of its axes, if they are known.
         chunks: Shape of the pieces in which it is stored, None if it is in one.
         place: Where the pixels of every page lie.
+        packing: How its numbers are meant, if not as they are.
 
     Raises:
         ValueError: The array is not an image, or its axes are not.
@@ -39,6 +82,7 @@ class ArrayPages(Pages):
         names: list[str] | None = None,
         chunks: Sequence[int] | None = None,
         place: Place | None = None,
+        packing: Packing = AS_THEY_ARE,
     ) -> None:
         shape, dtype = tuple(array.shape), np.dtype(array.dtype)
         axes = name_axes(names, shape)
@@ -55,7 +99,8 @@ class ArrayPages(Pages):
         self._size = shape[y], shape[x]
         self._chunk = (chunks[y], chunks[x]) if chunks else self._size
         channels = shape[axes.index("c")] if "c" in axes else 1
-        self._kind = Raster(np.empty((0, 0, channels), dtype.newbyteorder("=")))
+        self._dtype, self._packing = dtype.newbyteorder("="), packing
+        self._kind = packing.unpack(np.empty((0, 0, channels), self._dtype))
 
     def __len__(self) -> int:
         return math.prod(self._array.shape[i] for i in self._others)
@@ -86,11 +131,11 @@ class ArrayPages(Pages):
         index[self._axes.index("x")] = slice(left, left + width)
         for i, number in zip(self._others, place, strict=True):
             index[i] = int(number)
-        values: Array = np.asarray(self._array[tuple(index)], self._kind.values.dtype)
+        values: Array = np.asarray(self._array[tuple(index)], self._dtype)
         kept = [axis for axis in self._axes if axis in ("y", "x", "c")]
         if "c" not in kept:
             values, kept = values[..., None], [*kept, "c"]
-        return Raster(values.transpose([kept.index(axis) for axis in "yxc"]))
+        return self._packing.unpack(values.transpose([kept.index(axis) for axis in "yxc"]))
 
 
 def name_axes(names: list[str] | None, shape: tuple[int, ...]) -> list[str]:

@@ -118,6 +118,37 @@ def test_size_of_a_pixel(tmp_path: Path, sizes, wanted) -> None:
     assert (place and place.pixel_size) == wanted
 
 
+def test_packed_numbers_of_netcdf(tmp_path: Path) -> None:
+    """A fill value is no data, and values are the numbers times a scale."""
+    numbers, path = noise(H, W, dtype="int16"), tmp_path / "a.nc4"
+    numbers[:9, :20] = -9999
+    with store(path, numbers) as file:
+        file["deep/raw"].attrs["_FillValue"] = np.int16([-9999])
+    image = read_image(path)
+    np.testing.assert_array_equal(np.ma.getmaskarray(image)[..., 0], numbers == -9999)
+    assert (image.compressed() == numbers[numbers != -9999]).all()
+    check_windows(path)
+    with store(path, numbers) as file:
+        file["deep/raw"].attrs.update(
+            missing_value=-9999.0, scale_factor=np.float32(0.5), add_offset=[100]
+        )
+    image = read_image(path)
+    np.testing.assert_array_equal(np.ma.getmaskarray(image)[..., 0], numbers == -9999)
+    assert image.dtype == np.float32
+    assert (image.compressed() == numbers[numbers != -9999] * 0.5 + 100).all()
+    check_windows(path)
+    with store(path, numbers) as file:
+        file["deep/raw"].attrs.update(_FillValue="none", scale_factor=np.float32([]))
+    np.testing.assert_array_equal(read_image(path)[..., 0], numbers)
+
+
+def test_minc_is_refused() -> None:
+    nibabel = pytest.importorskip("nibabel")
+    path = Path(nibabel.__file__).parent / "tests/data/minc2_1_scale.mnc"
+    with pytest.raises(SegkitError, match="it is MINC: convert it to NIfTI"):
+        read_image(path)
+
+
 def test_several_datasets(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:

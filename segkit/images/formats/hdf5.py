@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segkit.core.errors import SegkitError, did_you_mean
-from segkit.images.arrays import ArrayPages
+from segkit.images.arrays import ArrayPages, read_packing
 from segkit.images.formats.base import ImageFormat, Pages, import_extra
 from segkit.images.place import Place, measure_pixel
 from segkit.images.raster import Array
@@ -31,6 +31,8 @@ MOST_LINKS = 16
 """Links that a name may follow: damaged ones may run in a circle."""
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
+_MINC = "minc-2.0"
+"""The group of a brain image, whose numbers are scaled slice by slice in a way of its own."""
 _AXES = {
     "channel": "c",
     "channels": "c",
@@ -77,6 +79,8 @@ class Hdf5(ImageFormat, name="hdf5"):
         assert isinstance(file, Path)
         opened = _open_file(file)
         try:
+            if _MINC in opened:
+                raise SegkitError("it is MINC: convert it to NIfTI, such as with mnc2nii.")
             dataset = _choose_dataset(opened, array)
             if dataset.shape is None:
                 raise ValueError(f"'{dataset.name}' is empty")
@@ -95,7 +99,8 @@ class _DatasetPages(ArrayPages):
     def __init__(
         self, file: Any, dataset: Any, names: list[str] | None, chunks: Sequence[int]
     ) -> None:
-        super().__init__(dataset, names, chunks, _read_place(dataset))
+        packing = read_packing(dataset.attrs)
+        super().__init__(dataset, names, chunks, _read_place(dataset), packing)
         self._file = file
 
     def close(self) -> None:

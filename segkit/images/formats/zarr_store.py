@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.core.errors import SegkitError
-from segkit.images.arrays import ArrayPages
+from segkit.images.arrays import ArrayPages, read_packing
 from segkit.images.formats.base import ImageFormat, Pages
 from segkit.images.place import Place, measure_pixel
 
@@ -59,7 +59,7 @@ class Zarr(ImageFormat, name="zarr"):
         """
         assert isinstance(file, Path)
         found, names, place = _open(file, array)
-        return ArrayPages(found, names, found.chunks, place)
+        return ArrayPages(found, names, found.chunks, place, read_packing(found.attrs))
 
 
 def _open(path: Path, name: str | None) -> tuple[zarr.Array[Any], list[str] | None, Place | None]:

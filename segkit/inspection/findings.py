@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -152,7 +151,7 @@ def find_all(data: DataSet) -> Findings:
         objects=_measure_objects(data, facts, classes),
         background_only=background_only,
         unlabelled=unlabelled,
-        leaks=_find_leaks(data, set(constant)),
+        leaks=_find_leaks(data.facts, set(constant)),
         notes=summary.notes if summary is not None else [*source.notes(), *notes],
     )
 
@@ -258,35 +257,20 @@ def _find_unannotated(facts: list[Facts], classes: Classes) -> tuple[list[str], 
     return background_only, unlabelled
 
 
-def _find_leaks(data: DataSet, constant: set[str]) -> list[list[str]]:
+def _find_leaks(facts: list[Facts], constant: set[str]) -> list[list[str]]:
     """Images that are in several splits, pixel for pixel.
 
-    Only images whose measured intensities are equal are read again and compared. Those that show
-    nothing are all alike, and teach nothing.
+    Those that show nothing are all alike, and teach nothing.
     """
-    alike: dict[Any, list[Facts]] = {}
-    for f in data.facts:
-        if f.intensities is not None and f.sample.name not in constant:
-            low, high, mean, spread, _ = f.intensities
-            # sums of floats may differ in the last digits
-            key = (f.shape, f.dtype, low, high, f"{mean:.9g}", f"{spread:.6g}")
-            alike.setdefault(key, []).append(f)
     same: dict[Any, list[Facts]] = {}
-    for group in alike.values():
-        if len({f.split for f in group}) > 1:
-            for f in group:
-                same.setdefault((f.shape, f.dtype, _hash_image(data, f.sample)), []).append(f)
+    for f in facts:
+        if f.digest and f.sample.name not in constant:
+            same.setdefault((f.shape, f.dtype, f.digest), []).append(f)
     return [
         [f.sample.name for f in group]
         for group in same.values()
         if len({f.split for f in group}) > 1
     ]
-
-
-def _hash_image(data: DataSet, sample: Sample) -> bytes:
-    image = data.source.read_image(sample)
-    shown = np.ma.filled(image, 0) if np.ma.isMaskedArray(image) else image
-    return hashlib.sha1(shown.tobytes(), usedforsecurity=False).digest()
 
 
 def count_splits(data: DataSet) -> dict[Split, int]:

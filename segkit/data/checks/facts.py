@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ class Facts:
             standard deviations of the image.
         areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
         share: The fraction of the image that was read; less than 1 for huge ones.
+        digest: A hash of the pixels that have data; empty for images of which parts are read.
     """
 
     sample: Sample
@@ -85,6 +87,7 @@ class Facts:
     brighter_above: float = 0.0
     areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     share: float = 1.0
+    digest: bytes = b""
 
     @property
     def values(self) -> set[int]:
@@ -189,6 +192,8 @@ def _scan_image(source: DataSource, facts: Facts) -> NDArray[np.bool_] | None:
     if image.dtype == np.float32 and np.isinf(image if missing is None else image[~missing]).any():
         raise SegkitError("the image has infinite values")
     _measure_intensities(image, missing, facts)
+    shown = image if missing is None else np.where(missing, 0, image)
+    facts.digest = hashlib.sha1(np.ravel(shown).data, usedforsecurity=False).digest()
     if empty is not None:
         facts.empty = int(empty.sum())
     if facts.most_pixels:

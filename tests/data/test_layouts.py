@@ -606,7 +606,9 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert any("4 images that no list" in note for note in notes(tmp_path))
 
 
-@pytest.mark.parametrize("names", [("train2017", "val2017"), ("train_set", "val_set")])
+@pytest.mark.parametrize(
+    "names", [("train2017", "val2017"), ("train_set", "val_set"), ("Training", "eval")]
+)
 def test_names_that_contain_a_split(tmp_path: Path, names: tuple[str, str]) -> None:
     for name, count in zip(names, (3, 2), strict=True):
         for n in range(count):

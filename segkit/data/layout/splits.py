@@ -18,7 +18,7 @@ Divided = dict[Split, list[Sample]]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ALIASES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What folders of splits are called."""

@@ -12,19 +12,13 @@ are found by it.
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
-from segkit.core.labels import describe_values
 from segkit.data.layout.files import (
     Files,
     describe_unread,
@@ -34,11 +28,12 @@ from segkit.data.layout.files import (
     list_files,
     strip_suffix,
 )
-from segkit.data.layout.names import Pattern, Rule, find_kinds
-from segkit.data.layout.splits import find_split
+from segkit.data.layout.names import Pattern, find_kinds
+from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
+from segkit.data.layout.partners import find_partners
+from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
 from segkit.images.formats.base import join_array
-from segkit.images.reading import ImageReader
 
 IMAGES = (
     *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
@@ -50,44 +45,8 @@ MASKS = (
     *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets", "semantic"),
 )
 """What folders of masks are called, besides the name that is given."""
-MOST_LEVELS = 5
-"""Levels of sub-folders among which those of splits are looked for."""
 BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
 """What follows a folder of images in the name of the folder of its masks."""
-
-
-class Pair(NamedTuple):
-    """An image and its mask, with its path below the root as name and the split of its folder."""
-
-    name: str
-    image: Path
-    mask: Path
-    split: Split | None
-
-
-@dataclass
-class Layout:
-    """What was found below a folder.
-
-    Attributes:
-        pairs: Images with their masks.
-        problems: What is wrong with single files.
-        notes: What the user should know, such as files that are not used.
-    """
-
-    pairs: list[Pair] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-class Names(NamedTuple):
-    """What the config says about names: of the two folders, of masks, and patterns of paths."""
-
-    images: str = "images"
-    masks: str = "masks"
-    mask_suffix: str = ""
-    image_pattern: str | None = None
-    mask_pattern: str | None = None
 
 
 class _Group(NamedTuple):
@@ -228,12 +187,12 @@ def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None
     images = used
     for files, kind in ((images, "images"), (masks, "masks")):
         if not files.images:
-            layout.problems.append(describe_unread(files, _relative(files.folder, root), kind))
+            layout.problems.append(describe_unread(files, relative_path(files.folder, root), kind))
     if not images.images or not masks.images:
         return
-    layout.notes += describe_unused(unused, _relative(group.images, root))
-    layout.notes += describe_unused(masks.others, _relative(group.masks, root))
-    partners = _find_partners(root, group.split, images, masks, names, layout)
+    layout.notes += describe_unused(unused, relative_path(group.images, root))
+    layout.notes += describe_unused(masks.others, relative_path(group.masks, root))
+    partners = find_partners(root, group.split, images, masks, names, layout)
     if partners is not None:
         _list_pairs(root, images, masks, partners, group.split, names, layout)
 
@@ -262,14 +221,16 @@ def _leave_out_test(
     if split is not None:
         test = images.images if split == "test" and not (masks.images or masks.others) else []
     else:
-        level = _find_split_level(images.images)
+        level = find_split_level(images.images)
         test = _find_unmasked_test(
-            {name: _read_split(name, level) for name in images.images},
-            {_read_split(name, level) for name in (*masks.images, *masks.others)},
+            {name: read_split(name, level) for name in images.images},
+            {read_split(name, level) for name in (*masks.images, *masks.others)},
         )
     if not test:
         return images
-    layout.notes.append(_describe_left_out([_relative(images.find(name), root) for name in test]))
+    layout.notes.append(
+        _describe_left_out([relative_path(images.find(name), root) for name in test])
+    )
     return Files(images.folder, sorted({*images.images} - {*test}), images.others)
 
 
@@ -285,166 +246,6 @@ def _describe_left_out(test: Sequence[str]) -> str:
     return f"{len(test)} images for testing have no masks and are left out: {shown}"
 
 
-def _find_partners(
-    root: Path, split: Split | None, images: Files, masks: Files, names: Names, layout: Layout
-) -> dict[str, str] | None:
-    """The stem of the mask of each image, by the stem of the image; None if none has one."""
-    stems = list(dict.fromkeys(map(strip_suffix, images.images)))
-    known = list(dict.fromkeys(map(strip_suffix, masks.images)))
-    suffix = names.mask_suffix
-    partners = {stem: stem + suffix for stem in stems}
-    matched = len({*partners.values()}.intersection(known))
-    if matched == len(stems) and (suffix or matched == len(known)):
-        return partners
-    if not suffix:
-        for flatten in (str.casefold, lambda stem: stem.rpartition("/")[2]):
-            same = _match_alike(stems, known, flatten)
-            if same is not None:
-                return same
-    if matched:
-        return partners
-    kinds = [] if suffix else find_kinds(stems, known)
-    if len(kinds) == 1 and len(stems) == len(known):
-        found = {stem: kinds[0].mask_stem(stem) or "" for stem in stems}
-        if set(found.values()) == set(known):
-            rule = _state_rule(kinds[0], root, split, images, masks)
-            note = f"masks are paired with images by the rule {' '.join(rule)}"
-            layout.notes += [note] if note not in layout.notes else []
-            return found
-    parts = find_kinds(known, stems) if len(stems) > len(known) and not suffix else []
-    place, first = _relative(masks.folder, root), images.images[0]
-    if len(parts) > 1:
-        layout.problems.append(_describe_parts(parts, root, split, images, masks))
-        return None
-    layout.problems.append(
-        f"none of the {len(images.images)} images in {_relative(images.folder, root)} has a mask in"
-        f" {place}: {_relative(images.find(first), root)} needs"
-        f" {place}/{partners[strip_suffix(first)]}.png, and there is {masks.images[0]}"
-        + _describe_kinds(kinds, root, split, images, masks)
-    )
-    return None
-
-
-def _describe_parts(
-    parts: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
-) -> str:
-    """Refuse channels of images that lie in several files, as nnU-Net writes them."""
-    mask = masks.images[0]
-    by_stem = {strip_suffix(name): name for name in images.images}
-    stems = sorted(rule.mask_stem(strip_suffix(mask)) or "" for rule in parts)
-    files = [_relative(images.find(by_stem[stem]), root) for stem in stems if stem in by_stem]
-    first = min(parts, key=lambda rule: rule.mask_stem(strip_suffix(mask)) or "")
-    rule = Rule(first.mask_before, first.mask_after, first.image_before, first.image_after)
-    return (
-        f"{len(parts)} images belong to each mask: {' and '.join(files)} to"
-        f" {_relative(masks.find(mask), root)}. Channels of an image are not read from several"
-        " files: write them into one (a NIfTI with four axes, a TIFF with as many channels), or"
-        f" take one of them with {' '.join(_state_rule(rule, root, split, images, masks))}"
-    )
-
-
-def _describe_kinds(
-    kinds: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
-) -> str:
-    """The rules that may be meant, with what the masks of each kind hold."""
-    if not kinds:
-        return ". data.pairs=FILE.csv pairs files of any names"
-    options = [_state_rule(rule, root, split, images, masks) for rule in kinds]
-    if len(kinds) == 1:
-        return f". Did you mean {' '.join(options[0])}?"
-    by_stem = {strip_suffix(name): masks.find(name) for name in masks.images}
-    shown, are_classes = list[str](), True
-    for rule, option in zip(kinds, options, strict=True):
-        of_images = (rule.mask_stem(strip_suffix(name)) for name in images.images)
-        file = next(by_stem[stem] for stem in of_images if stem in by_stem)
-        content, values = _describe_content(file)
-        are_classes &= 0 < values <= 2
-        own = option if option[:-1] != options[0][:-1] or not shown else option[-1:]
-        shown.append(f"{' '.join(own)} ({content})")
-    text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
-    if are_classes:
-        word = kinds[0].mask_after.strip("_-. ")
-        place = _relative(masks.folder, root)
-        text += f". If each shows a class, move them into a folder for each: {place}/{word}/ ..."
-    return text
-
-
-def _describe_content(file: Path) -> tuple[str, int]:
-    """What a mask holds, for the choice between several, and how many values; 0 if no values."""
-    try:
-        with ImageReader(file) as reader:
-            mask = reader.read_mask(0)
-    except SegkitError:
-        return "cannot be read", 0
-    if mask.ndim == 3:
-        return ("colours" if mask.shape[2] in (3, 4) else f"{mask.shape[2]} channels"), 0
-    values = np.unique(mask).tolist()
-    return f"values {describe_values(values)}", len(values)
-
-
-def _match_alike(stems: list[str], masks: list[str], flatten: object) -> dict[str, str] | None:
-    """Partners whose names are the same after flattening, if that leaves no doubt."""
-    assert callable(flatten)
-    by_key = {flatten(mask): mask for mask in masks}
-    keys = [flatten(stem) for stem in stems]
-    if len(by_key) < len(masks) or len(set(keys)) < len(keys) or not set(keys) <= by_key.keys():
-        return None
-    return {stem: by_key[key] for stem, key in zip(stems, keys, strict=True)}
-
-
-def _state_rule(
-    rule: Rule, root: Path, split: Split | None, images: Files, masks: Files
-) -> list[str]:
-    """The options that state a rule, as they are typed; the last one is that of masks."""
-    if not any(rule[:3]):
-        return [quote_option("data.mask_suffix", rule.mask_after)]
-    places = [
-        "" if files.folder == root else _relative(files.folder, root) + "/"
-        for files in (images, masks)
-    ]
-    words = (part for part in places[0].split("/") if split and find_split(part) == split)
-    word = next(words, None)
-    if word is not None and word in places[1]:
-        places = [place.replace(word, "{split}", 1) for place in places]
-    inside = _state_folders(images.images, bool(rule.image_before or rule.mask_before))
-    patterns = [
-        f"{place}{inside}{before}{{id}}{after}{_state_ending(files.images)}"
-        for place, before, after, files in (
-            (places[0], rule.image_before, rule.image_after, images),
-            (places[1], rule.mask_before, rule.mask_after, masks),
-        )
-    ]
-    keys = "data.image_pattern", "data.mask_pattern"
-    return list(map(quote_option, keys, patterns))
-
-
-def _state_folders(names: Sequence[str], is_before: bool) -> str:
-    """The sub-folders of images in a pattern; what may differ is left to the ID where it can be.
-
-    Args:
-        names: Paths of the images.
-        is_before: Whether names have something before the ID, so that it can hold no folder.
-    """
-    folders = [name.split("/")[:-1] for name in names]
-    level, parts = _find_split_level(names), list[str]()
-    for number in range(max(map(len, folders))):
-        same = {inside[number] if number < len(inside) else "" for inside in folders}
-        if number == level:
-            parts.append("{split}/")
-        elif len(same) == 1:
-            parts.append(f"{same.pop()}/")
-        elif is_before or number < (level or 0):
-            parts.append("*/")
-        else:
-            break
-    return "".join(parts)
-
-
-def _state_ending(names: Sequence[str]) -> str:
-    endings = {unicodedata.normalize("NFC", name)[len(strip_suffix(name)) :] for name in names}
-    return endings.pop() if len(endings) == 1 else ".*"
-
-
 def _list_pairs(
     root: Path,
     images: Files,
@@ -455,8 +256,8 @@ def _list_pairs(
     layout: Layout,
 ) -> None:
     by_stem, of_mask = group_by_stem(images.images), group_by_stem(masks.images)
-    place = _relative(masks.folder, root)
-    before = "" if images.folder == root else f"{_relative(images.folder, root)}/"
+    place = relative_path(masks.folder, root)
+    before = "" if images.folder == root else f"{relative_path(images.folder, root)}/"
     for stem, files in by_stem.items():
         name = before + files[0]
         if partners[stem] not in of_mask:
@@ -481,11 +282,11 @@ def _list_pairs(
         left = [files for files in left if strip_suffix(files[0]) not in others]
         layout.notes += describe_unused(foreign, place)
     layout.problems += [
-        f"{_relative(masks.find(files[0]), root)} is a mask without an image" for files in left
+        f"{relative_path(masks.find(files[0]), root)} is a mask without an image" for files in left
     ]
     layout.problems += [
         "several files have the same name:"
-        f" {', '.join(_relative(side.find(n), root) for n in files)}. Keep one of them"
+        f" {', '.join(relative_path(side.find(n), root) for n in files)}. Keep one of them"
         for side, groups in ((images, by_stem), (masks, of_mask))
         for files in groups.values()
         if len(files) > 1
@@ -501,13 +302,13 @@ def divide_by_folders(layout: Layout) -> list[str]:
         The names of the folders.
     """
     names = [pair.name for pair in layout.pairs if pair.split is None]
-    level = _find_split_level(names)
+    level = find_split_level(names)
     if level is None:
         return []
     folders = dict[str, None]()
     for number, pair in enumerate(layout.pairs):
         if pair.split is None:
-            split = _read_split(pair.name, level)
+            split = read_split(pair.name, level)
             layout.pairs[number] = pair._replace(split=split)
             if split is not None:
                 folders[pair.name.split("/")[level]] = None
@@ -520,20 +321,6 @@ def divide_by_folders(layout: Layout) -> list[str]:
         )
     layout.pairs = [pair for pair in layout.pairs if pair.split is not None]
     return list(folders)
-
-
-def _find_split_level(names: Sequence[str]) -> int | None:
-    """The level of folders, from 0, that are those of splits: training and another one."""
-    for level in range(MOST_LEVELS):
-        found = {_read_split(name, level) for name in names}
-        if "train" in found and len(found - {None}) > 1:
-            return level
-    return None
-
-
-def _read_split(name: str, level: int | None) -> Split | None:
-    folders = name.split("/")[:-1]
-    return find_split(folders[level]) if level is not None and level < len(folders) else None
 
 
 def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None:
@@ -562,9 +349,9 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
     if not ids[0] or not ids[1]:
         return
     has_split = any(splits.values())
-    level = None if has_split else _find_split_level([names[0] for names in ids[0].values()])
+    level = None if has_split else find_split_level([names[0] for names in ids[0].values()])
     of_images, of_masks = (
-        {k: find_split(splits[k]) if has_split else _read_split(n[0], level) for k, n in i.items()}
+        {k: find_split(splits[k]) if has_split else read_split(n[0], level) for k, n in i.items()}
         for i in ids
     )
     test = _find_unmasked_test(of_images, set(of_masks.values()))
@@ -617,11 +404,7 @@ def _note_other_content(root: Path, groups: list[_Group], layout: Layout) -> Non
             if path.name.startswith(".") or any(u.is_relative_to(here) for u in used):
                 continue
             if not any(here.is_relative_to(u) for u in used):
-                beside.append(_relative(path, root) + ("/" if path.is_dir() else ""))
+                beside.append(relative_path(path, root) + ("/" if path.is_dir() else ""))
     if beside:
         shown = ", ".join(beside[:6]) + (" ..." if len(beside) > 6 else "")
         layout.notes.append(f"not used in {root}: {shown}")
-
-
-def _relative(path: Path, root: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix() if path != root else root.name

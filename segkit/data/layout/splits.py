@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -22,12 +23,29 @@ ALIASES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What folders of splits are called."""
+MOST_LEVELS = 5
+"""Levels of sub-folders among which those of splits are looked for."""
 
 
 def find_split(name: str) -> Split | None:
     """The split that a name stands for, in any case, such as "Train", "val_set" or "test2017"."""
     words = {ALIASES[word] for word in re.findall("[a-z]+", name.lower()) if word in ALIASES}
     return words.pop() if len(words) == 1 else None
+
+
+def find_split_level(names: Sequence[str]) -> int | None:
+    """The level of folders, from 0, that are those of splits: training and another one."""
+    for level in range(MOST_LEVELS):
+        found = {read_split(name, level) for name in names}
+        if "train" in found and len(found - {None}) > 1:
+            return level
+    return None
+
+
+def read_split(name: str, level: int | None) -> Split | None:
+    """The split that the folder at a level of a path stands for."""
+    folders = name.split("/")[:-1]
+    return find_split(folders[level]) if level is not None and level < len(folders) else None
 
 
 def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:
@@ -91,6 +109,27 @@ def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: li
     for sample in samples:
         divided[split_of.get(sample.name, "train")].append(sample)
     return divided
+
+
+def find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
+    """Lists of a validation and a test split that lie where public sets have them.
+
+    None without one for validation whose every line names a sample.
+    """
+    for root in roots if len(roots) == 1 else ():
+        for folder in (root / "ImageSets/Segmentation", root, root / "splits"):
+            files: dict[Split, Path] = {
+                s: folder / f"{s}.txt" for s in SPLITS[1:] if (folder / f"{s}.txt").is_file()
+            }
+            problems = list[str]()
+            with suppress(SegkitError):
+                if "val" in files and split_by_lists(samples, files, problems)["val"]:
+                    files = {"val": files["val"]} if problems else files
+                    problems.clear()
+                    split_by_lists(samples, files, problems)
+                    if not problems:
+                        return files
+    return None
 
 
 def natural_key(sample: Sample) -> list[tuple[int, str]]:

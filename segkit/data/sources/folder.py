@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -19,8 +19,16 @@ from segkit.data.labels.base import Color, LabelFormat
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.class_files import propose_classes
-from segkit.data.layout.folders import Layout, Names, Pair, find_pairs, has_plain_masks
-from segkit.data.layout.splits import Divided, Fraction, natural_key, split_by_lists, split_by_ratio
+from segkit.data.layout.folders import find_pairs, has_plain_masks
+from segkit.data.layout.pairs import Layout, Names, Pair
+from segkit.data.layout.splits import (
+    Divided,
+    Fraction,
+    find_lists,
+    natural_key,
+    split_by_lists,
+    split_by_ratio,
+)
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import (
     TRANSPARENT,
@@ -466,7 +474,7 @@ class FolderSource(DataSource, name="folder"):
         else:
             rest += given.pop("train", [])
         if rest and self.split == "random" and not any(given.values()):
-            listed = _find_lists(self.roots, rest)
+            listed = find_lists(self.roots, rest)
             if listed is not None:
                 notes.append(f"the samples are divided by {', '.join(map(str, listed.values()))}")
                 parts = split_by_lists(rest, listed, problems)
@@ -609,27 +617,6 @@ class FolderSource(DataSource, name="folder"):
             if places[0] and places[1] and (sizes[0] == sizes[1] or self.resize_masks):
                 shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
         return max(shifts)
-
-
-def _find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
-    """Lists of a validation and a test split that lie where public sets have them.
-
-    None without one for validation whose every line names a sample.
-    """
-    for root in roots if len(roots) == 1 else ():
-        for folder in (root / "ImageSets/Segmentation", root, root / "splits"):
-            files: dict[Split, Path] = {
-                s: folder / f"{s}.txt" for s in SPLITS[1:] if (folder / f"{s}.txt").is_file()
-            }
-            problems = list[str]()
-            with suppress(SegkitError):
-                if "val" in files and split_by_lists(samples, files, problems)["val"]:
-                    files = {"val": files["val"]} if problems else files
-                    problems.clear()
-                    split_by_lists(samples, files, problems)
-                    if not problems:
-                        return files
-    return None
 
 
 class _Found(NamedTuple):

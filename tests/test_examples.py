@@ -67,7 +67,7 @@ def test_a_config_file_cannot_import_code(tmp_path):
     assert "it ran" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs(tmp_path):
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
     code = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")

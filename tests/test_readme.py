@@ -81,7 +81,7 @@ def test_the_readme_has_what_it_promises():
 def choose_tier(command: str) -> object:
     """Sweeps, experiments and commands like those that other tests run by day are for the night."""
     others = ("segkit.benchmark", "segkit.export", "mobilevitv2", "encoder=patchnet", "experiment=")
-    others += ("plan=auto", "instances", "[CKPT,CKPT]")
+    others += ("plan=auto", "instances", "[CKPT,CKPT]", "augment=", "polygons=")
     long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 

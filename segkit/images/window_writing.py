@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import secrets
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -201,8 +201,11 @@ class WindowFile:
             self._write_zarr(temporary, scratch, sizes)
             self._check_name()
             _replace_folder(temporary, self.path)
+        except BaseException:
+            _wait_for_zarr()
+            raise
         finally:
-            _remove_folder(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _write_tiff(self, scratch: Scratch, sizes: list[tuple[int, int]]) -> None:
         big = needs_bigtiff(self._layers, sizes, self.dtype)
@@ -387,13 +390,15 @@ def _describe_levels(
     }
 
 
-def _remove_folder(path: Path) -> None:
-    """Remove a folder into which zarr's threads may still write for a moment after an error."""
-    for _ in range(100):
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            break
-        time.sleep(0.05)
+def _wait_for_zarr() -> None:
+    """Wait until zarr's threads are done: after an error they go on with other chunks."""
+    from zarr.core.sync import sync  # takes most of a second
+
+    async def wait() -> None:
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*others, return_exceptions=True)
+
+    sync(wait())
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_command_fails_if_nothing_could_be_measured(tmp_path):
     assert "no result after" in (tmp_path / "benchmark.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_measures_and_writes(tmp_path, capsys):
     """One network works, and one fails when it is built."""
     typed = ["encoders=[{name: unet, width: 4, depth: 2}]", "necks=[unet,{name: fpn, width: 0}]"]

@@ -98,7 +98,8 @@ def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ONNX_BY_DAY)
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", FORMATS)
 def test_an_unpadded_network_keeps_its_sizes(kind, unpadded_run, tmp_path):
     expected = load(unpadded_run.checkpoint, device="cpu")
     image = draw(2, (75, 98)).image
@@ -121,6 +122,7 @@ def test_the_differences_are_printed(tiny_run, tmp_path, capsys):
     assert said.rstrip().endswith(" MB")
 
 
+@pytest.mark.nightly
 def test_without_the_data_of_the_training_drawn_images_stand_in(tiny_run, tmp_path, capsys):
     stored = torch.load(tiny_run.checkpoint, weights_only=True)
     stored["segkit"]["config"]["data"] = {"name": "folder", "root": str(tmp_path / "gone")}

@@ -63,7 +63,10 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
             marks=pytest.mark.nightly,
         ),
         # of one size: it resamples its position embedding in Python
-        (VIT, "unet", "nearest", "multiclass", "torch_export", (64, 64)),
+        pytest.param(
+            *(VIT, "unet", "nearest", "multiclass", "torch_export", (64, 64)),
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_parts_of_every_kind(encoder, neck, upsample, head, kind, size, tmp_path):

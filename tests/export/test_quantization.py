@@ -42,8 +42,13 @@ def test_int8_is_smaller_and_much_the_same(ending, small_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("asked", "ratio", "after", "kept", "said"),
     [
-        ("int8", 2.0, 0.8, "int8", "int8: 2.00 times the speed"),
-        ("int8", 0.9, 0.8, "float32", "int8 is not faster than float32 on this machine: the file"),
+        pytest.param(
+            *("int8", 2.0, 0.8, "int8", "int8: 2.00 times the speed"), marks=pytest.mark.nightly
+        ),
+        pytest.param(
+            *("int8", 0.9, 0.8, "float32", "int8 is not faster than float32 on this machine"),
+            marks=pytest.mark.nightly,
+        ),
         ("int8", 2.0, 0.5, "float32", "loses more IoU than max_iou_loss=0.02: the file stays"),
         pytest.param(
             *("int8_always", 0.9, 0.5, "int8", "the file is int8 anyway, as requested"),

@@ -113,7 +113,7 @@ def test_the_users_interval_of_validations_is_kept(clock):
     assert due == [False, False, True, False, False, True]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_schedule_ends_with_the_time_and_the_end_is_validated(tmp_path):
     options = [TIME, "trainer.max_epochs=null", "scheduler=poly"]
     train_quick(tmp_path, *options)

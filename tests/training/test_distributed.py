@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import train_quick
 
 from segkit.core.errors import SegkitError
 from segkit.data.loading import DrawSampler, EverySample
@@ -31,9 +32,12 @@ def test_processes_share_the_images_of_a_validation_and_repeat_none():
         EverySample(2, 0, 3)
 
 
+OPTIONS = ["experiment=quick", "encoder=unet", "data.batch_size=2"]
+OPTIONS += ["trainer.accelerator=cpu", "trainer.progress_bar=false"]
+
+
 def train(*options, cwd):
-    command = [sys.executable, "-m", "segkit.train", "experiment=quick", "encoder=unet"]
-    command += ["data.batch_size=2", "trainer.accelerator=cpu", "trainer.progress_bar=false"]
+    command = [sys.executable, "-m", "segkit.train", *OPTIONS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *options], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
@@ -83,17 +87,13 @@ def test_all_processes_end_with_one_message(tmp_path, broken, status, message):
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(tmp_path):
     """With three images, one process has two of them; the weights stay as they were drawn."""
-    rows = {}
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        options = ["data.val=3", "optimizer.lr=1e-12", "encoder.norm=group", "encoder.width=8"]
-        done = train(
-            *options, f"hydra.run.dir={folder}", f"trainer.devices={devices}", cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("run folder:") == 1  # the other process says nothing
-        (rows[devices],) = read_csv(folder / "metrics.csv")
-        assert (folder / "report.html").is_file()
+    options = ["data.val=3", "optimizer.lr=1e-12", "encoder.norm=group", "encoder.width=8"]
+    train_quick(tmp_path / "1", *options, quick=OPTIONS)
+    done = train(*options, f"hydra.run.dir={tmp_path / '2'}", "trainer.devices=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder:") == 1  # the other process says nothing
+    assert (tmp_path / "2/report.html").is_file()
+    rows = {n: read_csv(tmp_path / str(n) / "metrics.csv")[0] for n in (1, 2)}
     for key, value in rows[1].items():
         if key.startswith("val/"):
             assert rows[2][key] == pytest.approx(value, abs=1e-6, nan_ok=True), key

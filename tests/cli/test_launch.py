@@ -32,7 +32,7 @@ def test_a_user_error_is_a_message_without_a_traceback_and_status_2(tmp_path):
     assert not (tmp_path / "runs").exists()  # no empty folder is left
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_trace_is_shown_on_request(tmp_path):
     done = run(tmp_path, "trainer.max_epochs=ten", SEGKIT_DEBUG="1")
     assert done.returncode == 2

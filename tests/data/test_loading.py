@@ -245,7 +245,7 @@ def test_cached_items_are_bit_exact(kind, share, tmp_path, cache):
     assert ("counts" in made) == (share > 0)
 
 
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.nightly)])
 def test_workers_share_the_cache_and_change_nothing(context, tmp_path, cache):
     if context == "fork" and not hasattr(os, "fork"):
         pytest.skip("this system does not fork")

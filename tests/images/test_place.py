@@ -200,7 +200,7 @@ def test_files_of_gdal(tmp_path: Path, crs: str | None, name: str) -> None:
     check_copy(path, read_place(path))
     path.with_suffix(".pgw").write_text("1\n0\n0\n-1\n5\n5\n")  # counts more
     check_copy(path, read_place(path))
-    if crs:  # a system of its own, of which the number is unknown
+    if crs:  # custom, without an EPSG number
         aux = path.with_name("a.png.aux.xml")
         aux.write_text(aux.read_text().replace("AUTHORITY", "OTHER"))
         assert read_place(path).crs is None

@@ -7,7 +7,7 @@ splits above them, inside them or instead of them::
     masks/a.png        train/masks/a.png     masks/train/a.png     trainannot/a.png
 
 and any other layout by two patterns of paths. Masks that are named after their images by one rule
-are found by it.
+are found by it. Channels may lie in several files, such as those of nnU-Net.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
     raise SegkitError(
         f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
         f" 'train/{names.images}'. It contains: {content}. Name the folders with data.images=NAME"
-        " and data.masks=NAME, or give patterns of paths, such as"
+        " and data.masks=NAME, or give patterns of paths ({channel} stands for channels in files of"
+        " their own), such as"
         f" {quote_option('data.image_pattern', inside + '{id}/image.tif')}"
         f" {quote_option('data.mask_pattern', inside + '{id}/mask.tif')}."
     )

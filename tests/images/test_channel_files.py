@@ -30,7 +30,6 @@ from segkit.images.writing import write_image
     [
         ("d/case_{0000,0001}.nii.gz", ["d/case_0000.nii.gz", "d/case_0001.nii.gz"], "d/case"),
         ("{red/red,nir/nir}_1.tif", ["red/red_1.tif", "nir/nir_1.tif"], "1"),
-        ("a_{red/red,nir/nir}_1.tif", ["a_red/red_1.tif", "a_nir/nir_1.tif"], "a/1"),
         ("cell1{w1,w2,w3}.tif", ["cell1w1.tif", "cell1w2.tif", "cell1w3.tif"], "cell1"),
         ("x_{r,g}_raw.tif", ["x_r_raw.tif", "x_g_raw.tif"], "x_raw"),
         ("T32.1/{B02,B03}.jp2", ["T32.1/B02.jp2", "T32.1/B03.jp2"], "T32.1"),
@@ -39,7 +38,7 @@ from segkit.images.writing import write_image
         ("a_{1,2}.h5::v/raw", ["a_1.h5::v/raw", "a_2.h5::v/raw"], "a_v-raw"),
         ("a{b}.tif", ["a{b}.tif"], "a{b}"),
         ("a,b.tif", ["a,b.tif"], "a,b"),
-        ("{a,b}/{c,d}.tif", ["{a,b}/c.tif", "{a,b}/d.tif"], "{a,b}"),
+        ("a_{red,nir}/{red,nir}_1.tif", ["a_red/red_1.tif", "a_nir/nir_1.tif"], "a/1"),
     ],
 )
 def test_how_they_are_written(path: str, parts: list[str], stem: str) -> None:
@@ -52,7 +51,7 @@ def test_how_they_are_written(path: str, parts: list[str], stem: str) -> None:
 def test_how_they_are_joined() -> None:
     place = f"train_{MARK}/{MARK}_1.tif"
     path = join_channels(place, ["red", "nir"])
-    assert path == "train_{red/red,nir/nir}_1.tif"
+    assert path == "train_{red,nir}/{red,nir}_1.tif"
     assert name_channels(path) == ("red", "nir")
     assert drop_channels(f"train_{MARK}/{MARK}_1") == "train/1"
     assert name_channels("a.tif") == ()
@@ -63,6 +62,12 @@ def test_a_file_with_braces_in_its_name_is_itself(tmp_path: Path) -> None:
     write_image(tmp_path / "a_{0,1}.png", image[..., None])
     same(read_image(tmp_path / "a_{0,1}.png"), image[..., None])
     assert strip_ending(tmp_path / "a_{0,1}.png").name == "a_{0,1}"
+    folder = tmp_path / "{a,b,c}"
+    folder.mkdir()
+    assert split_channels(folder / "x_{0,1}.png") == [folder / "x_0.png", folder / "x_1.png"]
+    assert strip_ending(folder / "x_{0,1}.png") == folder / "x"
+    with pytest.raises(SegkitError, match="its braces list 2 and 3 channels"):
+        split_channels("{a,b}/x_{a,b,c}.png")
 
 
 def test_volumes(tmp_path: Path) -> None:

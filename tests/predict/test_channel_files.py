@@ -78,7 +78,7 @@ def test_folders_of_channels(tmp_path: Path) -> None:
     make_files(tmp_path, *(f"test_{c}/{c}_1_2.png" for c in ("red", "nir")))
     pattern = "train_{channel}/{channel}_{id}.TIF"
     found = find_images(str(tmp_path), None, ("red", "nir"), pattern.replace("TIF", "png"))
-    assert paths(found, tmp_path) == {"test/1_2": "test_{red/red,nir/nir}_1_2.png"}
+    assert paths(found, tmp_path) == {"test/1_2": "test_{red,nir}/{red,nir}_1_2.png"}
 
 
 def test_no_file_is_overwritten(tmp_path: Path) -> None:

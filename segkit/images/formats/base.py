@@ -24,6 +24,7 @@ MARK = "\ue000"
 JOINTS = "_-. "
 """What joins the name of a channel to that of an image."""
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_NAME_END = re.compile("/|::|$")
 
 
 class Pages(ABC):
@@ -173,15 +174,25 @@ def split_array(file: str | Path) -> tuple[Path, str | None]:
 def split_channels(file: str | Path) -> list[Path]:
     """The files that an image is made of, in the order of its channels, each with its array.
 
-    They are written as for a shell: ``case_{0000,0001}.nii.gz`` is case_0000.nii.gz with
-    case_0001.nii.gz, and ``a.h5::{raw,edges}`` are two arrays of a file. The last braces with a
-    comma count. Any other path, and one at which there is a file with braces in its name, is alone.
+    They are listed in braces: ``case_{0000,0001}.nii.gz`` is case_0000.nii.gz with
+    case_0001.nii.gz, ``{red,nir}/x_{red,nir}.tif`` is red/x_red.tif with nir/x_nir.tif, and
+    ``a.h5::{raw,edges}`` are two arrays of a file. Any other path, and one at which there is a file
+    with braces in its name, is alone.
+
+    Raises:
+        SegkitError: The braces list different numbers of channels.
     """
-    found = _find_braces(os.fspath(file))
-    if found is None:
+    place, lists = _find_braces(file)
+    if len({len(names) for names in lists}) > 1:
+        counts = " and ".join(str(len(names)) for names in lists)
+        raise SegkitError(f"{file}: its braces list {counts} channels: list as many in each.")
+    if not lists:
         return [Path(file)]
-    before, names, after = found
-    return [Path(before + name + after) for name in names]
+    first, *others = place.split(MARK)
+    return [
+        Path(first + "".join(map("".join, zip(names, others, strict=True))))
+        for names in zip(*lists, strict=True)
+    ]
 
 
 def join_channels(place: str, channels: Sequence[str]) -> str:
@@ -189,17 +200,15 @@ def join_channels(place: str, channels: Sequence[str]) -> str:
 
     Example:
         >>> print(join_channels(f"train_{MARK}/{MARK}_1.tif", ["red", "nir"]))
-        train_{red/red,nir/nir}_1.tif
+        train_{red,nir}/{red,nir}_1.tif
     """
-    first, last = place.index(MARK), place.rindex(MARK) + 1
-    names = ",".join(place[first:last].replace(MARK, channel) for channel in channels)
-    return f"{place[:first]}{{{names}}}{place[last:]}"
+    return place.replace(MARK, f"{{{','.join(channels)}}}")
 
 
 def name_channels(file: str | Path) -> tuple[str, ...]:
     """The words that tell the files of an image apart: 0000 and 0001; empty if it has one file."""
-    _, names, _ = _find_braces(os.fspath(file)) or ("", (), "")
-    return tuple(name.rpartition("/")[2] for name in names)
+    _, lists = _find_braces(file)
+    return tuple(name.rpartition("/")[2] for name in lists[-1]) if lists else ()
 
 
 def list_parts(file: str | Path) -> list[Path]:
@@ -212,15 +221,25 @@ def find_absent(file: str | Path) -> list[Path]:
     return [each for each in split_channels(file) if not split_array(each)[0].exists()]
 
 
-def _find_braces(text: str) -> tuple[str, list[str], str] | None:
-    """What is before, in and after the braces that name channels; None if there are none."""
-    *_, found = [None, *_BRACES.finditer(text)]
-    if found is None:
-        return None
-    path, _, _ = text.partition("::")
-    if found.start() < len(path) and os.path.lexists(path):
-        return None
-    return text[: found.start()], found[1].split(","), text[found.end() :]
+def _find_braces(file: str | Path) -> tuple[str, list[list[str]]]:
+    """The path with MARK in place of braces that list channels, and what each of them lists.
+
+    Braces in the name of a file or folder that exists list none.
+    """
+    text = os.fspath(file)
+    found = list(_BRACES.finditer(text))
+    while found and _is_path(text, found[0].end()):
+        del found[0]
+    place = text
+    for match in reversed(found):
+        place = place[: match.start()] + MARK + place[match.end() :]
+    return place, [match[1].split(",") for match in found]
+
+
+def _is_path(text: str, place: int) -> bool:
+    """Whether there is a file or a folder at a path, up to the name that has a character there."""
+    end = _NAME_END.search(text, place)
+    return end is not None and os.path.lexists(text[: end.start()])
 
 
 def join_array(path: Path, array: str | None) -> Path:
@@ -249,13 +268,11 @@ def strip_ending(path: Path) -> Path:
     A folder keeps a name that no format knows. ``a.h5::volumes/raw`` becomes ``a-volumes-raw``, and
     ``case_{0000,0001}.nii.gz`` becomes ``case``.
     """
-    braces = _find_braces(os.fspath(path))
-    if braces is not None:
-        before, names, after = braces
-        between = f"{MARK}/{MARK}" if "/" in names[0] else MARK
-        stem = _strip_ending(Path(before + between + after))
-        return Path(drop_channels(stem.as_posix()) or "-".join(names))
-    return _strip_ending(path)
+    place, _ = _find_braces(path)
+    stem = _strip_ending(Path(place))
+    if MARK not in place:
+        return stem
+    return Path(drop_channels(stem.as_posix()) or "-".join(name_channels(path)))
 
 
 def _strip_ending(path: Path) -> Path:

@@ -148,7 +148,7 @@ class ModelCard:
             names = ",".join(self.channel_files)
             raise SegkitError(
                 f"the model was trained on images of {self.in_channels} channels in several files"
-                f" ({names.replace(',', ', ')}), and the file has {image.shape[2]}: give a folder"
+                f" ({names.replace(',', ', ')}), this image has {image.shape[2]}: give a folder"
                 " whose files are called so, or the files of an image in braces, such as"
                 f" 'x_{{{names}}}.tif'."
             )

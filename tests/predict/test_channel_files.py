@@ -143,5 +143,5 @@ def test_from_training_to_prediction(tmp_path: Path, capsys: pytest.CaptureFixtu
     run_predict(root / "imagesTs/c_2_{0001,0000}.nii.gz", "turned")
     (tmp_path / "alone").mkdir()
     files[0].rename(tmp_path / "alone/c.nii.gz")
-    with pytest.raises(SegkitError, match=r"2 channels in several files \(0000, 0001\), and the"):
+    with pytest.raises(SegkitError, match=r"2 channels in several files \(0000, 0001\), this"):
         run_predict(tmp_path / "alone", "alone_out")

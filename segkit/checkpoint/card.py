@@ -144,7 +144,7 @@ class ModelCard:
         Raises:
             SegkitError: There is none.
         """
-        if self.channel_files and image.shape[2] != self.in_channels:
+        if len(self.channel_files) > 1 and image.shape[2] != self.in_channels:
             names = ",".join(self.channel_files)
             raise SegkitError(
                 f"the model was trained on images of {self.in_channels} channels in several files"

@@ -63,8 +63,7 @@ def test_nnunet(tmp_path: Path) -> None:
     assert source.channel_files == ("0000", "0001", "0002")
     [note] = [note for note in source.notes() if "channels" in note]
     assert note.startswith(
-        "images are made of 3 files each, with the channels 0000 (T1), 0001 (FLAIR), 0002 in this"
-        " order"
+        "images are made of the files of the channels 0000 (T1), 0001 (FLAIR), 0002 in this order;"
     )
     assert typed(note) == {"channel_files": '["0000","0001","0002"]'}
     assert any("data.class_names=[healthy,ill]" in note for note in source.notes())
@@ -74,6 +73,12 @@ def test_channels_are_chosen_and_ordered(tmp_path: Path) -> None:
     put(tmp_path, *CASES, *LABELLED)
     source = FolderSource("binary", root=tmp_path, channel_files=["0002", "0000"])
     assert read(source)["imagesTr/case_7.png"] == [3, 1]
+    one = FolderSource("binary", root=tmp_path, channel_files=["0001"])
+    assert read(one) == {
+        "imagesTr/b.png": [8],
+        "imagesTr/case_0000.png": [5],
+        "imagesTr/case_7.png": [2],
+    }
     assert any("3 files in imagesTr are not used (3 .png): b_0001" in n for n in source.notes())
 
 

@@ -180,10 +180,11 @@ def describe_channels(root: Path, channels: Sequence[str]) -> str:
     for channel in channels:
         title = titles.get(int(channel)) if channel.isdecimal() else None
         shown.append(f"{channel} ({title})" if title else channel)
+    if len(shown) == 1:
+        return f"images are the files of the channel {shown[0]} alone (data.channel_files)"
     return (
-        f"images are made of {len(channels)} files each, with the channels {', '.join(shown)} in"
-        f" this order; {quote_option('data.channel_files', list(channels))} changes it, or leaves"
-        " some out"
+        f"images are made of the files of the channels {', '.join(shown)} in this order;"
+        f" {quote_option('data.channel_files', list(channels))} changes it, or leaves some out"
     )
 
 

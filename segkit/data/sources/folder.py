@@ -53,8 +53,8 @@ Roots = Annotated[
 ]
 
 Channels = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda v: [str(each) for each in v] if isinstance(v, list | tuple) else v),
+    tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     Field(min_length=1),
 ]
 

@@ -198,11 +198,14 @@ def split_channels(file: str | Path) -> list[Path]:
 def join_channels(place: str, channels: Sequence[str]) -> str:
     """The inverse of :func:`split_channels`, for a path in which MARK stands for each channel.
 
+    A single channel needs no braces.
+
     Example:
         >>> print(join_channels(f"train_{MARK}/{MARK}_1.tif", ["red", "nir"]))
         train_{red,nir}/{red,nir}_1.tif
     """
-    return place.replace(MARK, f"{{{','.join(channels)}}}")
+    names = ",".join(channels)
+    return place.replace(MARK, f"{{{names}}}" if len(channels) > 1 else names)
 
 
 def name_channels(file: str | Path) -> tuple[str, ...]:

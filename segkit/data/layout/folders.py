@@ -76,16 +76,16 @@ def find_pairs(root: Path, names: Names) -> Layout:
     return layout
 
 
-def has_plain_masks(root: Path, names: Names) -> bool:
-    """Whether a folder has one file of labels for each image, and not another kind of annotation.
+def find_plain_mask(root: Path, names: Names) -> Path | None:
+    """A file of labels, if a folder has one for each image, and not another kind of annotation.
 
     Then most images have a mask of their own name.
     """
     try:
         layout = find_pairs(root, names)
     except SegkitError:
-        return False
-    return len(layout.pairs) > len(layout.problems)
+        return None
+    return layout.pairs[0].mask if len(layout.pairs) > len(layout.problems) else None
 
 
 def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:

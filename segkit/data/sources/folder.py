@@ -16,10 +16,11 @@ from pydantic import BeforeValidator, Field
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.labels.base import Color, LabelFormat
+from segkit.data.labels.coco_panoptic import lists_segments
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.class_files import propose_classes
-from segkit.data.layout.folders import find_pairs, has_plain_masks
+from segkit.data.layout.folders import find_pairs, find_plain_mask
 from segkit.data.layout.pairs import Layout, Names, Pair
 from segkit.data.layout.splits import (
     Divided,
@@ -494,8 +495,10 @@ class FolderSource(DataSource, name="folder"):
             raise SegkitError(
                 f"data.labels={self.labels} takes one folder as data.root, not several."
             )
-        if self.labels == "auto" and has_plain_masks(self.roots[0], self.path_names):
-            return None
+        if self.labels == "auto":
+            mask = find_plain_mask(self.roots[0], self.path_names)
+            if mask is not None and not lists_segments(mask):
+                return None
         found = find_annotations(self.roots[0], self.labels)
         if found is None:
             return None

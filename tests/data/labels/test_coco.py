@@ -256,12 +256,3 @@ def test_a_file_that_is_no_json_is_a_problem(tmp_path, text, problem):
     assert found.images == []
     with pytest.raises(SegkitError, match=f"set.json: .*{problem}"):
         raise SegkitError(found.problems[0])
-
-
-def test_panoptic_annotations_are_refused(tmp_path):
-    write_image(tmp_path / "a.png", PIXELS)
-    path = put(tmp_path, "panoptic.json", ["a.png"], [])
-    content = json.loads(path.read_text())
-    content["annotations"] = [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1}]}]
-    path.write_text(json.dumps(content))
-    assert "panoptic.json: 1 annotations are panoptic" in read(tmp_path).problems[0]

@@ -187,6 +187,11 @@ class LabelFormat(Registrable, ABC, family="label_format"):
         """The annotation files of this format, or their folders, found by their content."""
 
     @classmethod
+    def claims(cls, mask: Path) -> bool:
+        """Whether a file or folder, named like a mask, is one of the format's."""
+        return False
+
+    @classmethod
     @abstractmethod
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
         """Read the files that :meth:`find` has found; whatever is wrong becomes a problem."""
@@ -200,6 +205,11 @@ def find_formats(tree: FileTree) -> list[tuple[str, list[Path]]]:
     """
     found = [(name, LabelFormat.members()[name].find(tree)) for name in LabelFormat.names()]
     return [(name, files) for name, files in found if files]
+
+
+def is_annotation(mask: Path) -> bool:
+    """Whether a format claims what is named like a mask."""
+    return any(LabelFormat.members()[name].claims(mask) for name in LabelFormat.names())
 
 
 def read_annotations(name: str, files: Sequence[Path], tree: FileTree) -> Annotations:

@@ -37,18 +37,18 @@ class CocoPanopticFormat(LabelFormat, name="coco_panoptic"):
         return [path for path in find_files(tree) if contains_all(path, [PANOPTIC])]
 
     @classmethod
+    def claims(cls, mask: Path) -> bool:
+        """Whether it lies where the PNGs of such a file do."""
+        folder = mask.parent
+        files = [folder.with_name(f"{folder.name}.json"), *folder.glob("*.json")]
+        return any(contains_all(file, [PANOPTIC]) for file in files)
+
+    @classmethod
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
         """Read all files; the split is that of a file's name or folder."""
         draft = Draft(tree, "segments")
         draft.stuff = set()
         return draft.finish(read_files(files, draft, _shorten, _make_shapes))
-
-
-def lists_segments(mask: Path) -> bool:
-    """Whether a file that may be a mask lies where the PNGs of such a JSON file do."""
-    folder = mask.parent
-    files = [folder.with_name(f"{folder.name}.json"), *folder.glob("*.json")]
-    return any(contains_all(file, [PANOPTIC]) for file in files)
 
 
 class _Segments(NamedTuple):

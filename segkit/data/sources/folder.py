@@ -15,8 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.data.labels.base import Color, LabelFormat
-from segkit.data.labels.coco_panoptic import lists_segments
+from segkit.data.labels.base import Color, LabelFormat, is_annotation
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.class_files import propose_classes
@@ -497,7 +496,7 @@ class FolderSource(DataSource, name="folder"):
             )
         if self.labels == "auto":
             mask = find_plain_mask(self.roots[0], self.path_names)
-            if mask is not None and not lists_segments(mask):
+            if mask is not None and not is_annotation(mask):
                 return None
         found = find_annotations(self.roots[0], self.labels)
         if found is None:

@@ -163,6 +163,7 @@ def test_every_format_is_found_by_itself(tmp_path):
                 ]
             )
         },
+        "dicom_seg": {"a.dcm": "\0" * 128 + "DICM 1.2.840.10008.5.1.4.1.1.66.4"},
         "rle_csv": {"train.csv": "ImageId,EncodedPixels\na.png,1 3\n"},
         "object_masks": {},
         "class_masks": {},
@@ -184,7 +185,7 @@ def test_every_format_is_found_by_itself(tmp_path):
         title = LabelFormat.members()[name].title
         assert title
         annotations = read_annotations(*found[0], FileTree(root))
-        assert annotations.images or name in ("coco", "coco_panoptic", "cvat")
+        assert annotations.images or name in ("coco", "coco_panoptic", "cvat", "dicom_seg")
 
 
 def test_masks_as_one_file_for_an_image_are_no_format(tmp_path):

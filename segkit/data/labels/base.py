@@ -187,6 +187,11 @@ class LabelFormat(Registrable, ABC, family="label_format"):
         """The annotation files of this format, or their folders, found by their content."""
 
     @classmethod
+    def find_named(cls, tree: FileTree) -> list[Path]:
+        """The files if the user names the format: also what may mean something else."""
+        return cls.find(tree)
+
+    @classmethod
     def claims(cls, mask: Path) -> bool:
         """Whether a file or folder, named like a mask, is one of the format's."""
         return False

@@ -95,7 +95,7 @@ def find_annotations(root: Path, labels: str) -> tuple[str, Annotations] | None:
     tree = FileTree(root)
     if labels != "auto":
         kind = LabelFormat.resolve(labels, {})[0]
-        files = kind.find(tree)
+        files = kind.find_named(tree)
         if not files:
             raise SegkitError(
                 f"data.labels={labels}: there is no {kind.title} in {root.resolve()}."

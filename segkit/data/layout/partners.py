@@ -38,6 +38,7 @@ def find_partners(
     if matched:
         return partners
     kinds = [] if suffix else find_kinds(stems, known)
+    are_known = (names.images, names.masks) == (Names().images, Names().masks)
     if len(kinds) == 1 and len(stems) == len(known):
         found = {stem: kinds[0].mask_stem(stem) or "" for stem in stems}
         if set(found.values()) == set(known):
@@ -54,7 +55,7 @@ def find_partners(
         f"none of the {len(images.images)} images in {relative_path(images.folder, root)} has a"
         f" mask in {place}: {relative_path(images.find(first), root)} needs"
         f" {place}/{partners[strip_suffix(first)]}.png, and there is {masks.images[0]}"
-        + _describe_kinds(kinds, root, split, images, masks)
+        + _describe_kinds(kinds, root, split, images, masks, are_known)
     )
     return None
 
@@ -78,14 +79,30 @@ def _describe_parts(
 
 
 def _describe_kinds(
-    kinds: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
+    kinds: list[Rule],
+    root: Path,
+    split: Split | None,
+    images: Files,
+    masks: Files,
+    are_known: bool,
 ) -> str:
-    """The rules that may be meant, with what the masks of each kind hold."""
+    """The rules that may be meant, with what the masks of each kind hold.
+
+    Args:
+        kinds: The rules.
+        root: The folder of the data.
+        split: The split of the folders.
+        images: The images.
+        masks: The masks.
+        are_known: Whether the folders are found without their names in the config.
+    """
     if not kinds:
         return ". data.pairs=FILE.csv pairs files of any names"
     options = [_state_rule(rule, root, split, images, masks) for rule in kinds]
     if len(kinds) == 1:
-        return f". Did you mean {' '.join(options[0])}?"
+        more = " Or data.labels=class_masks, if each mask shows a class?"
+        has_more = are_known and len(masks.images) > len(images.images)
+        return f". Did you mean {' '.join(options[0])}?{more * has_more}"
     by_stem = {strip_suffix(name): masks.find(name) for name in masks.images}
     shown, are_classes = list[str](), True
     for rule, option in zip(kinds, options, strict=True):
@@ -96,7 +113,9 @@ def _describe_kinds(
         own = option if option[:-1] != options[0][:-1] or not shown else option[-1:]
         shown.append(f"{' '.join(own)} ({content})")
     text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
-    if are_classes:
+    if are_classes and are_known:
+        text += ". If each shows a class, data.labels=class_masks reads them as classes"
+    elif are_classes:
         word = kinds[0].mask_after.strip("_-. ")
         place = relative_path(masks.folder, root)
         text += f". If each shows a class, move them into a folder for each: {place}/{word}/ ..."

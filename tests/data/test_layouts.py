@@ -239,9 +239,7 @@ def test_a_mask_for_each_class_by_its_name(tmp_path: Path) -> None:
     assert (source.problems(), source.class_names) == ([], ("background", "car", "road"))
     (tmp_path / "images").rename(tmp_path / "pictures")
     [problem] = FolderSource("binary", root=tmp_path, images="pictures").problems()
-    assert problem.endswith(
-        "If each shows a class, move them into a folder for each: masks/car/ ..."
-    )
+    assert "If each shows a class, call the folders images and masks: data.labels=" in problem
 
 
 def test_masks_of_classes_that_do_not_occur_in_all_images(tmp_path: Path) -> None:

@@ -67,12 +67,12 @@ class Entry(NamedTuple):
     content: Any
 
 
-MakeShapes = Callable[[list[Entry], str, "Place"], Iterable[Shape]]
+MakeShapes = Callable[[list[Entry], str, "JsonFile"], Iterable[Shape]]
 """The shapes of an image: given its annotations, where it is listed, and what is known of the file.
 """
 
 
-class Place(NamedTuple):
+class JsonFile(NamedTuple):
     """What is known of the file that an annotation is in.
 
     Attributes:
@@ -133,7 +133,7 @@ def read_files(
             draft.report(file, "it is not an object with 'images'")
             continue
         names = _read_categories(content, file, draft, first_ids, parents)
-        _read_images(content, Place(draft, file, names, used), make_shapes)
+        _read_images(content, JsonFile(draft, file, names, used), make_shapes)
     # Roboflow adds a class with the name of the data set, above all others
     empty = [name for name in draft.categories if name in parents and name not in used]
     if empty:
@@ -257,11 +257,11 @@ def _read_categories(
     return names
 
 
-def _read_images(content: dict[str, Any], place: Place, make_shapes: MakeShapes) -> None:
+def _read_images(content: dict[str, Any], json: JsonFile, make_shapes: MakeShapes) -> None:
     """Add the images of a file."""
-    draft, file, tree = place.draft, place.file, place.draft.tree
+    draft, file, tree = json.draft, json.file, json.draft.tree
     split, near = find_split(file), tree.list_near(file)
-    by_image = _group_by_image(as_list(content.get("annotations")), place)
+    by_image = _group_by_image(as_list(content.get("annotations")), json)
     seen: set[str] = set()
     for number, entry in enumerate(as_list(content.get("images"))):
         name = as_dict(entry).get("file_name")
@@ -277,7 +277,7 @@ def _read_images(content: dict[str, Any], place: Place, make_shapes: MakeShapes)
         found = by_image.pop(key, [])
         try:
             image = _find_image(tree, name, near)
-            shapes = list(make_shapes(found, where, place))
+            shapes = list(make_shapes(found, where, json))
         except SegkitError as error:
             draft.report(where, explain(error))
             continue
@@ -310,7 +310,7 @@ def _find_image(tree: FileTree, name: str, near: Iterable[str]) -> str:
     return tree.find_image(right, near)
 
 
-def _group_by_image(annotations: Iterable[Any], place: Place) -> dict[str, list[Entry]]:
+def _group_by_image(annotations: Iterable[Any], json: JsonFile) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = defaultdict(list)
     broken = 0
     for annotation in annotations:
@@ -320,14 +320,14 @@ def _group_by_image(annotations: Iterable[Any], place: Place) -> dict[str, list[
             broken += 1
     if broken:
         what = "annotations have no 'image_id' or no 'category_id'"
-        place.draft.report(place.file, f"{broken} {what}")
+        json.draft.report(json.file, f"{broken} {what}")
     return found
 
 
-def _make_shapes(entries: list[Entry], where: str, place: Place) -> Iterator[Shape]:
-    draft = place.draft
+def _make_shapes(entries: list[Entry], where: str, json: JsonFile) -> Iterator[Shape]:
+    draft = json.draft
     for entry in entries:
-        where = f"{place.file}, annotation {entry.id}"
+        where = f"{json.file}, annotation {entry.id}"
         content: _Region = entry.content
         for problem in content.problems:
             draft.report(where, problem)
@@ -336,7 +336,7 @@ def _make_shapes(entries: list[Entry], where: str, place: Place) -> Iterator[Sha
                 what = "key points" if content.has_keypoints else "boxes"
                 draft.count(f"{what} without a segmentation are not used")
             continue
-        category = place.find_category(content.category, where)
+        category = json.find_category(content.category, where)
         if category is None:
             continue
         if content.is_crowd:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError
 from segkit.data.labels.base import BACKGROUND, Annotations, LabelFormat, Segment, Shape
-from segkit.data.labels.coco import PANOPTIC, Entry, Place, find_files, name_id, read_files
+from segkit.data.labels.coco import PANOPTIC, Entry, JsonFile, find_files, name_id, read_files
 from segkit.data.labels.draft import Draft
 from segkit.data.labels.json_files import as_list
 from segkit.data.labels.tree import FileTree, contains_all
@@ -73,18 +73,18 @@ def _shorten(found: dict[str, Any]) -> Any:
     return Entry(found.get("id"), name_id(found["image_id"]), content)
 
 
-def _make_shapes(entries: list[Entry], where: str, place: Place) -> Iterator[Shape]:
+def _make_shapes(entries: list[Entry], where: str, json: JsonFile) -> Iterator[Shape]:
     if len(entries) != 1:
         raise SegkitError(f"it has {len(entries)} annotations, but a PNG of segments is needed")
     content: _Segments = entries[0].content
-    near = [posixpath.splitext(place.file)[0], posixpath.dirname(place.file)]
-    file = place.draft.tree.path(place.draft.tree.find_image(content.file, near))
+    near = [posixpath.splitext(json.file)[0], posixpath.dirname(json.file)]
+    file = json.draft.tree.path(json.draft.tree.find_image(content.file, near))
     listed = tuple(id for id, _, _ in content.segments)
     yield Shape(BACKGROUND, Segment(file, _VOID, listed), ignored=True)
     for id, key, is_crowd in content.segments:
-        category = place.find_category(key, f"{where}, segment {id}")
+        category = json.find_category(key, f"{where}, segment {id}")
         if category is None:
             continue
         if is_crowd:
-            place.draft.count("crowds are ignored regions")
+            json.draft.count("crowds are ignored regions")
         yield Shape(category, Segment(file, id), is_crowd)

@@ -62,7 +62,7 @@ class DicomSegFormat(LabelFormat, name="dicom_seg"):
     @classmethod
     def claims(cls, mask: Path) -> bool:
         """Whether it is one, or a folder with one."""
-        return any(map(_is_segmentation, mask.iterdir() if mask.is_dir() else [mask]))
+        return any(map(_is_segmentation, mask.iterdir() if Dicom.owns_folder(mask) else [mask]))
 
     @classmethod
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
@@ -75,7 +75,7 @@ class DicomSegFormat(LabelFormat, name="dicom_seg"):
         for path in files:
             try:
                 with wrap_errors(path):
-                    found = list(_read_regions(path, slices, draft))
+                    found = _read_regions(path, slices, draft)
             except SegkitError as error:
                 draft.problems.append(explain(error))
                 continue
@@ -119,26 +119,30 @@ class _Slices:
     """Finds the slices of all images that frames of segments belong to."""
 
     def __init__(self, images: dict[str, list[Slice]]) -> None:
-        self._of_object: dict[tuple[str, int], tuple[str, int, Slice]] = {}
+        self._of_object: dict[str, list[tuple[str, int, Slice]]] = defaultdict(list)
         self._of_frame: dict[str, list[tuple[str, int, Slice]]] = defaultdict(list)
         for name, slices in images.items():
             for page, each in enumerate(slices):
                 item = name, page, each
-                key = str(each.header.get("SOPInstanceUID")), each.frame
-                self._of_object.setdefault(key, item)
+                self._of_object[str(each.header.get("SOPInstanceUID"))].append(item)
                 self._of_frame[str(each.header.get("FrameOfReferenceUID"))].append(item)
 
-    def find(self, frame: Slice, sources: set[tuple[str, int]]) -> tuple[str, int]:
+    def find(self, frame: Slice, sources: set[tuple[str, int | None]]) -> tuple[str, int]:
         """The image and page of a frame.
 
         Args:
             frame: Its place.
-            sources: The objects and frames, from 0, that it names.
+            sources: The objects that it names, with a frame, from 0, or None for any.
 
         Raises:
             SegkitError: There is none, there are several, or it lies elsewhere.
         """
-        named = [self._of_object[key] for key in sorted(sources & self._of_object.keys())]
+        named = [
+            item
+            for uid, number in sources
+            for item in self._of_object.get(uid, [])
+            if number in (None, item[2].frame)
+        ]
         near = named or self._of_frame[str(frame.header.get("FrameOfReferenceUID"))]
         shifts = [(self._measure(frame, each), name, page) for name, page, each in near]
         found = [item for item in shifts if item[0] is not None and item[0] < _APART]
@@ -212,8 +216,8 @@ def _list_single(tree: FileTree, files: Sequence[Path]) -> dict[str, list[Slice]
     return found if len(series) == len(found) else {}
 
 
-def _read_regions(path: Path, slices: _Slices, draft: Draft) -> Iterator[_Region]:
-    """Draw the frames of a file.
+def _read_regions(path: Path, slices: _Slices, draft: Draft) -> list[_Region]:
+    """Draw the frames of a file, in the order of the segments.
 
     Raises:
         SegkitError: A frame belongs to no slice, or to no segment that the file describes.
@@ -240,7 +244,7 @@ def _read_regions(path: Path, slices: _Slices, draft: Draft) -> Iterator[_Region
                 image, page = slices.find(frame, _list_sources(groups))
                 region = encode_mask(inside, frame.size)
                 regions.append(_Region(image, page, number, labels[number], region))
-    return iter(sorted(regions, key=lambda each: each.number))
+    return sorted(regions, key=lambda each: each.number)
 
 
 def _name(segment: Any) -> str:
@@ -269,17 +273,20 @@ def _list_segments(
     yield int(named[0].ReferencedSegmentNumber), values >= half
 
 
-def _list_sources(groups: list[Any]) -> set[tuple[str, int]]:
-    """The objects and their frames, from 0, that a frame of segments was drawn on."""
+def _list_sources(groups: list[Any]) -> set[tuple[str, int | None]]:
+    """The objects that a frame of segments was drawn on, with a frame, from 0, or None for any."""
     items = (
         source
         for group in groups
         for derivation in group.get("DerivationImageSequence") or []
         for source in derivation.get("SourceImageSequence") or []
     )
-    found = set()
+    found = set[tuple[str, int | None]]()
     for item in items:
-        frames = item.get("ReferencedFrameNumber") or 1
-        numbers = [frames] if isinstance(frames, int | str) else frames
-        found |= {(str(item.get("ReferencedSOPInstanceUID")), int(n) - 1) for n in numbers}
+        uid, frames = str(item.get("ReferencedSOPInstanceUID")), item.get("ReferencedFrameNumber")
+        if frames is None:
+            found.add((uid, None))
+        else:
+            numbers = [frames] if isinstance(frames, int | str) else frames
+            found |= {(uid, int(number) - 1) for number in numbers}
     return found

@@ -113,12 +113,9 @@ def _describe_kinds(
         own = option if option[:-1] != options[0][:-1] or not shown else option[-1:]
         shown.append(f"{' '.join(own)} ({content})")
     text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
-    if are_classes and are_known:
-        text += ". If each shows a class, data.labels=class_masks reads them as classes"
-    elif are_classes:
-        word = kinds[0].mask_after.strip("_-. ")
-        place = relative_path(masks.folder, root)
-        text += f". If each shows a class, move them into a folder for each: {place}/{word}/ ..."
+    if are_classes:
+        first = "" if are_known else "call the folders images and masks: "
+        text += f". If each shows a class, {first}data.labels=class_masks reads them as classes"
     return text
 
 

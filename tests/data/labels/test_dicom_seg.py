@@ -75,18 +75,22 @@ def put_series(folder, uid="1.2.3", frame="1.2.9"):
     return [found[number] for number in range(SLICES)]
 
 
-def group(number, segment=None, uid=None, offset=0.0):
+def group(number, segment=None, uid=None, offset=0.0, frame=None):
     """What is stated of a frame."""
     found = item(PlanePositionSequence=[item(ImagePositionPatient=place(number, offset))])
     if segment is not None:
         found.SegmentIdentificationSequence = [item(ReferencedSegmentNumber=segment)]
     if uid is not None:
         source = item(ReferencedSOPClassUID=CT, ReferencedSOPInstanceUID=uid)
+        if frame is not None:
+            source.ReferencedFrameNumber = frame
         found.DerivationImageSequence = [item(SourceImageSequence=[source])]
     return found
 
 
-def put_segments(path, uids=None, kind="BINARY", labels=("liver", "tumour"), offset=0.0, **more):
+def put_segments(
+    path, uids=None, kind="BINARY", labels=("liver", "tumour"), offset=0.0, frames_of=None, **more
+):
     """Write LIVER and TUMOUR in an order of their own, without frames that are empty."""
     frames = [
         (segment, number, mask[number])
@@ -101,6 +105,8 @@ def put_segments(path, uids=None, kind="BINARY", labels=("liver", "tumour"), off
     if kind == "FRACTIONAL":
         pixels = np.where(pixels, 128, 127)
     groups = [group(n, s, uids and uids[n], offset) for s, n, _ in frames]
+    if frames_of is not None:
+        groups = [group(n, s, frames_of, offset, n + 1) for s, n, _ in frames]
     shared = item(
         PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
         PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.5], SliceThickness=3)],
@@ -164,7 +170,8 @@ def test_segments_beside_the_slices_and_of_several_files(tmp_path):
     assert any("several files are drawn together, as on train/p2" in n for n in source.notes())
 
 
-def test_frames_of_images_with_several(tmp_path):
+@pytest.mark.parametrize("named", ["nothing", "object", "frame"])
+def test_frames_of_images_with_several(tmp_path, named):
     groups = [
         item(
             PlanePositionSequence=[item(ImagePositionPatient=place(number))],
@@ -174,17 +181,22 @@ def test_frames_of_images_with_several(tmp_path):
         for number in range(SLICES)
     ]
     pixels = np.repeat(np.arange(SLICES), SIZE[0] * SIZE[1]).reshape(SLICES, *SIZE)
+    uids = {}
     for name in ("a", "b"):
-        save(
+        uids[name] = save(
             tmp_path / f"images/{name}.dcm",
             CT,
             pixels,
             16,
             PerFrameFunctionalGroupsSequence=groups,
-            FrameOfReferenceUID="1.2.9" if name == "a" else "1.2.8",
+            FrameOfReferenceUID="1.2.8" if name == "b" and named == "nothing" else "1.2.9",
             SeriesInstanceUID=f"1.2.3.{ord(name)}",
         )
-    put_segments(tmp_path / "masks/a.dcm")
+    put_segments(
+        tmp_path / "masks/a.dcm",
+        [uids["a"]] * SLICES if named == "object" else None,
+        frames_of=uids["a"] if named == "frame" else None,
+    )
     source, samples = read(tmp_path)
     assert [sample.name for sample in samples] == [f"images/a.dcm#{n:04d}" for n in range(SLICES)]
     for number, sample in enumerate(samples):

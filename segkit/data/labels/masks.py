@@ -20,7 +20,13 @@ from segkit.data.labels.base import (
     find_formats,
     read_annotations,
 )
-from segkit.data.labels.drawing import IGNORED_ID, draw_ids, draw_labels, draw_layers
+from segkit.data.labels.drawing import (
+    IGNORED_ID,
+    draw_ids,
+    draw_labels,
+    draw_layers,
+    find_ignored_label,
+)
 from segkit.data.labels.tree import FileTree
 
 Target = Literal["classes", "layers", "ids", "foreground"]
@@ -54,6 +60,13 @@ class AnnotatedMasks:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     stuff: frozenset[int] = frozenset()
+
+    @property
+    def ignored(self) -> int:
+        """The value of pixels that are not labelled."""
+        if self.target == "ids":
+            return IGNORED_ID
+        return find_ignored_label(self.count) if self.target == "classes" else IGNORE_INDEX
 
     def draw(self, name: str, size: tuple[int, int]) -> NDArray[np.integer[Any]]:
         """Draw the mask of an image: (H, W), or (H, W, N) layers.

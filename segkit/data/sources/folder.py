@@ -224,7 +224,9 @@ class FolderSource(DataSource, name="folder"):
     def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
         """The map that is given; what annotations ignore is not labelled."""
         own = dict[int, int]()
-        if self._drawn is not None or self._nodata - {0} or UNLABELLED in self._hidden:
+        if self._drawn is not None:
+            own[self._drawn.ignored] = IGNORE_INDEX
+        elif self._nodata - {0} or UNLABELLED in self._hidden:
             own[UNLABELLED] = IGNORE_INDEX
         if self.instances and TRANSPARENT in self._hidden:
             own[TRANSPARENT] = 0

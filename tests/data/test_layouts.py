@@ -238,8 +238,8 @@ def test_a_mask_for_each_class_by_its_name(tmp_path: Path) -> None:
     source = FolderSource("multiclass", root=tmp_path, labels="class_masks")
     assert (source.problems(), source.class_names) == ([], ("background", "car", "road"))
     (tmp_path / "images").rename(tmp_path / "pictures")
-    [problem] = FolderSource("binary", root=tmp_path, images="pictures").problems()
-    assert "If each shows a class, call the folders images and masks: data.labels=" in problem
+    source = FolderSource("multiclass", root=tmp_path, images="pictures", labels="class_masks")
+    assert (source.problems(), source.class_names) == ([], ("background", "car", "road"))
 
 
 def test_masks_of_classes_that_do_not_occur_in_all_images(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from segkit.data.labels.draft import Draft
 from segkit.data.labels.tree import FileTree, find_split, fold, read_split
 from segkit.data.layout.folders import find_groups
 from segkit.data.layout.names import find_rules
-from segkit.data.layout.pairs import Layout, Names
+from segkit.data.layout.pairs import Layout
 from segkit.images.formats.base import list_suffixes
 
 _MARKS = "_. -"
@@ -30,6 +30,7 @@ _MASK = re.compile(rf"^(mask|label|seg|segmentation|gt)s?[{_MARKS}]+", re.IGNORE
 class ClassMasksFormat(LabelFormat, name="class_masks"):
     """Images in ``images``, and in ``masks`` a folder or a file for each class.
 
+    The config may give these folders other names.
     The classes are the names of the folders, or of the files without those of the images and a word
     such as "mask", in alphabetical order; later ones cover earlier ones. A class without a file
     does not occur in that image.
@@ -40,13 +41,18 @@ class ClassMasksFormat(LabelFormat, name="class_masks"):
     @classmethod
     def find(cls, tree: FileTree) -> list[Path]:
         """The folders ``masks`` whose sub-folders are those of classes or of images."""
-        return [tree.path(f"{place}/masks".lstrip("/")) for place in _list_places(tree)]
+        pairs = [(folder, _find_beside(tree, folder)) for folder in sorted(tree.folders)]
+        return [
+            tree.path(folder)
+            for folder, beside in pairs
+            if beside is not None and _read_folders(tree, folder, beside)
+        ]
 
     @classmethod
     def find_named(cls, tree: FileTree) -> list[Path]:
         """Also folders whose files may be of classes by their names."""
         found = cls.find(tree)
-        return found or [group.masks for group in find_groups(tree.root, Names(), Layout())]
+        return found or [group.masks for group in find_groups(tree.root, tree.names, Layout())]
 
     @classmethod
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
@@ -56,7 +62,7 @@ class ClassMasksFormat(LabelFormat, name="class_masks"):
             folder = tree.relative(path)
             beside = _find_images(tree, path, draft)
             images = _list_direct(tree, beside)
-            named = _read_folders(tree, folder, images)
+            named = _read_folders(tree, folder, beside)
             if named is None:
                 images = _list_below(tree, beside)
                 named = _read_files(tree, folder, images, draft)
@@ -80,33 +86,28 @@ class ClassMasksFormat(LabelFormat, name="class_masks"):
         return draft.finish()
 
 
-def _list_places(tree: FileTree) -> list[str]:
-    """The folders with ``images`` and such ``masks``."""
-    found = []
-    for folder in sorted(tree.folders):
-        place, name = posixpath.split(folder)
-        if name == "masks" and f"{place}/images".lstrip("/") in tree.folders:
-            images = _list_direct(tree, f"{place}/images".lstrip("/"))
-            if _read_folders(tree, folder, images):
-                found.append(place)
-    return found
+def _find_beside(tree: FileTree, folder: str) -> str | None:
+    """The folder of images beside one of masks, by the names of the config."""
+    place = folder.removesuffix(tree.names.masks)
+    beside = place + tree.names.images
+    is_named = folder != place and (not place or place.endswith("/"))
+    return beside if is_named and beside in tree.folders else None
 
 
 def _find_images(tree: FileTree, masks: Path, draft: Draft) -> str:
     """The folder of the images that belong to a folder of masks."""
-    beside = tree.relative(masks.with_name("images"))
-    if beside in tree.folders:
+    beside = _find_beside(tree, tree.relative(masks))
+    if beside is not None:
         return beside
     layout = Layout()
-    groups = find_groups(tree.root, Names(), layout)
+    groups = find_groups(tree.root, tree.names, layout)
     draft.notes += [note for note in layout.notes if note not in draft.notes]
     return next(tree.relative(group.images) for group in groups if group.masks == masks)
 
 
-def _read_folders(
-    tree: FileTree, folder: str, images: dict[str, list[str]]
-) -> list[tuple[str, str, str]] | None:
+def _read_folders(tree: FileTree, folder: str, beside: str) -> list[tuple[str, str, str]] | None:
     """Each mask with the name of its image and of its class; None if the layout is another one."""
+    images = _list_direct(tree, beside)
     masks = [mask for mask in tree.images if mask.startswith(f"{folder}/")]
     pairs = [mask[len(folder) + 1 :].split("/") for mask in masks]
     if not pairs or any(len(pair) != 2 for pair in pairs):
@@ -115,7 +116,6 @@ def _read_folders(
     outer, inner = {fold(first) for first, _ in named}, {fold(last) for _, last in named}
     # masks/CLASS/NAME: folders are no images. masks/NAME/CLASS: names that come back, no numbers
     if not outer & images.keys():
-        beside = posixpath.join(posixpath.dirname(folder), "images")
         if any(f"{beside}/{first}" in tree.folders or read_split(first) for first, _ in named):
             return None  # folders of images with the same names: a mask for each image
         names = {(f, last): fold(last) for f, last in named}

@@ -28,6 +28,7 @@ from segkit.data.labels.drawing import (
     find_ignored_label,
 )
 from segkit.data.labels.tree import FileTree
+from segkit.data.layout.pairs import Names
 
 Target = Literal["classes", "layers", "ids", "foreground"]
 """What is drawn: a label a pixel, a layer a class, ids of objects, or 1 for all of them."""
@@ -99,13 +100,18 @@ class AnnotatedMasks:
         return self.label_of == tuple(range(first, self.count + first))
 
 
-def find_annotations(root: Path, labels: str) -> tuple[str, Annotations] | None:
+def find_annotations(root: Path, labels: str, names: Names) -> tuple[str, Annotations] | None:
     """Read the annotations below a folder, in the named format, or the only one if "auto".
+
+    Args:
+        root: The folder.
+        labels: The format.
+        names: What the config calls the folders of images and of masks.
 
     Raises:
         SegkitError: There are none in the named format, or several formats fit.
     """
-    tree = FileTree(root)
+    tree = FileTree(root, names)
     if labels != "auto":
         kind = LabelFormat.resolve(labels, {})[0]
         files = kind.find_named(tree)

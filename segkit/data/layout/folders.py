@@ -29,7 +29,7 @@ from segkit.data.layout.files import (
     strip_suffix,
 )
 from segkit.data.layout.names import Pattern, find_kinds
-from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
+from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import find_partners
 from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
@@ -73,7 +73,7 @@ def find_pairs(root: Path, names: Names) -> Layout:
     for group in groups:
         _pair_group(root, group, names, layout)
     divide_by_folders(layout)
-    if (names.images, names.masks) == (Names().images, Names().masks):  # else the user chose
+    if (names.images, names.masks) == NAMES[:2]:  # else the user chose
         _note_other_content(root, groups, layout)
     return layout
 

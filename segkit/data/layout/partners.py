@@ -38,7 +38,6 @@ def find_partners(
     if matched:
         return partners
     kinds = [] if suffix else find_kinds(stems, known)
-    are_known = (names.images, names.masks) == (Names().images, Names().masks)
     if len(kinds) == 1 and len(stems) == len(known):
         found = {stem: kinds[0].mask_stem(stem) or "" for stem in stems}
         if set(found.values()) == set(known):
@@ -55,7 +54,7 @@ def find_partners(
         f"none of the {len(images.images)} images in {relative_path(images.folder, root)} has a"
         f" mask in {place}: {relative_path(images.find(first), root)} needs"
         f" {place}/{partners[strip_suffix(first)]}.png, and there is {masks.images[0]}"
-        + _describe_kinds(kinds, root, split, images, masks, are_known)
+        + _describe_kinds(kinds, root, split, images, masks)
     )
     return None
 
@@ -79,29 +78,15 @@ def _describe_parts(
 
 
 def _describe_kinds(
-    kinds: list[Rule],
-    root: Path,
-    split: Split | None,
-    images: Files,
-    masks: Files,
-    are_known: bool,
+    kinds: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
 ) -> str:
-    """The rules that may be meant, with what the masks of each kind hold.
-
-    Args:
-        kinds: The rules.
-        root: The folder of the data.
-        split: The split of the folders.
-        images: The images.
-        masks: The masks.
-        are_known: Whether the folders are found without their names in the config.
-    """
+    """The rules that may be meant, with what the masks of each kind hold."""
     if not kinds:
         return ". data.pairs=FILE.csv pairs files of any names"
     options = [_state_rule(rule, root, split, images, masks) for rule in kinds]
     if len(kinds) == 1:
         more = " Or data.labels=class_masks, if each mask shows a class?"
-        has_more = are_known and len(masks.images) > len(images.images)
+        has_more = len(masks.images) > len(images.images)
         return f". Did you mean {' '.join(options[0])}?{more * has_more}"
     by_stem = {strip_suffix(name): masks.find(name) for name in masks.images}
     shown, are_classes = list[str](), True
@@ -114,8 +99,7 @@ def _describe_kinds(
         shown.append(f"{' '.join(own)} ({content})")
     text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
     if are_classes:
-        first = "" if are_known else "call the folders images and masks: "
-        text += f". If each shows a class, {first}data.labels=class_masks reads them as classes"
+        text += ". If each shows a class, data.labels=class_masks reads them as classes"
     return text
 
 

@@ -500,7 +500,7 @@ class FolderSource(DataSource, name="folder"):
             mask = find_plain_mask(self.roots[0], self.path_names)
             if mask is not None and not is_annotation(mask):
                 return None
-        found = find_annotations(self.roots[0], self.labels)
+        found = find_annotations(self.roots[0], self.labels, self.path_names)
         if found is None:
             return None
         drawn = choose_masks(*found, self.mode, self.instances, self._class_names)

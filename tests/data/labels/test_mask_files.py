@@ -172,13 +172,21 @@ def test_files_that_name_no_image_and_class_are_problems(tmp_path):
     ]
 
 
-def test_folders_of_classes_whose_files_have_a_suffix(tmp_path):
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("images", "masks"),
+        ("1. Original Images/a. Training Set", "2. All Segmentation Groundtruths/a. Training Set"),
+    ],
+)
+def test_folders_of_classes_whose_files_have_a_suffix(tmp_path, folders):
     """As of IDRiD; not all lesions occur in all images."""
+    images, masks = folders
     for name in ("IDRiD_01", "IDRiD_02"):
-        put(tmp_path, f"images/{name}.jpg")
-        put(tmp_path, f"masks/1. Microaneurysms/{name}_MA.tif", 0, 3, 0, 3)
-    put(tmp_path, "masks/4. Soft Exudates/IDRiD_02_SE.tif", 5, 8, 5, 8)
-    source = FolderSource("multiclass", tmp_path)
+        put(tmp_path, f"{images}/{name}.jpg")
+        put(tmp_path, f"{masks}/1. Microaneurysms/{name}_MA.tif", 0, 3, 0, 3)
+    put(tmp_path, f"{masks}/4. Soft Exudates/IDRiD_02_SE.tif", 5, 8, 5, 8)
+    source = FolderSource("multiclass", tmp_path, images=images, masks=masks)
     assert source.problems() == []
     assert source.class_names == ("background", "1. Microaneurysms", "4. Soft Exudates")
     samples = sorted(source.splits()["train"] + source.splits()["val"], key=lambda s: s.name)

@@ -30,10 +30,9 @@ _MASK = re.compile(rf"^(mask|label|seg|segmentation|gt)s?[{_MARKS}]+", re.IGNORE
 class ClassMasksFormat(LabelFormat, name="class_masks"):
     """Images in ``images``, and in ``masks`` a folder or a file for each class.
 
-    The config may give these folders other names.
-    The classes are the names of the folders, or of the files without those of the images and a word
-    such as "mask", in alphabetical order; later ones cover earlier ones. A class without a file
-    does not occur in that image.
+    The config may give the two folders other names. The classes are the names of the folders, or of
+    the files without those of the images and a word such as "mask", in alphabetical order; later
+    ones cover earlier ones. A class without a file does not occur in that image.
     """
 
     title = "one mask file for each class"

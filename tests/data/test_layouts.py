@@ -234,8 +234,20 @@ def test_a_mask_for_each_class_by_its_name(tmp_path: Path) -> None:
         put(tmp_path, f"images/{n}.jpg", f"masks/{n}_road.png", f"masks/{n}_car.png")
     [problem] = FolderSource("binary", root=tmp_path).problems()
     assert "data.mask_suffix=_car (values 0, 1), or data.mask_suffix=_road (values" in problem
+    assert problem.endswith("If each shows a class, data.labels=class_masks reads them as classes")
+    source = FolderSource("multiclass", root=tmp_path, labels="class_masks")
+    assert (source.problems(), source.class_names) == ([], ("background", "car", "road"))
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    source = FolderSource("multiclass", root=tmp_path, images="pictures", labels="class_masks")
+    assert (source.problems(), source.class_names) == ([], ("background", "car", "road"))
+
+
+def test_masks_of_classes_that_do_not_occur_in_all_images(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.jpg", "masks/a_EX.png", "masks/a_MA.png")
+    put(tmp_path, "images/b.jpg", "masks/b_EX.png")
+    [problem] = FolderSource("binary", root=tmp_path).problems()
     assert problem.endswith(
-        "If each shows a class, move them into a folder for each: masks/car/ ..."
+        "Did you mean data.mask_suffix=_EX? Or data.labels=class_masks, if each mask shows a class?"
     )
 
 

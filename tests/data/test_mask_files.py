@@ -344,6 +344,35 @@ def test_grey_levels_are_proposed_as_labels(tmp_path: Path, levels, proposals) -
     run(tmp_path, label_map=mapping)
 
 
+@pytest.mark.parametrize(
+    ("levels", "proposal"),
+    [
+        ((0, 1, 15, 255), "'data.label_map={15: 2}' for 3 classes with 255 as 'not labelled'"),
+        (
+            (0, 7, 26, 255),
+            "'data.label_map={7: 1, 26: 2}' for 3 classes with 255 as 'not labelled'",
+        ),
+        ((0, 1, 2, 255), "head=multiclass for 3 classes with 255 as 'not labelled'"),
+    ],
+)
+def test_255_after_small_numbers_is_proposed_as_not_labelled(
+    tmp_path: Path, levels, proposal
+) -> None:
+    values = np.array(levels, np.uint8)[np.arange(H * W).reshape(H, W) % 4]
+    put(tmp_path, [values] * 3)
+    texts = [find_problems(tmp_path, "binary")]
+    if levels[2] > 2:
+        texts.append(find_problems(tmp_path))
+    assert all(proposal in text and "255: 3" not in text for text in texts)
+    source = FolderSource(
+        "multiclass", root=tmp_path, label_map={v: i for i, v in enumerate(levels[:-1])}
+    )
+    labels = check(source, "multiclass").coding.encode(values)
+    np.testing.assert_array_equal(
+        labels, np.array([0, 1, 2, 255])[np.arange(H * W) % 4].reshape(H, W)
+    )
+
+
 def test_three_levels_with_a_binary_head(tmp_path: Path) -> None:
     put(tmp_path, [np.array([0, 128, 255], np.uint8)[draw(n)] for n in range(3)])
     assert "head=multiclass 'data.label_map={128: 1, 255: 2}' for 3 classes" in find_problems(

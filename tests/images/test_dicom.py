@@ -487,7 +487,7 @@ def test_objects_that_are_not_images(tmp_path: Path) -> None:
     del dataset.PixelData
     save(tmp_path / "none.dcm", dataset)
     for name, reason in (
-        ("seg", "is a DICOM segmentation, .* convert it to NIfTI"),
+        ("seg", "is a DICOM segmentation: data.labels=dicom_seg .* convert it to NIfTI"),
         ("struct", "it holds no pixels: its kind is RT Structure Set Storage"),
         ("hsv", "its colours are HSV"),
         ("none", ""),

@@ -218,11 +218,7 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
     remedies = [f"head.num_classes={count} if this is intended"]
     levels = list_levels(values, source)
     if has_option(source, "label_map") and len(levels) <= MOST_LEVELS:
-        whole = [v for v in levels if v != IGNORE_INDEX]
-        remedies.insert(0, f"{propose_map(whole, source)} for {len(whole)} classes")
-        if whole != levels:
-            remedies[0] += " with 255 as 'not labelled'"
-            remedies.insert(0, f"{propose_map(levels, source)} for {len(levels)} classes")
+        remedies = [*propose_maps(levels, source), *remedies]
     elif has_option(source, "instances"):
         remedies.insert(0, "data.instances=true if they are ids of objects")
     return [
@@ -248,13 +244,25 @@ def list_levels(values: set[int], source: DataSource) -> list[int]:
     return sorted(value for value in values if known.get(value) != IGNORE_INDEX)
 
 
-def propose_map(levels: list[int], source: DataSource) -> str:
-    """The option that makes these mask values the labels 0, 1, 2 ..., as it is typed.
+def propose_maps(levels: list[int], source: DataSource) -> list[str]:
+    """The options that make sorted mask values the labels 0, 1, 2 ..., as they are typed.
 
-    What the source's label map leaves unlabelled stays so.
+    255 may mean 'not labelled', and is a class only if it may be the last of greys such as 0, 128
+    and 255: not after 0, 1 and 15. What the source's label map leaves unlabelled stays so.
     """
     ignored = {v: label for v, label in (source.label_map or {}).items() if label == IGNORE_INDEX}
-    return state_map({v: i for i, v in enumerate(levels) if v != i} | ignored)
+
+    def propose(values: list[int]) -> str:
+        mapping = {v: i for i, v in enumerate(values) if v != i} | ignored
+        return f"{state_map(mapping) + ' ' if mapping else ''}for {len(values)} classes"
+
+    whole = [v for v in levels if v != IGNORE_INDEX]
+    if whole == levels:
+        return [propose(levels)]
+    found = [f"{propose(whole)} with 255 as 'not labelled'"]
+    steps = np.diff([0, *whole])
+    is_grey = IGNORE_INDEX - max(whole, default=0) <= 2 * steps.max(initial=0)
+    return [propose(levels), *found] if is_grey else found
 
 
 def state_map(mapping: Mapping[int, int]) -> str:

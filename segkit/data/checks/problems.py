@@ -20,7 +20,7 @@ from segkit.data.checks.classes import (
     find_written,
     has_option,
     list_levels,
-    propose_map,
+    propose_maps,
     state_map,
 )
 from segkit.data.checks.facts import Facts
@@ -209,11 +209,7 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     written = {find_written(v, classes.coding) for v in labels if not classes.is_unknown_color(v)}
     levels = list_levels({v for v in written if v is not None}, source)
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
-    more = (
-        f"{propose_map(levels, source)} for {len(levels)} classes"
-        if is_short
-        else "for more classes"
-    )
+    more = propose_maps(levels, source)[0] if is_short else "for more classes"
     if classes.mode == "binary":
         remedies.append(f"use head=multiclass {more}")
     else:

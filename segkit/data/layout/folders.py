@@ -31,7 +31,7 @@ from segkit.data.layout.files import (
     strip_suffix,
 )
 from segkit.data.layout.names import Pattern, find_kinds
-from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
+from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import find_partners
 from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
@@ -51,7 +51,9 @@ BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-mas
 """What follows a folder of images in the name of the folder of its masks."""
 
 
-class _Group(NamedTuple):
+class Group(NamedTuple):
+    """A folder of images, that of their masks, and the split of both."""
+
     images: Path
     masks: Path
     split: Split | None
@@ -69,11 +71,11 @@ def find_pairs(root: Path, names: Names) -> Layout:
     if names.image_pattern is not None and names.mask_pattern is not None:
         _pair_by_patterns(root, names, layout)
     else:
-        groups = _find_groups(root, names, layout)
+        groups = find_groups(root, names, layout)
         for group in groups:
             _pair_group(root, group, names, layout)
         divide_by_folders(layout)
-        if (names.images, names.masks) == (Names().images, Names().masks):  # else the user chose
+        if (names.images, names.masks) == NAMES[:2]:  # else the user chose
             _note_other_content(root, groups, layout)
     if layout.channels:
         layout.notes.append(describe_channels(root, layout.channels))
@@ -82,32 +84,36 @@ def find_pairs(root: Path, names: Names) -> Layout:
     return layout
 
 
-def has_plain_masks(root: Path, names: Names) -> bool:
-    """Whether a folder has one file of labels for each image, and not another kind of annotation.
+def find_plain_mask(root: Path, names: Names) -> Path | None:
+    """A file of labels, if a folder has one for each image, and not another kind of annotation.
 
     Then most images have a mask of their own name.
     """
     try:
         layout = find_pairs(root, names)
     except SegkitError:
-        return False
-    return len(layout.pairs) > len(layout.problems)
+        return None
+    return layout.pairs[0].mask if len(layout.pairs) > len(layout.problems) else None
 
 
-def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
-    """The folders of images with those of their masks."""
+def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
+    """The folders of images with those of their masks.
+
+    Raises:
+        SegkitError: The layout is not known.
+    """
     if (root / names.images).is_dir():
         pair = None if (root / names.masks).is_dir() else _find_known_names(root)
         if pair is not None:
             layout.notes.append(f"images are taken from {pair[0]} and masks from {pair[1]}")
-            return [_Group(*pair, None)]
-        return [_Group(root / names.images, _require_masks(root, names), None)]
+            return [Group(*pair, None)]
+        return [Group(root / names.images, _require_masks(root, names), None)]
     folders = list(iterate_folders(root))
     splits = [(split, path) for path in folders if (split := find_split(path.name))]
     above = [(split, path) for split, path in splits if (path / names.images).is_dir()]
     if above:
         return _require_train(
-            [_Group(path / names.images, _require_masks(path, names, s), s) for s, path in above]
+            [Group(path / names.images, _require_masks(path, names, s), s) for s, path in above]
         )
     for place, found in [(root, None), *((path, split) for split, path in splits)]:
         pair = _find_known_names(place)
@@ -117,12 +123,12 @@ def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
         if found is None:
             test = root / "imagesTs", root / "labelsTs"  # nnU-Net's
             if pair[0].name == "imagesTr" and all(path.is_dir() for path in test):
-                return [_Group(*pair, "train"), _Group(*test, "test")]
-            return [_Group(*pair, None)]
+                return [Group(*pair, "train"), Group(*test, "test")]
+            return [Group(*pair, None)]
         others = [(s, path, _find_known_names(path)) for s, path in splits]
-        return _require_train([_Group(*p, s) for s, _, p in others if p is not None])
+        return _require_train([Group(*p, s) for s, _, p in others if p is not None])
     beside = [
-        _Group(path, masks, split)
+        Group(path, masks, split)
         for split, path in splits
         for masks in [next((p for p in folders if _is_beside(path, p)), None)]
         if masks is not None
@@ -150,7 +156,7 @@ def _require_masks(folder: Path, names: Names, split: Split | None = None) -> Pa
     return masks
 
 
-def _require_train(groups: list[_Group]) -> list[_Group]:
+def _require_train(groups: list[Group]) -> list[Group]:
     if not any(group.split == "train" for group in groups):
         found = ", ".join(str(group.images) for group in groups)
         raise SegkitError(
@@ -175,7 +181,7 @@ def _is_beside(images: Path, masks: Path) -> bool:
     return rest != masks.name.lower() and rest in BESIDE
 
 
-def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None:
+def _pair_group(root: Path, group: Group, names: Names, layout: Layout) -> None:
     images = list_files(group.images)
     masks = list_files(group.masks) if group.masks.is_dir() else Files(group.masks)
     unused = [*images.others]
@@ -419,7 +425,7 @@ def _describe_no_match(pattern: str, kind: str, names: Sequence[str], root: Path
     )
 
 
-def _note_other_content(root: Path, groups: list[_Group], layout: Layout) -> None:
+def _note_other_content(root: Path, groups: list[Group], layout: Layout) -> None:
     """Note what lies beside the folders that are used."""
     used = {path.resolve() for group in groups for path in (group.images, group.masks)}
     beside: list[str] = []

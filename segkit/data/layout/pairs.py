@@ -47,6 +47,10 @@ class Names(NamedTuple):
     channel_files: tuple[str, ...] = ()
 
 
+NAMES = Names()
+"""Where the config says nothing."""
+
+
 def relative_path(path: Path, root: Path) -> str:
     """A path below the root as messages name it, with "/"; of the root itself its name."""
     return Path(os.path.relpath(path, root)).as_posix() if path != root else root.name

@@ -103,7 +103,9 @@ def _describe_kinds(
         return ". data.pairs=FILE.csv pairs files of any names"
     options = [_state_rule(rule, root, split, images, masks) for rule in kinds]
     if len(kinds) == 1:
-        return f". Did you mean {' '.join(options[0])}?"
+        more = " Or data.labels=class_masks, if each mask shows a class?"
+        has_more = len(masks.images) > len(images.images)
+        return f". Did you mean {' '.join(options[0])}?{more * has_more}"
     by_stem = {strip_suffix(name): masks.find(name) for name in masks.images}
     shown, are_classes = list[str](), True
     for rule, option in zip(kinds, options, strict=True):
@@ -115,9 +117,7 @@ def _describe_kinds(
         shown.append(f"{' '.join(own)} ({content})")
     text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
     if are_classes:
-        word = kinds[0].mask_after.strip("_-. ")
-        place = relative_path(masks.folder, root)
-        text += f". If each shows a class, move them into a folder for each: {place}/{word}/ ..."
+        text += ". If each shows a class, data.labels=class_masks reads them as classes"
     return text
 
 

@@ -15,11 +15,11 @@ from pydantic import BeforeValidator, Field
 
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.data.labels.base import Color, LabelFormat
+from segkit.data.labels.base import Color, LabelFormat, is_annotation
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Block, Shares, divide_samples, take_whole
 from segkit.data.layout.class_files import propose_classes
-from segkit.data.layout.folders import find_pairs, has_plain_masks
+from segkit.data.layout.folders import find_pairs, find_plain_mask
 from segkit.data.layout.pairs import Layout, Names, Pair
 from segkit.data.layout.splits import (
     Divided,
@@ -245,7 +245,9 @@ class FolderSource(DataSource, name="folder"):
     def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
         """The map that is given; what annotations ignore is not labelled."""
         own = dict[int, int]()
-        if self._drawn is not None or self._nodata - {0} or UNLABELLED in self._hidden:
+        if self._drawn is not None:
+            own[self._drawn.ignored] = IGNORE_INDEX
+        elif self._nodata - {0} or UNLABELLED in self._hidden:
             own[UNLABELLED] = IGNORE_INDEX
         if self.instances and TRANSPARENT in self._hidden:
             own[TRANSPARENT] = 0
@@ -531,9 +533,11 @@ class FolderSource(DataSource, name="folder"):
             raise SegkitError(
                 f"data.labels={self.labels} takes one folder as data.root, not several."
             )
-        if self.labels == "auto" and has_plain_masks(self.roots[0], self.path_names):
-            return None
-        found = find_annotations(self.roots[0], self.labels)
+        if self.labels == "auto":
+            mask = find_plain_mask(self.roots[0], self.path_names)
+            if mask is not None and not is_annotation(mask):
+                return None
+        found = find_annotations(self.roots[0], self.labels, self.path_names)
         if found is None:
             return None
         drawn = choose_masks(*found, self.mode, self.instances, self._class_names)

@@ -36,14 +36,14 @@ class Meaning(NamedTuple):
     split_names: dict[Split, str] | None = None
 
 
-_VOC_NAMES = (
+VOC_NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
     *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
 _KNOWN = {
-    "VOCSegmentation": Meaning({}, _VOC_NAMES),
-    "SBDataset": Meaning({"mode": "segmentation"}, _VOC_NAMES),
+    "VOCSegmentation": Meaning({}, VOC_NAMES),
+    "SBDataset": Meaning({"mode": "segmentation"}, VOC_NAMES),
     # 1 is the pet, 2 the background, 3 the outline, which is not classified
     "OxfordIIITPet": Meaning(
         {"target_types": "segmentation"}, ("background", "pet"), {2: 0, 3: IGNORE_INDEX}

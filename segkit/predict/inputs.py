@@ -110,7 +110,8 @@ def find_images(
         elif glob.has_magic(text):
             images = _match(text, output)
         else:
-            raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
+            absent = " and ".join(str(each.resolve()) for each in find_absent(path))
+            raise SegkitError(f"input: there is no file or folder {absent}.")
         if not images:
             endings = ", ".join(list_suffixes())
             raise SegkitError(f"input: {text} has no images. They must end in {endings}.")
@@ -283,9 +284,9 @@ def _read_list(file: Path) -> list[ImageFile]:
         if not name.strip():
             continue
         path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - nor here
-        absent = find_absent(path)
-        if absent:
-            files = " and no file ".join(map(str, absent))
+        missing = find_absent(path)
+        if missing:
+            files = " and no file ".join(map(str, missing))
             problems.append(f"line {number}: there is no file {files}")
         stem = strip_ending(path)
         inside = stem.relative_to(home) if stem.is_relative_to(home) else Path(stem.name)

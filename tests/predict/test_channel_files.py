@@ -60,6 +60,8 @@ def test_lists_and_single_files(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("c_a_{0000,0003}.png\n")
     with pytest.raises(SegkitError, match=r"line 1: there is no file .*c_a_0003\.png"):
         find_images(str(tmp_path / "list.txt"))
+    with pytest.raises(SegkitError, match=r"there is no file or folder .*/c_a_0003\.png\.$"):
+        find_images(str(tmp_path / "c_a_{0000,0003}.png"))
 
 
 def test_a_channel_that_is_missing(tmp_path: Path) -> None:

@@ -143,4 +143,6 @@ def convert_channels(image: Array, channels: int) -> Array:
     raise SegkitError(
         f"an image with {given} channels cannot be converted to {channels}: only grey and RGB, with"
         " or without opaque alpha, can be converted. Provide exactly the channels used in training."
+        + " Files of one channel each are given together, as 'x_{red,nir}.tif'."
+        * (given == 1)
     )

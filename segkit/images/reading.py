@@ -14,7 +14,8 @@ In a TIFF the samples of one page are channels, interleaved or plane by plane. S
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
 C; all others are pages, from which the caller chooses. Overviews and transparency masks do not
 count. Of a file with several arrays, as a zarr or HDF5 is, ``FILE::ARRAY`` is one; of a slide
-``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane.
+``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane. Channels may
+lie in several files: ``case_{0000,0001}.nii.gz`` is one image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import START, Pages, find_format, list_suffixes, split_array
+from segkit.images.formats.base import (
+    START,
+    Pages,
+    find_format,
+    list_parts,
+    list_suffixes,
+    split_array,
+)
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
@@ -186,7 +194,7 @@ class ImageReader:
             number = choose_page(page, len(self))
             place = self._source.read_place(number)
             if not isinstance(self.file, bytes) and len(self) == 1:
-                place = read_place_beside(split_array(self.file)[0], place)
+                place = read_place_beside(list_parts(self.file)[0], place)
             turned = self._source.read_size(number)[2] if place and self._upright else 1
         if place is None or turned == 1:
             return place
@@ -253,6 +261,20 @@ def choose_page(page: int | None, count: int) -> int:
 
 def render(raster: Raster, keep_alpha: bool = False) -> Array:
     """The image as a viewer shows it, (H, W, C); see `read_image`."""
+    values, missing = develop(raster, keep_alpha)
+    values = np.ascontiguousarray(rotate_upright(values, raster.orientation))
+    if missing is not None:
+        missing = rotate_upright(missing, raster.orientation)
+    return _mask_missing(values, missing)
+
+
+def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | None]:
+    """What a viewer shows of the pixels as they are stored, still not turned.
+
+    Returns:
+        The values (H, W, C), uint8, uint16 or float32, and where pixels have no data, (H, W), or
+        None; NaN is not counted.
+    """
     values, missing = raster.values, raster.missing
     if raster.palette is not None:
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
@@ -275,10 +297,7 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     if raster.alpha and not keep_alpha:
         values, hidden = _apply_alpha(values, raster.alpha == "premultiplied")
         missing = hidden if missing is None else hidden | missing
-    values = np.ascontiguousarray(rotate_upright(values, raster.orientation))
-    if missing is not None:
-        missing = rotate_upright(missing, raster.orientation)
-    return _mask_missing(values, missing)
+    return values, missing
 
 
 def _invert(values: Array, bits: int) -> Array:

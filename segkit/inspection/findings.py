@@ -16,7 +16,7 @@ from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_clas
 from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, Facts
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import Sample, Split
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import list_parts
 from segkit.inspection.opening import DataSet
 from segkit.report.colors import Color, choose_colors
 
@@ -168,7 +168,7 @@ def _count_endings(samples: list[Sample], side: str) -> dict[str, int]:
 def _list_files(samples: list[Sample], side: str) -> list[str]:
     """The files of images or of masks, each once: a stack has several samples."""
     files = (getattr(sample, side) for sample in samples)
-    return sorted({str(split_array(file)[0]) for file in files if file is not None})
+    return sorted({str(part) for file in files if file is not None for part in list_parts(file)})
 
 
 def _find_saturated(facts: list[Facts]) -> list[str]:

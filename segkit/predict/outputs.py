@@ -35,7 +35,7 @@ from segkit.checkpoint.values import find_empty
 from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
 from segkit.core.labels import IGNORE_INDEX
-from segkit.images.formats.base import ImageFormat, find_format, split_array
+from segkit.images.formats.base import ImageFormat, find_format, list_parts, split_channels
 from segkit.images.place import Place, to_tiff_options
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
@@ -116,7 +116,9 @@ class Outputs:
                 path = self.find_path(file.stem, kind.maps_suffix if kind else ".tif")
                 self.clear(file, path)
                 self._stacks[file.stem] = (
-                    VolumeFile(path, pages, file.path, kind) if kind else StackFile(path, pages)
+                    VolumeFile(path, pages, split_channels(file.path)[0], kind)
+                    if kind
+                    else StackFile(path, pages)
                 )
             return self._stacks[file.stem]
 
@@ -267,5 +269,5 @@ def choose_overlay_suffix(place: Place | None) -> str:
 
 def find_maps_format(file: ImageFile) -> type[ImageFormat] | None:
     """The format that writes maps in its own files, as of volumes, if the file has it."""
-    kind = find_format(split_array(file.path)[0])
+    kind = find_format(list_parts(file.path)[0])
     return kind if kind is not None and kind.maps_suffix else None

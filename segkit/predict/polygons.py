@@ -23,7 +23,7 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.formats.base import join_array, split_array
+from segkit.images.formats.base import find_ending, join_array, name_channels, split_array
 from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
     ObjectClass,
@@ -173,6 +173,8 @@ def to_coco_image(page: Page, found: Iterable[Outline]) -> dict[str, Any]:
     """
     height, width = page.image.shape[:2]
     file, array = split_array(page.file.path)
+    if name_channels(file):
+        file = Path(page.file.stem.name + find_ending(file.name))
     name = join_array(page.file.stem.parent / file.name, array).as_posix()
     entry: dict[str, Any] = {"file_name": name, "height": height, "width": width}
     if page.total > 1:

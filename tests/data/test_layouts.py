@@ -251,27 +251,6 @@ def test_masks_of_classes_that_do_not_occur_in_all_images(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("ending", ["jpg", "nii.gz"])
-def test_channels_in_several_files_are_refused(tmp_path: Path, ending: str) -> None:
-    """nnU-Net's case_0000 and case_0001; only names are read."""
-    for n in "abc":
-        for number in range(2):
-            path = tmp_path / f"imagesTr/case_{n}_{number:04d}.{ending}"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(b"")
-        (tmp_path / "labelsTr").mkdir(exist_ok=True)
-        (tmp_path / f"labelsTr/case_{n}.{ending}").write_bytes(b"")
-    [problem] = FolderSource("binary", root=tmp_path).problems()
-    assert problem.startswith(
-        f"2 images belong to each mask: imagesTr/case_a_0000.{ending} and"
-        f" imagesTr/case_a_0001.{ending} to labelsTr/case_a.{ending}. Channels of an image are not"
-    )
-    assert typed(problem) == {
-        "image_pattern": f"imagesTr/{{id}}_0000.{ending}",
-        "mask_pattern": f"labelsTr/{{id}}.{ending}",
-    }
-
-
 def test_a_rule_that_leaves_a_doubt_is_only_proposed(tmp_path: Path) -> None:
     for n in range(3):
         put(tmp_path, f"images/{n}_rgb.jpg", f"masks/{n}_gt.png")
@@ -475,9 +454,9 @@ def test_channels_that_viewers_show_as_pages_are_said(tmp_path: Path) -> None:
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:
     pattern = Pattern("{id}/images/{id}.png", "data.image_pattern")
-    assert pattern.match("7/images/7.png") == ("7", "")
+    assert pattern.match("7/images/7.png") == ("7", "", "", "7/images/7.png")
     assert pattern.match("7/images/8.png") is None
-    assert pattern.match("a.b/images/a.b.png") == ("a.b", "")
+    assert pattern.match("a.b/images/a.b.png") == ("a.b", "", "", "a.b/images/a.b.png")
 
 
 # --- what is not used ----------------------------------------------------------------------------

@@ -26,15 +26,17 @@ class Files:
         folder: The folder.
         images: Images, sorted by name.
         others: Files that are not read.
+        channels: The paths of images whose channels lie in several files, by name.
     """
 
     folder: Path
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    channels: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Path:
-        """The path of a file."""
-        return self.folder / name
+        """The path of an image."""
+        return self.folder / self.channels.get(name, name)
 
 
 def list_files(folder: Path) -> Files:

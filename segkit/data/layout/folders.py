@@ -7,18 +7,20 @@ splits above them, inside them or instead of them::
     masks/a.png        train/masks/a.png     masks/train/a.png     trainannot/a.png
 
 and any other layout by two patterns of paths. Masks that are named after their images by one rule
-are found by it.
+are found by it. Channels may lie in several files, such as those of nnU-Net.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
+from segkit.data.layout.channels import Part, describe_channels, group_images, join_files
 from segkit.data.layout.files import (
     Files,
     describe_unread,
@@ -33,7 +35,7 @@ from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import find_partners
 from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import join_array
+from segkit.images.formats.base import find_absent, join_array
 
 IMAGES = (
     *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
@@ -67,14 +69,18 @@ def find_pairs(root: Path, names: Names) -> Layout:
         raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
     layout = Layout()
     if names.image_pattern is not None and names.mask_pattern is not None:
-        _pair_by_patterns(root, names.image_pattern, names.mask_pattern, layout)
-        return layout
-    groups = find_groups(root, names, layout)
-    for group in groups:
-        _pair_group(root, group, names, layout)
-    divide_by_folders(layout)
-    if (names.images, names.masks) == NAMES[:2]:  # else the user chose
-        _note_other_content(root, groups, layout)
+        _pair_by_patterns(root, names, layout)
+    else:
+        groups = find_groups(root, names, layout)
+        for group in groups:
+            _pair_group(root, group, names, layout)
+        divide_by_folders(layout)
+        if (names.images, names.masks) == NAMES[:2]:  # else the user chose
+            _note_other_content(root, groups, layout)
+    if layout.channels:
+        layout.notes.append(describe_channels(root, layout.channels))
+        # problems name the others
+        layout.pairs = [pair for pair in layout.pairs if not find_absent(pair.image)]
     return layout
 
 
@@ -134,7 +140,8 @@ def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
     raise SegkitError(
         f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
         f" 'train/{names.images}'. It contains: {content}. Name the folders with data.images=NAME"
-        " and data.masks=NAME, or give patterns of paths, such as"
+        " and data.masks=NAME, or give patterns of paths ({channel} stands for channels in files of"
+        " their own), such as"
         f" {quote_option('data.image_pattern', inside + '{id}/image.tif')}"
         f" {quote_option('data.mask_pattern', inside + '{id}/mask.tif')}."
     )
@@ -186,6 +193,7 @@ def _pair_group(root: Path, group: Group, names: Names, layout: Layout) -> None:
         inside = group.masks.resolve().relative_to(group.images.resolve()).as_posix() + "/"
         images = Files(images.folder, [n for n in images.images if not n.startswith(inside)])
         unused = [n for n in images.others if not n.startswith(inside)]
+    images = group_images(root, images, masks, names.channel_files, layout)
     images = _leave_out_unlisted(root, images, masks, layout)
     used = _leave_out_test(root, group.split, images, masks, layout)
     if images.images and not used.images:
@@ -217,7 +225,7 @@ def _leave_out_unlisted(root: Path, images: Files, masks: Files, layout: Layout)
     count = len(images.images) - len(known)
     if count:
         layout.notes.append(f"{count} images that no list in {folder} names have no masks")
-    return Files(images.folder, known, images.others)
+    return replace(images, images=known)
 
 
 def _leave_out_test(
@@ -237,7 +245,7 @@ def _leave_out_test(
     layout.notes.append(
         _describe_left_out([relative_path(images.find(name), root) for name in test])
     )
-    return Files(images.folder, sorted({*images.images} - {*test}), images.others)
+    return replace(images, images=sorted({*images.images} - {*test}))
 
 
 def _find_unmasked_test(images: dict[str, Split | None], masks: set[Split | None]) -> list[str]:
@@ -329,12 +337,23 @@ def divide_by_folders(layout: Layout) -> list[str]:
     return list(folders)
 
 
-def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None:
+def _pair_by_patterns(root: Path, names: Names, layout: Layout) -> None:
     """Pair the files whose paths below the root match two patterns with the same ID."""
-    patterns = Pattern(image, "data.image_pattern"), Pattern(mask, "data.mask_pattern")
+    image, mask = names.image_pattern or "", names.mask_pattern or ""
+    patterns = (
+        Pattern(image, "data.image_pattern", names.channel_files),
+        Pattern(mask, "data.mask_pattern"),
+    )
+    if patterns[1].has_channel or (names.channel_files and not patterns[0].has_channel):
+        raise SegkitError(
+            f"data.image_pattern={image} and data.mask_pattern={mask}: {{channel}} stands for the"
+            " channels of images, and not of masks, and data.channel_files needs it."
+        )
     files = list_files(root)
     ids: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
     splits: dict[str, str] = {}
+    parts: dict[str, Part] = {}
+    keys: dict[str, str] = {}  # of images in several files, by place
     unused = list(files.others)
     for name in files.images:
         # A mask's pattern is often the narrower one: "{id}.tif" also matches "a_label.tif".
@@ -342,12 +361,19 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
         for side in (1, 0):
             found = patterns[side].match(name)
             if found is not None and (not is_used or patterns[0].array != patterns[1].array):
-                key = f"{found[1]}/{found[0]}" if found[1] else found[0]
-                ids[side].setdefault(key, []).append(name)
-                splits.setdefault(key, found[1])
+                key = f"{found.split}/{found.id}" if found.split else found.id
+                splits.setdefault(key, found.split)
                 is_used = True
+                if found.channel:
+                    parts[name] = found.channel, found.place
+                    keys[found.place] = key
+                else:
+                    ids[side].setdefault(key, []).append(name)
         if not is_used:
             unused.append(name)
+    if parts:
+        for name, place in join_files(files, parts, names.channel_files, layout).items():
+            ids[0].setdefault(keys[place], []).append(name)
     if not ids[0]:
         layout.problems.append(_describe_no_match(patterns[0].text, "image", files.images, root))
     if not ids[1]:

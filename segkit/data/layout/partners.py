@@ -11,11 +11,13 @@ import numpy as np
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
 from segkit.core.labels import describe_values
+from segkit.data.layout.channels import find_channel, sort_channels
 from segkit.data.layout.files import Files, strip_suffix
 from segkit.data.layout.names import Rule, find_kinds
 from segkit.data.layout.pairs import Layout, Names, relative_path
 from segkit.data.layout.splits import find_split, find_split_level
 from segkit.data.sources.base import Split
+from segkit.images.formats.base import JOINTS, drop_channels
 from segkit.images.reading import ImageReader
 
 
@@ -62,18 +64,34 @@ def find_partners(
 def _describe_parts(
     parts: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
 ) -> str:
-    """Refuse channels of images that lie in several files, as nnU-Net writes them."""
+    """Say how several images for each mask may be meant."""
     mask = masks.images[0]
     by_stem = {strip_suffix(name): name for name in images.images}
-    stems = sorted(rule.mask_stem(strip_suffix(mask)) or "" for rule in parts)
-    files = [relative_path(images.find(by_stem[stem]), root) for stem in stems if stem in by_stem]
-    first = min(parts, key=lambda rule: rule.mask_stem(strip_suffix(mask)) or "")
+    stem = strip_suffix(mask)
+    names = sorted(by_stem[s] for rule in parts if (s := rule.mask_stem(stem)) in by_stem)
+    files = [relative_path(images.find(name), root) for name in names]
+    first = min(parts, key=lambda rule: rule.mask_stem(stem) or "")
     rule = Rule(first.mask_before, first.mask_after, first.image_before, first.image_after)
+    words = [(rule.mask_before or rule.mask_after).strip(JOINTS) for rule in parts]
+    channels = sort_channels({word for word in words if word})
+    found = {
+        drop_channels(strip_suffix(part[1]))
+        for name in names
+        if (part := find_channel(name, channels))
+    }
+    join = (
+        f"{quote_option('data.channel_files', list(channels))} makes one image of them, with the"
+        " channels in this order"
+    )
+    if found != {stem}:
+        join = (
+            "'x_{red,nir}.tif' in a table (data.pairs=FILE.csv) is one image of x_red.tif and"
+            " x_nir.tif"
+        )
     return (
         f"{len(parts)} images belong to each mask: {' and '.join(files)} to"
-        f" {relative_path(masks.find(mask), root)}. Channels of an image are not read from several"
-        " files: write them into one (a NIfTI with four axes, a TIFF with as many channels), or"
-        f" take one of them with {' '.join(_state_rule(rule, root, split, images, masks))}"
+        f" {relative_path(masks.find(mask), root)}. If they are channels of the same image, {join};"
+        f" {' '.join(_state_rule(rule, root, split, images, masks))} takes one of them"
     )
 
 

@@ -11,7 +11,13 @@ from segkit.data.layout.folders import divide_by_folders
 from segkit.data.layout.pairs import Layout, Pair
 from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import (
+    find_absent,
+    find_ending,
+    name_channels,
+    split_channels,
+    strip_ending,
+)
 
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
@@ -45,10 +51,11 @@ class _Rows(NamedTuple):
 def read_pairs(table: Path) -> Layout:
     """The pairs that a CSV file lists; paths are relative to the file.
 
-    ``FILE::ARRAY`` is one of several arrays in a file. Separators are commas, semicolons or tabs. A
-    file without a header has the columns image, mask and optionally split. Paths may be written
-    with the separators of Windows. Without a column that divides the samples the folders of the
-    images do, if they are called like splits.
+    ``FILE::ARRAY`` is one of several arrays in a file, and ``a_{red,nir}.tif`` an image whose
+    channels lie in two files. Separators are commas, semicolons or tabs. A file without a header
+    has the columns image, mask and optionally split. Paths may be written with the separators of
+    Windows. Without a column that divides the samples the folders of the images do, if they are
+    called like splits.
 
     Raises:
         SegkitError: The file cannot be read, or has no such columns.
@@ -63,7 +70,7 @@ def read_pairs(table: Path) -> Layout:
         files = _find(table.parent, image), _find(table.parent, mask)
         given = {"image": image, "mask": mask}
         empty = [key for key, text in given.items() if not text]
-        absent = [str(path) for path in files if not _exists(path)]
+        absent = [str(part) for path in files for part in find_absent(path)]
         before = lines.get(files[0].resolve())
         known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
         problem = ""
@@ -71,6 +78,10 @@ def read_pairs(table: Path) -> Layout:
             problem = f"no {' and no '.join(empty)} is given"
         elif absent:
             problem = f"there is no file {' and no file '.join(absent)}"
+            if "{" in image and "}" not in image:
+                problem += ". A path with commas is written in quotation marks"
+        elif len(split_channels(files[1])) > 1:
+            problem = f"{mask} is several files: channels in files of their own are those of images"
         elif before is not None:
             problem = f"{image} is already in line {before}"
         elif split and known is None:
@@ -80,7 +91,11 @@ def read_pairs(table: Path) -> Layout:
             continue
         lines[files[0].resolve()] = number
         name = image.replace("\\", "/") if files[0] != table.parent / image else image
+        if name_channels(files[0]):
+            name = f"{strip_ending(Path(name))}{find_ending(name)}"
         layout.pairs.append(Pair(Path(name).as_posix(), *files, known))
+    channels = {name_channels(pair.image) for pair in layout.pairs}
+    layout.channels = channels.pop() if len(channels) == 1 else ()
     open_pairs = sum(pair.split is None for pair in layout.pairs)
     if 0 < open_pairs < len(layout.pairs):
         layout.problems.append(
@@ -95,13 +110,9 @@ def read_pairs(table: Path) -> Layout:
 
 def _find(folder: Path, name: str) -> Path:
     path = folder / name
-    if "\\" in name and not _exists(path):
+    if "\\" in name and find_absent(path):
         return folder / name.replace("\\", "/")
     return path
-
-
-def _exists(path: Path) -> bool:
-    return split_array(path)[0].exists()
 
 
 def _read_rows(table: Path) -> _Rows:
@@ -126,7 +137,7 @@ def _read_rows(table: Path) -> _Rows:
     )
     split, rows_below = None, rows[1:]
     has_header = image is not None or mask is not None or len(first) < 2 or not first[0]
-    if not has_header and _exists(_find(table.parent, first[0])):
+    if not has_header and not find_absent(_find(table.parent, first[0])):
         image, mask, split, rows_below = 0, 1, 2, rows
         lower = first = [f"column {number}" for number in range(1, len(first) + 1)]
     if image is None or mask is None:

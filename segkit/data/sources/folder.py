@@ -42,7 +42,7 @@ from segkit.data.mask_files import (
 )
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Large, Sample, Split
-from segkit.images.formats.base import may_have_pages, strip_ending
+from segkit.images.formats.base import list_parts, may_have_pages, strip_ending
 from segkit.images.place import find_shift
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
@@ -50,6 +50,12 @@ from segkit.images.windows import WindowedImage
 
 Roots = Annotated[
     tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)
+]
+
+Channels = Annotated[
+    tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    Field(min_length=1),
 ]
 
 LARGE = 256 * 2**20
@@ -86,8 +92,12 @@ class FolderSource(DataSource, name="folder"):
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
         image_pattern: Paths of images below root, such as "{id}/image.tif"; {split} may stand for a
-            folder of a split, * for anything. Folders of splits divide without it, too.
+            folder of a split, * for anything, and {channel} for the channels that lie in files of
+            their own: "{id}_{channel}.tif". Folders of splits divide without {split}, too.
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
+        channel_files: Names of channels that lie in files of their own, in the order of the image,
+            such as [red,green,blue,nir]: a word in the names of files, or of their folders. null:
+            those of nnU-Net's files (case_0000, case_0001) and of {channel}, sorted.
         split: How samples are divided unless folders or the table say so: "random" draws them with
             the seed, "blocks" takes the last of the sorted names (for stacks and sequences, whose
             neighbours are alike), "lists" reads ``val_list`` and ``test_list``. "tiles" divides
@@ -129,6 +139,7 @@ class FolderSource(DataSource, name="folder"):
         mask_suffix: str = "",
         image_pattern: str | None = None,
         mask_pattern: str | None = None,
+        channel_files: Channels | None = None,
         split: Literal["random", "blocks", "lists", "tiles"] = "random",
         tile_size: Annotated[int, Field(ge=16)] | None = None,
         val_fraction: Fraction = 0.2,
@@ -181,7 +192,17 @@ class FolderSource(DataSource, name="folder"):
             )
         self.mode, self.labels = mode, labels
         self.pairs, self.channels, self.resize_masks = pairs, channels, resize_masks
-        self.path_names = Names(images, masks, mask_suffix, image_pattern, mask_pattern)
+        channel_files = tuple(channel_files or ())
+        if len(set(channel_files)) < len(channel_files) or any(
+            not name or set(name) & set("{},/") for name in channel_files
+        ):
+            raise SegkitError(
+                f"data.channel_files={list(channel_files)}: give each channel once, by the word in"
+                " the names of its files, such as [red,green,nir]."
+            )
+        self.path_names = Names(
+            images, masks, mask_suffix, image_pattern, mask_pattern, channel_files
+        )
         self.layers = mode == "multilabel"  # the pages of a mask may be the classes of one image
         self.split, self.seed, self.upright = split, seed, orientation == "exif"
         self.tile_size = tile_size
@@ -231,6 +252,11 @@ class FolderSource(DataSource, name="folder"):
         if self.instances and TRANSPARENT in self._hidden:
             own[TRANSPARENT] = 0
         return {**own, **(self._label_map or {})} if own else self._label_map
+
+    @property
+    def channel_files(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The channels that are given, else those that the files have."""
+        return self._found.channels
 
     def splits(self) -> dict[Split, list[Sample]]:
         """The samples by split, without those in :meth:`problems`.
@@ -403,7 +429,11 @@ class FolderSource(DataSource, name="folder"):
 
     def _measure_large(self, sample: Sample) -> Large | None:
         file = sample.image
-        if file is None or (file.is_file() and file.stat().st_size * MOST_PACKED < LARGE):
+        if file is None:
+            return None
+        parts = list_parts(file)
+        sizes = [part.stat().st_size for part in parts if part.is_file()]
+        if len(sizes) == len(parts) and sum(sizes) * MOST_PACKED < LARGE:
             return None
         with self._open.open(file, sample.page) as image:
             if image is None or math.prod(image.shape) * image.dtype.itemsize <= LARGE:
@@ -454,14 +484,14 @@ class FolderSource(DataSource, name="folder"):
         problems, notes = list[str](), list[str]()
         drawn = self._find_annotations(problems)
         given: dict[Split | None, list[Sample]] = {}
-        palettes = Palettes()
+        palettes, channels = Palettes(), tuple[str, ...]()
         if drawn is not None:
             notes += drawn.notes
             for name, image in drawn.images.items():
                 sample = Sample(name, image.file, page=image.page)
                 given.setdefault(image.split, []).append(sample)
         else:
-            pairs = self._list_pairs(problems, notes)
+            pairs, channels = self._list_pairs(problems, notes)
             for pair in pairs:
                 given.setdefault(pair.split, []).extend(self._list_pages(pair, problems))
             palettes = compare_palettes([pair.mask for pair in pairs])
@@ -483,13 +513,20 @@ class FolderSource(DataSource, name="folder"):
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
                 divided_by = "lists"
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
-        return _Found(divided, problems, notes, palettes, drawn, divided_by)
+        return _Found(divided, problems, notes, palettes, drawn, divided_by, channels)
 
     def _find_annotations(self, problems: list[str]) -> AnnotatedMasks | None:
         """The annotations below the root, unless there are masks."""
         is_plain = self.pairs is not None or self.path_names.image_pattern is not None
         if self.labels == "masks" or is_plain:
             return None
+        if self.path_names.channel_files:
+            if self.labels == "auto":
+                return None
+            raise SegkitError(
+                f"data.channel_files is for masks in files, and not for data.labels={self.labels}:"
+                " write the channels of each image into one file."
+            )
         if len(self.roots) > 1:
             if self.labels == "auto":
                 return None
@@ -507,7 +544,10 @@ class FolderSource(DataSource, name="folder"):
         problems += drawn.problems
         return drawn
 
-    def _list_pairs(self, problems: list[str], notes: list[str]) -> list[Pair]:
+    def _list_pairs(
+        self, problems: list[str], notes: list[str]
+    ) -> tuple[list[Pair], tuple[str, ...]]:
+        """The pairs, and the channels that lie in files of their own."""
         layouts: list[tuple[str, Layout]] = []
         if self.pairs is not None:
             layouts.append(("", read_pairs(self.pairs)))
@@ -516,12 +556,20 @@ class FolderSource(DataSource, name="folder"):
             layouts.append((before, find_pairs(root, self.path_names)))
         for _, layout in layouts:
             problems += layout.problems
-            notes += layout.notes
-        return [
+            notes += [note for note in layout.notes if note not in notes]
+        channels = dict.fromkeys(layout.channels for _, layout in layouts)
+        wanted = self.path_names.channel_files
+        if self.pairs is not None and wanted:
+            channels.setdefault(wanted)
+        if len(channels) > 1:
+            sets = " and ".join(", ".join(each) or "none" for each in channels)
+            problems.append(f"the channels in files of their own differ: {sets}")
+        pairs = [
             pair._replace(name=before + pair.name)
             for before, layout in layouts
             for pair in layout.pairs
         ]
+        return pairs, next(iter(channels))
 
     def _divide(self, divided: Divided, rest: list[Sample], problems: list[str]) -> Divided:
         """Add the samples without a split to those that have one."""
@@ -632,6 +680,7 @@ class _Found(NamedTuple):
     palettes: Palettes
     drawn: AnnotatedMasks | None
     divided_by: DividedBy
+    channels: tuple[str, ...]
 
 
 def _cut(array: NDArray[Any], window: Block) -> NDArray[Any]:

@@ -17,6 +17,8 @@ ORIENTATION = 0x0112
 """The orientation tag of EXIF and TIFF."""
 NO_PIXELS = "it has no pixels, only {} x {}: save it again or remove it"
 """What is wrong with an image of such a size, as faulty cropping programs leave them."""
+UNKNOWN_KIND = "it is damaged, or of a kind that is not read ({}): convert it to PNG or TIFF"
+"""What is wrong with an image that a decoder refuses in its own words."""
 
 
 class Raster(NamedTuple):
@@ -62,6 +64,12 @@ def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
     """Whether windows of an image in chunks of that size take less memory than the whole image."""
     rows, columns = (-(-side // part) for side, part in zip(size, chunk, strict=True))
     return rows * columns >= 4
+
+
+def parse_orientation(value: object) -> int:
+    """An orientation as it stands in a file; 1, upright, where it is none of the eight."""
+    number = int.from_bytes(value, "little") if isinstance(value, bytes) else value
+    return number if isinstance(number, int) and number in range(1, 9) else 1
 
 
 def rotate_upright(values: Array, orientation: int) -> Array:

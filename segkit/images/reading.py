@@ -33,6 +33,7 @@ from segkit.images.formats.base import START, Pages, find_format, list_suffixes,
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
+    UNKNOWN_KIND,
     Array,
     Extent,
     Raster,
@@ -363,10 +364,13 @@ def wrap_errors(file: File) -> Iterator[None]:
     _thread.is_reading = True
     try:
         yield
-    except MemoryError:
-        raise
     except SegkitError as error:
         raise SegkitError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise SegkitError(
+            f"{name}: does not fit into memory with the size that its header states; if that is"
+            " wrong, it is damaged."
+        ) from error
     except ImportError as error:  # of a codec
         raise SegkitError(
             f"{name}: cannot be read: the installed imagecodecs has no decoder for its compression"
@@ -374,8 +378,11 @@ def wrap_errors(file: File) -> Iterator[None]:
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        remedy = " Save it again with deflate or LZW." if "not supported" in reason else ""
-        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.{remedy}") from error
+        reason = reason.rstrip(".")
+        if not isinstance(error, OSError | ValueError):
+            reason = UNKNOWN_KIND.format(reason)
+        remedy = " Save it again with deflate or LZW." if "> not supported" in reason else ""
+        raise SegkitError(f"{name}: cannot be read: {reason}.{remedy}") from error
     finally:
         _thread.is_reading = before
 

@@ -35,7 +35,7 @@ from segkit.images.writing import write_image, write_mask
 H, W = 7, 5
 
 
-def encode_png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
+def encode_png(bits: int, colour: int, rows: list[bytes], width: int, key: bytes = b"") -> bytes:
     """A PNG with a depth that no library here writes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -44,7 +44,8 @@ def encode_png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    transparent = chunk(b"tRNS", key) if key else b""
+    parts = chunk(b"IHDR", head) + transparent + chunk(b"IDAT", body) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
@@ -114,11 +115,63 @@ def test_one_bit(tmp_path: Path, suffix: str) -> None:
     same(read_mask(tmp_path / f"a{suffix}"), bits.astype(np.uint8))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_bmp_of_black_and_white_in_more_than_one_bit(tmp_path, bits, is_packed) -> None:
+    pixels = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], np.uint8)
+    each = {4: (b"\0\0", b"\x11\x11"), 8: (bytes(4), b"\1" * 4)}[bits]
+    rows = [each[row[0]] + bytes(-len(each[0]) % 4) for row in pixels[::-1]]
+    if is_packed:  # run lengths: 4 times the value, the end of the row; and of the picture
+        rows = [bytes([4, row[0], 0, 0]) for row in rows] + [b"\0\1"]
+    body = b"".join(rows)
+    packing = {False: 0, True: 2 if bits == 4 else 1}[is_packed]
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 3, 1, bits, packing, len(body), 0, 0, 2, 0)
+    start = struct.pack("<2sIII", b"BM", 62 + len(body), 0, 62)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(start + head + bytes(4) + b"\xff\xff\xff\0" + body)
+    if not is_packed:  # OpenCV refuses short runs of 4 bits
+        np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), pixels * 255)
+    same(read_mask(path), pixels)
+    same(read_image(path), pixels[..., None] * np.uint8(255))
+
+
+def test_a_bmp_with_a_damaged_size_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise(H, W, 3)).save(tmp_path / "a.bmp")
+    data = bytearray((tmp_path / "a.bmp").read_bytes())
+    struct.pack_into("<ii", data, 18, 2**31 - 1, 2**31 - 1)
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(SegkitError, match=r"a\.bmp: does not fit into memory with the size"):
+        read_image(tmp_path / "a.bmp")
+
+
 def test_four_bit_grey_is_spread_in_an_image_and_not_in_a_mask(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(4, 0, [b"\x01\x2f", b"\x30\x45"], 4))
     labels = np.array([[0, 1, 2, 15], [3, 0, 4, 5]], np.uint8)
     same(read_mask(tmp_path / "a.png"), labels)
     same(read_image(tmp_path / "a.png"), labels[..., None] * 17)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_png_of_any_depth(tmp_path, bits, channels) -> None:
+    if channels == 3 and bits < 8:
+        return  # there is no such PNG
+    pixels = noise(6, 8, channels, dtype="int64") % 2**bits
+    pixels[2:4, 3] = key = pixels[0, 0]
+    numbers = pixels.astype(np.uint8 if bits < 16 else ">u2").reshape(6, -1)
+    rows = [row.tobytes() for row in numbers]
+    if bits < 8:
+        digits = np.unpackbits(numbers[..., None], axis=2)[..., -bits:].reshape(6, -1)
+        rows = [np.packbits(row).tobytes() for row in digits]
+    path, colour = tmp_path / "a.png", 0 if channels == 1 else 2
+    path.write_bytes(encode_png(bits, colour, rows, 8, key.astype(">u2").tobytes()))
+    hidden = (pixels == key).all(axis=2)
+    image, dtype = read_image(path), np.uint8 if bits <= 8 else np.uint16
+    shown = pixels * (255 // (2**bits - 1)) if bits < 8 else pixels
+    np.testing.assert_array_equal(np.ma.getdata(image), shown.astype(dtype), strict=True)
+    np.testing.assert_array_equal(np.ma.getmaskarray(image).all(axis=2), hidden)
+    assert np.ma.getmaskarray(image).any(axis=2).sum() == hidden.sum() > 1
+    same(read_mask(path), pixels.astype(dtype).squeeze())
 
 
 def write_text(path: Path, picture: Image.Image, key: str, text: str, kind: str) -> None:
@@ -180,6 +233,24 @@ def test_orientation_is_followed(tmp_path: Path, suffix: str, orientation: int) 
     for obeys, image in ((True, upright), (False, pixels)):
         with ImageReader(path, obeys) as reader:
             assert reader.read_size() == image.shape
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("B", 8), ("H", 8), ("I", 8), ("H", 0), ("H", 9)])
+def test_orientation_of_any_type_and_none_that_is_unknown(tmp_path, kind, stored) -> None:
+    path = tmp_path / "a.tif"  # IrfanView writes a byte
+    tag = (0x0112, kind, 1, stored, True)
+    tifffile.imwrite(path, noise(H, W), extratags=[tag], metadata=None)
+    with Image.open(path) as picture:
+        assert picture.tag_v2[0x0112] == (b"\x08" if kind == "B" else stored)
+    upright = np.rot90(noise(H, W)) if stored == 8 else noise(H, W)
+    same(read_mask(path), np.ascontiguousarray(upright))
+    with ImageReader(path) as reader:
+        assert reader.read_size() == upright.shape
+    exif = Image.Exif()
+    exif[0x0112] = stored
+    Image.fromarray(noise(H, W)).save(tmp_path / "a.png", exif=exif)
+    with ImageReader(tmp_path / "a.png") as reader:
+        assert reader.read_size() == reader.read_mask().shape == upright.shape
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -32,6 +32,7 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
+    parse_orientation,
     require_numbers,
     rotate_upright,
     saves_memory,
@@ -318,13 +319,15 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory 
 
 def _require_data(part: Any) -> None:
     """Raise a ValueError where the file ends before the pixels do."""
-    ends = (at + size for at, size in zip(part.dataoffsets, part.databytecounts, strict=True))
+    if len(part.dataoffsets) != len(part.databytecounts):
+        raise ValueError("it is damaged: its strips or tiles have no place or no size")
+    ends = map(sum, zip(part.dataoffsets, part.databytecounts, strict=True))
     if max(ends, default=math.inf) > part.parent.filehandle.size:
         raise ValueError("it is cut short")
 
 
 def _read_orientation(page: Part) -> int:
-    return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
+    return parse_orientation(page.tags.valueof(ORIENTATION, 1))
 
 
 def _describe(part: Part, values: Array) -> Raster:

@@ -256,7 +256,12 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     """The image as a viewer shows it, (H, W, C); see `read_image`."""
     values, missing = raster.values, raster.missing
     if raster.palette is not None:
+        others = values[..., 1:]  # such as alpha
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
+        if others.shape[2]:
+            if others.dtype == np.uint16:
+                others = (others >> 8).astype(np.uint8)
+            values = np.concatenate([values, others], axis=2)
     elif raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":

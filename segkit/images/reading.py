@@ -46,6 +46,20 @@ from segkit.images.raster import (
 FINE = 0.01
 """Steps of scaled values up to which labels can be told from fractions."""
 
+_NOT_READ: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "AVIF": (4, (b"ftypavif",)),
+    "HEIF": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "netCDF 3": (0, (b"CDF\1", b"CDF\2", b"CDF\5")),
+    "HDF 4": (0, (b"\x0e\x03\x13\x01",)),
+    "OpenEXR": (0, (b"v/1\x01",)),
+    "FITS": (0, (b"SIMPLE  =",)),
+    "PAM": (0, (b"P7\n",)),
+    "PDF": (0, (b"%PDF",)),
+}
+"""Images of formats that are known by their bytes at a place, and no more."""
+_CONVERTERS = {"netCDF 3": " with 'nccopy -k nc4 IN OUT'", "HDF 4": " with 'h4toh5 IN OUT'"}
+
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
 
@@ -229,6 +243,10 @@ def _explain_content(file: Path | bytes) -> str:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, without the image: run 'git lfs pull'"
+    for title, (at, starts) in _NOT_READ.items():
+        if start.startswith(starts, at):
+            converter = _CONVERTERS.get(title, " to PNG or TIFF")
+            return f"it is {title}, which is not read: convert it{converter}"
     known = ", ".join(list_suffixes())
     return f"it is not an image; known are {known}. Convert others to PNG or TIFF"
 

@@ -18,6 +18,7 @@ import tifffile
 from images.conftest import check_windows, noise, same
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from scipy.io import netcdf_file
 from serve.conftest import gigapixel_png
 
 from segkit.core.errors import SegkitError
@@ -264,6 +265,18 @@ def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> Non
         same(read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
     stored = read_image(tmp_path / "a.tif", upright=False)
     assert np.abs(stored.astype(int) - pixels).max() <= 3
+
+
+def test_luma_and_chroma_of_several_pixels_are_refused(tmp_path: Path) -> None:
+    # as cameras wrote it: four of luma share two of chroma, without a codec
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(8, 8, 3), photometric="rgb", rowsperstrip=8, metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags["PhotometricInterpretation"].overwrite(6)
+        tif.pages.first.tags["StripByteCounts"].overwrite(96)
+    for read in (read_image, read_mask):
+        with pytest.raises(SegkitError, match=r"fewer values of chroma than of luma.*: save it as"):
+            read(path)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("CMYK", 3)])
@@ -750,12 +763,19 @@ def test_files_that_are_not_read_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "12.jpg").write_bytes(twelve)
     (tmp_path / "ls.jpg").write_bytes(imagecodecs.jpegls_encode(values))
     (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(values))
+    Image.fromarray(noise(H, W)).save(tmp_path / "iphone.jpg", "AVIF")
+    with netcdf_file(tmp_path / "a.nc", "w") as file:
+        file.createDimension("y", 2)
+    (tmp_path / "a.exe").write_bytes(b"MZ" + bytes(600))
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
     (tmp_path / "a.png").write_text(pointer)
     for name, message in {
         "12.jpg": r"of a kind that is not read \(.*12-bit.*\): convert it to PNG or TIFF\.",
         "ls.jpg": r"of a kind that is not read \(.*\): convert it to PNG or TIFF\.",
-        "a.jxl": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
+        "a.jxl": r"it is JPEG XL, which is not read: convert it to PNG or TIFF\.",
+        "iphone.jpg": r"it is AVIF, which is not read: convert it to PNG or TIFF\.",
+        "a.nc": r"it is netCDF 3, which is not read: convert it with 'nccopy -k nc4 IN OUT'\.",
+        "a.exe": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
         "a.png": "a pointer of Git LFS, without the image: run 'git lfs pull'",
     }.items():
         for read in (read_image, read_extent):

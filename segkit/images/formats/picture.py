@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +39,15 @@ _CODESTREAM = b"\xff\x4f\xff\x51"
 """Start of the pixels of a JPEG 2000, whose size follows."""
 
 
+@contextmanager
+def explain_pillow() -> Iterator[None]:
+    """Say of what Pillow refuses, such as JPEGs with 12 bits, what to do."""
+    try:
+        yield
+    except (SyntaxError, OSError, ValueError) as error:
+        raise ValueError(UNKNOWN_KIND.format(error)) from error
+
+
 class _Picture(Pages):
     """The picture of a file that is read whole.
 
@@ -58,7 +67,8 @@ class _Picture(Pages):
         data = self._read_bytes()
         with self._open(data) as image:
             self._require_whole(data)
-            image.load()
+            with explain_pillow():
+                image.load()
             raster = self._decode(data, image)
             orientation = _read_orientation(image)
         is_lossy = self._is_lossy(data)
@@ -80,10 +90,8 @@ class _Picture(Pages):
             return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
-        try:
+        with explain_pillow():
             return self.opens(io.BytesIO(data))
-        except (SyntaxError, OSError, ValueError) as error:  # as of JPEGs with 12 bits
-            raise ValueError(UNKNOWN_KIND.format(error)) from error
 
     def _require_whole(self, data: bytes) -> None:
         """Raise a ValueError where Pillow would not miss the end of a file."""

@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.formats.picture import explain_pillow
 from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
@@ -67,7 +68,7 @@ _HEADER = 2**16
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
-_INK_SET = 332
+_INK_SET, _SUBSAMPLING = 332, 530
 
 Part = Any
 """A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
@@ -410,11 +411,13 @@ def _decode_part(part: Part) -> Raster:
 
 
 def _decode_with_pillow(part: Part) -> Raster:
-    file = part.parent.filehandle
+    page, file = part.keyframe, part.parent.filehandle
+    if page.compression == 1 and tuple(page.tags.valueof(_SUBSAMPLING, (2, 2))) != (1, 1):
+        raise ValueError("it has fewer values of chroma than of luma, not packed: save it as RGB")
     file.seek(0)
-    with TiffImageFile(io.BytesIO(file.read())) as image:
+    with explain_pillow(), TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)
-        turned = _read_orientation(part.keyframe)
+        turned = _read_orientation(page)
         # Pillow gives it upright: turn it back
         stored = rotate_upright(np.array(image.convert("RGB")), {6: 8, 8: 6}.get(turned, turned))
     return Raster(stored, is_rgb=True, orientation=turned)

@@ -136,6 +136,16 @@ def test_a_bmp_of_black_and_white_in_more_than_one_bit(tmp_path, bits, is_packed
     same(read_image(path), pixels[..., None] * np.uint8(255))
 
 
+def test_a_bmp_of_os2_with_one_bit(tmp_path: Path) -> None:
+    head = struct.pack("<2sIIIIHHHH", b"BM", 40, 0, 32, 12, 4, 2, 1, 1)
+    body = b"\x50\0\0\0\x30\0\0\0"  # from below
+    (tmp_path / "a.bmp").write_bytes(head + b"\0\0\0\xff\xff\xff" + body)
+    bits = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], np.uint8)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.bmp"), 0), bits * 255)
+    same(read_mask(tmp_path / "a.bmp"), bits)
+    same(read_image(tmp_path / "a.bmp"), bits[..., None] * np.uint8(255))
+
+
 def test_a_bmp_with_a_damaged_size_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise(H, W, 3)).save(tmp_path / "a.bmp")
     data = bytearray((tmp_path / "a.bmp").read_bytes())

@@ -277,6 +277,17 @@ def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> Non
     assert np.abs(stored.astype(int) - pixels).max() <= 3
 
 
+def test_children_of_a_page_are_no_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(noise(32, 32, 3), photometric="rgb", subifds=2)
+        tif.write(noise(16, 16, 3), photometric="rgb")
+        tif.write(noise(8, 8, 3), photometric="rgb")
+    with Image.open(path) as picture:
+        assert picture.n_frames == count_pages(path) == 1
+    same(read_image(path), noise(32, 32, 3))
+
+
 def test_luma_and_chroma_of_several_pixels_are_refused(tmp_path: Path) -> None:
     # as cameras wrote it: four of luma share two of chroma, without a codec
     path = tmp_path / "a.tif"

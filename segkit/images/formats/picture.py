@@ -167,9 +167,8 @@ class _BmpPicture(_Picture):
     def _decode(self, data: bytes, image: ImageFile) -> Raster:
         is_of_os2 = data[14:18] == b"\x0c\0\0\0"  # with a header that has no number of colours
         bits = int.from_bytes(data[28:30], "little")
-        if (
-            image.mode == "1" and bits > 1 and not is_of_os2
-        ):  # black and white in bytes, which Pillow reads as bits
+        if image.mode == "1" and bits > 1 and not is_of_os2:
+            # Black and white in more than one bit, which Pillow reads as one.
             every_colour = data[:46] + bytes(4) + data[50:]  # with more than two it reads a palette
             with self._open(every_colour) as indices:
                 return Raster(np.array(indices)[..., None] > 0)

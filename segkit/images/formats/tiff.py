@@ -227,6 +227,8 @@ class TiffPages(Pages):
             if images > len(tif.pages):
                 raise ValueError(f"it is cut short: it should hold {images} images")
         for number, series in enumerate(tif.series):
+            if series.keyframe.is_subifd:  # no viewer shows the children of a page
+                continue
             if series.kind == "shaped" and series.axes == "QYX":
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])

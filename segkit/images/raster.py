@@ -17,8 +17,6 @@ ORIENTATION = 0x0112
 """The orientation tag of EXIF and TIFF."""
 NO_PIXELS = "it has no pixels, only {} x {}: save it again or remove it"
 """What is wrong with an image of such a size, as faulty cropping programs leave them."""
-UNKNOWN_KIND = "it is damaged, or of a kind that is not read ({}): convert it to PNG or TIFF"
-"""What is wrong with an image that a decoder refuses in its own words."""
 
 
 class Raster(NamedTuple):

@@ -33,7 +33,6 @@ from segkit.images.formats.base import START, Pages, find_format, list_suffixes,
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
-    UNKNOWN_KIND,
     Array,
     Extent,
     Raster,
@@ -400,14 +399,24 @@ def wrap_errors(file: File) -> Iterator[None]:
             f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = reason.rstrip(".")
-        if not isinstance(error, OSError | ValueError):
-            reason = UNKNOWN_KIND.format(reason)
-        remedy = " Save it again with deflate or LZW." if "> not supported" in reason else ""
-        raise SegkitError(f"{name}: cannot be read: {reason}.{remedy}") from error
+        said = getattr(error, "strerror", None)
+        reason = (said or str(error) or type(error).__name__).rstrip(".")
+        if "> not supported" in reason:  # of tifffile, about a compression
+            reason += ". Save it again with deflate or LZW"
+        elif not said and not (isinstance(error, ValueError) and _is_own(error)):
+            reason = f"it is damaged, or of a kind that is not read ({reason}): "
+            reason += "convert it to PNG or TIFF"
+        raise SegkitError(f"{name}: cannot be read: {reason}.") from error
     finally:
         _thread.is_reading = before
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether an error was raised here, with a reason and a remedy, and not by a decoder."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].startswith("segkit.")
 
 
 _thread = threading.local()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,6 @@ from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_webp
 from segkit.images.raster import (
     NO_PIXELS,
     ORIENTATION,
-    UNKNOWN_KIND,
     Array,
     Extent,
     Raster,
@@ -37,15 +36,6 @@ _PNG_PLAIN = frozenset(b"IHDR IDAT IEND tEXt pHYs gAMA cHRM sRGB iCCP sBIT bKGD 
 """Chunks of a PNG that change no pixel. Others may hold an orientation, a palette, frames ..."""
 _CODESTREAM = b"\xff\x4f\xff\x51"
 """Start of the pixels of a JPEG 2000, whose size follows."""
-
-
-@contextmanager
-def explain_pillow() -> Iterator[None]:
-    """Say of what Pillow refuses, such as JPEGs with 12 bits, what to do."""
-    try:
-        yield
-    except (SyntaxError, OSError, ValueError) as error:
-        raise ValueError(UNKNOWN_KIND.format(error)) from error
 
 
 class _Picture(Pages):
@@ -67,8 +57,7 @@ class _Picture(Pages):
         data = self._read_bytes()
         with self._open(data) as image:
             self._require_whole(data)
-            with explain_pillow():
-                image.load()
+            image.load()
             raster = self._decode(data, image)
             orientation = _read_orientation(image)
         is_lossy = self._is_lossy(data)
@@ -90,8 +79,7 @@ class _Picture(Pages):
             return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
-        with explain_pillow():
-            return self.opens(io.BytesIO(data))
+        return self.opens(io.BytesIO(data))
 
     def _require_whole(self, data: bytes) -> None:
         """Raise a ValueError where Pillow would not miss the end of a file."""

@@ -23,7 +23,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
-from segkit.images.formats.picture import explain_pillow
 from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
@@ -417,7 +416,7 @@ def _decode_with_pillow(part: Part) -> Raster:
     if page.compression == 1 and tuple(page.tags.valueof(_SUBSAMPLING, (2, 2))) != (1, 1):
         raise ValueError("it has fewer values of chroma than of luma, not packed: save it as RGB")
     file.seek(0)
-    with explain_pillow(), TiffImageFile(io.BytesIO(file.read())) as image:
+    with TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)
         turned = _read_orientation(page)
         # Pillow gives it upright: turn it back

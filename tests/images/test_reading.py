@@ -277,6 +277,22 @@ def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> Non
     assert np.abs(stored.astype(int) - pixels).max() <= 3
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_that_are_cut_off_are_missed(tmp_path: Path, bigtiff: bool) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tif:
+        for _ in range(3):
+            tif.write(noise(H, W), metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        last = tif.pages[2].offset
+    data = path.read_bytes()
+    assert count_pages(path) == 3
+    for end in (last, last + 1, last + 30):
+        path.write_bytes(data[:end])
+        with pytest.raises(SegkitError, match="it is cut short: its page 2 is missing"):
+            count_pages(path)
+
+
 def test_children_of_a_page_are_no_pages(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tif:

@@ -297,13 +297,11 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory 
     images: list[tuple[int, int, Directory | None]] = []
     while offset and offset not in every:  # damaged ones may run in a circle
         file.seek(offset)
-        head = file.read(tiff.tagnosize)
-        if len(head) < tiff.tagnosize:
-            break
+        head = file.read(tiff.tagnosize).ljust(tiff.tagnosize, b"\0")
         size = struct.unpack(tiff.tagnoformat, head)[0] * tiff.tagsize
         tags = file.read(size + tiff.offsetsize)
         if len(tags) < size + tiff.offsetsize:
-            break
+            raise ValueError(f"it is cut short: its page {len(every)} is missing")
         every[offset] = len(every)
         subfile = 0
         code, kind = struct.unpack_from(tif.byteorder + "HH", tags)

@@ -277,6 +277,17 @@ def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> Non
     assert np.abs(stored.astype(int) - pixels).max() <= 3
 
 
+def test_a_tag_that_is_cut_off_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"  # libtiff writes the bits of the three channels last
+    Image.fromarray(noise(H, W, 3)).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:-2])
+    with pytest.raises(SegkitError, match="it is damaged, or cut short: its tag 258 cannot be"):
+        read_image(path)
+    with pytest.raises(SegkitError, match="its tag 258"):
+        open_windows(path)
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 def test_pages_that_are_cut_off_are_missed(tmp_path: Path, bigtiff: bool) -> None:
     path = tmp_path / "a.tif"

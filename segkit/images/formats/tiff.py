@@ -68,6 +68,9 @@ _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
 _INK_SET, _SUBSAMPLING = 332, 530
+_LAYOUT = frozenset((*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320))
+_LAYOUT |= {322, 323, 324, 325, _INK_SET, 338, 339, 347, _SUBSAMPLING}
+"""Tags without which pixels would be read wrong."""
 
 Part = Any
 """A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
@@ -318,7 +321,14 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory 
 
 
 def _require_data(part: Any) -> None:
-    """Raise a ValueError where the file ends before the pixels do."""
+    """Raise a ValueError where the file ends before the pixels do, or does not describe them."""
+    page, tiff, file = part.keyframe, part.keyframe.parent.tiff, part.keyframe.parent.filehandle
+    file.seek(page.offset)
+    (count,) = struct.unpack(tiff.tagnoformat, file.read(tiff.tagnosize))
+    for _ in range(count):
+        (code,) = struct.unpack_from(tiff.byteorder + "H", file.read(tiff.tagsize))
+        if code in _LAYOUT and code not in page.tags:  # tifffile goes on without it
+            raise ValueError(f"it is damaged, or cut short: its tag {code} cannot be read")
     if len(part.dataoffsets) != len(part.databytecounts):
         raise ValueError("it is damaged: its strips or tiles have no place or no size")
     ends = map(sum, zip(part.dataoffsets, part.databytecounts, strict=True))

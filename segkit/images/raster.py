@@ -64,6 +64,12 @@ def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
     return rows * columns >= 4
 
 
+def parse_orientation(value: object) -> int:
+    """An orientation as it stands in a file; 1, upright, where it is none of the eight."""
+    number = int.from_bytes(value, "little") if isinstance(value, bytes) else value
+    return number if isinstance(number, int) and number in range(1, 9) else 1
+
+
 def rotate_upright(values: Array, orientation: int) -> Array:
     """Apply an EXIF orientation: 1 is upright, 6 lies on its left side."""
     if orientation in (5, 6, 7, 8):

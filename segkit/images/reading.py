@@ -53,6 +53,20 @@ from segkit.images.raster import (
 FINE = 0.01
 """Steps of scaled values up to which labels can be told from fractions."""
 
+_NOT_READ: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "AVIF": (4, (b"ftypavif",)),
+    "HEIF": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "netCDF 3": (0, (b"CDF\1", b"CDF\2", b"CDF\5")),
+    "HDF 4": (0, (b"\x0e\x03\x13\x01",)),
+    "OpenEXR": (0, (b"v/1\x01",)),
+    "FITS": (0, (b"SIMPLE  =",)),
+    "PAM": (0, (b"P7\n",)),
+    "PDF": (0, (b"%PDF",)),
+}
+"""Images of formats that are known by their bytes at a place, and no more."""
+_CONVERTERS = {"netCDF 3": " with 'nccopy -k nc4 IN OUT'", "HDF 4": " with 'h4toh5 IN OUT'"}
+
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
 
@@ -236,6 +250,10 @@ def _explain_content(file: Path | bytes) -> str:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, without the image: run 'git lfs pull'"
+    for title, (at, starts) in _NOT_READ.items():
+        if start.startswith(starts, at):
+            converter = _CONVERTERS.get(title, " to PNG or TIFF")
+            return f"it is {title}, which is not read: convert it{converter}"
     known = ", ".join(list_suffixes())
     return f"it is not an image; known are {known}. Convert others to PNG or TIFF"
 
@@ -277,7 +295,12 @@ def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | No
     """
     values, missing = raster.values, raster.missing
     if raster.palette is not None:
+        others = values[..., 1:]  # such as alpha
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
+        if others.shape[2]:
+            if others.dtype == np.uint16:
+                others = (others >> 8).astype(np.uint8)
+            values = np.concatenate([values, others], axis=2)
     elif raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":
@@ -382,21 +405,37 @@ def wrap_errors(file: File) -> Iterator[None]:
     _thread.is_reading = True
     try:
         yield
-    except MemoryError:
-        raise
     except SegkitError as error:
         raise SegkitError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise SegkitError(
+            f"{name}: does not fit into memory with the size that its header states; if that is"
+            " wrong, it is damaged."
+        ) from error
     except ImportError as error:  # of a codec
         raise SegkitError(
             f"{name}: cannot be read: the installed imagecodecs has no decoder for its compression"
             f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        remedy = " Save it again with deflate or LZW." if "not supported" in reason else ""
-        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.{remedy}") from error
+        said = getattr(error, "strerror", None)
+        reason = (said or str(error) or type(error).__name__).rstrip(".")
+        if "> not supported" in reason:  # of tifffile, about a compression
+            reason += ". Save it again with deflate or LZW"
+        elif not said and not (isinstance(error, ValueError) and _is_own(error)):
+            reason = f"it is damaged, or of a kind that is not read ({reason}): "
+            reason += "convert it to PNG or TIFF"
+        raise SegkitError(f"{name}: cannot be read: {reason}.") from error
     finally:
         _thread.is_reading = before
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether an error was raised here, with a reason and a remedy, and not by a decoder."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].startswith("segkit.")
 
 
 _thread = threading.local()

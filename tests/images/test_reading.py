@@ -18,6 +18,7 @@ import tifffile
 from images.conftest import check_windows, noise, same
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from scipy.io import netcdf_file
 from serve.conftest import gigapixel_png
 
 from segkit.core.errors import SegkitError
@@ -35,7 +36,7 @@ from segkit.images.writing import write_image, write_mask
 H, W = 7, 5
 
 
-def encode_png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
+def encode_png(bits: int, colour: int, rows: list[bytes], width: int, key: bytes = b"") -> bytes:
     """A PNG with a depth that no library here writes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
@@ -44,7 +45,8 @@ def encode_png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
 
     head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    transparent = chunk(b"tRNS", key) if key else b""
+    parts = chunk(b"IHDR", head) + transparent + chunk(b"IDAT", body) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
@@ -114,11 +116,73 @@ def test_one_bit(tmp_path: Path, suffix: str) -> None:
     same(read_mask(tmp_path / f"a{suffix}"), bits.astype(np.uint8))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_bmp_of_black_and_white_in_more_than_one_bit(tmp_path, bits, is_packed) -> None:
+    pixels = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], np.uint8)
+    each = {4: (b"\0\0", b"\x11\x11"), 8: (bytes(4), b"\1" * 4)}[bits]
+    rows = [each[row[0]] + bytes(-len(each[0]) % 4) for row in pixels[::-1]]
+    if is_packed:  # run lengths: 4 times the value, the end of the row; and of the picture
+        rows = [bytes([4, row[0], 0, 0]) for row in rows] + [b"\0\1"]
+    body = b"".join(rows)
+    packing = {False: 0, True: 2 if bits == 4 else 1}[is_packed]
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 3, 1, bits, packing, len(body), 0, 0, 2, 0)
+    start = struct.pack("<2sIII", b"BM", 62 + len(body), 0, 62)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(start + head + bytes(4) + b"\xff\xff\xff\0" + body)
+    if not is_packed:  # OpenCV refuses short runs of 4 bits
+        np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), pixels * 255)
+    same(read_mask(path), pixels)
+    same(read_image(path), pixels[..., None] * np.uint8(255))
+
+
+def test_a_bmp_of_os2_with_one_bit(tmp_path: Path) -> None:
+    head = struct.pack("<2sIIIIHHHH", b"BM", 40, 0, 32, 12, 4, 2, 1, 1)
+    body = b"\x50\0\0\0\x30\0\0\0"  # from below
+    (tmp_path / "a.bmp").write_bytes(head + b"\0\0\0\xff\xff\xff" + body)
+    bits = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], np.uint8)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.bmp"), 0), bits * 255)
+    same(read_mask(tmp_path / "a.bmp"), bits)
+    same(read_image(tmp_path / "a.bmp"), bits[..., None] * np.uint8(255))
+
+
+def test_a_bmp_with_a_damaged_size_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise(H, W, 3)).save(tmp_path / "a.bmp")
+    data = bytearray((tmp_path / "a.bmp").read_bytes())
+    struct.pack_into("<ii", data, 18, 2**31 - 1, 2**31 - 1)
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(SegkitError, match=r"a\.bmp: does not fit into memory with the size"):
+        read_image(tmp_path / "a.bmp")
+
+
 def test_four_bit_grey_is_spread_in_an_image_and_not_in_a_mask(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode_png(4, 0, [b"\x01\x2f", b"\x30\x45"], 4))
     labels = np.array([[0, 1, 2, 15], [3, 0, 4, 5]], np.uint8)
     same(read_mask(tmp_path / "a.png"), labels)
     same(read_image(tmp_path / "a.png"), labels[..., None] * 17)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_png_of_any_depth(tmp_path, bits, channels) -> None:
+    if channels == 3 and bits < 8:
+        return  # there is no such PNG
+    pixels = noise(6, 8, channels, dtype="int64") % 2**bits
+    pixels[2:4, 3] = key = pixels[0, 0]
+    numbers = pixels.astype(np.uint8 if bits < 16 else ">u2").reshape(6, -1)
+    rows = [row.tobytes() for row in numbers]
+    if bits < 8:
+        digits = np.unpackbits(numbers[..., None], axis=2)[..., -bits:].reshape(6, -1)
+        rows = [np.packbits(row).tobytes() for row in digits]
+    path, colour = tmp_path / "a.png", 0 if channels == 1 else 2
+    path.write_bytes(encode_png(bits, colour, rows, 8, key.astype(">u2").tobytes()))
+    hidden = (pixels == key).all(axis=2)
+    image, dtype = read_image(path), np.uint8 if bits <= 8 else np.uint16
+    shown = pixels * (255 // (2**bits - 1)) if bits < 8 else pixels
+    np.testing.assert_array_equal(np.ma.getdata(image), shown.astype(dtype), strict=True)
+    np.testing.assert_array_equal(np.ma.getmaskarray(image).all(axis=2), hidden)
+    assert np.ma.getmaskarray(image).any(axis=2).sum() == hidden.sum() > 1
+    same(read_mask(path), pixels.astype(dtype).squeeze())
 
 
 def write_text(path: Path, picture: Image.Image, key: str, text: str, kind: str) -> None:
@@ -182,6 +246,24 @@ def test_orientation_is_followed(tmp_path: Path, suffix: str, orientation: int) 
             assert reader.read_size() == image.shape
 
 
+@pytest.mark.parametrize(("kind", "stored"), [("B", 8), ("H", 8), ("I", 8), ("H", 0), ("H", 9)])
+def test_orientation_of_any_type_and_none_that_is_unknown(tmp_path, kind, stored) -> None:
+    path = tmp_path / "a.tif"  # IrfanView writes a byte
+    tag = (0x0112, kind, 1, stored, True)
+    tifffile.imwrite(path, noise(H, W), extratags=[tag], metadata=None)
+    with Image.open(path) as picture:
+        assert picture.tag_v2[0x0112] == (b"\x08" if kind == "B" else stored)
+    upright = np.rot90(noise(H, W)) if stored == 8 else noise(H, W)
+    same(read_mask(path), np.ascontiguousarray(upright))
+    with ImageReader(path) as reader:
+        assert reader.read_size() == upright.shape
+    exif = Image.Exif()
+    exif[0x0112] = stored
+    Image.fromarray(noise(H, W)).save(tmp_path / "a.png", exif=exif)
+    with ImageReader(tmp_path / "a.png") as reader:
+        assert reader.read_size() == reader.read_mask().shape == upright.shape
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> None:
     pixels = np.zeros((16, 8, 3), np.uint8)
@@ -193,6 +275,56 @@ def test_orientation_of_luma_and_chroma(tmp_path: Path, orientation: int) -> Non
         same(read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
     stored = read_image(tmp_path / "a.tif", upright=False)
     assert np.abs(stored.astype(int) - pixels).max() <= 3
+
+
+def test_a_tag_that_is_cut_off_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"  # libtiff writes the bits of the three channels last
+    Image.fromarray(noise(H, W, 3)).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:-2])
+    with pytest.raises(SegkitError, match="it is damaged, or cut short: its tag 258 cannot be"):
+        read_image(path)
+    with pytest.raises(SegkitError, match="its tag 258"):
+        open_windows(path)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_that_are_cut_off_are_missed(tmp_path: Path, bigtiff: bool) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as tif:
+        for _ in range(3):
+            tif.write(noise(H, W), metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        last = tif.pages[2].offset
+    data = path.read_bytes()
+    assert count_pages(path) == 3
+    for end in (last, last + 1, last + 30):
+        path.write_bytes(data[:end])
+        with pytest.raises(SegkitError, match="it is cut short: its page 2 is missing"):
+            count_pages(path)
+
+
+def test_children_of_a_page_are_no_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(noise(32, 32, 3), photometric="rgb", subifds=2)
+        tif.write(noise(16, 16, 3), photometric="rgb")
+        tif.write(noise(8, 8, 3), photometric="rgb")
+    with Image.open(path) as picture:
+        assert picture.n_frames == count_pages(path) == 1
+    same(read_image(path), noise(32, 32, 3))
+
+
+def test_luma_and_chroma_of_several_pixels_are_refused(tmp_path: Path) -> None:
+    # as cameras wrote it: four of luma share two of chroma, without a codec
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(8, 8, 3), photometric="rgb", rowsperstrip=8, metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tif.pages.first.tags["PhotometricInterpretation"].overwrite(6)
+        tif.pages.first.tags["StripByteCounts"].overwrite(96)
+    for read in (read_image, read_mask):
+        with pytest.raises(SegkitError, match=r"fewer values of chroma than of luma.*: save it as"):
+            read(path)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("CMYK", 3)])
@@ -679,12 +811,19 @@ def test_files_that_are_not_read_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "12.jpg").write_bytes(twelve)
     (tmp_path / "ls.jpg").write_bytes(imagecodecs.jpegls_encode(values))
     (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(values))
+    Image.fromarray(noise(H, W)).save(tmp_path / "iphone.jpg", "AVIF")
+    with netcdf_file(tmp_path / "a.nc", "w") as file:
+        file.createDimension("y", 2)
+    (tmp_path / "a.exe").write_bytes(b"MZ" + bytes(600))
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"
     (tmp_path / "a.png").write_text(pointer)
     for name, message in {
         "12.jpg": r"of a kind that is not read \(.*12-bit.*\): convert it to PNG or TIFF\.",
         "ls.jpg": r"of a kind that is not read \(.*\): convert it to PNG or TIFF\.",
-        "a.jxl": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
+        "a.jxl": r"it is JPEG XL, which is not read: convert it to PNG or TIFF\.",
+        "iphone.jpg": r"it is AVIF, which is not read: convert it to PNG or TIFF\.",
+        "a.nc": r"it is netCDF 3, which is not read: convert it with 'nccopy -k nc4 IN OUT'\.",
+        "a.exe": r"it is not an image; known are .*\. Convert others to PNG or TIFF\.",
         "a.png": "a pointer of Git LFS, without the image: run 'git lfs pull'",
     }.items():
         for read in (read_image, read_extent):

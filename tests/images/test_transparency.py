@@ -69,6 +69,42 @@ def test_premultiplied_colours_are_restored(tmp_path: Path) -> None:
     assert not missing[1:].any()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_palette_with_alpha(tmp_path: Path, dtype: str) -> None:
+    path, full = tmp_path / "a.tif", int(np.iinfo(dtype).max)
+    indices, opacity = noise(H, W) % 4, np.full((H, W), full, dtype)
+    opacity[2, 3] = 0
+    colours = np.array([[0, 0, 0], [200, 0, 0], [0, 100, 0], [7, 8, 9]], np.uint8)
+    if dtype == "uint8":
+        palette = Image.fromarray(indices).convert("P")
+        palette.putpalette(colours.tobytes())
+        shown = palette.convert("PA")
+        shown.putalpha(Image.fromarray(opacity))
+        shown.save(path)
+        with Image.open(path) as picture:
+            assert picture.mode == "PA"
+            np.testing.assert_array_equal(picture.convert("RGB"), colours[indices])
+    else:
+        table = np.zeros((3, 2**16), np.uint16)
+        table[:, :4] = colours.T.astype(np.uint16) * 257
+        tifffile.imwrite(
+            path,
+            np.stack([indices.astype(dtype), opacity], axis=2),
+            photometric="minisblack",
+            planarconfig="contig",
+            metadata=None,
+            extratags=[(320, "H", table.size, table.ravel().tolist(), True)],
+        )
+        with tifffile.TiffFile(path, mode="r+") as tif:
+            tif.pages.first.tags["PhotometricInterpretation"].overwrite(3)
+            tif.pages.first.tags["ExtraSamples"].overwrite(2)
+    values, missing = split(read_image(path))
+    same(values, colours[indices])
+    np.testing.assert_array_equal(missing, opacity == 0)
+    assert read_image(path, keep_alpha=True).shape == (H, W, 4)
+    assert read_mask(path).shape == (H, W, 2)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 def test_opacity_of_pictures(tmp_path: Path, mode: str, suffix: str) -> None:

@@ -463,9 +463,9 @@ def test_channels_that_viewers_show_as_pages_are_said(tmp_path: Path) -> None:
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:
     pattern = Pattern("{id}/images/{id}.png", "data.image_pattern")
-    assert pattern.match("7/images/7.png") == ("7", "")
+    assert pattern.match("7/images/7.png") == ("7", "", ())
     assert pattern.match("7/images/8.png") is None
-    assert pattern.match("a.b/images/a.b.png") == ("a.b", "")
+    assert pattern.match("a.b/images/a.b.png") == ("a.b", "", ())
 
 
 # --- what is not used ----------------------------------------------------------------------------

@@ -12,13 +12,14 @@ are found by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
+from segkit.data.layout.discovery import discover
 from segkit.data.layout.files import (
     Files,
     describe_unread,
@@ -28,9 +29,9 @@ from segkit.data.layout.files import (
     list_files,
     strip_suffix,
 )
-from segkit.data.layout.names import Pattern, find_kinds
+from segkit.data.layout.names import Match, Pattern, find_kinds
 from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
-from segkit.data.layout.partners import find_partners
+from segkit.data.layout.partners import describe_content, find_partners
 from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
 from segkit.images.formats.base import join_array
@@ -47,6 +48,10 @@ MASKS = (
 """What folders of masks are called, besides the name that is given."""
 BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
 """What follows a folder of images in the name of the folder of its masks."""
+
+
+MOST_VALUES = 40
+"""Values of a mask of classes, at most, in files that are not called masks."""
 
 
 class _Group(NamedTuple):
@@ -67,9 +72,18 @@ def find_pairs(root: Path, names: Names) -> Layout:
     if names.image_pattern is not None and names.mask_pattern is not None:
         _pair_by_patterns(root, names.image_pattern, names.mask_pattern, layout)
         return layout
-    groups = _find_groups(root, names, layout)
+    try:
+        groups = _find_groups(root, names, layout)
+    except SegkitError as error:
+        if names != Names():
+            raise
+        _discover(root, layout, error)
+        return layout
     for group in groups:
         _pair_group(root, group, names, layout)
+    if layout.no_rule and not layout.pairs and names == Names():
+        _discover(root, layout)
+        return layout
     divide_by_folders(layout)
     if (names.images, names.masks) == (Names().images, Names().masks):  # else the user chose
         _note_other_content(root, groups, layout)
@@ -134,6 +148,31 @@ def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
     )
 
 
+def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> None:
+    """Pair by the only patterns that fit; where several do, say so, and where none, the error."""
+    found = [
+        (choice, quote_option("data.image_pattern", choice.image), content)
+        for choice in discover(list_files(root).images)
+        for content, values in [describe_content(root / choice.file)]
+        if choice.is_named or 1 < values <= MOST_VALUES
+    ]
+    if len(found) == 1 and found[0][0].is_named:
+        choice, option, _ = found[0]
+        mask = quote_option("data.mask_pattern", choice.mask)
+        layout.notes[:] = [f"images and masks are found by the rule {option} {mask}"]
+        layout.problems.clear()
+        _pair_by_patterns(root, choice.image, choice.mask, layout)
+    elif found:
+        shown = ", or ".join(
+            f"{option} {quote_option('data.mask_pattern', choice.mask)} ({choice.pairs} images,"
+            f" {content})"
+            for choice, option, content in found
+        )
+        raise SegkitError(f"data.root: say what are images and masks in {root.resolve()}: {shown}.")
+    elif error is not None:
+        raise error
+
+
 def _require_masks(folder: Path, names: Names, split: Split | None = None) -> Path:
     masks = folder / names.masks
     if not masks.is_dir() and split != "test":
@@ -159,7 +198,12 @@ def _find_known_names(folder: Path) -> tuple[Path, Path] | None:
     masks = [inside[name] for name in MASKS if name in inside]
     if len(masks) > 1:  # Pascal VOC has files of boxes in "Annotations"
         masks = [folder for folder in masks if list_files(folder).images]
-    return (images[0], masks[0]) if len(images) == len(masks) == 1 else None
+    if len(images) != 1 or len(masks) != 1:
+        return None
+    # what is called a mask may be the field of view, beside the labels
+    others = [folder for folder in inside.values() if folder not in (images[0], masks[0])]
+    is_doubtful = masks[0].name.lower() == "mask" and any(list_files(f).images for f in others)
+    return None if is_doubtful else (images[0], masks[0])
 
 
 def _is_beside(images: Path, masks: Path) -> bool:
@@ -181,7 +225,7 @@ def _pair_group(root: Path, group: _Group, names: Names, layout: Layout) -> None
         images = Files(images.folder, [n for n in images.images if not n.startswith(inside)])
         unused = [n for n in images.others if not n.startswith(inside)]
     images = _leave_out_unlisted(root, images, masks, layout)
-    used = _leave_out_test(root, group.split, images, masks, layout)
+    used = _leave_out_unmasked(root, group.split, images, masks, layout)
     if images.images and not used.images:
         return
     images = used
@@ -214,36 +258,39 @@ def _leave_out_unlisted(root: Path, images: Files, masks: Files, layout: Layout)
     return Files(images.folder, known, images.others)
 
 
-def _leave_out_test(
+def _leave_out_unmasked(
     root: Path, split: Split | None, images: Files, masks: Files, layout: Layout
 ) -> Files:
-    """The images without those for testing, if these have no masks: public sets keep them back."""
+    """The images without those of splits without masks: public sets keep these back."""
     if split is not None:
-        test = images.images if split == "test" and not (masks.images or masks.others) else []
+        is_empty = split != "train" and not (masks.images or masks.others)
+        left_out = dict.fromkeys(images.images, split) if is_empty else {}
     else:
         level = find_split_level(images.images)
-        test = _find_unmasked_test(
+        left_out = _find_unmasked(
             {name: read_split(name, level) for name in images.images},
             {read_split(name, level) for name in (*masks.images, *masks.others)},
         )
-    if not test:
+    if not left_out:
         return images
     layout.notes.append(
-        _describe_left_out([relative_path(images.find(name), root) for name in test])
+        _describe_left_out({relative_path(images.find(n), root): s for n, s in left_out.items()})
     )
-    return Files(images.folder, sorted({*images.images} - {*test}), images.others)
+    return Files(images.folder, sorted({*images.images} - {*left_out}), images.others)
 
 
-def _find_unmasked_test(images: dict[str, Split | None], masks: set[Split | None]) -> list[str]:
-    """The images for testing, by the splits of images and of masks, if no mask is of that split."""
-    if "train" not in masks or "test" in masks:
-        return []
-    return [name for name, split in images.items() if split == "test"]
+def _find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> dict[str, Split]:
+    """The images of splits of which there is no mask, by the splits of images and of masks."""
+    if "train" not in masks:
+        return {}
+    return {name: split for name, split in images.items() if split and split not in masks}
 
 
-def _describe_left_out(test: Sequence[str]) -> str:
-    shown = ", ".join(test[:3]) + (" ..." if len(test) > 3 else "")
-    return f"{len(test)} images for testing have no masks and are left out: {shown}"
+def _describe_left_out(images: Mapping[str, Split]) -> str:
+    shown = ", ".join([*images][:3]) + (" ..." if len(images) > 3 else "")
+    known = {"train": "training", "val": "validation", "test": "testing"}
+    purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
+    return f"{len(images)} images for {purpose} have no masks and are left out: {shown}"
 
 
 def _list_pairs(
@@ -327,8 +374,7 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
     """Pair the files whose paths below the root match two patterns with the same ID."""
     patterns = Pattern(image, "data.image_pattern"), Pattern(mask, "data.mask_pattern")
     files = list_files(root)
-    ids: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-    splits: dict[str, str] = {}
+    matches: tuple[dict[str, Match], dict[str, Match]] = ({}, {})
     unused = list(files.others)
     for name in files.images:
         # A mask's pattern is often the narrower one: "{id}.tif" also matches "a_label.tif".
@@ -336,12 +382,11 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
         for side in (1, 0):
             found = patterns[side].match(name)
             if found is not None and (not is_used or patterns[0].array != patterns[1].array):
-                key = f"{found[1]}/{found[0]}" if found[1] else found[0]
-                ids[side].setdefault(key, []).append(name)
-                splits.setdefault(key, found[1])
+                matches[side][name] = found
                 is_used = True
         if not is_used:
             unused.append(name)
+    ids, splits = _group_by_id(matches)
     if not ids[0]:
         layout.problems.append(_describe_no_match(patterns[0].text, "image", files.images, root))
     if not ids[1]:
@@ -354,9 +399,10 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
         {k: find_split(splits[k]) if has_split else read_split(n[0], level) for k, n in i.items()}
         for i in ids
     )
-    test = _find_unmasked_test(of_images, set(of_masks.values()))
-    if test:
-        layout.notes.append(_describe_left_out([ids[0].pop(key)[0] for key in test]))
+    left_out = _find_unmasked(of_images, set(of_masks.values()))
+    if left_out:
+        names = {ids[0].pop(key)[0]: split for key, split in left_out.items()}
+        layout.notes.append(_describe_left_out(names))
     for key, found_images in ids[0].items():
         found_masks = ids[1].get(key, [])
         if not found_masks:
@@ -383,6 +429,30 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
     folders = divide_by_folders(layout)
     if folders:
         layout.notes.append(f"the samples are divided by their folders {', '.join(folders)}")
+
+
+def _group_by_id(
+    matches: tuple[dict[str, Match], dict[str, Match]],
+) -> tuple[tuple[dict[str, list[str]], dict[str, list[str]]], dict[str, str]]:
+    """Paths of images and of masks by ID, and the split of each ID.
+
+    Where files have the same ID, what * stands for belongs to it, as of folders of sequences.
+    """
+    for with_stars in (False, True):
+        ids: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
+        splits: dict[str, str] = {}
+        for side, found in enumerate(matches):
+            for name, match in found.items():
+                before = match.places if with_stars else [match.split] * bool(match.split)
+                key = "/".join([*before, match.id])
+                ids[side].setdefault(key, []).append(name)
+                splits.setdefault(key, match.split)
+        is_unique = all(len(names) == 1 for side in ids for names in side.values())
+        if not with_stars:
+            plain = ids, splits
+        if is_unique:
+            return ids, splits
+    return plain
 
 
 def _describe_no_match(pattern: str, kind: str, names: Sequence[str], root: Path) -> str:

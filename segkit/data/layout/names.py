@@ -143,6 +143,19 @@ def _cut(text: str, before: str, after: str) -> str | None:
     return folder + slash + name[len(before) : len(name) - len(after)]
 
 
+class Match(NamedTuple):
+    """What a pattern found in a path: the ID, the split (else empty), and what * stands for."""
+
+    id: str
+    split: str
+    stars: tuple[str, ...]
+
+    @property
+    def places(self) -> list[str]:
+        """The split and what * stands for."""
+        return [part for part in (self.split, *self.stars) if part]
+
+
 class Pattern:
     """A pattern of paths with ``{id}``, and on request ``{split}`` and ``*``.
 
@@ -169,7 +182,7 @@ class Pattern:
         regex = ""
         for part in re.split(r"(\{id\}|\{split\}|\*)", path):
             if part == "*":
-                regex += "[^/]*"
+                regex += "([^/]*)"
             elif part in ("{id}", "{split}"):
                 group = part[1:-1]
                 each = r".+" if group == "id" else r"[^/]+"
@@ -178,9 +191,11 @@ class Pattern:
                 regex += re.escape(part)
         self._regex = re.compile(regex)
 
-    def match(self, path: str) -> tuple[str, str] | None:
-        """The ID and the split (else empty) in a path; None if it does not match."""
+    def match(self, path: str) -> Match | None:
+        """What the pattern finds in a path; None if it does not match."""
         found = self._regex.fullmatch(path)
         if found is None:
             return None
-        return found["id"], found.groupdict().get("split") or ""
+        named = self._regex.groupindex.values()
+        stars = (text for n, text in enumerate(found.groups(), start=1) if n not in named)
+        return Match(found["id"], found.groupdict().get("split") or "", tuple(stars))

@@ -27,11 +27,13 @@ class Layout:
         pairs: Images with their masks.
         problems: What is wrong with single files.
         notes: What the user should know, such as files that are not used.
+        no_rule: Whether no rule of names pairs the files of some folders.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    no_rule: bool = False
 
 
 class Names(NamedTuple):

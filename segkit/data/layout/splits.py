@@ -19,6 +19,7 @@ Divided = dict[Split, list[Sample]]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ALIASES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
+    "trainval": "train",
     **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
@@ -28,8 +29,10 @@ MOST_LEVELS = 5
 
 
 def find_split(name: str) -> Split | None:
-    """The split that a name stands for, in any case, such as "Train", "val_set" or "test2017"."""
+    """The split that a name stands for, in any case, such as "Train", "val_set" or "train_val"."""
     words = {ALIASES[word] for word in re.findall("[a-z]+", name.lower()) if word in ALIASES}
+    if words == {"train", "val"}:  # what is not for testing
+        return "train"
     return words.pop() if len(words) == 1 else None
 
 

@@ -25,7 +25,11 @@ from segkit.data.labels.outlines import read_coordinates
 from segkit.data.labels.runs import check_counts, decode_counts, encode_counts, read_counts
 from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
 
-_KEYS = [rb'"%s"\s*:\s*\[' % key for key in (b"images", b"annotations", b"categories")]
+_KEYS = [
+    rb'"images"\s*:\s*\[',
+    rb'"annotations"\s*:\s*[\[{]',  # LIVECell has an object, with ids as keys
+    rb'"categories"\s*:\s*\[',
+]
 
 
 class CocoFormat(LabelFormat, name="coco"):
@@ -191,7 +195,9 @@ def _read_images(
     """Add the images of a file; returns the categories that occur."""
     file, tree = draft.tree.relative(path), draft.tree
     split, near = find_split(file), draft.tree.list_near(file)
-    by_image = _group_by_image(as_list(content.get("annotations")), file, draft)
+    given = content.get("annotations")
+    given = list(given.values()) if isinstance(given, dict) else as_list(given)
+    by_image = _group_by_image(given, file, draft)
     seen: set[str] = set()
     used: set[str] = set()
     for number, entry in enumerate(as_list(content.get("images"))):

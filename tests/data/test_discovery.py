@@ -84,6 +84,10 @@ def make(root: Path, *names: str) -> None:
             "images/10k/{s}/{n}.jpg | train val",
             "labels/sem_seg/masks/{s}/{n}.png | train val",
         ),  # BDD
+        (  # FLAIR
+            "aerial_{s}/D4/img/IMG_{n}.tif | train test",
+            "labels_{s}/D4/msk/MSK_{n}.png | train test",
+        ),
         ("DUTS-TR-Image/{n}.jpg", "DUTS-TR-Mask/{n}.png"),
         (
             "{s}/images/{n}_{s}.jpg | training test",
@@ -162,6 +166,20 @@ def options(error: pytest.ExceptionInfo[SegkitError]) -> list[tuple[str, str]]:
         (
             ["Image_{n}L.jpg", "Image_{n}L_1stHO.png", "Image_{n}L_2ndHO.png"],
             ["{id}_1stHO.png", "{id}_2ndHO.png"],
+        ),
+        (  # Vistas
+            [
+                "{s}/images/{n}.jpg | training validation",
+                "{s}/v1.2/labels/{n}.png | training validation",
+                "{s}/v2.0/labels/{n}.png | training validation",
+                "{s}/v2.0/instances/{n}.png | training validation",
+            ],
+            ["{split}/v1.2/labels/{id}.png", "{split}/v2.0/labels/{id}.png"],
+        ),
+        (["images/{n}.jpg", "v1.2/{n}.png", "v2.0/{n}.png"], ["v1.2/{id}.png", "v2.0/{id}.png"]),
+        (  # Vesuvius
+            ["train/{n}/ir.tif", "train/{n}/mask.png", "train/{n}/inklabels.png"],
+            ["train/{id}/inklabels.png", "train/{id}/mask.png"],
         ),
         (["traincrop/{n}.jpg", "traincrop/{n}.png"], ["{id}.png"]),  # Crack500
         (
@@ -246,3 +264,20 @@ def test_many_files() -> None:
     ]
     [choice] = discover(names)
     assert (choice.image, choice.mask) == ("s*/img/{id}.jpg", "s*/gt/{id}.png")
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        (
+            ["a/{n}.jpg", "a/{n}.jpg.json"],
+            "3 .json files of annotations that are not read, such as",
+        ),
+        (["images/{n}.jpg", "labels.xml"], "There are 1 .xml files of annotations"),
+        (["01/t0{n}.tif", "01_GT/SEG/man_seg0{n}.tif"], "data=tracking_challenge reads it"),
+    ],
+)
+def test_what_is_read_otherwise_is_said(tmp_path: Path, files: list[str], remedy: str) -> None:
+    make(tmp_path, *files)
+    with pytest.raises(SegkitError, match=re.escape(remedy)):
+        find_pairs(tmp_path, Names())

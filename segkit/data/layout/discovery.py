@@ -14,6 +14,7 @@ from typing import NamedTuple
 from segkit.data.layout.files import strip_suffix
 from segkit.data.layout.names import SAME, Match, Pattern, find_kinds
 from segkit.data.layout.splits import ALIASES, find_split
+from segkit.data.sources.base import Split
 
 
 def _read_words(text: str) -> frozenset[str]:
@@ -23,7 +24,7 @@ def _read_words(text: str) -> frozenset[str]:
 OF_MASKS = _read_words(
     "mask masks label labels lab labs annotation annotations annot anno ann gt gts ground "
     "groundtruth truth segmentation segmentations seg segs target targets manual semantic "
-    "map trimap trimaps matte mattes"
+    "map trimap trimaps matte mattes msk lbl"
 )
 """Words in the names of masks and of their folders."""
 OF_IMAGES = _read_words(
@@ -38,6 +39,8 @@ NEVER_IMAGES = _read_words(
 """Words in the names of other files that belong to masks, and are neither images nor labels."""
 FOR_EYES = NEVER_IMAGES | {"rgb", "color", "colors", "colour", "colours"}
 """Words in the names of masks that are taken if there are no other ones."""
+COMPOUND = ("mask", "masks", "label", "labels")
+"""What words end in that are made of two, such as inklabels."""
 SHORT_SPLITS = _read_words("tr te ts vd")
 """Words for splits that may mean something else, so that such folders are not taken together."""
 _WORD = rf"(?<![A-Za-z])({'|'.join(ALIASES)})(?![A-Za-z])"
@@ -96,10 +99,22 @@ def discover(names: Sequence[str]) -> list[Choice]:
 
     Those whose masks are not called masks, but pair as well, come last.
     """
-    kinds = _group([name for name in names if not set("{}*") & set(name)])
+    usable = [name for name in names if not set("{}*") & set(name)]
+    found = [_discover(_group(usable, with_stars)) for with_stars in (True, False)]
+    for choices in found:
+        if any(not split_words(choice.mask) & FOR_EYES for choice in choices):
+            return choices
+    return found[0] or found[1]
+
+
+def _discover(kinds: Sequence[_Kind]) -> list[Choice]:
     images, masks = [k for k in kinds if not k.is_mask], [k for k in kinds if k.is_mask]
     if not masks:
-        return [choice for kind in images for choice in _match_unnamed(kind, images)]
+        named = [kind for kind in images if kind.words & OF_IMAGES]
+        found = [each for k in images if k not in named for each in _find_images(k, named)]
+        if not found:
+            return [choice for kind in images for choice in _match_unnamed(kind, images)]
+        return [choice for _, choice in found]
     found = [each for kind in masks for each in _find_images(kind, images)]
     most = max((choice.pairs for _, choice in found), default=0)
     found = [(kind, choice) for kind, choice in found if 2 * choice.pairs >= most]
@@ -137,9 +152,9 @@ def _count_shared(*folders: Sequence[str]) -> int:
     return [*same, False].index(False)
 
 
-def _group(names: Sequence[str]) -> list[_Kind]:
+def _group(names: Sequence[str], with_stars: bool) -> list[_Kind]:
     folders = {name: tuple(name.split("/")[:-1]) for name in names}
-    patterns = _find_patterns(set(folders.values()))
+    patterns = _find_patterns(set(folders.values()), with_stars)
     shared = _count_shared(*folders.values())
     stems = {name: strip_suffix(name) for name in names}
     words = {
@@ -175,7 +190,7 @@ def _is_mask(folders: Sequence[str], stem: str) -> bool:
     """Whether a file is called like a mask, or else the folder next to it that says what it is."""
     for name in (stem, *reversed(folders)):
         words = split_words(name)
-        if words & (OF_MASKS | NEVER_IMAGES):
+        if words & (OF_MASKS | NEVER_IMAGES) or any(word.endswith(COMPOUND) for word in words):
             return True
         if words & OF_IMAGES and name is not stem:
             return False
@@ -211,7 +226,7 @@ def _state_split(match: Match) -> str:
     return re.sub(word, "{split}", match.id)
 
 
-def _find_patterns(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+def _find_patterns(folders: set[tuple[str, ...]], with_stars: bool) -> dict[tuple[str, ...], str]:
     """The pattern of each folder: {split} for splits, * for names that say nothing."""
     patterns: dict[tuple[str, ...], str] = {(): ""}
     level = {folder[:n] for folder in folders for n in range(1, len(folder) + 1)}
@@ -223,16 +238,20 @@ def _find_patterns(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
         for folder in here:
             *above, name = folder
             place = patterns[tuple(above)]
-            patterns[folder] = f"{place}{_find_part(name, beside[place])}/"
+            patterns[folder] = f"{place}{_find_part(name, beside[place], with_stars)}/"
     return patterns
 
 
-def _find_part(name: str, beside: set[str]) -> str:
+def _find_part(name: str, beside: set[str], with_stars: bool) -> str:
     """What stands in a pattern for a folder, given the names of all that lie in its place."""
     if find_split(name) is not None:  # never mixed with those beside it
-        part = _SPLIT.sub("{split}", name)
-        splits = {find_split(each) for each in beside if _SPLIT.sub("{split}", each) == part}
-        return part if "train" in splits and len(splits) > 1 else name
+        splits: dict[str, set[Split | None]] = defaultdict(set)
+        for each in beside:
+            splits[_SPLIT.sub("{split}", each)].add(find_split(each))
+        are_splits = any("train" in found and len(found) > 1 for found in splits.values())
+        return _SPLIT.sub("{split}", name) if are_splits else name
+    if not with_stars:
+        return name
     part = re.sub(r"\d+", "*", name)
     if part.count("*") == 1 and sum(re.sub(r"\d+", "*", each) == part for each in beside) > 1:
         return part

@@ -12,6 +12,7 @@ are found by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.layout.discovery import discover
 from segkit.data.layout.files import (
     Files,
+    count_endings,
     describe_unread,
     describe_unused,
     group_by_stem,
@@ -50,6 +52,8 @@ BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-mas
 """What follows a folder of images in the name of the folder of its masks."""
 
 
+FOREIGN = (".json", ".geojson", ".xml", ".mat")
+"""Endings of annotations of other programs."""
 MOST_VALUES = 40
 """Values of a mask of classes, at most, in files that are not called masks."""
 
@@ -150,6 +154,11 @@ def _find_groups(root: Path, names: Names, layout: Layout) -> list[_Group]:
 
 def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> None:
     """Pair by the only patterns that fit; where several do, say so, and where none, the error."""
+    if error and any(re.fullmatch(r"\d\d_GT", path.name) for path in iterate_folders(root)):
+        raise SegkitError(
+            f"data.root: {root.resolve()} has the layout of the Cell Tracking Challenge:"
+            " data=tracking_challenge reads it."
+        )
     found = [
         (choice, quote_option("data.image_pattern", choice.image), content)
         for choice in discover(list_files(root).images)
@@ -170,7 +179,23 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
         )
         raise SegkitError(f"data.root: say what are images and masks in {root.resolve()}: {shown}.")
     elif error is not None:
-        raise error
+        raise SegkitError(f"{error}{_describe_foreign(root)}")
+
+
+def _describe_foreign(root: Path) -> str:
+    """What to do about annotations below a folder that are not read, or nothing."""
+    if any(re.fullmatch(r"\d\d_GT", path.name) for path in iterate_folders(root)):
+        return (
+            " The layout is that of the Cell Tracking Challenge: data=tracking_challenge reads it."
+        )
+    files = list_files(root)
+    others = [name for name in files.others if name.lower().endswith(FOREIGN)]
+    if not files.images or not others:
+        return ""
+    return (
+        f" There are {count_endings(others)} files of annotations that are not read, such as"
+        f" {others[0]}: export them as COCO JSON, or write masks."
+    )
 
 
 def _require_masks(folder: Path, names: Names, split: Split | None = None) -> Path:
@@ -274,7 +299,7 @@ def _leave_out_unmasked(
     if not left_out:
         return images
     layout.notes.append(
-        _describe_left_out({relative_path(images.find(n), root): s for n, s in left_out.items()})
+        describe_left_out({relative_path(images.find(n), root): s for n, s in left_out.items()})
     )
     return Files(images.folder, sorted({*images.images} - {*left_out}), images.others)
 
@@ -286,7 +311,8 @@ def _find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) ->
     return {name: split for name, split in images.items() if split and split not in masks}
 
 
-def _describe_left_out(images: Mapping[str, Split]) -> str:
+def describe_left_out(images: Mapping[str, Split]) -> str:
+    """A line on images without masks, by their splits, that are not used."""
     shown = ", ".join([*images][:3]) + (" ..." if len(images) > 3 else "")
     known = {"train": "training", "val": "validation", "test": "testing"}
     purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
@@ -402,7 +428,7 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
     left_out = _find_unmasked(of_images, set(of_masks.values()))
     if left_out:
         names = {ids[0].pop(key)[0]: split for key, split in left_out.items()}
-        layout.notes.append(_describe_left_out(names))
+        layout.notes.append(describe_left_out(names))
     for key, found_images in ids[0].items():
         found_masks = ids[1].get(key, [])
         if not found_masks:

@@ -25,6 +25,7 @@ from segkit.data.layout.splits import (
     Divided,
     Fraction,
     find_lists,
+    list_shared_folders,
     natural_key,
     split_by_lists,
     split_by_ratio,
@@ -466,7 +467,15 @@ class FolderSource(DataSource, name="folder"):
             if self._class_names is None and self._class_colors is None:
                 stems = {strip_ending(pair.image).name for pair in pairs}
                 folder = self.roots[0] if self.pairs is None else self.pairs.parent
-                notes += propose_classes(folder, stems)
+                samples = [sample for part in given.values() for sample in part]
+                train = given.get("train", samples)  # Roboflow names the classes in each split
+                places = [
+                    *list_shared_folders(folder, samples),
+                    *list_shared_folders(folder, train),
+                ]
+                places = [place for place in dict.fromkeys(places) if place.is_dir()]
+                proposals = (propose_classes(place, stems) for place in places)
+                notes += next((proposal for proposal in proposals if proposal), [])
         rest = given.pop(None, [])
         divided_by: DividedBy = ""
         if "val" in given:

@@ -627,6 +627,21 @@ def test_classes_of_roboflow(tmp_path: Path) -> None:
     assert "data.class_names=[background,car]" in " ".join(notes(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "names", [("train_{}", "testA_{}"), ("training", "testing"), ("Train{}", "Val{}")]
+)
+def test_names_that_say_a_split_are_mixed_only_with_a_line(tmp_path: Path, names) -> None:
+    """GlaS and Lucchi keep the official test beside the training images."""
+    for n in range(3):
+        for name in names:
+            put(tmp_path, f"images/{name.format(n)}.jpg", f"masks/{name.format(n)}.png")
+    [note] = [note for note in notes(tmp_path) if "so they are mixed" in note]
+    assert "for train" in note
+    assert "data.test_list" in note
+    put(tmp_path, "images/other.jpg", "masks/other.png")  # trains and tests are objects as well
+    assert not any("so they are mixed" in note for note in notes(tmp_path))
+
+
 def test_lists_name_sequences(tmp_path: Path) -> None:
     """DAVIS lists the folders of its frames."""
     for name in ("bear", "camel", "old/camel2"):

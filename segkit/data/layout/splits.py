@@ -160,6 +160,25 @@ def find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path
     return None
 
 
+def describe_named_splits(samples: Sequence[Sample]) -> list[str]:
+    """A line on images whose names begin like splits, where nothing divides by them, or none."""
+    found: dict[Split, list[str]] = {}
+    for sample in samples:
+        name = sample.name.rpartition("/")[2]
+        word = re.match("[A-Za-z]?[a-z]*", name)
+        split = find_split(word[0]) if word else None
+        if split is not None:
+            found.setdefault(split, []).append(sample.name)
+    if "train" not in found or len(found) < 2 or sum(map(len, found.values())) < len(samples):
+        return []
+    shown = " and ".join(f"{len(names)} for {split} ({names[0]})" for split, names in found.items())
+    return [
+        f"images are called {shown}, but no folder or list divides them, so they are mixed: move"
+        " them into folders of these names, or list them in a file (data.split=lists,"
+        " data.val_list, data.test_list)"
+    ]
+
+
 def list_shared_folders(root: Path, samples: Sequence[Sample]) -> list[Path]:
     """The root, and the folders below it that hold all samples."""
     parts = [sample.name.split("/")[:-1] for sample in samples]

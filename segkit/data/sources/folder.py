@@ -24,6 +24,7 @@ from segkit.data.layout.pairs import Layout, Names, Pair
 from segkit.data.layout.splits import (
     Divided,
     Fraction,
+    describe_named_splits,
     find_lists,
     list_shared_folders,
     natural_key,
@@ -489,6 +490,8 @@ class FolderSource(DataSource, name="folder"):
                 parts = split_by_lists(rest, listed, problems)
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
                 divided_by = "lists"
+        if rest and self.split != "lists" and not any(given.values()):
+            notes += describe_named_splits(rest)
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
         return _Found(divided, problems, notes, palettes, drawn, divided_by)
 

@@ -48,7 +48,7 @@ def test_shapes_cover_the_pixels_that_they_show(tmp_path, wrap, collect):
         SQUARE,
         region("rect", x=12, y=1, width=4, height=6, attributes={"name": "b"}),
         region("circle", cx=22.5, cy=10.5, r=3.1, attributes={"name": "b"}),
-        region("ellipse", cx=8, cy=14, rx=5.1, ry=2.1, theta=np.pi / 2, attributes={"name": "a"}),
+        region("ellipse", cx=8, cy=14, rx=5.4, ry=2.3, theta=np.pi / 2, attributes={"name": "a"}),
         region("point", cx=1, cy=1, attributes={"name": "a"}),
     ]
     put(tmp_path, collect(regions), wrap=wrap)
@@ -60,7 +60,7 @@ def test_shapes_cover_the_pixels_that_they_show(tmp_path, wrap, collect):
     y, x = np.mgrid[:20, :30] + 0.5
     np.testing.assert_array_equal(ids == 2, (x > 12) & (x < 16) & (y > 1) & (y < 7))
     np.testing.assert_array_equal(ids == 3, np.hypot(x - 22.5, y - 10.5) < 3.1)
-    np.testing.assert_array_equal(ids == 4, ((x - 8) / 2.1) ** 2 + ((y - 14) / 5.1) ** 2 < 1)
+    np.testing.assert_array_equal(ids == 4, ((x - 8) / 2.3) ** 2 + ((y - 14) / 5.4) ** 2 < 1)
     labels = draw_labels(found.images[0].shapes, SIZE, 2)
     assert (labels[3:8, 2:10] == 1).all()
 

@@ -167,6 +167,10 @@ def options(error: pytest.ExceptionInfo[SegkitError]) -> list[tuple[str, str]]:
             ["Image_{n}L.jpg", "Image_{n}L_1stHO.png", "Image_{n}L_2ndHO.png"],
             ["{id}_1stHO.png", "{id}_2ndHO.png"],
         ),
+        (  # CVPPP
+            ["plant{n}_rgb.png", "plant{n}_label.png", "plant{n}_centers.png", "plant{n}_fg.png"],
+            ["{id}_centers.png", "{id}_fg.png", "{id}_label.png"],
+        ),
         (  # Vistas
             [
                 "{s}/images/{n}.jpg | training validation",

@@ -45,8 +45,6 @@ SHORT_SPLITS = _read_words("tr te ts vd")
 """Words for splits that may mean something else, so that such folders are not taken together."""
 _WORD = rf"(?<![A-Za-z])({'|'.join(ALIASES)})(?![A-Za-z])"
 _SPLIT = re.compile(rf"{_WORD}([^A-Za-z]+{_WORD})*", re.IGNORECASE)
-MOST_TAILS = 8
-"""Kinds of files in a folder, at most, that differ in the last word of their names."""
 
 
 class Choice(NamedTuple):
@@ -202,18 +200,17 @@ def _join(words: dict[str, frozenset[str]], names: Sequence[str]) -> frozenset[s
 
 
 def _split_by_tails(ids: dict[str, str]) -> list[list[str]]:
-    """Files by the word at the end of their names, if each has the same names before it."""
+    """Files by the word at the end of their names, such as rgb, if each has the same names before.
+
+    Words that do not say what files are, as left and right, belong to the ID.
+    """
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for name, id in ids.items():
         tail = re.findall("[A-Za-z]*$", id)[0]
         found[tail][name.rpartition("/")[0] + id.removesuffix(tail)] = name
     heads = {frozenset(inside) for inside in found.values()}
-    if (
-        not 1 < len(found) <= MOST_TAILS
-        or len(heads) > 1
-        or "" in found
-        or any("" in h for h in heads)
-    ):
+    says_what = any(split_words(tail) & (OF_IMAGES | OF_MASKS | FOR_EYES) for tail in found)
+    if not says_what or "" in found or len(heads) > 1 or any("" in head for head in heads):
         return [list(ids)]
     return [list(inside.values()) for inside in found.values()]
 

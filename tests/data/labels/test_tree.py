@@ -158,6 +158,11 @@ def test_every_format_is_found_by_itself(tmp_path):
                 ]
             )
         },
+        "via": {
+            "a.json": json.dumps(
+                {"a.png9": {"filename": "a.png", "regions": [{"shape_attributes": {}}]}}
+            )
+        },
         "rle_csv": {"train.csv": "ImageId,EncodedPixels\na.png,1 3\n"},
         "object_masks": {},
         "class_masks": {},

@@ -285,3 +285,17 @@ def test_what_is_read_otherwise_is_said(tmp_path: Path, files: list[str], remedy
     make(tmp_path, *files)
     with pytest.raises(SegkitError, match=re.escape(remedy)):
         find_pairs(tmp_path, Names())
+
+
+def test_second_masks_of_an_image_are_named(tmp_path: Path) -> None:
+    """BUSI has a mask for each tumour."""
+    for name in ("benign (1)", "benign (2)", "benign (3)"):
+        put(tmp_path / f"benign/{name}.png")
+        put(tmp_path / f"benign/{name}_mask.png")
+    put(tmp_path / "benign/benign (2)_mask_1.png")
+    layout = find_pairs(tmp_path, Names())
+    assert len(layout.pairs) == 3
+    assert layout.problems == [
+        "benign/benign (2)_mask_1.png may be a second mask of benign/benign (2).png: write both"
+        " into one file"
+    ]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
-from segkit.data.layout.discovery import discover
+from segkit.data.layout.discovery import OF_MASKS, discover, split_words
 from segkit.data.layout.files import (
     Files,
     count_endings,
@@ -432,8 +432,14 @@ def _pair_by_patterns(root: Path, image: str, mask: str, layout: Layout) -> None
     for key, found_images in ids[0].items():
         found_masks = ids[1].get(key, [])
         if not found_masks:
+            starts = (key[: m.start()] for m in re.finditer(r"[^A-Za-z\d]", key))
+            owner = next(
+                (ids[0][start][0] for start in starts if start in ids[0] and start in ids[1]), None
+            )
             layout.problems.append(
                 f"{found_images[0]} has no mask: no path matches {mask} with the id '{key}'"
+                if owner is None or not split_words(found_images[0]) & OF_MASKS
+                else f"{found_images[0]} may be a second mask of {owner}: write both into one file"
             )
         elif len(found_images) > 1 or len(found_masks) > 1:
             both = ", ".join(dict.fromkeys([*found_images, *found_masks]))

@@ -75,10 +75,10 @@ class FolderSource(DataSource, name="folder"):
     Args:
         mode: The head's mode.
         root: The folder with ``images`` and ``masks``, whose files are paired by name without the
-            extension, including sub-folders. Folders ``train``, ``val`` and ``test`` above them,
-            inside them or in their place divide the samples; if only ``val`` is missing, it is
-            taken from ``train``, and a ``test`` without masks is left out. Several folders, as
-            [A,B], are one data set.
+            extension, including sub-folders; other layouts are found by words in names. Folders
+            ``train``, ``val`` and ``test`` above them, inside them or in their place divide the
+            samples; if only ``val`` is missing, it is taken from ``train``, and a ``test`` or
+            ``val`` without masks is left out. Several folders, as [A,B], are one data set.
         pairs: Instead of root: a CSV file (separated by comma, semicolon or tab) with the columns
             ``image``, ``mask`` and optionally ``split``; paths are relative to the file. A column
             of another name that holds only train, val and test divides too, and so do folders.
@@ -88,7 +88,8 @@ class FolderSource(DataSource, name="folder"):
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
         image_pattern: Paths of images below root, such as "{id}/image.tif"; {split} may stand for a
-            folder of a split, * for anything. Folders of splits divide without it, too.
+            folder of a split, * for anything, which belongs to the ID where files have the same
+            one. Folders of splits divide without {split}, too.
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
         split: How samples are divided unless folders or the table say so: "random" draws them with
             the seed, "blocks" takes the last of the sorted names (for stacks and sequences, whose

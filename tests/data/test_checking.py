@@ -309,6 +309,25 @@ def test_what_255_means(values, two, label_map, meaning_of_255, note):
     assert source.label_map == label_map  # unchanged
 
 
+@pytest.mark.parametrize(
+    ("values", "two", "label_map", "meaning"),
+    [
+        ({0, 65535}, True, None, 1),  # TGS Salt
+        ({65535}, True, None, 1),
+        ({0, 1, 65535}, True, None, 65535),
+        ({0, 255, 65535}, True, None, 65535),
+        ({0, 65535}, False, None, 65535),
+        ({0, 65535}, True, {65535: 255}, 255),
+    ],
+)
+def test_white_in_16_bits(values, two, label_map, meaning):
+    source = FolderSource("binary", root=Path(), labels="masks", label_map=label_map)
+    coding = LabelCoding(dict(label_map or {}))
+    notes = decide_coding(coding, values, two, source)
+    assert coding.label_of(65535) == meaning
+    assert (meaning == 1) == any("white in 16 bits: 65535 is used as class 1" in n for n in notes)
+
+
 def test_shares_of_black_and_white_and_of_partly_labelled_masks(tmp_path):
     put(tmp_path / "white", HALF * 255, HALF * 255, HALF * 0)
     summary = run_check(tmp_path / "white")

@@ -454,9 +454,10 @@ def test_channels_that_viewers_show_as_pages_are_said(tmp_path: Path) -> None:
 
 def test_an_id_may_occur_twice_in_a_pattern() -> None:
     pattern = Pattern("{id}/images/{id}.png", "data.image_pattern")
-    assert pattern.match("7/images/7.png") == ("7", "", "", "7/images/7.png")
+    assert pattern.match("7/images/7.png") == ("7", "", "", "7/images/7.png", ())
     assert pattern.match("7/images/8.png") is None
-    assert pattern.match("a.b/images/a.b.png") == ("a.b", "", "", "a.b/images/a.b.png")
+    found = pattern.match("a.b/images/a.b.png")
+    assert found == ("a.b", "", "", "a.b/images/a.b.png", ())
 
 
 # --- what is not used ----------------------------------------------------------------------------
@@ -580,6 +581,71 @@ def test_lists_of_public_sets_divide(tmp_path: Path) -> None:
     assert len(found(tmp_path)["val"]) == 1  # one of five at random
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("val_list.txt", "JPEGImages/{n}.jpg Annotations/{n}.png"),  # PaddleSeg
+        ("valid.txt", "{n}.jpg"),  # CamVid of fastai
+        ("val_id.txt", "{n}"),
+        ("metadata/validation.txt", "{n}.png"),  # BBBC039
+        ("ImageSets/Main/val.txt", "{n}"),
+    ],
+)
+def test_lists_of_other_names_and_with_masks(tmp_path: Path, file: str, line: str) -> None:
+    for n in range(5):
+        put(tmp_path, f"JPEGImages/{n}.jpg", f"Annotations/{n}.png")
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line.format(n=n) + "\n" for n in (3, 4)))
+    assert found(tmp_path)["val"] == ["JPEGImages/3.jpg", "JPEGImages/4.jpg"]
+    assert any(str(path) in note for note in notes(tmp_path))
+
+
+def test_lists_and_classes_inside_a_folder_around_all(tmp_path: Path) -> None:
+    """OpenEarthMap, unpacked into a folder of its own."""
+    for n in range(5):
+        put(tmp_path, f"Set/town/images/{n}.jpg", f"Set/town/labels/{n}.png")
+    (tmp_path / "Set/val.txt").write_text("3.jpg\n4.jpg\n")
+    (tmp_path / "Set/classes.txt").write_text("sky\nroad\n")
+    assert found(tmp_path)["val"] == [f"Set/town/images/{n}.jpg" for n in (3, 4)]
+    assert "classes.txt names 2 classes" in " ".join(notes(tmp_path))
+
+
+def test_classes_of_roboflow(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        put(tmp_path, *(f"{split}/{split}{n}{x}" for n in range(2) for x in (".jpg", "_mask.png")))
+        text = "Pixel Value, Class\n0, background\n1, car\n"
+        (tmp_path / split / "_classes.csv").write_text(text)
+    assert "data.class_names=[background,car]" in " ".join(notes(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "names", [("train_{}", "testA_{}"), ("training", "testing"), ("Train{}", "Val{}")]
+)
+def test_names_that_say_a_split_are_mixed_only_with_a_line(tmp_path: Path, names) -> None:
+    """GlaS and Lucchi keep the official test beside the training images."""
+    for n in range(3):
+        for name in names:
+            put(tmp_path, f"images/{name.format(n)}.jpg", f"masks/{name.format(n)}.png")
+    [note] = [note for note in notes(tmp_path) if "so they are mixed" in note]
+    assert "for train" in note
+    assert "data.test_list" in note
+    put(tmp_path, "images/other.jpg", "masks/other.png")  # trains and tests are objects as well
+    assert not any("so they are mixed" in note for note in notes(tmp_path))
+
+
+def test_lists_name_sequences(tmp_path: Path) -> None:
+    """DAVIS lists the folders of its frames."""
+    for name in ("bear", "camel", "old/camel2"):
+        put(tmp_path, *(f"JPEGImages/480p/{name}/{n}.jpg" for n in range(2)))
+        put(tmp_path, *(f"Annotations/480p/{name}/{n}.png" for n in range(2)))
+    lists = tmp_path / "ImageSets/2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("bear\ncamel2\n")
+    (lists / "val.txt").write_text("camel\n")
+    assert found(tmp_path)["val"] == [f"JPEGImages/480p/camel/{n}.jpg" for n in range(2)]
+
+
 def test_pascal_voc(tmp_path: Path) -> None:
     """Most of its images have no masks, and its boxes lie in a folder called like one of masks."""
     for n in range(9):
@@ -679,3 +745,23 @@ def test_a_table_without_a_column_is_divided_by_the_folders_of_its_images(tmp_pa
         "columns of p.csv that are not used: column 4",
         "the samples are divided by their folders train, val",
     ]
+
+
+def test_columns_that_contain_image_and_mask(tmp_path: Path) -> None:
+    """DeepGlobe has an ID as well, and no masks for validation."""
+    put(tmp_path, *(f"train/{n}_{x}" for n in (1, 2) for x in ("sat.jpg", "mask.png")))
+    put(tmp_path, "valid/3_sat.jpg")
+    rows = [f"{n},train,train/{n}_sat.jpg,train/{n}_mask.png" for n in (1, 2)]
+    rows = ["image_id,split,sat_image_path,mask_path", *rows, "3,valid,valid/3_sat.jpg,"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    source = FolderSource("binary", pairs=tmp_path / "metadata.csv")
+    assert [len(part) for part in source.splits().values()] == [1, 1, 0]
+    assert source.problems() == []
+    assert any(
+        "1 images for validation have no masks and are left out" in n for n in source.notes()
+    )
+    text = (tmp_path / "metadata.csv").read_text().replace("valid", "train")
+    put(tmp_path, "train/3_sat.jpg")
+    (tmp_path / "metadata.csv").write_text(text)
+    source = FolderSource("binary", pairs=tmp_path / "metadata.csv")
+    assert source.problems() == ["metadata.csv, line 4: no mask is given"]

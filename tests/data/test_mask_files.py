@@ -550,6 +550,17 @@ def test_nodata_that_hides_the_foreground_is_told_with_the_notes(tmp_path: Path)
     ]
 
 
+def test_transparent_masks_that_hide_the_foreground_are_told(tmp_path: Path) -> None:
+    """BBBC039 has the labels in the red channel of pixels that no viewer shows."""
+    put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
+    for n in range(3):
+        mask = np.dstack([draw(n), *[0 * draw(n)] * 3]).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / f"masks/{n}.png")
+    text = find_problems(tmp_path, "binary")
+    assert "the masks hold transparent pixels (background); what lies below" in text
+    assert "save masks without alpha" in text
+
+
 def test_transparent_images_that_hide_the_foreground_are_told(tmp_path: Path) -> None:
     put(tmp_path, [(draw(n) > 0).astype(np.uint8) for n in range(3)])
     for n in range(3):

@@ -25,6 +25,8 @@ from segkit.data.sources.base import DataSource
 
 FEW_IDS = 3
 """If a whole data set has at most this many ids, they are probably classes."""
+WHITE = 2**16 - 1
+"""White in masks of 16 bits."""
 MOST_LEVELS = 40
 """Mask values for which a label map is proposed; more are ids, or noise."""
 
@@ -148,8 +150,8 @@ def decide_coding(
     """Decide what the mask value 255 means, which is ambiguous; return notes for the user.
 
     With two classes, 0 and 1, and no other value for class 1, 255 is class 1 (black-and-white
-    masks). Among ids of objects, it is one if there are ids next to it. Otherwise it means "not
-    labelled".
+    masks; likewise 65535). Among ids of objects, it is one if there are ids next to it. Otherwise
+    it means "not labelled".
     """
     if source.instances:
         notes = ["masks hold object ids: every id is foreground"]
@@ -168,6 +170,9 @@ def decide_coding(
                 " classes, remove data.instances=true"
             )
         return notes
+    if two_classes and {v for v in values if v > 0} == {WHITE} and WHITE not in coding.to_label:
+        coding.to_label[WHITE] = 1
+        return [f"masks hold 0 and {WHITE}, white in 16 bits: {WHITE} is used as class 1"]
     if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
         return []
     if two_classes and not any(coding.label_of(value) == 1 for value in values):

@@ -24,7 +24,7 @@ from segkit.data.checks.classes import (
     state_map,
 )
 from segkit.data.checks.facts import Facts
-from segkit.data.mask_files import UNLABELLED
+from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource, Sample, Split
 
 SHOWN, NAMED = 20, 3
@@ -276,8 +276,9 @@ def _describe_hidden(facts: list[Facts], classes: Classes, source: DataSource) -
     """What masks without foreground hold instead, and the options that may have hidden it."""
     meaning = {IGNORE_INDEX: "not labelled"} | dict(enumerate(classes.names))
     values = sorted({value for f in facts for value in f.values})
+    named = {UNLABELLED: "nodata", TRANSPARENT: "transparent pixels"}
     held = [
-        f"{'nodata' if value == UNLABELLED else describe_values([value])}"
+        f"{named.get(value) or describe_values([value])}"
         f" ({meaning.get(classes.coding.label_of(value), 'no class')})"
         for value in values
     ]
@@ -285,6 +286,8 @@ def _describe_hidden(facts: list[Facts], classes: Classes, source: DataSource) -
     remedies = []
     if UNLABELLED in values:
         remedies.append("remove the nodata value from masks, as with gdal_edit.py -unsetnodata")
+    if TRANSPARENT in values:
+        remedies.append("what lies below transparent pixels is not read: save masks without alpha")
     if source.label_map and any(value != UNLABELLED for value in source.label_map):
         remedies.append("data.label_map says what values mean")
     if empty := sum(bool(f.empty) for f in facts):

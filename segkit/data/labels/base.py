@@ -58,15 +58,17 @@ class Rle(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Runs down the columns of an image of unknown size.
+    """Runs in an image of unknown size.
 
     Attributes:
         starts: The first pixels of the runs, from 0.
         lengths: The numbers of pixels.
+        along_rows: Whether pixels are counted along the rows, and not down the columns.
     """
 
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    along_rows: bool = False
 
 
 class Segment(NamedTuple):
@@ -239,7 +241,7 @@ def _pack_region(region: Region) -> tuple[str, Any, Any]:
     if isinstance(region, Rle):
         return "rle", region.size, region.counts
     if isinstance(region, Runs):
-        return "runs", region.starts.tobytes(), region.lengths.tobytes()
+        return "runs", (region.starts.tobytes(), region.lengths.tobytes()), region.along_rows
     if isinstance(region, Segment):
         return "segment", str(region.file), region[1:]
     return "file", str(region), None
@@ -253,7 +255,8 @@ def _unpack_region(packed: tuple[str, Any, Any]) -> Region:
     if kind == "rle":
         return Rle(first, second)
     if kind == "runs":
-        return Runs(np.frombuffer(first, np.int64), np.frombuffer(second, np.int64))
+        starts, lengths = (np.frombuffer(part, np.int64) for part in first)
+        return Runs(starts, lengths, second)
     if kind == "segment":
         return Segment(Path(first), *second)
     return Path(first)

@@ -29,7 +29,11 @@ from segkit.data.labels.tree import FileTree, contains_all, find_split, read_sta
 PANOPTIC = rb'"segments_info"\s*:\s*\['
 """What a file has whose segments are in PNG files."""
 
-_KEYS = [rb'"%s"\s*:\s*\[' % key for key in (b"images", b"annotations", b"categories")]
+_KEYS = [
+    rb'"images"\s*:\s*\[',
+    rb'"annotations"\s*:\s*[\[{]',  # LIVECell has an object, with ids as keys
+    rb'"categories"\s*:\s*\[',
+]
 
 
 class CocoFormat(LabelFormat, name="coco"):
@@ -261,7 +265,9 @@ def _read_images(content: dict[str, Any], json: JsonFile, make_shapes: MakeShape
     """Add the images of a file."""
     draft, file, tree = json.draft, json.file, json.draft.tree
     split, near = find_split(file), tree.list_near(file)
-    by_image = _group_by_image(as_list(content.get("annotations")), json)
+    given = content.get("annotations")
+    given = list(given.values()) if isinstance(given, dict) else as_list(given)
+    by_image = _group_by_image(given, json)
     seen: set[str] = set()
     for number, entry in enumerate(as_list(content.get("images"))):
         name = as_dict(entry).get("file_name")

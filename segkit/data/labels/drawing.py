@@ -155,6 +155,11 @@ def find_region_runs(region: Region, size: tuple[int, int]) -> Ends:
                 f"a run ends at pixel {stops.max()}, but the image has {width} x {height} ="
                 f" {height * width}: use the images that were annotated."
             )
+        if region.along_rows:
+            mask = np.zeros(height * width, bool)
+            for start, stop in zip(region.starts, stops, strict=True):
+                mask[start:stop] = True
+            return find_mask_runs(mask.reshape(size))
         return region.starts, stops
     if isinstance(region, Segment):
         return _find_segment(region, size)

@@ -88,7 +88,7 @@ def describe_unused(names: Sequence[str], where: str) -> list[str]:
     files = "1 file" if len(names) == 1 else f"{len(names)} files"
     shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
     verb = "is" if len(names) == 1 else "are"
-    return [f"{files} in {where} {verb} not used ({_count_endings(names)}): {shown}"]
+    return [f"{files} in {where} {verb} not used ({count_endings(names)}): {shown}"]
 
 
 def describe_unread(files: Files, where: str, kind: str) -> str:
@@ -101,14 +101,15 @@ def describe_unread(files: Files, where: str, kind: str) -> str:
     """
     if not files.others:
         return f"{where} contains no {kind}. Known: {', '.join(list_suffixes())}"
-    endings = _count_endings(files.others)
+    endings = count_endings(files.others)
     return (
         f"{where} contains no {kind} that can be read, only other files ({endings}): convert them"
         " to PNG or TIFF"
     )
 
 
-def _count_endings(names: Sequence[str]) -> str:
+def count_endings(names: Sequence[str]) -> str:
+    """How many files have each ending, as in "3 .json, 1 .xml"."""
     endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
     return ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6))
 

@@ -152,12 +152,19 @@ class Match(NamedTuple):
         split: The name of a split; empty if the pattern has none.
         channel: The name of a channel likewise.
         place: The path with MARK in place of the channel's name.
+        stars: What each * stands for.
     """
 
     id: str
     split: str
     channel: str
     place: str
+    stars: tuple[str, ...]
+
+    @property
+    def above(self) -> list[str]:
+        """The split and what * stands for."""
+        return [part for part in (self.split, *self.stars) if part]
 
 
 class Pattern:
@@ -196,7 +203,7 @@ class Pattern:
         for part in re.split(r"(\{id\}|\{split\}|\{channel\}|\*)", path):
             name = part[1:-1]
             if part == "*":
-                regex += "[^/]*"
+                regex += "([^/]*)"
             elif not part.startswith("{") or name not in groups:
                 regex += re.escape(part)
             else:
@@ -215,4 +222,7 @@ class Pattern:
         for number in reversed(range(self._marks)):
             start, end = found.span(f"mark{number}")
             place = place[:start] + MARK + place[end:]
-        return Match(groups["id"], groups.get("split") or "", groups.get("channel") or "", place)
+        named = self._regex.groupindex.values()
+        stars = tuple(text for n, text in enumerate(found.groups(), start=1) if n not in named)
+        split, channel = groups.get("split") or "", groups.get("channel") or ""
+        return Match(groups["id"], split, channel, place, stars)

@@ -28,12 +28,16 @@ class Layout:
         problems: What is wrong with single files.
         notes: What the user should know, such as files that are not used.
         channels: The names of channels that lie in files of their own, in their order.
+        no_rule: Whether no rule of names pairs the files of some folders.
+        is_discovered: Whether no names of folders say which files are images and masks.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     channels: tuple[str, ...] = ()
+    no_rule: bool = False
+    is_discovered: bool = False
 
 
 class Names(NamedTuple):

@@ -52,6 +52,7 @@ def find_partners(
     if len(parts) > 1:
         layout.problems.append(_describe_parts(parts, root, split, images, masks))
         return None
+    layout.no_rule |= not kinds
     layout.problems.append(
         f"none of the {len(images.images)} images in {relative_path(images.folder, root)} has a"
         f" mask in {place}: {relative_path(images.find(first), root)} needs"
@@ -111,7 +112,7 @@ def _describe_kinds(
     for rule, option in zip(kinds, options, strict=True):
         of_images = (rule.mask_stem(strip_suffix(name)) for name in images.images)
         file = next(by_stem[stem] for stem in of_images if stem in by_stem)
-        content, values = _describe_content(file)
+        content, values = describe_content(file)
         are_classes &= 0 < values <= 2
         own = option if option[:-1] != options[0][:-1] or not shown else option[-1:]
         shown.append(f"{' '.join(own)} ({content})")
@@ -121,7 +122,7 @@ def _describe_kinds(
     return text
 
 
-def _describe_content(file: Path) -> tuple[str, int]:
+def describe_content(file: Path) -> tuple[str, int]:
     """What a mask holds, for the choice between several, and how many values; 0 if no values."""
     try:
         with ImageReader(file) as reader:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.data.layout.folders import divide_by_folders
+from segkit.data.layout.folders import describe_left_out, divide_by_folders
 from segkit.data.layout.pairs import Layout, Pair
 from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
@@ -62,17 +62,28 @@ def read_pairs(table: Path) -> Layout:
     """
     found = _read_rows(table)
     layout, lines = Layout(notes=list(found.notes)), dict[Path, int]()
+    left_out = dict[str, Split]()
+    masked = {  # splits of which there are masks
+        ANSWERS.get(row[found.split].lower()) if found.is_flag else find_split(row[found.split])
+        for _, row in found.rows
+        if found.split is not None
+        and found.split < len(row)
+        and any(row[found.mask : found.mask + 1])
+    }
     for number, row in found.rows:
         image, mask, split = (
             row[at] if at is not None and at < len(row) else ""
             for at in (found.image, found.mask, found.split)
         )
         files = _find(table.parent, image), _find(table.parent, mask)
+        known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
+        if image and not mask and known and "train" in masked and known not in masked:
+            left_out[image] = known
+            continue
         given = {"image": image, "mask": mask}
         empty = [key for key, text in given.items() if not text]
         absent = [str(part) for path in files for part in find_absent(path)]
         before = lines.get(files[0].resolve())
-        known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
         problem = ""
         if empty:
             problem = f"no {' and no '.join(empty)} is given"
@@ -96,6 +107,8 @@ def read_pairs(table: Path) -> Layout:
         layout.pairs.append(Pair(Path(name).as_posix(), *files, known))
     channels = {name_channels(pair.image) for pair in layout.pairs}
     layout.channels = channels.pop() if len(channels) == 1 else ()
+    if left_out:
+        layout.notes.append(describe_left_out(left_out))
     open_pairs = sum(pair.split is None for pair in layout.pairs)
     if 0 < open_pairs < len(layout.pairs):
         layout.problems.append(
@@ -140,6 +153,10 @@ def _read_rows(table: Path) -> _Rows:
     if not has_header and not find_absent(_find(table.parent, first[0])):
         image, mask, split, rows_below = 0, 1, 2, rows
         lower = first = [f"column {number}" for number in range(1, len(first) + 1)]
+    if image is None:
+        image = _find_column("image", lower, [row for _, row in rows_below], table.parent)
+    if mask is None:
+        mask = _find_column("mask", lower, [row for _, row in rows_below], table.parent)
     if image is None or mask is None:
         missing = [key for key, at in (("image", image), ("mask", mask)) if at is None]
         raise SegkitError(
@@ -163,6 +180,17 @@ def _read_rows(table: Path) -> _Rows:
             + remedy * (split is None)
         )
     return _Rows(rows_below, image, mask, split, name in FLAGS, notes)
+
+
+def _find_column(word: str, names: list[str], rows: list[list[str]], folder: Path) -> int | None:
+    """The only column with a word in its name whose first value is a file."""
+    values = next((row for row in rows if all(row[: len(names)])), [""] * len(names))
+    found = [
+        at
+        for at, (name, value) in enumerate(zip(names, values, strict=False))
+        if word in name and value and _find(folder, value).is_file()
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_split_column(names: dict[int, str], rows: list[list[str]]) -> int | None:

@@ -24,7 +24,9 @@ from segkit.data.layout.pairs import Layout, Names, Pair
 from segkit.data.layout.splits import (
     Divided,
     Fraction,
+    describe_named_splits,
     find_lists,
+    list_shared_folders,
     natural_key,
     split_by_lists,
     split_by_ratio,
@@ -79,10 +81,10 @@ class FolderSource(DataSource, name="folder"):
     Args:
         mode: The head's mode.
         root: The folder with ``images`` and ``masks``, whose files are paired by name without the
-            extension, including sub-folders. Folders ``train``, ``val`` and ``test`` above them,
-            inside them or in their place divide the samples; if only ``val`` is missing, it is
-            taken from ``train``, and a ``test`` without masks is left out. Several folders, as
-            [A,B], are one data set.
+            extension, including sub-folders; other layouts are found by words in names. Folders
+            ``train``, ``val`` and ``test`` above them, inside them or in their place divide the
+            samples; if only ``val`` is missing, it is taken from ``train``, and a ``test`` or
+            ``val`` without masks is left out. Several folders, as [A,B], are one data set.
         pairs: Instead of root: a CSV file (separated by comma, semicolon or tab) with the columns
             ``image``, ``mask`` and optionally ``split``; paths are relative to the file. A column
             of another name that holds only train, val and test divides too, and so do folders.
@@ -92,8 +94,9 @@ class FolderSource(DataSource, name="folder"):
         masks: Name of the mask folder.
         mask_suffix: What follows the image's name in the name of its mask, such as "_mask".
         image_pattern: Paths of images below root, such as "{id}/image.tif"; {split} may stand for a
-            folder of a split, * for anything, and {channel} for the channels that lie in files of
-            their own: "{id}_{channel}.tif". Folders of splits divide without {split}, too.
+            folder of a split, * for anything, which belongs to the ID where files have the same
+            one, and {channel} for the channels that lie in files of their own:
+            "{id}_{channel}.tif". Folders of splits divide without {split}, too.
         mask_pattern: Paths of masks likewise, such as "{id}/mask.png".
         channel_files: Names of channels that lie in files of their own, in the order of the image,
             such as [red,green,blue,nir]: a word in the names of files, or of their folders. null:
@@ -498,7 +501,15 @@ class FolderSource(DataSource, name="folder"):
             if self._class_names is None and self._class_colors is None:
                 stems = {strip_ending(pair.image).name for pair in pairs}
                 folder = self.roots[0] if self.pairs is None else self.pairs.parent
-                notes += propose_classes(folder, stems)
+                samples = [sample for part in given.values() for sample in part]
+                train = given.get("train", samples)  # Roboflow names the classes in each split
+                places = [
+                    *list_shared_folders(folder, samples),
+                    *list_shared_folders(folder, train),
+                ]
+                places = [place for place in dict.fromkeys(places) if place.is_dir()]
+                proposals = (propose_classes(place, stems) for place in places)
+                notes += next((proposal for proposal in proposals if proposal), [])
         rest = given.pop(None, [])
         divided_by: DividedBy = ""
         if "val" in given:
@@ -512,6 +523,8 @@ class FolderSource(DataSource, name="folder"):
                 parts = split_by_lists(rest, listed, problems)
                 given, rest = dict[Split | None, list[Sample]](parts.items()), []
                 divided_by = "lists"
+        if rest and self.split != "lists" and not any(given.values()):
+            notes += describe_named_splits(rest)
         divided = self._divide({s: given.get(s, []) for s in SPLITS}, rest, problems)
         return _Found(divided, problems, notes, palettes, drawn, divided_by, channels)
 

@@ -190,6 +190,20 @@ def test_background_colours_and_pages(tmp_path):
     assert (labels[3, 3], labels[5, 5], labels[20, 20]) == (2, 0, 0)
 
 
+def test_annotations_by_id(tmp_path):
+    """LIVECell has an object of annotations, not a list."""
+    write_image(tmp_path / "a.png", PIXELS)
+    path = put(tmp_path, "livecell_coco_train.json", ["a.png"], [shape(), shape()])
+    content = json.loads(path.read_text())
+    listed = read(tmp_path).images[0].shapes
+    content["annotations"] = {str(each["id"]): each for each in content["annotations"]}
+    path.write_text(json.dumps(content))
+    found = read(tmp_path)
+    assert (found.problems, len(found.images[0].shapes), len(listed)) == ([], 2, 2)
+    first, second = (draw_ids(shapes, SIZE) for shapes in (listed, found.images[0].shapes))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_boxes_and_key_points_have_no_region(tmp_path):
     write_image(tmp_path / "a.png", PIXELS)
     boxes = [shape(segmentation=None, bbox=[1, 2, 3, 4]), shape(segmentation=[])]

@@ -164,6 +164,11 @@ def test_every_format_is_found_by_itself(tmp_path):
             )
         },
         "dicom_seg": {"a.dcm": "\0" * 128 + "DICM 1.2.840.10008.5.1.4.1.1.66.4"},
+        "via": {
+            "a.json": json.dumps(
+                {"a.png9": {"filename": "a.png", "regions": [{"shape_attributes": {}}]}}
+            )
+        },
         "rle_csv": {"train.csv": "ImageId,EncodedPixels\na.png,1 3\n"},
         "object_masks": {},
         "class_masks": {},

@@ -20,8 +20,8 @@ from segkit.inspection.findings import (
 )
 from segkit.report.colors import format_color
 
-FOLDERS, LEAKS = 4, 3
-"""Folders, and groups of equal images, that are named."""
+FOLDERS = 4
+"""Folders that are named."""
 
 
 def describe(found: Findings) -> Iterator[tuple[str, str]]:
@@ -69,15 +69,6 @@ def describe(found: Findings) -> Iterator[tuple[str, str]]:
     ):
         if names:
             yield "", f"{_count(names, 'image')} {what}: {join_names(names)}"
-    if found.leaks:
-        groups = [" = ".join(names) for names in found.leaks]
-        yield (
-            "leak",
-            f"{len(groups)} {'image is' if len(groups) == 1 else 'images are'} in several splits,"
-            " pixel for pixel, so the scores will be too good:"
-            f" {'; '.join(groups[:LEAKS])}{'; ...' if len(groups) > LEAKS else ''}. Remove the"
-            " copies",
-        )
     for number, note in enumerate(found.notes):
         yield ("" if number else "notes"), note
 

@@ -41,8 +41,9 @@ def write(path: Path, values: np.ndarray) -> None:
 
 def put(root: Path, *masks: np.ndarray, pixels: Any = NOISE, kind: str = ".png") -> Path:
     """Write images a, b, ... with these masks; the pixels are repeated to the size of the mask."""
-    for name, labels in zip(string.ascii_lowercase, masks, strict=False):
-        write(root / f"images/{name}{kind}", np.resize(pixels, labels.shape[:2] + pixels.shape[2:]))
+    for number, (name, labels) in enumerate(zip(string.ascii_lowercase, masks, strict=False)):
+        image = np.resize(pixels, labels.shape[:2] + pixels.shape[2:])
+        write(root / f"images/{name}{kind}", np.roll(image, number, 1))  # else they would be leaks
         write(root / f"masks/{name}{kind}", labels)
     return root
 
@@ -484,7 +485,7 @@ def test_sizes_may_differ_between_images(tmp_path):
 def test_shuffled_pages_are_noted(tmp_path):
     for folder, values in (("images", NOISE), ("masks", HALF)):
         (tmp_path / folder).mkdir()
-        pages = np.stack([values] * 20)
+        pages = np.stack([values + np.uint8(page * (values is NOISE)) for page in range(20)])
         tifffile.imwrite(tmp_path / folder / "s.tif", pages, photometric="minisblack")
     assert run_check(tmp_path, split="blocks").notes == []
     [note] = run_check(tmp_path, split="random").notes

@@ -101,6 +101,7 @@ def test_a_sample_of_a_huge_image_is_checked_and_a_note_says_so(tmp_path, monkey
     monkeypatch.setattr(facts, "PIXELS_PER_IMAGE", 500)
     found = scan_whole(in_blocks(tmp_path))
     assert found.share == pytest.approx(2 * 16 / 150)
+    assert not found.digest  # what was not read may differ
     assert found.pixels is not None
     assert len(found.pixels) > 400
     [counts] = found.layers

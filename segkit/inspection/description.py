@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit.core.labels import describe_values
+from segkit.data.checks.classes import name_values
 from segkit.data.checks.facts import PIXELS_OF_INTENSITIES
 from segkit.data.checks.problems import join_names
 from segkit.data.sources.base import DataSource
@@ -103,9 +103,9 @@ def describe_split(found: Findings) -> str:
     return f"{val} for validation and {test} for testing, {how} (data.split={source.split})"
 
 
-def format_values(each: ClassShare) -> str:
+def format_values(each: ClassShare, found: Findings) -> str:
     """The mask values of a class."""
-    return describe_values(each.values) if each.values else "-"
+    return name_values(each.values, found.data.facts, found.data.source) or "-"
 
 
 def to_plain(found: Findings) -> dict[str, Any]:

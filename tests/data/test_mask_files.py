@@ -513,7 +513,7 @@ def test_nodata_that_hides_the_foreground_is_told_with_the_notes(tmp_path: Path)
         write_geotiff(tmp_path / f"masks/{n}.tif", (draw(n) > 0).astype(np.uint8), nodata=1)
     with pytest.raises(SegkitError) as caught:
         check(FolderSource("binary", root=tmp_path), "binary")
-    assert "the masks hold nodata (not labelled), 0 (background); remove the nodata" in str(
+    assert "the masks hold no data (not labelled), 0 (background); remove the nodata" in str(
         caught.value
     )
     assert caught.value.__notes__ == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -240,6 +240,19 @@ def find_written(value: int, coding: LabelCoding) -> int | None:
         return value
     is_black = value == TRANSPARENT and coding.to_label[value] != IGNORE_INDEX
     return 0 if is_black else None
+
+
+def name_values(values: Iterable[int], facts: list[Facts], source: DataSource) -> str:
+    """Mask values for a message; those that stand for something else than a value by its name."""
+    values, named = sorted(values), list[str]()
+    if UNLABELLED in values and UNLABELLED in (source.label_map or {}):
+        values.remove(UNLABELLED)
+        has_files = any(f.sample.mask is not None for f in facts)
+        named.append("no data" if has_files else "not labelled")
+    if TRANSPARENT in values:
+        values.remove(TRANSPARENT)
+        named.append("transparent")
+    return ", ".join([*named, *([describe_values(values)] if values else [])])
 
 
 def list_levels(values: set[int], source: DataSource) -> list[int]:

@@ -20,6 +20,7 @@ from segkit.data.checks.classes import (
     find_written,
     has_option,
     list_levels,
+    name_values,
     propose_map,
     state_map,
 )
@@ -281,13 +282,13 @@ def _describe_hidden(facts: list[Facts], classes: Classes, source: DataSource) -
     meaning = {IGNORE_INDEX: "not labelled"} | dict(enumerate(classes.names))
     values = sorted({value for f in facts for value in f.values})
     held = [
-        f"{'nodata' if value == UNLABELLED else describe_values([value])}"
+        f"{name_values([value], facts, source)}"
         f" ({meaning.get(classes.coding.label_of(value), 'no class')})"
         for value in values
     ]
     text = f": the masks hold {', '.join(held) or 'nothing'}"
     remedies = []
-    if UNLABELLED in values:
+    if UNLABELLED in values and any(f.sample.mask is not None for f in facts):
         remedies.append("remove the nodata value from masks, as with gdal_edit.py -unsetnodata")
     if source.label_map and any(value != UNLABELLED for value in source.label_map):
         remedies.append("data.label_map says what values mean")

@@ -59,7 +59,7 @@ class _MaskedPages(Pages):
 
     def __init__(self, image: Pages, mask: Pages) -> None:
         self._image, self._mask = image, mask
-        self.guess = image.guess
+        self.guess, self.directions = image.guess, image.directions
 
     def __len__(self) -> int:
         return 1

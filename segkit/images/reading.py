@@ -143,6 +143,11 @@ class ImageReader:
         """How the axes of an array that names none are read; see `Pages`."""
         return self._source.guess
 
+    @property
+    def directions(self) -> str:
+        """Where the axes of a volume lead as stored; see `Pages`."""
+        return self._source.directions
+
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):

@@ -45,7 +45,12 @@ def turn(volume, codes: str):
 @pytest.mark.parametrize("codes", ["LPS", "PIR", "RSA"])
 def test_a_mask_in_another_order_of_axes_is_paired_by_the_affine(tmp_path, codes: str) -> None:
     mask = nibabel.Nifti1Image(MASK, RAS)
-    check(put(tmp_path, turn(mask, codes)), "binary")
+    [note] = check(put(tmp_path, turn(mask, codes)), "binary").notes
+    assert note == (
+        "1 masks are turned to their images by the headers, as a viewer does: the axes of masks"
+        f" lead to {codes}, those of images to RAS: images/a.nii.gz"
+    )
+    assert not check(put(tmp_path / "same", mask), "binary").notes
     wanted = np.flip(nibabel.as_closest_canonical(mask).get_fdata(), (0, 1)).transpose(2, 1, 0)
     np.testing.assert_array_equal(read_masks(put(tmp_path, turn(mask, codes))), wanted)
 

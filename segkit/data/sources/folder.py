@@ -205,6 +205,8 @@ class FolderSource(DataSource, name="folder"):
         self._hidden = set[int]()  # what masks have where they are transparent or have no data
         # images and masks that name no axes, by how these are read: their number, and the first
         self._guesses = dict[tuple[str, str], tuple[int, str]]()
+        # images and masks of volumes whose axes lead elsewhere: their names by both directions
+        self._realigned = dict[tuple[str, str], list[str]]()
         self._large = dict[Sample, Large | None]()
         self._open, self._whole = OpenImages(), {"image": WholeImages(), "mask": WholeImages()}
 
@@ -267,6 +269,12 @@ class FolderSource(DataSource, name="folder"):
                 f"axes of arrays that their files do not name are read {', '.join(read)}. If they"
                 " mean something else, name them (HDF5, zarr, OME-TIFF), or save arrays as (pages,"
                 " H, W, C)"
+            )
+        for (image, mask), names in self._realigned.items():
+            notes.append(
+                f"{len(names)} masks are turned to their images by the headers, as a viewer does:"
+                f" the axes of masks lead to {mask}, those of images to {image}:"
+                f" {', '.join(names[:NAMED])}{' ...' * (len(names) > NAMED)}"
             )
         for value in sorted(self._nodata):
             if value:
@@ -577,6 +585,9 @@ class FolderSource(DataSource, name="folder"):
                         self._note_guess(reader, side)
                 pages, mask_pages = (len(reader) if reader else 1 for reader in readers)
                 if readers[0] and readers[1] and pages and mask_pages:
+                    ways = readers[0].directions, readers[1].directions
+                    if all(ways) and ways[0] != ways[1]:
+                        self._realigned.setdefault(ways, []).append(name)
                     shift = self._measure_shift(readers[0], readers[1])
                     if shift >= FARTHEST:
                         apart = "in other coordinate systems"

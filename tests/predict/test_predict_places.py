@@ -231,6 +231,26 @@ def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict, fi
     assert files_of(out) == names
 
 
+def test_outlines_of_slices_have_the_ids_of_the_volume(binary_run, tmp_path, out, run_predict):
+    voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
+    (tmp_path / "in").mkdir()
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1])), tmp_path / "in/a.nii")
+    options = ["instances=components", "polygons=geojson", "overlays=false"]
+    options.append(f"threshold={find_threshold(binary_run, voxels[..., 1])}")
+    run_predict(binary_run, tmp_path / "in", *options)
+    ids = np.asanyarray(nibabel.load(out / "instances/a.nii.gz").dataobj)
+    assert ids.max() > ids[..., 0].max() > 0
+    for page in range(3):
+        [file] = out.glob(f"polygons/**/*{page}.geojson")
+        found = {
+            feature["properties"]["id"]: feature["properties"]["area"]
+            for feature in json.loads(file.read_text())["features"]
+        }
+        numbers, areas = np.unique(ids[..., page], return_counts=True)
+        assert found == {n: a for n, a in zip(numbers.tolist(), areas.tolist(), strict=True) if n}
+
+
 def test_volumes_of_overlapping_classes(multilabel_run, tmp_path, out, run_predict) -> None:
     nibabel = pytest.importorskip("nibabel")
     voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)

@@ -51,7 +51,7 @@ def is_lossy_lerc(data: bytes) -> bool:
     that are not known count as lossy.
     """
     if data.startswith(_ZSTD):
-        data = imagecodecs.zstd_decode(data)
+        data = bytes(imagecodecs.zstd_decode(data))
     elif not data.startswith(_LERC):
         data = zlib.decompressobj().decompress(data, 64)
     version = int.from_bytes(data[6:10], "little")

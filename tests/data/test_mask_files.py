@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import color_to_value, value_to_color
@@ -263,13 +263,59 @@ def test_soft_edges_are_rounded(tmp_path: Path) -> None:
     check(FolderSource("binary", root=tmp_path, mask_values="nearest"), "binary")
 
 
+def smooth(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.8)))
+
+
+@pytest.mark.parametrize("levels", [(0, 127, 255), (0, 60, 120), (0, 10, 20), (0, 4, 8)])
+def test_greys_of_soft_edges_are_no_classes(tmp_path: Path, levels: tuple[int, ...]) -> None:
+    masks = [np.array(levels)[draw(n)] for n in range(3)]
+    put(tmp_path, [smooth(mask) for mask in masks])
+    text = find_problems(tmp_path)
+    assert "are nowhere 3 pixels wide and lie between others, as those of soft edges do" in text
+    mapping = {levels[1]: 1, levels[2]: 2}
+    assert f"data.mask_values=nearest with 'data.label_map={mapping}' takes the nearest" in text
+    assert "soft edges" in find_problems(tmp_path, "binary")
+    source = FolderSource("multiclass", tmp_path, mask_values="nearest", label_map=mapping)
+    summary, found = encode_all(source)
+    for labels, mask in zip(found, masks, strict=True):
+        assert (labels != np.searchsorted(levels, mask)).mean() < 0.15
+    [note] = [note for note in summary.notes if "nearest" in note]
+    soft = np.stack([smooth(mask) for mask in masks]).astype(int)
+    away = np.abs(soft[..., None] - levels).min(axis=-1)
+    assert f"moves {(away > 0).mean():.2%} of the pixels of masks to one of the" in note
+    assert f"by up to {away.max()}." in note
+    assert "An edge between two classes may become a class whose value lies between" in note
+
+
+def test_a_few_thin_classes_are_noted_and_declared_ones_are_not(tmp_path: Path) -> None:
+    masks = [draw(n) * np.uint8(3) for n in range(3)]  # 0, 3 and 6
+    for mask in masks:
+        mask[2], mask[6] = 1, 2
+    put(tmp_path, masks)
+    notes = check(FolderSource("multiclass", tmp_path), "multiclass").notes
+    [note] = [note for note in notes if "nowhere" in note]
+    assert note.startswith("the mask values 1, 2 are nowhere 3 pixels wide")
+    named = FolderSource("multiclass", tmp_path, class_names=tuple("abcdefg"))
+    assert not [note for note in check(named, "multiclass").notes if "nowhere" in note]
+
+
+def test_ids_in_a_jpeg_cannot_be_told(tmp_path: Path) -> None:
+    put(tmp_path, [draw(n) for n in range(3)], "jpg", quality=95)
+    options = {"mask_values": "nearest", "class_names": ("a", "b", "c")}
+    text = find_problems(tmp_path, **options)
+    assert "changes values by more than the known values 0, 1, 2, 255 differ" in text
+    with pytest.raises(SegkitError, match="ids of objects are read as they are"):
+        FolderSource("binary", tmp_path, mask_values="nearest", instances=True)
+
+
 def test_rounding() -> None:
     values = np.array([[0, 90, 130], [254, 255, 200]], np.uint8)
-    assert round_to_nearest(values, (0, 255)).tolist() == [[0, 0, 255], [255, 255, 255]]
-    assert round_to_nearest(values, (0, 100, 200)).tolist() == [[0, 100, 100], [200, 200, 200]]
+    assert round_to_nearest(values, (0, 255))[0].tolist() == [[0, 0, 255], [255, 255, 255]]
+    assert round_to_nearest(values, (0, 100, 200))[0].tolist() == [[0, 100, 100], [200, 200, 200]]
     colours = encode_colors(np.array([[250, 10, 0], [10, 0, 240], [90, 90, 90]], np.uint8))
     known = [color_to_value(c) for c in (BLACK, RED, BLUE)]
-    assert round_to_nearest(colours, known).tolist() == [known[1], known[2], known[0]]
+    assert round_to_nearest(colours, known)[0].tolist() == [known[1], known[2], known[0]]
     with pytest.raises(
         SegkitError, match=r"data\.class_colors, data\.label_map or data\.class_names"
     ):

@@ -23,6 +23,8 @@ from segkit.data.checks.facts import Facts
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource
 
+FEWEST_RIMS = 2
+"""Values that only rims have from which on they are told."""
 FEW_IDS = 3
 """If a whole data set has at most this many ids, they are probably classes."""
 MOST_LEVELS = 40
@@ -115,7 +117,11 @@ def decide_classes(
     colored = any(value >= FIRST_COLOR for value in values)
     if not (problems or colored or source.instances or layered) and declared is None:
         written = {v for value in values if (v := find_written(value, coding)) is not None}
-        problems += _find_gaps(written, labels, count, source)
+        soft, soft_notes = [], []
+        if mode != "binary":
+            soft, soft_notes = _find_soft_edges(facts, count, source)
+        problems += soft or _find_gaps(written, labels, count, source)
+        notes += soft_notes
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -229,6 +235,34 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
         f"the masks have the values {describe_values(levels)}, which would make {count} classes,"
         f" but {count - len(present)} of them never occur: set {', or '.join(remedies)}"
     ]
+
+
+def _find_soft_edges(
+    facts: list[Facts], count: int, source: DataSource
+) -> tuple[list[str], list[str]]:
+    """Report, or note if they are few, values that only rims have, as of smoothed masks.
+
+    Between the greys 0 and 20 such an edge has those in between, which would be classes.
+    """
+    looked_at = [f for f in facts if f.solid is not None and not f.layered]
+    solid = {v for f in looked_at for v in f.solid or () if v >= 0}
+    thin = {v for f in looked_at for v in f.values} - solid - set(source.label_map or {})
+    rims = sorted(v for v in thin if min(solid, default=0) < v < max(solid, default=0))
+    if len(rims) < FEWEST_RIMS:
+        return [], []
+    remedies = ["draw the masks without smoothing"]
+    if has_option(source, "mask_values"):
+        levels = list_levels(solid, source)
+        remedies.append(
+            f"data.mask_values=nearest with {propose_map(levels, source)} takes the nearest of"
+            f" {describe_values(levels)}"
+        )
+    remedies.append(f"head.num_classes={count} says that they are classes")
+    text = (
+        f"the mask values {describe_values(rims)} are nowhere 3 pixels wide and lie between"
+        f" others, as those of soft edges do: {', or '.join(remedies)}"
+    )
+    return ([text], []) if len(rims) > len(solid) else ([], [text])
 
 
 def find_written(value: int, coding: LabelCoding) -> int | None:

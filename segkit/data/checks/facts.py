@@ -68,6 +68,7 @@ class Facts:
         brighter_above: How much brighter the upper half of the image is than the lower one, in
             standard deviations of the image.
         areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
+        solid: The values of the mask that fill 3 x 3 pixels somewhere; None if not looked at.
         share: The fraction of the image that was read; less than 1 for huge ones.
         digest: A hash of the pixels that have data, of large images of some; empty if only a
             sample of the image is read.
@@ -87,6 +88,7 @@ class Facts:
     intensities: Intensities | None = None
     brighter_above: float = 0.0
     areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    solid: set[int] | None = None
     share: float = 1.0
     digest: bytes = b""
 
@@ -274,14 +276,23 @@ def _name_sample(sample: Sample, message: str) -> tuple[str, str]:
 
 
 def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
-    """Add the areas of the connected regions of each value of a mask (H, W)."""
+    """Add the areas of the connected regions of each value of a mask (H, W), and solid values."""
     step = choose_stride(layer, PIXELS_PER_MASK)
     layer = layer[::step, ::step]
+    facts.solid = (facts.solid or set()) | _find_solid(layer)
     for value in list(count_values(layer))[:VALUES_PER_MASK]:
         same = (layer == value).astype(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
         areas = stats[1:, cv2.CC_STAT_AREA].astype(np.int64) * step**2
         facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])
+
+
+def _find_solid(layer: NDArray[Any]) -> set[int]:
+    """The values of a mask (H, W) that fill 3 x 3 pixels somewhere."""
+    beside, below = layer[:, 1:] == layer[:, :-1], layer[1:] == layer[:-1]
+    rows, columns = beside[:, 1:] & beside[:, :-1], (below[1:] & below[:-1])[:, 1:-1]
+    inside = rows[:-2] & rows[1:-1] & rows[2:] & columns
+    return set(count_values(layer[1:-1, 1:-1][inside]))
 
 
 def choose_stride(array: NDArray[Any] | Large, pixels: int) -> int:

@@ -37,6 +37,7 @@ from segkit.data.mask_files import (
     Palettes,
     compare_palettes,
     describe_palettes,
+    describe_rounding,
     fit_size,
     list_known_values,
 )
@@ -194,10 +195,8 @@ class FolderSource(DataSource, name="folder"):
             class_names,
             class_colors,
         )
-        self.nearest = (
-            list_known_values(mode, class_colors, label_map, class_names)
-            if mask_values == "nearest"
-            else None
+        self.nearest = list_known_values(
+            mask_values, mode, class_colors, label_map, class_names, instances
         )
         self._turned, self._with_alpha = set[str](), set[str]()
         self._stored_channels = set[int]()
@@ -252,6 +251,7 @@ class FolderSource(DataSource, name="folder"):
     def notes(self) -> list[str]:
         """Files left out, palettes, and what was done to images that were read."""
         notes = [*self._found.notes, *describe_palettes(self._found.palettes)]
+        notes += describe_rounding(self._decoder)
         if self._turned:
             names = sorted(self._turned)
             shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")

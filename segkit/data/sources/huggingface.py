@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.layout.splits import Fraction, find_split
-from segkit.data.mask_files import MaskDecoder, list_known_values
+from segkit.data.mask_files import MaskDecoder, describe_rounding, list_known_values
 from segkit.data.packages import divide
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
 from segkit.images.raster import convert_channels
@@ -105,9 +105,9 @@ class HuggingFaceSource(DataSource, name="huggingface"):
         self.class_names, self.class_colors = class_names, class_colors
         self._decoder = MaskDecoder(
             layers=mode == "multilabel" and class_colors is None,
-            nearest=list_known_values(mode, class_colors, label_map, class_names)
-            if mask_values == "nearest"
-            else None,
+            nearest=list_known_values(
+                mask_values, mode, class_colors, label_map, class_names, instances
+            ),
         )
 
     def splits(self) -> dict[Split, list[Sample]]:
@@ -115,8 +115,8 @@ class HuggingFaceSource(DataSource, name="huggingface"):
         return self._splits
 
     def notes(self) -> list[str]:
-        """Splits that are left out."""
-        return self._notes
+        """Splits that are left out, and what was done to masks that were read."""
+        return [*self._notes, *describe_rounding(self._decoder)]
 
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""

@@ -117,9 +117,7 @@ def decide_classes(
     colored = any(value >= FIRST_COLOR for value in values)
     if not (problems or colored or source.instances or layered) and declared is None:
         written = {v for value in values if (v := find_written(value, coding)) is not None}
-        soft, soft_notes = [], []
-        if mode != "binary":
-            soft, soft_notes = _find_soft_edges(facts, count, source)
+        soft, soft_notes = _find_soft_edges(facts, mode, count, source)
         problems += soft or _find_gaps(written, labels, count, source)
         notes += soft_notes
     if mode == "multilabel" and facts and not layered and not source.instances:
@@ -238,17 +236,18 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
 
 
 def _find_soft_edges(
-    facts: list[Facts], count: int, source: DataSource
+    facts: list[Facts], mode: Mode, count: int, source: DataSource
 ) -> tuple[list[str], list[str]]:
     """Report, or note if they are few, values that only rims have, as of smoothed masks.
 
-    Between the greys 0 and 20 such an edge has those in between, which would be classes.
+    Between the greys 0 and 20 such an edge has those in between, which would be classes; a
+    binary head has no room for them.
     """
     looked_at = [f for f in facts if f.solid is not None and not f.layered]
     solid = {v for f in looked_at for v in f.solid or () if v >= 0}
     thin = {v for f in looked_at for v in f.values} - solid - set(source.label_map or {})
     rims = sorted(v for v in thin if min(solid, default=0) < v < max(solid, default=0))
-    if len(rims) < FEWEST_RIMS:
+    if mode == "binary" or len(rims) < FEWEST_RIMS:
         return [], []
     remedies = ["draw the masks without smoothing"]
     if has_option(source, "mask_values"):

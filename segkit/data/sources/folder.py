@@ -319,10 +319,8 @@ class FolderSource(DataSource, name="folder"):
         if raster.alpha and self.channels != 4 and not is_opaque(raster.values):
             self._with_alpha.add(name)
         self._stored_channels.add(raster.values.shape[2])
-        image = render(raster, keep_alpha=self.channels == 4)
-        if self.channels == "auto":
-            return image
         with wrap_errors(sample.image):
+            image = render(raster, keep_alpha=self.channels == 4)
             return convert_channels(image, self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:

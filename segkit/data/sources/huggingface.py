@@ -17,7 +17,7 @@ from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.layout.splits import Fraction, find_split
 from segkit.data.mask_files import MaskDecoder, describe_rounding, list_known_values
-from segkit.data.packages import divide
+from segkit.data.packages import divide, import_package
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
 from segkit.images.raster import convert_channels
 from segkit.images.reading import ImageReader, wrap_errors
@@ -121,8 +121,7 @@ class HuggingFaceSource(DataSource, name="huggingface"):
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""
         with wrap_errors(sample.name), _open(self._images, sample) as reader:
-            image = reader.read_image()
-            return image if self.channels == "auto" else convert_channels(image, self.channels)
+            return convert_channels(reader.read_image(), self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) or (H, W, N) integers, as stored."""
@@ -136,14 +135,7 @@ def _load(path: str, subset: str | None, revision: str | None, download: bool) -
     Raises:
         SegkitError: The package is missing, or the data set cannot be opened.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise SegkitError(
-            f"data=huggingface needs packages of an extra ({error}): pip install"
-            " 'segkit-torch[huggingface]'."
-        ) from error
-
+    datasets = import_package("datasets", "huggingface")
     folder = Path(path)
     if not folder.exists():
         _require_hub(path, download, constants.HF_HUB_OFFLINE)

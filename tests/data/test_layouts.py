@@ -373,7 +373,9 @@ def put_arrays(path: Path) -> None:
     """A file with an image, its mask and something else."""
     values = {"vol/raw": LABELS * 200, "vol/mask": LABELS, "other": LABELS[:2]}
     if path.suffix == ".h5":
-        with pytest.importorskip("h5py").File(path, "w") as file:
+        with pytest.importorskip("h5py", reason="the extra hdf5 is not installed").File(
+            path, "w"
+        ) as file:
             file.update(values)
     elif path.suffix == ".npz":
         np.savez(path, **values)
@@ -422,7 +424,9 @@ def test_how_unnamed_axes_are_read_is_said(tmp_path: Path, ending: str, shape, r
         elif ending == ".npz":
             np.savez(path, values)
         elif ending == ".h5":
-            with pytest.importorskip("h5py").File(path, "w") as file:
+            with pytest.importorskip("h5py", reason="the extra hdf5 is not installed").File(
+                path, "w"
+            ) as file:
                 file["a"] = values
                 for dimension, axis in zip(file["a"].dims, axes, strict=False):
                     dimension.label = axis

@@ -446,7 +446,7 @@ def test_opaque_images_have_three_channels_and_transparent_pixels_are_ignored(
 def write_geotiff(
     path: Path, values: np.ndarray, left: float = 0.0, crs: str = "EPSG:32633", **options
 ) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"driver": "GTiff", "count": 1, "height": H, "width": W, "dtype": values.dtype}
     profile |= {"crs": crs, "transform": rasterio.Affine(2, 0, left, 0, -2, 0)}
@@ -600,7 +600,7 @@ def encode_all(source: FolderSource, mode: str = "multiclass") -> tuple[DataSumm
 def test_masked_pixels_of_a_label_raster_are_not_labelled(
     tmp_path: Path, kind: str, instances: bool
 ) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     profile = {"driver": "GTiff", "height": H, "width": W, "dtype": "uint8", "crs": "EPSG:32633"}
     profile |= {"transform": rasterio.Affine(2, 0, 0, 0, -2, 0), "count": 1 + (kind == "alpha")}
     for n in range(3):

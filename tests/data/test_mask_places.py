@@ -10,7 +10,7 @@ from segkit.data.checks.summary import check
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import ImageReader
 
-nibabel = pytest.importorskip("nibabel")
+nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
 
 RAS = np.array([[2.0, 0, 0, -30], [0, 3.0, 0, 11], [0, 0, 4.0, 7], [0, 0, 0, 1]])
 VALUES = np.random.default_rng(0).integers(0, 255, (20, 20, 6)).astype(np.uint8)
@@ -99,7 +99,7 @@ def test_a_coarser_mask_lies_where_its_outline_does(tmp_path: Path) -> None:
 
 
 def test_a_series_and_a_volume(tmp_path: Path) -> None:
-    pydicom = pytest.importorskip("pydicom")
+    pydicom = pytest.importorskip("pydicom", reason="the extra medical is not installed")
     from images.test_dicom import make, save
 
     (tmp_path / "images/a").mkdir(parents=True)

@@ -14,7 +14,7 @@ from segkit.images.formats.base import find_format, is_image
 from segkit.images.formats.dicom import write_volume_like
 from segkit.images.reading import ImageReader, count_pages, read_extent, read_image, read_mask
 
-pydicom = pytest.importorskip("pydicom")
+pydicom = pytest.importorskip("pydicom", reason="the extra medical is not installed")
 
 H, W = 16, 12
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -315,7 +315,7 @@ def series(folder: Path, volume: np.ndarray, orientation=AXIAL, step=None, **att
     "orientation", [AXIAL, TILTED, [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1], [-1, 0, 0, 0, -1, 0]]
 )
 def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     volume, folder, target = noise(9, H, W), tmp_path / "größe 1", tmp_path / "out/b.nii.gz"
     series(folder, volume, orientation)
     (folder / ".hidden").write_text("x")
@@ -347,7 +347,7 @@ def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> No
 
 
 def test_a_tilted_gantry_has_no_quaternion(tmp_path: Path) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     series(tmp_path / "a", noise(4, H, W), step=[0, 0.5, 2.5])
     write_volume_like(tmp_path / "a", list(noise(4, H, W)), tmp_path / "b.nii")
     image = nibabel.load(tmp_path / "b.nii")
@@ -356,7 +356,7 @@ def test_a_tilted_gantry_has_no_quaternion(tmp_path: Path) -> None:
 
 
 def test_slices_without_positions_go_by_their_numbers(tmp_path: Path) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     volume = noise(3, H, W)
     for number, name in enumerate("bca"):
         header = {"InstanceNumber": number, "SliceThickness": "4"}
@@ -400,7 +400,7 @@ def test_one_slice_is_rescaled_like_all(tmp_path: Path) -> None:
 
 def test_frames(tmp_path: Path) -> None:
     """With places and scales for each frame, as enhanced CT and MR have."""
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     volume = noise(5, H, W, dtype="uint16")
     save(tmp_path / "plain.dcm", make(volume))
     assert count_pages(tmp_path / "plain.dcm") == 5

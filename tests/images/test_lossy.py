@@ -48,7 +48,7 @@ def test_a_tiff_tells_it(tmp_path: Path, compression: str, tile) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("packed", ["LERC", "LERC_DEFLATE", "LERC_ZSTD"])
 def test_lerc_tells_the_error_that_it_allows(tmp_path: Path, dtype: str, packed: str) -> None:
-    rasterio = pytest.importorskip("rasterio", reason="the extra `polygons` is not installed")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     values = RNG.integers(0, 100, (1, 96, 80)) + (RNG.random((1, 96, 80)) * (dtype[0] == "f"))
     values = values.astype(dtype)
     profile = {"driver": "GTiff", "count": 1, "height": 96, "width": 80, "dtype": dtype}

@@ -14,7 +14,7 @@ from segkit.images.reading import read_image
 from segkit.images.windows import open_windows
 from segkit.images.writing import write_image
 
-rasterio = pytest.importorskip("rasterio", reason="the extra `polygons` is not installed")
+rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
 
 H, W = 96, 80
 SHOWN = np.ones((H, W), bool)

@@ -376,7 +376,7 @@ def test_white_is_zero_in_one_bit(tmp_path: Path, compression: str) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("tiled", [False, True])
 def test_a_palette_of_few_bits(tmp_path: Path, bits: int, tiled: bool) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     labels = noise(83, 70) & np.uint8(2**bits - 1)
     colours = {n: (255 - n, n, 3 * n % 256, 255) for n in range(2**bits)}
     options = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nbits": bits}
@@ -657,7 +657,7 @@ def test_the_lowest_number_as_nodata(tmp_path: Path, stated: str, stored: float)
 
 
 def test_the_lowest_number_of_64_bits_as_nodata(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     values, path = np.arange(72.0).reshape(9, 8), tmp_path / "a.tif"
     values[2, 3] = LEAST["float64"]
     profile = {"driver": "GTiff", "count": 1, "height": 9, "width": 8, "dtype": "float64"}

@@ -216,13 +216,13 @@ class FolderSource(DataSource, name="folder"):
         return self._class_names if drawn is None else drawn.class_names
 
     @property
-    def class_colors(self) -> tuple[Color, ...] | None:  # type: ignore[override]
+    def class_colors(self) -> tuple[Color, ...] | None:  # type: ignore[override]  # likewise
         """The colours that are given, else those of the annotations."""
         drawn = self._drawn
         return self._class_colors or (None if drawn is None else drawn.colors)
 
     @property
-    def label_map(self) -> dict[int, int] | None:  # type: ignore[override]
+    def label_map(self) -> dict[int, int] | None:  # type: ignore[override]  # likewise
         """The map that is given; what annotations ignore is not labelled."""
         own = dict[int, int]()
         if self._drawn is not None or self._nodata - {0} or UNLABELLED in self._hidden:

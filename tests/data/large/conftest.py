@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from segkit.data.sources import folder
@@ -188,7 +189,6 @@ def put_npy(root: Path) -> FolderSource:
 
 
 def put_zarr(root: Path) -> FolderSource:
-    zarr = pytest.importorskip("zarr")
     for where, array in (("images", COLOURS), ("masks", REGIONS)):
         (root / where).mkdir()
         chunks = (40, 40, *array.shape[2:])
@@ -197,7 +197,7 @@ def put_zarr(root: Path) -> FolderSource:
 
 
 def put_hdf5(root: Path) -> FolderSource:
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
     for where, array in (("images", COLOURS), ("masks", REGIONS)):
         (root / where).mkdir()
         with h5py.File(root / where / "a.h5", "w") as file:

@@ -77,9 +77,9 @@ def describe_pairing(source: DataSource) -> str:
     """How an image finds its mask."""
     if not isinstance(source, FolderSource):
         return f"paired as the data set '{source.name}' is laid out"
-    names = source.path_names
-    if source.pairs is not None:
-        return f"paired by the table {source.pairs}"
+    names, pairs = source.rules.names, source.rules.pairs
+    if pairs is not None:
+        return f"paired by the table {pairs}"
     if names.image_pattern is not None:
         return f"paired by the patterns {names.image_pattern} and {names.mask_pattern}"
     if names.mask_suffix:
@@ -96,11 +96,12 @@ def describe_split(found: Findings) -> str:
         return f"as the data set '{source.name}' is divided"
     if source.divided_by:
         return f"by the {source.divided_by}"
-    if source.split == "lists":
-        return f"by {' and '.join(str(path) for path in source.lists.values())}"
-    val, test = (f"{share:.0%}" for share in source.fractions)
-    how = "drawn at random" if source.split == "random" else "the last ones by name"
-    return f"{val} for validation and {test} for testing, {how} (data.split={source.split})"
+    rules = source.rules
+    if rules.split == "lists":
+        return f"by {' and '.join(str(path) for path in rules.lists.values())}"
+    val, test = (f"{share:.0%}" for share in rules.fractions)
+    how = "drawn at random" if rules.split == "random" else "the last ones by name"
+    return f"{val} for validation and {test} for testing, {how} (data.split={rules.split})"
 
 
 def format_values(each: ClassShare, found: Findings) -> str:

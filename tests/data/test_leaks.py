@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from segkit.data import file_reading
 from segkit.data.checks.summary import DataSummary, check
-from segkit.data.sources import folder
 from segkit.data.sources.folder import FolderSource
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def find(root) -> list[str]:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_training_is_told_of_images_in_several_splits(tmp_path, monkeypatch, large):
-    monkeypatch.setattr(folder, "LARGE", 0 if large else 2**20)
+    monkeypatch.setattr(file_reading, "LARGE", 0 if large else 2**20)
     same, blank = noise(), np.zeros_like(MASK)
     put(tmp_path, {f"train/{n}": noise() for n in "abc"} | {f"val/{n}": noise() for n in "de"})
     put(tmp_path, {"train/blank": blank, "val/blank": blank, "train/e": same[::-1]})

@@ -13,7 +13,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from segkit.data.sources import folder
+from segkit.data import file_reading
 from segkit.data.sources.base import Sample
 from segkit.data.sources.folder import FolderSource
 
@@ -241,14 +241,14 @@ def same(one: Any, two: Any) -> None:
 def put_again(source: FolderSource) -> FolderSource:
     """A copy that has measured nothing yet."""
     copied: FolderSource = pickle.loads(pickle.dumps(source))
-    copied._large.clear()
+    copied._files._large.clear()
     return copied
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Images of any size are large."""
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_a_coarser_mask_lies_where_its_outline_does(tmp_path: Path) -> None:
 
 def test_a_series_and_a_volume(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom", reason="the extra medical is not installed")
-    from images.test_dicom import make, save
+    from images.dicom_files import make, save
 
     (tmp_path / "images/a").mkdir(parents=True)
     for number in range(6):

@@ -100,6 +100,17 @@ def test_greys_of_soft_edges_are_no_classes(tmp_path: Path, levels: tuple[int, .
     assert "An edge between two classes may become a class whose value lies between" in note
 
 
+def test_greys_of_soft_edges_are_no_objects(tmp_path: Path) -> None:
+    masks = [np.array((0, 127, 254))[draw(n)] for n in range(3)]
+    put(tmp_path, [smooth(mask) for mask in masks])
+    notes = check(FolderSource("binary", tmp_path, instances=True), "binary").notes
+    [note] = [note for note in notes if "soft edges" in note]
+    assert note.startswith("in 2 of 2 masks (images/")
+    put(tmp_path, [mask.astype(np.uint8) for mask in masks])
+    notes = check(FolderSource("binary", tmp_path, instances=True), "binary").notes
+    assert not [note for note in notes if "soft edges" in note]
+
+
 def test_a_few_thin_classes_are_noted_and_declared_ones_are_not(tmp_path: Path) -> None:
     masks = [draw(n) * np.uint8(3) for n in range(3)]  # 0, 3 and 6
     for mask in masks:

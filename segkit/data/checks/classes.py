@@ -19,7 +19,7 @@ from segkit.core.labels import (
     describe_values,
     find_background,
 )
-from segkit.data.checks.facts import Facts
+from segkit.data.checks.facts import Facts, join_names
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource
 
@@ -102,6 +102,8 @@ def decide_classes(
         count = declared
     else:
         count = depths.most_common(1)[0][0] if layered else max(2, top + 1)
+    if source.instances:
+        notes += _describe_soft_ids(facts)
     problems = _find_contradictions(source, mode, num_classes, count)
     if TRANSPARENT in values - coding.to_label.keys():
         remedy = "paint over them in the files"
@@ -262,6 +264,24 @@ def _find_soft_edges(
         f" others, as those of soft edges do: {', or '.join(remedies)}"
     )
     return ([text], []) if len(rims) > len(solid) else ([], [text])
+
+
+def _describe_soft_ids(facts: list[Facts]) -> list[str]:
+    """Note masks of objects most of whose ids only rims have, as of smoothed masks."""
+    looked_at = [f for f in facts if f.solid and not f.layered]
+    soft = []
+    for f in looked_at:
+        solid = f.solid or set()
+        rims = [v for v in f.values - solid if min(solid) < v < max(solid)]
+        if len(rims) >= FEWEST_RIMS and len(rims) > len(solid):
+            soft.append(f.sample.name)
+    if not soft:
+        return []
+    return [
+        f"in {len(soft)} of {len(looked_at)} masks ({join_names(soft)}) most ids are nowhere 3"
+        " pixels wide and lie between others, as the greys of soft edges do. Each is an object:"
+        " draw masks without smoothing"
+    ]
 
 
 def find_written(value: int, coding: LabelCoding) -> int | None:

@@ -29,6 +29,8 @@ MASKS_WITH_REGIONS, PIXELS_PER_MASK, VALUES_PER_MASK = 100, 2_000_000, 32
 """Maximum number of masks, and of their pixels and values, whose regions are measured."""
 PIXELS_OF_INTENSITIES = 250_000
 """Maximum number of pixels of an image whose intensities are measured."""
+NAMED = 3
+"""Samples that a message names."""
 SAMPLES_AT_ONCE = 32
 """Maximum number of samples that a thread reads before it reports them."""
 
@@ -254,6 +256,8 @@ def _scan_mask(source: DataSource, facts: Facts, empty: NDArray[np.bool_] | None
         facts.layers.append(pixels)
         if source.instances:
             facts.areas = {value: np.array([n], np.int64) for value, n in pixels.items()}
+            if facts.with_regions:
+                facts.solid = (facts.solid or set()) | _find_solid(layer)
         elif facts.with_regions:
             _measure_regions(layer, facts)
 
@@ -303,3 +307,8 @@ def choose_stride(array: NDArray[Any] | Large, pixels: int) -> int:
 def select_training(facts: list[Facts]) -> list[Facts]:
     """Those of the training samples, or all if there are none."""
     return [f for f in facts if f.split == "train"] or facts
+
+
+def join_names(names: list[str]) -> str:
+    """The first names of samples, and dots if there are more."""
+    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")

@@ -24,12 +24,12 @@ from segkit.data.checks.classes import (
     propose_map,
     state_map,
 )
-from segkit.data.checks.facts import Facts
+from segkit.data.checks.facts import Facts, join_names
 from segkit.data.mask_files import UNLABELLED
 from segkit.data.sources.base import DataSource, Sample, Split
 
-SHOWN, NAMED = 20, 3
-"""Number of problems of one kind that are listed, and of samples that a message names."""
+SHOWN = 20
+"""Number of problems of one kind that are listed."""
 MOST_BANDS = 4
 """Channels of pictures; masks with more, as many as their images, are stacks."""
 MOST_COLORS = 64
@@ -313,11 +313,6 @@ def list_by_message(problems: Iterable[tuple[str, str]]) -> list[str]:
         f" {message}"
         for message, names in by_message.items()
     ]
-
-
-def join_names(names: list[str]) -> str:
-    """The first names of samples, and dots if there are more."""
-    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
 
 
 def shorten(lines: list[str]) -> list[str]:

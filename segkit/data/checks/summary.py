@@ -14,7 +14,7 @@ from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
-from segkit.data.checks.facts import Facts, scan, select_training
+from segkit.data.checks.facts import Facts, join_names, scan, select_training
 from segkit.data.checks.leaks import describe_leaks
 from segkit.data.checks.problems import (
     find_differences,
@@ -24,7 +24,6 @@ from segkit.data.checks.problems import (
     find_repeated_names,
     find_unknown_colors,
     find_wrong_values,
-    join_names,
     list_by_message,
     shorten,
 )

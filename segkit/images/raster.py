@@ -125,8 +125,8 @@ def decode_colors(values: Array) -> npt.NDArray[np.uint8]:
     return np.stack([coded >> 16 & 255, coded >> 8 & 255, coded & 255], axis=-1).astype(np.uint8)
 
 
-def convert_channels(image: Array, channels: int) -> Array:
-    """Convert (H, W, C) to (H, W, channels) where the conversion is obvious.
+def convert_channels(image: Array, channels: int | Literal["auto"]) -> Array:
+    """Convert (H, W, C) to (H, W, channels) where the conversion is obvious; "auto" keeps it.
 
     Grey is repeated to RGB; RGB becomes grey by its mean. A second channel of a grey image and a
     fourth of an RGB image are dropped if they hide nothing, as in an array of opaque RGBA.
@@ -136,7 +136,7 @@ def convert_channels(image: Array, channels: int) -> Array:
         SegkitError: There is no obvious conversion.
     """
     given = image.shape[2]
-    if given == channels:
+    if channels in ("auto", given):
         return image
     if channels in (1, 3):
         if given in (2, 4) and is_opaque(image):

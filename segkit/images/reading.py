@@ -7,8 +7,8 @@ indices, and 1 bit is 0 and 1, where 1 is white; white-is-zero is inverted here 
 TIFF) orientation applies to both, because the mask was drawn over the rotated image.
 
 Pixels without data are masked (`numpy.ma`): those that are transparent, by an alpha channel, a
-palette or a mask in the file, those that have GDAL's nodata value in all channels, and NaN. An
-alpha channel is not a channel of the image; other additional channels are.
+palette or a mask in the file or beside it, those that have GDAL's nodata value in all channels, and
+NaN. An alpha channel is not a channel of the image; other additional channels are.
 
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
@@ -38,6 +38,7 @@ from segkit.images.formats.base import (
     list_suffixes,
     split_array,
 )
+from segkit.images.mask_beside import add_mask_beside
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
@@ -164,6 +165,11 @@ class ImageReader:
         """How the axes of an array that names none are read; see `Pages`."""
         return self._source.guess
 
+    @property
+    def directions(self) -> str:
+        """Where the axes of a volume lead as stored; see `Pages`."""
+        return self._source.directions
+
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):
@@ -236,7 +242,12 @@ def open_source(file: File) -> Pages:
         raise ValueError(_explain_content(path))
     if array is not None and not found.has_arrays:
         raise SegkitError(f"a {found.title} has no arrays to choose from: leave '::{array}' out.")
-    return found.open(path, array)
+    pages = found.open(path, array)
+    try:
+        return pages if isinstance(path, bytes) else add_mask_beside(pages, path)
+    except BaseException:
+        pages.close()
+        raise
 
 
 def _explain_content(file: Path | bytes) -> str:

@@ -249,8 +249,8 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
         results = None  # the pattern names the results of another run
     images: list[ImageFile] = []
     zarrs: set[Path] = set()
-    # Path.glob takes no absolute patterns
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes none from the root
+    for path in sorted(map(Path, found)):
         is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
             continue
@@ -263,7 +263,7 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
 
 def _read_list(file: Path) -> list[ImageFile]:
     """The images that a file names; all lines whose images do not exist are listed."""
-    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - does not resolve links
+    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - Path.resolve would follow links
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             if file.suffix.lower() == ".txt":
@@ -283,7 +283,7 @@ def _read_list(file: Path) -> list[ImageFile]:
     for number, name in lines:
         if not name.strip():
             continue
-        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - nor here
+        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - likewise
         missing = find_absent(path)
         if missing:
             files = " and no file ".join(map(str, missing))

@@ -265,7 +265,7 @@ def test_blocks_of_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Parts of stacked bands are read by windows, and equal those of the whole."""
     import tifffile
 
-    monkeypatch.setattr("segkit.data.sources.folder.LARGE", 1000)
+    monkeypatch.setattr("segkit.data.file_reading.LARGE", 1000)
     rng = np.random.default_rng(0)
     bands = rng.integers(0, 9000, (2, 96, 64)).astype(np.uint16)
     for name, band in zip(("B2", "B3"), bands, strict=True):

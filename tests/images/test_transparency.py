@@ -26,7 +26,7 @@ def split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_geotiff(path: Path, bands: np.ndarray, mask: np.ndarray | None = None, **options) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     count, height, width = bands.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
     with warnings.catch_warnings():
@@ -155,7 +155,7 @@ def test_gdals_value_without_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
 @pytest.mark.parametrize("nodata", [0, 255, -32768, -3.4028234663852886e38, 0.1])
 def test_values_without_data_of_every_type(tmp_path: Path, dtype: str, nodata: float) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     fits = np.issubdtype(np.dtype(dtype), np.floating) or (
         nodata == int(nodata) and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max
     )

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.images.formats.base import find_ending, find_format, list_suffixes
-from segkit.images.place_files import ENDINGS
+from segkit.images.mask_beside import ENDING as OF_MASKS
+from segkit.images.place_files import ENDINGS as OF_PLACES
 
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 """Files that file managers leave everywhere."""
+BESIDE = (*OF_PLACES, OF_MASKS)
+"""Endings of files that are read with the image that they lie beside."""
 NAMED = 3
 """Files that a message names."""
 
@@ -51,7 +54,7 @@ def list_files(folder: Path) -> Files:
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
             name = inside + entry.name
             lower = entry.name.lower()
-            if lower.startswith(".") or lower in OF_SYSTEMS or lower.endswith(ENDINGS):
+            if lower.startswith(".") or lower in OF_SYSTEMS or lower.endswith(BESIDE):
                 continue
             if entry.is_dir():
                 if find_format(Path(entry.path)) is not None:

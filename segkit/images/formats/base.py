@@ -35,9 +35,12 @@ class Pages(ABC):
     Attributes:
         guess: How the axes of an array that names none are read, such as "(pages, H, W)", and its
             shape; None where nothing is guessed.
+        directions: Where the axes of a volume lead as stored, such as "RAS" (right, anterior,
+            superior) of NIfTI; empty where pages are as stored.
     """
 
     guess: tuple[str, tuple[int, ...]] | None = None
+    directions: str = ""
 
     @abstractmethod
     def __len__(self) -> int:

@@ -204,7 +204,7 @@ class _Jpeg2000Picture(_Picture):
             values,
             palette=palette,
             is_rgb=colours == 3,
-            alpha={1: "straight", 2: "premultiplied"}.get(alpha, ""),  # type: ignore[arg-type]
+            alpha="straight" if alpha == 1 else "premultiplied" if alpha == 2 else "",
             is_lossy=is_lossy_jpeg2000(data),
         )
 

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
-from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_lerc, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
     NO_PIXELS,
@@ -57,13 +57,15 @@ _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
 _LOSSY = (6, 7, 22610, 33007, 34892, 34934)  # JPEG in four ways, JPEG XR in two
+_LERC = 34887
 _MAYBE_LOSSY = {
     **dict.fromkeys((33003, 33004, 33005, 34712), is_lossy_jpeg2000),
     **dict.fromkeys((34927, 50001), is_lossy_webp),
     **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
+    _LERC: is_lossy_lerc,
 }
 _HEADER = 2**16
-"""Bytes of a strip or tile that tell whether it is lossy, at most."""
+"""Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
@@ -376,7 +378,8 @@ def _is_lossy(part: Part) -> bool:
     for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
         if offset and count:
             part.parent.filehandle.seek(offset)
-            return tell(part.parent.filehandle.read(min(count, _HEADER)))
+            size = count if compression == _LERC else min(count, _HEADER)
+            return tell(part.parent.filehandle.read(size))
     return False
 
 

@@ -299,7 +299,7 @@ def test_what_a_viewer_shows_black_is_no_object(tmp_path, kind, by_object):
 
 
 def test_masks_with_loss_or_nodata_are_refused(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     put(tmp_path, "images/x.png")
     path = tmp_path / "masks/cell"
     path.mkdir(parents=True)

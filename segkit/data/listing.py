@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from segkit.data.labels.base import is_annotation
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Shares, divide_samples
 from segkit.data.layout.class_files import propose_classes
-from segkit.data.layout.folders import find_pairs, find_plain_mask
+from segkit.data.layout.folders import find_pairs
 from segkit.data.layout.pairs import Layout, Names, Pair
 from segkit.data.layout.splits import (
     Divided,
@@ -195,24 +196,32 @@ class _Lister:
                 f"data.labels={rules.labels} takes one folder as data.root, not several."
             )
         if rules.labels == "auto":
-            mask = find_plain_mask(rules.roots[0], rules.names)
-            if mask is not None and not is_annotation(mask):
-                return None
-        found = find_annotations(rules.roots[0], rules.labels, rules.names)
-        if found is None:
+            with suppress(SegkitError):  # raised again if there are no annotations
+                found = self._layout
+                has_masks = not found.is_discovered and len(found.pairs) > len(found.problems)
+                if has_masks and not is_annotation(found.pairs[0].mask):
+                    return None
+        annotations = find_annotations(rules.roots[0], rules.labels, rules.names)
+        if annotations is None:
             return None
-        drawn = choose_masks(*found, rules.mode, rules.instances, rules.class_names)
+        drawn = choose_masks(*annotations, rules.mode, rules.instances, rules.class_names)
         self.problems += drawn.problems
         return drawn
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """What is found below the only root; annotations are looked for where that has no masks."""
+        return find_pairs(self.rules.roots[0], self.rules.names)
 
     def _list_pairs(self) -> tuple[list[Pair], tuple[str, ...]]:
         """The pairs, and the channels that lie in files of their own."""
         layouts: list[tuple[str, Layout]] = []
         if self.rules.pairs is not None:
             layouts.append(("", read_pairs(self.rules.pairs)))
-        for root in self.rules.roots:
-            before = f"{root.name}/" if len(self.rules.roots) > 1 else ""
-            layouts.append((before, find_pairs(root, self.rules.names)))
+        if len(self.rules.roots) == 1:
+            layouts.append(("", self._layout))
+        else:
+            layouts += [(f"{r.name}/", find_pairs(r, self.rules.names)) for r in self.rules.roots]
         for _, layout in layouts:
             self.problems += layout.problems
             self.notes += [note for note in layout.notes if note not in self.notes]

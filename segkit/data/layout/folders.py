@@ -107,19 +107,6 @@ def _pair_by_folders(root: Path, names: Names, layout: Layout) -> None:
         _note_other_content(root, groups, layout)
 
 
-def find_plain_mask(root: Path, names: Names) -> Path | None:
-    """A file of labels, if a folder has one for each image, and not another kind of annotation.
-
-    Then most images have a mask of their own name.
-    """
-    try:
-        layout = find_pairs(root, names)
-    except SegkitError:
-        return None
-    is_plain = not layout.is_discovered and len(layout.pairs) > len(layout.problems)
-    return layout.pairs[0].mask if is_plain else None
-
-
 def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
     """The folders of images with those of their masks.
 

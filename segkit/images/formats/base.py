@@ -315,16 +315,17 @@ def drop_channels(place: str) -> str:
 
 def find_ending(name: str) -> str:
     """The ending of a file name that tells the format; empty if no format knows it."""
-    lower = name.lower()
-    endings = _sort_endings(len(ImageFormat.members()))
-    ending = next((ending for ending in endings if lower.endswith(ending)), "")
-    return name[-len(ending) :] if 0 < len(ending) < len(name) else ""
+    known, lower = _know_endings(len(ImageFormat.members())), name.lower()
+    dot = lower.find(".", 1)
+    while dot > 0 and lower[dot:] not in known:
+        dot = lower.find(".", dot + 1)
+    return name[dot:] if dot > 0 else ""
 
 
 @lru_cache(maxsize=1)
-def _sort_endings(count: int) -> list[str]:
-    """The endings of so many formats, longest first; more are known once a plugin adds one."""
-    return sorted(list_suffixes(), key=len, reverse=True)
+def _know_endings(count: int) -> frozenset[str]:
+    """The endings of so many formats; more are known once a plugin adds one."""
+    return frozenset(list_suffixes())
 
 
 def list_suffixes() -> list[str]:

@@ -13,7 +13,6 @@ are found by it. Channels may lie in several files, such as those of nnU-Net.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import NamedTuple
 
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
-from segkit.data.layout.channels import Part, describe_channels, group_images, join_files
-from segkit.data.layout.discovery import OF_MASKS, discover, split_words
+from segkit.data.layout.channels import describe_channels, group_images
+from segkit.data.layout.discovery import discover
 from segkit.data.layout.files import (
     Files,
     count_endings,
@@ -33,12 +32,20 @@ from segkit.data.layout.files import (
     list_files,
     strip_suffix,
 )
-from segkit.data.layout.names import Match, Pattern, find_kinds
+from segkit.data.layout.names import find_kinds
 from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import describe_content, find_partners
-from segkit.data.layout.splits import find_split, find_split_level, read_split
-from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import find_absent, join_array
+from segkit.data.layout.patterns import pair_by_patterns
+from segkit.data.layout.splits import (
+    describe_left_out,
+    divide_by_folders,
+    find_split,
+    find_split_level,
+    find_unmasked,
+    read_split,
+)
+from segkit.data.sources.base import Split
+from segkit.images.formats.base import find_absent
 
 IMAGES = (
     *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
@@ -78,7 +85,7 @@ def find_pairs(root: Path, names: Names) -> Layout:
         raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
     layout = Layout()
     if names.image_pattern is not None and names.mask_pattern is not None:
-        _pair_by_patterns(root, names, layout)
+        pair_by_patterns(root, names, layout)
     else:
         _pair_by_folders(root, names, layout)
     if layout.channels:
@@ -178,7 +185,7 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
         layout.problems.clear()
         layout.is_discovered = True
         patterns = Names(image_pattern=choice.image, mask_pattern=choice.mask)
-        _pair_by_patterns(root, patterns, layout)
+        pair_by_patterns(root, patterns, layout)
     elif found:
         shown = ", or ".join(
             f"{option} {quote_option('data.mask_pattern', choice.mask)} ({choice.pairs} images,"
@@ -301,7 +308,7 @@ def _leave_out_unmasked(
         left_out = dict.fromkeys(images.images, split) if is_empty else {}
     else:
         level = find_split_level(images.images)
-        left_out = _find_unmasked(
+        left_out = find_unmasked(
             {name: read_split(name, level) for name in images.images},
             {read_split(name, level) for name in (*masks.images, *masks.others)},
         )
@@ -311,21 +318,6 @@ def _leave_out_unmasked(
         describe_left_out({relative_path(images.find(n), root): s for n, s in left_out.items()})
     )
     return replace(images, images=sorted({*images.images} - {*left_out}))
-
-
-def _find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> dict[str, Split]:
-    """The images of splits of which there is no mask, by the splits of images and of masks."""
-    if "train" not in masks:
-        return {}
-    return {name: split for name, split in images.items() if split and split not in masks}
-
-
-def describe_left_out(images: Mapping[str, Split]) -> str:
-    """A line on images without masks, by their splits, that are not used."""
-    shown = ", ".join([*images][:3]) + (" ..." if len(images) > 3 else "")
-    known = {"train": "training", "val": "validation", "test": "testing"}
-    purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
-    return f"{len(images)} images for {purpose} have no masks and are left out: {shown}"
 
 
 def _list_pairs(
@@ -373,153 +365,6 @@ def _list_pairs(
         for files in groups.values()
         if len(files) > 1
     ]
-
-
-def divide_by_folders(layout: Layout) -> list[str]:
-    """Give pairs without a split that of their folders, if some of these are called like splits.
-
-    So the official validation is never trained on.
-
-    Returns:
-        The names of the folders.
-    """
-    names = [pair.name for pair in layout.pairs if pair.split is None]
-    level = find_split_level(names)
-    if level is None:
-        return []
-    folders = dict[str, None]()
-    for number, pair in enumerate(layout.pairs):
-        if pair.split is None:
-            split = read_split(pair.name, level)
-            layout.pairs[number] = pair._replace(split=split)
-            if split is not None:
-                folders[pair.name.split("/")[level]] = None
-    outside = [pair.name for pair in layout.pairs if pair.split is None]
-    if outside:
-        shown = ", ".join(outside[:3]) + (" ..." if len(outside) > 3 else "")
-        layout.problems.append(
-            f"{len(outside)} images are in no folder of a split ({shown}), others are: move them"
-            " into one"
-        )
-    layout.pairs = [pair for pair in layout.pairs if pair.split is not None]
-    return list(folders)
-
-
-def _pair_by_patterns(root: Path, names: Names, layout: Layout) -> None:
-    """Pair the files whose paths below the root match two patterns with the same ID."""
-    image, mask = names.image_pattern or "", names.mask_pattern or ""
-    patterns = (
-        Pattern(image, "data.image_pattern", names.channel_files),
-        Pattern(mask, "data.mask_pattern"),
-    )
-    if patterns[1].has_channel or (names.channel_files and not patterns[0].has_channel):
-        raise SegkitError(
-            f"data.image_pattern={image} and data.mask_pattern={mask}: {{channel}} stands for the"
-            " channels of images, and not of masks, and data.channel_files needs it."
-        )
-    files = list_files(root)
-    matches: tuple[dict[str, Match], dict[str, Match]] = ({}, {})
-    parts: dict[str, Part] = {}
-    of_parts: dict[str, Match] = {}  # of images in several files, by place
-    unused = list(files.others)
-    for name in files.images:
-        # A mask's pattern is often the narrower one: "{id}.tif" also matches "a_label.tif".
-        is_used = False
-        for side in (1, 0):
-            found = patterns[side].match(name)
-            if found is not None and (not is_used or patterns[0].array != patterns[1].array):
-                is_used = True
-                if found.channel:
-                    parts[name] = found.channel, found.place
-                    of_parts[found.place] = found
-                else:
-                    matches[side][name] = found
-        if not is_used:
-            unused.append(name)
-    if parts:
-        joined = join_files(files, parts, names.channel_files, layout)
-        matches[0].update({name: of_parts[place] for name, place in joined.items()})
-    ids, splits = _group_by_id(matches)
-    if not ids[0]:
-        layout.problems.append(_describe_no_match(patterns[0].text, "image", files.images, root))
-    if not ids[1]:
-        layout.problems.append(_describe_no_match(patterns[1].text, "mask", files.images, root))
-    if not ids[0] or not ids[1]:
-        return
-    has_split = any(splits.values())
-    level = None if has_split else find_split_level([names[0] for names in ids[0].values()])
-    of_images, of_masks = (
-        {k: find_split(splits[k]) if has_split else read_split(n[0], level) for k, n in i.items()}
-        for i in ids
-    )
-    left_out = _find_unmasked(of_images, set(of_masks.values()))
-    if left_out:
-        unmasked = {ids[0].pop(key)[0]: split for key, split in left_out.items()}
-        layout.notes.append(describe_left_out(unmasked))
-    for key, found_images in ids[0].items():
-        found_masks = ids[1].get(key, [])
-        if not found_masks:
-            starts = (key[: m.start()] for m in re.finditer(r"[^A-Za-z\d]", key))
-            owner = next(
-                (ids[0][start][0] for start in starts if start in ids[0] and start in ids[1]), None
-            )
-            layout.problems.append(
-                f"{found_images[0]} has no mask: no path matches {mask} with the id '{key}'"
-                if owner is None or not split_words(found_images[0]) & OF_MASKS
-                else f"{found_images[0]} may be a second mask of {owner}: write both into one file"
-            )
-        elif len(found_images) > 1 or len(found_masks) > 1:
-            both = ", ".join(dict.fromkeys([*found_images, *found_masks]))
-            layout.problems.append(f"several files have the id '{key}': {both}. Keep two of them")
-        else:
-            split = find_split(splits[key])
-            if splits[key] and split is None:
-                layout.problems.append(
-                    f"{found_images[0]}: '{splits[key]}' is not one of {', '.join(SPLITS)}"
-                )
-                continue
-            name = found_images[0]
-            own = join_array(files.find(name), patterns[0].array)
-            other = join_array(files.find(found_masks[0]), patterns[1].array)
-            layout.pairs.append(Pair(name, own, other, split))
-    lonely = [names[0] for key, names in ids[1].items() if key not in ids[0]]
-    layout.problems += [f"{name} is a mask without an image" for name in lonely]
-    layout.notes += describe_unused(unused, str(root))
-    folders = divide_by_folders(layout)
-    if folders:
-        layout.notes.append(f"the samples are divided by their folders {', '.join(folders)}")
-
-
-def _group_by_id(
-    matches: tuple[dict[str, Match], dict[str, Match]],
-) -> tuple[tuple[dict[str, list[str]], dict[str, list[str]]], dict[str, str]]:
-    """Paths of images and of masks by ID, and the split of each ID.
-
-    Where files have the same ID, what * stands for belongs to it, as of folders of sequences.
-    """
-    for with_stars in (False, True):
-        ids: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-        splits: dict[str, str] = {}
-        for side, found in enumerate(matches):
-            for name, match in found.items():
-                before = match.above if with_stars else [match.split] * bool(match.split)
-                key = "/".join([*before, match.id])
-                ids[side].setdefault(key, []).append(name)
-                splits.setdefault(key, match.split)
-        is_unique = all(len(names) == 1 for side in ids for names in side.values())
-        if not with_stars:
-            plain = ids, splits
-        if is_unique:
-            return ids, splits
-    return plain
-
-
-def _describe_no_match(pattern: str, kind: str, names: Sequence[str], root: Path) -> str:
-    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-    return (
-        f"no path below {root} matches data.{kind}_pattern={pattern}. There are {len(names)} image"
-        f" files: {shown or 'none'}"
-    )
 
 
 def _note_other_content(root: Path, groups: list[Group], layout: Layout) -> None:

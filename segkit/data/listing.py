@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -218,13 +219,16 @@ class _Lister:
         layouts: list[tuple[str, Layout]] = []
         if self.rules.pairs is not None:
             layouts.append(("", read_pairs(self.rules.pairs)))
-        if len(self.rules.roots) == 1:
+        roots = self.rules.roots
+        if len(roots) == 1:
             layouts.append(("", self._layout))
-        else:
-            layouts += [(f"{r.name}/", find_pairs(r, self.rules.names)) for r in self.rules.roots]
-        for _, layout in layouts:
-            self.problems += layout.problems
-            self.notes += [note for note in layout.notes if note not in self.notes]
+        elif roots:
+            found = [find_pairs(root, self.rules.names) for root in roots]
+            layouts += zip(_name_roots(roots), found, strict=True)
+        for before, layout in layouts:
+            where = f"{before.rstrip('/')}: " * bool(before)
+            self.problems += [where + problem for problem in layout.problems]
+            self.notes += [where + note for note in layout.notes]
         channels = dict.fromkeys(layout.channels for _, layout in layouts)
         wanted = self.rules.names.channel_files
         if self.rules.pairs is not None and wanted:
@@ -361,3 +365,10 @@ class _Lister:
                 f" {', '.join(names[:NAMED])}{' ...' * (len(names) > NAMED)}"
             )
         return notes
+
+
+def _name_roots(roots: Sequence[Path]) -> list[str]:
+    """What the names of samples begin with: the shortest ends of paths that tell folders apart."""
+    paths = [root.resolve().parts for root in roots]
+    ends = (["/".join(path[-n:]) + "/" for path in paths] for n in range(1, max(map(len, paths))))
+    return next((end for end in ends if len(set(end)) == len(roots)), [f"{r.name}/" for r in roots])

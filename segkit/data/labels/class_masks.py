@@ -15,10 +15,11 @@ from pathlib import Path
 
 from segkit.data.labels.base import Annotations, LabelFormat, Shape
 from segkit.data.labels.draft import Draft
-from segkit.data.labels.tree import FileTree, find_split, fold, read_split
+from segkit.data.labels.tree import FileTree, fold
 from segkit.data.layout.folders import find_groups
 from segkit.data.layout.names import find_rules
 from segkit.data.layout.pairs import Layout
+from segkit.data.layout.splits import ALIASES, find_split_of_path
 from segkit.images.formats.base import list_suffixes
 
 _MARKS = "_. -"
@@ -78,7 +79,7 @@ class ClassMasksFormat(LabelFormat, name="class_masks"):
                     Shape(draft.add_category(label), tree.path(mask))
                     for label, mask in sorted(masks[name])
                 ]
-                split = find_split(posixpath.dirname(images[name][0]))
+                split = find_split_of_path(posixpath.dirname(images[name][0]))
                 draft.add_image(images[name][0], shapes, folder, split=split)
             for name in sorted(masks.keys() - images.keys()):
                 draft.report(masks[name][0][1], "it is the mask of no image")
@@ -115,7 +116,7 @@ def _read_folders(tree: FileTree, folder: str, beside: str) -> list[tuple[str, s
     outer, inner = {fold(first) for first, _ in named}, {fold(last) for _, last in named}
     # masks/CLASS/NAME: folders are no images. masks/NAME/CLASS: names that come back, no numbers
     if not outer & images.keys():
-        if any(f"{beside}/{first}" in tree.folders or read_split(first) for first, _ in named):
+        if outer & ALIASES.keys() or any(f"{beside}/{f}" in tree.folders for f, _ in named):
             return None  # folders of images with the same names: a mask for each image
         names = {(f, last): fold(last) for f, last in named}
         if not inner & images.keys():

@@ -19,7 +19,8 @@ from segkit.data.labels.base import Annotations, LabelFormat, Polygon, Polygons,
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.json_files import as_dict
 from segkit.data.labels.outlines import check_ring
-from segkit.data.labels.tree import FileTree, contains_all, find_split, fold, read_start
+from segkit.data.labels.tree import FileTree, contains_all, fold, read_start
+from segkit.data.layout.splits import find_split_of_path
 from segkit.data.sources.base import SPLITS, Split
 from segkit.images.formats.base import list_suffixes
 
@@ -60,7 +61,8 @@ class YoloFormat(LabelFormat, name="yolo"):
             splits: dict[Split | None, list[str]] = {}
             for folder in files:
                 for image in _list_beside(tree.relative(folder), tree):
-                    splits.setdefault(find_split(posixpath.dirname(image)), []).append(image)
+                    split = find_split_of_path(posixpath.dirname(image))
+                    splits.setdefault(split, []).append(image)
         else:
             if len(files) > 1:
                 others = ", ".join(tree.relative(path) for path in files[1:])

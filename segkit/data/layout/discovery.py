@@ -14,37 +14,19 @@ from typing import NamedTuple
 from segkit.data.layout.files import strip_suffix
 from segkit.data.layout.names import SAME, Match, Pattern, find_kinds
 from segkit.data.layout.splits import ALIASES, find_split
+from segkit.data.layout.words import (
+    COMPOUND,
+    FOR_EYES,
+    NEVER_IMAGES,
+    OF_IMAGES,
+    OF_MASKS,
+    SHORT_SPLITS,
+    split_words,
+)
 from segkit.data.sources.base import Split
 
-
-def _read_words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-OF_MASKS = _read_words(
-    "mask masks label labels lab labs annotation annotations annot anno ann gt gts ground "
-    "groundtruth truth segmentation segmentations seg segs target targets manual semantic "
-    "map trimap trimaps matte mattes msk lbl"
-)
-"""Words in the names of masks and of their folders."""
-OF_IMAGES = _read_words(
-    "image images img imgs im input inputs original originals org rgb sat photo photos "
-    "picture pictures scans tissue top"
-)
-"""Words in the names of images and of their folders."""
-NEVER_IMAGES = _read_words(
-    "vis viz visualization overlay overlays instance instances panoptic object edge edges "
-    "boundary boundaries contour contours superpixels colormap colormaps"
-)
-"""Words in the names of other files that belong to masks, and are neither images nor labels."""
-FOR_EYES = NEVER_IMAGES | {"rgb", "color", "colors", "colour", "colours"}
-"""Words in the names of masks that are taken if there are no other ones."""
-COMPOUND = ("mask", "masks", "label", "labels")
-"""What words end in that are made of two, such as inklabels."""
 MOST_KINDS = 200
 """Kinds of files among which pairs are looked for: each is compared with each."""
-SHORT_SPLITS = _read_words("tr te ts vd")
-"""Words for splits that may mean something else, so that such folders are not taken together."""
 _WORD = rf"(?<![A-Za-z])({'|'.join(ALIASES)})(?![A-Za-z])"
 _SPLIT = re.compile(rf"{_WORD}([^A-Za-z]+{_WORD})*", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
@@ -316,14 +298,3 @@ def _flatten(paths: dict[str, str]) -> dict[str, str]:
     """Paths by names only, if these differ."""
     flat = {key.rpartition("/")[2]: path for key, path in paths.items()}
     return flat if len(flat) == len(paths) else {}
-
-
-def split_words(*names: str) -> frozenset[str]:
-    """The words in names, in lower case.
-
-    Example:
-        >>> sorted(split_words("gtFine_labelIds2", "GroundTruth"))
-        ['fine', 'ground', 'gt', 'ids', 'label', 'truth']
-    """
-    found = (re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) for name in names)
-    return frozenset(word.lower() for words in found for word in words)

@@ -13,6 +13,7 @@ are found by it. Channels may lie in several files, such as those of nnU-Net.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,11 @@ from segkit.data.layout.files import (
     describe_unread,
     describe_unused,
     group_by_stem,
+    is_visible,
     iterate_folders,
     list_files,
+    require_folder,
+    scan_folder,
     strip_suffix,
 )
 from segkit.data.layout.names import find_kinds
@@ -44,25 +48,14 @@ from segkit.data.layout.splits import (
     find_unmasked,
     read_split,
 )
+from segkit.data.layout.words import BESIDE, IMAGES, MASKS
 from segkit.data.sources.base import Split
 from segkit.images.formats.base import find_absent
 
-IMAGES = (
-    *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
-    "image_2",
-)
-"""What folders of images are called, besides the name that is given."""
-MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gtfine"),
-    *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets", "semantic"),
-)
-"""What folders of masks are called, besides the name that is given."""
-BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
-"""What follows a folder of images in the name of the folder of its masks."""
-
-
 FOREIGN = (".json", ".geojson", ".xml", ".mat")
 """Endings of annotations of other programs."""
+MOST_FOLDERS = 4
+"""Folders that an error names."""
 MOST_VALUES = 40
 """Values of a mask of classes, at most, in files that are not called masks."""
 
@@ -81,8 +74,7 @@ def find_pairs(root: Path, names: Names) -> Layout:
     Raises:
         SegkitError: There is no such folder, or its layout is not known.
     """
-    if not root.is_dir():
-        raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
+    require_folder(root)
     layout = Layout()
     if names.image_pattern is not None and names.mask_pattern is not None:
         pair_by_patterns(root, names, layout)
@@ -153,16 +145,30 @@ def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
     ]
     if beside:
         return _require_train(beside)
-    content = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+    content = ", ".join(entry.name for entry in scan_folder(root)[:8]) or "nothing"
+    problem = (
+        f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
+        f" 'train/{names.images}'. It contains: {content}."
+    )
+    files = list_files(root)
+    if not files.images:
+        raise SegkitError(f"{problem} {describe_unread(files, 'The folder', 'images')}.")
     inside = "{split}/" if splits else ""
     raise SegkitError(
-        f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
-        f" 'train/{names.images}'. It contains: {content}. Name the folders with data.images=NAME"
+        f"{problem} Image files lie in {_count_folders(files)}. Name the folders with"
+        " data.images=NAME"
         " and data.masks=NAME, or give patterns of paths ({channel} stands for channels in files of"
         " their own), such as"
         f" {quote_option('data.image_pattern', inside + '{id}/image.tif')}"
         f" {quote_option('data.mask_pattern', inside + '{id}/mask.tif')}."
     )
+
+
+def _count_folders(files: Files) -> str:
+    """The folders with most images, and how many lie in each."""
+    counts = Counter(name.rpartition("/")[0] or files.folder.name for name in files.images)
+    shown = [f"'{name}' ({count})" for name, count in counts.most_common(MOST_FOLDERS)]
+    return ", ".join(shown) + " ..." * (len(counts) > MOST_FOLDERS)
 
 
 def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> None:
@@ -199,10 +205,6 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
 
 def _describe_foreign(root: Path) -> str:
     """What to do about annotations below a folder that are not read, or nothing."""
-    if any(re.fullmatch(r"\d\d_GT", path.name) for path in iterate_folders(root)):
-        return (
-            " The layout is that of the Cell Tracking Challenge: data=tracking_challenge reads it."
-        )
     files = list_files(root)
     others = [name for name in files.others if name.lower().endswith(FOREIGN)]
     if not files.images or not others:
@@ -375,7 +377,7 @@ def _note_other_content(root: Path, groups: list[Group], layout: Layout) -> None
     for place in places:
         for path in sorted(place.iterdir()):
             here = path.resolve()
-            if path.name.startswith(".") or any(u.is_relative_to(here) for u in used):
+            if not is_visible(path.name) or any(u.is_relative_to(here) for u in used):
                 continue
             if not any(here.is_relative_to(u) for u in used):
                 beside.append(relative_path(path, root) + ("/" if path.is_dir() else ""))

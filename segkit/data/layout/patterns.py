@@ -8,7 +8,6 @@ from pathlib import Path
 
 from segkit.core.errors import SegkitError
 from segkit.data.layout.channels import Part, join_files
-from segkit.data.layout.discovery import OF_MASKS, split_words
 from segkit.data.layout.files import describe_unused, list_files
 from segkit.data.layout.names import Match, Pattern
 from segkit.data.layout.pairs import Layout, Names, Pair
@@ -20,6 +19,7 @@ from segkit.data.layout.splits import (
     find_unmasked,
     read_split,
 )
+from segkit.data.layout.words import OF_MASKS, split_words
 from segkit.data.sources.base import SPLITS
 from segkit.images.formats.base import join_array
 

@@ -38,6 +38,16 @@ def find_split(name: str) -> Split | None:
     return words.pop() if len(words) == 1 else None
 
 
+def find_split_of_path(path: str) -> Split | None:
+    """The split that the name of a file says, or else its folders, the nearest first.
+
+    Example:
+        >>> find_split_of_path("annotations/instances_val2017.json"), find_split_of_path("test/a")
+        ('val', 'test')
+    """
+    return next((split for part in reversed(path.split("/")) if (split := find_split(part))), None)
+
+
 def find_split_level(names: Sequence[str]) -> int | None:
     """The level of folders, from 0, that are those of splits: training and another one."""
     for level in range(MOST_LEVELS):

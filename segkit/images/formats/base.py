@@ -7,6 +7,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +136,8 @@ class ImageFormat(Registrable, ABC, family="image_format"):
 def find_format(file: Path | bytes) -> type[ImageFormat] | None:
     """The format of a file or a folder, by its first bytes; None if no format is its own.
 
+    A folder that cannot be read is no format's own.
+
     Raises:
         OSError: The file cannot be opened.
     """
@@ -143,7 +146,9 @@ def find_format(file: Path | bytes) -> type[ImageFormat] | None:
         members = [each for each in members if each.takes_content]
         return next((each for each in members if each.owns(Path(), file[:START])), None)
     if file.is_dir():
-        return next((each for each in members if each.owns_folder(file)), None)
+        with suppress(PermissionError):
+            return next((each for each in members if each.owns_folder(file)), None)
+        return None
     try:
         with file.open("rb") as opened:
             start = opened.read(START)

@@ -312,3 +312,26 @@ def test_time_grows_with_the_number_of_folders_and_no_faster():
     assert time.process_time() - started < 5
     assert (choice.image, choice.mask) == ("case{id}/image.png", "case{id}/mask.png")
     assert choice.pairs == 2000
+
+
+@pytest.mark.parametrize(
+    ("files", "image"),
+    [
+        (["train_{n}/image.jpg", "train_{n}/mask.png"], "train_{id}/image.jpg"),
+        (
+            [
+                f"{{s}}_{k}/{{n}}_{kind} | train test"
+                for k in "12"
+                for kind in ("img.jpg", "mask.png")
+            ],
+            "{split}_*/{id}_img.jpg",
+        ),
+    ],
+)
+def test_numbered_folders_of_splits(tmp_path: Path, files: list[str], image: str) -> None:
+    make(tmp_path, *files)
+    layout = find_pairs(tmp_path, Names())
+    assert not layout.problems
+    assert len(layout.pairs) == len(list(tmp_path.rglob("*.jpg")))
+    assert f'"{image}"' in layout.notes[0]
+    assert all(pair.name.startswith(pair.split or "train") for pair in layout.pairs)

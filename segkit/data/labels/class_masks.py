@@ -20,7 +20,6 @@ from segkit.data.layout.folders import find_groups
 from segkit.data.layout.names import find_rules
 from segkit.data.layout.pairs import Layout
 from segkit.data.layout.splits import ALIASES, find_split_of_path
-from segkit.images.formats.base import list_suffixes
 
 _MARKS = "_. -"
 """What separates the words of a name."""
@@ -108,7 +107,7 @@ def _find_images(tree: FileTree, masks: Path, draft: Draft) -> str:
 def _read_folders(tree: FileTree, folder: str, beside: str) -> list[tuple[str, str, str]] | None:
     """Each mask with the name of its image and of its class; None if the layout is another one."""
     images = _list_direct(tree, beside)
-    masks = [mask for mask in tree.images if mask.startswith(f"{folder}/")]
+    masks = tree.list_images(folder)
     pairs = [mask[len(folder) + 1 :].split("/") for mask in masks]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         return None
@@ -153,7 +152,7 @@ def _read_files(
 
     Whatever all images have before or after their names, as in NAME_image, masks need not have.
     """
-    below = [m for m in tree.images if m.startswith(f"{folder}/")]
+    below = tree.list_images(folder)
     stems = [posixpath.splitext(mask[len(folder) + 1 :])[0] for mask in below]
     rules = find_rules(list(images), list(map(fold, stems)))
     whole = {rules[0][0].image_id(name) or name: name for name in images} if rules else {}
@@ -183,7 +182,7 @@ def _split_name(name: str) -> Iterator[tuple[str, str]]:
 def _list_direct(tree: FileTree, folder: str) -> dict[str, list[str]]:
     """The images directly in a folder by their folded names without the suffix."""
     found: dict[str, list[str]] = defaultdict(list)
-    for image in tree.images:
+    for image in tree.list_images(folder):
         if posixpath.dirname(image) == folder:
             found[fold(posixpath.splitext(posixpath.basename(image))[0])].append(image)
     return found
@@ -192,6 +191,6 @@ def _list_direct(tree: FileTree, folder: str) -> dict[str, list[str]]:
 def _list_below(tree: FileTree, folder: str) -> dict[str, list[str]]:
     """The images below a folder by their folded paths in it without the suffix."""
     found: dict[str, list[str]] = defaultdict(list)
-    for image in tree.list_files(*list_suffixes(), below=folder):
+    for image in tree.list_images(folder):
         found[fold(posixpath.splitext(posixpath.relpath(image, folder or "."))[0])].append(image)
     return found

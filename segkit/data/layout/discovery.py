@@ -231,21 +231,25 @@ def _find_patterns(folders: set[tuple[str, ...]], with_stars: bool) -> dict[tupl
 def _find_parts(names: set[str], with_stars: bool) -> dict[str, str]:
     """What stands in a pattern for each of the folders that lie in the same place, by name."""
     splits: dict[str, set[Split | None]] = defaultdict(set)
-    numbered = Counter(_NUMBER.sub("*", name) for name in names)
     for name in names:
         splits[_SPLIT.sub("{split}", name)].add(find_split(name))
     are_splits = any("train" in found and len(found) > 1 for found in splits.values())
+    parts = {
+        name: _SPLIT.sub("{split}", name) if are_splits and find_split(name) else name
+        for name in names
+    }
+    if not with_stars:
+        return parts
+    # folders of splits are never mixed with those beside them
     with_role = OF_MASKS | OF_IMAGES | NEVER_IMAGES | SHORT_SPLITS
     free = {name for name in names if not split_words(name) & with_role and not find_split(name)}
-    parts = {}
-    for name in names:
-        part = _NUMBER.sub("*", name)
-        if find_split(name) is not None:  # never mixed with those beside it
-            parts[name] = _SPLIT.sub("{split}", name) if are_splits else name
-        elif with_stars and part.count("*") == 1 and numbered[part] > 1:
-            parts[name] = part
-        else:
-            parts[name] = "*" if with_stars and name in free and len(free) > 1 else name
+    numbered = Counter(_NUMBER.sub("*", part) for part in set(parts.values()))
+    for name, part in parts.items():
+        starred = _NUMBER.sub("*", part)
+        if starred.count("*") == 1 and numbered[starred] > 1:
+            parts[name] = starred
+        elif name in free and len(free) > 1:
+            parts[name] = "*"
     return parts
 
 

@@ -137,11 +137,11 @@ def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
             return [Group(*pair, None)]
         others = [(s, path, _find_known_names(path)) for s, path in splits]
         return _require_train([Group(*p, s) for s, _, p in others if p is not None])
+    by_name = {path.name.lower(): path for path in folders}
     beside = [
-        Group(path, masks, split)
+        Group(path, masks[0], split)
         for split, path in splits
-        for masks in [next((p for p in folders if _is_beside(path, p)), None)]
-        if masks is not None
+        if (masks := [by_name[n] for end in BESIDE if (n := path.name.lower() + end) in by_name])
     ]
     if beside:
         return _require_train(beside)
@@ -246,12 +246,6 @@ def _find_known_names(folder: Path) -> tuple[Path, Path] | None:
     others = [folder for folder in inside.values() if folder not in (images[0], masks[0])]
     is_doubtful = masks[0].name.lower() == "mask" and any(list_files(f).images for f in others)
     return None if is_doubtful else (images[0], masks[0])
-
-
-def _is_beside(images: Path, masks: Path) -> bool:
-    """Whether a folder is called like that of the masks of another one."""
-    rest = masks.name.lower().removeprefix(images.name.lower())
-    return rest != masks.name.lower() and rest in BESIDE
 
 
 def _pair_group(root: Path, group: Group, names: Names, layout: Layout) -> None:

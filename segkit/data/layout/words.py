@@ -16,7 +16,7 @@ MASKS = _read_words(
     "groundtruth ground_truth targets semantic"
 )
 """What folders of masks are called, besides the name that is given."""
-BESIDE = _read_words("annot masks labels _masks _mask _labels _gt -masks -labels")
+BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
 """What follows a folder of images in the name of the folder of its masks."""
 OF_MASKS = _read_words(
     "mask masks label labels lab labs annotation annotations annot anno ann gt gts ground "

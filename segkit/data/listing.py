@@ -17,7 +17,7 @@ from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotati
 from segkit.data.layout.blocks import Shares, divide_samples
 from segkit.data.layout.class_files import propose_classes
 from segkit.data.layout.folders import find_pairs
-from segkit.data.layout.pairs import Layout, Names, Pair
+from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
 from segkit.data.layout.splits import (
     Divided,
     describe_named_splits,
@@ -36,6 +36,8 @@ from segkit.images.reading import ImageReader
 
 NAMED = 3
 """Files that a note names."""
+MOST_BESIDE = 6
+"""Other content of a root that a note names."""
 FARTHEST = 0.5
 """How many pixels image and mask may lie apart: headers are rounded."""
 DividedBy = Literal["", "folders", "table", "lists"]
@@ -112,6 +114,8 @@ class _Lister:
     """Lists samples and collects what is wrong and what the user should know.
 
     Attributes:
+        beside: What lies beside the folders of images and masks.
+        lists: Files that divide the samples, found beside them.
         guesses: Images and masks that name no axes, by how these are read: number and the first.
         realigned: Names of masks of volumes whose axes lead elsewhere than the image's, by both.
     """
@@ -119,6 +123,8 @@ class _Lister:
     rules: Rules
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
+    lists: list[Path] = field(default_factory=list)
     guesses: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     realigned: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
@@ -159,6 +165,7 @@ class _Lister:
         if rest and rules.split == "random" and not any(given.values()):
             listed = find_lists(rules.roots, rest)
             if listed is not None:
+                self.lists += listed.values()
                 self.notes.append(
                     f"the samples are divided by {', '.join(map(str, listed.values()))}"
                 )
@@ -171,7 +178,7 @@ class _Lister:
         return Found(
             divided,
             self.problems,
-            [*self.notes, *self._describe_files()],
+            [*self.notes, *self._describe_beside(), *self._describe_files()],
             palettes,
             drawn,
             divided_by,
@@ -229,6 +236,7 @@ class _Lister:
             where = f"{before.rstrip('/')}: " * bool(before)
             self.problems += [where + problem for problem in layout.problems]
             self.notes += [where + note for note in layout.notes]
+            self.beside += layout.beside
         channels = dict.fromkeys(layout.channels for _, layout in layouts)
         wanted = self.rules.names.channel_files
         if self.rules.pairs is not None and wanted:
@@ -344,6 +352,22 @@ class _Lister:
             if places[0] and places[1] and (sizes[0] == sizes[1] or self.rules.resize_masks):
                 shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
         return max(shifts)
+
+    def _describe_beside(self) -> list[str]:
+        """A note for each root on what lies in it and is not used."""
+        lists = [path.resolve() for path in (*self.lists, *self.rules.lists.values())]
+        notes = []
+        for root in self.rules.roots:
+            names = [
+                relative_path(path, root) + "/" * path.is_dir()
+                for path in self.beside
+                if path.is_relative_to(root)
+                and not any(used.is_relative_to(path.resolve()) for used in lists)
+            ]
+            if names:
+                shown = ", ".join(names[:MOST_BESIDE]) + " ..." * (len(names) > MOST_BESIDE)
+                notes.append(f"not used in {root}: {shown}")
+        return notes
 
     def _describe_files(self) -> list[str]:
         """Notes of what the headers of files say."""

@@ -129,3 +129,15 @@ def test_a_file_is_no_root(tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     with pytest.raises(SegkitError, match=r"a\.png is a file, not a folder: data\.pairs=FILE\.csv"):
         source(tmp_path / "a.png").splits()
+
+
+def test_a_list_that_divides_is_not_called_unused(tmp_path: Path) -> None:
+    root = make(tmp_path)
+    (root / "val.txt").write_text("a\n")
+    (root / "more.txt").write_text("a\n")
+    data = source(root)
+    assert [sample.name for sample in data.splits()["val"]] == ["images/a.png"]
+    assert f"the samples are divided by {root / 'val.txt'}" in data.notes()
+    assert f"not used in {root}: more.txt" in data.notes()
+    given = source(root, split="lists", val_list=root / "more.txt")
+    assert f"not used in {root}: val.txt" in given.notes()

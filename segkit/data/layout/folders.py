@@ -29,7 +29,6 @@ from segkit.data.layout.files import (
     describe_unread,
     describe_unused,
     group_by_stem,
-    is_visible,
     iterate_folders,
     list_files,
     require_folder,
@@ -103,7 +102,7 @@ def _pair_by_folders(root: Path, names: Names, layout: Layout) -> None:
         return
     divide_by_folders(layout)
     if (names.images, names.masks) == NAMES[:2]:
-        _note_other_content(root, groups, layout)
+        layout.beside = _list_beside(root, groups)
 
 
 def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
@@ -363,18 +362,13 @@ def _list_pairs(
     ]
 
 
-def _note_other_content(root: Path, groups: list[Group], layout: Layout) -> None:
-    """Note what lies beside the folders that are used."""
+def _list_beside(root: Path, groups: list[Group]) -> list[Path]:
+    """What lies beside the folders that are used."""
     used = {path.resolve() for group in groups for path in (group.images, group.masks)}
-    beside: list[str] = []
-    places = dict.fromkeys([root, *(g.images.parent for g in groups)])
-    for place in places:
-        for path in sorted(place.iterdir()):
-            here = path.resolve()
-            if not is_visible(path.name) or any(u.is_relative_to(here) for u in used):
-                continue
-            if not any(here.is_relative_to(u) for u in used):
-                beside.append(relative_path(path, root) + ("/" if path.is_dir() else ""))
-    if beside:
-        shown = ", ".join(beside[:6]) + (" ..." if len(beside) > 6 else "")
-        layout.notes.append(f"not used in {root}: {shown}")
+    beside = list[Path]()
+    for place in dict.fromkeys([root, *(group.images.parent for group in groups)]):
+        for entry in scan_folder(place):
+            here = (place / entry.name).resolve()
+            if not any(u.is_relative_to(here) or here.is_relative_to(u) for u in used):
+                beside.append(place / entry.name)
+    return beside

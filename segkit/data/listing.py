@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.core.labels import Mode
 from segkit.data.labels.base import is_annotation
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
@@ -34,8 +34,6 @@ from segkit.images.formats.base import may_have_pages, strip_ending
 from segkit.images.place import find_shift
 from segkit.images.reading import ImageReader
 
-NAMED = 3
-"""Files that a note names."""
 MOST_BESIDE = 6
 """Other content of a root that a note names."""
 FARTHEST = 0.5
@@ -365,8 +363,7 @@ class _Lister:
                 and not any(used.is_relative_to(path.resolve()) for used in lists)
             ]
             if names:
-                shown = ", ".join(names[:MOST_BESIDE]) + " ..." * (len(names) > MOST_BESIDE)
-                notes.append(f"not used in {root}: {shown}")
+                notes.append(f"not used in {root}: {join_names(names, MOST_BESIDE)}")
         return notes
 
     def _describe_files(self) -> list[str]:
@@ -386,7 +383,7 @@ class _Lister:
             notes.append(
                 f"{len(names)} masks are turned to their images by the headers, as a viewer does:"
                 f" the axes of masks lead to {mask}, those of images to {image}:"
-                f" {', '.join(names[:NAMED])}{' ...' * (len(names) > NAMED)}"
+                f" {join_names(names)}"
             )
         return notes
 

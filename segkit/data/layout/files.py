@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.images.formats.base import find_ending, find_format, list_suffixes
 from segkit.images.mask_beside import ENDING as OF_MASKS
 from segkit.images.place_files import ENDINGS as OF_PLACES
@@ -23,8 +23,6 @@ BESIDE = (*OF_PLACES, OF_MASKS)
 """Endings of files that are read with the image that they lie beside."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 """Endings of packed files."""
-NAMED = 3
-"""Files that a message names."""
 
 
 @dataclass
@@ -147,9 +145,8 @@ def describe_unused(names: Sequence[str], where: str) -> list[str]:
     if not names:
         return []
     files = "1 file" if len(names) == 1 else f"{len(names)} files"
-    shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
     verb = "is" if len(names) == 1 else "are"
-    return [f"{files} in {where} {verb} not used ({count_endings(names)}): {shown}"]
+    return [f"{files} in {where} {verb} not used ({count_endings(names)}): {join_names(names)}"]
 
 
 def describe_unread(files: Files, where: str, kind: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.data.layout.channels import Part, join_files
 from segkit.data.layout.files import describe_unused, list_files
 from segkit.data.layout.names import Match, Pattern
@@ -134,7 +134,7 @@ def _group_by_id(
 
 
 def _describe_no_match(pattern: str, kind: str, names: Sequence[str], root: Path) -> str:
-    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    shown = join_names(names)
     return (
         f"no path below {root} matches data.{kind}_pattern={pattern}. There are {len(names)} image"
         f" files: {shown or 'none'}"

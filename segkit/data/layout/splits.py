@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.data.layout.files import strip_suffix
 from segkit.data.layout.pairs import Layout
 from segkit.data.sources.base import SPLITS, Sample, Split
@@ -84,7 +84,7 @@ def divide_by_folders(layout: Layout) -> list[str]:
                 folders[pair.name.split("/")[level]] = None
     outside = [pair.name for pair in layout.pairs if pair.split is None]
     if outside:
-        shown = ", ".join(outside[:3]) + (" ..." if len(outside) > 3 else "")
+        shown = join_names(outside)
         layout.problems.append(
             f"{len(outside)} images are in no folder of a split ({shown}), others are: move them"
             " into one"
@@ -102,7 +102,7 @@ def find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> 
 
 def describe_left_out(images: Mapping[str, Split]) -> str:
     """A line on images without masks, by their splits, that are not used."""
-    shown = ", ".join([*images][:3]) + (" ..." if len(images) > 3 else "")
+    shown = join_names([*images])
     known = {"train": "training", "val": "validation", "test": "testing"}
     purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
     return f"{len(images)} images for {purpose} have no masks and are left out: {shown}"

@@ -1,9 +1,12 @@
-"""The error for users, and hints for unknown names."""
+"""The error for users, and how messages name things."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+NAMED = 3
+"""Things of a kind that a message names, unless it says otherwise."""
 
 
 class SegkitError(Exception):
@@ -25,6 +28,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not near:
         return ""
     return " Did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+
+
+def join_names(names: Sequence[str], most: int = NAMED) -> str:
+    """The first of several names, and dots if there are more.
+
+    Example:
+        >>> join_names(["a.png", "b.png", "c.png"], 2)
+        'a.png, b.png ...'
+    """
+    return ", ".join(names[:most]) + " ..." * (len(names) > most)
 
 
 def all_at_once(title: str, problems: list[str]) -> SegkitError:

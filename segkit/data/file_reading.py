@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.core.errors import join_names
 from segkit.data.labels.masks import AnnotatedMasks
 from segkit.data.layout.blocks import Block, take_whole
-from segkit.data.listing import NAMED, Rules
+from segkit.data.listing import Rules
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED, MaskDecoder, fit_size
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import Large, Sample
@@ -50,12 +51,10 @@ class Seen:
         """Notes for the user."""
         notes = []
         if self.turned:
-            names = sorted(self.turned)
-            shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
             notes.append(
-                f"{len(names)} images are turned by their EXIF orientation, their masks are not:"
-                f" {shown}. If masks were drawn on the pixels as they are stored, set"
-                " data.orientation=stored"
+                f"{len(self.turned)} images are turned by their EXIF orientation, their masks are"
+                f" not: {join_names(sorted(self.turned))}. If masks were drawn on the pixels as"
+                " they are stored, set data.orientation=stored"
             )
         for value in sorted(self.nodata):
             if value:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.core.labels import Mode
 from segkit.data.labels.base import is_annotation
 from segkit.data.labels.masks import AnnotatedMasks, choose_masks, find_annotations
 from segkit.data.layout.blocks import Shares, divide_samples
 from segkit.data.layout.class_files import propose_classes
-from segkit.data.layout.folders import find_pairs, find_plain_mask
-from segkit.data.layout.pairs import Layout, Names, Pair
+from segkit.data.layout.folders import find_pairs
+from segkit.data.layout.pairs import Layout, Names, Pair, relative_path
 from segkit.data.layout.splits import (
     Divided,
     describe_named_splits,
@@ -32,8 +34,8 @@ from segkit.images.formats.base import may_have_pages, strip_ending
 from segkit.images.place import find_shift
 from segkit.images.reading import ImageReader
 
-NAMED = 3
-"""Files that a note names."""
+MOST_BESIDE = 6
+"""Other content of a root that a note names."""
 FARTHEST = 0.5
 """How many pixels image and mask may lie apart: headers are rounded."""
 DividedBy = Literal["", "folders", "table", "lists"]
@@ -110,6 +112,8 @@ class _Lister:
     """Lists samples and collects what is wrong and what the user should know.
 
     Attributes:
+        beside: What lies beside the folders of images and masks.
+        lists: Files that divide the samples, found beside them.
         guesses: Images and masks that name no axes, by how these are read: number and the first.
         realigned: Names of masks of volumes whose axes lead elsewhere than the image's, by both.
     """
@@ -117,6 +121,8 @@ class _Lister:
     rules: Rules
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
+    lists: list[Path] = field(default_factory=list)
     guesses: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
     realigned: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
@@ -157,6 +163,7 @@ class _Lister:
         if rest and rules.split == "random" and not any(given.values()):
             listed = find_lists(rules.roots, rest)
             if listed is not None:
+                self.lists += listed.values()
                 self.notes.append(
                     f"the samples are divided by {', '.join(map(str, listed.values()))}"
                 )
@@ -169,7 +176,7 @@ class _Lister:
         return Found(
             divided,
             self.problems,
-            [*self.notes, *self._describe_files()],
+            [*self.notes, *self._describe_beside(), *self._describe_files()],
             palettes,
             drawn,
             divided_by,
@@ -195,27 +202,39 @@ class _Lister:
                 f"data.labels={rules.labels} takes one folder as data.root, not several."
             )
         if rules.labels == "auto":
-            mask = find_plain_mask(rules.roots[0], rules.names)
-            if mask is not None and not is_annotation(mask):
-                return None
-        found = find_annotations(rules.roots[0], rules.labels, rules.names)
-        if found is None:
+            with suppress(SegkitError):  # raised again if there are no annotations
+                found = self._layout
+                has_masks = not found.is_discovered and len(found.pairs) > len(found.problems)
+                if has_masks and not is_annotation(found.pairs[0].mask):
+                    return None
+        annotations = find_annotations(rules.roots[0], rules.labels, rules.names)
+        if annotations is None:
             return None
-        drawn = choose_masks(*found, rules.mode, rules.instances, rules.class_names)
+        drawn = choose_masks(*annotations, rules.mode, rules.instances, rules.class_names)
         self.problems += drawn.problems
         return drawn
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """What is found below the only root; annotations are looked for where that has no masks."""
+        return find_pairs(self.rules.roots[0], self.rules.names)
 
     def _list_pairs(self) -> tuple[list[Pair], tuple[str, ...]]:
         """The pairs, and the channels that lie in files of their own."""
         layouts: list[tuple[str, Layout]] = []
         if self.rules.pairs is not None:
             layouts.append(("", read_pairs(self.rules.pairs)))
-        for root in self.rules.roots:
-            before = f"{root.name}/" if len(self.rules.roots) > 1 else ""
-            layouts.append((before, find_pairs(root, self.rules.names)))
-        for _, layout in layouts:
-            self.problems += layout.problems
-            self.notes += [note for note in layout.notes if note not in self.notes]
+        roots = self.rules.roots
+        if len(roots) == 1:
+            layouts.append(("", self._layout))
+        elif roots:
+            found = [find_pairs(root, self.rules.names) for root in roots]
+            layouts += zip(_name_roots(roots), found, strict=True)
+        for before, layout in layouts:
+            where = f"{before.rstrip('/')}: " * bool(before)
+            self.problems += [where + problem for problem in layout.problems]
+            self.notes += [where + note for note in layout.notes]
+            self.beside += layout.beside
         channels = dict.fromkeys(layout.channels for _, layout in layouts)
         wanted = self.rules.names.channel_files
         if self.rules.pairs is not None and wanted:
@@ -332,6 +351,21 @@ class _Lister:
                 shifts.append(find_shift((places[0], places[1]), sizes) or 0.0)
         return max(shifts)
 
+    def _describe_beside(self) -> list[str]:
+        """A note for each root on what lies in it and is not used."""
+        lists = [path.resolve() for path in (*self.lists, *self.rules.lists.values())]
+        notes = []
+        for root in self.rules.roots:
+            names = [
+                relative_path(path, root) + "/" * path.is_dir()
+                for path in self.beside
+                if path.is_relative_to(root)
+                and not any(used.is_relative_to(path.resolve()) for used in lists)
+            ]
+            if names:
+                notes.append(f"not used in {root}: {join_names(names, MOST_BESIDE)}")
+        return notes
+
     def _describe_files(self) -> list[str]:
         """Notes of what the headers of files say."""
         notes = []
@@ -349,6 +383,13 @@ class _Lister:
             notes.append(
                 f"{len(names)} masks are turned to their images by the headers, as a viewer does:"
                 f" the axes of masks lead to {mask}, those of images to {image}:"
-                f" {', '.join(names[:NAMED])}{' ...' * (len(names) > NAMED)}"
+                f" {join_names(names)}"
             )
         return notes
+
+
+def _name_roots(roots: Sequence[Path]) -> list[str]:
+    """What the names of samples begin with: the shortest ends of paths that tell folders apart."""
+    paths = [root.resolve().parts for root in roots]
+    ends = (["/".join(path[-n:]) + "/" for path in paths] for n in range(1, max(map(len, paths))))
+    return next((end for end in ends if len(set(end)) == len(roots)), [f"{r.name}/" for r in roots])

@@ -431,7 +431,9 @@ def wrap_errors(file: File) -> Iterator[None]:
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
         said = getattr(error, "strerror", None)
         reason = (said or str(error) or type(error).__name__).rstrip(".")
-        if "> not supported" in reason:  # of tifffile, about a compression
+        if isinstance(error, FileNotFoundError) and Path(str(name)).is_symlink():
+            reason = f"it is a link to {Path(str(name)).readlink()}, which is not there"
+        elif "> not supported" in reason:  # of tifffile, about a compression
             reason += ". Save it again with deflate or LZW"
         elif not said and not (isinstance(error, ValueError) and _is_own(error)):
             reason = f"it is damaged, or of a kind that is not read ({reason}): "

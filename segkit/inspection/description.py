@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from segkit.core.errors import join_names
 from segkit.data.checks.classes import name_values
-from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, join_names
+from segkit.data.checks.facts import PIXELS_OF_INTENSITIES
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.folder import FolderSource
 from segkit.inspection.findings import (

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.data.layout.channels import find_channel
+from segkit.data.layout.files import is_visible
 from segkit.images.formats.base import (
     drop_channels,
     find_absent,
@@ -224,7 +225,7 @@ def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[
 def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
     """The images below a folder, sorted, without those in folders of masks and results."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
+        if not is_visible(path.name):  # ._a.png, .ipynb_checkpoints, __MACOSX
             continue
         if is_image(path):
             yield path

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import time
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +300,38 @@ def test_second_masks_of_an_image_are_named(tmp_path: Path) -> None:
         "benign/benign (2)_mask_1.png may be a second mask of benign/benign (2).png: write both"
         " into one file"
     ]
+
+
+def test_time_grows_with_the_number_of_folders_and_no_faster():
+    """Each folder compared with each would take minutes for 2,000 of them."""
+    names = [f"case{n}/{kind}.png" for n in range(2000) for kind in ("image", "mask")]
+    alone = [f"{letter}{n}/seg_{n}.png" for n in range(500) for letter in ("image", "x")]
+    started = time.process_time()
+    (choice,) = discover(names)
+    discover(alone)
+    assert time.process_time() - started < 5
+    assert (choice.image, choice.mask) == ("case{id}/image.png", "case{id}/mask.png")
+    assert choice.pairs == 2000
+
+
+@pytest.mark.parametrize(
+    ("files", "image"),
+    [
+        (["train_{n}/image.jpg", "train_{n}/mask.png"], "train_{id}/image.jpg"),
+        (
+            [
+                f"{{s}}_{k}/{{n}}_{kind} | train test"
+                for k in "12"
+                for kind in ("img.jpg", "mask.png")
+            ],
+            "{split}_*/{id}_img.jpg",
+        ),
+    ],
+)
+def test_numbered_folders_of_splits(tmp_path: Path, files: list[str], image: str) -> None:
+    make(tmp_path, *files)
+    layout = find_pairs(tmp_path, Names())
+    assert not layout.problems
+    assert len(layout.pairs) == len(list(tmp_path.rglob("*.jpg")))
+    assert f'"{image}"' in layout.notes[0]
+    assert all(pair.name.startswith(pair.split or "train") for pair in layout.pairs)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.checkpoint.values import LabelCoding
+from segkit.core.errors import join_names
 from segkit.core.labels import (
     FIRST_COLOR,
     IGNORE_INDEX,
@@ -19,7 +20,7 @@ from segkit.core.labels import (
     describe_values,
     find_background,
 )
-from segkit.data.checks.facts import Facts, join_names
+from segkit.data.checks.facts import Facts
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource
 

@@ -29,8 +29,6 @@ MASKS_WITH_REGIONS, PIXELS_PER_MASK, VALUES_PER_MASK = 100, 2_000_000, 32
 """Maximum number of masks, and of their pixels and values, whose regions are measured."""
 PIXELS_OF_INTENSITIES = 250_000
 """Maximum number of pixels of an image whose intensities are measured."""
-NAMED = 3
-"""Samples that a message names."""
 SAMPLES_AT_ONCE = 32
 """Maximum number of samples that a thread reads before it reports them."""
 
@@ -307,8 +305,3 @@ def choose_stride(array: NDArray[Any] | Large, pixels: int) -> int:
 def select_training(facts: list[Facts]) -> list[Facts]:
     """Those of the training samples, or all if there are none."""
     return [f for f in facts if f.split == "train"] or facts
-
-
-def join_names(names: list[str]) -> str:
-    """The first names of samples, and dots if there are more."""
-    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")

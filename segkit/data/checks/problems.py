@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from segkit.config.quoting import quote_option
+from segkit.core.errors import join_names
 from segkit.core.labels import (
     IGNORE_INDEX,
     color_to_value,
@@ -24,7 +25,7 @@ from segkit.data.checks.classes import (
     propose_maps,
     state_map,
 )
-from segkit.data.checks.facts import Facts, join_names
+from segkit.data.checks.facts import Facts
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource, Sample, Split
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from segkit.checkpoint.values import LabelCoding, Normalization
-from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.errors import SegkitError, all_at_once, join_names
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
-from segkit.data.checks.facts import Facts, join_names, scan, select_training
+from segkit.data.checks.facts import Facts, scan, select_training
 from segkit.data.checks.leaks import describe_leaks
 from segkit.data.checks.problems import (
     find_differences,
@@ -258,7 +258,7 @@ def _describe_masks(facts: list[Facts], classes: Classes) -> list[str]:
     absent = [name for name, n in zip(classes.names, seen, strict=True) if not n]
     if absent:
         where = "training mask" if learned[0].split == "train" else "mask"
-        shown = ", ".join(absent[:8]) + (" ..." if len(absent) > 8 else "")
+        shown = join_names(absent, 8)
         notes.append(f"no {where} has a pixel of: {shown}")
     return notes
 

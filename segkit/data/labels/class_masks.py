@@ -15,11 +15,11 @@ from pathlib import Path
 
 from segkit.data.labels.base import Annotations, LabelFormat, Shape
 from segkit.data.labels.draft import Draft
-from segkit.data.labels.tree import FileTree, find_split, fold, read_split
+from segkit.data.labels.tree import FileTree, fold
 from segkit.data.layout.folders import find_groups
 from segkit.data.layout.names import find_rules
 from segkit.data.layout.pairs import Layout
-from segkit.images.formats.base import list_suffixes
+from segkit.data.layout.splits import ALIASES, find_split_of_path
 
 _MARKS = "_. -"
 """What separates the words of a name."""
@@ -78,7 +78,7 @@ class ClassMasksFormat(LabelFormat, name="class_masks"):
                     Shape(draft.add_category(label), tree.path(mask))
                     for label, mask in sorted(masks[name])
                 ]
-                split = find_split(posixpath.dirname(images[name][0]))
+                split = find_split_of_path(posixpath.dirname(images[name][0]))
                 draft.add_image(images[name][0], shapes, folder, split=split)
             for name in sorted(masks.keys() - images.keys()):
                 draft.report(masks[name][0][1], "it is the mask of no image")
@@ -107,7 +107,7 @@ def _find_images(tree: FileTree, masks: Path, draft: Draft) -> str:
 def _read_folders(tree: FileTree, folder: str, beside: str) -> list[tuple[str, str, str]] | None:
     """Each mask with the name of its image and of its class; None if the layout is another one."""
     images = _list_direct(tree, beside)
-    masks = [mask for mask in tree.images if mask.startswith(f"{folder}/")]
+    masks = tree.list_images(folder)
     pairs = [mask[len(folder) + 1 :].split("/") for mask in masks]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         return None
@@ -115,7 +115,7 @@ def _read_folders(tree: FileTree, folder: str, beside: str) -> list[tuple[str, s
     outer, inner = {fold(first) for first, _ in named}, {fold(last) for _, last in named}
     # masks/CLASS/NAME: folders are no images. masks/NAME/CLASS: names that come back, no numbers
     if not outer & images.keys():
-        if any(f"{beside}/{first}" in tree.folders or read_split(first) for first, _ in named):
+        if outer & ALIASES.keys() or any(f"{beside}/{f}" in tree.folders for f, _ in named):
             return None  # folders of images with the same names: a mask for each image
         names = {(f, last): fold(last) for f, last in named}
         if not inner & images.keys():
@@ -152,7 +152,7 @@ def _read_files(
 
     Whatever all images have before or after their names, as in NAME_image, masks need not have.
     """
-    below = [m for m in tree.images if m.startswith(f"{folder}/")]
+    below = tree.list_images(folder)
     stems = [posixpath.splitext(mask[len(folder) + 1 :])[0] for mask in below]
     rules = find_rules(list(images), list(map(fold, stems)))
     whole = {rules[0][0].image_id(name) or name: name for name in images} if rules else {}
@@ -182,7 +182,7 @@ def _split_name(name: str) -> Iterator[tuple[str, str]]:
 def _list_direct(tree: FileTree, folder: str) -> dict[str, list[str]]:
     """The images directly in a folder by their folded names without the suffix."""
     found: dict[str, list[str]] = defaultdict(list)
-    for image in tree.images:
+    for image in tree.list_images(folder):
         if posixpath.dirname(image) == folder:
             found[fold(posixpath.splitext(posixpath.basename(image))[0])].append(image)
     return found
@@ -191,6 +191,6 @@ def _list_direct(tree: FileTree, folder: str) -> dict[str, list[str]]:
 def _list_below(tree: FileTree, folder: str) -> dict[str, list[str]]:
     """The images below a folder by their folded paths in it without the suffix."""
     found: dict[str, list[str]] = defaultdict(list)
-    for image in tree.list_files(*list_suffixes(), below=folder):
+    for image in tree.list_images(folder):
         found[fold(posixpath.splitext(posixpath.relpath(image, folder or "."))[0])].append(image)
     return found

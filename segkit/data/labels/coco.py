@@ -24,7 +24,8 @@ from segkit.data.labels.draft import Draft, explain, read_color, read_size
 from segkit.data.labels.json_files import Hook, as_dict, as_list, read_json
 from segkit.data.labels.outlines import read_coordinates
 from segkit.data.labels.runs import check_counts, decode_counts, encode_counts, read_counts
-from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split_of_path
 
 PANOPTIC = rb'"segments_info"\s*:\s*\['
 """What a file has whose segments are in PNG files."""
@@ -264,7 +265,7 @@ def _read_categories(
 def _read_images(content: dict[str, Any], json: JsonFile, make_shapes: MakeShapes) -> None:
     """Add the images of a file."""
     draft, file, tree = json.draft, json.file, json.draft.tree
-    split, near = find_split(file), tree.list_near(file)
+    split, near = find_split_of_path(file), tree.list_near(file)
     given = content.get("annotations")
     given = list(given.values()) if isinstance(given, dict) else as_list(given)
     by_image = _group_by_image(given, json)

@@ -25,7 +25,8 @@ from segkit.data.labels.outlines import (
     rotate_ring,
 )
 from segkit.data.labels.runs import encode_mask, read_counts
-from segkit.data.labels.tree import FileTree, contains_all, read_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split
 
 _UNUSED = {
     "polyline": "polylines are not used: they have no area",
@@ -124,7 +125,7 @@ def _read_image(
         image,
         _read_shapes(element, place, size, labels, draft),
         file,
-        split=read_split(subset),
+        split=find_split(subset),
         size=size,
     )
 

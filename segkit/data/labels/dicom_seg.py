@@ -19,8 +19,9 @@ from segkit.core.errors import SegkitError
 from segkit.data.labels.base import Annotations, LabelFormat, Rle, Shape
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.runs import encode_mask
-from segkit.data.labels.tree import FileTree, find_split
+from segkit.data.labels.tree import FileTree
 from segkit.data.layout.files import list_files
+from segkit.data.layout.splits import find_split_of_path
 from segkit.images.formats.base import find_format
 from segkit.images.formats.dicom import (
     SEGMENTATIONS,
@@ -92,7 +93,7 @@ class DicomSegFormat(LabelFormat, name="dicom_seg"):
                     name,
                     shapes[page],
                     name,
-                    split=find_split(name),
+                    split=find_split_of_path(name),
                     size=slice.size,
                     page=page if count > 1 else None,
                 )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.data.labels.base import (
     BACKGROUND,
     AnnotatedImage,
@@ -135,7 +135,7 @@ class Draft:
         if unused := self._list_unused():
             notes.append(
                 f"images in the same folders are not annotated and not used ({len(unused)}):"
-                f" {', '.join(unused[:3])}{' ...' if len(unused) > 3 else ''}"
+                f" {join_names(unused)}"
             )
         colors = [self._colors.get(name) for name in names]
         known = [color for color in colors if color is not None]

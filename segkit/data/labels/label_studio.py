@@ -20,7 +20,8 @@ from segkit.data.labels.draft import Draft, explain, read_size
 from segkit.data.labels.json_files import as_dict, as_list, read_json
 from segkit.data.labels.outlines import fill_ring, make_box, make_ellipse, read_points, rotate_ring
 from segkit.data.labels.runs import encode_mask
-from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split_of_path
 from segkit.images.formats.base import list_suffixes
 
 _FULL = [rb'"(annotations|completions)"\s*:\s*\[', rb'"data"\s*:\s*\{', rb'"result"\s*:\s*\[']
@@ -116,7 +117,7 @@ def _read_task(task: dict[str, Any], file: str, near: list[str], draft: Draft) -
         return
     size = next(iter(sizes), None)
     shapes = list(_read_shapes(results, size, place, draft))
-    draft.add_image(image, shapes, file, split=find_split(file), size=size)
+    draft.add_image(image, shapes, file, split=find_split_of_path(file), size=size)
 
 
 def _choose_annotation(task: dict[str, Any], draft: Draft) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from segkit.data.labels.draft import Draft, explain, read_size
 from segkit.data.labels.json_files import read_json
 from segkit.data.labels.outlines import check_ring, fill_ring, make_box, make_ellipse, read_pairs
 from segkit.data.labels.runs import encode_mask
-from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split_of_path
 from segkit.images.reading import read_image
 
 _IGNORED = "__ignore__"
@@ -64,7 +65,7 @@ class LabelmeFormat(LabelFormat, name="labelme"):
                 image,
                 _read_shapes(content["shapes"], file, size, draft),
                 file,
-                split=find_split(posixpath.dirname(file)),
+                split=find_split_of_path(posixpath.dirname(file)),
                 size=size,
             )
         return draft.finish()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.core.labels import IGNORE_INDEX, Mode, find_background
 from segkit.data.labels.base import (
     BACKGROUND,
@@ -215,5 +215,5 @@ def get_name(image: AnnotatedImage) -> str:
 
 
 def _count(categories: Sequence[str]) -> str:
-    shown = ", ".join(categories[:8]) + (" ..." if len(categories) > 8 else "")
+    shown = join_names(categories, 8)
     return f"1 class: {shown}" if len(categories) == 1 else f"{len(categories)} classes: {shown}"

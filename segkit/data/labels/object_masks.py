@@ -12,7 +12,8 @@ from pathlib import Path
 
 from segkit.data.labels.base import Annotations, LabelFormat, Shape
 from segkit.data.labels.draft import Draft
-from segkit.data.labels.tree import FileTree, find_split, fold
+from segkit.data.labels.tree import FileTree, fold
+from segkit.data.layout.splits import find_split_of_path
 
 
 class ObjectMasksFormat(LabelFormat, name="object_masks"):
@@ -45,7 +46,8 @@ class ObjectMasksFormat(LabelFormat, name="object_masks"):
             if not masks:
                 draft.count("folders of masks are empty: their images show only the background")
             shapes = [Shape(number, tree.path(mask)) for mask in masks]
-            draft.add_image(images[0], shapes, folder, split=find_split(posixpath.dirname(folder)))
+            split = find_split_of_path(posixpath.dirname(folder))
+            draft.add_image(images[0], shapes, folder, split=split)
         return draft.finish()
 
 

@@ -27,7 +27,8 @@ from segkit.data.labels.base import (
 from segkit.data.labels.draft import Draft, explain, read_color
 from segkit.data.labels.json_files import as_dict, as_list, read_json
 from segkit.data.labels.outlines import read_points
-from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split_of_path
 
 _KEYS = [rb'"geometry"\s*:', rb'"(objectType|object_type|classification)"\s*:']
 _EMPTY = [rb'"FeatureCollection"', rb'"features"\s*:\s*\[\s*\]']
@@ -80,7 +81,7 @@ class QupathFormat(LabelFormat, name="qupath"):
         without = None if any(named for named, _ in kinds) else (False, True) in kinds
         for file, image, objects in read:
             shapes = list(_make_shapes(objects, without, draft))
-            split = find_split(posixpath.dirname(file))
+            split = find_split_of_path(posixpath.dirname(file))
             draft.add_image(image[0], shapes, file, split=split, page=image[1])
         return draft.finish()
 

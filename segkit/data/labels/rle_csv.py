@@ -18,7 +18,8 @@ import numpy as np
 from segkit.core.errors import SegkitError
 from segkit.data.labels.base import Annotations, LabelFormat, Runs, Shape
 from segkit.data.labels.draft import Draft, explain
-from segkit.data.labels.tree import FileTree, find_split, read_start
+from segkit.data.labels.tree import FileTree, read_start
+from segkit.data.layout.splits import find_split_of_path
 from segkit.images.formats.base import list_suffixes
 from segkit.images.reading import ImageReader
 
@@ -145,7 +146,7 @@ def _read_file(path: Path, draft: Draft, classes: set[str]) -> None:
     draft.notes.append(f"runs of {file} are counted {way}{why}")
     for name, image in names.items():
         drawn = [Shape(n, runs._replace(along_rows=along_rows)) for n, runs in shapes[name]]
-        draft.add_image(image, drawn, file, split=find_split(file))
+        draft.add_image(image, drawn, file, split=find_split_of_path(file))
 
 
 def _find_direction(images: dict[str, list[Runs]], tree: FileTree) -> bool | None:

@@ -7,15 +7,16 @@ import os
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.files import is_visible, refuse_folder, require_folder
 from segkit.data.layout.pairs import NAMES, Names
-from segkit.data.layout.splits import ALIASES
-from segkit.data.sources.base import Split
+from segkit.data.layout.splits import ALIASES, find_split_of_path
 from segkit.images.formats.base import list_suffixes
 
 
@@ -32,23 +33,22 @@ class FileTree:
     """
 
     def __init__(self, root: Path, names: Names = NAMES) -> None:
-        if not root.is_dir():
-            raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
+        require_folder(root)
         self.root, self.names = root, names
         self.files: list[str] = []
         self.folders: set[str] = set()
         seen: set[str] = set()
-        for place, folders, files in os.walk(root, followlinks=True):
+        for place, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
             real = os.path.realpath(place)
             if real in seen:  # a link to a folder above it
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+            folders[:] = sorted(filter(is_visible, folders))
             inside = self.relative(Path(place))
             self.folders.add(inside)
             before = f"{inside}/" if inside else ""
-            self.files += [before + file for file in files if not file.startswith(".")]
+            self.files += [before + file for file in files if is_visible(file)]
         self.files.sort()
 
     def path(self, file: str) -> Path:
@@ -62,12 +62,11 @@ class FileTree:
 
     def list_files(self, *suffixes: str, below: str = "") -> list[str]:
         """The files with one of the suffixes, which are in lower case."""
-        inside = f"{below}/" if below else ""
-        return [
-            file
-            for file in self.files
-            if file.startswith(inside) and file.lower().endswith(suffixes)
-        ]
+        return [f for f in _take_below(below, self.files) if f.lower().endswith(suffixes)]
+
+    def list_images(self, below: str) -> list[str]:
+        """The image files below a folder."""
+        return _take_below(below, self.images)
 
     @cached_property
     def images(self) -> list[str]:
@@ -81,7 +80,7 @@ class FileTree:
         ``images/val2017/``.
         """
         folder, stem = posixpath.dirname(file), posixpath.splitext(posixpath.basename(file))[0]
-        split = find_split(file)
+        split = find_split_of_path(file)
         words = [stem, stem.rpartition("_")[2]]
         words += [word for word, meaning in ALIASES.items() if meaning == split]
         near = []
@@ -202,31 +201,21 @@ class FileTree:
         return {fold(posixpath.basename(folder)) for folder in self.folders}
 
 
+def _take_below(folder: str, files: list[str]) -> list[str]:
+    """Those of sorted files that lie below a folder; asked of each of thousands of folders."""
+    if not folder:
+        return files
+    first = bisect_left(files, f"{folder}/")
+    return files[first : bisect_left(files, f"{folder}0", first)]  # "0" follows "/"
+
+
+def _refuse(error: OSError) -> None:
+    raise refuse_folder(error) from error
+
+
 def fold(name: str) -> str:
     """A name for comparison: composed accents (NFC), without capitals."""
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
-
-
-def find_split(file: str) -> Split | None:
-    """The split that the name of a file says, or else of its folders, the nearest first.
-
-    Example:
-        >>> find_split("annotations/instances_val2017.json"), find_split("valid/a.json")
-        ('val', 'val')
-    """
-    for part in reversed(file.split("/")):
-        words = re.findall("[a-z]+", part.lower())
-        found = {ALIASES[word] for word in words if word in ALIASES}
-        if len(found) == 1:
-            return found.pop()
-        if found:  # "train_val.json"
-            return None
-    return None
-
-
-def read_split(text: str) -> Split | None:
-    """The split of a word, such as "Validation"."""
-    return ALIASES.get(text.strip().lower())
 
 
 def contains_all(path: Path, patterns: Iterable[bytes]) -> bool:

@@ -25,7 +25,8 @@ from segkit.data.labels.outlines import (
     read_pairs,
     rotate_ring,
 )
-from segkit.data.labels.tree import FileTree, contains_all, find_split, read_start
+from segkit.data.labels.tree import FileTree, contains_all, read_start
+from segkit.data.layout.splits import find_split_of_path
 
 _KEYS = [rb'"filename"\s*:', rb'"shape_attributes"\s*:']
 _WITHOUT_AREA = ("point", "polyline")
@@ -81,7 +82,7 @@ class ViaFormat(LabelFormat, name="via"):
                     draft.report(file, explain(error))
                     continue
                 shapes = _read_shapes(entry, attribute, f"{file}, {name}", draft)
-                draft.add_image(image, shapes, file, split=find_split(file))
+                draft.add_image(image, shapes, file, split=find_split_of_path(file))
         return draft.finish()
 
 

@@ -19,9 +19,9 @@ from segkit.data.labels.base import Annotations, LabelFormat, Polygon, Polygons,
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.json_files import as_dict
 from segkit.data.labels.outlines import check_ring
-from segkit.data.labels.tree import FileTree, contains_all, find_split, fold, read_start
+from segkit.data.labels.tree import FileTree, contains_all, fold, read_start
+from segkit.data.layout.splits import find_split_of_path
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import list_suffixes
 
 _KEYS = [rb"(?m)^names\s*:", rb"(?m)^(train|val)\s*:"]
 _ROW = re.compile(rb"\d+(\.0*)?([ \t]+-?[0-9.eE+-]+){4,}\s*$")
@@ -60,7 +60,8 @@ class YoloFormat(LabelFormat, name="yolo"):
             splits: dict[Split | None, list[str]] = {}
             for folder in files:
                 for image in _list_beside(tree.relative(folder), tree):
-                    splits.setdefault(find_split(posixpath.dirname(image)), []).append(image)
+                    split = find_split_of_path(posixpath.dirname(image))
+                    splits.setdefault(split, []).append(image)
         else:
             if len(files) > 1:
                 others = ", ".join(tree.relative(path) for path in files[1:])
@@ -262,7 +263,7 @@ def _list_images(name: str, split: Split, bases: list[str], file: str, draft: Dr
     if place.startswith("../"):
         outside = FileTree(tree.path(place))
         return [posixpath.join(place, image) for image in outside.images]
-    found = [image for image in tree.images if not place or image.startswith(f"{place}/")]
+    found = tree.list_images(place)
     if not found:
         draft.report(file, f"'{split}' names {name}, but {place or 'the folder'} has no images")
     return found
@@ -303,9 +304,7 @@ def _find_label_folders(tree: FileTree) -> list[str]:
 
 
 def _list_beside(folder: str, tree: FileTree) -> list[str]:
-    return tree.list_files(
-        *list_suffixes(), below=posixpath.join(posixpath.dirname(folder), "images")
-    )
+    return tree.list_images(posixpath.join(posixpath.dirname(folder), "images"))
 
 
 def _read_name_file(folders: Sequence[Path], tree: FileTree, draft: Draft) -> dict[int, str] | None:
@@ -313,7 +312,8 @@ def _read_name_file(folders: Sequence[Path], tree: FileTree, draft: Draft) -> di
     places = [tree.relative(folder) for folder in folders]
     near = dict.fromkeys([*places, *map(posixpath.dirname, places), ""])
     files = [posixpath.join(place, name) for place in near for name in _NAME_FILES]
-    file = next((file for file in files if file in set(tree.files)), None)
+    known = set(tree.files)
+    file = next((file for file in files if file in known), None)
     if file is None:
         draft.notes.append(f"the classes have no names: there is no {' or '.join(_NAME_FILES)}")
         return None

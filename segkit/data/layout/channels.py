@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkit.config.quoting import quote_option
+from segkit.core.errors import join_names
 from segkit.data.layout.files import Files, describe_unused, strip_suffix
 from segkit.data.layout.names import Pattern
 from segkit.data.layout.pairs import Layout, relative_path
 from segkit.images.formats.base import MARK, drop_channels, join_channels
 
-NAMED = 5
+MOST_NAMED = 5
 """Images that a problem names."""
 MOST_BYTES = 2**24
 """Size of a dataset.json, at most: it may list all files."""
@@ -119,13 +120,12 @@ def join_files(
     for channel in channels:
         lacking = [name for name, place in images.items() if channel not in places[place]]
         if lacking:
-            shown = ", ".join(lacking[:NAMED]) + (" ..." if len(lacking) > NAMED else "")
             absent = images[lacking[0]].replace(MARK, channel)
             rest = [each for each in channels if each != channel]
             layout.problems.append(
                 f"{len(lacking)} of {len(images)} images in {files.folder} lack the channel"
-                f" {channel}: {shown}. Add their files, such as {absent}, or leave the channel out:"
-                f" {quote_option('data.channel_files', rest)}"
+                f" {channel}: {join_names(lacking, MOST_NAMED)}. Add their files, such as {absent},"
+                f" or leave the channel out: {quote_option('data.channel_files', rest)}"
             )
     return images
 

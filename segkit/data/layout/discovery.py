@@ -14,37 +14,22 @@ from typing import NamedTuple
 from segkit.data.layout.files import strip_suffix
 from segkit.data.layout.names import SAME, Match, Pattern, find_kinds
 from segkit.data.layout.splits import ALIASES, find_split
+from segkit.data.layout.words import (
+    COMPOUND,
+    FOR_EYES,
+    NEVER_IMAGES,
+    OF_IMAGES,
+    OF_MASKS,
+    SHORT_SPLITS,
+    split_words,
+)
 from segkit.data.sources.base import Split
 
-
-def _read_words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-OF_MASKS = _read_words(
-    "mask masks label labels lab labs annotation annotations annot anno ann gt gts ground "
-    "groundtruth truth segmentation segmentations seg segs target targets manual semantic "
-    "map trimap trimaps matte mattes msk lbl"
-)
-"""Words in the names of masks and of their folders."""
-OF_IMAGES = _read_words(
-    "image images img imgs im input inputs original originals org rgb sat photo photos "
-    "picture pictures scans tissue top"
-)
-"""Words in the names of images and of their folders."""
-NEVER_IMAGES = _read_words(
-    "vis viz visualization overlay overlays instance instances panoptic object edge edges "
-    "boundary boundaries contour contours superpixels colormap colormaps"
-)
-"""Words in the names of other files that belong to masks, and are neither images nor labels."""
-FOR_EYES = NEVER_IMAGES | {"rgb", "color", "colors", "colour", "colours"}
-"""Words in the names of masks that are taken if there are no other ones."""
-COMPOUND = ("mask", "masks", "label", "labels")
-"""What words end in that are made of two, such as inklabels."""
-SHORT_SPLITS = _read_words("tr te ts vd")
-"""Words for splits that may mean something else, so that such folders are not taken together."""
+MOST_KINDS = 200
+"""Kinds of files among which pairs are looked for: each is compared with each."""
 _WORD = rf"(?<![A-Za-z])({'|'.join(ALIASES)})(?![A-Za-z])"
 _SPLIT = re.compile(rf"{_WORD}([^A-Za-z]+{_WORD})*", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+")
 
 
 class Choice(NamedTuple):
@@ -98,11 +83,14 @@ def discover(names: Sequence[str]) -> list[Choice]:
     Those whose masks are not called masks, but pair as well, come last.
     """
     usable = [name for name in names if not set("{}*") & set(name)]
-    found = [_discover(_group(usable, with_stars)) for with_stars in (True, False)]
-    for choices in found:
+    found = list[Choice]()
+    for with_stars in (True, False):
+        kinds = _group(usable, with_stars)
+        choices = _discover(kinds) if len(kinds) <= MOST_KINDS else []
         if any(not split_words(choice.mask) & FOR_EYES for choice in choices):
             return choices
-    return found[0] or found[1]
+        found = found or choices
+    return found
 
 
 def _discover(kinds: Sequence[_Kind]) -> list[Choice]:
@@ -232,29 +220,37 @@ def _find_patterns(folders: set[tuple[str, ...]], with_stars: bool) -> dict[tupl
         here = [folder for folder in level if len(folder) == depth]
         for *above, name in here:
             beside[patterns[tuple(above)]].add(name)
+        parts = {place: _find_parts(names, with_stars) for place, names in beside.items()}
         for folder in here:
             *above, name = folder
             place = patterns[tuple(above)]
-            patterns[folder] = f"{place}{_find_part(name, beside[place], with_stars)}/"
+            patterns[folder] = f"{place}{parts[place][name]}/"
     return patterns
 
 
-def _find_part(name: str, beside: set[str], with_stars: bool) -> str:
-    """What stands in a pattern for a folder, given the names of all that lie in its place."""
-    if find_split(name) is not None:  # never mixed with those beside it
-        splits: dict[str, set[Split | None]] = defaultdict(set)
-        for each in beside:
-            splits[_SPLIT.sub("{split}", each)].add(find_split(each))
-        are_splits = any("train" in found and len(found) > 1 for found in splits.values())
-        return _SPLIT.sub("{split}", name) if are_splits else name
+def _find_parts(names: set[str], with_stars: bool) -> dict[str, str]:
+    """What stands in a pattern for each of the folders that lie in the same place, by name."""
+    splits: dict[str, set[Split | None]] = defaultdict(set)
+    for name in names:
+        splits[_SPLIT.sub("{split}", name)].add(find_split(name))
+    are_splits = any("train" in found and len(found) > 1 for found in splits.values())
+    parts = {
+        name: _SPLIT.sub("{split}", name) if are_splits and find_split(name) else name
+        for name in names
+    }
     if not with_stars:
-        return name
-    part = re.sub(r"\d+", "*", name)
-    if part.count("*") == 1 and sum(re.sub(r"\d+", "*", each) == part for each in beside) > 1:
-        return part
+        return parts
+    # folders of splits are never mixed with those beside them
     with_role = OF_MASKS | OF_IMAGES | NEVER_IMAGES | SHORT_SPLITS
-    free = [each for each in beside if not split_words(each) & with_role and not find_split(each)]
-    return "*" if name in free and len(free) > 1 else name
+    free = {name for name in names if not split_words(name) & with_role and not find_split(name)}
+    numbered = Counter(_NUMBER.sub("*", part) for part in set(parts.values()))
+    for name, part in parts.items():
+        starred = _NUMBER.sub("*", part)
+        if starred.count("*") == 1 and numbered[starred] > 1:
+            parts[name] = starred
+        elif name in free and len(free) > 1:
+            parts[name] = "*"
+    return parts
 
 
 class _Match(NamedTuple):
@@ -306,14 +302,3 @@ def _flatten(paths: dict[str, str]) -> dict[str, str]:
     """Paths by names only, if these differ."""
     flat = {key.rpartition("/")[2]: path for key, path in paths.items()}
     return flat if len(flat) == len(paths) else {}
-
-
-def split_words(*names: str) -> frozenset[str]:
-    """The words in names, in lower case.
-
-    Example:
-        >>> sorted(split_words("gtFine_labelIds2", "GroundTruth"))
-        ['fine', 'ground', 'gt', 'ids', 'label', 'truth']
-    """
-    found = (re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) for name in names)
-    return frozenset(word.lower() for words in found for word in words)

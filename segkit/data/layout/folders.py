@@ -13,7 +13,7 @@ are found by it. Channels may lie in several files, such as those of nnU-Net.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
-from segkit.data.layout.channels import Part, describe_channels, group_images, join_files
-from segkit.data.layout.discovery import OF_MASKS, discover, split_words
+from segkit.data.layout.channels import describe_channels, group_images
+from segkit.data.layout.discovery import discover
 from segkit.data.layout.files import (
     Files,
     count_endings,
@@ -31,31 +31,30 @@ from segkit.data.layout.files import (
     group_by_stem,
     iterate_folders,
     list_files,
+    require_folder,
+    scan_folder,
     strip_suffix,
 )
-from segkit.data.layout.names import Match, Pattern, find_kinds
+from segkit.data.layout.names import find_kinds
 from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import describe_content, find_partners
-from segkit.data.layout.splits import find_split, find_split_level, read_split
-from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import find_absent, join_array
-
-IMAGES = (
-    *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),
-    "image_2",
+from segkit.data.layout.patterns import pair_by_patterns
+from segkit.data.layout.splits import (
+    describe_left_out,
+    divide_by_folders,
+    find_split,
+    find_split_level,
+    find_unmasked,
+    read_split,
 )
-"""What folders of images are called, besides the name that is given."""
-MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gtfine"),
-    *("segmentationclass", "labelstr", "groundtruth", "ground_truth", "targets", "semantic"),
-)
-"""What folders of masks are called, besides the name that is given."""
-BESIDE = ("annot", "_labels", "_masks", "_mask", "_gt", "masks", "labels", "-masks", "-labels")
-"""What follows a folder of images in the name of the folder of its masks."""
-
+from segkit.data.layout.words import BESIDE, IMAGES, MASKS
+from segkit.data.sources.base import Split
+from segkit.images.formats.base import find_absent
 
 FOREIGN = (".json", ".geojson", ".xml", ".mat")
 """Endings of annotations of other programs."""
+MOST_FOLDERS = 4
+"""Folders that an error names."""
 MOST_VALUES = 40
 """Values of a mask of classes, at most, in files that are not called masks."""
 
@@ -74,11 +73,10 @@ def find_pairs(root: Path, names: Names) -> Layout:
     Raises:
         SegkitError: There is no such folder, or its layout is not known.
     """
-    if not root.is_dir():
-        raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
+    require_folder(root)
     layout = Layout()
     if names.image_pattern is not None and names.mask_pattern is not None:
-        _pair_by_patterns(root, names, layout)
+        pair_by_patterns(root, names, layout)
     else:
         _pair_by_folders(root, names, layout)
     if layout.channels:
@@ -104,20 +102,7 @@ def _pair_by_folders(root: Path, names: Names, layout: Layout) -> None:
         return
     divide_by_folders(layout)
     if (names.images, names.masks) == NAMES[:2]:
-        _note_other_content(root, groups, layout)
-
-
-def find_plain_mask(root: Path, names: Names) -> Path | None:
-    """A file of labels, if a folder has one for each image, and not another kind of annotation.
-
-    Then most images have a mask of their own name.
-    """
-    try:
-        layout = find_pairs(root, names)
-    except SegkitError:
-        return None
-    is_plain = not layout.is_discovered and len(layout.pairs) > len(layout.problems)
-    return layout.pairs[0].mask if is_plain else None
+        layout.beside = _list_beside(root, groups)
 
 
 def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
@@ -151,24 +136,38 @@ def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
             return [Group(*pair, None)]
         others = [(s, path, _find_known_names(path)) for s, path in splits]
         return _require_train([Group(*p, s) for s, _, p in others if p is not None])
+    by_name = {path.name.lower(): path for path in folders}
     beside = [
-        Group(path, masks, split)
+        Group(path, masks[0], split)
         for split, path in splits
-        for masks in [next((p for p in folders if _is_beside(path, p)), None)]
-        if masks is not None
+        if (masks := [by_name[n] for end in BESIDE if (n := path.name.lower() + end) in by_name])
     ]
     if beside:
         return _require_train(beside)
-    content = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+    content = ", ".join(entry.name for entry in scan_folder(root)[:8]) or "nothing"
+    problem = (
+        f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
+        f" 'train/{names.images}'. It contains: {content}."
+    )
+    files = list_files(root)
+    if not files.images:
+        raise SegkitError(f"{problem} {describe_unread(files, 'The folder', 'images')}.")
     inside = "{split}/" if splits else ""
     raise SegkitError(
-        f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
-        f" 'train/{names.images}'. It contains: {content}. Name the folders with data.images=NAME"
+        f"{problem} Image files lie in {_count_folders(files)}. Name the folders with"
+        " data.images=NAME"
         " and data.masks=NAME, or give patterns of paths ({channel} stands for channels in files of"
         " their own), such as"
         f" {quote_option('data.image_pattern', inside + '{id}/image.tif')}"
         f" {quote_option('data.mask_pattern', inside + '{id}/mask.tif')}."
     )
+
+
+def _count_folders(files: Files) -> str:
+    """The folders with most images, and how many lie in each."""
+    counts = Counter(name.rpartition("/")[0] or files.folder.name for name in files.images)
+    shown = [f"'{name}' ({count})" for name, count in counts.most_common(MOST_FOLDERS)]
+    return ", ".join(shown) + " ..." * (len(counts) > MOST_FOLDERS)
 
 
 def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> None:
@@ -191,7 +190,7 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
         layout.problems.clear()
         layout.is_discovered = True
         patterns = Names(image_pattern=choice.image, mask_pattern=choice.mask)
-        _pair_by_patterns(root, patterns, layout)
+        pair_by_patterns(root, patterns, layout)
     elif found:
         shown = ", or ".join(
             f"{option} {quote_option('data.mask_pattern', choice.mask)} ({choice.pairs} images,"
@@ -205,10 +204,6 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
 
 def _describe_foreign(root: Path) -> str:
     """What to do about annotations below a folder that are not read, or nothing."""
-    if any(re.fullmatch(r"\d\d_GT", path.name) for path in iterate_folders(root)):
-        return (
-            " The layout is that of the Cell Tracking Challenge: data=tracking_challenge reads it."
-        )
     files = list_files(root)
     others = [name for name in files.others if name.lower().endswith(FOREIGN)]
     if not files.images or not others:
@@ -250,12 +245,6 @@ def _find_known_names(folder: Path) -> tuple[Path, Path] | None:
     others = [folder for folder in inside.values() if folder not in (images[0], masks[0])]
     is_doubtful = masks[0].name.lower() == "mask" and any(list_files(f).images for f in others)
     return None if is_doubtful else (images[0], masks[0])
-
-
-def _is_beside(images: Path, masks: Path) -> bool:
-    """Whether a folder is called like that of the masks of another one."""
-    rest = masks.name.lower().removeprefix(images.name.lower())
-    return rest != masks.name.lower() and rest in BESIDE
 
 
 def _pair_group(root: Path, group: Group, names: Names, layout: Layout) -> None:
@@ -314,7 +303,7 @@ def _leave_out_unmasked(
         left_out = dict.fromkeys(images.images, split) if is_empty else {}
     else:
         level = find_split_level(images.images)
-        left_out = _find_unmasked(
+        left_out = find_unmasked(
             {name: read_split(name, level) for name in images.images},
             {read_split(name, level) for name in (*masks.images, *masks.others)},
         )
@@ -324,21 +313,6 @@ def _leave_out_unmasked(
         describe_left_out({relative_path(images.find(n), root): s for n, s in left_out.items()})
     )
     return replace(images, images=sorted({*images.images} - {*left_out}))
-
-
-def _find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> dict[str, Split]:
-    """The images of splits of which there is no mask, by the splits of images and of masks."""
-    if "train" not in masks:
-        return {}
-    return {name: split for name, split in images.items() if split and split not in masks}
-
-
-def describe_left_out(images: Mapping[str, Split]) -> str:
-    """A line on images without masks, by their splits, that are not used."""
-    shown = ", ".join([*images][:3]) + (" ..." if len(images) > 3 else "")
-    known = {"train": "training", "val": "validation", "test": "testing"}
-    purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
-    return f"{len(images)} images for {purpose} have no masks and are left out: {shown}"
 
 
 def _list_pairs(
@@ -388,165 +362,13 @@ def _list_pairs(
     ]
 
 
-def divide_by_folders(layout: Layout) -> list[str]:
-    """Give pairs without a split that of their folders, if some of these are called like splits.
-
-    So the official validation is never trained on.
-
-    Returns:
-        The names of the folders.
-    """
-    names = [pair.name for pair in layout.pairs if pair.split is None]
-    level = find_split_level(names)
-    if level is None:
-        return []
-    folders = dict[str, None]()
-    for number, pair in enumerate(layout.pairs):
-        if pair.split is None:
-            split = read_split(pair.name, level)
-            layout.pairs[number] = pair._replace(split=split)
-            if split is not None:
-                folders[pair.name.split("/")[level]] = None
-    outside = [pair.name for pair in layout.pairs if pair.split is None]
-    if outside:
-        shown = ", ".join(outside[:3]) + (" ..." if len(outside) > 3 else "")
-        layout.problems.append(
-            f"{len(outside)} images are in no folder of a split ({shown}), others are: move them"
-            " into one"
-        )
-    layout.pairs = [pair for pair in layout.pairs if pair.split is not None]
-    return list(folders)
-
-
-def _pair_by_patterns(root: Path, names: Names, layout: Layout) -> None:
-    """Pair the files whose paths below the root match two patterns with the same ID."""
-    image, mask = names.image_pattern or "", names.mask_pattern or ""
-    patterns = (
-        Pattern(image, "data.image_pattern", names.channel_files),
-        Pattern(mask, "data.mask_pattern"),
-    )
-    if patterns[1].has_channel or (names.channel_files and not patterns[0].has_channel):
-        raise SegkitError(
-            f"data.image_pattern={image} and data.mask_pattern={mask}: {{channel}} stands for the"
-            " channels of images, and not of masks, and data.channel_files needs it."
-        )
-    files = list_files(root)
-    matches: tuple[dict[str, Match], dict[str, Match]] = ({}, {})
-    parts: dict[str, Part] = {}
-    of_parts: dict[str, Match] = {}  # of images in several files, by place
-    unused = list(files.others)
-    for name in files.images:
-        # A mask's pattern is often the narrower one: "{id}.tif" also matches "a_label.tif".
-        is_used = False
-        for side in (1, 0):
-            found = patterns[side].match(name)
-            if found is not None and (not is_used or patterns[0].array != patterns[1].array):
-                is_used = True
-                if found.channel:
-                    parts[name] = found.channel, found.place
-                    of_parts[found.place] = found
-                else:
-                    matches[side][name] = found
-        if not is_used:
-            unused.append(name)
-    if parts:
-        joined = join_files(files, parts, names.channel_files, layout)
-        matches[0].update({name: of_parts[place] for name, place in joined.items()})
-    ids, splits = _group_by_id(matches)
-    if not ids[0]:
-        layout.problems.append(_describe_no_match(patterns[0].text, "image", files.images, root))
-    if not ids[1]:
-        layout.problems.append(_describe_no_match(patterns[1].text, "mask", files.images, root))
-    if not ids[0] or not ids[1]:
-        return
-    has_split = any(splits.values())
-    level = None if has_split else find_split_level([names[0] for names in ids[0].values()])
-    of_images, of_masks = (
-        {k: find_split(splits[k]) if has_split else read_split(n[0], level) for k, n in i.items()}
-        for i in ids
-    )
-    left_out = _find_unmasked(of_images, set(of_masks.values()))
-    if left_out:
-        unmasked = {ids[0].pop(key)[0]: split for key, split in left_out.items()}
-        layout.notes.append(describe_left_out(unmasked))
-    for key, found_images in ids[0].items():
-        found_masks = ids[1].get(key, [])
-        if not found_masks:
-            starts = (key[: m.start()] for m in re.finditer(r"[^A-Za-z\d]", key))
-            owner = next(
-                (ids[0][start][0] for start in starts if start in ids[0] and start in ids[1]), None
-            )
-            layout.problems.append(
-                f"{found_images[0]} has no mask: no path matches {mask} with the id '{key}'"
-                if owner is None or not split_words(found_images[0]) & OF_MASKS
-                else f"{found_images[0]} may be a second mask of {owner}: write both into one file"
-            )
-        elif len(found_images) > 1 or len(found_masks) > 1:
-            both = ", ".join(dict.fromkeys([*found_images, *found_masks]))
-            layout.problems.append(f"several files have the id '{key}': {both}. Keep two of them")
-        else:
-            split = find_split(splits[key])
-            if splits[key] and split is None:
-                layout.problems.append(
-                    f"{found_images[0]}: '{splits[key]}' is not one of {', '.join(SPLITS)}"
-                )
-                continue
-            name = found_images[0]
-            own = join_array(files.find(name), patterns[0].array)
-            other = join_array(files.find(found_masks[0]), patterns[1].array)
-            layout.pairs.append(Pair(name, own, other, split))
-    lonely = [names[0] for key, names in ids[1].items() if key not in ids[0]]
-    layout.problems += [f"{name} is a mask without an image" for name in lonely]
-    layout.notes += describe_unused(unused, str(root))
-    folders = divide_by_folders(layout)
-    if folders:
-        layout.notes.append(f"the samples are divided by their folders {', '.join(folders)}")
-
-
-def _group_by_id(
-    matches: tuple[dict[str, Match], dict[str, Match]],
-) -> tuple[tuple[dict[str, list[str]], dict[str, list[str]]], dict[str, str]]:
-    """Paths of images and of masks by ID, and the split of each ID.
-
-    Where files have the same ID, what * stands for belongs to it, as of folders of sequences.
-    """
-    for with_stars in (False, True):
-        ids: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-        splits: dict[str, str] = {}
-        for side, found in enumerate(matches):
-            for name, match in found.items():
-                before = match.above if with_stars else [match.split] * bool(match.split)
-                key = "/".join([*before, match.id])
-                ids[side].setdefault(key, []).append(name)
-                splits.setdefault(key, match.split)
-        is_unique = all(len(names) == 1 for side in ids for names in side.values())
-        if not with_stars:
-            plain = ids, splits
-        if is_unique:
-            return ids, splits
-    return plain
-
-
-def _describe_no_match(pattern: str, kind: str, names: Sequence[str], root: Path) -> str:
-    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-    return (
-        f"no path below {root} matches data.{kind}_pattern={pattern}. There are {len(names)} image"
-        f" files: {shown or 'none'}"
-    )
-
-
-def _note_other_content(root: Path, groups: list[Group], layout: Layout) -> None:
-    """Note what lies beside the folders that are used."""
+def _list_beside(root: Path, groups: list[Group]) -> list[Path]:
+    """What lies beside the folders that are used."""
     used = {path.resolve() for group in groups for path in (group.images, group.masks)}
-    beside: list[str] = []
-    places = dict.fromkeys([root, *(g.images.parent for g in groups)])
-    for place in places:
-        for path in sorted(place.iterdir()):
-            here = path.resolve()
-            if path.name.startswith(".") or any(u.is_relative_to(here) for u in used):
-                continue
-            if not any(here.is_relative_to(u) for u in used):
-                beside.append(relative_path(path, root) + ("/" if path.is_dir() else ""))
-    if beside:
-        shown = ", ".join(beside[:6]) + (" ..." if len(beside) > 6 else "")
-        layout.notes.append(f"not used in {root}: {shown}")
+    beside = list[Path]()
+    for place in dict.fromkeys([root, *(group.images.parent for group in groups)]):
+        for entry in scan_folder(place):
+            here = (place / entry.name).resolve()
+            if not any(u.is_relative_to(here) or here.is_relative_to(u) for u in used):
+                beside.append(place / entry.name)
+    return beside

@@ -27,6 +27,7 @@ class Layout:
         pairs: Images with their masks.
         problems: What is wrong with single files.
         notes: What the user should know, such as files that are not used.
+        beside: What lies beside the folders that are used.
         channels: The names of channels that lie in files of their own, in their order.
         no_rule: Whether no rule of names pairs the files of some folders.
         is_discovered: Whether no names of folders say which files are images and masks.
@@ -35,6 +36,7 @@ class Layout:
     pairs: list[Pair] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
     channels: tuple[str, ...] = ()
     no_rule: bool = False
     is_discovered: bool = False

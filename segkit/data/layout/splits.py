@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.data.layout.files import strip_suffix
+from segkit.data.layout.pairs import Layout
 from segkit.data.sources.base import SPLITS, Sample, Split
 
 Divided = dict[Split, list[Sample]]
@@ -37,6 +38,16 @@ def find_split(name: str) -> Split | None:
     return words.pop() if len(words) == 1 else None
 
 
+def find_split_of_path(path: str) -> Split | None:
+    """The split that the name of a file says, or else its folders, the nearest first.
+
+    Example:
+        >>> find_split_of_path("annotations/instances_val2017.json"), find_split_of_path("test/a")
+        ('val', 'test')
+    """
+    return next((split for part in reversed(path.split("/")) if (split := find_split(part))), None)
+
+
 def find_split_level(names: Sequence[str]) -> int | None:
     """The level of folders, from 0, that are those of splits: training and another one."""
     for level in range(MOST_LEVELS):
@@ -50,6 +61,51 @@ def read_split(name: str, level: int | None) -> Split | None:
     """The split that the folder at a level of a path stands for."""
     folders = name.split("/")[:-1]
     return find_split(folders[level]) if level is not None and level < len(folders) else None
+
+
+def divide_by_folders(layout: Layout) -> list[str]:
+    """Give pairs without a split that of their folders, if some of these are called like splits.
+
+    So the official validation is never trained on.
+
+    Returns:
+        The names of the folders.
+    """
+    names = [pair.name for pair in layout.pairs if pair.split is None]
+    level = find_split_level(names)
+    if level is None:
+        return []
+    folders = dict[str, None]()
+    for number, pair in enumerate(layout.pairs):
+        if pair.split is None:
+            split = read_split(pair.name, level)
+            layout.pairs[number] = pair._replace(split=split)
+            if split is not None:
+                folders[pair.name.split("/")[level]] = None
+    outside = [pair.name for pair in layout.pairs if pair.split is None]
+    if outside:
+        shown = join_names(outside)
+        layout.problems.append(
+            f"{len(outside)} images are in no folder of a split ({shown}), others are: move them"
+            " into one"
+        )
+    layout.pairs = [pair for pair in layout.pairs if pair.split is not None]
+    return list(folders)
+
+
+def find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> dict[str, Split]:
+    """The images of splits of which there is no mask, by the splits of images and of masks."""
+    if "train" not in masks:
+        return {}
+    return {name: split for name, split in images.items() if split and split not in masks}
+
+
+def describe_left_out(images: Mapping[str, Split]) -> str:
+    """A line on images without masks, by their splits, that are not used."""
+    shown = join_names([*images])
+    known = {"train": "training", "val": "validation", "test": "testing"}
+    purpose = " and ".join(known[split] for split in SPLITS if split in images.values())
+    return f"{len(images)} images for {purpose} have no masks and are left out: {shown}"
 
 
 def split_by_ratio(samples: list[Sample], val: float, test: float, seed: int | None) -> Divided:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.data.layout.folders import describe_left_out, divide_by_folders
 from segkit.data.layout.pairs import Layout, Pair
-from segkit.data.layout.splits import ALIASES, find_split
+from segkit.data.layout.splits import (
+    ALIASES,
+    describe_left_out,
+    divide_by_folders,
+    find_split,
+)
 from segkit.data.sources.base import SPLITS, Split
 from segkit.images.formats.base import (
     find_absent,

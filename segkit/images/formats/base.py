@@ -7,6 +7,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +136,8 @@ class ImageFormat(Registrable, ABC, family="image_format"):
 def find_format(file: Path | bytes) -> type[ImageFormat] | None:
     """The format of a file or a folder, by its first bytes; None if no format is its own.
 
+    A folder that cannot be read is no format's own.
+
     Raises:
         OSError: The file cannot be opened.
     """
@@ -143,7 +146,9 @@ def find_format(file: Path | bytes) -> type[ImageFormat] | None:
         members = [each for each in members if each.takes_content]
         return next((each for each in members if each.owns(Path(), file[:START])), None)
     if file.is_dir():
-        return next((each for each in members if each.owns_folder(file)), None)
+        with suppress(PermissionError):
+            return next((each for each in members if each.owns_folder(file)), None)
+        return None
     try:
         with file.open("rb") as opened:
             start = opened.read(START)
@@ -315,16 +320,17 @@ def drop_channels(place: str) -> str:
 
 def find_ending(name: str) -> str:
     """The ending of a file name that tells the format; empty if no format knows it."""
-    lower = name.lower()
-    endings = _sort_endings(len(ImageFormat.members()))
-    ending = next((ending for ending in endings if lower.endswith(ending)), "")
-    return name[-len(ending) :] if 0 < len(ending) < len(name) else ""
+    known, lower = _know_endings(len(ImageFormat.members())), name.lower()
+    dot = lower.find(".", 1)
+    while dot > 0 and lower[dot:] not in known:
+        dot = lower.find(".", dot + 1)
+    return name[dot:] if dot > 0 else ""
 
 
 @lru_cache(maxsize=1)
-def _sort_endings(count: int) -> list[str]:
-    """The endings of so many formats, longest first; more are known once a plugin adds one."""
-    return sorted(list_suffixes(), key=len, reverse=True)
+def _know_endings(count: int) -> frozenset[str]:
+    """The endings of so many formats; more are known once a plugin adds one."""
+    return frozenset(list_suffixes())
 
 
 def list_suffixes() -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 
 from segkit.core.errors import SegkitError
 from segkit.data.labels.base import LabelFormat, find_formats, read_annotations
-from segkit.data.labels.tree import FileTree, find_split, read_split
+from segkit.data.labels.tree import FileTree
+from segkit.data.layout.splits import find_split, find_split_of_path
 from segkit.images.writing import write_image
 
 
@@ -114,18 +115,18 @@ def test_stems(tmp_path):
         ("annotations/instances_train2017.json", "train"),
         ("valid/_annotations.coco.json", "val"),
         ("test/images/val.json", "val"),
-        ("train_val.json", None),
+        ("train_val.json", "train"),
         ("latest/trains.json", None),
         ("Testing/a.json", "test"),
         ("a.json", None),
     ],
 )
 def test_splits_of_names(file, split):
-    assert find_split(file) == split
+    assert find_split_of_path(file) == split
 
 
 def test_splits_of_words():
-    assert [read_split(word) for word in ("Validation", " test ", "default")] == [
+    assert [find_split(word) for word in ("Validation", " test ", "default")] == [
         "val",
         "test",
         None,

@@ -28,14 +28,13 @@ from segkit.data.layout.splits import (
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import Palettes, compare_palettes
 from segkit.data.sources.base import SPLITS, Sample, Split
-from segkit.images.formats.base import may_have_pages, strip_ending
-from segkit.images.place import find_shift
+from segkit.images.formats.base import may_have_pages
+from segkit.images.paths import strip_ending
+from segkit.images.place import FARTHEST, find_shift
 from segkit.images.reading import ImageReader
 
 NAMED = 3
 """Files that a note names."""
-FARTHEST = 0.5
-"""How many pixels image and mask may lie apart: headers are rounded."""
 DividedBy = Literal["", "folders", "table", "lists"]
 """What of a set says which samples are for validation; empty if nothing does."""
 

@@ -32,6 +32,8 @@ MICROMETRES = {
 }
 """Units of length by their names in lower case."""
 
+FARTHEST = 0.5
+"""How many pixels images that belong together may lie apart: headers are rounded."""
 GDAL_NODATA = 42113
 """The tag of the value of pixels without data."""
 PIXEL_SCALE, TIE_POINTS, MATRIX, GEO_KEYS = 33550, 33922, 34264, 34735

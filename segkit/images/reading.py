@@ -30,15 +30,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import (
-    START,
-    Pages,
-    find_format,
-    list_parts,
-    list_suffixes,
-    split_array,
-)
+from segkit.images.formats.base import START, Pages, find_format, list_suffixes
 from segkit.images.mask_beside import add_mask_beside
+from segkit.images.paths import list_parts, split_array
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (

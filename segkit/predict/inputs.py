@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.data.layout.channels import find_channel
-from segkit.images.formats.base import (
+from segkit.images.formats.base import find_format, is_image, list_suffixes
+from segkit.images.paths import (
     drop_channels,
     find_absent,
-    find_format,
-    is_image,
     join_array,
     join_channels,
     list_parts,
-    list_suffixes,
     name_channels,
     split_array,
     strip_ending,

@@ -36,7 +36,8 @@ from segkit.checkpoint.values import find_empty
 from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
 from segkit.core.labels import IGNORE_INDEX
-from segkit.images.formats.base import ImageFormat, find_format, list_parts, split_channels
+from segkit.images.formats.base import ImageFormat, find_format
+from segkit.images.paths import list_parts, split_channels
 from segkit.images.place import Place, to_tiff_options
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction

@@ -24,7 +24,7 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.formats.base import find_ending, join_array, name_channels, split_array
+from segkit.images.paths import find_ending, join_array, name_channels, split_array
 from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
     ObjectClass,

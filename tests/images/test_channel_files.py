@@ -11,7 +11,7 @@ from images.conftest import check_windows, noise, same
 from PIL import Image
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import (
+from segkit.images.paths import (
     MARK,
     drop_channels,
     join_channels,

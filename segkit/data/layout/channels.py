@@ -11,7 +11,7 @@ from segkit.config.quoting import quote_option
 from segkit.data.layout.files import Files, describe_unused, strip_suffix
 from segkit.data.layout.names import Pattern
 from segkit.data.layout.pairs import Layout, relative_path
-from segkit.images.formats.base import MARK, drop_channels, join_channels
+from segkit.images.paths import MARK, drop_channels, join_channels
 
 NAMED = 5
 """Images that a problem names."""

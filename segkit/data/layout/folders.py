@@ -38,7 +38,7 @@ from segkit.data.layout.pairs import NAMES, Layout, Names, Pair, relative_path
 from segkit.data.layout.partners import describe_content, find_partners
 from segkit.data.layout.splits import find_split, find_split_level, read_split
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import find_absent, join_array
+from segkit.images.paths import find_absent, join_array
 
 IMAGES = (
     *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "imagestr", "rgb"),

@@ -11,7 +11,7 @@ from segkit.data.layout.folders import describe_left_out, divide_by_folders
 from segkit.data.layout.pairs import Layout, Pair
 from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import (
+from segkit.images.paths import (
     find_absent,
     find_ending,
     name_channels,

@@ -17,15 +17,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import ImageFormat, Pages, split_array, split_channels
-from segkit.images.place import Place, find_shift
+from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.paths import split_array, split_channels
+from segkit.images.place import FARTHEST, Place, find_shift
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import Array, Extent, Raster, Windows
 from segkit.images.reading import develop, open_source, wrap_errors
 
 T = TypeVar("T")
-FARTHEST = 0.5
-"""How many pixels files may lie apart: headers are rounded."""
 
 
 class ChannelFiles(ImageFormat, name="channel_files"):

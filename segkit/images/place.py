@@ -109,6 +109,12 @@ def find_shift(places: tuple[Place, Place], sizes: tuple[Size, Size]) -> float |
     return float(np.sqrt(((one - other) ** 2).sum(axis=1)).max() / pixel) if pixel else None
 
 
+def describe_shift(shift: float) -> str:
+    """A distance of :func:`find_shift` in words, for messages."""
+    near = math.isfinite(shift)
+    return f"up to {shift:.3g} pixels apart" if near else "in other coordinate systems"
+
+
 def _find_corners(place: Place, size: Size) -> tuple[Points | None, float]:
     """Three corners of an image, (3, 2) or (3, 3), and the longer side of a pixel."""
     if place.slice is not None:

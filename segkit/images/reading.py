@@ -21,6 +21,7 @@ lie in several files: ``case_{0000,0001}.nii.gz`` is one image.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,6 +233,7 @@ def open_source(file: File) -> Pages:
     found = find_format(path)
     if found is None:
         if isinstance(path, Path) and path.is_dir():
+            os.scandir(path).close()  # fails with the reason if it may not be opened
             raise ValueError("it is a folder, but not a zarr or another image")
         raise ValueError(_explain_content(path))
     if array is not None and not found.has_arrays:

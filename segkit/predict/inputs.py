@@ -125,7 +125,10 @@ def find_images(
             problems.append(f"{seen[stem]} and {image} would both be written to {stem}.png")
         seen[stem] = image
     if problems:
-        raise all_at_once("input: images would overwrite each other's masks:", problems)
+        raise all_at_once(
+            "input: images would overwrite each other's masks; rename some, or name fewer:",
+            problems,
+        )
     return found
 
 
@@ -220,11 +223,15 @@ def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[
 
 
 def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
-    """The images below a folder, sorted, without those in folders of masks and results."""
+    """The images below a folder, sorted, without those in folders of masks and results.
+
+    So is a folder that may not be opened: like a file, it fails when it is read, with the reason.
+    """
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):  # ._a.png, .ipynb_checkpoints
             continue
-        if is_image(path):
+        is_closed = path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
+        if is_closed or is_image(path):
             yield path
         elif not path.is_dir() or path.resolve() == output:
             continue

@@ -178,9 +178,8 @@ def is_image(path: Path) -> bool:
 
     Hidden files are none: ``._a.png`` of a Mac is no picture.
     """
-    name = path.name.lower()
-    if name.startswith("."):
+    if path.name.startswith("."):
         return False
-    if name.endswith(tuple(list_suffixes())):
-        return path.is_file() or find_format(path) is not None
-    return path.is_dir() and find_format(path) is not None
+    if path.is_dir():
+        return find_format(path) is not None
+    return path.name.lower().endswith(tuple(list_suffixes()))

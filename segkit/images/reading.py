@@ -44,6 +44,7 @@ from segkit.images.raster import (
     full_scale,
     is_opaque,
     rotate_upright,
+    unite,
 )
 
 FINE = 0.01
@@ -300,7 +301,7 @@ def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | No
         The values (H, W, C), uint8, uint16 or float32, and where pixels have no data, (H, W), or
         None; NaN is not counted.
     """
-    values, missing = raster.values, raster.missing
+    values = raster.values
     if raster.palette is not None:
         others = values[..., 1:]  # such as alpha
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
@@ -319,14 +320,12 @@ def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | No
     elif values.dtype not in (np.uint8, np.uint16):
         with np.errstate(over="ignore"):  # of 64 bits, which become infinite
             values = values.astype(np.float32)
-    empty = find_nodata(raster)
-    if empty is not None:
-        missing = empty if missing is None else empty | missing
+    missing = unite(raster.missing, find_nodata(raster))
     if raster.is_cmyk:
         values = _convert_inks(values)
     if raster.alpha and not keep_alpha:
         values, hidden = _apply_alpha(values, raster.alpha == "premultiplied")
-        missing = hidden if missing is None else hidden | missing
+        missing = unite(missing, hidden)
     return values, missing
 
 

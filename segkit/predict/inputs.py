@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.data.layout.channels import find_channel
-from segkit.images.formats.base import find_format, is_image, list_suffixes
+from segkit.images.formats.base import ImageFormat, find_format, is_image, list_suffixes
 from segkit.images.paths import (
     drop_channels,
     find_absent,
@@ -48,6 +48,7 @@ class Page(NamedTuple):
         total: Number of pages in the file.
         image: (H, W, C), or a large image that is read by windows.
         place: Where its pixels lie in the world, if the file says so.
+        maps: The format that writes maps in files of its own, as of volumes, if the file has it.
     """
 
     file: ImageFile
@@ -55,11 +56,22 @@ class Page(NamedTuple):
     total: int
     image: Any
     place: Place | None = None
+    maps: type[ImageFormat] | None = None
 
     @property
     def stem(self) -> Path:
         """The path of its files without suffix: a file of several pages has a folder of them."""
         return self.file.stem / f"{self.number:04d}" if self.total > 1 else self.file.stem
+
+
+def find_maps_format(path: Path) -> type[ImageFormat] | None:
+    """The format of a file if it writes maps in files of its own, as those of volumes do.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    kind = find_format(list_parts(path)[0])
+    return kind if kind is not None and kind.maps_suffix else None
 
 
 class Found(NamedTuple):

@@ -20,7 +20,7 @@ from segkit.images.formats.base import ImageFormat, Pages
 from segkit.images.paths import split_array, split_channels
 from segkit.images.place import FARTHEST, Place, describe_shift, find_shift
 from segkit.images.place_files import read_place_beside
-from segkit.images.raster import Array, Extent, Raster, Windows
+from segkit.images.raster import Extent, Raster, Windows, unite
 from segkit.images.reading import develop, open_source, wrap_errors
 
 T = TypeVar("T")
@@ -163,9 +163,6 @@ def _state(value: object) -> str:
 def _stack(rasters: Sequence[Raster]) -> Raster:
     """One raster with the channels of several, which have the same size and orientation."""
     shown = [develop(raster) for raster in rasters]
-    missing: Array | None = None
-    for _, empty in shown:
-        if empty is not None:
-            missing = empty if missing is None else missing | empty
+    missing = unite(*(empty for _, empty in shown))
     values = np.concatenate([values for values, _ in shown], axis=2)
     return Raster(values, missing=missing, orientation=rasters[0].orientation)

@@ -17,6 +17,7 @@ from segkit.core.errors import SegkitError
 from segkit.images.formats.base import import_extra
 from segkit.images.place import Place, measure_pixel, outline_slice
 from segkit.images.raster import Array
+from segkit.images.reading import explain_error
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """The kinds of files of segments: with frames for each, and with a map of labels."""
@@ -123,7 +124,7 @@ def _read_header(file: Path) -> Any:
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_HEADER)
     except Exception as error:
-        raise ValueError(f"{file.name}: {error or type(error).__name__}") from error
+        raise ValueError(f"{file.name}: {explain_error(error)}") from error
     if header.get("SOPClassUID") == _SLIDE and int(header.get("NumberOfFrames") or 1) > 1:
         raise SegkitError(
             f"{file.name} is a DICOM slide, whose frames are tiles: convert it to TIFF, such as"
@@ -133,7 +134,11 @@ def _read_header(file: Path) -> Any:
 
 
 def list_frames(file: Path, header: Any) -> Iterator[Slice]:
-    """The frames of a file, in its order."""
+    """The frames of a file, in its order.
+
+    Raises:
+        ValueError: It is too short for the number of frames in its header.
+    """
     count = int(header.get("NumberOfFrames") or 1)
     if not 0 < count <= file.stat().st_size:  # a frame takes a byte at least
         raise ValueError(f"{file.name}: it is cut short: it should hold {count} frames")

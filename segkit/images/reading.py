@@ -424,16 +424,20 @@ def wrap_errors(file: File) -> Iterator[None]:
             f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
-        said = getattr(error, "strerror", None)
-        reason = (said or str(error) or type(error).__name__).rstrip(".")
-        if "> not supported" in reason:  # of tifffile, about a compression
-            reason += ". Save it again with deflate or LZW"
-        elif not said and not (isinstance(error, ValueError) and _is_own(error)):
-            reason = f"it is damaged, or of a kind that is not read ({reason}): "
-            reason += "convert it to PNG or TIFF"
-        raise SegkitError(f"{name}: cannot be read: {reason}.") from error
+        raise SegkitError(f"{name}: cannot be read: {explain_error(error)}.") from error
     finally:
         _thread.is_reading = before
+
+
+def explain_error(error: Exception) -> str:
+    """What is wrong with a file, without the full stop: what a decoder says gets a remedy."""
+    said = getattr(error, "strerror", None)
+    reason = (said or str(error) or type(error).__name__).rstrip(".")
+    if "> not supported" in reason:  # of tifffile, about a compression
+        return f"{reason}. Save it again with deflate or LZW"
+    if said or (isinstance(error, ValueError) and _is_own(error)):
+        return str(reason)
+    return f"it is damaged, or of a kind that is not read ({reason}): convert it to PNG or TIFF"
 
 
 def _is_own(error: Exception) -> bool:

@@ -26,7 +26,7 @@ from segkit.images.formats.tiff import Tiff
 from segkit.images.paths import split_array
 from segkit.images.place import Place
 from segkit.images.raster import Array, Extent, Raster
-from segkit.images.reading import wrap_errors
+from segkit.images.reading import explain_error, wrap_errors
 
 _MAGIC, _AT = b"DICM", 128
 _OLD_STARTS = (b"\x08\0", b"\x02\0", b"\0\x08")
@@ -144,8 +144,9 @@ class DicomPages(Pages):
         except Exception as error:
             if self.path == each.file or isinstance(error, MemoryError):
                 raise
-            kind = SegkitError if isinstance(error, SegkitError) else ValueError
-            raise kind(f"{each.file.name}: {error or type(error).__name__}") from error
+            if isinstance(error, SegkitError):
+                raise SegkitError(f"{each.file.name}: {error}") from error
+            raise ValueError(f"{each.file.name}: {explain_error(error)}") from error
 
     def read_extent(self, page: int) -> Extent:
         """The size of a slice."""

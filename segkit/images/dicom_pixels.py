@@ -86,8 +86,8 @@ def decode_frame(dataset: Any, each: Slice) -> Array:
     decode = _find_decoder(str(syntax), colours)
     if decode is None:
         raise SegkitError(
-            f"its pixels are packed as {syntax.name}, which is not read: convert it, such as with"
-            " dcmdjpeg or gdcmconv --raw."
+            f"its pixels are packed as {syntax.name}, which is not read: convert it, for example"
+            " with dcmdjpeg or gdcmconv --raw."
         )
     encaps = import_extra("pydicom.encaps", "medical")
     offsets = None

@@ -127,7 +127,7 @@ def _read_header(file: Path) -> Any:
         raise ValueError(f"{file.name}: {explain_error(error)}") from error
     if header.get("SOPClassUID") == _SLIDE and int(header.get("NumberOfFrames") or 1) > 1:
         raise SegkitError(
-            f"{file.name} is a DICOM slide, whose frames are tiles: convert it to TIFF, such as"
+            f"{file.name} is a DICOM slide, whose frames are tiles: convert it to TIFF, for example"
             " with bfconvert."
         )
     return header

@@ -170,7 +170,7 @@ def decode_part(part: Part) -> Raster:
 def _decode_with_pillow(part: Part) -> Raster:
     page, file = part.keyframe, part.parent.filehandle
     if page.compression == 1 and tuple(page.tags.valueof(_SUBSAMPLING, (2, 2))) != (1, 1):
-        raise ValueError("it has fewer values of chroma than of luma, not packed: save it as RGB")
+        raise ValueError("it holds uncompressed YCbCr with subsampled chroma: save it as RGB")
     file.seek(0)
     with TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)

@@ -222,7 +222,7 @@ def _join_channels(found: Found, channels: Sequence[str], pattern: str) -> Found
     notes = [*found.notes, f"files are put together as the channels of images: {names}"]
     if alone:
         shown = ", ".join(alone[:3]) + (" ..." if len(alone) > 3 else "")
-        notes.append(f"{len(alone)} files that are called like none of these are left out: {shown}")
+        notes.append(f"{len(alone)} files whose names fit none of these are left out: {shown}")
     return Found(whole, notes)
 
 

@@ -54,12 +54,9 @@ def read_frame(dataset: Any, each: Slice, is_scaled: bool) -> Raster:
     if colours in _COLOURS:
         return raster._replace(is_rgb=True)
     raster = raster._replace(missing=_find_padding(stored, each.header))
-    has_table = "ModalityLUTSequence" in dataset
     if colours == "MONOCHROME1":
-        if not is_scaled and not has_table and stored.dtype.kind == "u":
-            return raster._replace(white_is_zero=True, bits=int(each.header.BitsStored))
         stored = _invert(stored, each.header)
-    if has_table:
+    if "ModalityLUTSequence" in dataset:
         with quiet():
             pixels = import_extra("pydicom.pixels", "medical")
             stored = pixels.apply_modality_lut(stored, dataset)

@@ -22,6 +22,7 @@ from segkit.images.reading import explain_error
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """The kinds of files of segments: with frames for each, and with a map of labels."""
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""The kind of files of microscopes, whose frames may be tiles."""
 _HEADER = [
     "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID",
     "SeriesDescription", "SeriesNumber", "Modality",
@@ -31,7 +32,7 @@ _HEADER = [
     "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-
+"""The attributes that are read before the pixels."""
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 """From millimetres to the left and the back to those to the right and the front."""
 

@@ -18,7 +18,7 @@ from segkit.data.listing import Rules
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED, MaskDecoder, fit_size
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import Large, Sample
-from segkit.images.formats.base import list_parts
+from segkit.images.paths import list_parts
 from segkit.images.raster import Raster, convert_channels, is_opaque
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage

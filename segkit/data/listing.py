@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -30,14 +29,13 @@ from segkit.data.layout.splits import (
 from segkit.data.layout.table import read_pairs
 from segkit.data.mask_files import Palettes, compare_palettes
 from segkit.data.sources.base import SPLITS, Sample, Split
-from segkit.images.formats.base import may_have_pages, strip_ending
-from segkit.images.place import find_shift
+from segkit.images.formats.base import may_have_pages
+from segkit.images.paths import strip_ending
+from segkit.images.place import FARTHEST, describe_shift, find_shift
 from segkit.images.reading import ImageReader
 
 MOST_BESIDE = 6
 """Other content of a root that a note names."""
-FARTHEST = 0.5
-"""How many pixels image and mask may lie apart: headers are rounded."""
 DividedBy = Literal["", "folders", "table", "lists"]
 """What of a set says which samples are for validation; empty if nothing does."""
 
@@ -312,13 +310,10 @@ class _Lister:
                         self.realigned.setdefault(ways, []).append(name)
                     shift = self._measure_shift(readers[0], readers[1])
                     if shift >= FARTHEST:
-                        apart = "in other coordinate systems"
-                        if math.isfinite(shift):
-                            apart = f"up to {shift:.3g} pixels apart"
                         self.problems.append(
                             f"{name} and its mask {mask} lie at different places by their headers,"
-                            f" {apart}: write the mask on the grid of the image, with the same"
-                            " affine or georeferencing"
+                            f" {describe_shift(shift)}: write the mask on the grid of the image,"
+                            " with the same affine or georeferencing"
                         )
                         return []
         except SegkitError:  # the check reports all files that cannot be read

@@ -7,15 +7,12 @@ GDAL writes one for formats without masks of their own, and for TIFF unless
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages
 from segkit.images.formats.tiff import Tiff, TiffPages
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, Windows
+from segkit.images.raster import Array, Extent, Raster, Windows, unite
 
 ENDING = ".msk"
 """What such a file has after the name of its image."""
@@ -96,7 +93,5 @@ class _MaskedPages(Pages):
 
 def _hide(raster: Raster, mask: Raster) -> Raster:
     """Pixels without those that the mask hides; also what a picture does not paint has no data."""
-    missing: Any = (mask.values == 0).all(axis=2)
-    if raster.missing is not None:
-        missing = np.logical_or(missing, raster.missing)
+    missing = unite(raster.missing, (mask.values == 0).all(axis=2))
     return raster._replace(missing=missing, is_painted=False)

@@ -32,6 +32,8 @@ MICROMETRES = {
 }
 """Units of length by their names in lower case."""
 
+FARTHEST = 0.5
+"""How many pixels images that belong together may lie apart: headers are rounded."""
 GDAL_NODATA = 42113
 """The tag of the value of pixels without data."""
 PIXEL_SCALE, TIE_POINTS, MATRIX, GEO_KEYS = 33550, 33922, 34264, 34735
@@ -105,6 +107,12 @@ def find_shift(places: tuple[Place, Place], sizes: tuple[Size, Size]) -> float |
         return math.inf
     pixel = max(steps, other_steps)
     return float(np.sqrt(((one - other) ** 2).sum(axis=1)).max() / pixel) if pixel else None
+
+
+def describe_shift(shift: float) -> str:
+    """A distance of :func:`find_shift` in words, for messages."""
+    near = math.isfinite(shift)
+    return f"up to {shift:.3g} pixels apart" if near else "in other coordinate systems"
 
 
 def _find_corners(place: Place, size: Size) -> tuple[Points | None, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -99,6 +100,12 @@ def find_nodata(raster: Raster) -> Array | None:
     if values.dtype.kind == "f" and abs(nodata) >= (most := float(np.finfo(values.dtype).max)):
         return np.asarray((values * np.sign(nodata) >= most).all(axis=2))
     return np.asarray((values == nodata).all(axis=2))
+
+
+def unite(*masks: Array | None) -> Array | None:
+    """Where any of several masks, (H, W) bool, is set; None if there is none."""
+    given = [mask for mask in masks if mask is not None]
+    return reduce(np.logical_or, given) if given else None
 
 
 def full_scale(dtype: np.dtype[Any]) -> float:

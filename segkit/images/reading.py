@@ -21,6 +21,7 @@ lie in several files: ``case_{0000,0001}.nii.gz`` is one image.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import (
-    START,
-    Pages,
-    find_format,
-    list_parts,
-    list_suffixes,
-    split_array,
-)
+from segkit.images.formats.base import START, Pages, find_format, list_suffixes
 from segkit.images.mask_beside import add_mask_beside
+from segkit.images.paths import list_parts, split_array
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
@@ -49,6 +44,7 @@ from segkit.images.raster import (
     full_scale,
     is_opaque,
     rotate_upright,
+    unite,
 )
 
 FINE = 0.01
@@ -238,6 +234,7 @@ def open_source(file: File) -> Pages:
     found = find_format(path)
     if found is None:
         if isinstance(path, Path) and path.is_dir():
+            os.scandir(path).close()  # fails with the reason if it may not be opened
             raise ValueError("it is a folder, but not a zarr or another image")
         raise ValueError(_explain_content(path))
     if array is not None and not found.has_arrays:
@@ -304,7 +301,7 @@ def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | No
         The values (H, W, C), uint8, uint16 or float32, and where pixels have no data, (H, W), or
         None; NaN is not counted.
     """
-    values, missing = raster.values, raster.missing
+    values = raster.values
     if raster.palette is not None:
         others = values[..., 1:]  # such as alpha
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
@@ -323,14 +320,12 @@ def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | No
     elif values.dtype not in (np.uint8, np.uint16):
         with np.errstate(over="ignore"):  # of 64 bits, which become infinite
             values = values.astype(np.float32)
-    empty = find_nodata(raster)
-    if empty is not None:
-        missing = empty if missing is None else empty | missing
+    missing = unite(raster.missing, find_nodata(raster))
     if raster.is_cmyk:
         values = _convert_inks(values)
     if raster.alpha and not keep_alpha:
         values, hidden = _apply_alpha(values, raster.alpha == "premultiplied")
-        missing = hidden if missing is None else hidden | missing
+        missing = unite(missing, hidden)
     return values, missing
 
 
@@ -429,18 +424,23 @@ def wrap_errors(file: File) -> Iterator[None]:
             f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
-        said = getattr(error, "strerror", None)
-        reason = (said or str(error) or type(error).__name__).rstrip(".")
+        reason = explain_error(error)
         if isinstance(error, FileNotFoundError) and Path(str(name)).is_symlink():
             reason = f"it is a link to {Path(str(name)).readlink()}, which is not there"
-        elif "> not supported" in reason:  # of tifffile, about a compression
-            reason += ". Save it again with deflate or LZW"
-        elif not said and not (isinstance(error, ValueError) and _is_own(error)):
-            reason = f"it is damaged, or of a kind that is not read ({reason}): "
-            reason += "convert it to PNG or TIFF"
         raise SegkitError(f"{name}: cannot be read: {reason}.") from error
     finally:
         _thread.is_reading = before
+
+
+def explain_error(error: Exception) -> str:
+    """What is wrong with a file, without the full stop: what a decoder says gets a remedy."""
+    said = getattr(error, "strerror", None)
+    reason = (said or str(error) or type(error).__name__).rstrip(".")
+    if "> not supported" in reason:  # of tifffile, about a compression
+        return f"{reason}. Save it again with deflate or LZW"
+    if said or (isinstance(error, ValueError) and _is_own(error)):
+        return str(reason)
+    return f"it is damaged, or of a kind that is not read ({reason}): convert it to PNG or TIFF"
 
 
 def _is_own(error: Exception) -> bool:

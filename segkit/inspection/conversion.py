@@ -27,7 +27,7 @@ from segkit.core.files import make_folder, write_whole
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import DataSource, Sample, Split
-from segkit.images.formats.base import list_parts
+from segkit.images.paths import list_parts
 from segkit.images.writing import FAST, write_mask
 from segkit.inspection.findings import choose_class_colors
 from segkit.inspection.opening import DataSet, open_data_set

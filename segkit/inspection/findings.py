@@ -16,7 +16,7 @@ from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, Facts
 from segkit.data.checks.leaks import describe_leaks, find_constant, find_leaks
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import Sample, Split
-from segkit.images.formats.base import list_parts
+from segkit.images.paths import list_parts
 from segkit.inspection.opening import DataSet
 from segkit.report.colors import Color, choose_colors
 

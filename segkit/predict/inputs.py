@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.data.layout.channels import find_channel
 from segkit.data.layout.files import is_visible
-from segkit.images.formats.base import (
+from segkit.images.formats.base import ImageFormat, find_format, is_image, list_suffixes
+from segkit.images.paths import (
     drop_channels,
     find_absent,
-    find_format,
-    is_image,
     join_array,
     join_channels,
     list_parts,
-    list_suffixes,
     name_channels,
     split_array,
     strip_ending,
@@ -51,6 +49,7 @@ class Page(NamedTuple):
         total: Number of pages in the file.
         image: (H, W, C), or a large image that is read by windows.
         place: Where its pixels lie in the world, if the file says so.
+        maps: The format that writes maps in files of its own, as of volumes, if the file has it.
     """
 
     file: ImageFile
@@ -58,11 +57,22 @@ class Page(NamedTuple):
     total: int
     image: Any
     place: Place | None = None
+    maps: type[ImageFormat] | None = None
 
     @property
     def stem(self) -> Path:
         """The path of its files without suffix: a file of several pages has a folder of them."""
         return self.file.stem / f"{self.number:04d}" if self.total > 1 else self.file.stem
+
+
+def find_maps_format(path: Path) -> type[ImageFormat] | None:
+    """The format of a file if it writes maps in files of its own, as those of volumes do.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    kind = find_format(list_parts(path)[0])
+    return kind if kind is not None and kind.maps_suffix else None
 
 
 class Found(NamedTuple):
@@ -128,7 +138,10 @@ def find_images(
             problems.append(f"{seen[stem]} and {image} would both be written to {stem}.png")
         seen[stem] = image
     if problems:
-        raise all_at_once("input: images would overwrite each other's masks:", problems)
+        raise all_at_once(
+            "input: images would overwrite each other's masks; rename some, or name fewer:",
+            problems,
+        )
     return found
 
 
@@ -210,7 +223,7 @@ def _join_channels(found: Found, channels: Sequence[str], pattern: str) -> Found
     notes = [*found.notes, f"files are put together as the channels of images: {names}"]
     if alone:
         shown = ", ".join(alone[:3]) + (" ..." if len(alone) > 3 else "")
-        notes.append(f"{len(alone)} files that are called like none of these are left out: {shown}")
+        notes.append(f"{len(alone)} files whose names fit none of these are left out: {shown}")
     return Found(whole, notes)
 
 
@@ -223,11 +236,15 @@ def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[
 
 
 def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
-    """The images below a folder, sorted, without those in folders of masks and results."""
+    """The images below a folder, sorted, without those in folders of masks and results.
+
+    So is a folder that may not be opened: like a file, it fails when it is read, with the reason.
+    """
     for path in sorted(folder.iterdir()):
         if not is_visible(path.name):  # ._a.png, .ipynb_checkpoints, __MACOSX
             continue
-        if is_image(path):
+        is_closed = path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
+        if is_closed or is_image(path):
             yield path
         elif not path.is_dir() or path.resolve() == output:
             continue

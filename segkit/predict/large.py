@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import find_empty
-from segkit.images.place import subsample_place, to_tiff_options
+from segkit.images.place import subsample_place
 from segkit.images.raster import Raster, Windows
 from segkit.images.reading import ImageReader, read_image
 from segkit.images.window_writing import Scratch, WindowFile
@@ -81,26 +81,21 @@ class LargeImages:
                     self._dtype,
                     pyramid=wanted.pyramid,
                     place=page.place,
-                    nodata=self._find_nodata(page),
+                    nodata=self.outputs.find_nodata(page),
                 ) as mask:
                     self._predict(page, mask)
                     self.outputs.record.finish(file, path)
             return
-        stack = self.outputs.open_stack(file, pages)
-        assert isinstance(stack, StackFile)
         for number in range(pages):
             with _open_page(file.path, number, card) as image:
                 shape = (*self._layers, *image.shape[:2])
                 page = Page(file, number, pages, image, places[number])
-                options = to_tiff_options(page.place, self._find_nodata(page))
+                stack = self.outputs.open_stack(page)
+                assert isinstance(stack, StackFile)
+                options = self.outputs.place_options(page)
                 with stack.write_windows(number, shape, self._dtype, options) as mask:
                     self._predict(page, mask)
         self.outputs.finish_stack(file, stack)
-
-    def _find_nodata(self, page: Page) -> int | None:
-        if self._layers or page.place is None or not page.image.may_lack_data:
-            return None
-        return self.outputs.unlabelled
 
     def _predict(self, page: Page, mask: WindowFile | Scratch) -> None:
         """Write a mask into its file, and the other results beside it."""

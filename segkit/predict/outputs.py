@@ -36,8 +36,9 @@ from segkit.checkpoint.values import find_empty
 from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
 from segkit.core.labels import IGNORE_INDEX
-from segkit.images.formats.base import ImageFormat, find_format, list_parts, split_channels
+from segkit.images.paths import split_channels
 from segkit.images.place import Place, to_tiff_options
+from segkit.images.windows import WindowedImage
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.inputs import ImageFile, Page
@@ -78,13 +79,12 @@ class Outputs:
     def write(self, page: Page, result: Prediction) -> bool:
         """Write all files of a page. Return whether its file is finished."""
         colored = self.card.has_colored_masks and self.wanted.values == "training"
-        kind = find_maps_format(page.file)
-        colored = colored and page.total == 1 and kind is None
+        colored = colored and page.total == 1 and page.maps is None
         mask = self.make_mask(result.labels, colored)
-        if page.total > 1 or kind is not None:
-            stack = self.open_stack(page.file, page.total)
+        if page.total > 1 or page.maps is not None:
+            stack = self.open_stack(page)
             self._write_extras(page, result, stack)
-            finished = stack.add(page.number, mask, self._place_options(page))
+            finished = stack.add(page.number, mask, self.place_options(page))
             if finished:
                 self.finish_stack(page.file, stack)
             return finished
@@ -97,30 +97,30 @@ class Outputs:
 
     def find_nodata(self, page: Page) -> int | None:
         """The mask value of pixels without data, if the image can have any."""
-        has_none = page.place is None or page.place.nodata is None
-        if self.card.mode == "multilabel" or (has_none and find_empty(page.image) is None):
+        if isinstance(page.image, WindowedImage):
+            may_lack_data = page.image.may_lack_data
+        else:
+            has_value = page.place is not None and page.place.nodata is not None
+            may_lack_data = has_value or find_empty(page.image) is not None
+        if self.card.mode == "multilabel" or not may_lack_data:
             return None
-        return self.unlabelled
-
-    @property
-    def unlabelled(self) -> int:
-        """The mask value of pixels without data."""
         return IGNORE_INDEX if self.wanted.values == "ids" else self.card.unlabelled_value
 
-    def _place_options(self, page: Page) -> dict[str, Any]:
+    def place_options(self, page: Page) -> dict[str, Any]:
+        """The arguments of tifffile that state where the pixels of a mask lie."""
         return to_tiff_options(page.place, self.find_nodata(page))
 
-    def open_stack(self, file: ImageFile, pages: int) -> StackFile | VolumeFile:
-        """Return the mask of a multi-page file; it is created at the first call."""
+    def open_stack(self, page: Page) -> StackFile | VolumeFile:
+        """Return the mask of the file of a page; it is created at the first call."""
+        file, kind = page.file, page.maps
         with self._lock:
             if file.stem not in self._stacks:
-                kind = find_maps_format(file)
                 path = self.find_path(file.stem, kind.maps_suffix if kind else ".tif")
                 self.clear(file, path)
                 self._stacks[file.stem] = (
-                    VolumeFile(path, pages, split_channels(file.path)[0], kind)
+                    VolumeFile(path, page.total, split_channels(file.path)[0], kind)
                     if kind
-                    else StackFile(path, pages)
+                    else StackFile(path, page.total)
                 )
             return self._stacks[file.stem]
 
@@ -276,9 +276,3 @@ def _write_probabilities(
 def choose_overlay_suffix(place: Place | None) -> str:
     """Choose TIFF for what is georeferenced, and PNG for all else."""
     return ".tif" if place is not None and place.tags else ".png"
-
-
-def find_maps_format(file: ImageFile) -> type[ImageFormat] | None:
-    """The format that writes maps in its own files, as of volumes, if the file has it."""
-    kind = find_format(list_parts(file.path)[0])
-    return kind if kind is not None and kind.maps_suffix else None

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.interrupts import CtrlC
-from segkit.images.reading import ImageReader
+from segkit.images.reading import ImageReader, wrap_errors
 from segkit.inference.background import Background
 from segkit.inference.predictor import Prediction, Predictor
-from segkit.predict.inputs import ImageFile, Page
+from segkit.predict.inputs import ImageFile, Page, find_maps_format
 from segkit.predict.large import LargeImages, is_large
-from segkit.predict.outputs import Outputs, find_maps_format
+from segkit.predict.outputs import Outputs
 from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
@@ -76,19 +76,16 @@ class Pipeline:
             try:
                 with ImageReader(file.path, card.is_upright) as reader:
                     total = len(reader)
-                    is_by_windows = (
-                        self._by_windows
-                        and find_maps_format(file) is None
-                        and is_large(file.path, total)
-                    )
+                    with wrap_errors(file.path):
+                        maps = find_maps_format(file.path)
                     self.meter.expect(total - 1)
-                    if is_by_windows:
+                    if self._by_windows and maps is None and is_large(file.path, total):
                         self._large.append((file, total))
                         continue
                     for number in range(total):
                         image = reader.read_image(number, card.keeps_alpha)
                         self.predictor.watch.check_image(file.path, image)
-                        yield Page(file, number, total, image, reader.read_place(number))
+                        yield Page(file, number, total, image, reader.read_place(number), maps)
                         given += 1
                         del image
             except (SegkitError, MemoryError) as error:

@@ -24,7 +24,7 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.formats.base import find_ending, join_array, name_channels, split_array
+from segkit.images.paths import find_ending, join_array, name_channels, split_array
 from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
     ObjectClass,
@@ -97,10 +97,11 @@ def find_outlines(
 ) -> list[Outline]:
     """Outline each object, or without objects each connected region of a class.
 
-    Pixels are connected by edges, not by corners. An object may consist of several parts.
+    Pixels are connected by edges, not by corners. An object may consist of several parts. Pixels
+    without data belong to none.
 
     Args:
-        labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
+        labels: (H, W), 255 where there are no data; for overlapping classes (N, H, W) of 0 and 1.
         instances: Ids of objects (H, W), 0 the background, or None.
         card: The model's card.
     """
@@ -119,7 +120,8 @@ def find_outlines(
         ]
     else:
         first = 0 if card.background is None else 1
-        found = [(label - first, each) for label, each in _trace(labels, labels >= first)]
+        has_class = (labels >= first) & (labels != card.unlabelled)
+        found = [(label - first, each) for label, each in _trace(labels, has_class)]
         found.sort(key=itemgetter(0))
     return [Outline(number, *region) for number, region in enumerate(found, start=1)]
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, wrap_write_errors, write_whole
-from segkit.images.formats.base import list_parts
 from segkit.images.formats.zarr_store import is_zarr
+from segkit.images.paths import list_parts
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
 SHOWN = 5

@@ -246,11 +246,11 @@ def draw_pictures(image: NDArray[Any], prediction: Prediction, card: ModelCard) 
 
 
 def _draw_layer(layer: Layer) -> bytes:
-    picture = Image.fromarray(_reduce(layer.labels.astype(np.uint8), cv2.INTER_NEAREST))
-    picture.putpalette([value for color in layer.colors for value in color])
-    labels = range(len(layer.colors))
-    opacity = bytes(0 if label == layer.unpainted else 255 for label in labels)
-    return _encode_png(picture, transparency=opacity)
+    hidden = len(layer.colors)  # has its own index, as pixels without data have no class
+    labels = np.where(layer.find_painted(), layer.labels, hidden).astype(np.uint8)
+    picture = Image.fromarray(_reduce(labels, cv2.INTER_NEAREST))
+    picture.putpalette([value for color in (*layer.colors, (0, 0, 0)) for value in color])
+    return _encode_png(picture, transparency=bytes([255] * hidden + [0]))
 
 
 def _reduce(picture: NDArray[np.uint8], interpolation: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from segkit.data.checks.summary import check
 from segkit.data.layout.channels import find_channel
 from segkit.data.sources.base import Sample
 from segkit.data.sources.folder import FolderSource
-from segkit.images.formats.base import MARK
+from segkit.images.paths import MARK
 from segkit.images.writing import write_image, write_mask
 
 LABELS = np.eye(6, 5, dtype=np.uint8)

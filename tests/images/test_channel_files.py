@@ -11,7 +11,7 @@ from images.conftest import check_windows, noise, same
 from PIL import Image
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import (
+from segkit.images.paths import (
     MARK,
     drop_channels,
     join_channels,
@@ -88,6 +88,7 @@ def test_volumes(tmp_path: Path) -> None:
         assert reader.read_extent(2) == (6, 7, 2)
         with ImageReader(tmp_path / "a_0000.nii.gz") as first:
             assert reader.read_place(1) == first.read_place(1)
+            assert reader.directions == first.directions == "LPS"
     coronal = str(tmp_path / "a_{0000,0001}.nii.gz::coronal")
     one = read_image(str(tmp_path / "a_0001.nii.gz::coronal"), 2)
     same(np.ascontiguousarray(read_image(coronal, 2)[..., 1:]), one)

@@ -60,6 +60,10 @@ def test_white_may_be_low(tmp_path: Path) -> None:
     save(tmp_path / "a.dcm", make(stored, BitsStored=12, **kind))
     same(read_image(tmp_path / "a.dcm")[..., 0], 4095 - stored)
     same(read_mask(tmp_path / "a.dcm"), 4095 - stored)
+    few = noise(H, W) % 16
+    for name, more, shown in (("d", {}, few), ("e", kind, 15 - few)):  # alike: 4 bits stay 0 to 15
+        save(tmp_path / f"{name}.dcm", make(few, BitsStored=4, **more))
+        same(read_image(tmp_path / f"{name}.dcm")[..., 0], shown)
     signed = noise(H, W, dtype="int16") - 9
     save(tmp_path / "b.dcm", make(signed, **kind))
     same(read_image(tmp_path / "b.dcm")[..., 0], (-1 - signed).astype(np.float32))

@@ -9,7 +9,7 @@ from images.dicom_files import AXIAL, TILTED, H, W, make, pydicom, save, series
 
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import is_image
-from segkit.images.formats.dicom import write_volume_like
+from segkit.images.formats.dicom import Dicom
 from segkit.images.reading import ImageReader, count_pages, read_extent, read_image, read_mask
 
 
@@ -27,7 +27,7 @@ def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> No
     for page in range(9):
         same(read_image(folder, page), volume[page][..., None])
     assert read_extent(folder, 3) == (H, W, 1)
-    write_volume_like(folder, list(volume % 7), target)
+    Dicom.write_maps(folder, list(volume % 7), target)
     image = nibabel.load(target)
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), volume.transpose(2, 1, 0) % 7)
     assert image.get_data_dtype() == np.uint8
@@ -40,7 +40,7 @@ def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> No
         found = image.affine @ [4, 5, page, 1]
         np.testing.assert_allclose(found[:3] * [-1, -1, 1], place, atol=1e-4)
     maps = [np.stack([page, page * 2]).astype(np.float32) for page in volume]
-    write_volume_like(folder, maps, tmp_path / "c.nii")
+    Dicom.write_maps(folder, maps, tmp_path / "c.nii")
     found = np.asanyarray(nibabel.load(tmp_path / "c.nii").dataobj)
     np.testing.assert_array_equal(found, np.stack(maps).transpose(3, 2, 0, 1))
     if orientation == AXIAL:  # NIfTI shows the same slices
@@ -51,7 +51,7 @@ def test_series_and_the_way_back(tmp_path: Path, orientation: list[float]) -> No
 def test_a_tilted_gantry_has_no_quaternion(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     series(tmp_path / "a", noise(4, H, W), step=[0, 0.5, 2.5])
-    write_volume_like(tmp_path / "a", list(noise(4, H, W)), tmp_path / "b.nii")
+    Dicom.write_maps(tmp_path / "a", list(noise(4, H, W)), tmp_path / "b.nii")
     image = nibabel.load(tmp_path / "b.nii")
     assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
     np.testing.assert_allclose(image.affine[:3, 2], [0, -0.5, 2.5], atol=1e-6)
@@ -65,7 +65,7 @@ def test_slices_without_positions_go_by_their_numbers(tmp_path: Path) -> None:
         save(tmp_path / "a" / name, make(volume[number], **header))
     for page in range(3):
         same(read_mask(tmp_path / "a", page), volume[page])
-    write_volume_like(tmp_path / "a", list(volume), tmp_path / "b.nii")
+    Dicom.write_maps(tmp_path / "a", list(volume), tmp_path / "b.nii")
     affine = nibabel.load(tmp_path / "b.nii").affine
     np.testing.assert_array_equal(affine, np.diag([-1.0, -1, 4, 1]))
     for page in range(3):
@@ -83,10 +83,10 @@ def test_slices_that_are_no_volume(tmp_path: Path) -> None:
         with ImageReader(tmp_path / name) as reader:
             labels = [reader.read_mask(page) for page in range(len(reader))]
         with pytest.raises(SegkitError, match=rf"{name}: its slices .*{reason}"):
-            write_volume_like(tmp_path / name, labels, target)
+            Dicom.write_maps(tmp_path / name, labels, target)
     series(tmp_path / "good", volume)
     with pytest.raises(SegkitError, match=r"b\.nii: 4 pages do not fit .* has 5 of 16 x 12"):
-        write_volume_like(tmp_path / "good", list(volume[1:]), target)
+        Dicom.write_maps(tmp_path / "good", list(volume[1:]), target)
     assert not target.exists()
 
 
@@ -135,7 +135,7 @@ def test_frames(tmp_path: Path) -> None:
     with ImageReader(tmp_path / "enhanced.dcm") as reader:
         assert reader.read_place(2).pixel_size == (500.0, 750.0)
     labels = list(volume[::-1] % 3)
-    write_volume_like(tmp_path / "enhanced.dcm", labels, tmp_path / "b.nii.gz")
+    Dicom.write_maps(tmp_path / "enhanced.dcm", labels, tmp_path / "b.nii.gz")
     image = nibabel.load(tmp_path / "b.nii.gz")
     np.testing.assert_allclose(np.diag(image.affine), [-0.75, -0.5, 2, 1])
     assert image.affine[2, 3] == 12

@@ -13,7 +13,7 @@ from images.conftest import noise, same
 
 from segkit.core.errors import SegkitError
 from segkit.images.formats.base import find_format, is_image
-from segkit.images.formats.nifti import write_volume_like
+from segkit.images.formats.nifti import Nifti
 from segkit.images.reading import ImageReader, count_pages, read_extent, read_image, read_mask
 
 nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
@@ -76,7 +76,7 @@ def test_labels_return_to_their_voxels(tmp_path: Path, codes: str, plane: str) -
     reorient(values, codes).to_filename(path)
     assert nibabel.aff2axcodes(nibabel.load(path).affine) == tuple(codes)
     labels = cut_slices(values, plane)[0] % 7
-    write_volume_like(f"{path}::{plane}", list(labels), target)
+    Nifti.write_maps(f"{path}::{plane}", list(labels), target)
     given, back = nibabel.load(path), nibabel.load(target)
     assert back.shape == given.shape
     np.testing.assert_array_equal(back.affine, given.affine)
@@ -141,7 +141,7 @@ def test_analyze(tmp_path: Path, kind: str) -> None:
         read_all(path)[..., 0], np.asanyarray(loaded.dataobj)[:, ::-1].transpose(2, 1, 0)
     )
     labels = [read_mask(path, page) for page in range(Z)]
-    write_volume_like(path, labels, tmp_path / "b.nii.gz")
+    Nifti.write_maps(path, labels, tmp_path / "b.nii.gz")
     back = nibabel.load(tmp_path / "b.nii.gz")
     np.testing.assert_allclose(back.affine, loaded.affine)
     np.testing.assert_array_equal(np.asanyarray(back.dataobj), np.asanyarray(loaded.dataobj))
@@ -160,7 +160,7 @@ def test_byte_orders(tmp_path: Path, order: str) -> None:
     start = (tmp_path / "a.nii").read_bytes()[:4]
     assert start == struct.pack(order + "i", 348)
     same(read_mask(tmp_path / "a.nii", 2), np.ascontiguousarray(values[::-1, ::-1, 2].T))
-    write_volume_like(tmp_path / "a.nii", [np.ones((Y, X), bool)] * Z, tmp_path / "b.nii")
+    Nifti.write_maps(tmp_path / "a.nii", [np.ones((Y, X), bool)] * Z, tmp_path / "b.nii")
     assert np.asanyarray(nibabel.load(tmp_path / "b.nii").dataobj).all()
 
 
@@ -194,7 +194,7 @@ def test_times_and_channels(tmp_path: Path, shape, step, pages, channels, labels
     wanted = whole[::-1, ::-1].transpose(3, 2, 1, 0, 4).reshape(pages, Y, X, channels)
     np.testing.assert_array_equal(read_all(path), wanted)
     masks = list((wanted[..., 0] % 5).astype(np.uint8))
-    write_volume_like(path, masks, tmp_path / "b.nii.gz")
+    Nifti.write_maps(path, masks, tmp_path / "b.nii.gz")
     back = nibabel.load(tmp_path / "b.nii.gz")
     assert back.shape == labels
     np.testing.assert_array_equal(back.affine, RAS)
@@ -288,7 +288,7 @@ def test_the_header_of_labels(tmp_path: Path, kind: str, codes: tuple[int, int])
     with ImageReader(path) as reader:
         labels = [reader.read_image(page)[..., 0].astype(np.uint16) for page in range(len(reader))]
         pixel = reader.read_place(0).pixel_size
-    write_volume_like(path, labels, target)
+    Nifti.write_maps(path, labels, target)
     back = nibabel.load(target)
     assert type(back) is getattr(nibabel, kind)
     assert back.get_data_dtype() == np.uint16
@@ -303,7 +303,7 @@ def test_the_header_of_labels(tmp_path: Path, kind: str, codes: tuple[int, int])
     for page, mask in enumerate(labels):
         same(read_mask(target, page), mask)
     first = target.read_bytes()
-    write_volume_like(path, labels, target)
+    Nifti.write_maps(path, labels, target)
     assert target.read_bytes() == first  # without the time
 
 
@@ -317,9 +317,9 @@ def test_types_of_labels(tmp_path: Path, highest: int, dtype: str | None) -> Non
     labels[3][1, 2] = highest
     if dtype is None:
         with pytest.raises(SegkitError, match=r"b\.nii: labels from 0 to 2147483648 do not fit"):
-            write_volume_like(path, labels, target)
+            Nifti.write_maps(path, labels, target)
     else:
-        write_volume_like(path, labels, target)
+        Nifti.write_maps(path, labels, target)
         assert nibabel.load(target).get_data_dtype() == dtype
         assert read_mask(target, 3)[1, 2] == highest
 
@@ -336,7 +336,7 @@ def test_maps_of_channels(tmp_path: Path, shape, wanted) -> None:
     image.to_filename(path)
     pages = read_all(path)[..., 0]
     maps = [np.stack([page / np.float32(256), 1 - page / np.float32(256)]) for page in pages]
-    write_volume_like(path, maps, target)
+    Nifti.write_maps(path, maps, target)
     given, back = nibabel.load(path), nibabel.load(target)
     assert (back.shape, back.get_data_dtype()) == (wanted, np.float32)
     np.testing.assert_array_equal(back.affine, given.affine)
@@ -356,9 +356,9 @@ def test_labels_that_do_not_fit(tmp_path: Path) -> None:
         (good, tmp_path / "b.tif", r"b\.tif: volumes are written as"),
     ):
         with pytest.raises(SegkitError, match=reason):
-            write_volume_like(path, labels, to)
+            Nifti.write_maps(path, labels, to)
     with pytest.raises(SegkitError, match=r"c\.nii: cannot be read: No such file"):
-        write_volume_like(tmp_path / "c.nii", good, target)
+        Nifti.write_maps(tmp_path / "c.nii", good, target)
     assert [each.name for each in tmp_path.iterdir()] == ["a.nii"]
 
 

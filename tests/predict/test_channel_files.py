@@ -39,7 +39,7 @@ def test_files_of_a_folder_are_put_together(tmp_path: Path) -> None:
     assert paths(found, tmp_path) == expected
     assert found.notes == [
         "files are put together as the channels of images: 0000, 0001",
-        "2 files that are called like none of these are left out:"
+        "2 files whose names fit none of these are left out:"
         f" {tmp_path / 'c_0002.png'}, {tmp_path / 'other.png'}",
     ]
     assert paths(find_images(f"{tmp_path}/**/*.png", None, NUMBERS), tmp_path) == expected

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,24 @@ def test_wrong_inputs_are_named(images, given, message):
     (images / "bad.csv").write_text("file\na.png\n")
     with pytest.raises(SegkitError, match=message):
         find_stems([images / each for each in given])
+
+
+def test_what_cannot_be_read_is_left_to_the_reader(images, monkeypatch):
+    """One file or folder stops no other, and fails with its own reason."""
+    (images / "sub/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(SegkitError, match=r"gone.png: cannot be read: No such file"):
+        read_image(images / "sub/gone.png")
+    (images / "closed").mkdir()
+    # permissions would not stop a test that runs as root
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "closed")
+    assert find_stems(images) == ["a", "closed", "sub/b.c", "sub/gone", "tiny"]
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SegkitError, match=r"closed: cannot be read: Permission denied\.$"):
+        read_image(images / "closed")
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def test_lists_name_images_relative_to_themselves(images, tmp_path):

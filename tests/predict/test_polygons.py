@@ -34,6 +34,7 @@ def card(mode="multiclass", names=("background", "a", "b"), background=0, target
         class_names=names,
         class_colors=tuple((i, 100, 200) for i in range(len(names))),
         background=background,
+        unlabelled=255,
         target={"name": target},
         build_target=lambda: Target.build(target),
         config={"data": {"name": "folder", "class_names": ["background", "nucleus"]}},
@@ -100,6 +101,17 @@ def test_holes_become_run_lengths_and_polygons_stay_polygons(tmp_path):
     assert image["annotations"][1]["bbox"] == [8, 7, 4, 2]
     assert image["annotations"][1]["segmentation"] == [[8, 7, 8, 9, 12, 9, 12, 7]]
     assert all(a["iscrowd"] == 0 for a in image["annotations"])
+
+
+@pytest.mark.parametrize("background", [0, None])
+def test_pixels_without_data_belong_to_no_region(background):
+    labels = np.full((6, 8), 2, np.uint8)
+    labels[:2], labels[4:, :4] = 255, 0
+    model = card(background=background)
+    found = find_outlines(labels, None, model)
+    known = list_categories(model, with_objects=False)
+    expected = {"b": 24} if background == 0 else {"background": 8, "b": 24}
+    assert {known[each.category].name: each.area for each in found} == expected
 
 
 def test_images_and_annotations_are_numbered_and_categories_named(tmp_path):

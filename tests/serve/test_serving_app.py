@@ -112,6 +112,18 @@ def test_each_of_many_objects_has_a_colour():
     np.testing.assert_array_equal(opacity > 0, ids > 0)
 
 
+@pytest.mark.parametrize("names", [("background", "cell"), tuple(map(str, range(5)))])
+def test_pixels_without_data_are_not_painted(names):
+    labels = np.ones((20, 30), np.uint8)
+    labels[:5], labels[5:9] = 255, 0
+    card = make_card("binary" if len(names) == 2 else "multiclass", names)
+    prediction = Prediction(labels, np.zeros((len(names), 20, 30), np.float32), None)
+    drawn = draw_pictures(labels[..., None], prediction, card).classes
+    with Image.open(io.BytesIO(drawn)) as picture:
+        opacity = np.array(picture.convert("RGBA"))[..., 3]
+    np.testing.assert_array_equal(opacity > 0, labels == 1)
+
+
 def test_png_is_the_mask_or_the_ids(client, two_squares):
     answer = post(client, as_png(two_squares), "ä b.png", format="png")
     assert answer.headers["content-type"] == "image/png"

@@ -22,25 +22,23 @@ from segkit.data.labels.runs import encode_mask
 from segkit.data.labels.tree import FileTree
 from segkit.data.layout.files import list_files
 from segkit.data.layout.splits import find_split_of_path
-from segkit.images.formats.base import find_format
-from segkit.images.formats.dicom import (
+from segkit.images.dicom_pixels import decode_frame
+from segkit.images.dicom_slices import (
     SEGMENTATIONS,
-    Dicom,
     Slice,
-    decode_frame,
     list_frames,
     list_slices,
     load_dataset,
     quiet,
 )
-from segkit.images.place import find_shift
+from segkit.images.formats.base import find_format
+from segkit.images.formats.dicom import Dicom
+from segkit.images.place import FARTHEST, find_shift
 from segkit.images.reading import wrap_errors
 
 _KIND = re.compile(b"(%s)(?![.0-9])" % b"|".join(map(re.escape, map(str.encode, SEGMENTATIONS))))
 _START = 1024
 """Bytes in which a file names its kind."""
-_APART = 0.5
-"""How many pixels a frame and its slice may lie apart: headers are rounded."""
 
 
 class DicomSegFormat(LabelFormat, name="dicom_seg"):
@@ -146,7 +144,7 @@ class _Slices:
         ]
         near = named or self._of_frame[str(frame.header.get("FrameOfReferenceUID"))]
         shifts = [(self._measure(frame, each), name, page) for name, page, each in near]
-        found = [item for item in shifts if item[0] is not None and item[0] < _APART]
+        found = [item for item in shifts if item[0] is not None and item[0] < FARTHEST]
         if not found and len(named) == 1 and shifts[0][0] is None:  # no places to be compared
             found = shifts
         if len(found) == 1:

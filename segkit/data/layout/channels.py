@@ -12,7 +12,7 @@ from segkit.core.errors import join_names
 from segkit.data.layout.files import Files, describe_unused, strip_suffix
 from segkit.data.layout.names import Pattern
 from segkit.data.layout.pairs import Layout, relative_path
-from segkit.images.formats.base import MARK, drop_channels, join_channels
+from segkit.images.paths import MARK, drop_channels, join_channels
 
 MOST_NAMED = 5
 """Images that a problem names."""

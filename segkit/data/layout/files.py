@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.core.errors import SegkitError, join_names
-from segkit.images.formats.base import find_ending, find_format, list_suffixes
+from segkit.images.formats.base import find_format, list_suffixes
 from segkit.images.mask_beside import ENDING as OF_MASKS
+from segkit.images.paths import find_ending
 from segkit.images.place_files import ENDINGS as OF_PLACES
 
 OF_SYSTEMS = (

@@ -49,7 +49,7 @@ from segkit.data.layout.splits import (
 )
 from segkit.data.layout.words import BESIDE, IMAGES, MASKS
 from segkit.data.sources.base import Split
-from segkit.images.formats.base import find_absent
+from segkit.images.paths import find_absent
 
 FOREIGN = (".json", ".geojson", ".xml", ".mat")
 """Endings of annotations of other programs."""

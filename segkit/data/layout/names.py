@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import MARK
+from segkit.images.paths import MARK
 
 TRIED = 50
 """Names that a rule is tried on before it is tried on all."""

@@ -17,7 +17,7 @@ from segkit.data.layout.names import Rule, find_kinds
 from segkit.data.layout.pairs import Layout, Names, relative_path
 from segkit.data.layout.splits import find_split, find_split_level
 from segkit.data.sources.base import Split
-from segkit.images.formats.base import JOINTS, drop_channels
+from segkit.images.paths import JOINTS, drop_channels
 from segkit.images.reading import ImageReader
 
 

@@ -21,7 +21,7 @@ from segkit.data.layout.splits import (
 )
 from segkit.data.layout.words import OF_MASKS, split_words
 from segkit.data.sources.base import SPLITS
-from segkit.images.formats.base import join_array
+from segkit.images.paths import join_array
 
 
 def pair_by_patterns(root: Path, names: Names, layout: Layout) -> None:

@@ -15,7 +15,7 @@ from segkit.data.layout.splits import (
     find_split,
 )
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import (
+from segkit.images.paths import (
     find_absent,
     find_ending,
     name_channels,

@@ -9,7 +9,6 @@ the common one, without loss. A pixel that has no data in one of the files has n
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -17,15 +16,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import ImageFormat, Pages, split_array, split_channels
-from segkit.images.place import Place, find_shift
+from segkit.images.formats.base import ImageFormat, Pages
+from segkit.images.paths import split_array, split_channels
+from segkit.images.place import FARTHEST, Place, describe_shift, find_shift
 from segkit.images.place_files import read_place_beside
-from segkit.images.raster import Array, Extent, Raster, Windows
+from segkit.images.raster import Extent, Raster, Windows, unite
 from segkit.images.reading import develop, open_source, wrap_errors
 
 T = TypeVar("T")
-FARTHEST = 0.5
-"""How many pixels files may lie apart: headers are rounded."""
 
 
 class ChannelFiles(ImageFormat, name="channel_files"):
@@ -74,6 +72,7 @@ class ChannelPages(Pages):
     def __init__(self, members: Sequence[_Member]) -> None:
         self._members = members
         self.guess = next((each.pages.guess for each in members if each.pages.guess), None)
+        self.directions = members[0].pages.directions
         self._require_same("number of pages", [len(each.pages) for each in members])
         for page in {0, len(self) - 1} if len(self) else ():
             self._require_fit(page)
@@ -151,12 +150,9 @@ class ChannelPages(Pages):
         for each, place in zip(self._members[1:], others, strict=True):
             shift = find_shift((first, place), (size, size)) if first and place else None
             if shift is not None and shift >= FARTHEST:
-                apart = "in other coordinate systems"
-                if math.isfinite(shift):
-                    apart = f"up to {shift:.3g} pixels apart"
                 raise SegkitError(
                     f"its channels do not fit each other: {self._members[0].path} and {each.path}"
-                    f" lie {apart} by their headers. Bring them onto one grid."
+                    f" lie {describe_shift(shift)} by their headers. Bring them onto one grid."
                 )
 
 
@@ -167,9 +163,6 @@ def _state(value: object) -> str:
 def _stack(rasters: Sequence[Raster]) -> Raster:
     """One raster with the channels of several, which have the same size and orientation."""
     shown = [develop(raster) for raster in rasters]
-    missing: Array | None = None
-    for _, empty in shown:
-        if empty is not None:
-            missing = empty if missing is None else missing | empty
+    missing = unite(*(empty for _, empty in shown))
     values = np.concatenate([values for values, _ in shown], axis=2)
     return Raster(values, missing=missing, orientation=rasters[0].orientation)

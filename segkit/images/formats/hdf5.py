@@ -80,7 +80,7 @@ class Hdf5(ImageFormat, name="hdf5"):
         opened = _open_file(file)
         try:
             if _MINC in opened:
-                raise SegkitError("it is MINC: convert it to NIfTI, such as with mnc2nii.")
+                raise SegkitError("it is MINC: convert it to NIfTI, for example with mnc2nii.")
             dataset = _choose_dataset(opened, array)
             if dataset.shape is None:
                 raise ValueError(f"'{dataset.name}' is empty")
@@ -191,7 +191,7 @@ def _require_inside(dataset: Any) -> None:
     if dataset.external or dataset.is_virtual:
         raise SegkitError(
             f"the values of '{dataset.name}' lie in other files, which are not opened: copy them"
-            " into one file, such as with h5repack."
+            " into one file, for example with h5repack."
         )
 
 

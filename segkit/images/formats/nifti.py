@@ -12,7 +12,7 @@ longer than 4 and its header states no time step (a fourth pixel dimension that 
 as in the Medical Segmentation Decathlon. The fifth axis is channels.
 
 Scaled values are float32, others stay as they are. The affine of an Analyze file that SPM puts into
-a .mat is not read. `write_volume_like` is the way back.
+a .mat is not read. `Nifti.write_maps` is the way back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import numpy as np
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import written_whole
-from segkit.images.formats.base import ImageFormat, Pages, import_extra, split_array
+from segkit.images.formats.base import ImageFormat, Pages, import_extra
+from segkit.images.paths import split_array
 from segkit.images.place import Place, Slice, measure_pixel, outline_slice
 from segkit.images.raster import Array, Extent, Raster, require_numbers
 from segkit.images.reading import wrap_errors
@@ -77,11 +78,6 @@ class Nifti(ImageFormat, name="nifti"):
         return _tell_header(path, start) is not None
 
     @classmethod
-    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
-        """Write a NIfTI in the same place."""
-        write_volume_like(source, pages, target)
-
-    @classmethod
     def open(cls, file: Path | bytes, array: str | None = None) -> Pages:
         """Open the slices in a plane.
 
@@ -90,6 +86,50 @@ class Nifti(ImageFormat, name="nifti"):
         """
         assert isinstance(file, Path)
         return NiftiPages(file, array)
+
+    @classmethod
+    def write_maps(cls, source: str | Path, pages: Sequence[Array], target: Path) -> None:
+        """Write maps of all pages of a NIfTI into the voxels that they were read from.
+
+        The volume has the source's affine, codes, units and shape without channels, and uint8,
+        uint16, int32 or float32. The channels of maps follow as the fourth axis, after times as
+        the fifth. It is written whole or not at all.
+
+        Args:
+            source: the file that was read, with the plane as it was read (``FILE::coronal``).
+            pages: (H, W) or (C, H, W) for each page, in order.
+            target: ends in .nii.gz or .nii.
+
+        Raises:
+            SegkitError: The maps do not fit, the source cannot be read, or the target not written.
+        """
+        nibabel = import_extra("nibabel", "medical")
+        file, plane = split_array(source)
+        with wrap_errors(source):
+            header = _read_header(file)
+            grid = _plan_grid(header, plane or "axial")
+            affine = header.get_best_affine()
+        if [page.shape[-2:] for page in pages] != [grid.size] * grid.slices:
+            raise SegkitError(
+                f"{target}: {len(pages)} pages do not fit into the volume of {source}, which has"
+                f" {grid.slices} of {grid.size[0]} x {grid.size[1]}."
+            )
+        channels = pages[0].shape[:-2]
+        shape = *grid.shape[:4], *(channels or (1,))
+        volume = np.zeros(shape, choose_dtype(pages, target), order="F")
+        for number, page in enumerate(pages):
+            layers = page.reshape(-1, *grid.size)
+            grid.turn(volume[grid.locate(number)])[:] = np.moveaxis(layers, 0, -1)
+        is_second = isinstance(header, nibabel.Nifti2Header)
+        kind = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
+        like = kind.from_header(header, check=False).as_byteswapped("<")
+        if not hasattr(header, "get_sform"):  # Analyze knows neither
+            like.set_sform(affine, "aligned")
+            like.set_xyzt_units("mm")
+        like["cal_min"] = like["cal_max"] = 0  # intensities of the image
+        like.set_intent("none")
+        stored = (*grid.stored, 1, 1)[: max(3, len(grid.stored))] if channels else grid.stored
+        write_nifti(volume.reshape((*stored, *channels), order="F"), affine, like, target)
 
 
 class NiftiPages(Pages):
@@ -201,50 +241,6 @@ class Grid(NamedTuple):
         flips = [slice(None, None, -1 if back else 1) for back in self.backwards]
         flips[self.pages] = slice(None)
         return values[tuple(flips)].transpose(self.rows, self.columns, self.pages, 3)[:, :, 0]
-
-
-def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) -> None:
-    """Write maps of all pages of a NIfTI into the voxels that they were read from.
-
-    The volume has the source's affine, codes, units and shape without channels, and uint8, uint16,
-    int32 or float32. The channels of maps follow as the fourth axis, after times as the fifth. It
-    is written whole or not at all.
-
-    Args:
-        source: the file that was read, with the plane as it was read (``FILE::coronal``).
-        pages: (H, W) or (C, H, W) for each page, in order.
-        target: ends in .nii.gz or .nii.
-
-    Raises:
-        SegkitError: The maps do not fit, the source cannot be read, or the target not written.
-    """
-    nibabel = import_extra("nibabel", "medical")
-    file, plane = split_array(source)
-    with wrap_errors(source):
-        header = _read_header(file)
-        grid = _plan_grid(header, plane or "axial")
-        affine = header.get_best_affine()
-    if [page.shape[-2:] for page in pages] != [grid.size] * grid.slices:
-        raise SegkitError(
-            f"{target}: {len(pages)} pages do not fit into the volume of {source}, which has"
-            f" {grid.slices} of {grid.size[0]} x {grid.size[1]}."
-        )
-    channels = pages[0].shape[:-2]
-    shape = *grid.shape[:4], *(channels or (1,))
-    volume = np.zeros(shape, choose_dtype(pages, target), order="F")
-    for number, page in enumerate(pages):
-        layers = page.reshape(-1, *grid.size)
-        grid.turn(volume[grid.locate(number)])[:] = np.moveaxis(layers, 0, -1)
-    is_second = isinstance(header, nibabel.Nifti2Header)
-    kind = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
-    like = kind.from_header(header, check=False).as_byteswapped("<")
-    if not hasattr(header, "get_sform"):  # Analyze knows neither
-        like.set_sform(affine, "aligned")
-        like.set_xyzt_units("mm")
-    like["cal_min"] = like["cal_max"] = 0  # intensities of the image
-    like.set_intent("none")
-    stored = (*grid.stored, 1, 1)[: max(3, len(grid.stored))] if channels else grid.stored
-    write_nifti(volume.reshape((*stored, *channels), order="F"), affine, like, target)
 
 
 def write_nifti(volume: Array, affine: Array, header: Any, target: Path) -> None:

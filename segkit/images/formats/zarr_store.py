@@ -1,10 +1,9 @@
 """Zarr: folders of compressed chunks. One array is an image or a stack of images.
 
-A group is read if its metadata describe an OME-Zarr image (versions 0.1 to 0.5): the array of full
-size; another one with the name of an array, ``FOLDER::NAME``. The axes come from OME's metadata, of
-any array that they list,
-else from the array's own dimension names (zarr 3, or xarray's in zarr 2) if two of them are y and
-x, else see `segkit.images.arrays`.
+Of a group whose metadata describe an OME-Zarr image (versions 0.1 to 0.5) the array of full size is
+read; ``FOLDER::NAME`` is the array NAME of any group. Axes are named by OME's metadata, if these
+list the array, else by the array's own dimension names (zarr 3, or xarray's in zarr 2) if two of
+them are y and x, else see `segkit.images.arrays`.
 
 A chunk that is not on the disk holds the array's fill value: writers leave empty chunks out.
 """
@@ -29,7 +28,9 @@ _CHANNELS = {"channel": "c", "band": "c"}  # xarray's names
 
 def is_zarr(path: str | Path) -> bool:
     """Whether this folder holds a zarr array or group; its name does not matter."""
-    return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
+    with suppress(PermissionError):  # it may not be opened
+        return Path(path).is_dir() and any(Path(path, mark).is_file() for mark in _MARKS)
+    return False
 
 
 class Zarr(ImageFormat, name="zarr"):

@@ -188,12 +188,6 @@ class _Lister:
                 f"data.channel_files is for masks in files, and not for data.labels={rules.labels}:"
                 " write the channels of each image into one file."
             )
-        if len(rules.roots) > 1:
-            if rules.labels == "auto":
-                return None
-            raise SegkitError(
-                f"data.labels={rules.labels} takes one folder as data.root, not several."
-            )
         if rules.labels == "auto":
             mask = find_plain_mask(rules.roots[0], rules.names)
             if mask is not None and not is_annotation(mask):
@@ -201,6 +195,12 @@ class _Lister:
         found = find_annotations(rules.roots[0], rules.labels, rules.names)
         if found is None:
             return None
+        if len(rules.roots) > 1:
+            raise SegkitError(
+                f"data.root: {rules.roots[0]} has annotations, which are read from one folder, not"
+                " from several: python -m segkit.data convert root=DIR output=DIR2 makes images and"
+                " masks of each."
+            )
         drawn = choose_masks(*found, rules.mode, rules.instances, rules.class_names)
         self.problems += drawn.problems
         return drawn

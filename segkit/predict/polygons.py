@@ -24,6 +24,7 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
+from segkit.core.labels import IGNORE_INDEX
 from segkit.images.formats.base import find_ending, join_array, name_channels, split_array
 from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
@@ -97,7 +98,8 @@ def find_outlines(
 ) -> list[Outline]:
     """Outline each object, or without objects each connected region of a class.
 
-    Pixels are connected by edges, not by corners. An object may consist of several parts.
+    Pixels are connected by edges, not by corners. An object may consist of several parts. Pixels
+    without data (255) have no outline.
 
     Args:
         labels: (H, W), for overlapping classes (N, H, W) of 0 and 1.
@@ -115,11 +117,12 @@ def find_outlines(
         ]
     if card.mode == "multilabel":
         found = [
-            (i, each) for i, layer in enumerate(labels) for _, each in _trace(layer, layer > 0)
+            (i, each) for i, layer in enumerate(labels) for _, each in _trace(layer, layer == 1)
         ]
     else:
         first = 0 if card.background is None else 1
-        found = [(label - first, each) for label, each in _trace(labels, labels >= first)]
+        shown = (labels >= first) & (labels != IGNORE_INDEX)
+        found = [(label - first, each) for label, each in _trace(labels, shown)]
         found.sort(key=itemgetter(0))
     return [Outline(number, *region) for number, region in enumerate(found, start=1)]
 

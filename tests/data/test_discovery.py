@@ -275,9 +275,9 @@ def test_many_files() -> None:
     [
         (
             ["a/{n}.jpg", "a/{n}.jpg.json"],
-            "3 .json files of annotations that are not read, such as",
+            "Annotations are not read, such as",
         ),
-        (["images/{n}.jpg", "labels.xml"], "There are 1 .xml files of annotations"),
+        (["images/{n}.jpg", "labels.xml"], "Annotations are not read, such as labels.xml (1 .xml)"),
         (["01/t0{n}.tif", "01_GT/SEG/man_seg0{n}.tif"], "data=tracking_challenge reads it"),
     ],
 )
@@ -299,3 +299,25 @@ def test_second_masks_of_an_image_are_named(tmp_path: Path) -> None:
         "benign/benign (2)_mask_1.png may be a second mask of benign/benign (2).png: write both"
         " into one file"
     ]
+
+
+def test_channels_in_files_of_their_own_are_proposed(tmp_path: Path) -> None:
+    make(tmp_path, "train_red/red_{n}.tif", "train_nir/nir_{n}.tif", "train_gt/gt_{n}.tif")
+    option = re.escape('data.image_pattern="train_{channel}/{channel}_{id}.tif"')
+    with pytest.raises(SegkitError, match=f"if they are channels of the same image '{option}"):
+        find_pairs(tmp_path, Names())
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("table.csv", "If a table lists them: data.pairs="),
+        ("v0.h5", 'data.image_pattern="{id}.h5::IMAGE"'),
+    ],
+)
+def test_what_is_not_found_has_the_remedy_for_its_files(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).write_text("a,b")
+    with pytest.raises(SegkitError, match=re.escape(remedy)):
+        find_pairs(tmp_path, Names())

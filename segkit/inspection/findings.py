@@ -161,8 +161,13 @@ def _count_folders(samples: list[Sample], side: str) -> dict[str, int]:
 
 def _count_endings(samples: list[Sample], side: str) -> dict[str, int]:
     files = map(Path, _list_files(samples, side))
-    endings = (find_ending(file.name).lower() or file.suffix.lower() for file in files)
-    return dict(Counter(ending or "no ending" for ending in endings).most_common())
+    endings = Counter(
+        find_ending(file.name).lower()
+        or file.suffix.lower()
+        or ("folder" if file.is_dir() else "no ending")  # a series of DICOM files
+        for file in files
+    )
+    return dict(endings.most_common())
 
 
 def _list_files(samples: list[Sample], side: str) -> list[str]:

@@ -37,9 +37,11 @@ from segkit.inspection.sheet import (
     draw_tile,
     find_font,
     fit_text,
+    list_legend,
     make_layer,
     spread,
 )
+from segkit.report.overlay import IGNORED
 
 RNG = np.random.default_rng(0)
 SIZE = (24, 32)
@@ -249,6 +251,29 @@ def test_values_of_colours_are_shown_in_their_own_colour(tmp_path):
     found = find(tmp_path)
     assert "hold colours" in str(found.problems)
     assert [each.color for each in found.classes] == list(map(tuple, colours.tolist()))
+
+
+def test_pixels_without_a_label_are_striped(tmp_path):
+    mask = boxes(1, 2)
+    mask[12:] = 255
+    rgba = np.full((*SIZE, 4), 255, np.uint8)
+    rgba[..., :3], rgba[:, 16:, 3] = 9, 0  # the right half is transparent
+    for number, depth in enumerate((3, 4)):
+        put(tmp_path, str(number), noise(3), mask)
+        assert cv2.imwrite(str(tmp_path / f"images/{number}.png"), rgba[..., :depth])
+    found = find(tmp_path)
+    assert ("striped: not labelled", IGNORED) in list_legend(found)
+    for split, samples in found.data.splits.items():
+        for sample in samples:
+            picture = draw_tile(found, sample, split).picture
+            striped = (picture == IGNORED).all(axis=2)
+            top, below = np.array_split(striped, 2)
+            assert 0.3 < below.mean() < 0.4
+            left, right = np.array_split(top[:-1], 2, axis=1)  # 225 rows
+            assert not left.any()
+            assert right.any() == ("1.png" in sample.name)
+    labelled = find(put_some(tmp_path / "all", boxes(1)))
+    assert not any("striped" in text for text, _ in list_legend(labelled))
 
 
 def test_endings_of_volumes_are_whole(tmp_path):

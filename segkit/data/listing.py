@@ -193,12 +193,6 @@ class _Lister:
                 f"data.channel_files is for masks in files, and not for data.labels={rules.labels}:"
                 " write the channels of each image into one file."
             )
-        if len(rules.roots) > 1:
-            if rules.labels == "auto":
-                return None
-            raise SegkitError(
-                f"data.labels={rules.labels} takes one folder as data.root, not several."
-            )
         if rules.labels == "auto":
             with suppress(SegkitError):  # raised again if there are no annotations
                 found = self._layout
@@ -208,6 +202,12 @@ class _Lister:
         annotations = find_annotations(rules.roots[0], rules.labels, rules.names)
         if annotations is None:
             return None
+        if len(rules.roots) > 1:
+            raise SegkitError(
+                f"data.root: {rules.roots[0]} has annotations, which are read from one folder, not"
+                " from several: python -m segkit.data convert root=DIR output=DIR2 makes images and"
+                " masks of each."
+            )
         drawn = choose_masks(*annotations, rules.mode, rules.instances, rules.class_names)
         self.problems += drawn.problems
         return drawn
@@ -358,7 +358,8 @@ class _Lister:
                 and not any(used.is_relative_to(path.resolve()) for used in lists)
             ]
             if names:
-                notes.append(f"not used in {root}: {join_names(names, MOST_BESIDE)}")
+                shown = join_names(names, MOST_BESIDE)
+                notes.append(f"not used as images or masks in {root}: {shown}")
         return notes
 
     def _describe_files(self) -> list[str]:

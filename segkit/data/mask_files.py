@@ -24,6 +24,7 @@ from segkit.core.labels import (
     IGNORE_INDEX,
     Mode,
     color_to_value,
+    describe_colors,
     describe_values,
     value_to_color,
 )
@@ -326,8 +327,8 @@ def describe_palettes(palettes: Palettes) -> list[str]:
         return ["masks have different bit depths and are read as greys"] if palettes.differ else []
     if palettes.differ:
         return ["masks with palettes are read by colour, not by index"]
-    shown = encode_colors(palettes.usual[:4]).tolist()
+    shown = list(dict.fromkeys(encode_colors(palettes.usual[:4]).tolist()))
     return [
         f"{palettes.count} masks have a palette; their indices count, 0, 1 ... are shown as"
-        f" {describe_values(shown)}"
+        f" {describe_colors(shown)}"
     ]

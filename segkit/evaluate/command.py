@@ -23,7 +23,7 @@ from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
 from segkit.evaluate.evaluation import Evaluation, make_metrics
 from segkit.evaluate.evaluation import evaluate as evaluate_samples
-from segkit.evaluate.summary import print_scores, write_results
+from segkit.evaluate.summary import count_images, print_scores, write_results
 from segkit.inference.predictor import load_from_settings
 
 IN_NAME = (
@@ -45,7 +45,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     console = Console(soft_wrap=True, markup=False, highlight=False)
 
     def print_note(text: str) -> None:
-        console.print(f"  note: {text}")
+        console.print(f"note: {text}")
 
     predictor = load_from_settings(settings)
     card, target = predictor.card, predictor.target
@@ -108,7 +108,7 @@ def evaluate(config: DictConfig) -> Evaluation:
     }
     write_whole(folder / "metrics.json", json.dumps(result, indent=2))
     write_results(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
-    title = f"{data.name}, {settings.split}: {len(dataset)} images"
+    title = f"{data.name}, {settings.split}: {count_images(len(dataset))}"
     print_scores(console, title, evaluation)
     if evaluation.thresholds is not None:
         for name, best in evaluation.thresholds.best.items():

@@ -34,7 +34,15 @@ SHOWN_SIDE = 1024
 def print_scores(console: Console, title: str, evaluation: Evaluation) -> None:
     """Print the scores of the classes and those of all images."""
     console.print(build_table(evaluation.scores.rows(), title))
-    console.print(build_table(evaluation.rows(), "all images together, with 95 % intervals"))
+    of_all = "all images together, with 95 % intervals"
+    if len(evaluation.images) == 1:
+        of_all = "one image, which tells no intervals"
+    console.print(build_table(evaluation.rows(), of_all))
+
+
+def count_images(number: int) -> str:
+    """Write a number of images with its noun."""
+    return f"{number:,} image{'s' * (number != 1)}"
 
 
 def write_results(
@@ -75,7 +83,7 @@ def write_results(
         Report(
             title=title,
             subtitle=f"{card.encoder['name']} + {card.neck['name']} + {card.head['name']},"
-            f" scored on {len(dataset)} images",
+            f" scored on {count_images(len(dataset))}",
             facts={format_heading(key): f"{mean[key]:.4f}" for key in SHOWN_FIRST if key in mean}
             | dict(facts or {}),
             notes=notes,

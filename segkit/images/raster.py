@@ -154,8 +154,9 @@ def convert_channels(image: Array, channels: int | Literal["auto"]) -> Array:
             mean: Array = image.mean(axis=2, keepdims=True, dtype=np.float32)
             return mean.astype(image.dtype)
     raise SegkitError(
-        f"an image with {given} channels cannot be converted to {channels}: only grey and RGB, with"
-        " or without opaque alpha, can be converted. Provide exactly the channels used in training."
+        f"an image with {given} channel{'s' * (given != 1)} cannot be converted to {channels}:"
+        " only grey and RGB, with or without opaque alpha, can be converted. Provide exactly the"
+        " channels used in training."
         + " Files of one channel each are given together, as 'x_{red,nir}.tif'."
         * (given == 1)
     )

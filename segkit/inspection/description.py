@@ -162,12 +162,11 @@ def _describe_thinning(found: Findings) -> str:
 def _describe_objects(found: Findings) -> str:
     objects = found.objects
     kind = "object ids" if objects.are_ids else "connected regions"
-    where = f"in {objects.masks:,} masks"
-    if not objects.are_ids and objects.masks < len(found.data.facts):
-        where += f" of {len(found.data.facts):,}, spread over the training images"
+    are_training = not objects.are_ids and found.data.splits.get("train")
+    masks = "training masks" if are_training else "masks"
     each = objects.count / max(1, objects.masks)
     return (
-        f"{objects.count:,} {kind} {where}, {each:.1f} per mask, median area"
+        f"{objects.count:,} {kind} in {objects.masks:,} {masks}, {each:.1f} per mask, median area"
         f" {objects.median_area or 0:,.0f} pixels"
     )
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX, Mode
+from segkit.core.labels import FIRST_COLOR, IGNORE_INDEX, Mode, value_to_color
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes
 from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, Facts
 from segkit.data.checks.leaks import describe_leaks, find_constant, find_leaks
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import Sample, Split
-from segkit.images.paths import list_parts
+from segkit.images.paths import find_ending, list_parts
 from segkit.inspection.opening import DataSet
 from segkit.report.colors import Color, choose_colors
 
@@ -160,8 +160,14 @@ def _count_folders(samples: list[Sample], side: str) -> dict[str, int]:
 
 
 def _count_endings(samples: list[Sample], side: str) -> dict[str, int]:
-    endings = (Path(file).suffix.lower() for file in _list_files(samples, side))
-    return dict(Counter(ending or "no ending" for ending in endings).most_common())
+    files = map(Path, _list_files(samples, side))
+    endings = Counter(
+        find_ending(file.name).lower()
+        or file.suffix.lower()
+        or ("folder" if file.is_dir() else "no ending")  # a series of DICOM files
+        for file in files
+    )
+    return dict(endings.most_common())
 
 
 def _list_files(samples: list[Sample], side: str) -> list[str]:
@@ -214,6 +220,11 @@ def _list_values(facts: list[Facts]) -> list[ClassShare]:
             pixels.update(layer)
     listed = sorted(value for value, _ in pixels.most_common(MOST_VALUES))
     colors = choose_colors(len(listed))
+    if any(value >= FIRST_COLOR for value in listed):  # the pictures show the masks' own colours
+        colors = [
+            value_to_color(value) if value >= 0 else c
+            for value, c in zip(listed, colors, strict=True)
+        ]
     return [
         ClassShare(None, "", [value], color, pixels[value] / pixels.total())
         for value, color in zip(listed, colors, strict=True)

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from segkit.checkpoint.values import LabelCoding
+from segkit.checkpoint.values import LabelCoding, find_empty
 from segkit.core.labels import IGNORE_INDEX
+from segkit.data.mask_files import fit_size
 from segkit.data.sources.base import Sample, Split
 from segkit.images.writing import write_image
 from segkit.inspection.description import format_values
 from segkit.inspection.findings import ClassShare, Findings
 from segkit.report.colors import Color, choose_colors
 from segkit.report.display import to_display
-from segkit.report.overlay import Layer, draw_overlay, make_object_layer
+from segkit.report.overlay import IGNORED, Layer, draw_overlay, make_object_layer
 from segkit.targets.objects import number_objects
 
 MOST, COLUMNS = 16, 4
@@ -29,6 +30,8 @@ SIDE, GAP, LINE = 300, 18, 22
 """Side of the square that an image fits into, space between them, and height of a line of text."""
 DISPLAYED = 4 * SIDE
 """Sides of large images are thinned to this before anything is converted."""
+STRIPE = 9
+"""Distance of the stripes over pixels without a label."""
 MOST_IN_LEGEND = 40
 """Classes that the legend lists."""
 INK, PALE, PAPER = (32, 32, 32), (120, 120, 120), (255, 255, 255)
@@ -74,9 +77,12 @@ def spread(count: int, most: int) -> list[int]:
 
 def list_legend(found: Findings) -> list[tuple[str, Color | None]]:
     """Names and shares with the colours that are painted; None for what is not."""
+    striped: list[tuple[str, Color | None]] = []
+    if found.summary is not None and _has_unlabelled(found, found.summary.coding):
+        striped.append(("striped: not labelled", IGNORED))
     if found.data.source.instances:
         objects = found.objects
-        return [(f"each object its own colour: {objects.count:,} objects", None)]
+        return [(f"each object its own colour: {objects.count:,} objects", None), *striped]
     unpainted = _find_unpainted(found)
     entries: list[tuple[str, Color | None]] = []
     for each in found.classes[:MOST_IN_LEGEND]:
@@ -86,7 +92,14 @@ def list_legend(found: Findings) -> list[tuple[str, Color | None]]:
         entries.append((f"{name}  {each.share:.2%}{rest}", each.color if painted else None))
     if len(found.classes) > MOST_IN_LEGEND:
         entries.append((f"and {len(found.classes) - MOST_IN_LEGEND} more", None))
-    return entries
+    return entries + striped
+
+
+def _has_unlabelled(found: Findings, coding: LabelCoding) -> bool:
+    """Whether any pixel has no label, or no data."""
+    facts = [f for f in found.data.facts if not f.errors]
+    values = {value for f in facts for value in f.values}
+    return any(f.empty for f in facts) or IGNORE_INDEX in map(coding.label_of, values)
 
 
 def draw_tile(found: Findings, sample: Sample, split: Split) -> Tile:
@@ -100,13 +113,17 @@ def draw_tile(found: Findings, sample: Sample, split: Split) -> Tile:
     shown = to_display(image[::step, ::step])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     shown = np.asarray(cv2.resize(shown, size[::-1], interpolation=way), np.uint8)
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
-        for new, old in zip(size, mask.shape[:2], strict=True)
-    )
-    layer = make_layer(found, np.ascontiguousarray(mask[rows][:, columns]))
+    layer = make_layer(found, fit_size(mask, size))
+    picture = draw_overlay(shown, layer)
+    if found.summary is not None:
+        empty = find_empty(image)
+        unlabelled = layer.labels == layer.ignored
+        if empty is not None:
+            unlabelled |= fit_size(empty, size)
+        stripes = np.add.outer(np.arange(size[0]), np.arange(size[1])) % STRIPE < STRIPE // 3
+        picture[unlabelled & stripes] = IGNORED
     channels = f"{image.shape[2]} channel{'s' * (image.shape[2] > 1)}"
-    return Tile(draw_overlay(shown, layer), sample.name, f"{split}, {height} x {width}, {channels}")
+    return Tile(picture, sample.name, f"{split}, {height} x {width}, {channels}")
 
 
 def make_layer(found: Findings, mask: NDArray[Any]) -> Layer:

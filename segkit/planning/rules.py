@@ -77,6 +77,8 @@ def choose_crop_size(
     why = f"{OBJECTS_ACROSS} typical objects of {diameter:.0f} px" if diameter else "no objects"
     if across < SMALLEST_CROP:
         why += f", but at least {SMALLEST_CROP}"
+        if min(measures.median) < SMALLEST_CROP:
+            why += " where the images allow it"
     elif across > largest:
         why += f", but at most {largest}" + ("" if machine.has_gpu else " without a GPU")
     if turned and sides[0] != sides[1]:

@@ -42,7 +42,7 @@ def predict(config: DictConfig) -> None:
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 
     def note(text: str) -> None:
-        console.print(f"  note: {text}")
+        console.print(f"note: {text}")
 
     if settings.polygons is not None:
         require_polygons()

@@ -116,7 +116,7 @@ def find_outlines(
         ]
     if card.mode == "multilabel":
         found = [
-            (i, each) for i, layer in enumerate(labels) for _, each in _trace(layer, layer > 0)
+            (i, each) for i, layer in enumerate(labels) for _, each in _trace(layer, layer == 1)
         ]
     else:
         first = 0 if card.background is None else 1

@@ -7,7 +7,7 @@ import math
 import platform
 import statistics
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from segkit.core.labels import Mode, find_background
 from segkit.data.checks.summary import DataSummary
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import Evaluation, evaluate, make_metrics
-from segkit.evaluate.summary import print_scores, write_results
+from segkit.evaluate.summary import count_images, print_scores, write_results
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.cost import gflops, peak_bytes
@@ -169,9 +169,9 @@ def conclude(
         evaluation,
         history=history,
         facts={
-            "Parameters": f"{parameters / 1e6:.1f} M",
+            "Parameters": f"{parameters:,}",
             "Epochs": str(len(history)),
-            "Training": f"{seconds / 60:.1f} min",
+            "Training": str(timedelta(seconds=round(seconds))),
         },
         notes=notes,
     )
@@ -190,7 +190,7 @@ def conclude(
         "seconds": round(seconds, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2))
-    print_scores(console, f"validation, {len(whole)} images, {best.name}", evaluation)
+    print_scores(console, f"validation, {count_images(len(whole))}, {best.name}", evaluation)
     console.print(f"run folder: {folder}")
     console.print(f"report:     {folder / 'report.html'}")
     return Run(folder, best, evaluation)

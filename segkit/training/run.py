@@ -122,7 +122,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
-        f" {parameters / 1e6:.1f} M parameters, on {trainer.strategy.root_device}, to {folder}"
+        f" {parameters:,} parameters, on {trainer.strategy.root_device}, to {folder}"
     )
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings.to_plain())))
     if choices:

@@ -206,3 +206,9 @@ def test_an_image_of_another_size_than_its_annotation(tmp_path: Path) -> None:
         SegkitError, match=r"2\.png.* has 30 x 20 pixels, but was annotated with 60 x 40"
     ):
         check(FolderSource("multiclass", root=root), "multiclass")
+
+
+def test_annotations_of_several_roots_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    roots = [write_coco(tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(SegkitError, match=r"a has annotations.*segkit\.data convert root=DIR"):
+        check(FolderSource("multiclass", root=roots), "multiclass")

@@ -205,3 +205,39 @@ def test_the_background_is_found_by_its_name_in_any_case(tmp_path, names, backgr
     assert (summary.measures.object_diameter or 0) == pytest.approx(
         np.sqrt(4 * area / np.pi), rel=0.01
     )
+
+
+def draw_objects(*numbers: int, parts: int = 1) -> list[np.ndarray]:
+    """For each number a mask with so many objects of 3 x 3 pixels, counted from 1."""
+    masks = [np.zeros((8 * parts, 64), np.uint8) for _ in numbers]
+    for mask, number in zip(masks, numbers, strict=True):
+        for i in range(number):
+            mask[2:5, 4 * i : 4 * i + 3] = i + 1
+            mask[-4:-1, 4 * i : 4 * i + 3] = i + 1  # the same region, or another one
+    return masks
+
+
+def test_ids_of_objects_are_no_classes(tmp_path):
+    put(tmp_path / "many", *draw_objects(9, 7, 12, 8, 5))
+    [problem] = find_problems(tmp_path / "many", "multiclass")
+    assert "each value is one region, and there are 7 to 12 in a mask" in problem
+    assert "data.instances=true says that they are ids" in problem
+    assert "head=multiclass head.num_classes=13 that they are classes" in problem
+    assert run_check(tmp_path / "many", "multiclass", 13).num_classes == 13
+    assert run_check(tmp_path / "many", instances=True).num_classes == 2
+    few = run_check(put(tmp_path / "few", *draw_objects(2, 3, 1, 2, 2)), "multiclass")
+    assert any("look like ids of objects" in note for note in few.notes)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        draw_objects(8, 8, 8, 8, 8),  # the same in each mask, as organs
+        draw_objects(9, 7, 12, 8, 5, parts=2),
+        [mask * 2 for mask in draw_objects(4, 5, 3, 4, 4)],  # with gaps
+        draw_objects(2, 1, 2, 1, 1),
+    ],
+)
+def test_classes_are_no_ids(tmp_path, masks):
+    summary = run_check(put(tmp_path, *masks), "multiclass")
+    assert not any("ids of objects" in note for note in summary.notes)

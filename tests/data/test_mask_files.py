@@ -103,6 +103,14 @@ def test_greys_of_soft_edges_are_no_classes(tmp_path: Path, levels: tuple[int, .
     assert "An edge between two classes may become a class whose value lies between" in note
 
 
+def test_soft_edges_of_black_and_white_masks_have_a_binary_remedy(tmp_path: Path) -> None:
+    put(tmp_path, [smooth(255 * (draw(n) > 0)) for n in range(3)])
+    remedy = "data.mask_values=nearest with head=binary takes the nearest of 0, 255"
+    assert remedy in find_problems(tmp_path)
+    source = FolderSource("binary", tmp_path, mask_values="nearest")
+    assert check(source, "binary", needed=("train",)).coding.to_label == {255: 1}
+
+
 def test_greys_of_soft_edges_are_no_objects(tmp_path: Path) -> None:
     masks = [np.array((0, 127, 254))[draw(n)] for n in range(3)]
     put(tmp_path, [smooth(mask) for mask in masks])

@@ -138,6 +138,6 @@ def test_a_list_that_divides_is_not_called_unused(tmp_path: Path) -> None:
     data = source(root)
     assert [sample.name for sample in data.splits()["val"]] == ["images/a.png"]
     assert f"the samples are divided by {root / 'val.txt'}" in data.notes()
-    assert f"not used in {root}: more.txt" in data.notes()
+    assert f"not used as images or masks in {root}: more.txt" in data.notes()
     given = source(root, split="lists", val_list=root / "more.txt")
-    assert f"not used in {root}: val.txt" in given.notes()
+    assert f"not used as images or masks in {root}: val.txt" in given.notes()

@@ -24,7 +24,7 @@ def test_what_is_not_used_is_counted_and_named(tmp_path: Path) -> None:
     assert notes(tmp_path) == [
         "2 files in images are not used (2 .xml): a.xml, b.xml",
         "1 file in masks is not used (1 .txt): a.txt",
-        f"not used in {tmp_path}: overlays/, readme.md",
+        f"not used as images or masks in {tmp_path}: overlays/, readme.md",
     ]
     assert sum(map(len, found(tmp_path).values())) == 1
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
 import torch
+from rich.console import Console
 
 import segkit
 from segkit.checkpoint.values import LabelCoding
@@ -15,7 +19,7 @@ from segkit.data.loading import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.data.sources.folder import FolderSource
 from segkit.evaluate.evaluation import evaluate, make_metrics
-from segkit.evaluate.summary import write_results
+from segkit.evaluate.summary import print_scores, write_results
 from segkit.metrics.boundary import count_boundaries, score_boundaries
 from segkit.metrics.instances import count_objects, score_objects
 from segkit.targets.base import Labels
@@ -140,3 +144,13 @@ def test_membranes_need_two_classes(multiclass_run):
     predictor = segkit.load(multiclass_run.checkpoint, device="cpu")
     with pytest.raises(SegkitError, match="two classes, not 3 of mode multiclass"):
         make_metrics(["membranes"], predictor)
+
+
+def test_one_image_has_no_intervals_and_the_table_says_so(result):
+    for images, title in (
+        (result.images, "all images together, with 95 % intervals"),
+        (result.images[:1], "one image, which tells no intervals"),
+    ):
+        console = Console(file=io.StringIO(), width=100)
+        print_scores(console, "validation", replace(result, images=images))
+        assert title in console.file.getvalue()

@@ -37,9 +37,11 @@ from segkit.inspection.sheet import (
     draw_tile,
     find_font,
     fit_text,
+    list_legend,
     make_layer,
     spread,
 )
+from segkit.report.overlay import IGNORED
 
 RNG = np.random.default_rng(0)
 SIZE = (24, 32)
@@ -223,7 +225,7 @@ def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):
         "all 24 x 32 pixels",
         "1 of uint8",
         "10 to 239",
-        "16 connected regions in 8 masks of 10",
+        "16 connected regions in 8 training masks",
         "1 file in images is not used (1 .txt): notes.txt",
         "cell (round)",
         "#e69f00",
@@ -239,6 +241,51 @@ def test_the_text_tells_a_reader_everything(tmp_path, capsys, monkeypatch):
     assert (config.data.root, config.head.name) == ("my set", "multiclass")
     assert config.data.class_names == ["background", "cell (round)", "flat"]
     assert not capsys.readouterr().err
+
+
+def test_values_of_colours_are_shown_in_their_own_colour(tmp_path):
+    colours = np.array([[0, 0, 0], [70, 130, 180], [128, 64, 128]], np.uint8)
+    put_some(tmp_path, boxes(1, 2), 2)
+    for path in (tmp_path / "masks").iterdir():
+        assert cv2.imwrite(str(path), colours[boxes(1, 2), ::-1])
+    found = find(tmp_path)
+    assert "hold colours" in str(found.problems)
+    assert [each.color for each in found.classes] == list(map(tuple, colours.tolist()))
+
+
+def test_pixels_without_a_label_are_striped(tmp_path):
+    mask = boxes(1, 2)
+    mask[12:] = 255
+    rgba = np.full((*SIZE, 4), 255, np.uint8)
+    rgba[..., :3], rgba[:, 16:, 3] = 9, 0  # the right half is transparent
+    for number, depth in enumerate((3, 4)):
+        put(tmp_path, str(number), noise(3), mask)
+        assert cv2.imwrite(str(tmp_path / f"images/{number}.png"), rgba[..., :depth])
+    found = find(tmp_path)
+    assert ("striped: not labelled", IGNORED) in list_legend(found)
+    for split, samples in found.data.splits.items():
+        for sample in samples:
+            picture = draw_tile(found, sample, split).picture
+            striped = (picture == IGNORED).all(axis=2)
+            top, below = np.array_split(striped, 2)
+            assert 0.3 < below.mean() < 0.4
+            left, right = np.array_split(top[:-1], 2, axis=1)  # 225 rows
+            assert not left.any()
+            assert right.any() == ("1.png" in sample.name)
+    labelled = find(put_some(tmp_path / "all", boxes(1)))
+    assert not any("striped" in text for text, _ in list_legend(labelled))
+
+
+def test_endings_of_volumes_are_whole(tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
+    for folder, top in (("images", 900), ("masks", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            values = RNG.integers(0, top, (8, 8, 3)).astype(np.int16)
+            nibabel.save(
+                nibabel.Nifti1Image(values, np.eye(4)), tmp_path / folder / f"{number}.nii.gz"
+            )
+    assert find(tmp_path).endings == ({".nii.gz": 2}, {".nii.gz": 2})
 
 
 def test_splits_and_pairs_are_described(tmp_path, capsys):
@@ -276,7 +323,7 @@ def test_mask_values_that_are_none_are_named(tmp_path, capsys):
     assert cv2.imwrite(str(tmp_path / "masks/1.png"), clear)
     (tmp_path / "masks/0.png").unlink()
     with pytest.raises(SegkitError):
-        run(tmp_path, "head=multiclass")
+        run(tmp_path, "head=multiclass", "sheet=false")
     text = capsys.readouterr().out
     assert "no data" in text
     assert "transparent" in text

@@ -162,6 +162,7 @@ def test_an_experiment_may_ask_for_the_plan(tmp_path):
         ({"median": (900, 900), "diameter": 100.0}, CPU, (256, 256), "at most 256 without a GPU"),
         ({"median": (128, 128)}, CPU, (128, 128), "the whole image, of 128 x 128"),
         ({"median": (7, 5), "diameter": None}, CPU, (5, 5), "square"),
+        ({"median": (96, 128)}, CPU, (96, 96), "at least 256 where the images allow it; square"),
         ({"median": (280, 280)}, CPU, (256, 256), "the whole image, of 280 x 280"),
         ({"median": (600, 600), "diameter": None}, CPU, (256, 256), "no objects, but at least 256"),
         ({"median": (100, 2000), "diameter": 10.0}, CPU, (114, 114), "square, to be turned"),

@@ -195,3 +195,17 @@ def test_nothing_found_is_a_file_too():
     assert find_outlines(labels, None, card()) == []
     assert find_outlines(labels, labels.astype(np.int32), card()) == []
     assert json.loads(to_geojson([], [])) == {"type": "FeatureCollection", "features": []}
+
+
+def test_pixels_without_data_have_no_outline():
+    labels = np.zeros((6, 8), np.uint8)
+    labels[:2], labels[3:5, 2:6] = 255, 1
+    layers = np.stack([labels, labels])
+    for model, predicted in (
+        (card(), labels),
+        (card(background=None, names=("a", "b")), np.where(labels == 0, 255, labels)),
+        (card("multilabel", ("a", "b")), layers),
+    ):
+        found = find_outlines(predicted, None, model)
+        assert {outline.area for outline in found} == {8}
+        assert json.loads(to_geojson(found, list_categories(model, False)))["features"]

@@ -28,6 +28,10 @@ FEWEST_RIMS = 2
 """Values that only rims have from which on they are told."""
 FEW_IDS = 3
 """If a whole data set has at most this many ids, they are probably classes."""
+MANY_IDS = 6
+"""If a mask has at least this many values that look like ids, they are not taken for classes."""
+MOSTLY = 0.85
+"""Share that is nearly all: of masks, of values without gaps, of values that are one region."""
 WHITE = 2**16 - 1
 """White in masks of 16 bits."""
 MOST_LEVELS = 40
@@ -123,8 +127,9 @@ def decide_classes(
     if not (problems or colored or source.instances or layered) and declared is None:
         written = {v for value in values if (v := find_written(value, coding)) is not None}
         soft, soft_notes = _find_soft_edges(facts, mode, count, source)
-        problems += soft or _find_gaps(written, labels, count, source)
-        notes += soft_notes
+        ids, id_notes = _find_ids(facts, mode, count, source)
+        problems += soft or ids or _find_gaps(written, labels, mode, count, source)
+        notes += [*soft_notes, *id_notes]
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -222,12 +227,14 @@ def _find_contradictions(
     return problems
 
 
-def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSource) -> list[str]:
+def _find_gaps(
+    values: set[int], labels: set[int], mode: Mode, count: int, source: DataSource
+) -> list[str]:
     """Report grey levels such as 0, 85 and 170, which are three classes and not 171."""
     present = sorted(label for label in labels if 0 <= label < count)
     if count <= 2 * max(2, len(present)):
         return []
-    remedies = [f"head.num_classes={count} if this is intended"]
+    remedies = [f"head={mode} head.num_classes={count} if this is intended"]
     levels = list_levels(values, source)
     if has_option(source, "label_map") and len(levels) <= MOST_LEVELS:
         remedies = [*propose_maps(levels, source), *remedies]
@@ -256,16 +263,51 @@ def _find_soft_edges(
     remedies = ["draw the masks without smoothing"]
     if has_option(source, "mask_values"):
         levels = list_levels(solid, source)
+        known = f"with {propose_maps(levels, source)[0]}"
+        if levels == [0, IGNORE_INDEX]:  # black and white
+            known = "with head=binary"
         remedies.append(
-            f"data.mask_values=nearest with {propose_maps(levels, source)[0]} takes the nearest of"
-            f" {describe_values(levels)}"
+            f"data.mask_values=nearest {known} takes the nearest of {describe_values(levels)}"
         )
-    remedies.append(f"head.num_classes={count} says that they are classes")
+    remedies.append(f"head={mode} head.num_classes={count} says that they are classes")
     text = (
         f"the mask values {describe_values(rims)} are nowhere 3 pixels wide and lie between"
         f" others, as those of soft edges do: {', or '.join(remedies)}"
     )
     return ([text], []) if len(rims) > len(solid) else ([], [text])
+
+
+def _find_ids(
+    facts: list[Facts], mode: Mode, count: int, source: DataSource
+) -> tuple[list[str], list[str]]:
+    """Report, or note if they are few, classes that look like ids of objects.
+
+    Ids count from 1, so large ones are rare, each is one region, and some masks have more than
+    others. Classes of pictures are not like that; a few nested ones of organs may be.
+    """
+    mapped = any(value >= 0 for value in source.label_map or {})
+    if mode != "multiclass" or mapped or not has_option(source, "instances"):
+        return [], []
+    masks = [(f, ids) for f in facts if f.areas and not f.layered and (ids := _list_ids(f))]
+    regions = [[len(f.areas[v]) for v in ids if v in f.areas] for f, ids in masks]
+    numbers = [
+        len(ids)
+        for (_, ids), counts in zip(masks, regions, strict=True)
+        if counts.count(1) >= MOSTLY * len(counts) and len(ids) >= MOSTLY * max(ids)
+    ]
+    if len(numbers) < MOSTLY * len(masks) or len(set(numbers)) < 2 or max(numbers) < FEW_IDS:
+        return [], []
+    text = (
+        f"the masks look like ids of objects: each value is one region, and there are"
+        f" {min(numbers)} to {max(numbers)} in a mask, counted from 1. data.instances=true says"
+        f" that they are ids, head={mode} head.num_classes={count} that they are classes"
+    )
+    return ([text], []) if max(numbers) >= MANY_IDS else ([], [text])
+
+
+def _list_ids(facts: Facts) -> set[int]:
+    """The values of a mask that could be ids of objects."""
+    return {v for v in facts.values if v > 0 and v != IGNORE_INDEX}
 
 
 def _describe_soft_ids(facts: list[Facts]) -> list[str]:

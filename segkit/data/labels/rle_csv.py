@@ -140,9 +140,7 @@ def _read_file(path: Path, draft: Draft, classes: set[str]) -> None:
     measured = _find_direction(images, draft.tree)
     along_rows = _is_usually_along_rows(path) if measured is None else measured
     way = "along the rows" if along_rows else "down the columns"
-    why = (
-        "" if measured is None else ", as they lie beside each other in images that are not square"
-    )
+    why = "" if measured is None else ", as only so the runs of a shape lie beside each other"
     draft.notes.append(f"runs of {file} are counted {way}{why}")
     for name, image in names.items():
         drawn = [Shape(n, runs._replace(along_rows=along_rows)) for n, runs in shapes[name]]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,8 @@ FOREIGN = (".json", ".geojson", ".xml", ".mat")
 """Endings of annotations of other programs."""
 MOST_FOLDERS = 4
 """Folders that an error names."""
+OF_ARRAYS = {".h5", ".hdf5", ".npz"}
+"""Endings of files that may hold image and mask at once."""
 MOST_VALUES = 40
 """Values of a mask of classes, at most, in files that are not called masks."""
 
@@ -144,22 +147,28 @@ def find_groups(root: Path, names: Names, layout: Layout) -> list[Group]:
     ]
     if beside:
         return _require_train(beside)
-    content = ", ".join(entry.name for entry in scan_folder(root)[:8]) or "nothing"
+    names_here = [entry.name for entry in scan_folder(root)]
+    content = ", ".join(names_here[:8]) or "nothing"
+    table = next((name for name in names_here if name.lower().endswith(".csv")), None)
+    hint = f" If a table lists them: data.pairs={root / table}." if table else ""
     problem = (
         f"data.root: {root.resolve()} has neither a folder '{names.images}' nor"
         f" 'train/{names.images}'. It contains: {content}."
     )
     files = list_files(root)
     if not files.images:
-        raise SegkitError(f"{problem} {describe_unread(files, 'The folder', 'images')}.")
+        raise SegkitError(f"{problem} {describe_unread(files, 'The folder', 'images')}.{hint}")
     inside = "{split}/" if splits else ""
+    image, mask = inside + "{id}/image.tif", inside + "{id}/mask.tif"
+    arrays = {Path(name).suffix for name in files.images} & OF_ARRAYS
+    if arrays:
+        image, mask = (f"{inside}{{id}}{min(arrays)}::{array}" for array in ("IMAGE", "MASK"))
     raise SegkitError(
         f"{problem} Image files lie in {_count_folders(files)}. Name the folders with"
-        " data.images=NAME"
-        " and data.masks=NAME, or give patterns of paths ({channel} stands for channels in files of"
-        " their own), such as"
-        f" {quote_option('data.image_pattern', inside + '{id}/image.tif')}"
-        f" {quote_option('data.mask_pattern', inside + '{id}/mask.tif')}."
+        " data.images=NAME and data.masks=NAME, or give patterns of paths ({channel} stands for"
+        " channels in files of their own), such as"
+        f" {quote_option('data.image_pattern', image)} {quote_option('data.mask_pattern', mask)}."
+        f"{hint}"
     )
 
 
@@ -197,9 +206,30 @@ def _discover(root: Path, layout: Layout, error: SegkitError | None = None) -> N
             f" {content})"
             for choice, option, content in found
         )
+        masks = {choice.mask for choice, _, _ in found}
+        joined = _join_channels([choice.image for choice, _, _ in found])
+        if joined and len(masks) == 1:
+            option = quote_option("data.image_pattern", joined)
+            mask = quote_option("data.mask_pattern", masks.pop())
+            shown += f", or if they are channels of the same image {option} {mask}"
         raise SegkitError(f"data.root: say what are images and masks in {root.resolve()}: {shown}.")
     elif error is not None:
         raise SegkitError(f"{error}{_describe_foreign(root)}")
+
+
+def _join_channels(patterns: Sequence[str]) -> str | None:
+    """One pattern where {channel} stands for the only word that differs; None if more differ.
+
+    Example:
+        >>> _join_channels(["red/red_{id}.tif", "nir/nir_{id}.tif"])
+        '{channel}/{channel}_{id}.tif'
+    """
+    words = [re.split(r"([^a-zA-Z0-9{}]+)", pattern) for pattern in patterns]
+    places = list(zip(*words, strict=False))
+    differing = {place for place in places if len(set(place)) > 1}
+    if len(differing) != 1 or len(set(map(len, words))) > 1:
+        return None
+    return "".join("{channel}" if place in differing else place[0] for place in places)
 
 
 def _describe_foreign(root: Path) -> str:
@@ -209,8 +239,8 @@ def _describe_foreign(root: Path) -> str:
     if not files.images or not others:
         return ""
     return (
-        f" There are {count_endings(others)} files of annotations that are not read, such as"
-        f" {others[0]}: export them as COCO JSON, or write masks."
+        f" Annotations are not read, such as {others[0]} ({count_endings(others)}): export them as"
+        " COCO JSON, or write masks."
     )
 
 

@@ -118,7 +118,7 @@ def test_the_direction_of_runs_is_found_and_said(tmp_path, order, column):
     found = read(tmp_path)
     np.testing.assert_array_equal(draw_labels(found.images[0].read_shapes(size), size, 1), mask)
     way = "along the rows" if order == "C" else "down the columns"
-    assert found.notes[0].startswith(f"runs of train.csv are counted {way}, as they lie")
+    assert found.notes[0].startswith(f"runs of train.csv are counted {way}, as only so")
 
 
 @pytest.mark.parametrize(("column", "way"), [("annotation", "rows"), ("rle_mask", "columns")])

@@ -69,7 +69,8 @@ def prepare_prediction(
     """Make a function that predicts a batch as ``segkit.load`` does; the model is moved."""
     keep_freed_memory()  # as the commands do
     channels, seen = model.encoder.in_channels, find_input_side(model, side)
-    network = TorchNetwork(model, make_bare_card(model, side), device, tile=side, batch_size=batch)
+    card = make_bare_card(model, side)
+    network = TorchNetwork(model, card, device, tile=side, batch_size=batch, precision="float32")
     if precision != "float32":  # the packed convolutions of a CPU would compute in float32
         network.model = model.eval()
     images = torch.rand(batch, channels, seen, seen).numpy()

@@ -119,7 +119,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     trainer = make_trainer(settings, folder, [s.name for s in summary.splits["train"]])
     if trainer.world_size > 1:
         for parameter in find_unused(model):  # whose gradients the other processes would wait for
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"

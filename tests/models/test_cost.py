@@ -32,8 +32,7 @@ def test_a_backbone_with_a_class_token_and_a_norm_for_its_classifier():
     """A view of the token is an input of a part; no logits depend on the last norm."""
     model = create_model({"name": "pit_xs_224", "pretrained": False}, "fcn", in_channels=3)
     norm = [p for name, p in model.named_parameters() if ".norm." in name and "body.norm" in name]
-    model.encoder.requires_grad_(requires_grad=True)
-    next(model.encoder.parameters()).requires_grad_(requires_grad=False)
+    next(model.encoder.parameters()).requires_grad = False
     trained = [p.requires_grad for p in model.parameters()]
     assert 0.1 < gflops(model, 3, (64, 64)) < 10
     assert [p.requires_grad for p in model.parameters()] == trained

@@ -79,7 +79,7 @@ def test_the_plain_way_and_the_pooled_one_agree(binary_run, multiclass_run):
         model, card = checkpoint.read(run.checkpoint)
         image = draw(3, (150, 90), channels).image
         network = TorchNetwork(model, card, "cpu", tile=64)
-        x = torch.from_numpy(network.prepare(image))[None]
+        x = torch.from_numpy(card.normalization(image).transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
             maps = blend(nn.Sequential(model, Activation(model.head)), x, network.windows)
         pooled = segkit.load(run.checkpoint, device="cpu", tile=64, batch_size=3)(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.on_device import standardize
 from segkit.config.settings import OVERLAP, Precision
 from segkit.core.errors import SegkitError
 from segkit.core.memory import find_main_memory
+from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
@@ -94,9 +97,15 @@ class TorchNetwork(Network):
         """Channels of the probabilities."""
         return self._model.head.num_logits
 
-    def _compute(self, batch: NDArray[np.float32]) -> Tensor:
-        given = self.from_numpy(batch)
+    def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
+        """(h, w, C) as read -> (C, h, w) from 0 to 1, or 8 bits: a quarter of the bytes."""
+        image = convert_channels(window, self.card.in_channels)
+        unit = self.card.normalization.to_unit(self.card.normalization.convert(image))
+        return np.ascontiguousarray(unit.transpose(2, 0, 1))
+
+    def _compute(self, batch: NDArray[Any]) -> Tensor:
         with torch.inference_mode():
+            given = standardize(self.from_numpy(batch), self.card.normalization)
             if self._half is not None:
                 with torch.autocast(self._device.type, self._half):
                     logits = self.model(given).float()

@@ -134,7 +134,7 @@ def run_there(words: list[str], site: Path, folder: Path) -> None:
 
 
 def assert_serves(words: list[str], env: dict[str, str]) -> None:
-    pytest.importorskip("fastapi")
+    pytest.importorskip("fastapi", reason="the extra serve is not installed")
     server = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", server.stdout.readline())[0]

@@ -105,11 +105,11 @@ def count_work(run: Callable[[], object]) -> Work:
     return Work(counter.get_total_flops(), traffic.bytes)
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gives no types
+class _Traffic(TorchDispatchMode):
     """Adds up the bytes of the inputs and outputs of convolutions and the like."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.bytes = 0
 
     def __torch_dispatch__(

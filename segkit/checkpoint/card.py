@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
-from segkit.core.errors import all_at_once
+from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import FIRST_COLOR, IGNORE_INDEX, MODES, Mode
+from segkit.images.raster import convert_channels
 from segkit.targets.base import Target
 
 FORMAT = 1
@@ -125,6 +127,32 @@ class ModelCard:
     def is_upright(self) -> bool:
         """Whether images are turned as their EXIF data say, as those of the training were."""
         return bool(self.config.get("data", {}).get("orientation") != "stored")
+
+    @property
+    def channel_files(self) -> tuple[str, ...]:
+        """The channels that lay in files of their own in the training, in their order."""
+        return tuple(map(str, self.config.get("data", {}).get("channel_files") or ()))
+
+    @property
+    def image_pattern(self) -> str:
+        """The pattern of the paths of the training's images; empty if it had none."""
+        return str(self.config.get("data", {}).get("image_pattern") or "")
+
+    def convert_channels(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Convert an image (H, W, C) to the model's channels, if there is an obvious conversion.
+
+        Raises:
+            SegkitError: There is none.
+        """
+        if len(self.channel_files) > 1 and image.shape[2] != self.in_channels:
+            names = ",".join(self.channel_files)
+            raise SegkitError(
+                f"the model was trained on images of {self.in_channels} channels in several files"
+                f" ({names.replace(',', ', ')}), this image has {image.shape[2]}: give a folder"
+                " whose files are called so, or the files of an image in braces, such as"
+                f" 'x_{{{names}}}.tif'."
+            )
+        return convert_channels(image, self.in_channels)
 
     @property
     def has_colored_masks(self) -> bool:

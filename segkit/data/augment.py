@@ -461,7 +461,7 @@ class ElasticGrid(A.DualTransform):  # type: ignore[misc]  # albumentations has 
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # no types
+    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]  # likewise
         """The options as albumentations checks them."""
 
         grid: Annotated[int, Field(ge=2)]

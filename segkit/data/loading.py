@@ -412,8 +412,7 @@ class StageTimes:
         self.stages = tuple(stages)
         self._table = torch.zeros(max(1, workers), 1 + len(stages), dtype=torch.float64)
         if workers:
-            # torch does not annotate it
-            self._table.share_memory_()  # type: ignore[no-untyped-call]
+            self._table.share_memory_()  # type: ignore[no-untyped-call]  # torch has no types of it
 
     def add(self, ticks: Sequence[float]) -> None:
         """Add an item: its start and the end of each stage, in seconds of one clock."""

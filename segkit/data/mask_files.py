@@ -8,18 +8,25 @@ differ) grey pixels have the value of their grey, and other colours a value of t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX, Mode, color_to_value, describe_values, value_to_color
+from segkit.core.labels import (
+    FIRST_COLOR,
+    IGNORE_INDEX,
+    Mode,
+    color_to_value,
+    describe_values,
+    value_to_color,
+)
 from segkit.images.raster import Raster, encode_colors, find_nodata, rotate_upright
 from segkit.images.reading import ImageReader, render, simplify_mask
 
@@ -28,6 +35,11 @@ UNLABELLED = -1
 TRANSPARENT = -2
 """The value of pixels that are transparent in a picture, such as a PNG: nothing was painted there,
 which may mean the background, or nothing (`segkit.data.checks.classes.decide_coding`)."""
+LOSS = 8
+"""How much lossy compression may change a grey or a colour that is the same all around; at least so
+far apart must known values be."""
+MOST_ROUNDED = 100_000
+"""Masks whose rounding is remembered."""
 THREADS = 8
 """Threads that read the headers of masks."""
 
@@ -108,17 +120,20 @@ class MaskDecoder:
         by_color: Whether palettes, and what other files have instead, are read as colours.
         layers: Whether the channels of a mask are classes, not colours.
         nearest: Known values, to which all are rounded; None: lossy files are refused.
+        rounded: What that did to the last masks that were read.
     """
 
     by_color: bool = False
     layers: bool = False
     nearest: tuple[int, ...] | None = None
+    rounded: deque[Rounding] = field(default_factory=lambda: deque(maxlen=MOST_ROUNDED), repr=False)
 
     def read(self, raster: Raster) -> NDArray[Any]:
         """(H, W) values, or (H, W, N) layers, of a mask as it is stored.
 
         Raises:
-            SegkitError: Its compression changes values, or they are no integers.
+            SegkitError: Its compression changes values, too much for the known ones or without any
+                that are known, or they are no integers.
         """
         if raster.is_lossy and self.nearest is None:
             raise SegkitError(
@@ -126,12 +141,19 @@ class MaskDecoder:
                 " were drawn: save masks as PNG, or let data.mask_values=nearest take the nearest"
                 " known value"
             )
+        if raster.is_lossy and self.nearest is not None and _measure_gap(self.nearest) < LOSS:
+            raise SegkitError(
+                "the mask is compressed with loss, as a JPEG, which changes values by more than the"
+                f" known values {describe_values(self.nearest)} differ, so that classes cannot be"
+                " told: save masks as PNG"
+            )
         hidden = self._find_hidden(raster)
         if hidden is not None and raster.values.dtype.kind == "f":  # which may hold no integer
             raster = raster._replace(values=np.where(hidden[..., None], 0, raster.values))
         values = self._to_values(raster)
         if self.nearest is not None:
-            values = round_to_nearest(values, self.nearest)
+            values, rounding = round_to_nearest(values, self.nearest)
+            self.rounded.append(rounding)
         if hidden is not None and hidden.any():
             hidden = rotate_upright(hidden, raster.orientation)
             if raster.is_painted and not raster.alpha:  # one colour is transparent: black is black
@@ -206,16 +228,25 @@ def _reduce_to_8_bits(raster: Raster) -> Raster:
 
 
 def list_known_values(
+    mask_values: Literal["exact", "nearest"],
     mode: Mode,
     class_colors: Sequence[Sequence[int]] | None,
     label_map: Mapping[int, int] | None,
     class_names: Sequence[str] | None,
-) -> tuple[int, ...]:
-    """The values that masks can have, from what is known of the classes.
+    instances: bool,
+) -> tuple[int, ...] | None:
+    """The values to which masks are rounded, from what is known of the classes; None if "exact".
 
     Raises:
         SegkitError: Nothing is known.
     """
+    if mask_values == "exact":
+        return None
+    if instances:
+        raise SegkitError(
+            "data.mask_values=nearest is for masks of classes, whose values are known: ids of"
+            " objects are read as they are (data.mask_values=exact)."
+        )
     if class_colors is not None:
         return tuple(map(color_to_value, class_colors))
     if label_map is not None:
@@ -230,17 +261,54 @@ def list_known_values(
     return 0, 255
 
 
-def round_to_nearest(values: NDArray[Any], known: Sequence[int]) -> NDArray[Any]:
+class Rounding(NamedTuple):
+    """How many pixels of a mask were moved to another value, of how many, and how far at most.
+
+    The distance is that of the greys, or of the colours in the channel where it is largest.
+    """
+
+    moved: int
+    pixels: int
+    farthest: int
+
+
+def round_to_nearest(
+    values: NDArray[Any], known: Sequence[int]
+) -> tuple[NDArray[np.int32], Rounding]:
     """Replace each value by the nearest of the known ones; colours by their distance in RGB."""
-    found, places = np.unique(values, return_inverse=True)
-    colours = np.array([value_to_color(int(v)) for v in found], np.int64)
+    found, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    colours = np.array([value_to_color(int(v)) for v in found], np.int64).reshape(-1, 3)
     wanted = np.array([value_to_color(v) for v in known], np.int64)
     nearest = np.empty(len(found), np.int64)
     for first in range(0, len(found), 4096):
         part = colours[first : first + 4096, None] - wanted[None]
         nearest[first : first + 4096] = (part**2).sum(axis=2).argmin(axis=1)
     table = np.array(known, np.int32)[nearest]
-    return table[places].reshape(values.shape)
+    far = np.abs(colours - wanted[nearest]).max(axis=1, initial=0)
+    rounding = Rounding(int(counts[far > 0].sum()), values.size, int(far.max(initial=0)))
+    return table[places].reshape(values.shape), rounding
+
+
+def _measure_gap(known: Sequence[int]) -> int:
+    """How far the two most similar values are apart, in the channel where they differ most."""
+    colours = np.array([value_to_color(value) for value in known], np.int64)
+    gaps = np.abs(colours[:, None] - colours[None]).max(axis=2)
+    return int(gaps[gaps > 0].min(initial=FIRST_COLOR))
+
+
+def describe_rounding(decoder: MaskDecoder) -> list[str]:
+    """What ``data.mask_values=nearest`` did to the masks that were read, as one line."""
+    moved, pixels = (sum(each[i] for each in decoder.rounded) for i in (0, 1))
+    if decoder.nearest is None or not moved:
+        return []
+    farthest = max(each.farthest for each in decoder.rounded)
+    between = " An edge between two classes may become a class whose value lies between theirs"
+    return [
+        f"data.mask_values=nearest moves {moved / pixels:.2%} of the pixels of masks to one of the"
+        f" known values {describe_values(decoder.nearest)}, by up to {farthest}"
+        + f".{between}"
+        * (len(decoder.nearest) > 2)
+    ]
 
 
 def fit_size(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

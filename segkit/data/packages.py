@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,19 @@ class Opened(NamedTuple):
     parts: dict[Split, Any]
     notes: list[str]
 
+    def divide(self, root: Path, val: float, test: float, seed: int) -> Divided:
+        """The samples of each split, numbered through in the order train, val, test.
+
+        Splits that are not there are taken from the training samples, by fractions.
+        """
+        samples, first = dict[Split, list[Sample]](), 0
+        for split in SPLITS:
+            if split in self.parts:
+                names = _name_items(self.parts[split], split, root)
+                samples[split] = [Sample(name, index=first + i) for i, name in enumerate(names)]
+                first += len(names)
+        return divide(samples, val, test, seed)
+
 
 class SetClass(NamedTuple):
     """A class of another package whose objects are sets of images and masks.
@@ -35,7 +49,7 @@ class SetClass(NamedTuple):
         package: The package, as messages call it.
         kind: The class.
         root: The folder of the data.
-        options: Arguments of the class.
+        options: Arguments of the class, as the command line writes them.
         download: Whether the class may download what is missing.
         find_fault: What is wrong with an item of a set; None if it has an image and a mask.
     """
@@ -129,14 +143,15 @@ class SetClass(NamedTuple):
         return opened
 
     def _open(self, arguments: dict[str, Any]) -> Any:
+        fitted = _fit_options(self.kind, arguments)
         try:
             try:
-                return self.kind(root=str(self.root), **arguments)
+                return self.kind(root=str(self.root), **fitted)
             except (RuntimeError, OSError):
                 # only now: some classes unpack everything again if they may download
                 if not self.download:
                     raise
-                return self.kind(root=str(self.root), **arguments, download=True)
+                return self.kind(root=str(self.root), **fitted, download=True)
         except (ValueError, AssertionError, KeyError):
             raise
         except Exception as error:  # the package may raise anything
@@ -176,7 +191,7 @@ class SetClass(NamedTuple):
         return inspect.signature(self.kind).parameters
 
 
-def fit_options(kind: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def _fit_options(kind: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Convert options to the types of the class's defaults that a command line cannot write.
 
     Numbers become text where the default is text, as the year "2012", and lists become tuples.
@@ -191,15 +206,19 @@ def fit_options(kind: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
     return fitted
 
 
-def list_samples(opened: Mapping[Split, Any], root: Path) -> dict[Split, list[Sample]]:
-    """The samples of each split, numbered through in the order train, val, test."""
-    samples, first = dict[Split, list[Sample]](), 0
-    for split in SPLITS:
-        if split in opened:
-            names = _name_items(opened[split], split, root)
-            samples[split] = [Sample(name, index=first + i) for i, name in enumerate(names)]
-            first += len(names)
-    return samples
+def import_package(module: str, source: str) -> Any:
+    """Import a package whose data sets a source reads.
+
+    Raises:
+        SegkitError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SegkitError(
+            f"data={source} needs packages of an extra ({error}): pip install"
+            f" 'segkit-torch[{source}]'."
+        ) from error
 
 
 def divide(given: dict[Split, list[Sample]], val: float, test: float, seed: int) -> Divided:

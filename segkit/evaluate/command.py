@@ -71,6 +71,11 @@ def evaluate(config: DictConfig) -> Evaluation:
         )
     for note in summary.notes:
         print_note(note)
+    if source.channel_files != card.channel_files:
+        own, trained = (
+            ", ".join(each) or "one file" for each in (source.channel_files, card.channel_files)
+        )
+        print_note(f"the channels of images are in {own}, those of the training were in {trained}")
     dataset = WholeDataset(
         source,
         [sample for split in wanted for sample in summary.splits.get(split, [])],

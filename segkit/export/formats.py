@@ -5,6 +5,7 @@ ONNX is the traced program of torch.export, translated; OpenVINO is made from ON
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import tempfile
@@ -71,7 +72,8 @@ def make_onnx(model: Segmenter, contents: Contents) -> ModelProto:
         )
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch translates with it
+
+        importlib.import_module("onnxscript")  # torch translates with it
     except ImportError as error:
         raise_missing("ONNX", "onnx", error)
     program = trace(model, contents, crop_by_slicing)

@@ -16,7 +16,6 @@ from segkit.core.errors import SegkitError
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
-from segkit.images.raster import convert_channels
 from segkit.images.reading import read_image
 from segkit.inference.tiles.tiling import Windows, mirror_indices
 from segkit.predict.inputs import find_images
@@ -47,7 +46,7 @@ class RealImages:
 def find_real_images(card: ModelCard, given: list[str] | None) -> RealImages:
     """Take the given images, else the validation images of the training, else drawn ones."""
     if given:
-        files = _thin_out(find_images(given).files)
+        files = _thin_out(find_images(given, None, card.channel_files, card.image_pattern).files)
         images = [
             _prepare(read_image(file.path, None, card.keeps_alpha, card.is_upright), card)
             for file in files
@@ -101,7 +100,7 @@ def cut_window(image: NDArray[Any], windows: Windows) -> NDArray[Any]:
 
 def _prepare(image: NDArray[Any], card: ModelCard) -> NDArray[Any]:
     """An image (H, W, C) with the model's channels and the training's type, nothing missing."""
-    return card.normalization.convert(convert_channels(image, card.in_channels))
+    return card.normalization.convert(card.convert_channels(image))
 
 
 def _find_validation_images(card: ModelCard) -> RealImages:

@@ -64,6 +64,12 @@ def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
     return rows * columns >= 4
 
 
+def parse_orientation(value: object) -> int:
+    """An orientation as it stands in a file; 1, upright, where it is none of the eight."""
+    number = int.from_bytes(value, "little") if isinstance(value, bytes) else value
+    return number if isinstance(number, int) and number in range(1, 9) else 1
+
+
 def rotate_upright(values: Array, orientation: int) -> Array:
     """Apply an EXIF orientation: 1 is upright, 6 lies on its left side."""
     if orientation in (5, 6, 7, 8):
@@ -119,8 +125,8 @@ def decode_colors(values: Array) -> npt.NDArray[np.uint8]:
     return np.stack([coded >> 16 & 255, coded >> 8 & 255, coded & 255], axis=-1).astype(np.uint8)
 
 
-def convert_channels(image: Array, channels: int) -> Array:
-    """Convert (H, W, C) to (H, W, channels) where the conversion is obvious.
+def convert_channels(image: Array, channels: int | Literal["auto"]) -> Array:
+    """Convert (H, W, C) to (H, W, channels) where the conversion is obvious; "auto" keeps it.
 
     Grey is repeated to RGB; RGB becomes grey by its mean. A second channel of a grey image and a
     fourth of an RGB image are dropped if they hide nothing, as in an array of opaque RGBA.
@@ -130,7 +136,7 @@ def convert_channels(image: Array, channels: int) -> Array:
         SegkitError: There is no obvious conversion.
     """
     given = image.shape[2]
-    if given == channels:
+    if channels in ("auto", given):
         return image
     if channels in (1, 3):
         if given in (2, 4) and is_opaque(image):
@@ -143,4 +149,6 @@ def convert_channels(image: Array, channels: int) -> Array:
     raise SegkitError(
         f"an image with {given} channels cannot be converted to {channels}: only grey and RGB, with"
         " or without opaque alpha, can be converted. Provide exactly the channels used in training."
+        + " Files of one channel each are given together, as 'x_{red,nir}.tif'."
+        * (given == 1)
     )

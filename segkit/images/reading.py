@@ -7,14 +7,15 @@ indices, and 1 bit is 0 and 1, where 1 is white; white-is-zero is inverted here 
 TIFF) orientation applies to both, because the mask was drawn over the rotated image.
 
 Pixels without data are masked (`numpy.ma`): those that are transparent, by an alpha channel, a
-palette or a mask in the file, those that have GDAL's nodata value in all channels, and NaN. An
-alpha channel is not a channel of the image; other additional channels are.
+palette or a mask in the file or beside it, those that have GDAL's nodata value in all channels, and
+NaN. An alpha channel is not a channel of the image; other additional channels are.
 
 In a TIFF the samples of one page are channels, interleaved or plane by plane. Several pages are
 channels of one image only where the file's own metadata (OME, ImageJ or tifffile's) name that axis
 C; all others are pages, from which the caller chooses. Overviews and transparency masks do not
 count. Of a file with several arrays, as a zarr or HDF5 is, ``FILE::ARRAY`` is one; of a slide
-``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane.
+``FILE::LEVEL`` is a level, and of a volume ``FILE::PLANE`` are its slices in a plane. Channels may
+lie in several files: ``case_{0000,0001}.nii.gz`` is one image.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import START, Pages, find_format, list_suffixes, split_array
+from segkit.images.formats.base import (
+    START,
+    Pages,
+    find_format,
+    list_parts,
+    list_suffixes,
+    split_array,
+)
+from segkit.images.mask_beside import add_mask_beside
 from segkit.images.place import Place
 from segkit.images.place_files import read_place_beside
 from segkit.images.raster import (
@@ -44,6 +53,20 @@ from segkit.images.raster import (
 
 FINE = 0.01
 """Steps of scaled values up to which labels can be told from fractions."""
+
+_NOT_READ: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "AVIF": (4, (b"ftypavif",)),
+    "HEIF": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "JPEG XL": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "netCDF 3": (0, (b"CDF\1", b"CDF\2", b"CDF\5")),
+    "HDF 4": (0, (b"\x0e\x03\x13\x01",)),
+    "OpenEXR": (0, (b"v/1\x01",)),
+    "FITS": (0, (b"SIMPLE  =",)),
+    "PAM": (0, (b"P7\n",)),
+    "PDF": (0, (b"%PDF",)),
+}
+"""Images of formats that are known by their bytes at a place, and no more."""
+_CONVERTERS = {"netCDF 3": " with 'nccopy -k nc4 IN OUT'", "HDF 4": " with 'h4toh5 IN OUT'"}
 
 File = str | Path | bytes
 """The path of a file or zarr, or the content of a file, which error messages call "the file"."""
@@ -142,6 +165,11 @@ class ImageReader:
         """How the axes of an array that names none are read; see `Pages`."""
         return self._source.guess
 
+    @property
+    def directions(self) -> str:
+        """Where the axes of a volume lead as stored; see `Pages`."""
+        return self._source.directions
+
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):
@@ -186,7 +214,7 @@ class ImageReader:
             number = choose_page(page, len(self))
             place = self._source.read_place(number)
             if not isinstance(self.file, bytes) and len(self) == 1:
-                place = read_place_beside(split_array(self.file)[0], place)
+                place = read_place_beside(list_parts(self.file)[0], place)
             turned = self._source.read_size(number)[2] if place and self._upright else 1
         if place is None or turned == 1:
             return place
@@ -214,7 +242,12 @@ def open_source(file: File) -> Pages:
         raise ValueError(_explain_content(path))
     if array is not None and not found.has_arrays:
         raise SegkitError(f"a {found.title} has no arrays to choose from: leave '::{array}' out.")
-    return found.open(path, array)
+    pages = found.open(path, array)
+    try:
+        return pages if isinstance(path, bytes) else add_mask_beside(pages, path)
+    except BaseException:
+        pages.close()
+        raise
 
 
 def _explain_content(file: Path | bytes) -> str:
@@ -228,6 +261,10 @@ def _explain_content(file: Path | bytes) -> str:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, without the image: run 'git lfs pull'"
+    for title, (at, starts) in _NOT_READ.items():
+        if start.startswith(starts, at):
+            converter = _CONVERTERS.get(title, " to PNG or TIFF")
+            return f"it is {title}, which is not read: convert it{converter}"
     known = ", ".join(list_suffixes())
     return f"it is not an image; known are {known}. Convert others to PNG or TIFF"
 
@@ -253,9 +290,28 @@ def choose_page(page: int | None, count: int) -> int:
 
 def render(raster: Raster, keep_alpha: bool = False) -> Array:
     """The image as a viewer shows it, (H, W, C); see `read_image`."""
+    values, missing = develop(raster, keep_alpha)
+    values = np.ascontiguousarray(rotate_upright(values, raster.orientation))
+    if missing is not None:
+        missing = rotate_upright(missing, raster.orientation)
+    return _mask_missing(values, missing)
+
+
+def develop(raster: Raster, keep_alpha: bool = False) -> tuple[Array, Array | None]:
+    """What a viewer shows of the pixels as they are stored, still not turned.
+
+    Returns:
+        The values (H, W, C), uint8, uint16 or float32, and where pixels have no data, (H, W), or
+        None; NaN is not counted.
+    """
     values, missing = raster.values, raster.missing
     if raster.palette is not None:
+        others = values[..., 1:]  # such as alpha
         values = np.take(raster.palette, values[..., 0], axis=0)  # bool for 1 bit
+        if others.shape[2]:
+            if others.dtype == np.uint16:
+                others = (others >> 8).astype(np.uint8)
+            values = np.concatenate([values, others], axis=2)
     elif raster.white_is_zero and values.dtype == np.bool_:
         values = ~values
     elif raster.white_is_zero and values.dtype.kind == "u":
@@ -275,10 +331,7 @@ def render(raster: Raster, keep_alpha: bool = False) -> Array:
     if raster.alpha and not keep_alpha:
         values, hidden = _apply_alpha(values, raster.alpha == "premultiplied")
         missing = hidden if missing is None else hidden | missing
-    values = np.ascontiguousarray(rotate_upright(values, raster.orientation))
-    if missing is not None:
-        missing = rotate_upright(missing, raster.orientation)
-    return _mask_missing(values, missing)
+    return values, missing
 
 
 def _invert(values: Array, bits: int) -> Array:
@@ -363,21 +416,37 @@ def wrap_errors(file: File) -> Iterator[None]:
     _thread.is_reading = True
     try:
         yield
-    except MemoryError:
-        raise
     except SegkitError as error:
         raise SegkitError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise SegkitError(
+            f"{name}: does not fit into memory with the size that its header states; if that is"
+            " wrong, it is damaged."
+        ) from error
     except ImportError as error:  # of a codec
         raise SegkitError(
             f"{name}: cannot be read: the installed imagecodecs has no decoder for its compression"
             f" ({error}). Save it again with deflate or LZW, or update imagecodecs."
         ) from error
     except Exception as error:  # decoders raise anything: struct.error, zlib.error, IndexError ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        remedy = " Save it again with deflate or LZW." if "not supported" in reason else ""
-        raise SegkitError(f"{name}: cannot be read: {reason.rstrip('.')}.{remedy}") from error
+        said = getattr(error, "strerror", None)
+        reason = (said or str(error) or type(error).__name__).rstrip(".")
+        if "> not supported" in reason:  # of tifffile, about a compression
+            reason += ". Save it again with deflate or LZW"
+        elif not said and not (isinstance(error, ValueError) and _is_own(error)):
+            reason = f"it is damaged, or of a kind that is not read ({reason}): "
+            reason += "convert it to PNG or TIFF"
+        raise SegkitError(f"{name}: cannot be read: {reason}.") from error
     finally:
         _thread.is_reading = before
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether an error was raised here, with a reason and a remedy, and not by a decoder."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].startswith("segkit.")
 
 
 _thread = threading.local()

@@ -49,7 +49,7 @@ class Scratch:
     def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
         self.folder, self.shape, self.dtype = folder, shape, dtype
         self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (see close)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - close() closes it
         self._file.truncate(math.prod(shape) * dtype.itemsize)
 
     def write(self, top: int, left: int, block: Array, layer: int = 0) -> None:

@@ -344,6 +344,13 @@ def _require_same_classes(networks: Sequence[Network]) -> None:
                     f"checkpoint: number {number} of the list cannot be averaged with the first:"
                     f" its {name} is {two}, that of the first {one}."
                 )
+        files = first.card.channel_files, other.card.channel_files
+        if all(files) and files[0] != files[1]:
+            raise SegkitError(
+                f"checkpoint: number {number} of the list cannot be averaged with the first: the"
+                f" channels of its images were {', '.join(files[1])}, those of the first"
+                f" {', '.join(files[0])}."
+            )
         if other.xp is not first.xp:
             raise SegkitError(
                 "checkpoint: exported files and checkpoints cannot be averaged with each other."

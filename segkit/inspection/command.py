@@ -87,7 +87,7 @@ def _print_findings(found: Findings, sheet: Path | None) -> None:
         rows = [
             {
                 **({} if are_values else {"class": each.name, "label": str(each.label)}),
-                "mask value": format_values(each),
+                "mask value": format_values(each, found),
                 "color": format_color(each.color),
                 "share": f"{each.share:.2%}",
             }

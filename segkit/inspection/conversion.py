@@ -27,7 +27,7 @@ from segkit.core.files import make_folder, write_whole
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import DataSource, Sample, Split
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import list_parts
 from segkit.images.writing import FAST, write_mask
 from segkit.inspection.findings import choose_class_colors
 from segkit.inspection.opening import DataSet, open_data_set
@@ -219,7 +219,8 @@ def is_finished(item: Item) -> bool:
         return False
     made = min(path.stat().st_mtime for path in written if path is not None)
     given = [path for path in (item.sample.image, item.sample.mask) if path is not None]
-    return all(split_array(path)[0].stat().st_mtime <= made for path in given)
+    files = (file for path in given for file in list_parts(path))
+    return all(file.stat().st_mtime <= made for file in files)
 
 
 def find_written(path: Path, item: Item) -> Path:

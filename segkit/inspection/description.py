@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit.core.labels import describe_values
-from segkit.data.checks.facts import PIXELS_OF_INTENSITIES
-from segkit.data.checks.problems import join_names
+from segkit.data.checks.classes import name_values
+from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, join_names
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.folder import FolderSource
 from segkit.inspection.findings import (
@@ -20,8 +19,8 @@ from segkit.inspection.findings import (
 )
 from segkit.report.colors import format_color
 
-FOLDERS, LEAKS = 4, 3
-"""Folders, and groups of equal images, that are named."""
+FOLDERS = 4
+"""Folders that are named."""
 
 
 def describe(found: Findings) -> Iterator[tuple[str, str]]:
@@ -69,15 +68,6 @@ def describe(found: Findings) -> Iterator[tuple[str, str]]:
     ):
         if names:
             yield "", f"{_count(names, 'image')} {what}: {join_names(names)}"
-    if found.leaks:
-        groups = [" = ".join(names) for names in found.leaks]
-        yield (
-            "leak",
-            f"{len(groups)} {'image is' if len(groups) == 1 else 'images are'} in several splits,"
-            " pixel for pixel, so the scores will be too good:"
-            f" {'; '.join(groups[:LEAKS])}{'; ...' if len(groups) > LEAKS else ''}. Remove the"
-            " copies",
-        )
     for number, note in enumerate(found.notes):
         yield ("" if number else "notes"), note
 
@@ -86,9 +76,9 @@ def describe_pairing(source: DataSource) -> str:
     """How an image finds its mask."""
     if not isinstance(source, FolderSource):
         return f"paired as the data set '{source.name}' is laid out"
-    names = source.path_names
-    if source.pairs is not None:
-        return f"paired by the table {source.pairs}"
+    names, pairs = source.rules.names, source.rules.pairs
+    if pairs is not None:
+        return f"paired by the table {pairs}"
     if names.image_pattern is not None:
         return f"paired by the patterns {names.image_pattern} and {names.mask_pattern}"
     if names.mask_suffix:
@@ -105,16 +95,17 @@ def describe_split(found: Findings) -> str:
         return f"as the data set '{source.name}' is divided"
     if source.divided_by:
         return f"by the {source.divided_by}"
-    if source.split == "lists":
-        return f"by {' and '.join(str(path) for path in source.lists.values())}"
-    val, test = (f"{share:.0%}" for share in source.fractions)
-    how = "drawn at random" if source.split == "random" else "the last ones by name"
-    return f"{val} for validation and {test} for testing, {how} (data.split={source.split})"
+    rules = source.rules
+    if rules.split == "lists":
+        return f"by {' and '.join(str(path) for path in rules.lists.values())}"
+    val, test = (f"{share:.0%}" for share in rules.fractions)
+    how = "drawn at random" if rules.split == "random" else "the last ones by name"
+    return f"{val} for validation and {test} for testing, {how} (data.split={rules.split})"
 
 
-def format_values(each: ClassShare) -> str:
+def format_values(each: ClassShare, found: Findings) -> str:
     """The mask values of a class."""
-    return describe_values(each.values) if each.values else "-"
+    return name_values(each.values, found.data.facts, found.data.source) or "-"
 
 
 def to_plain(found: Findings) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes
 from segkit.data.checks.facts import PIXELS_OF_INTENSITIES, Facts
+from segkit.data.checks.leaks import describe_leaks, find_constant, find_leaks
 from segkit.data.checks.summary import DataSummary, summarize
 from segkit.data.sources.base import Sample, Split
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import list_parts
 from segkit.inspection.opening import DataSet
 from segkit.report.colors import Color, choose_colors
 
@@ -24,8 +24,6 @@ FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 """Largest values of cameras with 8, 10, 12, 14 and 16 bits."""
 SATURATED = 0.05
 """Share of an image's values at full scale from which on it counts as saturated."""
-CONSTANT = 0.002
-"""Deviation in an image, as a share of the range of the set, up to which it counts as constant."""
 MOST_VALUES = 20
 """Mask values that are listed one by one where they cannot be read as classes."""
 
@@ -128,7 +126,6 @@ def find_all(data: DataSet) -> Findings:
     measured = [f.intensities for f in seen if f.intensities is not None]
     low = min((each.low for each in measured), default=None)
     high = max((each.high for each in measured), default=None)
-    constant = _find_constant(seen)
     background_only, unlabelled = ([], []) if problems else _find_unannotated(facts, classes)
     samples = [sample for part in data.splits.values() for sample in part]
     return Findings(
@@ -145,14 +142,16 @@ def find_all(data: DataSet) -> Findings:
         low=low,
         high=high,
         saturated=_find_saturated(seen),
-        constant=constant,
+        constant=find_constant(data.facts),
         thinned=any(math.prod(f.shape[:2]) > PIXELS_OF_INTENSITIES for f in seen),
         classes=_list_values(facts) if problems else _list_classes(data, facts, classes),
         objects=_measure_objects(data, facts, classes),
         background_only=background_only,
         unlabelled=unlabelled,
-        leaks=_find_leaks(data.facts, set(constant)),
-        notes=summary.notes if summary is not None else [*source.notes(), *notes],
+        leaks=find_leaks(data.facts),
+        notes=summary.notes
+        if summary is not None
+        else [*describe_leaks(data.facts), *source.notes(), *notes],
     )
 
 
@@ -168,7 +167,7 @@ def _count_endings(samples: list[Sample], side: str) -> dict[str, int]:
 def _list_files(samples: list[Sample], side: str) -> list[str]:
     """The files of images or of masks, each once: a stack has several samples."""
     files = (getattr(sample, side) for sample in samples)
-    return sorted({str(split_array(file)[0]) for file in files if file is not None})
+    return sorted({str(part) for file in files if file is not None for part in list_parts(file)})
 
 
 def _find_saturated(facts: list[Facts]) -> list[str]:
@@ -181,15 +180,6 @@ def _find_saturated(facts: list[Facts]) -> list[str]:
         and f.intensities.high in FULL_SCALES
         and f.intensities.at_top >= SATURATED
     ]
-
-
-def _find_constant(facts: list[Facts]) -> list[str]:
-    """Images that show nothing."""
-    known = [(f.sample.name, f.intensities) for f in facts if f.intensities is not None]
-    if not known:
-        return []
-    span = max(each.high for _, each in known) - min(each.low for _, each in known)
-    return [name for name, each in known if each.spread <= CONSTANT * span]
 
 
 def _list_classes(data: DataSet, facts: list[Facts], classes: Classes) -> list[ClassShare]:
@@ -255,22 +245,6 @@ def _find_unannotated(facts: list[Facts], classes: Classes) -> tuple[list[str], 
         elif classes.background is not None and not of_class[first:].any():
             background_only.append(f.sample.name)
     return background_only, unlabelled
-
-
-def _find_leaks(facts: list[Facts], constant: set[str]) -> list[list[str]]:
-    """Images that are in several splits, pixel for pixel.
-
-    Those that show nothing are all alike, and teach nothing.
-    """
-    same: dict[Any, list[Facts]] = {}
-    for f in facts:
-        if f.digest and f.sample.name not in constant:
-            same.setdefault((f.shape, f.dtype, f.digest), []).append(f)
-    return [
-        [f.sample.name for f in group]
-        for group in same.values()
-        if len({f.split for f in group}) > 1
-    ]
 
 
 def count_splits(data: DataSet) -> dict[Split, int]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segkit.checkpoint.values import LabelCoding
-from segkit.core.labels import IGNORE_INDEX, describe_values
+from segkit.core.labels import IGNORE_INDEX
 from segkit.data.sources.base import Sample, Split
 from segkit.images.writing import write_image
+from segkit.inspection.description import format_values
 from segkit.inspection.findings import ClassShare, Findings
 from segkit.report.colors import Color, choose_colors
 from segkit.report.display import to_display
@@ -80,7 +81,7 @@ def list_legend(found: Findings) -> list[tuple[str, Color | None]]:
     entries: list[tuple[str, Color | None]] = []
     for each in found.classes[:MOST_IN_LEGEND]:
         painted = each.label != unpainted if each.label is not None else each.values != [0]
-        name = each.name if each.label is not None else f"value {describe_values(each.values)}"
+        name = each.name if each.label is not None else f"value {format_values(each, found)}"
         rest = "" if painted else ", not painted"
         entries.append((f"{name}  {each.share:.2%}{rest}", each.color if painted else None))
     if len(found.classes) > MOST_IN_LEGEND:

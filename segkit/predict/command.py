@@ -46,13 +46,14 @@ def predict(config: DictConfig) -> None:
 
     if settings.polygons is not None:
         require_polygons()
-    found = find_images(settings.input, settings.output)
-    for text in found.notes:
-        note(text)
-    make_folder(settings.output)
     settings.device = share.choose_device(settings.device)
     predictor = load_from_settings(settings)
     predictor.watch.warn = note
+    card = predictor.card
+    found = find_images(settings.input, settings.output, card.channel_files, card.image_pattern)
+    for text in found.notes:
+        note(text)
+    make_folder(settings.output)
     with_objects = predictor.instances is not None
     folders = settings.folders(with_objects)
     require_apart(found.files, settings.output, folders)

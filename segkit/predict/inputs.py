@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError, all_at_once
+from segkit.data.layout.channels import find_channel
 from segkit.images.formats.base import (
+    drop_channels,
+    find_absent,
     find_format,
     is_image,
     join_array,
+    join_channels,
+    list_parts,
     list_suffixes,
+    name_channels,
     split_array,
     strip_ending,
 )
@@ -65,7 +71,12 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def find_images(given: str | list[str], output: Path | None = None) -> Found:
+def find_images(
+    given: str | list[str],
+    output: Path | None = None,
+    channels: Sequence[str] = (),
+    pattern: str = "",
+) -> Found:
     """Find the images that a file, a folder, a pattern, a list file or several of these mean.
 
     - A folder: all images in it and its sub-folders, except hidden ones and results of predictions.
@@ -77,8 +88,15 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
     - A ``.txt`` file with a path per line, a ``.csv`` file with a column ``image``, relative to the
       file. Masks keep the folders of images below the file's folder.
 
+    Args:
+        given: What means them.
+        output: The output folder.
+        channels: Names of the channels that lay in files of their own in the training. Files that
+            are called so are put together, and others are left out; if none is, all stay alone.
+        pattern: The data.image_pattern of the training.
+
     Raises:
-        SegkitError: There are no images, or two would have the same mask.
+        SegkitError: There are no images, one lacks a channel, or two would have the same mask.
     """
     found = Found([], [])
     for text in [given] if isinstance(given, str) else given:
@@ -87,16 +105,19 @@ def find_images(given: str | list[str], output: Path | None = None) -> Found:
             images = _search_folder(path, output, found.notes)
         elif path.is_file() and path.suffix.lower() in LISTS:
             images = _read_list(path)
-        elif split_array(path)[0].exists():
+        elif not find_absent(path):
             images = [ImageFile(path, Path(strip_ending(path).name))]
         elif glob.has_magic(text):
             images = _match(text, output)
         else:
-            raise SegkitError(f"input: there is no file or folder {path.resolve()}.")
+            absent = " and ".join(str(each.resolve()) for each in find_absent(path))
+            raise SegkitError(f"input: there is no file or folder {absent}.")
         if not images:
             endings = ", ".join(list_suffixes())
             raise SegkitError(f"input: {text} has no images. They must end in {endings}.")
         found.files.extend(images)
+    if channels:
+        found = _join_channels(found, channels, pattern)
     problems = []
     seen: dict[Path, Path] = {}
     for image, stem in found.files:
@@ -119,7 +140,7 @@ def require_apart(
     of their files.
     """
     home = output.resolve()
-    images = {split_array(path)[0].resolve() for path, _ in files}
+    images = {part.resolve() for path, _ in files for part in list_parts(path)}
     stems = {stem for _, stem in files}
 
     def find_folder(written: Path) -> str | None:
@@ -145,12 +166,51 @@ def require_apart(
                     f"input: the mask of {path} would be written to {output / stem}, where the"
                     f" {folder} of another image go. Move one of them, or name them one by one."
                 )
-        image = split_array(path)[0].resolve()
-        folder = find_folder(image.relative_to(home)) if image.is_relative_to(home) else None
-        if folder is not None:
-            raise SegkitError(
-                f"output={output}: {folder} would overwrite the image {path}. Name another folder."
-            )
+        for part in list_parts(path):
+            image = part.resolve()
+            folder = find_folder(image.relative_to(home)) if image.is_relative_to(home) else None
+            if folder is not None:
+                raise SegkitError(
+                    f"output={output}: {folder} would overwrite the image {part}. Name another"
+                    " folder."
+                )
+
+
+def _join_channels(found: Found, channels: Sequence[str], pattern: str) -> Found:
+    """The images of files that hold a channel each."""
+    joined = dict[tuple[Path, str, str | None], None]()
+    whole, alone = list[ImageFile](), list[str]()
+    for image in found.files:
+        if name_channels(image.path):
+            whole.append(image)
+            continue
+        file, array = split_array(image.path)
+        count = len(image.stem.parts)  # of the parts that name its mask
+        part = find_channel(Path(*file.parts[-count:]).as_posix(), channels, pattern)
+        if part is None:
+            alone.append(str(image.path))
+        else:
+            joined[Path(*file.parts[:-count]), part[1], array] = None
+    if not joined:
+        return found
+    absent = list[str]()
+    for home, place, array in joined:
+        path = join_array(home / join_channels(place, channels), array)
+        absent += map(str, find_absent(path))
+        stem = drop_channels(strip_ending(join_array(Path(place), array)).as_posix())
+        whole.append(ImageFile(path, Path(stem or "-".join(channels))))
+    names = ", ".join(channels)
+    if absent:
+        raise all_at_once(
+            f"input: the model was trained on images in {len(channels)} files each ({names}), and"
+            " there are no files:",
+            absent,
+        )
+    notes = [*found.notes, f"files are put together as the channels of images: {names}"]
+    if alone:
+        shown = ", ".join(alone[:3]) + (" ..." if len(alone) > 3 else "")
+        notes.append(f"{len(alone)} files that are called like none of these are left out: {shown}")
+    return Found(whole, notes)
 
 
 def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[ImageFile]:
@@ -189,8 +249,8 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
         results = None  # the pattern names the results of another run
     images: list[ImageFile] = []
     zarrs: set[Path] = set()
-    # Path.glob takes no absolute patterns
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes none from the root
+    for path in sorted(map(Path, found)):
         is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
             continue
@@ -203,7 +263,7 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
 
 def _read_list(file: Path) -> list[ImageFile]:
     """The images that a file names; all lines whose images do not exist are listed."""
-    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - does not resolve links
+    home = Path(os.path.abspath(file.parent))  # noqa: PTH100 - Path.resolve would follow links
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             if file.suffix.lower() == ".txt":
@@ -223,9 +283,11 @@ def _read_list(file: Path) -> list[ImageFile]:
     for number, name in lines:
         if not name.strip():
             continue
-        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - nor here
-        if not split_array(path)[0].exists():
-            problems.append(f"line {number}: there is no file {path}")
+        path = Path(os.path.abspath(home / name.strip()))  # noqa: PTH100 - likewise
+        missing = find_absent(path)
+        if missing:
+            files = " and no file ".join(map(str, missing))
+            problems.append(f"line {number}: there is no file {files}")
         stem = strip_ending(path)
         inside = stem.relative_to(home) if stem.is_relative_to(home) else Path(stem.name)
         images.append(ImageFile(path, inside))

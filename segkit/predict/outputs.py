@@ -23,6 +23,7 @@ import io
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from segkit.checkpoint.values import find_empty
 from segkit.config.settings import PredictSettings
 from segkit.core.files import write_whole
 from segkit.core.labels import IGNORE_INDEX
-from segkit.images.formats.base import ImageFormat, find_format, split_array
+from segkit.images.formats.base import ImageFormat, find_format, list_parts, split_channels
 from segkit.images.place import Place, to_tiff_options
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Prediction
@@ -43,6 +44,7 @@ from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.masks import choose_suffix, make_mask
 from segkit.predict.polygons import (
     CocoFile,
+    Outline,
     find_outlines,
     list_categories,
     to_coco_image,
@@ -116,7 +118,9 @@ class Outputs:
                 path = self.find_path(file.stem, kind.maps_suffix if kind else ".tif")
                 self.clear(file, path)
                 self._stacks[file.stem] = (
-                    VolumeFile(path, pages, file.path, kind) if kind else StackFile(path, pages)
+                    VolumeFile(path, pages, split_channels(file.path)[0], kind)
+                    if kind
+                    else StackFile(path, pages)
                 )
             return self._stacks[file.stem]
 
@@ -124,8 +128,7 @@ class Outputs:
         """Publish the mask of a multi-page file once all pages are written."""
         if isinstance(stack, VolumeFile):
             self.record.begin(file, stack.extras)
-            for path in stack.extras:
-                stack.write(path)
+            stack.write_extras()
         self.record.finish(file, stack.path)
         stack.finish()
         self.drop(file)
@@ -210,16 +213,26 @@ class Outputs:
             )
         if wanted.polygons is not None:
             found = find_outlines(labels, ids, self.card)
-            if self.coco is None:
-                path = self.find_path("polygons" / page.stem, ".geojson")
-                text = to_geojson(found, self.categories, page.place)
-            else:
-                path = self.coco.find_part(page)
+            if self.coco is not None:
                 text = json.dumps(to_coco_image(page, found))
-            extras[path] = lambda path: write_whole(path, text)
+                extras[self.coco.find_part(page)] = lambda path: write_whole(path, text)
+            else:
+                path = self.find_path("polygons" / page.stem, ".geojson")
+                write_outlines = partial(self._write_geojson, found, page.place)
+                if isinstance(stack, VolumeFile) and ids is not None:
+                    stack.keep_outlines(path, page.number, write_outlines)
+                else:
+                    extras[path] = write_outlines
         self.record.begin(page.file, extras)
         for path, write in extras.items():
             write(path)
+
+    def _write_geojson(
+        self, found: list[Outline], place: Place | None, path: Path, before: int = 0
+    ) -> None:
+        """Write outlines; ids go on after those of so many objects before."""
+        numbered = [outline._replace(id=outline.id + before) for outline in found]
+        write_whole(path, to_geojson(numbered, self.categories, place))
 
     def _keep_maps(self, page: Page, result: Prediction, volume: VolumeFile) -> None:
         """Keep the ids and probabilities of a page until its volume is complete."""
@@ -267,5 +280,5 @@ def choose_overlay_suffix(place: Place | None) -> str:
 
 def find_maps_format(file: ImageFile) -> type[ImageFormat] | None:
     """The format that writes maps in its own files, as of volumes, if the file has it."""
-    kind = find_format(split_array(file.path)[0])
+    kind = find_format(list_parts(file.path)[0])
     return kind if kind is not None and kind.maps_suffix else None

@@ -6,6 +6,7 @@ Outlines follow the edges of pixels: the pixel in row 3 and column 5 is the squa
 
 from __future__ import annotations
 
+import importlib
 import json
 import threading
 from collections import defaultdict
@@ -23,7 +24,7 @@ from shapely.geometry import mapping, shape
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.images.formats.base import join_array, split_array
+from segkit.images.formats.base import find_ending, join_array, name_channels, split_array
 from segkit.images.place import Place
 from segkit.inference.objects.object_classes import (
     ObjectClass,
@@ -71,14 +72,12 @@ class Outline(NamedTuple):
 
 
 def require_polygons() -> None:
-    """Check that rasterio and pycocotools are installed."""
+    """Check that rasterio is installed."""
     try:
-        import pycocotools.mask  # noqa: F401 - only whether it is there
-        import rasterio.features  # noqa: F401 - likewise
+        importlib.import_module("rasterio.features")
     except ImportError as error:
         raise SegkitError(
-            f"polygons need rasterio and pycocotools ({error}): pip install"
-            " 'segkit-torch[polygons]'."
+            f"polygons need rasterio ({error}): pip install 'segkit-torch[polygons]'."
         ) from error
 
 
@@ -173,6 +172,8 @@ def to_coco_image(page: Page, found: Iterable[Outline]) -> dict[str, Any]:
     """
     height, width = page.image.shape[:2]
     file, array = split_array(page.file.path)
+    if name_channels(file):
+        file = Path(page.file.stem.name + find_ending(file.name))
     name = join_array(page.file.stem.parent / file.name, array).as_posix()
     entry: dict[str, Any] = {"file_name": name, "height": height, "width": width}
     if page.total > 1:

@@ -24,7 +24,7 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, wrap_write_errors, write_whole
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import list_parts
 from segkit.images.formats.zarr_store import is_zarr
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
@@ -251,12 +251,12 @@ def hash_content(paths: Iterable[Path]) -> list[str]:
 
 
 def read_state(path: Path) -> list[int]:
-    """Read when an image was last changed and its size; of a zarr, over all of its files."""
-    path, _ = split_array(path)
+    """Read when an image was last changed and its size, over all of its files."""
+    found = []
     try:
-        found = [path.stat()]
-        if path.is_dir():
-            found = [part.stat() for part in path.rglob("*") if part.is_file()] or found
+        for file in list_parts(path):
+            inside = file.rglob("*") if file.is_dir() else ()
+            found += [part.stat() for part in inside if part.is_file()] or [file.stat()]
     except OSError:  # removed since it was listed
         return []
     return [max(each.st_mtime_ns for each in found), sum(each.st_size for each in found)]

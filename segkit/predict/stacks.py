@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -123,13 +123,15 @@ class VolumeFile:
     def __init__(self, path: Path, pages: int, source: Path, kind: type[ImageFormat]) -> None:
         self.path, self.pages, self.source, self.kind = path, pages, source, kind
         self._maps: dict[Path, dict[int, NDArray[Any]]] = {}
-        self._ids = set[Path]()
+        self._ids: Path | None = None
+        self._outlines: dict[int, tuple[Path, Callable[[Path, int], None]]] = {}
         self._lock = threading.Lock()
 
     @property
     def extras(self) -> list[Path]:
         """The files besides the mask."""
-        return [path for path in self._maps if path != self.path]
+        outlines = [path for path, _ in self._outlines.values()]
+        return [*(path for path in self._maps if path != self.path), *outlines]
 
     def keep(self, path: Path, number: int, values: NDArray[Any], are_ids: bool = False) -> bool:
         """Keep a page of a file, (H, W) or (C, H, W). Return whether all of it are there."""
@@ -137,26 +139,45 @@ class VolumeFile:
             maps = self._maps.setdefault(path, {})
             maps[number] = values
             if are_ids:
-                self._ids.add(path)
+                self._ids = path
             return len(maps) == self.pages
+
+    def keep_outlines(self, path: Path, number: int, write: Callable[[Path, int], None]) -> None:
+        """Keep what writes the outlines of a page, when the number of objects before is known."""
+        with self._lock:
+            self._outlines[number] = path, write
 
     def add(self, number: int, mask: NDArray[Any], options: object = None) -> bool:
         """Keep a page of the mask. Return whether all are there."""
         return self.keep(self.path, number, mask)
 
-    def write(self, path: Path) -> None:
-        """Write one of the files, whose pages are all there."""
-        maps = [self._maps[path][number] for number in range(self.pages)]
-        if path in self._ids:  # those of each slice begin at 1, and would be one object in a volume
-            before = np.cumsum([0, *(ids.max() for ids in maps[:-1])])
-            maps = [np.where(ids > 0, ids + n, 0) for ids, n in zip(maps, before, strict=True)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.kind.write_maps(self.source, maps, path)
+    def write_extras(self) -> None:
+        """Write the files besides the mask, all of whose pages are there.
+
+        The ids of each slice begin at 1, and would be one object in a volume: they go on instead.
+        """
+        before = [0] * self.pages
+        if self._ids is not None:
+            ids = [self._maps[self._ids][number] for number in range(self.pages)]
+            before = np.cumsum([0, *(page.max() for page in ids[:-1])]).tolist()
+            for number, page in enumerate(ids):
+                self._maps[self._ids][number] = np.where(page > 0, page + before[number], 0)
+        for path in self._maps:
+            if path != self.path:
+                self._write(path)
+        for number, (path, write) in self._outlines.items():
+            write(path, before[number])
 
     def finish(self) -> None:
         """Write the mask."""
-        self.write(self.path)
+        self._write(self.path)
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        maps = [self._maps[path][number] for number in range(self.pages)]
+        self.kind.write_maps(self.source, maps, path)
 
     def drop(self) -> None:
         """Forget the pages."""
         self._maps.clear()
+        self._outlines.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 
 from omegaconf import DictConfig
@@ -24,7 +25,7 @@ def serve(config: DictConfig) -> None:
     """
     settings = parse_settings(ServeSettings, config)
     try:
-        import python_multipart  # noqa: F401 - FastAPI would miss it too late
+        importlib.import_module("python_multipart")  # FastAPI would miss it too late
         import uvicorn
 
         from segkit.serve.app import create_app, name_model

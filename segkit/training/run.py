@@ -74,6 +74,9 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     num_classes = None if target.from_ids else settings.head.options.get("num_classes")
     summary = check(source, masks, num_classes)
     _print_data(console, settings, summary)
+    if source.channel_files:  # predictions put files together in the same way
+        channels = {"channel_files": list(source.channel_files)}
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update=channels)})
     outputs = target.num_classes or summary.num_classes
     for name in settings.metrics:  # refused before the training, not after it
         Metric.build(name, mode=mode, num_classes=outputs)

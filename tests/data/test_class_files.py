@@ -90,3 +90,12 @@ def test_classes_beside_a_set_are_proposed(tmp_path: Path) -> None:
     source = FolderSource("binary", root=tmp_path, class_names=("background", "cell"))
     source.splits()
     assert "to use them" not in "".join(source.notes())
+
+
+def test_the_ignore_label_of_nnunet(tmp_path: Path) -> None:
+    labels = '{"labels": {"background": 0, "tumour": 1, "ignore": 2}}'
+    (tmp_path / "dataset.json").write_text(labels)
+    assert propose_classes(tmp_path, ()) == [
+        "dataset.json names 2 classes; to use them, add 'data.label_map={2:255}'"
+        " 'data.class_names=[background,tumour]'"
+    ]

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.splits import natural_key, split_by_lists, split_by_ratio
 from segkit.data.sources.base import SPLITS, DataSource, Sample
-from segkit.data.sources.folder import FolderSource, natural_key, split_by_lists, split_by_ratio
+from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image, write_mask
 
 PIXELS = np.arange(35, dtype=np.uint8).reshape(7, 5)

@@ -10,7 +10,7 @@ from segkit.data.checks.summary import check
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import ImageReader
 
-nibabel = pytest.importorskip("nibabel")
+nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
 
 RAS = np.array([[2.0, 0, 0, -30], [0, 3.0, 0, 11], [0, 0, 4.0, 7], [0, 0, 0, 1]])
 VALUES = np.random.default_rng(0).integers(0, 255, (20, 20, 6)).astype(np.uint8)
@@ -45,7 +45,12 @@ def turn(volume, codes: str):
 @pytest.mark.parametrize("codes", ["LPS", "PIR", "RSA"])
 def test_a_mask_in_another_order_of_axes_is_paired_by_the_affine(tmp_path, codes: str) -> None:
     mask = nibabel.Nifti1Image(MASK, RAS)
-    check(put(tmp_path, turn(mask, codes)), "binary")
+    [note] = check(put(tmp_path, turn(mask, codes)), "binary").notes
+    assert note == (
+        "1 masks are turned to their images by the headers, as a viewer does: the axes of masks"
+        f" lead to {codes}, those of images to RAS: images/a.nii.gz"
+    )
+    assert not check(put(tmp_path / "same", mask), "binary").notes
     wanted = np.flip(nibabel.as_closest_canonical(mask).get_fdata(), (0, 1)).transpose(2, 1, 0)
     np.testing.assert_array_equal(read_masks(put(tmp_path, turn(mask, codes))), wanted)
 
@@ -94,8 +99,8 @@ def test_a_coarser_mask_lies_where_its_outline_does(tmp_path: Path) -> None:
 
 
 def test_a_series_and_a_volume(tmp_path: Path) -> None:
-    pydicom = pytest.importorskip("pydicom")
-    from images.test_dicom import make, save
+    pydicom = pytest.importorskip("pydicom", reason="the extra medical is not installed")
+    from images.dicom_files import make, save
 
     (tmp_path / "images/a").mkdir(parents=True)
     for number in range(6):

@@ -10,8 +10,8 @@ import torch
 import segkit
 from segkit.checkpoint.values import LabelCoding
 from segkit.core.errors import SegkitError
+from segkit.data import file_reading
 from segkit.data.loading import WholeDataset
-from segkit.data.sources import folder
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.data.sources.folder import FolderSource
 from segkit.evaluate.evaluation import evaluate, make_metrics
@@ -116,8 +116,8 @@ def test_large_images_are_scored_block_by_block_with_the_same_result(
 
     wanted, _ = run()
     assert wanted.confusion.sum() == 3 * (150 * 130 - 30 * 30)
-    monkeypatch.setattr(folder, "LARGE", 0)
-    monkeypatch.setattr(folder.ImageReader, "read", None)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
+    monkeypatch.setattr(file_reading.ImageReader, "read", None)
     found, dataset = run()
     assert torch.equal(found.confusion, wanted.confusion)
     assert found.images == wanted.images
@@ -127,7 +127,7 @@ def test_large_images_are_scored_block_by_block_with_the_same_result(
     write_results(tmp_path / "out", "title", plain, dataset, found)  # shows parts of the images
     monkeypatch.undo()
     measure = FolderSource.measure_large
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     monkeypatch.setattr(  # between others that are predicted whole
         FolderSource, "measure_large", lambda *args: measure(*args) if "1" in args[1].name else None
     )

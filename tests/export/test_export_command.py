@@ -66,7 +66,7 @@ def test_a_file_holds_the_whole_card_and_is_alone(exported, tiny_multiclass_run)
 
 
 def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     file = run_export(tiny_run, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(os.fspath(file))
     (given,), (result,) = session.get_inputs(), session.get_outputs()

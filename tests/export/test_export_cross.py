@@ -25,7 +25,7 @@ PRESETS = sorted(path.stem for path in (CONF / "encoder").glob("*.yaml") if path
 UPSAMPLES = ("nearest", "bilinear", "deconv")
 VIT = {"name": "test_vit.r160_in1k", "img_size": 64}
 
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
 def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):

@@ -15,7 +15,7 @@ from segkit.export.command import export
 from segkit.export.images import find_real_images
 from segkit.export.quantization import Quantized, measure
 
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
 def run_export(run, output, *overrides: str):

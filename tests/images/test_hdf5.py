@@ -15,7 +15,7 @@ from segkit.images.formats.base import find_format, is_image
 from segkit.images.reading import ImageReader, count_pages, read_extent, read_image, read_mask
 from segkit.images.windows import open_windows
 
-h5py = pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
 
 H, W = 83, 70
 
@@ -143,7 +143,7 @@ def test_packed_numbers_of_netcdf(tmp_path: Path) -> None:
 
 
 def test_minc_is_refused() -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     path = Path(nibabel.__file__).parent / "tests/data/minc2_1_scale.mnc"
     with pytest.raises(SegkitError, match="it is MINC: convert it to NIfTI"):
         read_image(path)

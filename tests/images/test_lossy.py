@@ -1,5 +1,6 @@
 """Whether a file is compressed with loss, against whether imagecodecs gives back what was saved."""
 
+import struct
 from pathlib import Path
 
 import imagecodecs
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_lerc
 from segkit.images.reading import ImageReader
 from segkit.images.windows import open_windows
 
@@ -42,6 +43,41 @@ def test_a_tiff_tells_it(tmp_path: Path, compression: str, tile) -> None:
         if tile:
             with open_windows(path) as image:
                 assert image.kind.is_lossy == lossy
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("packed", ["LERC", "LERC_DEFLATE", "LERC_ZSTD"])
+def test_lerc_tells_the_error_that_it_allows(tmp_path: Path, dtype: str, packed: str) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
+    values = RNG.integers(0, 100, (1, 96, 80)) + (RNG.random((1, 96, 80)) * (dtype[0] == "f"))
+    values = values.astype(dtype)
+    profile = {"driver": "GTiff", "count": 1, "height": 96, "width": 80, "dtype": dtype}
+    profile["transform"] = rasterio.Affine(2, 0, 0, 0, -2, 0)
+    for allowed in (0, 2.5):
+        path = tmp_path / f"{allowed}.tif"
+        with rasterio.open(path, "w", compress=packed, MAX_Z_ERROR=allowed, **profile) as file:
+            file.write(values)
+        with rasterio.open(path) as file:
+            is_exact = (file.read() == values).all()
+        assert is_exact == (allowed == 0)
+        with ImageReader(path) as reader:
+            assert reader.read().is_lossy != is_exact
+
+
+def test_versions_of_lerc() -> None:
+    """Each names its own place of the error; unknown ones count as lossy."""
+    for version, before in {2: 5, 3: 6, 4: 7, 5: 7, 6: 7}.items():
+        for error, kind, lossy in (
+            (0.5, 1, False),
+            (1.0, 1, True),
+            (0.0, 6, False),
+            (0.5, 7, True),
+        ):
+            numbers = [7] * before + [kind]
+            more = struct.pack("<iI", 0, 0) if version == 6 else b""
+            header = b"Lerc2 " + struct.pack(f"<i{len(numbers)}i", version, *numbers) + more
+            assert is_lossy_lerc(header + struct.pack("<ddd", error, 0, 9)) == lossy, version
+    assert is_lossy_lerc(b"Lerc2 " + struct.pack("<i", 9) + bytes(80))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

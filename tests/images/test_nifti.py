@@ -16,7 +16,7 @@ from segkit.images.formats.base import find_format, is_image
 from segkit.images.formats.nifti import write_volume_like
 from segkit.images.reading import ImageReader, count_pages, read_extent, read_image, read_mask
 
-nibabel = pytest.importorskip("nibabel")
+nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
 pytestmark = pytest.mark.filterwarnings("error")
 
 X, Y, Z = 5, 7, 6

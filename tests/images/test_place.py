@@ -30,7 +30,7 @@ def read_size(path: Path, page: int | None = None) -> tuple[float, float] | None
 
 
 def geotiff(path: Path, crs, transform, *, point: bool = False, **options) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     profile = {"driver": "GTiff", "height": H, "width": W, "count": 1, "dtype": "uint8", **options}
     with rasterio.open(path, "w", crs=crs, transform=transform, **profile) as file:
         if point:
@@ -50,7 +50,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("code", [32633, 4326, 3857])
 def test_geotiff_comes_back(tmp_path: Path, code: int, name: str, point: bool) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     path, copy = tmp_path / "größe a.tif", tmp_path / "b.tif"
     affine = rasterio.Affine(*TRANSFORMS[name])
     geotiff(path, f"EPSG:{code}", affine, point=point, nodata=7)
@@ -69,7 +69,7 @@ def test_geotiff_comes_back(tmp_path: Path, code: int, name: str, point: bool) -
 
 
 def test_a_system_of_its_own_is_copied_but_has_no_name(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     crs = "+proj=laea +lat_0=47 +lon_0=11.5 +ellps=GRS80 +units=m"
     affine = rasterio.Affine(*TRANSFORMS["north up"])
     geotiff(tmp_path / "a.tif", crs, affine)
@@ -88,7 +88,7 @@ def test_a_system_of_its_own_is_copied_but_has_no_name(tmp_path: Path) -> None:
     [{"tiled": True, "blockxsize": 16, "blockysize": 16}, {"count": 3}, {"BIGTIFF": "YES"}],
 )
 def test_layouts_and_pages(tmp_path: Path, options: dict) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     affine = rasterio.Affine(*TRANSFORMS["north up"])
     path, count = tmp_path / "a.tif", options.get("count", 1)
     profile = {"driver": "GTiff", "height": H, "width": W, "dtype": "uint8", "count": 1, **options}
@@ -99,7 +99,7 @@ def test_layouts_and_pages(tmp_path: Path, options: dict) -> None:
 
 
 def test_ground_control_points_are_no_transform(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     point = rasterio.control.GroundControlPoint
     points = [point(0, 0, 5.0, 9.0), point(0, W, 8.0, 9.1), point(H, 0, 5.2, 7.0)]
     profile = {"driver": "GTiff", "height": H, "width": W, "count": 1, "dtype": "uint8"}
@@ -110,7 +110,7 @@ def test_ground_control_points_are_no_transform(tmp_path: Path) -> None:
 
 
 def test_the_first_of_several_tie_points_counts(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     points = (4.0, 2.0, 0.0, 5.0, 9.0, 0.0, 10.0, 3.0, 0.0, 99.0, 98.0, 0.0)
     tags = [(33550, "d", 3, (2.0, 3.0, 0.0), False), (33922, "d", 12, points, False)]
     path = tmp_path / "a.tif"
@@ -160,7 +160,7 @@ def test_a_turned_geotiff_has_no_place(tmp_path: Path) -> None:
 
 def check_copy(path: Path, place: Place) -> None:
     """What is written in this place, rasterio reads where it reads the image."""
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     copy = path.with_name("copy.tif")
     tifffile.imwrite(copy, noise(H, W), metadata=None, **to_tiff_options(place))
     with rasterio.open(copy) as written, rasterio.open(path) as given:
@@ -180,7 +180,7 @@ def check_copy(path: Path, place: Place) -> None:
     ],
 )  # fmt: skip
 def test_world_files(tmp_path: Path, suffix: str, ending: str, name: str) -> None:
-    pytest.importorskip("rasterio")
+    pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     a, b, c, d, e, f = TRANSFORMS[name]
     path = tmp_path / f"a.b{suffix}"
     Image.fromarray(noise(H, W)).save(path)
@@ -193,7 +193,7 @@ def test_world_files(tmp_path: Path, suffix: str, ending: str, name: str) -> Non
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326", "EPSG:3857", None])
 def test_files_of_gdal(tmp_path: Path, crs: str | None, name: str) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     path, affine = tmp_path / "a.png", rasterio.Affine(*TRANSFORMS[name])
     geotiff(path, crs, affine, driver="PNG")
     assert (tmp_path / "a.png.aux.xml").is_file()
@@ -207,7 +207,7 @@ def test_files_of_gdal(tmp_path: Path, crs: str | None, name: str) -> None:
 
 
 def test_a_transform_in_the_image_counts_more_than_a_world_file(tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     path = tmp_path / "a.tif"
     geotiff(path, "EPSG:32633", rasterio.Affine(*TRANSFORMS["north up"]))
     (tmp_path / "a.tfw").write_text("1\n0\n0\n-1\n5\n5\n")

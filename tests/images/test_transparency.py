@@ -26,7 +26,7 @@ def split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_geotiff(path: Path, bands: np.ndarray, mask: np.ndarray | None = None, **options) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     count, height, width = bands.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
     with warnings.catch_warnings():
@@ -67,6 +67,42 @@ def test_premultiplied_colours_are_restored(tmp_path: Path) -> None:
     assert values[5, 5].tolist() == [199, 100, 40]  # 100 * 255 / 128
     assert missing[0].all()
     assert not missing[1:].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_palette_with_alpha(tmp_path: Path, dtype: str) -> None:
+    path, full = tmp_path / "a.tif", int(np.iinfo(dtype).max)
+    indices, opacity = noise(H, W) % 4, np.full((H, W), full, dtype)
+    opacity[2, 3] = 0
+    colours = np.array([[0, 0, 0], [200, 0, 0], [0, 100, 0], [7, 8, 9]], np.uint8)
+    if dtype == "uint8":
+        palette = Image.fromarray(indices).convert("P")
+        palette.putpalette(colours.tobytes())
+        shown = palette.convert("PA")
+        shown.putalpha(Image.fromarray(opacity))
+        shown.save(path)
+        with Image.open(path) as picture:
+            assert picture.mode == "PA"
+            np.testing.assert_array_equal(picture.convert("RGB"), colours[indices])
+    else:
+        table = np.zeros((3, 2**16), np.uint16)
+        table[:, :4] = colours.T.astype(np.uint16) * 257
+        tifffile.imwrite(
+            path,
+            np.stack([indices.astype(dtype), opacity], axis=2),
+            photometric="minisblack",
+            planarconfig="contig",
+            metadata=None,
+            extratags=[(320, "H", table.size, table.ravel().tolist(), True)],
+        )
+        with tifffile.TiffFile(path, mode="r+") as tif:
+            tif.pages.first.tags["PhotometricInterpretation"].overwrite(3)
+            tif.pages.first.tags["ExtraSamples"].overwrite(2)
+    values, missing = split(read_image(path))
+    same(values, colours[indices])
+    np.testing.assert_array_equal(missing, opacity == 0)
+    assert read_image(path, keep_alpha=True).shape == (H, W, 4)
+    assert read_mask(path).shape == (H, W, 2)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -119,7 +155,7 @@ def test_gdals_value_without_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
 @pytest.mark.parametrize("nodata", [0, 255, -32768, -3.4028234663852886e38, 0.1])
 def test_values_without_data_of_every_type(tmp_path: Path, dtype: str, nodata: float) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     fits = np.issubdtype(np.dtype(dtype), np.floating) or (
         nodata == int(nodata) and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max
     )

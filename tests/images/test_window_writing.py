@@ -324,7 +324,7 @@ except SegkitError as error:
 )
 def test_a_disk_that_fills_up(tmp_path: Path, suffix: str, limit: int, when: str) -> None:
     """The system refuses to let files grow, which it reports as it reports a full disk."""
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="Windows has no such limit")
     path = tmp_path / f"a{suffix}"
     write(path, noise(30, 20))
     command = [sys.executable, "-c", FULL, str(path), str(limit), when]
@@ -360,7 +360,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_does_not_grow_with_the_image(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="Windows has no such limit")
     peaks = []
     for height in (4_000, 40_000):
         command = [sys.executable, "-c", MEMORY, str(tmp_path / f"{height}{suffix}"), str(height)]

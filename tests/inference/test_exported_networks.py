@@ -25,8 +25,8 @@ from segkit.inference.runtimes.exported import (
     choose_providers,
 )
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
 pytestmark = pytest.mark.slow  # three exports
 
 TINY = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck.upsample=deconv"]

@@ -160,6 +160,22 @@ def test_context_is_seen_and_not_decided(binary_run):
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_channels_in_several_files(binary_run, tmp_path):
+    """Grey is not repeated where it is one of several files, and models must agree on them."""
+    paths = []
+    for names in (["0000", "0001"], ["0001", "0000"]):
+        stored = torch.load(binary_run.checkpoint, weights_only=True)
+        stored["segkit"]["config"]["data"]["channel_files"] = names
+        paths.append(tmp_path / f"{names[0]}.ckpt")
+        torch.save(stored, paths[-1])
+    predictor = segkit.load(paths[0], device="cpu")
+    assert predictor.card.channel_files == ("0000", "0001")
+    with pytest.raises(SegkitError, match=r"in several files \(0000, 0001\), this image has 3"):
+        predictor(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(SegkitError, match="channels of its images were 0001, 0000, those of the"):
+        segkit.load(paths, device="cpu")
+
+
 def test_an_ensemble_is_the_mean_of_its_members(binary_run, border_core_run, tmp_path):
     image = draw(5, (60, 70)).image
     stored = torch.load(binary_run.checkpoint, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -263,6 +264,27 @@ def test_splits_and_pairs_are_described(tmp_path, capsys):
         "0% for validation and 0% for testing, drawn at random (data.split=random)"
     )
     assert "as the data set 'cells' is divided" in capsys.readouterr().out
+
+
+def test_mask_values_that_are_none_are_named(tmp_path, capsys):
+    """Two kinds of masks in one set: a GeoTIFF with nodata, and a picture with transparency."""
+    for number in range(4):
+        put(tmp_path, str(number), noise(), boxes(1))
+    nodata = [(42113, 2, 2, "9", True)]
+    tifffile.imwrite(tmp_path / "masks/0.tif", np.uint8(boxes(40, 9)), extratags=nodata)
+    clear = np.dstack([boxes(0, 80) + 7] * 3 + [boxes(0, 255)]).astype(np.uint8)
+    assert cv2.imwrite(str(tmp_path / "masks/1.png"), clear)
+    (tmp_path / "masks/0.png").unlink()
+    with pytest.raises(SegkitError):
+        run(tmp_path, "head=multiclass")
+    text = capsys.readouterr().out
+    assert "no data" in text
+    assert "transparent" in text
+    assert not re.search(r"[│ ]-[12] ", text)
+    found = find(tmp_path, "head=multiclass")
+    assert [each.values[0] for each in found.classes][:2] == [-2, -1]
+    documented = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    assert "-1 are pixels without data or a label, -2 transparent ones" in documented
 
 
 def test_leaks_and_odd_images_are_told_with_their_names(tmp_path, capsys):

@@ -19,7 +19,7 @@ def trained(encoder: str, neck: object = "unet", **options: object) -> Segmenter
     torch.manual_seed(0)
     own = encoder in {"unet", "odd_to_fold"}
     parts = {"name": encoder, **({} if own else {"pretrained": False}), **options}
-    model = create_model(parts, neck)  # type: ignore[arg-type]
+    model = create_model(parts, neck)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -165,7 +165,7 @@ def test_a_network_without_a_faster_copy_is_returned_itself_with_a_warning() -> 
             assert for_inference(odd) is odd
         assert not odd.training
     keeping = trained("test_resnet")
-    keeping.last = torch.ones(1, requires_grad=True) * 2  # type: ignore[assignment]
+    keeping.last = torch.ones(1, requires_grad=True) * 2
     with pytest.warns(SlowPredictionWarning, match="no faster copy"):
         assert for_inference(keeping) is keeping  # torch copies no such tensor
 

@@ -14,7 +14,7 @@ from segkit.models.segmenter import Segmenter, create_model
 def block(skip: int, norm: str = "none", padding: str = "same") -> tuple[JoinBlock, Upsample]:
     torch.manual_seed(0)
     up = Upsample(5, 2, "nearest")
-    return JoinBlock(5, skip, 4, up, norm, padding).double(), up  # type: ignore[arg-type]
+    return JoinBlock(5, skip, 4, up, norm, padding).double(), up
 
 
 def maps(skip: int, height: int, width: int, more: int = 0) -> list[torch.Tensor]:
@@ -73,7 +73,7 @@ def test_when_the_fast_path_is_taken() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert not join.takes_fast_path(torch.rand(1, 5, 16, 16))
     for mode, factor in (("bilinear", 2), ("deconv", 2), ("nearest", 4)):
-        other = JoinBlock(5, 0, 4, Upsample(5, factor, mode))  # type: ignore[arg-type]
+        other = JoinBlock(5, 0, 4, Upsample(5, factor, mode))
         assert not other.takes_fast_path(torch.rand(1, 5, 16, 16))
 
 

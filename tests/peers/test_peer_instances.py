@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 
 from segkit.metrics.instances import count_objects, score_objects
@@ -40,7 +41,9 @@ def pooled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
 def test_ap_and_pq_equal_stardist():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stardist = pytest.importorskip("stardist.matching")
+        stardist = pytest.importorskip(
+            "stardist.matching", reason="the extra peers is not installed"
+        )
     thresholds = [round(0.5 + 0.05 * k, 2) for k in range(10)]
     above = np.array(thresholds) + 1e-6  # it also takes an IoU that equals the threshold
     truths, predictions = zip(*frames(), strict=True)
@@ -57,8 +60,9 @@ def test_ap_and_pq_equal_stardist():
 
 def test_seg_and_det_equal_ctcmetrics(tmp_path):
     """Through files, as the package takes them, and without tracks."""
-    ctc = pytest.importorskip("ctc_metrics.scripts.evaluate")
-    tifffile = pytest.importorskip("tifffile")
+    ctc = pytest.importorskip(
+        "ctc_metrics.scripts.evaluate", reason="the extra peers is not installed"
+    )
     folders = {name: tmp_path / name for name in ("GT/SEG", "GT/TRA", "RES")}
     for folder in folders.values():
         folder.mkdir(parents=True)

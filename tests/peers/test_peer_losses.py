@@ -21,8 +21,10 @@ pytestmark = pytest.mark.peers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # their own, at import
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    monai = pytest.importorskip("monai.losses")
+    smp = pytest.importorskip(
+        "segmentation_models_pytorch", reason="the extra peers is not installed"
+    )
+    monai = pytest.importorskip("monai.losses", reason="the extra peers is not installed")
 
 MODES = ["binary", "multiclass", "multilabel"]
 CHANNELS = {"binary": 1, "multiclass": 3, "multilabel": 3}

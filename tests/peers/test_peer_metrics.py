@@ -24,7 +24,7 @@ def masks(classes: int, seed: int) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_hausdorff_distance_equals_monai():
     """It too takes the larger of the percentiles of both ways, of edges within the masks."""
-    metrics = pytest.importorskip("monai.metrics")
+    metrics = pytest.importorskip("monai.metrics", reason="the extra peers is not installed")
     for seed in range(5):
         labels, truth = masks(3, seed), masks(3, seed + 10)
         expected = metrics.compute_hausdorff_distance(
@@ -40,7 +40,7 @@ def test_hausdorff_distance_equals_monai():
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_boundary_f1_equals_monais_surface_dice_of_pixels():
     """Surface Dice pools both boundaries: (near + found) / (predicted + true)."""
-    metrics = pytest.importorskip("monai.metrics")
+    metrics = pytest.importorskip("monai.metrics", reason="the extra peers is not installed")
     for seed, tolerance in enumerate([0.5, 1.0, 2.0, 5.0]):
         labels, truth = masks(3, seed), masks(3, seed + 10)
         expected = metrics.compute_surface_dice(
@@ -56,7 +56,7 @@ def test_boundary_f1_equals_monais_surface_dice_of_pixels():
 
 
 def test_threshold_counts_equal_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.metrics")
+    sklearn = pytest.importorskip("sklearn.metrics", reason="the extra peers is not installed")
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.rand((1, 1, 40, 40), generator=generator)
     target = (torch.rand((1, 40, 40), generator=generator) < probabilities[:, 0]).long()

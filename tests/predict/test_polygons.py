@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
 
 from segkit.predict.inputs import ImageFile, Page
 from segkit.predict.polygons import (
@@ -21,8 +22,7 @@ from segkit.predict.polygons import (
 from segkit.targets.base import Target
 from segkit.targets.objects import label_regions
 
-pycoco = pytest.importorskip("pycocotools.coco")
-features = pytest.importorskip("rasterio.features")
+features = pytest.importorskip("rasterio.features", reason="the extra polygons is not installed")
 # pycocotools 2.0.11 on numpy 2, when it decodes
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -55,7 +55,7 @@ def make_page(shape: tuple[int, ...], name: str = "x.png", number: int = 0, tota
 
 def load_coco(images: list[Any], known, tmp_path) -> Any:
     (tmp_path / "coco.json").write_text(join_coco(images, known))
-    return pycoco.COCO(str(tmp_path / "coco.json"))
+    return COCO(str(tmp_path / "coco.json"))
 
 
 def painted(loaded, image_id: int, shape) -> dict[int, np.ndarray]:

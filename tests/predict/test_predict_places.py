@@ -15,7 +15,7 @@ from segkit.data.sources.cells import draw
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import ImageReader, read_image, read_mask
 
-rasterio = pytest.importorskip("rasterio")
+rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
 
 TRANSFORM = rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_600_000)
 
@@ -187,7 +187,7 @@ def test_outlines_of_pages_are_labels_of_pages(
 
 
 def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict, files_of) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     affine = np.array([[-0.7, 0, 0, 10], [0, 0, 2.0, -5], [0, 0.7, 0, 3], [0, 0, 0, 1]])
     voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
     (tmp_path / "in").mkdir()
@@ -231,8 +231,28 @@ def test_volumes_come_back_as_volumes(binary_run, tmp_path, out, run_predict, fi
     assert files_of(out) == names
 
 
+def test_outlines_of_slices_have_the_ids_of_the_volume(binary_run, tmp_path, out, run_predict):
+    voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
+    (tmp_path / "in").mkdir()
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1])), tmp_path / "in/a.nii")
+    options = ["instances=components", "polygons=geojson", "overlays=false"]
+    options.append(f"threshold={find_threshold(binary_run, voxels[..., 1])}")
+    run_predict(binary_run, tmp_path / "in", *options)
+    ids = np.asanyarray(nibabel.load(out / "instances/a.nii.gz").dataobj)
+    assert ids.max() > ids[..., 0].max() > 0
+    for page in range(3):
+        [file] = out.glob(f"polygons/**/*{page}.geojson")
+        found = {
+            feature["properties"]["id"]: feature["properties"]["area"]
+            for feature in json.loads(file.read_text())["features"]
+        }
+        numbers, areas = np.unique(ids[..., page], return_counts=True)
+        assert found == {n: a for n, a in zip(numbers.tolist(), areas.tolist(), strict=True) if n}
+
+
 def test_volumes_of_overlapping_classes(multilabel_run, tmp_path, out, run_predict) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     voxels = np.stack([draw(n, (48, 40)).image[..., 0] for n in range(3)], axis=2)
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "in/a.nii")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.nightly
 
 @pytest.fixture(scope="module")
 def address(multiclass_run, tmp_path_factory):
-    pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
+    pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
     options = [f"checkpoint={multiclass_run.checkpoint}", "instances=components"]
     with subprocess.Popen(
         [sys.executable, "-m", "segkit.serve", *options, "port=0", "device=cpu", "max_upload_mb=1"],

@@ -25,7 +25,7 @@ from segkit.serve.command import format_address, listen, serve
     ],
 )
 def test_wrong_values_are_named(words, named):
-    pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
+    pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
     with pytest.raises(SegkitError, match=named):
         serve(compose(words, "serve"))
 
@@ -58,7 +58,7 @@ def test_addresses_can_be_opened():
 
 @pytest.mark.slow
 def test_it_runs_until_ctrl_c(binary_run, tmp_path):
-    pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
+    pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
     given = [f"checkpoint={binary_run.checkpoint}", "device=cpu"]
     command = [sys.executable, "-m", "segkit.serve", *given]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-pytest.importorskip("fastapi_offline", reason="the extra `serve` is not installed")
+pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient
 from serve.conftest import Thresholds, as_png, gigapixel_png, make_card
 

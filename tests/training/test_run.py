@@ -193,7 +193,10 @@ def test_the_main_job_learns_what_it_promises(epochs, iou, tmp_path):
 
 @pytest.mark.slow
 def test_tensorboard_gets_the_metrics(tmp_path):
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="the extra tensorboard is not installed",
+    )
     train_quick(tmp_path, "logger=tensorboard")
     events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

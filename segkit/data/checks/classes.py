@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,16 @@ from segkit.core.labels import (
     describe_values,
     find_background,
 )
-from segkit.data.checks.facts import Facts
+from segkit.data.checks.facts import Facts, join_names
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource
 
+FEWEST_RIMS = 2
+"""Values that only rims have from which on they are told."""
 FEW_IDS = 3
 """If a whole data set has at most this many ids, they are probably classes."""
+WHITE = 2**16 - 1
+"""White in masks of 16 bits."""
 MOST_LEVELS = 40
 """Mask values for which a label map is proposed; more are ids, or noise."""
 
@@ -100,6 +104,8 @@ def decide_classes(
         count = declared
     else:
         count = depths.most_common(1)[0][0] if layered else max(2, top + 1)
+    if source.instances:
+        notes += _describe_soft_ids(facts)
     problems = _find_contradictions(source, mode, num_classes, count)
     if TRANSPARENT in values - coding.to_label.keys():
         remedy = "paint over them in the files"
@@ -115,7 +121,9 @@ def decide_classes(
     colored = any(value >= FIRST_COLOR for value in values)
     if not (problems or colored or source.instances or layered) and declared is None:
         written = {v for value in values if (v := find_written(value, coding)) is not None}
-        problems += _find_gaps(written, labels, count, source)
+        soft, soft_notes = _find_soft_edges(facts, mode, count, source)
+        problems += soft or _find_gaps(written, labels, count, source)
+        notes += soft_notes
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
     generated = tuple(f"class {i}" for i in range(count))
@@ -148,8 +156,8 @@ def decide_coding(
     """Decide what the mask value 255 means, which is ambiguous; return notes for the user.
 
     With two classes, 0 and 1, and no other value for class 1, 255 is class 1 (black-and-white
-    masks). Among ids of objects, it is one if there are ids next to it. Otherwise it means "not
-    labelled".
+    masks; likewise 65535). Among ids of objects, it is one if there are ids next to it. Otherwise
+    it means "not labelled".
     """
     if source.instances:
         notes = ["masks hold object ids: every id is foreground"]
@@ -168,6 +176,9 @@ def decide_coding(
                 " classes, remove data.instances=true"
             )
         return notes
+    if two_classes and {v for v in values if v > 0} == {WHITE} and WHITE not in coding.to_label:
+        coding.to_label[WHITE] = 1
+        return [f"masks hold 0 and {WHITE}, white in 16 bits: {WHITE} is used as class 1"]
     if IGNORE_INDEX not in values or IGNORE_INDEX in coding.to_label:
         return []
     if two_classes and not any(coding.label_of(value) == 1 for value in values):
@@ -218,16 +229,59 @@ def _find_gaps(values: set[int], labels: set[int], count: int, source: DataSourc
     remedies = [f"head.num_classes={count} if this is intended"]
     levels = list_levels(values, source)
     if has_option(source, "label_map") and len(levels) <= MOST_LEVELS:
-        whole = [v for v in levels if v != IGNORE_INDEX]
-        remedies.insert(0, f"{propose_map(whole, source)} for {len(whole)} classes")
-        if whole != levels:
-            remedies[0] += " with 255 as 'not labelled'"
-            remedies.insert(0, f"{propose_map(levels, source)} for {len(levels)} classes")
+        remedies = [*propose_maps(levels, source), *remedies]
     elif has_option(source, "instances"):
         remedies.insert(0, "data.instances=true if they are ids of objects")
     return [
         f"the masks have the values {describe_values(levels)}, which would make {count} classes,"
         f" but {count - len(present)} of them never occur: set {', or '.join(remedies)}"
+    ]
+
+
+def _find_soft_edges(
+    facts: list[Facts], mode: Mode, count: int, source: DataSource
+) -> tuple[list[str], list[str]]:
+    """Report, or note if they are few, values that only rims have, as of smoothed masks.
+
+    Between the greys 0 and 20 such an edge has those in between, which would be classes; a
+    binary head has no room for them.
+    """
+    looked_at = [f for f in facts if f.solid is not None and not f.layered]
+    solid = {v for f in looked_at for v in f.solid or () if v >= 0}
+    thin = {v for f in looked_at for v in f.values} - solid - set(source.label_map or {})
+    rims = sorted(v for v in thin if min(solid, default=0) < v < max(solid, default=0))
+    if mode == "binary" or len(rims) < FEWEST_RIMS:
+        return [], []
+    remedies = ["draw the masks without smoothing"]
+    if has_option(source, "mask_values"):
+        levels = list_levels(solid, source)
+        remedies.append(
+            f"data.mask_values=nearest with {propose_maps(levels, source)[0]} takes the nearest of"
+            f" {describe_values(levels)}"
+        )
+    remedies.append(f"head.num_classes={count} says that they are classes")
+    text = (
+        f"the mask values {describe_values(rims)} are nowhere 3 pixels wide and lie between"
+        f" others, as those of soft edges do: {', or '.join(remedies)}"
+    )
+    return ([text], []) if len(rims) > len(solid) else ([], [text])
+
+
+def _describe_soft_ids(facts: list[Facts]) -> list[str]:
+    """Note masks of objects most of whose ids only rims have, as of smoothed masks."""
+    looked_at = [f for f in facts if f.solid and not f.layered]
+    soft = []
+    for f in looked_at:
+        solid = f.solid or set()
+        rims = [v for v in f.values - solid if min(solid) < v < max(solid)]
+        if len(rims) >= FEWEST_RIMS and len(rims) > len(solid):
+            soft.append(f.sample.name)
+    if not soft:
+        return []
+    return [
+        f"in {len(soft)} of {len(looked_at)} masks ({join_names(soft)}) most ids are nowhere 3"
+        " pixels wide and lie between others, as the greys of soft edges do. Each is an object:"
+        " draw masks without smoothing"
     ]
 
 
@@ -242,19 +296,44 @@ def find_written(value: int, coding: LabelCoding) -> int | None:
     return 0 if is_black else None
 
 
+def name_values(values: Iterable[int], facts: list[Facts], source: DataSource) -> str:
+    """Mask values for a message; those that stand for something else than a value by its name."""
+    values, named = sorted(values), list[str]()
+    if UNLABELLED in values and UNLABELLED in (source.label_map or {}):
+        values.remove(UNLABELLED)
+        has_files = any(f.sample.mask is not None for f in facts)
+        named.append("no data" if has_files else "not labelled")
+    if TRANSPARENT in values:
+        values.remove(TRANSPARENT)
+        named.append("transparent pixels")
+    return ", ".join([*named, *([describe_values(values)] if values else [])])
+
+
 def list_levels(values: set[int], source: DataSource) -> list[int]:
     """The sorted mask values, but those that are not labelled by the label map, as nodata is."""
     known = source.label_map or {}
     return sorted(value for value in values if known.get(value) != IGNORE_INDEX)
 
 
-def propose_map(levels: list[int], source: DataSource) -> str:
-    """The option that makes these mask values the labels 0, 1, 2 ..., as it is typed.
+def propose_maps(levels: list[int], source: DataSource) -> list[str]:
+    """The options that make sorted mask values the labels 0, 1, 2 ..., as they are typed.
 
-    What the source's label map leaves unlabelled stays so.
+    255 may mean 'not labelled', and is a class only if it may be the last of greys such as 0, 128
+    and 255: not after 0, 1 and 15. What the source's label map leaves unlabelled stays so.
     """
     ignored = {v: label for v, label in (source.label_map or {}).items() if label == IGNORE_INDEX}
-    return state_map({v: i for i, v in enumerate(levels) if v != i} | ignored)
+
+    def propose(values: list[int]) -> str:
+        mapping = {v: i for i, v in enumerate(values) if v != i} | ignored
+        return f"{state_map(mapping) + ' ' if mapping else ''}for {len(values)} classes"
+
+    whole = [v for v in levels if v != IGNORE_INDEX]
+    if whole == levels:
+        return [propose(levels)]
+    found = [f"{propose(whole)} with 255 as 'not labelled'"]
+    steps = np.diff([0, *whole])
+    is_grey = IGNORE_INDEX - max(whole, default=0) <= 2 * steps.max(initial=0)
+    return [propose(levels), *found] if is_grey else found
 
 
 def state_map(mapping: Mapping[int, int]) -> str:

@@ -20,15 +20,16 @@ from segkit.data.checks.classes import (
     find_written,
     has_option,
     list_levels,
-    propose_map,
+    name_values,
+    propose_maps,
     state_map,
 )
-from segkit.data.checks.facts import Facts
-from segkit.data.mask_files import UNLABELLED
+from segkit.data.checks.facts import Facts, join_names
+from segkit.data.mask_files import TRANSPARENT, UNLABELLED
 from segkit.data.sources.base import DataSource, Sample, Split
 
-SHOWN, NAMED = 20, 3
-"""Number of problems of one kind that are listed, and of samples that a message names."""
+SHOWN = 20
+"""Number of problems of one kind that are listed."""
 MOST_BANDS = 4
 """Channels of pictures; masks with more, as many as their images, are stacks."""
 MOST_COLORS = 64
@@ -209,11 +210,7 @@ def find_wrong_values(facts: list[Facts], classes: Classes, source: DataSource) 
     written = {find_written(v, classes.coding) for v in labels if not classes.is_unknown_color(v)}
     levels = list_levels({v for v in written if v is not None}, source)
     is_short = has_option(source, "label_map") and len(levels) <= MOST_LEVELS
-    more = (
-        f"{propose_map(levels, source)} for {len(levels)} classes"
-        if is_short
-        else "for more classes"
-    )
+    more = propose_maps(levels, source)[0] if is_short else "for more classes"
     if classes.mode == "binary":
         remedies.append(f"use head=multiclass {more}")
     else:
@@ -281,14 +278,16 @@ def _describe_hidden(facts: list[Facts], classes: Classes, source: DataSource) -
     meaning = {IGNORE_INDEX: "not labelled"} | dict(enumerate(classes.names))
     values = sorted({value for f in facts for value in f.values})
     held = [
-        f"{'nodata' if value == UNLABELLED else describe_values([value])}"
+        f"{name_values([value], facts, source)}"
         f" ({meaning.get(classes.coding.label_of(value), 'no class')})"
         for value in values
     ]
     text = f": the masks hold {', '.join(held) or 'nothing'}"
     remedies = []
-    if UNLABELLED in values:
+    if UNLABELLED in values and any(f.sample.mask is not None for f in facts):
         remedies.append("remove the nodata value from masks, as with gdal_edit.py -unsetnodata")
+    if TRANSPARENT in values:
+        remedies.append("what lies below transparent pixels is not read: save masks without alpha")
     if source.label_map and any(value != UNLABELLED for value in source.label_map):
         remedies.append("data.label_map says what values mean")
     if empty := sum(bool(f.empty) for f in facts):
@@ -312,11 +311,6 @@ def list_by_message(problems: Iterable[tuple[str, str]]) -> list[str]:
         f" {message}"
         for message, names in by_message.items()
     ]
-
-
-def join_names(names: list[str]) -> str:
-    """The first names of samples, and dots if there are more."""
-    return ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
 
 
 def shorten(lines: list[str]) -> list[str]:

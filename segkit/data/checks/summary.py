@@ -14,7 +14,8 @@ from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
-from segkit.data.checks.facts import Facts, scan, select_training
+from segkit.data.checks.facts import Facts, join_names, scan, select_training
+from segkit.data.checks.leaks import describe_leaks
 from segkit.data.checks.problems import (
     find_differences,
     find_empty_splits,
@@ -23,7 +24,6 @@ from segkit.data.checks.problems import (
     find_repeated_names,
     find_unknown_colors,
     find_wrong_values,
-    join_names,
     list_by_message,
     shorten,
 )
@@ -173,6 +173,7 @@ def summarize(
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
         measures=_measure(readable, classes),
         notes=[
+            *describe_leaks(readable),
             *source.notes(),
             *notes,
             *_describe_empty_pixels(readable),
@@ -227,7 +228,8 @@ def _describe_shares(facts: list[Facts]) -> list[str]:
     return [
         f"{len(parts)} images are so large that only a sample of them is checked, {read / 1e6:,.0f}"
         f" of {pixels / 1e6:,.0f} million pixels: {join_names([f.sample.name for f in parts])}."
-        " Values that do not occur in it are not known"
+        " Values that do not occur in it are not known,"
+        " nor whether an image is in several splits"
     ]
 
 

@@ -58,18 +58,34 @@ class Rle(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Runs down the columns of an image of unknown size.
+    """Runs in an image of unknown size.
 
     Attributes:
         starts: The first pixels of the runs, from 0.
         lengths: The numbers of pixels.
+        along_rows: Whether pixels are counted along the rows, and not down the columns.
     """
 
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    along_rows: bool = False
 
 
-Region = Polygons | Rle | Runs | Path
+class Segment(NamedTuple):
+    """The pixels of a file whose colour R, G, B is the id R + 256 G + 65536 B.
+
+    Attributes:
+        file: The file.
+        id: The id.
+        others: Of pixels without a segment, the ids of all segments: another one is an error.
+    """
+
+    file: Path
+    id: int
+    others: tuple[int, ...] = ()
+
+
+Region = Polygons | Rle | Runs | Segment | Path
 """What a shape covers; a path is that of a mask file whose pixels are not 0 there."""
 
 
@@ -146,6 +162,8 @@ class Annotations:
         images: In the order of the files.
         notes: What was found and what is not used, for the user to read.
         problems: What is wrong with files, images or shapes; these are left out.
+        stuff: The categories that are no objects, such as sky, and "background" if there is one, if
+            every pixel has a shape; None if pixels without one are background.
     """
 
     categories: tuple[str, ...]
@@ -153,6 +171,7 @@ class Annotations:
     images: list[AnnotatedImage]
     notes: list[str]
     problems: list[str]
+    stuff: frozenset[str] | None = None
 
 
 class LabelFormat(Registrable, ABC, family="label_format"):
@@ -170,6 +189,16 @@ class LabelFormat(Registrable, ABC, family="label_format"):
         """The annotation files of this format, or their folders, found by their content."""
 
     @classmethod
+    def find_named(cls, tree: FileTree) -> list[Path]:
+        """The files if the user names the format: also what may mean something else."""
+        return cls.find(tree)
+
+    @classmethod
+    def claims(cls, mask: Path) -> bool:
+        """Whether a file or folder, named like a mask, is one of the format's."""
+        return False
+
+    @classmethod
     @abstractmethod
     def read(cls, files: Sequence[Path], tree: FileTree) -> Annotations:
         """Read the files that :meth:`find` has found; whatever is wrong becomes a problem."""
@@ -183,6 +212,11 @@ def find_formats(tree: FileTree) -> list[tuple[str, list[Path]]]:
     """
     found = [(name, LabelFormat.members()[name].find(tree)) for name in LabelFormat.names()]
     return [(name, files) for name, files in found if files]
+
+
+def is_annotation(mask: Path) -> bool:
+    """Whether a format claims what is named like a mask."""
+    return any(LabelFormat.members()[name].claims(mask) for name in LabelFormat.names())
 
 
 def read_annotations(name: str, files: Sequence[Path], tree: FileTree) -> Annotations:
@@ -207,7 +241,9 @@ def _pack_region(region: Region) -> tuple[str, Any, Any]:
     if isinstance(region, Rle):
         return "rle", region.size, region.counts
     if isinstance(region, Runs):
-        return "runs", region.starts.tobytes(), region.lengths.tobytes()
+        return "runs", (region.starts.tobytes(), region.lengths.tobytes()), region.along_rows
+    if isinstance(region, Segment):
+        return "segment", str(region.file), region[1:]
     return "file", str(region), None
 
 
@@ -219,5 +255,8 @@ def _unpack_region(packed: tuple[str, Any, Any]) -> Region:
     if kind == "rle":
         return Rle(first, second)
     if kind == "runs":
-        return Runs(np.frombuffer(first, np.int64), np.frombuffer(second, np.int64))
+        starts, lengths = (np.frombuffer(part, np.int64) for part in first)
+        return Runs(starts, lengths, second)
+    if kind == "segment":
+        return Segment(Path(first), *second)
     return Path(first)

@@ -28,12 +28,16 @@ class Draft:
     Args:
         tree: The files.
         shape: What the format calls its shapes, for messages.
+
+    Attributes:
+        stuff: As of :class:`Annotations`.
     """
 
     def __init__(self, tree: FileTree, shape: str = "shapes") -> None:
         self.tree, self.shape = tree, shape
         self.notes: list[str] = []
         self.problems: list[str] = []
+        self.stuff: set[str] | None = None
         self._numbers: dict[str, int] = {}
         self._colors: dict[str, Color] = {}
         self._counts: Counter[str] = Counter()
@@ -141,6 +145,7 @@ class Draft:
             images,
             notes,
             self.problems,
+            None if self.stuff is None else frozenset(self.stuff),
         )
 
     def _list_unused(self) -> list[str]:

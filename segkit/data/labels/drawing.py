@@ -7,6 +7,7 @@ run by run down its columns, so that a small shape costs little in a large image
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from pycocotools import mask as coco
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
-from segkit.data.labels.base import BACKGROUND, Polygon, Polygons, Region, Ring, Rle, Runs, Shape
+from segkit.data.labels.base import (
+    BACKGROUND,
+    Polygon,
+    Polygons,
+    Region,
+    Ring,
+    Rle,
+    Runs,
+    Segment,
+    Shape,
+)
 from segkit.data.labels.outlines import clip_ring
 from segkit.data.labels.runs import (
     Ends,
@@ -28,7 +39,7 @@ from segkit.data.labels.runs import (
     find_runs,
 )
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED, MaskDecoder
-from segkit.images.reading import ImageReader, wrap_errors
+from segkit.images.reading import ImageReader, render, wrap_errors
 
 IGNORED_ID = -1
 """The id of pixels that are not labelled."""
@@ -144,8 +155,62 @@ def find_region_runs(region: Region, size: tuple[int, int]) -> Ends:
                 f"a run ends at pixel {stops.max()}, but the image has {width} x {height} ="
                 f" {height * width}: use the images that were annotated."
             )
+        if region.along_rows:
+            mask = np.zeros(height * width, bool)
+            for start, stop in zip(region.starts, stops, strict=True):
+                mask[start:stop] = True
+            return find_mask_runs(mask.reshape(size))
         return region.starts, stops
+    if isinstance(region, Segment):
+        return _find_segment(region, size)
     return find_mask_runs(_read_object(region, size))
+
+
+def _find_segment(segment: Segment, size: tuple[int, int]) -> Ends:
+    starts, stops, ids, shape = _read_segments(segment.file, segment.file.stat().st_mtime_ns)
+    if shape != tuple(size):
+        raise SegkitError(
+            f"{segment.file} has {shape[1]} x {shape[0]} pixels, but the image has {size[1]} x"
+            f" {size[0]}: use the segments of this image."
+        )
+    if segment.others:
+        unknown = np.setdiff1d(ids, (segment.id, *segment.others))
+        if len(unknown):
+            raise SegkitError(
+                f"{segment.file} has a segment with the id {unknown[0]}, which is not among the"
+                " 'segments_info' of its image: use the JSON file that was written with it."
+            )
+    inside = ids == segment.id
+    return starts[inside], stops[inside]
+
+
+@lru_cache(maxsize=8)
+def _read_segments(
+    file: Path, changed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], tuple[int, int]]:
+    """The runs of all segments of a file, their ids, and its height and width.
+
+    Args:
+        file: The file, whose segments are asked for one after the other.
+        changed: When it was changed, so that a new version is read.
+
+    Raises:
+        SegkitError: It has no exact colours of 8 bits.
+    """
+    with ImageReader(file) as reader:
+        raster = reader.read()
+    with wrap_errors(file):
+        shown = np.ma.getdata(render(raster))
+    if raster.is_lossy or shown.dtype != np.uint8 or shown.shape[2] not in (1, 3):
+        raise SegkitError(
+            f"{file} is no PNG of colours with 8 bits, which are the ids of segments: use the file"
+            " that was written with the JSON file."
+        )
+    colors = np.broadcast_to(shown, (*shown.shape[:2], 3)).astype(np.int64)
+    ids = (colors @ (1, 256, 65536)).T.ravel()
+    starts = np.flatnonzero(np.diff(ids, prepend=-1))
+    stops = np.append(starts[1:], ids.size)
+    return starts, stops, ids[starts], shown.shape[:2]
 
 
 def _read_object(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:

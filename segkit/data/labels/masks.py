@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode, find_background
 from segkit.data.labels.base import (
+    BACKGROUND,
     AnnotatedImage,
     Annotations,
     LabelFormat,
     find_formats,
     read_annotations,
 )
-from segkit.data.labels.drawing import IGNORED_ID, draw_ids, draw_labels, draw_layers
+from segkit.data.labels.drawing import (
+    IGNORED_ID,
+    draw_ids,
+    draw_labels,
+    draw_layers,
+    find_ignored_label,
+)
 from segkit.data.labels.tree import FileTree
+from segkit.data.layout.pairs import Names
 
 Target = Literal["classes", "layers", "ids", "foreground"]
 """What is drawn: a label a pixel, a layer a class, ids of objects, or 1 for all of them."""
@@ -40,6 +48,7 @@ class AnnotatedMasks:
         label_of: The label of each category; of layers the category of each.
         notes: What the user should know.
         problems: What is wrong.
+        stuff: The categories that are no objects: of ids, the background.
     """
 
     title: str
@@ -51,6 +60,14 @@ class AnnotatedMasks:
     label_of: tuple[int, ...]
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    stuff: frozenset[int] = frozenset()
+
+    @property
+    def ignored(self) -> int:
+        """The value of pixels that are not labelled."""
+        if self.target == "ids":
+            return IGNORED_ID
+        return find_ignored_label(self.count) if self.target == "classes" else IGNORE_INDEX
 
     def draw(self, name: str, size: tuple[int, int]) -> NDArray[np.integer[Any]]:
         """Draw the mask of an image: (H, W), or (H, W, N) layers.
@@ -61,7 +78,10 @@ class AnnotatedMasks:
         shapes = self.images[name].read_shapes(size)
         count = self.count
         if self.target == "ids":
-            return draw_ids(shapes, size)
+            objects = [
+                replace(s, category=BACKGROUND) if s.category in self.stuff else s for s in shapes
+            ]
+            return draw_ids(objects, size)
         if self.target == "layers":
             layers = draw_layers(shapes, size, count)
             return layers if self._keeps_order else layers[..., list(self.label_of)]
@@ -80,16 +100,21 @@ class AnnotatedMasks:
         return self.label_of == tuple(range(first, self.count + first))
 
 
-def find_annotations(root: Path, labels: str) -> tuple[str, Annotations] | None:
+def find_annotations(root: Path, labels: str, names: Names) -> tuple[str, Annotations] | None:
     """Read the annotations below a folder, in the named format, or the only one if "auto".
+
+    Args:
+        root: The folder.
+        labels: The format.
+        names: What the config calls the folders of images and of masks.
 
     Raises:
         SegkitError: There are none in the named format, or several formats fit.
     """
-    tree = FileTree(root)
+    tree = FileTree(root, names)
     if labels != "auto":
         kind = LabelFormat.resolve(labels, {})[0]
-        files = kind.find(tree)
+        files = kind.find_named(tree)
         if not files:
             raise SegkitError(
                 f"data.labels={labels}: there is no {kind.title} in {root.resolve()}."
@@ -121,6 +146,7 @@ def choose_masks(
     title, categories = LabelFormat.members()[name].title, annotations.categories
     notes = [f"annotations are {title}: {len(annotations.images)} images, {_count(categories)}"]
     problems, colors = list(annotations.problems), annotations.colors
+    stuff = [i for i, name in enumerate(categories) if name in (annotations.stuff or ())]
     target: Target = "ids" if instances else "classes"
     if mode == "binary" and not instances:
         target = "foreground"
@@ -135,9 +161,13 @@ def choose_masks(
     elif instances:
         names = tuple(class_names or ("background", "object"))
         label_of, colors = tuple(1 for _ in categories), None
+        if stuff:
+            notes.append(f"no objects, so background: {', '.join(categories[i] for i in stuff)}")
     else:
         target = "layers" if mode == "multilabel" else "classes"
         first = () if mode == "multilabel" else ("background",)
+        if annotations.stuff is not None and not _has_background(annotations, class_names):
+            first = ()
         names = (*first, *categories)
         label_of = tuple(range(len(first), len(names)))
         if colors is not None:
@@ -169,7 +199,14 @@ def choose_masks(
         label_of,
         notes + annotations.notes,
         problems,
+        frozenset(stuff),
     )
+
+
+def _has_background(annotations: Annotations, class_names: Sequence[str] | None) -> bool:
+    """Whether pixels that all have shapes have one of the background, or of a class left out."""
+    left = class_names is not None and not {*annotations.categories} <= {*class_names}
+    return left or "background" in (annotations.stuff or ())
 
 
 def get_name(image: AnnotatedImage) -> str:

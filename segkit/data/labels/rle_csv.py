@@ -1,6 +1,7 @@
 """Run lengths in a CSV file, as in competitions of Kaggle: a row for each object.
 
-A run is "start length", counted down the columns from 1.
+A run is "start length", counted from 1, down the columns or along the rows: where the runs of
+objects in images that are not square go on beside each other tells which.
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from segkit.data.labels.base import Annotations, LabelFormat, Runs, Shape
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.tree import FileTree, find_split, read_start
 from segkit.images.formats.base import list_suffixes
+from segkit.images.reading import ImageReader
 
 _IMAGES = ("imageid", "image", "id", "imgid", "filename", "file")
-_RUNS = ("encodedpixels", "rle", "rlemask", "encoding")
+_RUNS = ("encodedpixels", "rle", "rlemask", "encoding", "annotation", "segmentation")
+_ALONG_ROWS = ("annotation", "segmentation")
+"""Columns whose runs go along the rows unless the images say otherwise, as of Sartorius."""
 _CLASSES = ("classid", "class", "label", "classname", "category")
 _JOINED = re.compile(r"(image|img|imageid|id|filename)(classid|class|label)$")
 _NONE = frozenset({"", "-1", "nan", "none", "null"})
 _LARGEST_FIELD = 2**31 - 1
+MOST_MEASURED = 32
+"""Images that are opened to tell the direction of runs."""
 
 
 class RleCsvFormat(LabelFormat, name="rle_csv"):
@@ -83,7 +89,7 @@ def _find_delimiter(header: str) -> str:
 
 
 def _find_columns(header: list[str]) -> _Columns | None:
-    keys = [re.sub("[^a-z]", "", name.lower()) for name in header]
+    keys = list(map(_fold, header))
     runs = next((keys.index(key) for key in _RUNS if key in keys), None)
     if runs is None:
         return None
@@ -100,7 +106,7 @@ def _find_columns(header: list[str]) -> _Columns | None:
 def _read_file(path: Path, draft: Draft, classes: set[str]) -> None:
     file = draft.tree.relative(path)
     near = draft.tree.list_near(file)
-    shapes: dict[str, list[Shape]] = {}
+    shapes: dict[str, list[tuple[int, Runs]]] = {}
     lines: dict[str, int] = {}
     limit = csv.field_size_limit(_LARGEST_FIELD)
     try:
@@ -115,18 +121,66 @@ def _read_file(path: Path, draft: Draft, classes: set[str]) -> None:
             classes.add(category)
             number = draft.add_category(_name_class(category))
             if region is not None:
-                found.append(Shape(number, region))
+                found.append((number, region))
     except (OSError, UnicodeDecodeError, csv.Error, SegkitError) as error:
         draft.report(file, f"it cannot be read: {error}")
     finally:
         csv.field_size_limit(limit)
+    images: dict[str, list[Runs]] = {}
+    names: dict[str, str] = {}
     for name, found in shapes.items():
         try:
             image = _find_image(name, near, draft.tree)
         except SegkitError as error:
             draft.report(f"{file}, line {lines[name]}", explain(error))
             continue
-        draft.add_image(image, found, file, split=find_split(file))
+        names[name] = image
+        images[image] = [runs for _, runs in found]
+    measured = _find_direction(images, draft.tree)
+    along_rows = _is_usually_along_rows(path) if measured is None else measured
+    way = "along the rows" if along_rows else "down the columns"
+    why = (
+        "" if measured is None else ", as they lie beside each other in images that are not square"
+    )
+    draft.notes.append(f"runs of {file} are counted {way}{why}")
+    for name, image in names.items():
+        drawn = [Shape(n, runs._replace(along_rows=along_rows)) for n, runs in shapes[name]]
+        draft.add_image(image, drawn, file, split=find_split(file))
+
+
+def _find_direction(images: dict[str, list[Runs]], tree: FileTree) -> bool | None:
+    """Whether runs go along the rows; None if nothing tells.
+
+    The next run of an object begins beside the last one: about a width further if they go along
+    the rows, about a height if they go down the columns.
+    """
+    votes, measured = [0, 0], 0
+    for image, regions in images.items():
+        steps = [np.diff(runs.starts) for runs in regions if len(runs.starts) > 1]
+        if not steps or measured == MOST_MEASURED:
+            continue
+        measured += 1
+        try:
+            with ImageReader(tree.path(image)) as reader:
+                height, width = reader.read_size(0)
+        except SegkitError:  # the check reports it
+            continue
+        near = min(height, width) / 20
+        if abs(height - width) > 2 * near:
+            for side, size in enumerate((height, width)):
+                votes[side] += sum(int((abs(step - size) <= near).sum()) for step in steps)
+    columns, rows = votes
+    return None if columns == rows else rows > columns
+
+
+def _is_usually_along_rows(path: Path) -> bool:
+    header = read_start(path).decode("utf-8", "replace").partition("\n")[0]
+    columns = _find_columns(_split_line(header.strip(), header))
+    return columns is not None and _fold(_split_line(header, header)[columns.runs]) in _ALONG_ROWS
+
+
+def _fold(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -161,6 +215,11 @@ def _read_runs(text: str) -> Runs | None:
     starts, lengths = numbers[0::2] - 1, numbers[1::2]
     if starts.min() < 0 or lengths.min() < 0 or numbers.max() > 2**40:
         raise SegkitError("a run starts before pixel 1 or has a negative length")
+    if (starts[1:] < starts[:-1] + lengths[:-1]).any():
+        raise SegkitError(
+            "its runs are not in ascending order. If each start counts from the end of the run"
+            " before, as of SIIM-ACR, write starts from the first pixel"
+        )
     return Runs(starts.copy(), lengths.copy())
 
 

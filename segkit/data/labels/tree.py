@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.pairs import NAMES, Names
 from segkit.data.layout.splits import ALIASES
 from segkit.data.sources.base import Split
 from segkit.images.formats.base import list_suffixes
@@ -25,14 +26,15 @@ class FileTree:
 
     Attributes:
         root: The folder.
+        names: What the config calls the folders of images and of masks.
         files: All files, sorted.
         folders: The folders that contain files or folders; "" is the root.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, names: Names = NAMES) -> None:
         if not root.is_dir():
             raise SegkitError(f"data.root: there is no folder {root.resolve()}.")
-        self.root = root
+        self.root, self.names = root, names
         self.files: list[str] = []
         self.folders: set[str] = set()
         seen: set[str] = set()

@@ -46,7 +46,11 @@ def propose_classes(folder: Path, samples: Container[str]) -> list[str]:
     if not found:
         return []
     file, (names, colors) = max(found.items(), key=lambda item: bool(item[1].colors))
-    options = [quote_option("data.class_names", names)]
+    ignored = []
+    if file == "dataset.json" and names[-1] == "ignore":  # nnU-Net's pixels without a label
+        ignored = [quote_option("data.label_map", {len(names) - 1: 255})]
+        names = names[:-1]
+    options = [*ignored, quote_option("data.class_names", names)]
     options += [quote_option("data.class_colors", colors)] if colors else []
     options = ["head=multiclass"] * (len(names) > 2) + options
     return [f"{file} names {len(names)} classes; to use them, add {' '.join(options)}"]

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkit.images.formats.base import find_ending, find_format, list_suffixes
-from segkit.images.place_files import ENDINGS
+from segkit.images.mask_beside import ENDING as OF_MASKS
+from segkit.images.place_files import ENDINGS as OF_PLACES
 
 OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 """Files that file managers leave everywhere."""
+BESIDE = (*OF_PLACES, OF_MASKS)
+"""Endings of files that are read with the image that they lie beside."""
 NAMED = 3
 """Files that a message names."""
 
@@ -26,15 +29,17 @@ class Files:
         folder: The folder.
         images: Images, sorted by name.
         others: Files that are not read.
+        channels: The paths of images whose channels lie in several files, by name.
     """
 
     folder: Path
     images: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    channels: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Path:
-        """The path of a file."""
-        return self.folder / name
+        """The path of an image."""
+        return self.folder / self.channels.get(name, name)
 
 
 def list_files(folder: Path) -> Files:
@@ -49,7 +54,7 @@ def list_files(folder: Path) -> Files:
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
             name = inside + entry.name
             lower = entry.name.lower()
-            if lower.startswith(".") or lower in OF_SYSTEMS or lower.endswith(ENDINGS):
+            if lower.startswith(".") or lower in OF_SYSTEMS or lower.endswith(BESIDE):
                 continue
             if entry.is_dir():
                 if find_format(Path(entry.path)) is not None:
@@ -86,7 +91,7 @@ def describe_unused(names: Sequence[str], where: str) -> list[str]:
     files = "1 file" if len(names) == 1 else f"{len(names)} files"
     shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
     verb = "is" if len(names) == 1 else "are"
-    return [f"{files} in {where} {verb} not used ({_count_endings(names)}): {shown}"]
+    return [f"{files} in {where} {verb} not used ({count_endings(names)}): {shown}"]
 
 
 def describe_unread(files: Files, where: str, kind: str) -> str:
@@ -99,14 +104,15 @@ def describe_unread(files: Files, where: str, kind: str) -> str:
     """
     if not files.others:
         return f"{where} contains no {kind}. Known: {', '.join(list_suffixes())}"
-    endings = _count_endings(files.others)
+    endings = count_endings(files.others)
     return (
         f"{where} contains no {kind} that can be read, only other files ({endings}): convert them"
         " to PNG or TIFF"
     )
 
 
-def _count_endings(names: Sequence[str]) -> str:
+def count_endings(names: Sequence[str]) -> str:
+    """How many files have each ending, as in "3 .json, 1 .xml"."""
     endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
     return ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6))
 

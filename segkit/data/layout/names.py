@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from segkit.core.errors import SegkitError
+from segkit.images.formats.base import MARK
 
 TRIED = 50
 """Names that a rule is tried on before it is tried on all."""
@@ -143,44 +144,85 @@ def _cut(text: str, before: str, after: str) -> str | None:
     return folder + slash + name[len(before) : len(name) - len(after)]
 
 
+class Match(NamedTuple):
+    """What a pattern finds in a path.
+
+    Attributes:
+        id: What an image and its mask have in common.
+        split: The name of a split; empty if the pattern has none.
+        channel: The name of a channel likewise.
+        place: The path with MARK in place of the channel's name.
+        stars: What each * stands for.
+    """
+
+    id: str
+    split: str
+    channel: str
+    place: str
+    stars: tuple[str, ...]
+
+    @property
+    def above(self) -> list[str]:
+        """The split and what * stands for."""
+        return [part for part in (self.split, *self.stars) if part]
+
+
 class Pattern:
-    """A pattern of paths with ``{id}``, and on request ``{split}`` and ``*``.
+    """A pattern of paths with ``{id}``, and on request ``{split}``, ``{channel}`` and ``*``.
 
     ``{id}.h5::raw`` is the array ``raw`` of the files that match.
+
+    Args:
+        text: The pattern.
+        option: The option that gives it, for messages.
+        channels: What ``{channel}`` may stand for; empty: anything.
 
     Raises:
         SegkitError: It has no ``{id}``.
     """
 
-    def __init__(self, text: str, option: str) -> None:
+    def __init__(self, text: str, option: str, channels: Sequence[str] = ()) -> None:
         path, mark, array = text.partition("::")
         self.array = array if mark else None
-        if "{id}" in array:
+        if "{id}" in array or "{channel}" in array:
             raise SegkitError(
-                f"{option}={text}: {{id}} stands for a part of a path, and not of the name of an"
-                " array. List arrays of one file in a table, with data.pairs=FILE.csv."
+                f"{option}={text}: {{id}} and {{channel}} stand for a part of a path, and not of"
+                " the name of an array. List arrays of one file in a table, with"
+                " data.pairs=FILE.csv; '{id}.h5::{red,nir}' are the channels of an image."
             )
+        self.has_channel = "{channel}" in path
         if "{id}" not in path:
             raise SegkitError(
                 f"{option}={text} has no {{id}}, which stands for what an image and its mask have"
                 " in common, such as '{id}_RGB.tif' and '{id}_label.tif'."
             )
         self.text = text
-        regex = ""
-        for part in re.split(r"(\{id\}|\{split\}|\*)", path):
+        names = "|".join(map(re.escape, sorted(channels, key=len, reverse=True)))
+        groups = {"id": ".+", "split": "[^/]+", "channel": names or r"[^/,{}]+?"}
+        regex, self._marks = "", 0
+        for part in re.split(r"(\{id\}|\{split\}|\{channel\}|\*)", path):
+            name = part[1:-1]
             if part == "*":
-                regex += "[^/]*"
-            elif part in ("{id}", "{split}"):
-                group = part[1:-1]
-                each = r".+" if group == "id" else r"[^/]+"
-                regex += f"(?P={group})" if f"(?P<{group}>" in regex else f"(?P<{group}>{each})"
-            else:
+                regex += "([^/]*)"
+            elif not part.startswith("{") or name not in groups:
                 regex += re.escape(part)
+            else:
+                again = f"(?P={name})" if f"(?P<{name}>" in regex else f"(?P<{name}>{groups[name]})"
+                if name == "channel":
+                    again, self._marks = f"(?P<mark{self._marks}>{again})", self._marks + 1
+                regex += again
         self._regex = re.compile(regex)
 
-    def match(self, path: str) -> tuple[str, str] | None:
-        """The ID and the split (else empty) in a path; None if it does not match."""
+    def match(self, path: str) -> Match | None:
+        """What it finds in a path; None if that does not match."""
         found = self._regex.fullmatch(path)
         if found is None:
             return None
-        return found["id"], found.groupdict().get("split") or ""
+        groups, place = found.groupdict(), path
+        for number in reversed(range(self._marks)):
+            start, end = found.span(f"mark{number}")
+            place = place[:start] + MARK + place[end:]
+        named = self._regex.groupindex.values()
+        stars = tuple(text for n, text in enumerate(found.groups(), start=1) if n not in named)
+        split, channel = groups.get("split") or "", groups.get("channel") or ""
+        return Match(groups["id"], split, channel, place, stars)

@@ -11,11 +11,13 @@ import numpy as np
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
 from segkit.core.labels import describe_values
+from segkit.data.layout.channels import find_channel, sort_channels
 from segkit.data.layout.files import Files, strip_suffix
 from segkit.data.layout.names import Rule, find_kinds
 from segkit.data.layout.pairs import Layout, Names, relative_path
 from segkit.data.layout.splits import find_split, find_split_level
 from segkit.data.sources.base import Split
+from segkit.images.formats.base import JOINTS, drop_channels
 from segkit.images.reading import ImageReader
 
 
@@ -50,6 +52,7 @@ def find_partners(
     if len(parts) > 1:
         layout.problems.append(_describe_parts(parts, root, split, images, masks))
         return None
+    layout.no_rule |= not kinds
     layout.problems.append(
         f"none of the {len(images.images)} images in {relative_path(images.folder, root)} has a"
         f" mask in {place}: {relative_path(images.find(first), root)} needs"
@@ -62,18 +65,34 @@ def find_partners(
 def _describe_parts(
     parts: list[Rule], root: Path, split: Split | None, images: Files, masks: Files
 ) -> str:
-    """Refuse channels of images that lie in several files, as nnU-Net writes them."""
+    """Say how several images for each mask may be meant."""
     mask = masks.images[0]
     by_stem = {strip_suffix(name): name for name in images.images}
-    stems = sorted(rule.mask_stem(strip_suffix(mask)) or "" for rule in parts)
-    files = [relative_path(images.find(by_stem[stem]), root) for stem in stems if stem in by_stem]
-    first = min(parts, key=lambda rule: rule.mask_stem(strip_suffix(mask)) or "")
+    stem = strip_suffix(mask)
+    names = sorted(by_stem[s] for rule in parts if (s := rule.mask_stem(stem)) in by_stem)
+    files = [relative_path(images.find(name), root) for name in names]
+    first = min(parts, key=lambda rule: rule.mask_stem(stem) or "")
     rule = Rule(first.mask_before, first.mask_after, first.image_before, first.image_after)
+    words = [(rule.mask_before or rule.mask_after).strip(JOINTS) for rule in parts]
+    channels = sort_channels({word for word in words if word})
+    found = {
+        drop_channels(strip_suffix(part[1]))
+        for name in names
+        if (part := find_channel(name, channels))
+    }
+    join = (
+        f"{quote_option('data.channel_files', list(channels))} makes one image of them, with the"
+        " channels in this order"
+    )
+    if found != {stem}:
+        join = (
+            "'x_{red,nir}.tif' in a table (data.pairs=FILE.csv) is one image of x_red.tif and"
+            " x_nir.tif"
+        )
     return (
         f"{len(parts)} images belong to each mask: {' and '.join(files)} to"
-        f" {relative_path(masks.find(mask), root)}. Channels of an image are not read from several"
-        " files: write them into one (a NIfTI with four axes, a TIFF with as many channels), or"
-        f" take one of them with {' '.join(_state_rule(rule, root, split, images, masks))}"
+        f" {relative_path(masks.find(mask), root)}. If they are channels of the same image, {join};"
+        f" {' '.join(_state_rule(rule, root, split, images, masks))} takes one of them"
     )
 
 
@@ -85,25 +104,25 @@ def _describe_kinds(
         return ". data.pairs=FILE.csv pairs files of any names"
     options = [_state_rule(rule, root, split, images, masks) for rule in kinds]
     if len(kinds) == 1:
-        return f". Did you mean {' '.join(options[0])}?"
+        more = " Or data.labels=class_masks, if each mask shows a class?"
+        has_more = len(masks.images) > len(images.images)
+        return f". Did you mean {' '.join(options[0])}?{more * has_more}"
     by_stem = {strip_suffix(name): masks.find(name) for name in masks.images}
     shown, are_classes = list[str](), True
     for rule, option in zip(kinds, options, strict=True):
         of_images = (rule.mask_stem(strip_suffix(name)) for name in images.images)
         file = next(by_stem[stem] for stem in of_images if stem in by_stem)
-        content, values = _describe_content(file)
+        content, values = describe_content(file)
         are_classes &= 0 < values <= 2
         own = option if option[:-1] != options[0][:-1] or not shown else option[-1:]
         shown.append(f"{' '.join(own)} ({content})")
     text = f". There are {len(kinds)} masks for each image, so say which: {', or '.join(shown)}"
     if are_classes:
-        word = kinds[0].mask_after.strip("_-. ")
-        place = relative_path(masks.folder, root)
-        text += f". If each shows a class, move them into a folder for each: {place}/{word}/ ..."
+        text += ". If each shows a class, data.labels=class_masks reads them as classes"
     return text
 
 
-def _describe_content(file: Path) -> tuple[str, int]:
+def describe_content(file: Path) -> tuple[str, int]:
     """What a mask holds, for the choice between several, and how many values; 0 if no values."""
     try:
         with ImageReader(file) as reader:

@@ -13,12 +13,14 @@ from typing import Annotated
 from pydantic import Field
 
 from segkit.core.errors import SegkitError
+from segkit.data.layout.files import strip_suffix
 from segkit.data.sources.base import SPLITS, Sample, Split
 
 Divided = dict[Split, list[Sample]]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ALIASES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
+    "trainval": "train",
     **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
@@ -28,8 +30,10 @@ MOST_LEVELS = 5
 
 
 def find_split(name: str) -> Split | None:
-    """The split that a name stands for, in any case, such as "Train", "val_set" or "test2017"."""
+    """The split that a name stands for, in any case, such as "Train", "val_set" or "train_val"."""
     words = {ALIASES[word] for word in re.findall("[a-z]+", name.lower()) if word in ALIASES}
+    if words == {"train", "val"}:  # what is not for testing
+        return "train"
     return words.pop() if len(words) == 1 else None
 
 
@@ -81,7 +85,9 @@ def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: li
 
     A name is any unambiguous end of a sample's path, with or without the extension:
     ``images/a/1.png``, ``a/1`` and ``1`` may name the same file. The name of a stack names all its
-    pages, ``stack.tif#0003`` one page. Unknown and ambiguous names are added to the problems.
+    pages, ``stack.tif#0003`` one page, and that of a folder all files in it, as of a sequence. What
+    follows a name after a space, such as its mask, is not read. Unknown and ambiguous names are
+    added to the problems.
 
     Raises:
         SegkitError: A list does not exist or is not a text file.
@@ -90,10 +96,19 @@ def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: li
     for sample in samples:
         for name in _iterate_names(sample):
             known.setdefault(name, []).append(sample)
+    folders = _list_folders(samples)
     split_of: dict[str, Split] = {}
     for split, path in lists.items():
-        for name in _read_lines(split, path):
+        for line in _read_lines(split, path):
+            name = line if line in known else line.split()[0]
+            name = name if name in known else strip_suffix(name)  # of masks in another format
             found = known.get(name, [])
+            inside = folders.get(name.strip("/"), {})
+            if not found and len(inside) == 1:
+                for sample in next(iter(inside.values())):
+                    if split_of.setdefault(sample.name, split) != split:
+                        problems.append(f"'{name}' is in the lists of two splits")
+                continue
             files = sorted({str(sample.image) for sample in found})
             if not found:
                 problems.append(f"'{name}' is in {path.name}, but no sample has that name")
@@ -111,16 +126,29 @@ def split_by_lists(samples: list[Sample], lists: dict[Split, Path], problems: li
     return divided
 
 
+def _list_folders(samples: Sequence[Sample]) -> dict[str, dict[str, list[Sample]]]:
+    """The samples below folders, by the ends of paths of folders and by their whole paths."""
+    found: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        parts = sample.name.split("/")[:-1]
+        for last in range(1, len(parts) + 1):
+            whole = "/".join(parts[:last])
+            for first in range(last):
+                inside = found.setdefault("/".join(parts[first:last]), {})
+                inside.setdefault(whole, []).append(sample)
+    return found
+
+
 def find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path] | None:
     """Lists of a validation and a test split that lie where public sets have them.
 
-    None without one for validation whose every line names a sample.
+    They are called val.txt, val_list.txt or the like. None without one for validation whose every
+    line names a sample.
     """
-    for root in roots if len(roots) == 1 else ():
-        for folder in (root / "ImageSets/Segmentation", root, root / "splits"):
-            files: dict[Split, Path] = {
-                s: folder / f"{s}.txt" for s in SPLITS[1:] if (folder / f"{s}.txt").is_file()
-            }
+    for root in list_shared_folders(roots[0], samples) if len(roots) == 1 else ():
+        places = [root / name for name in ("ImageSets/Segmentation", ".", "splits", "metadata")]
+        for folder in (*places, *sorted(root.glob("ImageSets/*"))):
+            files = _find_files(folder)
             problems = list[str]()
             with suppress(SegkitError):
                 if "val" in files and split_by_lists(samples, files, problems)["val"]:
@@ -130,6 +158,46 @@ def find_lists(roots: Sequence[Path], samples: list[Sample]) -> dict[Split, Path
                     if not problems:
                         return files
     return None
+
+
+def describe_named_splits(samples: Sequence[Sample]) -> list[str]:
+    """A line on images whose names begin like splits, where nothing divides by them, or none."""
+    found: dict[Split, list[str]] = {}
+    for sample in samples:
+        name = sample.name.rpartition("/")[2]
+        word = re.match("[A-Za-z]?[a-z]*", name)
+        split = find_split(word[0]) if word else None
+        if split is not None:
+            found.setdefault(split, []).append(sample.name)
+    if "train" not in found or len(found) < 2 or sum(map(len, found.values())) < len(samples):
+        return []
+    shown = " and ".join(f"{len(names)} for {split} ({names[0]})" for split, names in found.items())
+    return [
+        f"images are called {shown}, but no folder or list divides them, so they are mixed: move"
+        " them into folders of these names, or list them in a file (data.split=lists,"
+        " data.val_list, data.test_list)"
+    ]
+
+
+def list_shared_folders(root: Path, samples: Sequence[Sample]) -> list[Path]:
+    """The root, and the folders below it that hold all samples."""
+    parts = [sample.name.split("/")[:-1] for sample in samples]
+    first, last = min(parts, default=[]), max(parts, default=[])
+    differ = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    count = next(differ, min(len(first), len(last)))
+    return [root.joinpath(*first[:n]) for n in range(count + 1)]
+
+
+def _find_files(folder: Path) -> dict[Split, Path]:
+    """The only list of each split in a folder, or else the one that is called like it."""
+    found: dict[Split, list[Path]] = {}
+    for path in sorted(folder.glob("*.txt")):
+        split = find_split(path.stem)
+        if split is not None and split != "train":
+            found.setdefault(split, []).append(path)
+    for split, paths in found.items():
+        found[split] = [p for p in paths if p.stem.lower() in ALIASES] or paths
+    return {split: paths[0] for split, paths in found.items() if len(paths) == 1}
 
 
 def natural_key(sample: Sample) -> list[tuple[int, str]]:

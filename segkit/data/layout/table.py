@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segkit.core.errors import SegkitError
-from segkit.data.layout.folders import divide_by_folders
+from segkit.data.layout.folders import describe_left_out, divide_by_folders
 from segkit.data.layout.pairs import Layout, Pair
 from segkit.data.layout.splits import ALIASES, find_split
 from segkit.data.sources.base import SPLITS, Split
-from segkit.images.formats.base import split_array
+from segkit.images.formats.base import (
+    find_absent,
+    find_ending,
+    name_channels,
+    split_channels,
+    strip_ending,
+)
 
 COLUMNS = {
     "image": ("image", "img", "image_path", "img_path", "filename", "file", "image_file", "path"),
@@ -45,32 +51,48 @@ class _Rows(NamedTuple):
 def read_pairs(table: Path) -> Layout:
     """The pairs that a CSV file lists; paths are relative to the file.
 
-    ``FILE::ARRAY`` is one of several arrays in a file. Separators are commas, semicolons or tabs. A
-    file without a header has the columns image, mask and optionally split. Paths may be written
-    with the separators of Windows. Without a column that divides the samples the folders of the
-    images do, if they are called like splits.
+    ``FILE::ARRAY`` is one of several arrays in a file, and ``a_{red,nir}.tif`` an image whose
+    channels lie in two files. Separators are commas, semicolons or tabs. A file without a header
+    has the columns image, mask and optionally split. Paths may be written with the separators of
+    Windows. Without a column that divides the samples the folders of the images do, if they are
+    called like splits.
 
     Raises:
         SegkitError: The file cannot be read, or has no such columns.
     """
     found = _read_rows(table)
     layout, lines = Layout(notes=list(found.notes)), dict[Path, int]()
+    left_out = dict[str, Split]()
+    masked = {  # splits of which there are masks
+        ANSWERS.get(row[found.split].lower()) if found.is_flag else find_split(row[found.split])
+        for _, row in found.rows
+        if found.split is not None
+        and found.split < len(row)
+        and any(row[found.mask : found.mask + 1])
+    }
     for number, row in found.rows:
         image, mask, split = (
             row[at] if at is not None and at < len(row) else ""
             for at in (found.image, found.mask, found.split)
         )
         files = _find(table.parent, image), _find(table.parent, mask)
+        known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
+        if image and not mask and known and "train" in masked and known not in masked:
+            left_out[image] = known
+            continue
         given = {"image": image, "mask": mask}
         empty = [key for key, text in given.items() if not text]
-        absent = [str(path) for path in files if not _exists(path)]
+        absent = [str(part) for path in files for part in find_absent(path)]
         before = lines.get(files[0].resolve())
-        known = ANSWERS.get(split.lower()) if found.is_flag else find_split(split)
         problem = ""
         if empty:
             problem = f"no {' and no '.join(empty)} is given"
         elif absent:
             problem = f"there is no file {' and no file '.join(absent)}"
+            if "{" in image and "}" not in image:
+                problem += ". A path with commas is written in quotation marks"
+        elif len(split_channels(files[1])) > 1:
+            problem = f"{mask} is several files: channels in files of their own are those of images"
         elif before is not None:
             problem = f"{image} is already in line {before}"
         elif split and known is None:
@@ -80,7 +102,13 @@ def read_pairs(table: Path) -> Layout:
             continue
         lines[files[0].resolve()] = number
         name = image.replace("\\", "/") if files[0] != table.parent / image else image
+        if name_channels(files[0]):
+            name = f"{strip_ending(Path(name))}{find_ending(name)}"
         layout.pairs.append(Pair(Path(name).as_posix(), *files, known))
+    channels = {name_channels(pair.image) for pair in layout.pairs}
+    layout.channels = channels.pop() if len(channels) == 1 else ()
+    if left_out:
+        layout.notes.append(describe_left_out(left_out))
     open_pairs = sum(pair.split is None for pair in layout.pairs)
     if 0 < open_pairs < len(layout.pairs):
         layout.problems.append(
@@ -95,13 +123,9 @@ def read_pairs(table: Path) -> Layout:
 
 def _find(folder: Path, name: str) -> Path:
     path = folder / name
-    if "\\" in name and not _exists(path):
+    if "\\" in name and find_absent(path):
         return folder / name.replace("\\", "/")
     return path
-
-
-def _exists(path: Path) -> bool:
-    return split_array(path)[0].exists()
 
 
 def _read_rows(table: Path) -> _Rows:
@@ -126,9 +150,13 @@ def _read_rows(table: Path) -> _Rows:
     )
     split, rows_below = None, rows[1:]
     has_header = image is not None or mask is not None or len(first) < 2 or not first[0]
-    if not has_header and _exists(_find(table.parent, first[0])):
+    if not has_header and not find_absent(_find(table.parent, first[0])):
         image, mask, split, rows_below = 0, 1, 2, rows
         lower = first = [f"column {number}" for number in range(1, len(first) + 1)]
+    if image is None:
+        image = _find_column("image", lower, [row for _, row in rows_below], table.parent)
+    if mask is None:
+        mask = _find_column("mask", lower, [row for _, row in rows_below], table.parent)
     if image is None or mask is None:
         missing = [key for key, at in (("image", image), ("mask", mask)) if at is None]
         raise SegkitError(
@@ -152,6 +180,17 @@ def _read_rows(table: Path) -> _Rows:
             + remedy * (split is None)
         )
     return _Rows(rows_below, image, mask, split, name in FLAGS, notes)
+
+
+def _find_column(word: str, names: list[str], rows: list[list[str]], folder: Path) -> int | None:
+    """The only column with a word in its name whose first value is a file."""
+    values = next((row for row in rows if all(row[: len(names)])), [""] * len(names))
+    found = [
+        at
+        for at, (name, value) in enumerate(zip(names, values, strict=False))
+        if word in name and value and _find(folder, value).is_file()
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_split_column(names: dict[int, str], rows: list[list[str]]) -> int | None:

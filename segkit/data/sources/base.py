@@ -76,12 +76,15 @@ class DataSource(Registrable, ABC, family="data"):
         class_colors: RGB colours of the classes, None for the default palette.
         label_map: Labels of mask values that differ from their label.
         instances: Whether masks hold object ids rather than labels.
+        channel_files: Names of the channels of images, in their order, that lie in files of their
+            own.
     """
 
     class_names: tuple[str, ...] | None = None
     class_colors: tuple[tuple[int, int, int], ...] | None = None
     label_map: dict[int, int] | None = None
     instances: bool = False
+    channel_files: tuple[str, ...] = ()
 
     @abstractmethod
     def splits(self) -> dict[Split, list[Sample]]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.layout.splits import Fraction, find_split
-from segkit.data.mask_files import MaskDecoder, list_known_values
-from segkit.data.packages import divide
+from segkit.data.mask_files import MaskDecoder, describe_rounding, list_known_values
+from segkit.data.packages import divide, import_package
 from segkit.data.sources.base import SPLITS, Byte, DataSource, Sample, Split
 from segkit.images.raster import convert_channels
 from segkit.images.reading import ImageReader, wrap_errors
@@ -105,9 +105,9 @@ class HuggingFaceSource(DataSource, name="huggingface"):
         self.class_names, self.class_colors = class_names, class_colors
         self._decoder = MaskDecoder(
             layers=mode == "multilabel" and class_colors is None,
-            nearest=list_known_values(mode, class_colors, label_map, class_names)
-            if mask_values == "nearest"
-            else None,
+            nearest=list_known_values(
+                mask_values, mode, class_colors, label_map, class_names, instances
+            ),
         )
 
     def splits(self) -> dict[Split, list[Sample]]:
@@ -115,14 +115,13 @@ class HuggingFaceSource(DataSource, name="huggingface"):
         return self._splits
 
     def notes(self) -> list[str]:
-        """Splits that are left out."""
-        return self._notes
+        """Splits that are left out, and what was done to masks that were read."""
+        return [*self._notes, *describe_rounding(self._decoder)]
 
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as stored, or converted to ``channels``; masked where it has no data."""
         with wrap_errors(sample.name), _open(self._images, sample) as reader:
-            image = reader.read_image()
-            return image if self.channels == "auto" else convert_channels(image, self.channels)
+            return convert_channels(reader.read_image(), self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) or (H, W, N) integers, as stored."""
@@ -136,14 +135,7 @@ def _load(path: str, subset: str | None, revision: str | None, download: bool) -
     Raises:
         SegkitError: The package is missing, or the data set cannot be opened.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise SegkitError(
-            f"data=huggingface needs packages of an extra ({error}): pip install"
-            " 'segkit-torch[huggingface]'."
-        ) from error
-
+    datasets = import_package("datasets", "huggingface")
     folder = Path(path)
     if not folder.exists():
         _require_hub(path, download, constants.HF_HUB_OFFLINE)

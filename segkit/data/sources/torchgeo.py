@@ -13,13 +13,7 @@ from PIL import ImageColor
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import Mode
 from segkit.data.layout.splits import Fraction
-from segkit.data.packages import (
-    Items,
-    SetClass,
-    divide,
-    fit_options,
-    list_samples,
-)
+from segkit.data.packages import Items, SetClass, import_package
 from segkit.data.sources.base import Byte, DataSource, Sample, Split
 from segkit.images.raster import convert_channels
 from segkit.images.reading import wrap_errors
@@ -73,12 +67,9 @@ class TorchgeoSource(DataSource, name="torchgeo"):
         class_colors: tuple[tuple[Byte, Byte, Byte], ...] | None = None,
     ) -> None:
         kind = _find_class(dataset)
-        given = fit_options(kind, options or {})
-        opened = SetClass("torchgeo", kind, root, given, download, _find_fault).open_splits(
-            split_names
-        )
-        samples = list_samples(opened.parts, root)
-        self._splits = divide(samples, val_fraction, test_fraction, seed)
+        found = SetClass("torchgeo", kind, root, options or {}, download, _find_fault)
+        opened = found.open_splits(split_names)
+        self._splits = opened.divide(root, val_fraction, test_fraction, seed)
         # torchgeo does not say whether its classes may be read in several threads
         self._items = Items(opened.parts, _load, one_at_a_time=True)
         first = next(iter(opened.parts.values()))
@@ -111,7 +102,7 @@ class TorchgeoSource(DataSource, name="torchgeo"):
             if values.dtype not in (np.uint8, np.uint16):
                 values = values.astype(np.float32)
             image = np.array(values.transpose(1, 2, 0), order="C")
-            return image if self.channels == "auto" else convert_channels(image, self.channels)
+            return convert_channels(image, self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) integers; (H, W, N) of a mask (N, H, W)."""
@@ -132,13 +123,7 @@ class TorchgeoSource(DataSource, name="torchgeo"):
 
 def _find_class(name: str) -> Any:
     """The class of torchgeo.datasets with this name, whose items have a number."""
-    try:
-        import torchgeo.datasets as known
-    except ImportError as error:
-        raise SegkitError(
-            f"data=torchgeo needs packages of an extra ({error}): pip install"
-            " 'segkit-torch[torchgeo]'."
-        ) from error
+    known = import_package("torchgeo.datasets", "torchgeo")
     found = getattr(known, name, None)
     if not isinstance(found, type):
         raise SegkitError(

@@ -13,13 +13,7 @@ from segkit.core.errors import SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.layout.splits import Fraction
 from segkit.data.mask_files import MaskDecoder
-from segkit.data.packages import (
-    Items,
-    SetClass,
-    divide,
-    fit_options,
-    list_samples,
-)
+from segkit.data.packages import Items, SetClass
 from segkit.data.sources.base import Byte, DataSource, Sample, Split
 from segkit.images.formats.picture import convert_picture
 from segkit.images.raster import Raster, convert_channels
@@ -36,14 +30,14 @@ class Meaning(NamedTuple):
     split_names: dict[Split, str] | None = None
 
 
-_VOC_NAMES = (
+VOC_NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair"),
     *("cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
 _KNOWN = {
-    "VOCSegmentation": Meaning({}, _VOC_NAMES),
-    "SBDataset": Meaning({"mode": "segmentation"}, _VOC_NAMES),
+    "VOCSegmentation": Meaning({}, VOC_NAMES),
+    "SBDataset": Meaning({"mode": "segmentation"}, VOC_NAMES),
     # 1 is the pet, 2 the background, 3 the outline, which is not classified
     "OxfordIIITPet": Meaning(
         {"target_types": "segmentation"}, ("background", "pet"), {2: 0, 3: IGNORE_INDEX}
@@ -99,12 +93,11 @@ class TorchvisionSource(DataSource, name="torchvision"):
     ) -> None:
         kind = _find_class(dataset)
         known = _KNOWN.get(dataset, Meaning({}))
-        given = fit_options(kind, {**known.options, **(options or {})})
+        given = {**known.options, **(options or {})}
         opened = SetClass("torchvision", kind, root, given, download, _find_fault).open_splits(
             split_names or (None if "split" in given else known.split_names)
         )
-        samples = list_samples(opened.parts, root)
-        self._splits = divide(samples, val_fraction, test_fraction, seed)
+        self._splits = opened.divide(root, val_fraction, test_fraction, seed)
         self._notes, self.channels = opened.notes, channels
         self._items = Items(opened.parts, _load)
         if label_map is None:
@@ -126,8 +119,7 @@ class TorchvisionSource(DataSource, name="torchvision"):
     def read_image(self, sample: Sample) -> NDArray[Any]:
         """(H, W, C) as torchvision returns it, or converted to ``channels``."""
         with wrap_errors(sample.name):
-            image = render(self._items[sample][0])
-            return image if self.channels == "auto" else convert_channels(image, self.channels)
+            return convert_channels(render(self._items[sample][0]), self.channels)
 
     def read_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         """(H, W) integers, of a palette the indices."""

@@ -158,8 +158,6 @@ class TrackingChallengeSource(DataSource, name="tracking_challenge"):
         """(H, W, C) as stored, or converted to ``channels``."""
         assert sample.image is not None
         image = read_image(sample.image)
-        if self.channels == "auto":
-            return image
         with wrap_errors(sample.image):
             return convert_channels(image, self.channels)
 

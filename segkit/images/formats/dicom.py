@@ -38,15 +38,17 @@ _DIRECTORY = b"1.2.840.10008.1.3.10"
 """The kind of a DICOMDIR, which lists files."""
 _END = b"\xff\xd9"
 """Last bytes of every kind of JPEG."""
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""The kinds of files of segments: with frames for each, and with a map of labels."""
 _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _JPEG = "1.2.840.10008.1.2.4."
+_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 _PLAIN_SYNTAXES = (
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.5",
+    _BIG_ENDIAN,
+    _RLE,
 )
 """Transfer syntaxes that pydicom decodes by itself: not packed, deflated, RLE."""
 _LOSSY = tuple(_JPEG + end for end in ("50", "51", "81", "91", "203"))
@@ -55,7 +57,8 @@ _OWN_COLOURS = (".50", ".51")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _HEADER = [
-    "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "Modality",
+    "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID",
+    "SeriesDescription", "SeriesNumber", "Modality",
     "InstanceNumber", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated",
     "BitsStored", "PixelRepresentation", "PhotometricInterpretation", "PixelSpacing",
     "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient",
@@ -134,13 +137,29 @@ class Slice(NamedTuple):
     position: Vector | None  # of the first pixel's centre: to the left, to the back, upwards
     orientation: Vector | None  # directions of the columns and of the rows, of length 1
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return int(self.header.Rows), int(self.header.Columns)
+
+    def find_place(self) -> Place | None:
+        """Where it lies, and the size of a pixel."""
+        if self.spacing is None:
+            return None
+        place = measure_pixel((self.spacing[0], self.spacing[1]), ("mm", "mm"))
+        if place is None or self.position is None or self.orientation is None:
+            return place
+        height, width = self.spacing
+        across, down = np.array(self.orientation).reshape(2, 3) * [[width], [height]] * _TO_RAS
+        return replace(place, slice=outline_slice(np.array(self.position) * _TO_RAS, across, down))
+
 
 class DicomPages(Pages):
     """The slices of a series, or the frames of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.slices = _list_slices(path)
+        self.slices = list_slices(path)
         self._is_scaled = any(each.scale != (1, 0) for each in self.slices)
         self._lock = threading.Lock()
         self._open: tuple[Path, Any] | None = None  # the file read last
@@ -167,20 +186,12 @@ class DicomPages(Pages):
 
     def read_place(self, page: int) -> Place | None:
         """Where a slice lies, and the size of a pixel."""
-        each = self.slices[page]
-        if each.spacing is None:
-            return None
-        place = measure_pixel((each.spacing[0], each.spacing[1]), ("mm", "mm"))
-        if place is None or each.position is None or each.orientation is None:
-            return place
-        height, width = each.spacing
-        across, down = np.array(each.orientation).reshape(2, 3) * [[width], [height]] * _TO_RAS
-        return replace(place, slice=outline_slice(np.array(each.position) * _TO_RAS, across, down))
+        return self.slices[page].find_place()
 
     def _read_slice(self, each: Slice) -> Raster:
         dataset = self._load(each.file)
         colours = _read_colours(each.header)
-        stored = _decode_frame(dataset, each)
+        stored = decode_frame(dataset, each)
         syntax = dataset.file_meta.TransferSyntaxUID
         raster = Raster(stored.reshape(*stored.shape[:2], -1), is_lossy=syntax in _LOSSY)
         if colours == "PALETTE COLOR":
@@ -195,7 +206,7 @@ class DicomPages(Pages):
                 return raster._replace(white_is_zero=True, bits=int(each.header.BitsStored))
             stored = _invert(stored, each.header)
         if "ModalityLUTSequence" in dataset:
-            with _quiet():
+            with quiet():
                 pixels = import_extra("pydicom.pixels", "medical")
                 stored = pixels.apply_modality_lut(stored, dataset)
         elif self._is_scaled:
@@ -203,15 +214,20 @@ class DicomPages(Pages):
         return raster._replace(values=stored[..., None])
 
     def _load(self, file: Path) -> Any:
-        pydicom = import_extra("pydicom", "medical")
         with self._lock:
             if self._open is None or self._open[0] != file:
-                with _quiet():
-                    dataset = pydicom.dcmread(file, force=True)
-                    if "TransferSyntaxUID" not in dataset.file_meta:
-                        dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
-                    self._open = file, dataset
+                self._open = file, load_dataset(file)
             return self._open[1]
+
+
+def load_dataset(file: Path) -> Any:
+    """The whole of a file, with a transfer syntax, as pydicom's Dataset."""
+    pydicom = import_extra("pydicom", "medical")
+    with quiet():
+        dataset = pydicom.dcmread(file, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+    return dataset
 
 
 def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) -> None:
@@ -232,9 +248,9 @@ def write_volume_like(source: str | Path, pages: Sequence[Array], target: Path) 
     """
     nibabel = import_extra("nibabel", "medical")
     with wrap_errors(source):
-        slices = _list_slices(split_array(source)[0])
+        slices = list_slices(split_array(source)[0])
         affine = find_affine(slices)
-    sizes = [(int(each.header.Rows), int(each.header.Columns)) for each in slices]
+    sizes = [each.size for each in slices]
     if [page.shape[-2:] for page in pages] != sizes:
         raise SegkitError(
             f"{target}: {len(pages)} pages do not fit into the series {source}, which has"
@@ -286,7 +302,7 @@ def find_affine(slices: Sequence[Slice]) -> Array:
     return affine
 
 
-def _list_slices(path: Path) -> list[Slice]:
+def list_slices(path: Path) -> list[Slice]:
     """The slices of a file or folder in order.
 
     Raises:
@@ -296,8 +312,15 @@ def _list_slices(path: Path) -> list[Slice]:
     if path.is_dir():
         visible = [each for each in path.iterdir() if not each.name.startswith(".")]
         files = sorted(each for each in visible if each.name.upper() != "DICOMDIR")
-    with _quiet():
+    with quiet():
         headers = [(file, _read_header(file)) for file in files]
+        plain = [each for each in headers if each[1].get("SOPClassUID") not in SEGMENTATIONS]
+        if headers and not plain:
+            raise SegkitError(
+                f"{files[0].name} is a DICOM segmentation: data.labels=dicom_seg reads it for the"
+                " series that it was drawn on, if data.root holds both; else convert it to NIfTI."
+            )
+        headers = plain  # segments beside the series are no slices
         images = [(file, header) for file, header in headers if header.get("Rows")]
         if not images:
             kind = getattr(headers[0][1].get("SOPClassUID"), "name", "")
@@ -305,7 +328,7 @@ def _list_slices(path: Path) -> list[Slice]:
         series = Counter(str(header.get("SeriesInstanceUID")) for _, header in images)
         if len(series) > 1:
             raise _refuse_series(path, [header for _, header in images], series)
-        found = [each for file, header in images for each in _list_frames(file, header)]
+        found = [each for file, header in images for each in list_frames(file, header)]
     if _are_parallel(found) and all(each.position for each in found):
         directions = np.array(found[0].orientation or (1, 0, 0, 0, 1, 0)).reshape(2, 3)
         normal = np.cross(*directions)
@@ -337,11 +360,6 @@ def _read_header(file: Path) -> Any:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_HEADER)
     except Exception as error:
         raise ValueError(f"{file.name}: {error or type(error).__name__}") from error
-    if header.get("SOPClassUID") == _SEGMENTATION:
-        raise SegkitError(
-            f"{file.name} is a DICOM segmentation, whose frames are classes and slices in any"
-            " order: convert it to NIfTI."
-        )
     if header.get("SOPClassUID") == _SLIDE and int(header.get("NumberOfFrames") or 1) > 1:
         raise SegkitError(
             f"{file.name} is a DICOM slide, whose frames are tiles: convert it to TIFF, such as"
@@ -350,7 +368,7 @@ def _read_header(file: Path) -> Any:
     return header
 
 
-def _list_frames(file: Path, header: Any) -> Iterator[Slice]:
+def list_frames(file: Path, header: Any) -> Iterator[Slice]:
     """The frames of a file, in its order."""
     count = int(header.get("NumberOfFrames") or 1)
     if not 0 < count <= file.stat().st_size:  # a frame takes a byte at least
@@ -420,7 +438,7 @@ def _read_colours(header: Any) -> str:
     return kind
 
 
-def _decode_frame(dataset: Any, each: Slice) -> Array:
+def decode_frame(dataset: Any, each: Slice) -> Array:
     """A frame as stored, (H, W) or (H, W, 3) RGB, in the type that its header declares.
 
     Raises:
@@ -429,7 +447,9 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
     syntax = dataset.file_meta.TransferSyntaxUID
     pixels = import_extra("pydicom.pixels", "medical")
     if syntax in _PLAIN_SYNTAXES:
-        with _quiet():
+        if dataset.BitsAllocated == 1 and syntax not in (_RLE, _BIG_ENDIAN):
+            return _unpack_bits(dataset, each)
+        with quiet():
             found: Array = pixels.pixel_array(dataset, index=each.frame)
         return found.astype(found.dtype.newbyteorder("="), copy=False)
     colours = _read_colours(dataset)
@@ -454,7 +474,7 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
     samples = int(dataset.SamplesPerPixel)
     if values.shape != (wanted if samples == 1 else (*wanted, samples)):
         raise ValueError(f"its pixels are {values.shape}, and not {wanted} as its header says")
-    with _quiet():
+    with quiet():
         if colours in ("YBR_FULL", "YBR_FULL_422") and not str(syntax).endswith(_OWN_COLOURS):
             values = pixels.convert_color_space(values, "YBR_FULL", "RGB")
         dtype = pixels.utils.pixel_dtype(dataset).newbyteorder("=")
@@ -462,6 +482,17 @@ def _decode_frame(dataset: Any, each: Slice) -> Array:
         unused = 8 * dtype.itemsize - int(dataset.BitsStored)
         return (values.astype(dtype) << unused) >> unused
     return values.astype(dtype, copy=False)
+
+
+def _unpack_bits(dataset: Any, each: Slice) -> Array:
+    """A frame of bits, which may begin amid a byte; pydicom only reads all frames of these."""
+    height, width = each.size
+    first, skip = divmod(each.frame * height * width, 8)
+    data = np.frombuffer(dataset.PixelData, np.uint8)[first:][: (skip + height * width + 7) // 8]
+    bits = np.unpackbits(data, bitorder="little")[skip:][: height * width]
+    if bits.size < height * width:
+        raise ValueError("its pixels are cut short")
+    return bits.reshape(height, width)
 
 
 def _guess_syntax(dataset: Any) -> Any:
@@ -503,7 +534,7 @@ def _read_palette(dataset: Any, dtype: np.dtype[Any]) -> Array:
     """The colours of all indices, (K, 3) uint8."""
     pixels = import_extra("pydicom.pixels", "medical")
     indices = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)[None]
-    with _quiet():
+    with quiet():
         colours: Array = pixels.apply_color_lut(indices, dataset)[0]
     return (colours >> 8 if colours.dtype == np.uint16 else colours).astype(np.uint8)
 
@@ -538,7 +569,7 @@ def _rescale(stored: Array, slope: float, intercept: float) -> Array:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide warnings of pydicom about what files do not do by the book."""
     with _quiet_lock, warnings.catch_warnings():  # which is not made for threads
         warnings.simplefilter("ignore")

@@ -108,6 +108,8 @@ class NiftiPages(Pages):
         self._volume = _Volume(file, header, self.grid.shape)
         self._scale = _read_scale(header)
         self._affine = header.get_best_affine()
+        codes = import_extra("nibabel.orientations", "medical").aff2axcodes(self._affine)
+        self.directions = "".join(code or "?" for code in codes)  # "?": an axis without a length
         self._place = _measure_page(header, self.grid) or Place()
         names = self._volume.dtype.names
         if names and (names not in _COLOURS or self.grid.channels > 1):

@@ -48,6 +48,8 @@ class _Picture(Pages):
         else:
             numbers = self._data[self._start :].split()[:count]
             self._require(len(numbers) == count)
+            if not all(map(bytes.isdigit, numbers)):
+                raise ValueError("it is damaged: its values are not numbers")
             values = np.array(numbers, np.int64)
         if values.max() > self._largest:
             raise ValueError(f"it has the value {values.max()} above its largest, {self._largest}")

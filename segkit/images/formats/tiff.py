@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from segkit.images.arrays import name_axes
 from segkit.images.formats.base import ImageFormat, Pages
-from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_webp
+from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_lerc, is_lossy_webp
 from segkit.images.place import GDAL_NODATA, Place
 from segkit.images.raster import (
     NO_PIXELS,
@@ -32,6 +32,7 @@ from segkit.images.raster import (
     Extent,
     Raster,
     Windows,
+    parse_orientation,
     require_numbers,
     rotate_upright,
     saves_memory,
@@ -56,17 +57,22 @@ _AXES = ("YX", "YXS", "SYX")
 """tifffile's names for the axes of a page that is one image."""
 _JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_2000_LOSSY)
 _LOSSY = (6, 7, 22610, 33007, 34892, 34934)  # JPEG in four ways, JPEG XR in two
+_LERC = 34887
 _MAYBE_LOSSY = {
     **dict.fromkeys((33003, 33004, 33005, 34712), is_lossy_jpeg2000),
     **dict.fromkeys((34927, 50001), is_lossy_webp),
     **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
+    _LERC: is_lossy_lerc,
 }
 _HEADER = 2**16
-"""Bytes of a strip or tile that tell whether it is lossy, at most."""
+"""Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
 _RGB = ("RGB", "YCBCR", "LINEAR_RAW")
 _ALPHA: dict[int, Literal["straight", "premultiplied"]] = {1: "premultiplied", 2: "straight"}
-_INK_SET = 332
+_INK_SET, _SUBSAMPLING = 332, 530
+_LAYOUT = frozenset((*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320))
+_LAYOUT |= {322, 323, 324, 325, _INK_SET, 338, 339, 347, _SUBSAMPLING}
+"""Tags without which pixels would be read wrong."""
 
 Part = Any
 """A tifffile.TiffPage or TiffFrame, which tifffile does not type."""
@@ -225,6 +231,8 @@ class TiffPages(Pages):
             if images > len(tif.pages):
                 raise ValueError(f"it is cut short: it should hold {images} images")
         for number, series in enumerate(tif.series):
+            if series.keyframe.is_subifd:  # no viewer shows the children of a page
+                continue
             if series.kind == "shaped" and series.axes == "QYX":
                 # tifffile.imwrite of (H, W, 5) writes H pages of W x 5
                 _require_images(series, series.shape[0])
@@ -294,13 +302,11 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory 
     images: list[tuple[int, int, Directory | None]] = []
     while offset and offset not in every:  # damaged ones may run in a circle
         file.seek(offset)
-        head = file.read(tiff.tagnosize)
-        if len(head) < tiff.tagnosize:
-            break
+        head = file.read(tiff.tagnosize).ljust(tiff.tagnosize, b"\0")
         size = struct.unpack(tiff.tagnoformat, head)[0] * tiff.tagsize
         tags = file.read(size + tiff.offsetsize)
         if len(tags) < size + tiff.offsetsize:
-            break
+            raise ValueError(f"it is cut short: its page {len(every)} is missing")
         every[offset] = len(every)
         subfile = 0
         code, kind = struct.unpack_from(tif.byteorder + "HH", tags)
@@ -317,14 +323,23 @@ def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory 
 
 
 def _require_data(part: Any) -> None:
-    """Raise a ValueError where the file ends before the pixels do."""
-    ends = (at + size for at, size in zip(part.dataoffsets, part.databytecounts, strict=True))
+    """Raise a ValueError where the file ends before the pixels do, or does not describe them."""
+    page, tiff, file = part.keyframe, part.keyframe.parent.tiff, part.keyframe.parent.filehandle
+    file.seek(page.offset)
+    (count,) = struct.unpack(tiff.tagnoformat, file.read(tiff.tagnosize))
+    for _ in range(count):
+        (code,) = struct.unpack_from(tiff.byteorder + "H", file.read(tiff.tagsize))
+        if code in _LAYOUT and code not in page.tags:  # tifffile goes on without it
+            raise ValueError(f"it is damaged, or cut short: its tag {code} cannot be read")
+    if len(part.dataoffsets) != len(part.databytecounts):
+        raise ValueError("it is damaged: its strips or tiles have no place or no size")
+    ends = map(sum, zip(part.dataoffsets, part.databytecounts, strict=True))
     if max(ends, default=math.inf) > part.parent.filehandle.size:
         raise ValueError("it is cut short")
 
 
 def _read_orientation(page: Part) -> int:
-    return int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
+    return parse_orientation(page.tags.valueof(ORIENTATION, 1))
 
 
 def _describe(part: Part, values: Array) -> Raster:
@@ -363,7 +378,8 @@ def _is_lossy(part: Part) -> bool:
     for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
         if offset and count:
             part.parent.filehandle.seek(offset)
-            return tell(part.parent.filehandle.read(min(count, _HEADER)))
+            size = count if compression == _LERC else min(count, _HEADER)
+            return tell(part.parent.filehandle.read(size))
     return False
 
 
@@ -407,11 +423,13 @@ def _decode_part(part: Part) -> Raster:
 
 
 def _decode_with_pillow(part: Part) -> Raster:
-    file = part.parent.filehandle
+    page, file = part.keyframe, part.parent.filehandle
+    if page.compression == 1 and tuple(page.tags.valueof(_SUBSAMPLING, (2, 2))) != (1, 1):
+        raise ValueError("it has fewer values of chroma than of luma, not packed: save it as RGB")
     file.seek(0)
     with TiffImageFile(io.BytesIO(file.read())) as image:
         image.seek(part.index)
-        turned = _read_orientation(part.keyframe)
+        turned = _read_orientation(page)
         # Pillow gives it upright: turn it back
         stored = rotate_upright(np.array(image.convert("RGB")), {6: 8, 8: 6}.get(turned, turned))
     return Raster(stored, is_rgb=True, orientation=turned)

@@ -19,7 +19,6 @@ from segkit.checkpoint.card import FORMAT as CARD_FORMAT
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.memory import UNKNOWN_MEMORY, find_main_memory
-from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import Windows, plan_batches
 
@@ -135,7 +134,7 @@ class ExportedNetwork(Network):
         """(h, w, C) as read -> (C, h, w), normalized unless the graph does that itself."""
         if not self.contents.normalizes:
             return super().prepare(window)
-        image = convert_channels(window, self.card.in_channels)
+        image = self.card.convert_channels(window)
         raw = self.card.normalization.convert(image).transpose(2, 0, 1)
         return np.ascontiguousarray(raw, np.float32)
 

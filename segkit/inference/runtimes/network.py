@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.core.labels import decide
-from segkit.images.raster import convert_channels
 from segkit.inference.tiles.tiling import Windows
 
 
@@ -52,7 +51,7 @@ class Network(ABC):
         Raises:
             SegkitError: The type, the channels or the values do not fit the training.
         """
-        image = convert_channels(window, self.card.in_channels)
+        image = self.card.convert_channels(window)
         return np.ascontiguousarray(self.card.normalization(image).transpose(2, 0, 1))
 
     def predict_batch(self, batch: NDArray[Any]) -> Any:

@@ -12,9 +12,11 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from segkit.core.errors import SegkitError
+from segkit.data.checks.summary import check
 from segkit.data.labels.coco import CocoFormat
 from segkit.data.labels.drawing import draw_ids, draw_labels
 from segkit.data.labels.tree import FileTree
+from segkit.data.sources.folder import FolderSource
 from segkit.images.writing import write_image
 
 # pycocotools 2.0.11 on numpy 2, when it decodes
@@ -109,6 +111,15 @@ def test_crowds_are_ignored_and_images_without_annotations_are_background(tmp_pa
     assert found.problems == []
 
 
+def test_crowds_alone_are_not_the_foreground(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", np.arange(1200, dtype=np.uint16).reshape(SIZE))
+    crowds = [shape(image, 3, iscrowd=1) for image in (1, 2)]
+    put(tmp_path, "set.json", ["a.png", "b.png"], crowds, [{"id": 3, "name": "cat"}])
+    with pytest.raises(SegkitError, match="no training mask has a pixel of the class 'cat'"):
+        check(FolderSource("binary", tmp_path), "binary")
+
+
 def test_one_file_for_each_split_in_coco_s_own_folders(tmp_path):
     for folder in ("images/train2017", "images/val2017"):
         write_image(tmp_path / folder / "1.png", PIXELS)
@@ -177,6 +188,20 @@ def test_background_colours_and_pages(tmp_path):
     assert [image.page for image in found.images] == [0, 1]
     labels = draw_labels(found.images[0].shapes, SIZE, 2)
     assert (labels[3, 3], labels[5, 5], labels[20, 20]) == (2, 0, 0)
+
+
+def test_annotations_by_id(tmp_path):
+    """LIVECell has an object of annotations, not a list."""
+    write_image(tmp_path / "a.png", PIXELS)
+    path = put(tmp_path, "livecell_coco_train.json", ["a.png"], [shape(), shape()])
+    content = json.loads(path.read_text())
+    listed = read(tmp_path).images[0].shapes
+    content["annotations"] = {str(each["id"]): each for each in content["annotations"]}
+    path.write_text(json.dumps(content))
+    found = read(tmp_path)
+    assert (found.problems, len(found.images[0].shapes), len(listed)) == ([], 2, 2)
+    first, second = (draw_ids(shapes, SIZE) for shapes in (listed, found.images[0].shapes))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_boxes_and_key_points_have_no_region(tmp_path):
@@ -256,12 +281,3 @@ def test_a_file_that_is_no_json_is_a_problem(tmp_path, text, problem):
     assert found.images == []
     with pytest.raises(SegkitError, match=f"set.json: .*{problem}"):
         raise SegkitError(found.problems[0])
-
-
-def test_panoptic_annotations_are_refused(tmp_path):
-    write_image(tmp_path / "a.png", PIXELS)
-    path = put(tmp_path, "panoptic.json", ["a.png"], [])
-    content = json.loads(path.read_text())
-    content["annotations"] = [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1}]}]
-    path.write_text(json.dumps(content))
-    assert "panoptic.json: 1 annotations are panoptic" in read(tmp_path).problems[0]

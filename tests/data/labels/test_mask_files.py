@@ -12,6 +12,7 @@ from segkit.data.labels.class_masks import ClassMasksFormat
 from segkit.data.labels.drawing import draw_ids, draw_labels, draw_layers
 from segkit.data.labels.object_masks import ObjectMasksFormat
 from segkit.data.labels.tree import FileTree
+from segkit.data.sources.folder import FolderSource
 
 SIZE = (8, 9)
 
@@ -117,6 +118,92 @@ def test_folders_of_images(tmp_path):
     ]
 
 
+def read_classes(root):
+    """The classes of images by name, where masks say so by their names."""
+    source = FolderSource("multiclass", root, labels="class_masks")
+    assert source.problems() == []
+    samples = [sample for part in source.splits().values() for sample in part]
+    names = source.class_names or ()
+    return {
+        sample.name: {names[label] for label in np.unique(source.read_mask(sample))}
+        for sample in samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/{}.png", "masks/{}_{}.png"),
+        ("images/{}.png", "masks/{}_mask_{}.png"),
+        ("images/{}.png", "masks/{}.{}.png"),
+        ("images/{}_image.png", "masks/{}_{}.png"),
+        ("JPEGImages/{}.png", "SegmentationClass/{}-{}.png"),
+        ("train/images/{}.png", "train/masks/{}_{}.png"),
+        ("images/train/{}.png", "masks/train/{}_{}.png"),
+    ],
+)
+def test_files_of_classes_by_name(tmp_path, image, mask):
+    for name in ("s_1", "s_1_1", "s_11"):
+        put(tmp_path, image.format(name))
+        put(tmp_path, mask.format(name, "road"), 0, 4, 0, 4)
+    put(tmp_path, mask.format("s_1_1", "left-car"), 4, 8, 4, 8)
+    assert read_classes(tmp_path) == {
+        image.format("s_1"): {"background", "road"},
+        image.format("s_1_1"): {"background", "road", "left-car"},
+        image.format("s_11"): {"background", "road"},
+    }
+
+
+def test_files_of_classes_by_name_before_the_image(tmp_path):
+    for name in ("a", "b"):
+        put(tmp_path, f"images/{name}.png")
+        put(tmp_path, f"masks/road_{name}.png", 0, 4, 0, 4)
+        put(tmp_path, f"masks/car_{name}.png", 4, 5, 4, 5)
+    assert read_classes(tmp_path)["images/b.png"] == {"background", "road", "car"}
+
+
+def test_files_that_name_no_image_and_class_are_problems(tmp_path):
+    put(tmp_path, "images/a.png")
+    for mask in ("a_road", "a", "b_road"):
+        put(tmp_path, f"masks/{mask}.png", 0, 4, 0, 4)
+    assert FolderSource("multiclass", tmp_path, labels="class_masks").problems() == [
+        f"masks/{mask}.png: its name is not that of an image and of a class, as NAME_CLASS"
+        for mask in ("a", "b_road")
+    ]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("images", "masks"),
+        ("1. Original Images/a. Training Set", "2. All Segmentation Groundtruths/a. Training Set"),
+    ],
+)
+def test_folders_of_classes_whose_files_have_a_suffix(tmp_path, folders):
+    """As of IDRiD; not all lesions occur in all images."""
+    images, masks = folders
+    for name in ("IDRiD_01", "IDRiD_02"):
+        put(tmp_path, f"{images}/{name}.jpg")
+        put(tmp_path, f"{masks}/1. Microaneurysms/{name}_MA.tif", 0, 3, 0, 3)
+    put(tmp_path, f"{masks}/4. Soft Exudates/IDRiD_02_SE.tif", 5, 8, 5, 8)
+    source = FolderSource("multiclass", tmp_path, images=images, masks=masks)
+    assert source.problems() == []
+    assert source.class_names == ("background", "1. Microaneurysms", "4. Soft Exudates")
+    samples = sorted(source.splits()["train"] + source.splits()["val"], key=lambda s: s.name)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[:3, :3] = 1
+    np.testing.assert_array_equal(source.read_mask(samples[0]), expected)
+    expected[5:8, 5:8] = 2
+    np.testing.assert_array_equal(source.read_mask(samples[1]), expected)
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        put(tmp_path, f"images/{name}.png")
+        put(tmp_path, f"masks/{split}/{name}_mask.png", 0, 3, 0, 3)
+    assert ClassMasksFormat.find(FileTree(tmp_path)) == []
+
+
 def test_later_names_cover_earlier_ones(tmp_path):
     put(tmp_path, "images/1.png")
     for label in ("car-2", "car"):  # as paths in the other order
@@ -212,7 +299,7 @@ def test_what_a_viewer_shows_black_is_no_object(tmp_path, kind, by_object):
 
 
 def test_masks_with_loss_or_nodata_are_refused(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     put(tmp_path, "images/x.png")
     path = tmp_path / "masks/cell"
     path.mkdir(parents=True)

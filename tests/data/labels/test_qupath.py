@@ -175,7 +175,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
 
 
 def test_what_predict_writes_is_read_back(tmp_path):
-    pytest.importorskip("rasterio")
+    pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     from segkit.inference.objects.object_classes import ObjectClass
     from segkit.predict.polygons import Outline, _trace, to_geojson
 

@@ -100,6 +100,48 @@ def test_everything_that_is_wrong_is_named(tmp_path):
     ]
 
 
+def encode(mask, order):
+    """Runs as competitions publish them: of the pixels in an order of numpy, from 1."""
+    flat = np.concatenate([[0], mask.ravel(order), [0]])
+    starts, stops = np.flatnonzero(np.diff(flat) == 1), np.flatnonzero(np.diff(flat) == -1)
+    return " ".join(f"{a + 1} {b - a}" for a, b in zip(starts, stops, strict=True))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("column", ["annotation", "rle"])
+def test_the_direction_of_runs_is_found_and_said(tmp_path, order, column):
+    """Sartorius counts along the rows, most others down the columns."""
+    size = (30, 44)
+    mask = np.hypot(*(np.mgrid[:30, :44] - np.array([[[14]], [[20]]]))).astype(int) < 9
+    put(tmp_path, f"id,{column},width,height\na,{encode(mask.astype(int), order)},44,30\n")
+    write_image(tmp_path / "train/a.png", np.zeros(size, np.uint8))
+    found = read(tmp_path)
+    np.testing.assert_array_equal(draw_labels(found.images[0].read_shapes(size), size, 1), mask)
+    way = "along the rows" if order == "C" else "down the columns"
+    assert found.notes[0].startswith(f"runs of train.csv are counted {way}, as they lie")
+
+
+@pytest.mark.parametrize(("column", "way"), [("annotation", "rows"), ("rle_mask", "columns")])
+def test_square_images_tell_no_direction(tmp_path, column, way):
+    write_image(tmp_path / "a.png", np.zeros((5, 5), np.uint8))
+    (tmp_path / "train.csv").write_text(f"id,{column}\na,1 2 6 2\n")
+    found = read(tmp_path)
+    assert found.notes[0].partition("are counted ")[2].endswith(way)
+    labels = draw_labels(found.images[0].read_shapes((5, 5)), (5, 5), 1)
+    expected = np.zeros((5, 5), int)
+    expected[:2, :2] = 1
+    np.testing.assert_array_equal(labels, expected if way == "rows" else expected.T)
+
+
+def test_starts_from_the_end_of_the_run_before_are_refused(tmp_path):
+    """SIIM-ACR: the second run begins 20 pixels behind the first one."""
+    put(tmp_path, "ImageId, EncodedPixels\na, 5 2 2 2\n", "a.png", name="train-rle.csv")
+    assert read(tmp_path).problems[0] == (
+        "train-rle.csv, line 2: its runs are not in ascending order. If each start counts from the"
+        " end of the run before, as of SIIM-ACR, write starts from the first pixel"
+    )
+
+
 def test_runs_beyond_the_image_are_an_error_when_they_are_drawn(tmp_path):
     put(tmp_path, "ImageId,EncodedPixels\na.png,20 6\n", "a.png")
     with pytest.raises(SegkitError, match="ends at pixel 25, but the image has 6 x 4 = 24"):

@@ -141,6 +141,11 @@ def test_every_format_is_found_by_itself(tmp_path):
     pixels = np.zeros((8, 8), np.uint8)
     contents = {
         "coco": {"a.json": json.dumps({"images": [], "annotations": [], "categories": []})},
+        "coco_panoptic": {
+            "a.json": json.dumps(
+                {"images": [], "annotations": [{"segments_info": []}], "categories": []}
+            )
+        },
         "labelme": {"a.json": json.dumps({"shapes": [], "imagePath": "a.png"})},
         "yolo": {"data.yaml": "names: [a]\ntrain: images\n", "labels/a.txt": "0 0 0 1 0 1 1"},
         "cvat": {"annotations.xml": "<annotations><meta/></annotations>"},
@@ -156,6 +161,12 @@ def test_every_format_is_found_by_itself(tmp_path):
                         "properties": {"objectType": "annotation"},
                     }
                 ]
+            )
+        },
+        "dicom_seg": {"a.dcm": "\0" * 128 + "DICM 1.2.840.10008.5.1.4.1.1.66.4"},
+        "via": {
+            "a.json": json.dumps(
+                {"a.png9": {"filename": "a.png", "regions": [{"shape_attributes": {}}]}}
             )
         },
         "rle_csv": {"train.csv": "ImageId,EncodedPixels\na.png,1 3\n"},
@@ -179,7 +190,7 @@ def test_every_format_is_found_by_itself(tmp_path):
         title = LabelFormat.members()[name].title
         assert title
         annotations = read_annotations(*found[0], FileTree(root))
-        assert annotations.images or name in ("coco", "cvat")
+        assert annotations.images or name in ("coco", "coco_panoptic", "cvat", "dicom_seg")
 
 
 def test_masks_as_one_file_for_an_image_are_no_format(tmp_path):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
-from segkit.data.sources import folder
+from segkit.data import file_reading
 from segkit.data.sources.base import Sample
 from segkit.data.sources.folder import FolderSource
 
@@ -188,7 +189,6 @@ def put_npy(root: Path) -> FolderSource:
 
 
 def put_zarr(root: Path) -> FolderSource:
-    zarr = pytest.importorskip("zarr")
     for where, array in (("images", COLOURS), ("masks", REGIONS)):
         (root / where).mkdir()
         chunks = (40, 40, *array.shape[2:])
@@ -197,7 +197,7 @@ def put_zarr(root: Path) -> FolderSource:
 
 
 def put_hdf5(root: Path) -> FolderSource:
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
     for where, array in (("images", COLOURS), ("masks", REGIONS)):
         (root / where).mkdir()
         with h5py.File(root / where / "a.h5", "w") as file:
@@ -241,14 +241,14 @@ def same(one: Any, two: Any) -> None:
 def put_again(source: FolderSource) -> FolderSource:
     """A copy that has measured nothing yet."""
     copied: FolderSource = pickle.loads(pickle.dumps(source))
-    copied._large.clear()
+    copied._files._large.clear()
     return copied
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Images of any size are large."""
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
+from segkit.data import file_reading
 from segkit.data.checks.summary import check
 from segkit.data.layout.blocks import Shares, divide_samples, take_whole
-from segkit.data.sources import folder
 from segkit.data.sources.base import SPLITS, Sample
 from segkit.data.sources.folder import FolderSource
 
@@ -170,7 +170,7 @@ def test_blocks_are_parts_of_the_whole(put_files, tmp_path):
 def test_files_that_have_windows_are_never_read_whole(put_files, tmp_path, monkeypatch):
     source = put_files(tmp_path)
     samples = list_samples(source)
-    monkeypatch.setattr(folder.ImageReader, "read", None)
+    monkeypatch.setattr(file_reading.ImageReader, "read", None)
     for sample in samples[:3]:
         source.read_image(sample)
         source.read_mask(sample)
@@ -179,9 +179,9 @@ def test_files_that_have_windows_are_never_read_whole(put_files, tmp_path, monke
 def test_others_are_decoded_once(tmp_path, monkeypatch):
     source, read = put_png(tmp_path), []
     monkeypatch.setattr(
-        folder.ImageReader,
+        file_reading.ImageReader,
         "read",
-        lambda self, page=None, real=folder.ImageReader.read: (
+        lambda self, page=None, real=file_reading.ImageReader.read: (
             read.append(self.file.parent.name),
             real(self, page),
         )[1],
@@ -218,7 +218,7 @@ def test_a_training_on_blocks_is_the_same_by_windows(tmp_path, monkeypatch, caps
     fixed = [each for each in QUICK if "experiment" not in each]
     train_quick(tmp_path / "whole", *options, quick=fixed)
     assert "folder: 20 train, 5 val, 0 test" in capsys.readouterr().out
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     train_quick(tmp_path / "windows", *options, quick=fixed)
     results = [json.loads((tmp_path / f / "result.json").read_text()) for f in ("whole", "windows")]
     for result in results:

@@ -32,12 +32,12 @@ from PIL import Image
 from segkit.checkpoint.values import LabelCoding
 from segkit.config.schema import Data
 from segkit.core.errors import SegkitError
+from segkit.data import file_reading
 from segkit.data.augment import TrainTransform, count_by_row
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.layout.blocks import take_whole
 from segkit.data.loading import SMALL, ArrayCache, TrainDataset, WholeDataset
 from segkit.data.open_images import OPEN, OpenImages
-from segkit.data.sources import folder
 from segkit.data.sources.base import Sample
 from segkit.data.sources.folder import FolderSource
 from segkit.targets.base import BorderCore, Labels
@@ -60,7 +60,7 @@ def make_dataset(
     context: int = 0,
     summary: DataSummary | None = None,
 ) -> TrainDataset:
-    summary = summary or check(source, source.mode)
+    summary = summary or check(source, source.rules.mode)
     # of blocks and of whole images
     empty = {s.name for s in list_samples(source) if s.name in summary.with_empty}
     empty |= {take_whole(s).name for s in list_samples(source) if s.name in empty}
@@ -94,11 +94,11 @@ def test_crops_are_the_same_to_the_bit(put_files, context, tmp_path, monkeypatch
     blocks = list_samples(source)
     samples = [blocks[4], *dict.fromkeys(map(take_whole, blocks))]
     draws = [(index, seed) for index in range(len(samples)) for seed in range(4)]
-    summary = check(source, source.mode)
+    summary = check(source, source.rules.mode)
     make = make_dataset(source, samples, context=context, summary=summary)
     wanted = [make[draw] for draw in draws]
     again = put_again(source)
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     for used in (None, cache):
         by_windows = make_dataset(again, samples, 0.5, used, context, summary)
         for sample in samples:
@@ -129,7 +129,7 @@ def test_only_what_a_crop_touches_is_decoded(tmp_path, large, monkeypatch):
             return real(sample)
 
         monkeypatch.setattr(source, name, partial(spy, real=getattr(source, name)))
-    monkeypatch.setattr(folder.ImageReader, "read", None)
+    monkeypatch.setattr(file_reading.ImageReader, "read", None)
     _ = dataset[0, 1]
     assert len(read) == 2
     assert read[0] == read[1]
@@ -141,7 +141,7 @@ def test_what_has_no_windows_is_read_whole(put_files, tmp_path, monkeypatch):
     source = put_files(tmp_path)
     whole = [*dict.fromkeys(map(take_whole, list_samples(source)))]
     wanted = [make_dataset(source, whole)[0, seed] for seed in range(4)]
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     again = put_again(source)
     dataset = make_dataset(again, whole)
     measured = again.measure_large(whole[0])
@@ -213,10 +213,10 @@ def test_files_stay_open_but_only_a_few(tmp_path):
 def test_a_fork_opens_its_own_files(tmp_path, large):
     source = in_blocks(put(tmp_path))
     sample = list_samples(source)[0]
-    with source._open.open(sample.image, None) as ours:
+    with source._files._open.open(sample.image, None) as ours:
         pass
-    source._open._process += 1  # as a fork sees it
-    with source._open.open(sample.image, None) as own:
+    source._files._open._process += 1  # as a fork sees it
+    with source._files._open.open(sample.image, None) as own:
         assert own is not ours
 
 
@@ -225,7 +225,7 @@ def test_small_images_are_not_large(tmp_path, monkeypatch):
     sample = list_samples(source)[0]
     assert source.measure_large(sample) is None
     for limit, is_large in ((H * W * 3 - 1, True), (H * W * 3, False)):
-        monkeypatch.setattr(folder, "LARGE", limit)
+        monkeypatch.setattr(file_reading, "LARGE", limit)
         assert (put_again(source).measure_large(sample) is not None) is is_large
 
 
@@ -234,7 +234,7 @@ def test_the_summary_tells_what_is_large(tmp_path, monkeypatch):
     together = check(source, "multilabel")
     assert not together.large
     assert together.decoded["train"] + together.decoded["val"] == H * W * (3 + 2 * 3)
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     found = check(put_again(source), "multilabel")
     assert found.large == {sample.name for sample in list_samples(source)}
     assert found.decoded["train"] + found.decoded["val"] == H * W * 2 * 3  # the masks
@@ -254,7 +254,7 @@ def test_whole_items_of_large_images(tmp_path, monkeypatch):
         return WholeDataset(source, samples, coding, norm, Labels(), with_empty=empty)
 
     wanted = [make(source)[index] for index in range(2)]
-    monkeypatch.setattr(folder, "LARGE", 0)
+    monkeypatch.setattr(file_reading, "LARGE", 0)
     again = make(put_again(source))
     for index, item in enumerate(wanted):
         same_items(again[index], item)
@@ -263,7 +263,7 @@ def test_whole_items_of_large_images(tmp_path, monkeypatch):
 
 
 def make_data(source: FolderSource, **options: Any) -> SegmentationData:
-    summary = check(source, source.mode)
+    summary = check(source, source.rules.mode)
     config = Data(name="folder", crop_size=(24, 24), num_workers=0, foreground_share=1, **options)
     transform = TrainTransform((24, 24), [], 0, 1.0)
     return SegmentationData(

@@ -38,6 +38,8 @@ from segkit.targets.base import Target
 
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
+MOST_WORKERS = 16
+"""Processes that make crops, unless data.num_workers says how many."""
 PART = 2048
 """Height and width of the parts, at most, in which images too large for memory are validated."""
 CACHED: tuple[Split, ...] = ("train", "val")
@@ -270,7 +272,7 @@ def default_workers() -> int:
     """
     cores = count_usable_cores()
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return min(8, cores - 1) if on_gpu or cores > 2 else 0
+    return min(MOST_WORKERS, cores - 1) if on_gpu or cores > 2 else 0
 
 
 def _new_cache(kinds: frozenset[str] | None) -> ArrayCache | None:

@@ -175,7 +175,7 @@ def test_the_processes_of_a_machine_share_one(
 
 def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 8)]
+    table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 16)]
     for cores, gpu, workers in table:
         monkeypatch.setattr(datamodule, "count_usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)

@@ -45,7 +45,7 @@ from segkit.benchmark.results import Section
 from segkit.config.compose import find_conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment import TrainTransform
-from segkit.data.checks import DataSummary, check
+from segkit.data.checks.summary import DataSummary, check
 from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, as_item
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource

@@ -44,7 +44,7 @@ from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
 from segkit.data.augment import TrainTransform
-from segkit.data.checks import DataSummary, check
+from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.predictor import load
 from segkit.losses import Loss
@@ -84,12 +84,14 @@ def found_data(settings: Any) -> DataSummary:
 class PlainLoop(L.LightningModule):
     """SMP's U-Net as one trains it with Lightning."""
 
-    def __init__(self, settings: Any, channels: int, budget: Budget) -> None:
+    def __init__(
+        self, settings: Any, channels: int, budget: Budget, encoder: str = "resnet34"
+    ) -> None:
         import segmentation_models_pytorch as smp
 
         super().__init__()
         self.settings, self.budget = settings, budget
-        self.model = smp.Unet("resnet34", encoder_weights=None, in_channels=channels, classes=1)
+        self.model = smp.Unet(encoder, encoder_weights=None, in_channels=channels, classes=1)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.loss = Loss.build(settings.loss.name, mode="binary", **settings.loss.options)
         self.counts = torch.zeros(3)
@@ -110,7 +112,7 @@ class PlainLoop(L.LightningModule):
         image, target = batch
         found, truth = self.labels(image) > 0, target > 0
         hits, either = (found & truth).sum(), (found | truth).sum()
-        self.counts += torch.tensor([hits, either, 1])
+        self.counts += torch.stack([hits, either, torch.ones_like(hits)]).cpu()
 
     def labels(self, image: Tensor) -> Tensor:
         """Of images of any size (B, C, H, W), padded for the network: (B, H, W)."""
@@ -136,7 +138,15 @@ class PlainLoop(L.LightningModule):
         }
 
 
-def train_smp(name: str, root: Path, seed: int, minutes: float, folder: Path) -> None:
+def train_smp(
+    name: str,
+    root: Path,
+    seed: int,
+    minutes: float,
+    folder: Path,
+    accelerator: str = "cpu",
+    encoder: str = "resnet34",
+) -> None:
     """A run of the plain loop; leaves metrics.csv and best.ckpt as segkit's does."""
     settings = validate(compose(overrides(name, root, seed, minutes)))
     L.seed_everything(seed, workers=True)
@@ -171,7 +181,8 @@ def train_smp(name: str, root: Path, seed: int, minutes: float, folder: Path) ->
         save_on_train_epoch_end=False,
     )
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        precision="bf16-mixed" if accelerator == "gpu" else "32-true",
         max_epochs=-1,
         gradient_clip_val=settings.trainer.gradient_clip_val,
         callbacks=[budget, History(folder), best],
@@ -180,7 +191,7 @@ def train_smp(name: str, root: Path, seed: int, minutes: float, folder: Path) ->
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(PlainLoop(settings, summary.in_channels, budget), loader, whole)
+    trainer.fit(PlainLoop(settings, summary.in_channels, budget, encoder), loader, whole)
 
 
 def predictions(
@@ -249,8 +260,8 @@ def spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     if sys.argv[1:2] == ["--smp"]:
-        name, root, seed, minutes, folder = sys.argv[2:]
-        train_smp(name, Path(root), int(seed), float(minutes), Path(folder))
+        name, root, seed, minutes, folder, *options = sys.argv[2:]
+        train_smp(name, Path(root), int(seed), float(minutes), Path(folder), *options)
         return
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     for name in EXPERIMENTS:

@@ -16,6 +16,7 @@ from torch import Tensor
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Trainer
+from segkit.config.settings import Precision
 from segkit.core.allocator import keep_freed_memory
 from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import TorchNetwork
@@ -58,19 +59,24 @@ def find_input_side(model: Segmenter, side: int) -> int:
 
 
 def use_precision(device: str, precision: str) -> torch.autocast:
-    """The context that computes in a precision; float32 changes nothing."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, getattr(torch, precision), enabled=precision != "float32")
+    """The context that computes in a precision; float32 and auto change nothing."""
+    kind, is_plain = torch.device(device).type, precision in ("auto", "float32")
+    return torch.autocast(kind, None if is_plain else getattr(torch, precision), not is_plain)
 
 
 def prepare_prediction(
     model: Segmenter, batch: int, side: int, device: str = "cpu", precision: str = "float32"
 ) -> Callable[[], Tensor]:
-    """Make a function that predicts a batch as ``segkit.load`` does; the model is moved."""
+    """Make a function that predicts a batch as ``segkit.load`` does; the model is moved.
+
+    With the precision ``auto`` it computes as ``segkit.load`` does by default.
+    """
     keep_freed_memory()  # as the commands do
     channels, seen = model.encoder.in_channels, find_input_side(model, side)
-    network = TorchNetwork(model, make_bare_card(model, side), device, tile=side, batch_size=batch)
-    if precision != "float32":  # the packed convolutions of a CPU would compute in float32
+    card = make_bare_card(model, side)
+    own: Precision = "auto" if precision == "auto" else "float32"
+    network = TorchNetwork(model, card, device, tile=side, batch_size=batch, precision=own)
+    if precision == "bfloat16":  # the packed convolutions of a CPU would compute in float32
         network.model = model.eval()
     images = torch.rand(batch, channels, seen, seen).numpy()
 

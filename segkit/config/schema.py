@@ -82,8 +82,8 @@ class Data(Part):
     num_workers: int | None = Field(
         None,
         ge=0,
-        description="processes that read and augment; null: one per spare core, none if only two"
-        " cores compute",
+        description="processes that read and augment; null: one per spare core, at most 16, none if"
+        " only two cores compute",
     )
     cache: bool | Literal["auto"] = Field(
         "auto",
@@ -139,8 +139,21 @@ class Trainer(Section):
     )
     accelerator: str = Field("auto", description="auto, cpu, gpu, mps ...")
     devices: int | str | list[int] = Field(1, description="how many devices, or which ones")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true"] = Field(
-        "32-true", description="32-true, bf16-mixed, 16-mixed or bf16-true"
+    strategy: str = Field(
+        "auto",
+        description="how several devices train together, in Lightning's words; auto: ddp, a process"
+        " for each",
+    )
+    num_nodes: int = Field(
+        1, ge=1, description="machines; start the same command on each, with torchrun or srun"
+    )
+    sync_batchnorm: bool = Field(
+        False, description="whether batch norms share their statistics between devices"
+    )
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"] = Field(
+        "auto",
+        description="32-true, bf16-mixed, 16-mixed or bf16-true; auto: bf16-mixed on GPUs that"
+        " compute with bfloat16, 16-mixed on older ones from NVIDIA, else 32-true",
     )
     accumulate_grad_batches: int = Field(1, ge=1, description="batches per optimizer step")
     gradient_clip_val: float | None = Field(

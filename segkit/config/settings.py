@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 TTA = Literal["none", "flips", "d4"]
+Precision = Literal["auto", "float32"]
 WAIST = 0.8
 OVERLAP = 0.25
 
@@ -99,6 +100,10 @@ class PredictionOptions(Section):
         None,
         ge=1,
         description="tiles per batch, which may come from several images; null: what memory allows",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="what a checkpoint computes with: float32, or auto: half precision on GPUs",
     )
 
 

@@ -44,15 +44,28 @@ class Machine:
         return f"{count} {what}{'s' if count > 1 else ''}, {self.memory / GB:.0f} GB"
 
 
-def find_machine(accelerator: str = "auto", devices: int | str | list[int] = 1) -> Machine:
-    """Find the machine that Lightning's ``accelerator`` and ``devices`` mean."""
+def find_machine(
+    accelerator: str = "auto", devices: int | str | list[int] = 1, num_nodes: int = 1
+) -> Machine:
+    """Find the machine that Lightning's ``accelerator``, ``devices`` and ``num_nodes`` mean."""
     cores = count_usable_cores()
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
-        return Machine("cuda", memory, cores, _count(devices, torch.cuda.device_count()))
+        count = _count(devices, torch.cuda.device_count())
+        return Machine("cuda", memory, cores, num_nodes * count)
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return Machine("mps", torch.mps.recommended_max_memory(), cores)
-    return Machine("cpu", find_main_memory(), cores, _count(devices, 1))
+    return Machine("cpu", find_main_memory(), cores, num_nodes * _count(devices, 1))
+
+
+def choose_precision(precision: str, accelerator: str) -> str:
+    """Lightning's name of the precision that ``trainer.precision`` means on this machine."""
+    if precision != "auto":
+        return precision
+    if find_machine(accelerator).device != "cuda":
+        return "32-true"
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if has_bfloat16 else "16-mixed"
 
 
 def _count(devices: int | str | list[int], present: int) -> int:

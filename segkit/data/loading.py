@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 from typing_extensions import TypedDict
 
+from segkit.checkpoint.on_device import standardize
 from segkit.checkpoint.values import LabelCoding, Normalization, find_empty, find_missing
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
@@ -84,34 +85,15 @@ class Crop(TypedDict):
 
 
 def as_item(crops: Crop, normalization: Normalization) -> Item:
-    """Convert a batch of crops to the network's input, on the device of the batch.
-
-    The result equals that of :meth:`Normalization.standardize` bit for bit.
-    """
-    unit = crops["unit"].permute(0, 3, 1, 2)  # (B, C, H, W)
-    mean, std = _mean_and_std(normalization, unit.device)
-    image = unit.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    if unit.dtype == torch.uint8:
-        image *= float(np.float32(1 / 255))
+    """Convert a batch of crops to the network's input, on the device of the batch."""
     item: Item = {
-        "image": image.sub_(mean).div_(std),
+        "image": standardize(crops["unit"].permute(0, 3, 1, 2), normalization),
         "target": crops["labels"].long(),
         "index": crops["index"],
     }
     if "weight" in crops:
         item["weight"] = crops["weight"]
     return item
-
-
-# cached, because a copy to a GPU would wait for all its pending work
-@lru_cache(maxsize=8)
-def _mean_and_std(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each (C, 1, 1)."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
-        for values in (normalization.mean, normalization.std)
-    )
-    return mean, std
 
 
 # --- draws ---------------------------------------------------------------------------------------

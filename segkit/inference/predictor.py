@@ -391,7 +391,7 @@ def load(
             wrote; or several of them, whose probabilities are averaged.
         device: Where to compute: "auto" takes a GPU if there is one.
         options: Options of :class:`segkit.config.settings.PredictionOptions`: tta, instances,
-            min_size, waist, fill_holes, threshold, tile, overlap, context, batch_size.
+            min_size, waist, fill_holes, threshold, tile, overlap, context, batch_size, precision.
 
     Raises:
         SegkitError: There is no such file, segkit did not write it, or an option cannot be used or
@@ -403,7 +403,7 @@ def load(
     if not paths:
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
     parsed = parse_options(options)
-    networks = [_read_network(Path(each), device, parsed.tile, parsed.batch_size) for each in paths]
+    networks = [_read_network(Path(each), device, parsed) for each in paths]
     return Predictor(networks, **options)
 
 
@@ -434,7 +434,8 @@ def _require_effect(predictor: Predictor, options: PredictionOptions) -> None:
             )
 
 
-def _read_network(path: Path, device: str, tile: int | None, batch_size: int | None) -> Network:
+def _read_network(path: Path, device: str, options: PredictionOptions) -> Network:
+    tile, batch_size = options.tile, options.batch_size
     # imported here: exported files do not need torch
     if path.suffix in (".onnx", ".xml"):
         from segkit.inference.runtimes.exported import OnnxNetwork, OpenVinoNetwork
@@ -448,4 +449,4 @@ def _read_network(path: Path, device: str, tile: int | None, batch_size: int | N
     from segkit.checkpoint import reading as checkpoint
     from segkit.inference.runtimes.torch_network import TorchNetwork
 
-    return TorchNetwork(*checkpoint.read(path), device, tile, batch_size)
+    return TorchNetwork(*checkpoint.read(path), device, tile, batch_size, options.precision)

@@ -59,32 +59,38 @@ class CrossEntropy(Loss, name="cross_entropy"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        weights = self._class_weights(logits)  # (C,), binary (2,)
+        weights, smoothing = self.class_weights, self.label_smoothing  # (C,), binary (2,)
+        if weights is not None:
+            if self.mode != "binary":
+                require_count("class_weights", weights, logits.shape[1], "class")
+            weights = weights.to(logits)  # the module may have been cast to half precision
+        divisor = None
         if self.mode == "multiclass":
             # not reduced by torch: its mean is NaN where all pixels are ignored, and its sum is not
             # deterministic on CUDA
             losses = F.cross_entropy(
-                logits, truth, weights, reduction="none", label_smoothing=self.label_smoothing
+                logits, truth, weights, reduction="none", label_smoothing=smoothing
             )  # (B, H, W)
-            divisor = weights[truth]  # (B, H, W)
+            if weights is not None:
+                divisor = weights[truth]  # (B, H, W)
         else:
-            if self.mode == "binary":
-                negative, positive = weights.unbind()
+            margin = compute_margin(logits, truth)  # (B, C, H, W)
+            losses = -F.logsigmoid(margin)
+            if weights is None or self.mode == "multilabel":
+                if smoothing:
+                    losses = losses + smoothing / 2 * margin  # log(1 - p) = log p - margin
+                if weights is not None:
+                    divisor = weights.view(-1, 1, 1).expand_as(losses)
+                    losses = losses * divisor
             else:
-                negative = positive = weights.view(-1, 1, 1)  # (C, 1, 1)
-            smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / 2  # (B, C, H, W)
-            losses = compute_sigmoid_losses(logits, smooth.to(logits.dtype), positive, negative)
-            divisor = truth * positive + ~truth * negative  # (B, C, H, W)
+                negative, positive = weights.unbind()
+                divisor = torch.where(truth, positive, negative)
+                others = torch.where(truth, negative, positive)
+                losses = (1 - smoothing / 2) * divisor * losses
+                losses = losses - smoothing / 2 * others * F.logsigmoid(-margin)
         if weight is not None:
             losses = losses * weight
         return average_valid(losses, valid, divisor)
-
-    def _class_weights(self, logits: Tensor) -> Tensor:
-        if self.class_weights is None:
-            return logits.new_ones(2 if self.mode == "binary" else logits.shape[1])
-        if self.mode != "binary":
-            require_count("class_weights", self.class_weights, logits.shape[1], "class")
-        return self.class_weights.to(logits)  # the module may have been cast to half precision
 
 
 class BinaryCrossEntropy(Loss, name="bce"):
@@ -126,20 +132,18 @@ class BinaryCrossEntropy(Loss, name="bce"):
         if self.pos_weight.numel() > 1:
             require_count("pos_weight", self.pos_weight, logits.shape[1], "channel of the logits")
         positive = self.pos_weight.to(logits).view(-1, 1, 1)  # (1 or C, 1, 1)
-        losses = compute_sigmoid_losses(logits, truth.to(logits.dtype), positive, 1.0)
+        losses = -F.logsigmoid(compute_margin(logits, truth)) * torch.where(truth, positive, 1)
         if weight is not None:
             losses = losses * weight
         return average_valid(losses, valid)
 
 
-def compute_sigmoid_losses(
-    logits: Tensor, truth: Tensor, positive: Tensor, negative: Tensor | float
-) -> Tensor:
-    """Cross-entropy of each sigmoid, not reduced; the truth is a probability."""
-    # log(1 - sigmoid(x)) = log sigmoid(-x), which does not cancel where sigmoid(x) rounds to 1
-    return -(
-        positive * truth * F.logsigmoid(logits) + negative * (1 - truth) * F.logsigmoid(-logits)
-    )
+def compute_margin(logits: Tensor, truth: Tensor) -> Tensor:
+    """The logits of the true choice of each sigmoid: its probability is sigmoid(margin).
+
+    Nothing cancels in its logarithm, as 1 - sigmoid(x) would where sigmoid(x) rounds to 1.
+    """
+    return logits * truth.to(logits.dtype).mul_(2).sub_(1)  # a constant: -logits has a gradient
 
 
 class Focal(Loss, name="focal"):
@@ -184,7 +188,7 @@ class Focal(Loss, name="focal"):
             others = logits.masked_fill(own, -torch.inf).logsumexp(1)  # (B, H, W)
             margin = torch.where(own, logits, 0).sum(1) - others  # (B, H, W)
         else:
-            margin = torch.where(truth, logits, -logits)  # (B, C, H, W)
+            margin = compute_margin(logits, truth)  # (B, C, H, W)
         # (1 - p)^gamma from its logarithm: the power has no derivative where p rounds to 1
         losses = -(self.gamma * F.logsigmoid(-margin)).exp() * F.logsigmoid(margin)
         if self.alpha is not None:

@@ -154,12 +154,16 @@ class Tversky(Loss, name="tversky"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        p, t, valid = split_regions(logits, truth, valid, self.mode)  # (B, C, H, W)
-        dims = choose_dims(self.per_image)
-        tp, fp = torch.where(t, p, 0).sum(dims), torch.where(t, 0, p).sum(dims)  # (C,) or (B, C)
-        fn = torch.where(t, 1 - p, 0).sum(dims)
-        # 1 - T as a ratio: a difference of two numbers near 1 would lose small losses
-        wrong = self.alpha * fp + self.beta * fn
+        p, truth, valid = split_regions(logits, truth, valid, self.mode)  # (B, C, H, W)
+        dims, t = choose_dims(self.per_image), truth.to(p.dtype)
+        # Three sums, as each operation on a whole map takes time. Differences of pixels, not of
+        # sums, where small losses would be lost: errors = FP + FN, predicted - true = FP - FN.
+        errors = (t - p).abs().sum(dims)  # (C,) or (B, C)
+        predicted, true = p.sum(dims), t.sum(dims)
+        wrong = (self.alpha + self.beta) / 2 * errors
+        if self.alpha != self.beta:
+            wrong = wrong + (self.alpha - self.beta) / 2 * (predicted - true)
+        tp = (predicted + true - errors) / 2
         losses = wrong / (tp + wrong + self.smooth)
         if self.gamma != 1:
             # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there

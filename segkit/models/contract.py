@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from segkit.models.encoders.base import Encoder
     from segkit.models.heads import Head
     from segkit.models.necks import Neck
+    from segkit.models.segmenter import Segmenter
 
 Maps = list[Tensor]
 
@@ -139,6 +140,16 @@ def _read_attribute(part: Any, key: str) -> Any:
 
 def _name(part: Any) -> str:
     return f"{part.family} '{part.name}' ({type(part).__qualname__})"
+
+
+def find_unused(model: Segmenter) -> list[nn.Parameter]:
+    """The trainable parameters that no logits depend on, so that they never get a gradient."""
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    image = torch.zeros(1, model.encoder.in_channels, *model.example_size)
+    with torch.enable_grad(), eval_mode(model):
+        total = torch.stack([each.sum() for each in model.all_logits(image)]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [p for p, found in zip(parameters, gradients, strict=True) if found is None]
 
 
 @contextmanager

@@ -53,6 +53,14 @@ def peak_bytes(model: Segmenter, in_channels: int) -> float:
 
 
 def _predict_zeros(model: Segmenter, in_channels: int, size: tuple[int, int]) -> None:
-    parameter = next(model.parameters())
-    with torch.no_grad(), eval_mode(model):
-        model(parameter.new_zeros(1, in_channels, *size))
+    parameters = list(model.parameters())
+    is_trained = [parameter.requires_grad for parameter in parameters]
+    # torch's counter fails where a view of a trained parameter, such as a class token, is an input
+    for parameter in parameters:
+        parameter.requires_grad = False
+    try:
+        with torch.no_grad(), eval_mode(model):
+            model(parameters[0].new_zeros(1, in_channels, *size))
+    finally:
+        for parameter, trained in zip(parameters, is_trained, strict=True):
+            parameter.requires_grad = trained

@@ -24,18 +24,19 @@ class SlowPredictionWarning(UserWarning):
     """A network predicts as it was trained, since no faster copy of it can be made."""
 
 
-def for_inference(model: Segmenter) -> Segmenter:
+def for_inference(model: Segmenter, half: torch.dtype | None = None) -> Segmenter:
     """A copy that gives what the network gives in eval mode, up to rounding.
 
     Batch norms behind a convolution are folded into it, weights are laid out with the channels
     last, and the kernels of joins are computed in advance. The copy shares nothing with the network
-    and is not to be trained.
+    and is not to be trained. One that will run under autocast holds the weights of convolutions and
+    linear layers in the type ``half``, so that they need not be converted at every call.
 
     If no such copy of a part can be made, the network itself is returned in eval mode, with a
     SlowPredictionWarning.
     """
     try:
-        return _make_fast_copy(model)
+        return _make_fast_copy(model, half)
     except Exception as error:  # a module of a plugin may do anything
         warnings.warn(
             f"no faster copy of the network for predicting can be made: {error}. It predicts as it"
@@ -57,7 +58,7 @@ def to_channels_last(model: nn.Module) -> None:
             parameter.data = laid
 
 
-def _make_fast_copy(model: Segmenter) -> Segmenter:
+def _make_fast_copy(model: Segmenter, half: torch.dtype | None) -> Segmenter:
     device = next(model.parameters()).device.type
     # A validation is in inference mode, where tensors have no versions, and perhaps in autocast.
     with (
@@ -78,13 +79,16 @@ def _make_fast_copy(model: Segmenter) -> Segmenter:
             rest = nn.Sequential(*norm.children()) if acts else nn.Identity()  # drop, act
             _replace(fast, norm, rest)
         to_channels_last(fast)
-        for join in fast.modules():
-            if isinstance(join, JoinBlock):
-                join.keep_kernels()
+        for module in fast.modules():
+            if isinstance(module, JoinBlock) and half is None:  # autocast takes the plain path
+                module.keep_kernels()
         got = fast(example)
     # An encoder may have used the output of a convolution elsewhere too, which no hook shows.
     if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise ValueError("it gives other logits when its batch norms are folded")
+    for module in fast.modules() if half is not None else ():
+        if type(module) in (*_CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear):
+            module.to(half)
     return fast
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.config.schema import TrainConfig
+from segkit.core.machine import choose_precision
 from segkit.models.cost import gflops
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
@@ -61,6 +62,7 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
     Raises:
         SegkitError: The parts do not fit each other.
     """
+    precision = choose_precision(settings.trainer.precision, settings.trainer.accelerator)
     encoder = settings.encoder.as_dict()
     if "pretrained" in encoder:
         encoder["pretrained"] = False
@@ -75,7 +77,7 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
             auxiliary=len(settings.auxiliary),
             img_size=REFERENCE,
         )
-        return _measure(model, in_channels, half=settings.trainer.precision != "32-true")
+        return _measure(model, in_channels, half=precision != "32-true")
 
     # planning must not change the random numbers of the training
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -105,7 +105,8 @@ def plan_for_this_machine(
     """
     if not settings.open_keys:
         return settings, []
-    machine = find_machine(settings.trainer.accelerator, settings.trainer.devices)
+    trainer = settings.trainer
+    machine = find_machine(trainer.accelerator, trainer.devices, trainer.num_nodes)
     network = measure_network(settings, summary.in_channels, num_classes)
     settings, choices = plan(settings, summary, machine, network)
     console.print(draw_table(choices, machine), soft_wrap=False)

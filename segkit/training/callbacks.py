@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.optim.swa_utils import AveragedModel
 
 from segkit.core.interrupts import CtrlC
 from segkit.losses.base import Loss
@@ -24,6 +25,39 @@ STEPS_UNREAD = 50
 """Steps between two looks at the losses on a GPU."""
 
 
+class Average(AveragedModel):
+    """A copy of a network whose weights follow it; see :class:`ExponentialAverage`.
+
+    An update is a few operations on all weights, and the CPU counts: on a GPU torch's own waits for
+    the count at every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the averages, in place: they are as large as the network."""
+        count = int(self.n_averaged)
+        new = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+        pairs = list(zip(_list_tensors(self.module), _list_tensors(model), strict=True))
+        for is_real in (True, False):  # others are counts of batches
+            kind = [pair for pair in pairs if pair[0].is_floating_point() is is_real]
+            if not kind:
+                continue
+            means, currents = map(list, zip(*kind, strict=True))
+            if is_real:
+                torch._foreach_lerp_(means, currents, new)
+            else:
+                torch._foreach_copy_(means, currents)
+        self.n_averaged += 1
+
+
+def _list_tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
 class ExponentialAverage(WeightAveraging):
     """An exponential moving average of the weights, used by validation and checkpoints.
 
@@ -32,16 +66,15 @@ class ExponentialAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(means: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor) -> None:
-            new = 1 - torch.clamp((1 + count) / (10 + count), max=decay)
-            for mean, current in zip(means, currents, strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(current, new.to(mean))  # in place: as large as the network
-                else:  # a count of batches
-                    mean.copy_(current)
-
-        super().__init__(multi_avg_fn=average)
+        super().__init__()
+        self._decay = decay
         self._swapped = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Copy the network to where it will be trained: it is not there yet."""
+        if stage == "fit":
+            self._average_model = Average(pl_module, self._decay)
+            self._average_model.module.to(trainer.strategy.root_device)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the averaged weights."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.memory import GB, count_usable_cores, find_main_memory
+from segkit.core.threads import limit_blas, use_one_thread
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary
 from segkit.data.layout.blocks import list_parts, take_part
@@ -37,6 +38,8 @@ from segkit.targets.base import Target
 
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
+MOST_WORKERS = 16
+"""Processes that make crops, unless data.num_workers says how many."""
 PART = 2048
 """Height and width of the parts, at most, in which images too large for memory are validated."""
 CACHED: tuple[Split, ...] = ("train", "val")
@@ -172,12 +175,15 @@ class SegmentationData(L.LightningDataModule):
         batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
         sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
         sampler.trainer, sampler.batch_size = self.trainer, batch_size
+        if not self.workers:
+            limit_blas()
         return LazyLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             generator=torch.Generator(),  # leaves the global one to dropout
             num_workers=self.workers,
+            worker_init_fn=use_one_thread,
             persistent_workers=self.workers > 0,
             pin_memory=self._on_gpu,
             drop_last=True,
@@ -199,6 +205,7 @@ class SegmentationData(L.LightningDataModule):
             batch_size=self.config.val_batch_size if is_even else 1,
             generator=torch.Generator(),
             num_workers=self.workers,
+            worker_init_fn=use_one_thread,
             persistent_workers=self.workers > 0,
             pin_memory=self._on_gpu,
         )
@@ -265,7 +272,7 @@ def default_workers() -> int:
     """
     cores = count_usable_cores()
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return min(8, cores - 1) if on_gpu or cores > 2 else 0
+    return min(MOST_WORKERS, cores - 1) if on_gpu or cores > 2 else 0
 
 
 def _new_cache(kinds: frozenset[str] | None) -> ArrayCache | None:

@@ -103,7 +103,12 @@ def list_overrides() -> list[str]:
 
 
 def write_environment(
-    folder: Path, card: ModelCard, settings: TrainConfig, device: str, notes: list[str]
+    folder: Path,
+    card: ModelCard,
+    settings: TrainConfig,
+    device: str,
+    precision: str,
+    notes: list[str],
 ) -> None:
     """Write environment.json: versions, device, command, weights, warnings."""
     command = {
@@ -114,7 +119,7 @@ def write_environment(
         **card.versions,
         "platform": platform.platform(),
         "device": device,
-        "precision": settings.trainer.precision,
+        "precision": precision,
         "seed": settings.seed,
         "pretrained": card.pretrained_from or "from scratch",
         **command,

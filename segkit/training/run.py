@@ -25,6 +25,7 @@ from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode
 from segkit.losses.base import Loss
 from segkit.metrics.base import Metric
+from segkit.models.contract import find_unused
 from segkit.models.encoders.weights import PretrainedWarning
 from segkit.models.heads import Head
 from segkit.models.segmenter import Segmenter, create_model
@@ -119,15 +120,20 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         scores_objects,
     )
     trainer = make_trainer(settings, folder, [s.name for s in summary.splits["train"]])
+    if trainer.world_size > 1:
+        for parameter in find_unused(model):  # whose gradients the other processes would wait for
+            parameter.requires_grad = False
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
         f"{settings.encoder.name} + {settings.neck.name} + {settings.head.name}:"
-        f" {parameters:,} parameters, on {trainer.strategy.root_device}, to {folder}"
+        f" {parameters:,} parameters, on {trainer.strategy.root_device} in {trainer.precision}, to"
+        f" {folder}"
     )
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings.to_plain())))
     if choices:
         write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
-    write_environment(folder, card, settings, str(trainer.strategy.root_device), notes)
+    device = str(trainer.strategy.root_device)
+    write_environment(folder, card, settings, device, trainer.precision, notes)
     fit(trainer, module, data, folder, console, resume=settings.resume is not None)
     if trainer.world_size > 1:  # the first process scores and writes alone
         torch.distributed.destroy_process_group()

@@ -22,7 +22,7 @@ from rich.console import Console
 from segkit.cli.launch import INTERRUPTED
 from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
-from segkit.core.machine import find_machine
+from segkit.core.machine import choose_precision, find_machine
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
@@ -87,16 +87,22 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.progress_bar:
         listed.append(callbacks.EpochBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
+    machine, precision = find_machine(t.accelerator), choose_precision(t.precision, t.accelerator)
+    if machine.device == "cuda" and precision != "32-true":
+        torch.set_float32_matmul_precision("high")
     deterministic = t.deterministic
     if deterministic == "auto":  # costs nothing on a CPU
-        deterministic = not find_machine(t.accelerator).has_gpu
+        deterministic = not machine.has_gpu
     arguments: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": t.epochs,
         "max_steps": t.max_steps,
         "accelerator": t.accelerator,
         "devices": t.devices,
-        "precision": t.precision,
+        "strategy": t.strategy,
+        "num_nodes": t.num_nodes,
+        "sync_batchnorm": t.sync_batchnorm,
+        "precision": precision,
         "accumulate_grad_batches": t.accumulate_grad_batches,
         "gradient_clip_val": t.gradient_clip_val,
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
@@ -116,8 +122,8 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         return L.Trainer(**arguments)
     except (ValueError, MisconfigurationException) as error:
         raise SegkitError(
-            f"trainer: accelerator={t.accelerator}, devices={t.devices}, precision={t.precision}"
-            f" is not available on this machine. {error}"
+            f"trainer: accelerator={t.accelerator}, devices={t.devices}, strategy={t.strategy},"
+            f" precision={precision} is not available on this machine. {error}"
         ) from error
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segkit.core import machine
-from segkit.core.machine import Machine, find_machine
+from segkit.core.machine import Machine, choose_precision, find_machine
 from segkit.core.memory import GB, count_usable_cores, find_main_memory
 
 
@@ -42,7 +42,31 @@ def test_devices_in_the_words_of_lightning(
     found = find_machine("gpu", devices)
     assert (found.device, found.memory, found.devices) == ("cuda", 40 * GB, count)
     assert found.speed == count * machine.SPEED["cuda"]
+    assert find_machine("gpu", devices, num_nodes=3).devices == 3 * count
     assert find_machine("cpu").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("given", "accelerator", "has_bfloat16", "chosen"),
+    [
+        ("auto", "auto", True, "bf16-mixed"),
+        ("auto", "gpu", False, "16-mixed"),
+        ("auto", "cpu", True, "32-true"),
+        ("32-true", "auto", True, "32-true"),
+    ],
+)
+def test_the_precision_follows_the_device(
+    given: str,
+    accelerator: str,
+    has_bfloat16: bool,
+    chosen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Machine("cuda", 40 * GB, 8)
+    cpu = Machine("cpu", 40 * GB, 8)
+    monkeypatch.setattr(machine, "find_machine", lambda name: cpu if name == "cpu" else found)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert choose_precision(given, accelerator) == chosen
 
 
 LIMITED = {  # by the own cgroup, the files below sys/fs/cgroup, memory in GB, cores

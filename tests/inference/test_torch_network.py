@@ -10,7 +10,13 @@ from torch import nn
 import segkit
 from segkit.checkpoint import reading as checkpoint
 from segkit.data.sources.cells import draw
-from segkit.inference.runtimes.torch_network import TorchNetwork, blend, find_windows
+from segkit.inference.runtimes import torch_network
+from segkit.inference.runtimes.torch_network import (
+    FullPrecisionWarning,
+    TorchNetwork,
+    blend,
+    find_windows,
+)
 from segkit.inference.tiles.tiling import Windows
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import create_model
@@ -73,7 +79,7 @@ def test_the_plain_way_and_the_pooled_one_agree(binary_run, multiclass_run):
         model, card = checkpoint.read(run.checkpoint)
         image = draw(3, (150, 90), channels).image
         network = TorchNetwork(model, card, "cpu", tile=64)
-        x = torch.from_numpy(network.prepare(image))[None]
+        x = torch.from_numpy(card.normalization(image).transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
             maps = blend(nn.Sequential(model, Activation(model.head)), x, network.windows)
         pooled = segkit.load(run.checkpoint, device="cpu", tile=64, batch_size=3)(image)
@@ -104,3 +110,44 @@ def test_a_threshold_of_ones_own(binary_run, multilabel_run):
         labels = found.probabilities > 0.3
         expected = labels[0] if run is binary_run else labels
         np.testing.assert_array_equal(found.labels, expected)
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """As if the CPU were a GPU that is faster in half precision."""
+    monkeypatch.setattr(torch_network, "choose_half", lambda device: torch.float16)
+
+
+def test_half_precision_gives_the_labels_of_float32(binary_run, multiclass_run, halves):
+    for run, channels in ((binary_run, 1), (multiclass_run, 3)):
+        image = draw(3, (150, 90), channels).image
+        full = segkit.load(run.checkpoint, device="cpu", precision="float32")(image)
+        half = segkit.load(run.checkpoint, device="cpu")(image)
+        assert not np.array_equal(half.probabilities, full.probabilities)
+        np.testing.assert_allclose(half.probabilities, full.probabilities, atol=5e-3)
+        assert (half.labels == full.labels).mean() > 0.999
+        assert half.probabilities.dtype == np.float32
+
+
+def test_a_network_with_numbers_beyond_half_precision_predicts_in_float32(binary_run, halves):
+    model, card = checkpoint.read(binary_run.checkpoint)
+    with torch.no_grad():
+        for convolution in (m for m in model.encoder.modules() if isinstance(m, nn.Conv2d)):
+            convolution.weight.mul_(100)
+            if convolution.bias is not None:
+                convolution.bias.mul_(100)
+    batch = np.random.default_rng(0).random((1, 1, 64, 64), np.float32)
+    network = TorchNetwork(model, card, "cpu")
+    with pytest.warns(FullPrecisionWarning, match="precision=float32 does so from the start"):
+        found = network.predict_batch(batch)
+    expected = TorchNetwork(model, card, "cpu", precision="float32").predict_batch(batch)
+    assert torch.equal(found, expected)
+    assert torch.equal(network.predict_batch(batch), expected)  # without another warning
+
+
+def test_half_precision_takes_half_the_memory(binary_run, halves, monkeypatch):
+    model, card = checkpoint.read(binary_run.checkpoint)
+    need = card.bytes_per_pixel
+    monkeypatch.setattr(torch_network, "free_memory", lambda _: 4 * need * 300**2)
+    sides = [TorchNetwork(model, card, precision=p).windows.side for p in ("float32", "auto")]
+    assert sides == [300, 424]

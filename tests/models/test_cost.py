@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segkit.models.contract import find_unused
 from segkit.models.cost import gflops
 from segkit.models.segmenter import create_model
 
@@ -25,3 +26,14 @@ def test_the_convolutions_of_a_small_network():
     # an unpadded network also computes the surroundings that it needs
     unpadded = create_model({**encoder, "padding": "valid"}, "unet", in_channels=1)
     assert gflops(unpadded, 1, (20, 20)) > gflops(model, 1, (20, 20))
+
+
+def test_a_backbone_with_a_class_token_and_a_norm_for_its_classifier():
+    """A view of the token is an input of a part; no logits depend on the last norm."""
+    model = create_model({"name": "pit_xs_224", "pretrained": False}, "fcn", in_channels=3)
+    norm = [p for name, p in model.named_parameters() if ".norm." in name and "body.norm" in name]
+    next(model.encoder.parameters()).requires_grad = False
+    trained = [p.requires_grad for p in model.parameters()]
+    assert 0.1 < gflops(model, 3, (64, 64)) < 10
+    assert [p.requires_grad for p in model.parameters()] == trained
+    assert {id(p) for p in find_unused(model)} == {id(p) for p in norm}

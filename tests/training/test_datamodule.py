@@ -5,16 +5,21 @@ from __future__ import annotations
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from conftest import train_quick
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Data
+from segkit.core.errors import SegkitError
+from segkit.core.threads import VARIABLES
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import check
 from segkit.data.loading import ArrayCache
@@ -170,13 +175,48 @@ def test_the_processes_of_a_machine_share_one(
 
 def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 8)]
+    table = [(1, False, 0), (2, False, 0), (2, True, 1), (6, False, 5), (64, True, 16)]
     for cores, gpu, workers in table:
         monkeypatch.setattr(datamodule, "count_usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         assert datamodule.default_workers() == workers
         assert data(num_workers=None).workers == workers
         assert data(num_workers=3).workers == 3
+
+
+def read_with_one_thread(sample: Any, read: Any) -> Any:
+    """An image, where no library would compute with more threads."""
+    taken = [each["num_threads"] for each in threadpool_info()]
+    most = max([*taken, torch.get_num_threads(), cv2.getNumThreads()])
+    if most > 1:
+        raise SegkitError(f"{most} threads")
+    return read(sample)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_worker_computes_with_one_thread_in_every_library(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "16")
+    found = data(num_workers=1)
+    read = partial(read_with_one_thread, read=found.source.read_image)
+    monkeypatch.setattr(found.source, "read_image", read)
+    with threadpool_limits(16):
+        for loader in (found.train_dataloader(), found.val_dataloader()):
+            loader.multiprocessing_context = start
+            assert len(list(loader)) == len(loader)
+        free = found.val_dataloader()
+        free.worker_init_fn = None
+        with pytest.raises(SegkitError, match="16 threads"):
+            list(free)
+
+
+def test_crops_made_beside_the_network_multiply_with_one_thread() -> None:
+    with threadpool_limits(2, "blas"):
+        data(num_workers=0).train_dataloader()
+        taken = {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+    assert taken == {1}
 
 
 def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> None:

@@ -84,6 +84,16 @@ def test_all_processes_end_with_one_message(tmp_path, broken, status, message):
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
 
 
+@pytest.mark.nightly
+def test_parameters_without_a_gradient_are_left_out(tmp_path):
+    """The last norm of this backbone is for its classifier: DDP would wait for its gradient."""
+    options = ["encoder=timm", "encoder.name=pit_xs_224", "encoder.pretrained=false"]
+    options += ["trainer.max_epochs=1", "trainer.devices=2", "hydra.run.dir=run"]
+    done = train(*options, "data.crop_size=64", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_csv(tmp_path / "run/metrics.csv")) == 1
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(tmp_path):
     """With three images, one process has two of them; the weights stay as they were drawn."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import QUICK, train_quick
 from omegaconf import OmegaConf
+from torch import nn
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Logger
@@ -16,7 +17,7 @@ from segkit.data.sources.cells import CellsSource
 from segkit.models.segmenter import create_model
 from segkit.optim.optimizers import Optimizer
 from segkit.report.table import read_csv
-from segkit.training.callbacks import ExponentialAverage
+from segkit.training.callbacks import Average
 from segkit.training.trainer import make_logger
 
 
@@ -134,16 +135,23 @@ def test_averaged_weights_are_what_the_checkpoint_holds(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["val/loss"] == logged["val/loss"]
 
 
-def test_the_average_follows_its_formula():
-    update = ExponentialAverage(0.5)._kwargs["multi_avg_fn"]
-    # decay min(0.5, (1 + n) / (10 + n)): 0.1 at first, 0.5 from n = 8 on
-    for count, expected in ((0, 0.9), (8, 0.5), (99, 0.5)):
-        means = [torch.tensor([0.0]), torch.tensor([0.0], dtype=torch.bfloat16), torch.tensor(3)]
-        currents = [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor(7)]
-        update(means, currents, torch.tensor(count))
-        assert means[0].item() == pytest.approx(expected)
-        assert means[1].item() == pytest.approx(expected, abs=4e-3)
-        assert means[2].item() == 7  # batches that a norm has seen are not averaged
+@pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 9 / 11), (8, 0.5), (99, 0.5)])
+def test_the_average_follows_its_formula(count: int, expected: float) -> None:
+    # the new share is 1 - min(0.5, (1 + n) / (10 + n)), and the first average is a copy
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1).bfloat16())
+    average = Average(network, 0.5)
+    average.n_averaged += count
+    with torch.no_grad():
+        for tensors, value in ((average.module, 0), (network, 1)):
+            for tensor in (*tensors.parameters(), *tensors.buffers()):
+                tensor.fill_(value)
+    network[1].num_batches_tracked.fill_(7)
+    average.update_parameters(network)
+    assert average.module[0].weight.item() == pytest.approx(expected)
+    assert average.module[1].running_var.item() == pytest.approx(expected, abs=4e-3)
+    assert average.module[1].num_batches_tracked.item() == 7  # counts are not averaged
+    assert average.n_averaged.item() == count + 1
+    assert network[0].weight.item() == 1
 
 
 @pytest.mark.slow

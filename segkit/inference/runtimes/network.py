@@ -45,8 +45,8 @@ class Network(ABC):
         """Channels of the probabilities."""
         return self.card.num_logits
 
-    def prepare(self, window: NDArray[Any]) -> NDArray[np.float32]:
-        """Convert a part of an image to the network's input: (h, w, C) as read -> (C, h, w).
+    def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
+        """Convert a part of an image to what a batch is made of: (h, w, C) as read -> (C, h, w).
 
         Raises:
             SegkitError: The type, the channels or the values do not fit the training.
@@ -54,8 +54,10 @@ class Network(ABC):
         image = self.card.convert_channels(window)
         return np.ascontiguousarray(self.card.normalization(image).transpose(2, 0, 1))
 
-    def predict_batch(self, batch: NDArray[np.float32]) -> Any:
-        """(B, C, h, w) -> (B, num_logits, h - 2 context, w - 2 context) float32, of ``xp``.
+    def predict_batch(self, batch: NDArray[Any]) -> Any:
+        """Prepared parts (B, C, h, w) to probabilities, float32 arrays of ``xp``.
+
+        Their shape is (B, num_logits, h - 2 context, w - 2 context).
 
         Raises:
             TooLittleMemoryError: The batch does not fit into memory; smaller ones may.
@@ -72,7 +74,7 @@ class Network(ABC):
         )
 
     @abstractmethod
-    def _compute(self, batch: NDArray[np.float32]) -> Any:
+    def _compute(self, batch: NDArray[Any]) -> Any:
         """Compute what :meth:`predict_batch` returns."""
 
     def decide(self, probabilities: Any, threshold: float | None = None) -> Any:

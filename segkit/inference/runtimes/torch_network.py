@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.checkpoint.card import ModelCard
-from segkit.config.settings import OVERLAP
+from segkit.checkpoint.on_device import standardize
+from segkit.config.settings import OVERLAP, Precision
 from segkit.core.errors import SegkitError
 from segkit.core.memory import find_main_memory
+from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
 from segkit.models.fast import for_inference
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input, valid_output
+
+
+class FullPrecisionWarning(UserWarning):
+    """A network cannot predict in half precision."""
 
 
 class TorchNetwork(Network):
@@ -32,6 +40,7 @@ class TorchNetwork(Network):
         tile: Side of the tiles in pixels. None: as large as memory allows, up to 1024 or the size
             of the training's crops, whichever is larger.
         batch_size: Tiles in a batch. None: as many as memory allows.
+        precision: float32, or auto: in half of it where the device is faster so.
     """
 
     xp = torch
@@ -43,8 +52,10 @@ class TorchNetwork(Network):
         device: str = "auto",
         tile: int | None = None,
         batch_size: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         self._device = choose_device(device)
+        self._half = choose_half(self._device) if precision == "auto" else None
         self.device = str(self._device)
         self._model = model.to(self._device)
         self.card = card
@@ -61,7 +72,8 @@ class TorchNetwork(Network):
             tile,
             batch_size,
             free_memory(self._device),
-            self.card.bytes_per_pixel or peak_bytes(model, self.card.in_channels),
+            (self.card.bytes_per_pixel or peak_bytes(model, self.card.in_channels))
+            / (1 if self._half is None else 2),
             self._device.type,
         )
 
@@ -78,16 +90,41 @@ class TorchNetwork(Network):
     @cached_property
     def model(self) -> Segmenter:
         """The copy that predicts, made for the first batch so that loading stays fast."""
-        return for_inference(self._model)
+        return for_inference(self._model, self._half)
 
     @property
     def num_logits(self) -> int:
         """Channels of the probabilities."""
         return self._model.head.num_logits
 
-    def _compute(self, batch: NDArray[np.float32]) -> Tensor:
+    def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
+        """(h, w, C) as read -> (C, h, w) from 0 to 1, or 8 bits: a quarter of the bytes."""
+        image = convert_channels(window, self.card.in_channels)
+        unit = self.card.normalization.to_unit(self.card.normalization.convert(image))
+        return np.ascontiguousarray(unit.transpose(2, 0, 1))
+
+    def _compute(self, batch: NDArray[Any]) -> Tensor:
         with torch.inference_mode():
-            return self.model.head.activate(self.model(self.from_numpy(batch)).float())
+            given = standardize(self.from_numpy(batch), self.card.normalization)
+            if self._half is not None:
+                with torch.autocast(self._device.type, self._half):
+                    logits = self.model(given).float()
+                if not logits.isfinite().all():
+                    self._leave_half_precision()
+            if self._half is None:
+                logits = self.model(given).float()
+            return self.model.head.activate(logits)
+
+    def _leave_half_precision(self) -> None:
+        """Compute in float32 from now on: values of the network exceed the largest half number."""
+        warnings.warn(
+            "this network has values that half precision does not hold, so it predicts in float32."
+            " precision=float32 does so from the start.",
+            FullPrecisionWarning,
+            stacklevel=2,
+        )
+        self._half = None
+        del self.model
 
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
         """Decide labels as the head does, or at the given threshold."""
@@ -159,6 +196,16 @@ def choose_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SegkitError(f"device '{device}' cannot be used: {error}") from error
     return chosen
+
+
+def choose_half(device: torch.device) -> torch.dtype | None:
+    """The type in which a device predicts faster than in float32; None where it does not.
+
+    float16 rounds to 11 bits and bfloat16 to 8: labels differ from those of float32 in 0.01 %
+    instead of 0.05 % of the pixels. Its largest number is 65504, see :meth:`TorchNetwork._compute`.
+    """
+    is_fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if is_fast else None
 
 
 def free_memory(device: torch.device) -> int:

@@ -168,7 +168,7 @@ def predict_canvases(
     Yields:
         The canvases in their order, finished or with their ``error``.
     """
-    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, list[NDArray[np.float32]]]]]
+    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, list[NDArray[Any]]]]]
     waiting = defaultdict(deque)
     opened: deque[Canvas] = deque()
     batch_pixels = min(
@@ -181,7 +181,7 @@ def predict_canvases(
         """Tiles in a batch."""
         return max(1, batch_pixels // math.prod(shape))
 
-    def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[np.float32]]]]:
+    def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[Any]]]]:
         """The tiles of a canvas as the networks take them (C, h, w); runs in a thread."""
         try:
             for tile in canvas.list_tiles():
@@ -247,7 +247,7 @@ def predict_canvases(
 
 
 def average_probabilities(
-    networks: Sequence[Network], batches: Sequence[NDArray[np.float32]], tta: TTA, limit: int
+    networks: Sequence[Network], batches: Sequence[NDArray[Any]], tta: TTA, limit: int
 ) -> Any:
     """Average the probabilities of a batch over networks and views.
 

@@ -31,8 +31,8 @@ IN_NAME = (
     *("tta", "tile", "overlap", "context"),
 )
 """Keys that are part of the folder's name if they differ from the default."""
-WITHOUT_EFFECT = ("device", "batch_size", "plugins", "output")
-"""Keys that do not change the scores."""
+WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output")
+"""Keys that change the scores by rounding at most."""
 
 
 def evaluate(config: DictConfig) -> Evaluation:

@@ -22,8 +22,11 @@ from segkit.predict.sharing import Share
 
 SHOWN = 3
 """Finished files that are named if a run ends early."""
-WITHOUT_EFFECT = ("checkpoint", "device", "batch_size", "plugins", "input", "output", "overwrite")
-"""Keys that do not change the content of a mask; the checkpoint counts by its content."""
+WITHOUT_EFFECT = (
+    *("checkpoint", "device", "batch_size", "precision", "plugins"),
+    *("input", "output", "overwrite"),
+)
+"""Keys that change a mask by rounding at most; the checkpoint counts by its content."""
 
 
 def predict(config: DictConfig) -> None:

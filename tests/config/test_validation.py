@@ -31,7 +31,7 @@ def test_every_problem_is_named_at_once_with_key_value_and_what_is_allowed():
     for expected in (
         "trainer.max_epochs='ten': Input should be a valid integer",
         "trainer.precison: there is no such key. Did you mean 'precision'?",
-        "trainer.precision='fp8': Input should be '32-true', 'bf16-mixed'",
+        "trainer.precision='fp8': Input should be 'auto', '32-true'",
         "encoder 'resnt34' is not known. Did you mean 'resnet34'",
         "neck: option 'upsample' is 'bilinar': Input should be 'nearest', 'bilinear' or 'deconv'",
         "neck: option 'wdth' is not known. Did you mean 'width'?",

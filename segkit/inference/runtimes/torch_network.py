@@ -17,7 +17,6 @@ from segkit.checkpoint.on_device import standardize
 from segkit.config.settings import OVERLAP, Precision
 from segkit.core.errors import SegkitError
 from segkit.core.memory import find_main_memory
-from segkit.images.raster import convert_channels
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
@@ -99,7 +98,7 @@ class TorchNetwork(Network):
 
     def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
         """(h, w, C) as read -> (C, h, w) from 0 to 1, or 8 bits: a quarter of the bytes."""
-        image = convert_channels(window, self.card.in_channels)
+        image = self.card.convert_channels(window)
         unit = self.card.normalization.to_unit(self.card.normalization.convert(image))
         return np.ascontiguousarray(unit.transpose(2, 0, 1))
 

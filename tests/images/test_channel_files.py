@@ -72,7 +72,7 @@ def test_a_file_with_braces_in_its_name_is_itself(tmp_path: Path) -> None:
 
 def test_volumes(tmp_path: Path) -> None:
     """The pages are slices, and lie where those of the first file do."""
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     affine = np.diag([-2, -2, 3, 1])  # rows and columns as those of the array
     values = noise(2, 7, 6, 3, dtype="int16") - 20
     for number, volume in enumerate(values):
@@ -95,7 +95,7 @@ def test_volumes(tmp_path: Path) -> None:
 
 
 def write_band(path: Path, band: np.ndarray, left: float = 0, **options) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     transform = rasterio.Affine(10, 0, 500_000 + left, 0, -10, 5_600_000)
     profile = {"driver": "GTiff", "count": 1, "dtype": band.dtype, "crs": "EPSG:32633"}
     profile |= {"height": band.shape[0], "width": band.shape[1], "transform": transform}
@@ -154,7 +154,7 @@ def test_types_become_the_common_one_and_nan_stays_in_its_channel(tmp_path: Path
 
 
 def test_arrays_of_a_file(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="the extra hdf5 is not installed")
     first, second = noise(4, 5), noise(5, 4).T
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["raw/x"], file["raw/y"] = first, second

@@ -31,7 +31,7 @@ def add_profile(data: bytes, profile: bytes) -> bytes:
 
 
 def write_gdal_palette(path: Path, indices: np.ndarray, colours: np.ndarray) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="the extra polygons is not installed")
     profile = {"driver": "JP2OpenJPEG", "height": H, "width": W, "count": 1, "dtype": "uint8"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is not georeferenced

@@ -94,7 +94,7 @@ def divide_by_folders(layout: Layout) -> list[str]:
 
 
 def find_unmasked(images: dict[str, Split | None], masks: set[Split | None]) -> dict[str, Split]:
-    """The images of splits of which there is no mask, by the splits of images and of masks."""
+    """The images of splits that have no masks, given the splits of all images and masks."""
     if "train" not in masks:
         return {}
     return {name: split for name, split in images.items() if split and split not in masks}

@@ -67,7 +67,7 @@ def read_pairs(table: Path) -> Layout:
     found = _read_rows(table)
     layout, lines = Layout(notes=list(found.notes)), dict[Path, int]()
     left_out = dict[str, Split]()
-    masked = {  # splits of which there are masks
+    masked = {  # the splits that have masks
         ANSWERS.get(row[found.split].lower()) if found.is_flag else find_split(row[found.split])
         for _, row in found.rows
         if found.split is not None

@@ -27,6 +27,7 @@ from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
 from segkit.report.colors import choose_colors
+from segkit.training.compilation import compile_step
 from segkit.training.module import SegmentationModule
 
 LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}
@@ -82,7 +83,7 @@ def prepare_prediction(
 
     def predict() -> Tensor:
         with use_precision(device, precision):
-            return network.predict_batch(images)
+            return network.predict_batch(network.from_numpy(images))
 
     return predict
 
@@ -105,8 +106,12 @@ def prepare_training_step(
         Optimizer.build("adamw"),
         Schedule.build("constant"),
         [],
-        Trainer(compile=compiled),
+        Trainer(),
     )
+    if compiled:
+        plain = module.compute_loss
+        compiled_step = compile_step(plain, torch.device(device), replays=True)
+        module.compute_loss = compiled_step  # type: ignore[assignment]
     # without a trainer Lightning would warn at each step
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     optimizer = module.optimizer.for_model(model)

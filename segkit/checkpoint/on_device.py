@@ -17,7 +17,7 @@ def standardize(unit: Tensor, normalization: Normalization) -> Tensor:
     The result equals that of :meth:`Normalization.standardize` bit for bit.
     """
     mean, std = _mean_and_std(normalization, unit.device)
-    image = unit.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    image = unit.to(torch.float32, copy=True)
     if unit.dtype == torch.uint8:
         image *= float(np.float32(1 / 255))
     return image.sub_(mean).div_(std)

@@ -77,7 +77,7 @@ class Data(Part):
     )
     batch_size: int = Field(8, ge=1, description="crops per batch")
     val_batch_size: int = Field(
-        8, ge=1, description="whole images per validation batch, used if all have the same size"
+        8, ge=1, description="whole images of one size per validation batch, at most"
     )
     num_workers: int | None = Field(
         None,
@@ -178,7 +178,12 @@ class Trainer(Section):
         description="the same numbers in every run on one machine; auto: on the CPU, where it costs"
         " little",
     )
-    compile: bool = Field(False, description="compile the network with torch.compile")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="compile the training step with torch.compile, as CUDA graphs on a GPU; that"
+        " takes one or two minutes; auto: on GPUs, if more than a quarter of an hour of training is"
+        " left",
+    )
     recompute: bool = Field(
         False,
         description="run encoder and neck again in the backward pass instead of keeping their maps:"

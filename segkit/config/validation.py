@@ -160,7 +160,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
             " levels for auxiliary heads: use neck=unet or neck=fpn"
         )
     problems += _check_target(config)
-    if config.trainer.compile and config.trainer.recompute:
+    if config.trainer.compile is True and config.trainer.recompute:
         problems.append(
             "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"
             " what to recompute; leave one of them out"

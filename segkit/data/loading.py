@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -135,26 +136,46 @@ class DrawSampler(Sampler[Draw]):
         return iter(draws[self.rank :: self.processes][: len(self)])
 
 
-class EverySample(Sampler[int]):
-    """Every sample once, divided among the processes without repeating any to even out the shares.
+class EverySample(Sampler[list[int]]):
+    """Batches of samples of one size, which together are every sample once.
+
+    They are divided among the processes without repeating any to even out the shares.
+
+    Args:
+        sizes: Height and width of each sample.
+        batch_size: Samples in a batch, at most.
+        pixels: Pixels in a batch of several samples, at most.
 
     Raises:
         SegkitError: There are more processes than samples.
     """
 
-    def __init__(self, count: int, rank: int = 0, processes: int = 1) -> None:
-        if processes > count:
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        batch_size: int,
+        pixels: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if processes > len(sizes):
             raise SegkitError(
-                f"there are {processes} processes and {count} images to validate: use fewer"
+                f"there are {processes} processes and {len(sizes)} images to validate: use fewer"
                 " devices or more images."
             )
-        self.numbers = range(rank, count, processes)
+        alike = defaultdict[tuple[int, int], list[int]](list)
+        for number in range(rank, len(sizes), processes):
+            alike[sizes[number]].append(number)
+        self.batches = list[list[int]]()
+        for (height, width), numbers in alike.items():
+            count = max(1, min(batch_size, pixels // (height * width)))
+            self.batches += [numbers[at : at + count] for at in range(0, len(numbers), count)]
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.batches)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
 
 
 # --- datasets ------------------------------------------------------------------------------------

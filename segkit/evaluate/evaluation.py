@@ -110,7 +110,8 @@ def evaluate(
         classes.append(count_classes(matrix, card.mode))
         return dict(score_matrix(matrix, card.mode, names).mean)
 
-    for index, prediction in _predictions(predictor, dataset, order, has_parts):
+    has_maps = sweep is not None or bool(metrics)
+    for index, prediction in _predictions(predictor, dataset, order, has_parts, has_maps):
         one = ConfusionMatrix(card.mode, card.num_classes)
         if prediction is None:
             _count_parts(predictor, dataset, index, one, sweep)
@@ -121,16 +122,17 @@ def evaluate(
         own = count(one.compute())
         if sweep is not None:
             sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
-        scored = ScoredImage(
-            truth["target"].numpy(),
-            prediction.labels,
-            prediction.probabilities,
-            truth["ids"].numpy() if "ids" in truth else None,
-            truth["markers"].numpy() if "markers" in truth else None,
-            prediction.instances,
-        )
         for metric, of_images in zip(metrics, counted, strict=True):
-            found = metric.count(scored)
+            found = metric.count(
+                ScoredImage(
+                    truth["target"].numpy(),
+                    prediction.labels,
+                    prediction.probabilities,
+                    truth["ids"].numpy() if "ids" in truth else None,
+                    truth["markers"].numpy() if "markers" in truth else None,
+                    prediction.instances,
+                )
+            )
             of_images.append(found)
             own |= {key: float(value) for key, value in metric.score(found).items()}
         images.append(ImageScores(index, own))
@@ -150,7 +152,11 @@ def evaluate(
 
 
 def _predictions(
-    predictor: Predictor, dataset: WholeDataset, order: Iterable[int], has_parts: bool
+    predictor: Predictor,
+    dataset: WholeDataset,
+    order: Iterable[int],
+    has_parts: bool,
+    has_maps: bool,
 ) -> Iterator[tuple[int, Prediction | None]]:
     """Predict samples one after another; None for large ones, which are predicted by parts."""
 
@@ -161,11 +167,11 @@ def _predictions(
         if by_parts:
             yield from ((index, None) for index in group)
         else:
-            yield from _predict_whole(predictor, dataset, group)
+            yield from _predict_whole(predictor, dataset, group, has_maps)
 
 
 def _predict_whole(
-    predictor: Predictor, dataset: WholeDataset, order: Iterable[int]
+    predictor: Predictor, dataset: WholeDataset, order: Iterable[int], has_maps: bool
 ) -> Iterator[tuple[int, Prediction]]:
     asked: deque[int] = deque()
 
@@ -177,7 +183,7 @@ def _predict_whole(
             predictor.watch.check_image(sample.name, image)
             yield image
 
-    for result in predictor.try_stream(images()):
+    for result in predictor.try_stream(images(), probabilities=has_maps):
         index = asked.popleft()
         if isinstance(result, SegkitError):
             raise SegkitError(f"{dataset.samples[index].name}: {result}")

@@ -94,6 +94,7 @@ def check(
 
 def _predict(network: Network, batch: Batch) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """The probabilities and the labels of images."""
-    probabilities = network.predict_batch(np.stack([network.prepare(image) for image in batch]))
+    prepared = network.load_batch([network.prepare(image) for image in batch])
+    probabilities = network.predict_batch(prepared)
     labels = network.decide(probabilities)
     return network.to_numpy(probabilities), network.to_numpy(labels)

@@ -147,7 +147,7 @@ def _quantize(
 ) -> None:
     """Replace the file by one in int8 if that is faster and loses little IoU."""
     tiles = [cut_window(image, contents.windows) for image in real.images]
-    batches = [network.prepare(tile)[None] for tile in tiles]
+    batches = [network.load_batch([network.prepare(tile)]) for tile in tiles]
     folder = draft.parent / "int8"
     folder.mkdir()
     for keep_ends in (False, True):

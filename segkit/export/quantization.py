@@ -151,7 +151,7 @@ def _compare_speed(first: Network, second: Network, tiles: Sequence[NDArray[Any]
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(RUNS + 1):
         for network, own in zip((first, second), times, strict=True):
-            batch = network.prepare(tiles[run % len(tiles)])[None]
+            batch = network.load_batch([network.prepare(tiles[run % len(tiles)])])
             start = time.perf_counter()
             network.predict_batch(batch)
             if run:  # the first one is the warm-up

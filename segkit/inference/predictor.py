@@ -33,6 +33,8 @@ Image = Path | str | NDArray[Any]
 """A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
 ROWS = 128
 """Rows of a large image that are decided and written at once: labels begin as 64-bit integers."""
+DOWNLOADS = 4
+"""Arrays on their way from a device for one image: their memory is locked."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,24 @@ class Prediction:
     Attributes:
         labels: The class of each pixel, (H, W), 255 where the image has no data; of a multilabel
             model (C, H, W) of 0 and 1. uint8.
-        probabilities: (C, H, W) float32, with one channel for a binary model.
+        maps: The probabilities (C, H, W), float32, with one channel for a binary model; None unless
+            they were asked for.
         instances: Ids of objects (H, W), int32, if the model tells objects apart.
     """
 
     labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
+    maps: NDArray[np.float32] | None = None
     instances: NDArray[np.int32] | None = None
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """The probabilities (C, H, W), float32, with one channel for a binary model."""
+        if self.maps is None:
+            raise SegkitError(
+                "this prediction holds labels only, as probabilities take several times the memory"
+                " and time: ask for them by predictor(image, probabilities=True)."
+            )
+        return self.maps
 
 
 class Predictor:
@@ -130,38 +143,46 @@ class Predictor:
         return self.card.mode
 
     @overload
-    def __call__(self, image: Image, page: int | None = None) -> Prediction: ...
+    def __call__(
+        self, image: Image, page: int | None = None, *, probabilities: bool = False
+    ) -> Prediction: ...
 
     @overload
-    def __call__(self, image: list[Image], page: int | None = None) -> list[Prediction]: ...
+    def __call__(
+        self, image: list[Image], page: int | None = None, *, probabilities: bool = False
+    ) -> list[Prediction]: ...
 
     def __call__(
-        self, image: Image | list[Image], page: int | None = None
+        self, image: Image | list[Image], page: int | None = None, *, probabilities: bool = False
     ) -> Prediction | list[Prediction]:
         """Predict one image, or several of any sizes, whose tiles then share batches.
 
         Args:
             image: A file or an array, or a list of them.
             page: Page of a multi-page file, from 0.
+            probabilities: Whether to return the probabilities too.
 
         Raises:
             SegkitError: An image cannot be read, or its channels or its type do not fit the
                 training.
         """
         given = image if isinstance(image, list) else [image]
-        found = list(_raise_errors(self.try_stream(given, page)))
+        results = self.try_stream(given, page, probabilities=probabilities)
+        found = list(_raise_errors(results))
         return found if isinstance(image, list) else found[0]
 
-    def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
+    def stream(
+        self, images: Iterable[Image], *, probabilities: bool = False
+    ) -> Iterator[Prediction]:
         """Predict images in their order; tiles are pooled across them.
 
         The next image is requested while earlier ones wait for others to fill a batch. The first
         image that cannot be predicted raises a SegkitError.
         """
-        return _raise_errors(self.try_stream(images))
+        return _raise_errors(self.try_stream(images, probabilities=probabilities))
 
     def try_stream(
-        self, images: Iterable[Image], page: int | None = None
+        self, images: Iterable[Image], page: int | None = None, *, probabilities: bool = False
     ) -> Generator[Prediction | SegkitError, None, None]:
         """Like :meth:`stream`, with an error in place of an image that cannot be predicted."""
         found: deque[_Whole | SegkitError] = deque()
@@ -171,7 +192,7 @@ class Predictor:
                 try:
                     pixels = load_image(image, self.card, page)
                     self.watch.check_image(get_name(image), pixels)
-                    whole = _Whole(self, pixels, image)
+                    whole = _Whole(self, pixels, image, probabilities)
                 except (SegkitError, MemoryError) as error:
                     found.append(name_image(error, image))
                     continue
@@ -200,15 +221,19 @@ class Predictor:
             write_probabilities: Takes (top, left, block) of shape (C, h, w).
         """
 
+        network, downloads = self.networks[0], _Downloads()
+
         def take(top: int, left: int, block: Any) -> None:
             for at in range(0, block.shape[1], ROWS):
                 rows = block[:, at : at + ROWS]
-                write(top + at, left, self._decide(rows))
+                downloads.add(network.fetch(self._decide(rows), partial(write, top + at, left)))
                 if write_probabilities is not None:
-                    write_probabilities(top + at, left, self.networks[0].to_numpy(rows))
+                    given = partial(write_probabilities, top + at, left)
+                    downloads.add(network.fetch(rows, given))
 
         canvas = self._open_canvas(image, take)
         list(predict_canvases([canvas], self.networks, self._options.tta))
+        downloads.finish()
         if canvas.error is not None:
             raise name_image(canvas.error)
 
@@ -234,16 +259,35 @@ class Predictor:
             fill_holes=given.fill_holes,
         )
 
-    def _decide(self, probabilities: Any) -> NDArray[np.uint8]:
-        """Decide probabilities (C, h, w), arrays of the networks: (h, w) or (N, h, w)."""
-        network = self.networks[0]
-        decided = network.decide(probabilities[None], self.threshold)[0]
-        return network.to_numpy(decided).astype(np.uint8)
+    def _decide(self, probabilities: Any) -> Any:
+        """Decide probabilities (C, h, w): (h, w) or (N, h, w), uint8. Arrays of the networks."""
+        return self.networks[0].decide(probabilities[None], self.threshold)[0]
 
     def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
         height, width, _ = image.shape
         grid = plan_grid(height, width, self.windows, self._options.overlap)
         return Canvas(image, grid, write, self.networks[0])
+
+
+class _Downloads:
+    """Arrays on their way from a device, which are taken in their order; few at a time."""
+
+    def __init__(self) -> None:
+        self._pending: deque[Callable[[], object]] = deque()
+
+    def add(self, finish: Callable[[], object] | None) -> None:
+        """Add what :meth:`Network.fetch` returned."""
+        if finish is not None:
+            self._pending.append(finish)
+        self._shorten(DOWNLOADS)
+
+    def finish(self) -> None:
+        """Wait for all of them."""
+        self._shorten(0)
+
+    def _shorten(self, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.popleft()()
 
 
 class _Whole:
@@ -252,11 +296,17 @@ class _Whole:
     It has no reference to its canvas: a cycle would keep both until the garbage collector runs.
     """
 
-    def __init__(self, predictor: Predictor, image: NDArray[Any], given: Image) -> None:
+    def __init__(
+        self, predictor: Predictor, image: NDArray[Any], given: Image, has_maps: bool
+    ) -> None:
         self._predictor, self._image, self._given = predictor, image, given
         height, width, _ = self.shape = image.shape
         channels = predictor.networks[0].num_logits
-        self._probabilities = np.empty((channels, height, width), np.float32)
+        self._is_wanted = has_maps
+        self._maps: NDArray[np.float32] | None = None
+        if has_maps or predictor.instances is not None:  # objects are found in them
+            self._maps = np.empty((channels, height, width), np.float32)
+        self._downloads = _Downloads()
         layers = (predictor.card.num_classes,) if predictor.mode == "multilabel" else ()
         self._labels = np.empty((*layers, height, width), np.uint8)
 
@@ -266,15 +316,21 @@ class _Whole:
     def write(self, top: int, left: int, block: Any) -> None:
         height, width = block.shape[1:]
         inside = (..., slice(top, top + height), slice(left, left + width))
-        self._probabilities[inside] = self._predictor.networks[0].to_numpy(block)
-        self._labels[inside] = self._predictor._decide(block)
+        network = self._predictor.networks[0]
+        labels = self._predictor._decide(block)
+        self._downloads.add(network.fetch(labels, partial(_put, self._labels, inside)))
+        if self._maps is not None:
+            self._downloads.add(network.fetch(block, partial(_put, self._maps, inside)))
 
     def finish(self, error: SegkitError | MemoryError | None) -> Prediction | SegkitError:
         """The prediction, or the error with the name of the image."""
         if error is not None:
             return name_image(error, self._given)
         try:
-            found = self._predictor.find_objects(self._probabilities, self._labels)
+            self._downloads.finish()
+            found = None
+            if self._maps is not None:
+                found = self._predictor.find_objects(self._maps, self._labels)
             empty = find_empty(self._image)
         except MemoryError as raised:
             return name_image(raised, self._given)
@@ -282,7 +338,11 @@ class _Whole:
             self._labels[..., empty] = self._predictor.card.unlabelled
             if found is not None:
                 found[empty] = 0
-        return Prediction(self._labels, self._probabilities, found)
+        return Prediction(self._labels, self._maps if self._is_wanted else None, found)
+
+
+def _put(array: NDArray[Any], inside: Any, values: NDArray[Any]) -> None:
+    array[inside] = values
 
 
 def _raise_errors(results: Iterable[Prediction | SegkitError]) -> Iterator[Prediction]:

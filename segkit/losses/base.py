@@ -183,9 +183,13 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
 
 def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the valid values over the sum of their weights, which the values contain already."""
-    total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
-    # 0 / 1 where nothing counts, so that neither the value nor the gradient is NaN
-    return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)
+    # at least 1 if nothing counts, so that neither the value nor the gradient is NaN
+    if weights is None:
+        total = valid.sum().clamp(min=1)
+    else:
+        total = (weights * valid).sum()
+        total = torch.where(total > 0, total, 1)
+    return (values * valid).sum() / total
 
 
 def make_weights(option: str, values: list[float]) -> Tensor:

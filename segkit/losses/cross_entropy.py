@@ -74,11 +74,11 @@ class CrossEntropy(Loss, name="cross_entropy"):
             if weights is not None:
                 divisor = weights[truth]  # (B, H, W)
         else:
-            margin = compute_margin(logits, truth)  # (B, C, H, W)
-            losses = -F.logsigmoid(margin)
+            wrong = get_wrong_logits(logits, truth)  # (B, C, H, W)
+            losses = F.softplus(wrong)  # -log p of the true choice
             if weights is None or self.mode == "multilabel":
                 if smoothing:
-                    losses = losses + smoothing / 2 * margin  # log(1 - p) = log p - margin
+                    losses = losses - smoothing / 2 * wrong  # log(1 - p) = log p + wrong
                 if weights is not None:
                     divisor = weights.view(-1, 1, 1).expand_as(losses)
                     losses = losses * divisor
@@ -87,7 +87,7 @@ class CrossEntropy(Loss, name="cross_entropy"):
                 divisor = torch.where(truth, positive, negative)
                 others = torch.where(truth, negative, positive)
                 losses = (1 - smoothing / 2) * divisor * losses
-                losses = losses - smoothing / 2 * others * F.logsigmoid(-margin)
+                losses = losses + smoothing / 2 * others * F.softplus(-wrong)
         if weight is not None:
             losses = losses * weight
         return average_valid(losses, valid, divisor)
@@ -132,18 +132,19 @@ class BinaryCrossEntropy(Loss, name="bce"):
         if self.pos_weight.numel() > 1:
             require_count("pos_weight", self.pos_weight, logits.shape[1], "channel of the logits")
         positive = self.pos_weight.to(logits).view(-1, 1, 1)  # (1 or C, 1, 1)
-        losses = -F.logsigmoid(compute_margin(logits, truth)) * torch.where(truth, positive, 1)
+        losses = F.softplus(get_wrong_logits(logits, truth)) * torch.where(truth, positive, 1)
         if weight is not None:
             losses = losses * weight
         return average_valid(losses, valid)
 
 
-def compute_margin(logits: Tensor, truth: Tensor) -> Tensor:
-    """The logits of the true choice of each sigmoid: its probability is sigmoid(margin).
+def get_wrong_logits(logits: Tensor, truth: Tensor) -> Tensor:
+    """The logits of the wrong choice of each sigmoid: -x where the truth is 1, else x.
 
-    Nothing cancels in its logarithm, as 1 - sigmoid(x) would where sigmoid(x) rounds to 1.
+    softplus of them is -log p of the true choice. Nothing cancels in it, as 1 - sigmoid(x) would
+    where sigmoid(x) rounds to 1.
     """
-    return logits * truth.to(logits.dtype).mul_(2).sub_(1)  # a constant: -logits has a gradient
+    return logits * torch.rsub(truth.to(logits.dtype), 1, alpha=2)  # 1 - 2 t
 
 
 class Focal(Loss, name="focal"):
@@ -188,7 +189,7 @@ class Focal(Loss, name="focal"):
             others = logits.masked_fill(own, -torch.inf).logsumexp(1)  # (B, H, W)
             margin = torch.where(own, logits, 0).sum(1) - others  # (B, H, W)
         else:
-            margin = compute_margin(logits, truth)  # (B, C, H, W)
+            margin = -get_wrong_logits(logits, truth)  # (B, C, H, W)
         # (1 - p)^gamma from its logarithm: the power has no derivative where p rounds to 1
         losses = -(self.gamma * F.logsigmoid(-margin)).exp() * F.logsigmoid(margin)
         if self.alpha is not None:

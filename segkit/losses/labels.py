@@ -55,13 +55,12 @@ def split_target(
         require_classes(
             "the target", target, valid, classes, f" or the ignore_index {ignore_index}"
         )
+    if mode == "binary" or per_channel:
+        truth = (target == 1) & valid
+        return (truth, valid) if per_channel else (truth.unsqueeze(1), valid.unsqueeze(1))
     target = torch.where(valid, target, 0)
     if mode == "multiclass":
         return target, valid  # (B, H, W)
-    if per_channel:
-        return target == 1, valid  # (B, C, H, W)
-    if mode == "binary":
-        return (target == 1).unsqueeze(1), valid.unsqueeze(1)  # (B, 1, H, W)
     truth = encode_one_hot(target, channels)  # (B, C, H, W)
     return truth, valid.unsqueeze(1).expand_as(truth)  # (B, C, H, W)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss, Positive
-from segkit.losses.regions import average_regions, choose_dims, split_regions, weigh_regions
+from segkit.losses.regions import average_regions, choose_dims, sum_regions, weigh_regions
 
 
 class Dice(Loss, name="dice"):
@@ -154,19 +154,22 @@ class Tversky(Loss, name="tversky"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
-        p, truth, valid = split_regions(logits, truth, valid, self.mode)  # (B, C, H, W)
-        dims, t = choose_dims(self.per_image), truth.to(p.dtype)
-        # Three sums, as each operation on a whole map takes time. Differences of pixels, not of
-        # sums, where small losses would be lost: errors = FP + FN, predicted - true = FP - FN.
-        errors = (t - p).abs().sum(dims)  # (C,) or (B, C)
-        predicted, true = p.sum(dims), t.sum(dims)
-        wrong = (self.alpha + self.beta) / 2 * errors
-        if self.alpha != self.beta:
-            wrong = wrong + (self.alpha - self.beta) / 2 * (predicted - true)
-        tp = (predicted + true - errors) / 2
-        losses = wrong / (tp + wrong + self.smooth)
+        # Three sums, as each operation on a whole map takes time: errors = FP + FN,
+        # predicted - true = FP - FN, predicted + true - errors = 2 TP; each (C,) or (B, C)
+        errors, predicted, true = sum_regions(logits, truth, valid, self.mode, self.per_image)
+        wrong, total = errors, predicted + true + 2 * self.smooth
+        if (self.alpha, self.beta) != (0.5, 0.5):  # of Dice this is already the formula, doubled
+            wrong = (self.alpha + self.beta) * errors + (self.alpha - self.beta) * (
+                predicted - true
+            )
+            total = total - errors + wrong
+        losses = wrong / total
         if self.gamma != 1:
             # the slope of x^gamma is infinite at 0 where gamma < 1: it is cut to 0 there
             smallest = 1e-12
             losses = torch.where(losses > smallest, losses.clamp(min=smallest) ** self.gamma, 0)
-        return average_regions(losses, valid.any(dims), self.class_weights)
+        counted = None  # all classes, by the same pixels; if there are none, all losses are 0
+        if self.per_image or self.mode == "multilabel":
+            each = valid.unsqueeze(1) if self.mode == "multiclass" else valid
+            counted = each.expand_as(logits).any(choose_dims(self.per_image))
+        return average_regions(losses, counted, self.class_weights)

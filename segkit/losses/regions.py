@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,44 @@ def split_regions(
     else:
         p = logits.sigmoid()  # (B, C, H, W)
     valid = valid.expand_as(p)  # (B, C, H, W)
-    return torch.where(valid, p, 0), truth & valid, valid
+    return p * valid, truth & valid, valid
+
+
+def sum_regions(
+    logits: Tensor, truth: Tensor, valid: Tensor, mode: Mode, per_image: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the errors |p - t|, the predictions p and the truth t over each region.
+
+    Args:
+        logits, truth, valid: Inputs of :meth:`Loss.compute`.
+        mode: Their mode.
+        per_image: Whether each image has its own sums.
+
+    Returns:
+        Each (C,), or (B, C) with ``per_image``, float32.
+    """
+    p, t, _ = split_regions(logits, truth, valid, mode)
+    sums: tuple[Tensor, Tensor, Tensor] = _SumRegions.apply(p, t, choose_dims(per_image))
+    return sums
+
+
+class _SumRegions(torch.autograd.Function):
+    """The three sums with one pass over the maps for their gradient; autograd takes six."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, t: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(t)
+        ctx.is_per_image = 0 not in dims
+        # errors of pixels, not differences of sums, in which small ones would be lost
+        return torch.where(t, 1 - p, p).sum(dims), p.sum(dims), t.sum(dims, dtype=p.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (t,) = ctx.saved_tensors
+        of_errors, of_predicted, _ = gradients
+        shape = (len(t) if ctx.is_per_image else 1, -1, 1, 1)
+        right, wrong = of_predicted - of_errors, of_predicted + of_errors
+        return torch.where(t, right.view(shape), wrong.view(shape)), None, None
 
 
 def choose_dims(per_image: bool) -> tuple[int, ...]:
@@ -34,12 +73,17 @@ def choose_dims(per_image: bool) -> tuple[int, ...]:
     return (2, 3) if per_image else (0, 2, 3)
 
 
-def average_regions(losses: Tensor, counted: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The weighted mean of losses (C,) or (B, C) over those that count, 0 if none does."""
+def average_regions(losses: Tensor, counted: Tensor | None, class_weights: Tensor | None) -> Tensor:
+    """The weighted mean of losses (C,) or (B, C) over those that count, 0 if none does.
+
+    ``counted`` is None if all of them count.
+    """
     if class_weights is None:
-        return average_valid(losses, counted)
+        return losses.mean() if counted is None else average_valid(losses, counted)
     require_count("class_weights", class_weights, losses.shape[-1], "class")
     weights = class_weights.to(losses).expand_as(losses)  # the module may be in half precision
+    if counted is None:
+        return (losses * weights).sum() / weights.sum()
     return average_valid(losses * weights, counted, weights)
 
 

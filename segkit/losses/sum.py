@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -69,8 +70,9 @@ class WeightedSum(Loss, name="sum"):
         for factor, module in zip(self.weights, self.terms, strict=True):
             term = cast("Loss", module)
             own = weight if term.takes_weight else None
-            losses.append(factor * term.compute(logits, truth, valid, own))
-        return torch.stack(losses).sum()
+            value = term.compute(logits, truth, valid, own)
+            losses.append(value if factor == 1 else factor * value)
+        return reduce(torch.add, losses)
 
 
 def _build_term(

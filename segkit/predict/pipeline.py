@@ -101,7 +101,9 @@ class Pipeline:
                 yield page.image
                 del page
 
-        with closing(self.predictor.try_stream(images())) as results:
+        wanted = self.outputs.wanted.probabilities
+        stream = self.predictor.try_stream(images(), probabilities=wanted)
+        with closing(stream) as results:
             for result in results:
                 self.ctrl_c.stop_if_pressed()
                 page = waiting.popleft()
@@ -109,7 +111,8 @@ class Pipeline:
                     self._fail(page.file, result)
                     self.meter.advance(1)
                     continue
-                size = page.image.nbytes + result.probabilities.nbytes + result.labels.nbytes
+                arrays = page.image, result.labels, result.maps, result.instances
+                size = sum(array.nbytes for array in arrays if array is not None)
                 writers.submit(partial(self._write, page, result), size)
                 del page, result
 

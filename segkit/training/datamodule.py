@@ -34,6 +34,7 @@ from segkit.data.loading import (
     as_item,
 )
 from segkit.data.sources.base import DataSource, Sample, Split
+from segkit.inference.tiles.tiling import BATCH_PIXELS
 from segkit.targets.base import Target
 
 SHARE = 0.25
@@ -190,19 +191,21 @@ class SegmentationData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Return whole images, in batches if all have the same size.
+        """Return whole images, in batches of one size.
 
         Images that are too large for memory are in parts, whose counts add up to nearly those of
         the whole: a tile of the network sees nothing beyond the edge of its part.
         """
         samples = self.summary.splits["val"]
         parts = [part for sample in samples for part in self._divide_huge(sample)]
-        is_even = self.summary.one_size["val"] and len(parts) == len(samples)
-        whole = self.whole("val", parts)
+        sizes = [
+            self.summary.sizes[part.name] if part.window is None else part.window[2:]
+            for part in parts
+        ]
+        most, pixels = self.config.val_batch_size, BATCH_PIXELS["cuda" if self._on_gpu else "cpu"]
         return DataLoader(
-            whole,
-            sampler=EverySample(len(whole), *self._process),
-            batch_size=self.config.val_batch_size if is_even else 1,
+            self.whole("val", parts),
+            batch_sampler=EverySample(sizes, most, pixels, *self._process),
             generator=torch.Generator(),
             num_workers=self.workers,
             worker_init_fn=use_one_thread,

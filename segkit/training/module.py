@@ -37,7 +37,7 @@ class SegmentationModule(L.LightningModule):
     Args:
         card: The model card for the checkpoints.
         auxiliary: Loss weights of the auxiliary heads.
-        settings: How to compute: channels_last, compile, recompute.
+        settings: How to compute: channels_last, recompute.
         monitor: The metric shown in the progress bar besides the loss.
         decoder: Separates the objects of an image, given probabilities and labels, in validation.
     """
@@ -58,7 +58,6 @@ class SegmentationModule(L.LightningModule):
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.monitor, self.decoder = monitor, decoder
-        self.all_logits = torch.compile(model.all_logits) if settings.compile else model.all_logits
         self.recompute = settings.recompute
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
@@ -70,12 +69,16 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """Return the loss of the head plus the weighted losses of the auxiliary heads."""
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        logits = self.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
-        target, weight = batch["target"], batch.get("weight")  # (B, H, W)
-        loss = self.loss(logits[0], target, weight)
+        loss = self.compute_loss(image, batch["target"], batch.get("weight"))
+        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def compute_loss(self, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss of a batch; :class:`Compilation` replaces this by the same, compiled."""
+        logits = self.model.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
+        loss: Tensor = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):
             loss = loss + factor * self.loss(coarse, target, weight)
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Item, batch_idx: int) -> None:

@@ -29,7 +29,7 @@ from segkit.targets.base import Labels
 def predictor(binary_run):
     loaded = segkit.load(binary_run.checkpoint, device="cpu", instances="components", min_size=9)
     # so little training decides for nothing anywhere: a lower threshold gives objects to score
-    probabilities = loaded(draw(1, (64, 48)).image).probabilities
+    probabilities = loaded(draw(1, (64, 48)).image, probabilities=True).probabilities
     loaded.threshold = float(np.quantile(probabilities, 0.3))
     return loaded
 

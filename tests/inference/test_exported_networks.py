@@ -43,7 +43,8 @@ sys.meta_path.insert(0, Blocked())
 import numpy as np
 import segkit
 
-result = segkit.load(sys.argv[1], instances="components", min_size=3)(sys.argv[2])
+result = segkit.load(sys.argv[1], instances="components", min_size=3)(
+    sys.argv[2], probabilities=True)
 np.savez(sys.argv[3], labels=result.labels, maps=result.probabilities, ids=result.instances)
 """
 
@@ -76,7 +77,9 @@ def test_neither_torch_nor_timm_is_needed(ending, files, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "a.npz")
-    expected = load(files[".ckpt"], device="cpu", instances="components", min_size=3)(image)
+    expected = load(files[".ckpt"], device="cpu", instances="components", min_size=3)(
+        image, probabilities=True
+    )
     np.testing.assert_allclose(found["maps"], expected.probabilities, atol=1e-5)
     assert (found["labels"] != expected.labels).mean() < 1e-3
     assert found["ids"].dtype == np.int32
@@ -84,8 +87,8 @@ def test_neither_torch_nor_timm_is_needed(ending, files, tmp_path):
 
 def test_files_are_averaged_with_each_other(files):
     image = np.random.default_rng(1).integers(0, 255, (40, 30), np.uint8)
-    one = load(files[".onnx"], device="cpu")(image)
-    both = load([files[".onnx"], files[".xml"]], device="cpu")(image)
+    one = load(files[".onnx"], device="cpu")(image, probabilities=True)
+    both = load([files[".onnx"], files[".xml"]], device="cpu")(image, probabilities=True)
     np.testing.assert_allclose(both.probabilities, one.probabilities, atol=1e-5)
 
 
@@ -96,8 +99,10 @@ def test_tiles_and_batches_are_as_asked(ending, files):
     assert predictor.networks[0].batch_size == 3
     assert predictor.networks[0].device == "cpu"
     image = np.random.default_rng(2).integers(0, 255, (61, 83), np.uint8)
-    expected = load(files[".ckpt"], device="cpu", tile=24, batch_size=3)(image)
-    np.testing.assert_allclose(predictor(image).probabilities, expected.probabilities, atol=1e-5)
+    expected = load(files[".ckpt"], device="cpu", tile=24, batch_size=3)(image, probabilities=True)
+    np.testing.assert_allclose(
+        predictor(image, probabilities=True).probabilities, expected.probabilities, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])

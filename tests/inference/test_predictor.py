@@ -27,7 +27,7 @@ def predictor(binary_run):
 def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
     for height, width in [(1, 1), (7, 5), (64, 64), (65, 130)]:
         image = draw(1, (max(16, height), max(16, width))).image[:height, :width]
-        result = predictor(image)
+        result = predictor(image, probabilities=True)
         assert result.labels.shape == (height, width)
         assert result.labels.dtype == np.uint8
         assert result.probabilities.shape == (1, height, width)
@@ -35,7 +35,7 @@ def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
         assert result.instances is None
     image = draw(2, (40, 30)).image  # (H, W, 1)
     write_image(tmp_path / "a.png", image)
-    as_array = predictor(image).probabilities
+    as_array = predictor(image, probabilities=True).probabilities
     for same in (
         image[..., 0],
         np.repeat(image, 3, axis=2),
@@ -44,7 +44,9 @@ def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
     ):
-        np.testing.assert_allclose(predictor(same).probabilities, as_array, atol=2e-3)
+        np.testing.assert_allclose(
+            predictor(same, probabilities=True).probabilities, as_array, atol=2e-3
+        )
 
 
 @pytest.mark.parametrize(
@@ -74,9 +76,9 @@ def images():
 @pytest.mark.parametrize("tta", ["none", "d4"])
 def test_batch_order_and_company_do_not_matter(binary_run, images, tta):
     alone = segkit.load(binary_run.checkpoint, device="cpu", tile=64, batch_size=1, tta=tta)
-    expected = [alone(image).probabilities for image in images]
+    expected = [alone(image, probabilities=True).probabilities for image in images]
     pooled = segkit.load(binary_run.checkpoint, device="cpu", tile=64, batch_size=7, tta=tta)
-    for found, one in zip(pooled(images[::-1]), expected[::-1], strict=True):
+    for found, one in zip(pooled(images[::-1], probabilities=True), expected[::-1], strict=True):
         np.testing.assert_allclose(found.probabilities, one, atol=1e-5)
 
 
@@ -97,7 +99,7 @@ def test_an_image_is_let_go_of_with_its_prediction(predictor):
     try:
         alive = []
         for number, result in enumerate(
-            predictor.stream(draw(i, (64, 64)).image for i in range(9))
+            predictor.stream((draw(i, (64, 64)).image for i in range(9)), probabilities=True)
         ):
             alive.append(weakref.ref(result.probabilities))
             del result
@@ -129,7 +131,7 @@ def test_windows_of_an_image_equal_it_in_memory(multiclass_run, multilabel_run):
     for run, channels in ((multiclass_run, 3), (multilabel_run, 1)):
         image = draw(7, (190, 333), channels).image
         predictor = segkit.load(run.checkpoint, device="cpu", tile=64)
-        whole = predictor(image)
+        whole = predictor(image, probabilities=True)
         labels, maps = np.full_like(whole.labels, 99), np.full_like(whole.probabilities, np.nan)
 
         class Windowed:
@@ -154,9 +156,13 @@ def test_context_is_seen_and_not_decided(binary_run):
     image = draw(9, (128, 128)).image
     plain = segkit.load(binary_run.checkpoint, device="cpu", tile=64, overlap=0)
     wide = segkit.load(binary_run.checkpoint, device="cpu", tile=64, overlap=0, context=50)
-    whole = segkit.load(binary_run.checkpoint, device="cpu", tile=256, context=64)(image)
+    whole = segkit.load(binary_run.checkpoint, device="cpu", tile=256, context=64)
+    whole = whole(image, probabilities=True)
     assert wide.windows.context == 52  # on the network's grid
-    errors = [np.abs(p(image).probabilities - whole.probabilities).max() for p in (plain, wide)]
+    errors = [
+        np.abs(p(image, probabilities=True).probabilities - whole.probabilities).max()
+        for p in (plain, wide)
+    ]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -184,8 +190,10 @@ def test_an_ensemble_is_the_mean_of_its_members(binary_run, border_core_run, tmp
             value.mul_(0.9)
     torch.save(stored, tmp_path / "other.ckpt")
     paths = [binary_run.checkpoint, tmp_path / "other.ckpt"]
-    one, two = (segkit.load(path, device="cpu")(image).probabilities for path in paths)
-    found = segkit.load(paths, device="cpu")(image).probabilities
+    one, two = (
+        segkit.load(path, device="cpu")(image, probabilities=True).probabilities for path in paths
+    )
+    found = segkit.load(paths, device="cpu")(image, probabilities=True).probabilities
     np.testing.assert_allclose(found, (one + two) / 2, atol=1e-6)
     assert np.abs(one - two).max() > 1e-3
     with pytest.raises(SegkitError, match="number 2 of the list cannot be averaged"):
@@ -205,7 +213,7 @@ def test_an_unpadded_network_is_exact_in_tiles():
     card = make_bare_card(model, 36, "uint8", 255.0)
     networks = [TorchNetwork(model, card, "cpu", tile, batch_size=2) for tile in (36, 400)]
     image = draw(6, (90, 131)).image
-    small, large = (Predictor(network)(image) for network in networks)
+    small, large = (Predictor(network)(image, probabilities=True) for network in networks)
     np.testing.assert_allclose(small.probabilities, large.probabilities, atol=1e-5)
     with pytest.raises(SegkitError, match="context=10 cannot be used"):
         Predictor(networks, context=10)
@@ -213,10 +221,12 @@ def test_an_unpadded_network_is_exact_in_tiles():
 
 def test_labels_are_decided_by_the_head(multiclass_run, multilabel_run):
     image = draw(3, (32, 48), 3).image
-    result = segkit.load(multiclass_run.checkpoint, device="cpu")(image)
+    result = segkit.load(multiclass_run.checkpoint, device="cpu")(image, probabilities=True)
     np.testing.assert_array_equal(result.labels, result.probabilities.argmax(0))
     np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
-    result = segkit.load(multilabel_run.checkpoint, device="cpu")(image[..., :1])
+    result = segkit.load(multilabel_run.checkpoint, device="cpu")(
+        image[..., :1], probabilities=True
+    )
     assert result.labels.shape == (3, 32, 48)
     np.testing.assert_array_equal(result.labels, result.probabilities > 0.5)
 
@@ -225,16 +235,20 @@ def test_augmented_prediction_is_equivariant(binary_run):
     """The mean over all eight views of a turned image is the turned mean."""
     predictor = segkit.load(binary_run.checkpoint, device="cpu", tta="d4")
     image = draw(4, (64, 64)).image
-    straight = predictor(image).probabilities[0]
+    straight = predictor(image, probabilities=True).probabilities[0]
     np.testing.assert_allclose(
-        predictor(np.rot90(image)).probabilities[0], np.rot90(straight), atol=1e-5
+        predictor(np.rot90(image), probabilities=True).probabilities[0],
+        np.rot90(straight),
+        atol=1e-5,
     )
     np.testing.assert_allclose(
-        predictor(image[:, ::-1]).probabilities[0], straight[:, ::-1], atol=1e-5
+        predictor(image[:, ::-1], probabilities=True).probabilities[0], straight[:, ::-1], atol=1e-5
     )
     flipped = segkit.load(binary_run.checkpoint, device="cpu", tta="flips")
-    once = flipped(image).probabilities[0]
-    np.testing.assert_allclose(flipped(image[::-1]).probabilities[0], once[::-1], atol=1e-5)
+    once = flipped(image, probabilities=True).probabilities[0]
+    np.testing.assert_allclose(
+        flipped(image[::-1], probabilities=True).probabilities[0], once[::-1], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,7 +304,9 @@ def test_a_file_of_several_pages_asks_for_the_page(binary_run, tmp_path):
     with pytest.raises(SegkitError, match=r"has 3 pages; choose one of 0 to 2"):
         predictor(tmp_path / "stack.tif")
     last = predictor(tmp_path / "stack.tif", page=2)
-    np.testing.assert_array_equal(last.probabilities, predictor(pages[2]).probabilities)
+    np.testing.assert_array_equal(
+        last.probabilities, predictor(pages[2], probabilities=True).probabilities
+    )
     with pytest.raises(SegkitError, match="there is no page 3"):
         predictor(tmp_path / "stack.tif", page=3)
 

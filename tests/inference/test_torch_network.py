@@ -10,6 +10,7 @@ from torch import nn
 import segkit
 from segkit.checkpoint import reading as checkpoint
 from segkit.data.sources.cells import draw
+from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes import torch_network
 from segkit.inference.runtimes.torch_network import (
     FullPrecisionWarning,
@@ -121,8 +122,9 @@ def halves(monkeypatch):
 def test_half_precision_gives_the_labels_of_float32(binary_run, multiclass_run, halves):
     for run, channels in ((binary_run, 1), (multiclass_run, 3)):
         image = draw(3, (150, 90), channels).image
-        full = segkit.load(run.checkpoint, device="cpu", precision="float32")(image)
-        half = segkit.load(run.checkpoint, device="cpu")(image)
+        full = segkit.load(run.checkpoint, device="cpu", precision="float32")
+        full = full(image, probabilities=True)
+        half = segkit.load(run.checkpoint, device="cpu")(image, probabilities=True)
         assert not np.array_equal(half.probabilities, full.probabilities)
         np.testing.assert_allclose(half.probabilities, full.probabilities, atol=5e-3)
         assert (half.labels == full.labels).mean() > 0.999
@@ -136,13 +138,17 @@ def test_a_network_with_numbers_beyond_half_precision_predicts_in_float32(binary
             convolution.weight.mul_(100)
             if convolution.bias is not None:
                 convolution.bias.mul_(100)
-    batch = np.random.default_rng(0).random((1, 1, 64, 64), np.float32)
-    network = TorchNetwork(model, card, "cpu")
+    rng = np.random.default_rng(0)
+    # in several batches, two of which are computed before the first is checked
+    images = [rng.integers(0, 256, (64, 96), np.uint8) for _ in range(5)]
+    half = Predictor(TorchNetwork(model, card, "cpu", tile=64, batch_size=2))
     with pytest.warns(FullPrecisionWarning, match="precision=float32 does so from the start"):
-        found = network.predict_batch(batch)
-    expected = TorchNetwork(model, card, "cpu", precision="float32").predict_batch(batch)
-    assert torch.equal(found, expected)
-    assert torch.equal(network.predict_batch(batch), expected)  # without another warning
+        found = half(images, probabilities=True)
+    network = TorchNetwork(model, card, "cpu", tile=64, batch_size=2, precision="float32")
+    expected = Predictor(network)(images, probabilities=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    half(images)  # without another warning
 
 
 def test_half_precision_takes_half_the_memory(binary_run, halves, monkeypatch):

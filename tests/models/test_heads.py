@@ -12,13 +12,18 @@ from segkit.models.heads import Head
 @pytest.mark.parametrize(
     ("name", "options", "activate", "decide"),
     [
-        ("binary", {"threshold": 0.7}, torch.sigmoid, lambda p: (p[:, 0] > 0.7).long()),
-        ("multiclass", {"num_classes": 3}, lambda x: x.softmax(1), lambda p: p.argmax(1)),
+        ("binary", {"threshold": 0.7}, torch.sigmoid, lambda p: (p[:, 0] > 0.7).to(torch.uint8)),
+        (
+            "multiclass",
+            {"num_classes": 3},
+            lambda x: x.softmax(1),
+            lambda p: p.argmax(1).to(torch.uint8),
+        ),
         (
             "multilabel",
             {"num_classes": 3, "threshold": 0.25},
             torch.sigmoid,
-            lambda p: (p > 0.25).long(),
+            lambda p: (p > 0.25).to(torch.uint8),
         ),
     ],
 )
@@ -38,7 +43,7 @@ def test_labels_are_integers_and_dropout_is_of_training_alone(name):
     x = torch.ones(1, 4, 3, 3)
     assert torch.equal(head.eval()(x), head(x))
     labels = head.decide(head.activate(head(x)))
-    assert labels.dtype == torch.int64
+    assert labels.dtype == torch.uint8
     torch.manual_seed(0)
     head.train()
     assert len({float(head(x).detach().sum()) for _ in range(20)}) > 1

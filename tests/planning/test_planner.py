@@ -45,7 +45,7 @@ def summary(
         class_names=("background", *(f"class {i}" for i in range(1, len(shares)))),
         coding=LabelCoding({}, foreground=changes.get("ids", False)),
         normalization=Normalization(changes.get("dtype", "uint8"), 0, 255, (0.5,), (0.2,)),
-        one_size={"train": True, "val": True, "test": True},
+        sizes={},
         class_share=shares,
         measures=Measures(
             median, changes.get("largest", median), diameter, changes.get("upright", False)

@@ -140,8 +140,10 @@ def test_from_training_to_prediction(tmp_path: Path, capsys: pytest.CaptureFixtu
         np.testing.assert_array_equal(np.asarray(written.dataobj)[:, :, page].T, labels)
     [entry, _] = json.loads((tmp_path / "out/coco.json").read_text())["images"]
     assert entry["file_name"] == "c_2.nii.gz"
-    one = predictor(str(root / "imagesTs/c_2_{0000,0001}.nii.gz"), page=1)
-    np.testing.assert_allclose(one.probabilities, predictor(image).probabilities)
+    one = predictor(str(root / "imagesTs/c_2_{0000,0001}.nii.gz"), page=1, probabilities=True)
+    np.testing.assert_allclose(
+        one.probabilities, predictor(image, probabilities=True).probabilities
+    )
     run_predict(root / "imagesTs/c_2_{0001,0000}.nii.gz", "turned")
     (tmp_path / "alone").mkdir()
     files[0].rename(tmp_path / "alone/c.nii.gz")

@@ -41,7 +41,7 @@ def stack(tmp_path):
 
 def find_threshold(run, image, **options) -> float:
     """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
-    result = segkit.load(run.checkpoint, device="cpu", **options)(image)
+    result = segkit.load(run.checkpoint, device="cpu", **options)(image, probabilities=True)
     return float(np.median(result.probabilities))
 
 
@@ -165,7 +165,9 @@ def test_options_reach_the_predictor(binary_run, images, out, run_predict, value
     path = binary_run.checkpoint
     given += [f"checkpoint=['{path}','{path}']", f"values={values}", "probabilities=true"]
     run_predict(binary_run, images, *given)
-    expected = segkit.load([path, path], device="cpu", **options)(images / "a.png")
+    expected = segkit.load([path, path], device="cpu", **options)(
+        images / "a.png", probabilities=True
+    )
     assert 0 < expected.labels.mean() < 1
     factor = 1 if values == "ids" else 255
     np.testing.assert_array_equal(read_mask(out / "a.png"), expected.labels * factor)

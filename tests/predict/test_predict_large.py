@@ -33,14 +33,14 @@ def big(tmp_path):
 
 def load(run, image: np.ndarray):
     """A predictor of 64 x 64 tiles; half of the image's pixels exceed its threshold."""
-    found = segkit.load(run.checkpoint, device="cpu", tile=64)(image)
+    found = segkit.load(run.checkpoint, device="cpu", tile=64)(image, probabilities=True)
     threshold = float(np.median(found.probabilities))
     return segkit.load(run.checkpoint, device="cpu", tile=64, threshold=threshold)
 
 
 def check(predictor, image: np.ndarray, mask: np.ndarray, extras, name: str, kind: str) -> None:
     """Compare what was written of an image with its prediction in memory."""
-    expected = predictor(image)
+    expected = predictor(image, probabilities=True)
     assert 0 < expected.labels.mean() < 1
     np.testing.assert_array_equal(mask, expected.labels * 255)
     step = -(-max(image.shape) // 100)

@@ -31,7 +31,9 @@ def write_geotiff(path: Path, image: np.ndarray, **options) -> None:
 
 def find_threshold(run, image) -> float:
     """The threshold that half of an image exceeds: seconds of training do not reach 0.5."""
-    probabilities = segkit.load(run.checkpoint, device="cpu")(image).probabilities
+    probabilities = segkit.load(run.checkpoint, device="cpu")(
+        image, probabilities=True
+    ).probabilities
     return float(np.median(probabilities))
 
 
@@ -147,13 +149,15 @@ def test_photographs_are_turned_as_in_the_training(
     shown = image if orientation == "stored" else image.transpose(Image.Transpose.ROTATE_270)
     shown.save(tmp_path / "in/b.png")
     predictor = segkit.load(tmp_path / "best.ckpt", device="cpu")
-    threshold = float(np.median(predictor(tmp_path / "in/b.png").probabilities))
+    threshold = float(np.median(predictor(tmp_path / "in/b.png", probabilities=True).probabilities))
     options = [f"checkpoint='{tmp_path}/best.ckpt'", f"threshold={threshold}", "polygons=coco"]
     run_predict(binary_run, tmp_path / "in", *options)
     mask = read_mask(out / "a.png")
     assert mask.shape == ((64, 80) if orientation == "stored" else (80, 64))
     np.testing.assert_array_equal(mask, read_mask(out / "b.png"))
-    first, second = (predictor(tmp_path / f"in/{name}.png").probabilities for name in "ab")
+    first, second = (
+        predictor(tmp_path / f"in/{name}.png", probabilities=True).probabilities for name in "ab"
+    )
     np.testing.assert_array_equal(first, second)
     entries = json.loads((out / "coco.json").read_text())["images"]
     assert {(each["height"], each["width"]) for each in entries} == {mask.shape}

@@ -26,10 +26,17 @@ def test_processes_share_the_draws_of_an_epoch():
 
 
 def test_processes_share_the_images_of_a_validation_and_repeat_none():
-    shares = [index for rank in range(3) for index in EverySample(7, rank, 3)]
-    assert sorted(shares) == list(range(7))
+    sizes = [(8, 8), (8, 9)] * 6
+    batches = [batch for rank in range(3) for batch in EverySample(sizes, 4, 10**6, rank, 3)]
+    assert sorted(index for batch in batches for index in batch) == list(range(12))
     with pytest.raises(SegkitError, match="3 processes and 2 images"):
-        EverySample(2, 0, 3)
+        EverySample(sizes[:2], 1, 1, 0, 3)
+
+
+def test_images_of_a_validation_are_in_batches_of_one_size():
+    sizes = [(8, 8), (8, 9), (8, 8), (100, 100), (8, 8), (100, 100), (8, 8)]
+    batches = list(EverySample(sizes, batch_size=3, pixels=10_000))
+    assert batches == [[0, 2, 4], [6], [1], [3], [5]]
 
 
 OPTIONS = ["experiment=quick", "encoder=unet", "data.batch_size=2"]

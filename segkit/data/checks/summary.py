@@ -62,7 +62,7 @@ class DataSummary:
     Attributes:
         num_classes: Number of classes including background.
         normalization: The intensities of the training images.
-        one_size: Whether all images of a split have the same size.
+        sizes: Height and width of each sample, by its name.
         class_share: Fraction of each class among the labelled pixels.
         measures: Sizes of images and objects.
         notes: What the user should know.
@@ -79,7 +79,7 @@ class DataSummary:
     class_names: tuple[str, ...]
     coding: LabelCoding
     normalization: Normalization
-    one_size: dict[Split, bool]
+    sizes: dict[str, tuple[int, int]]
     class_share: tuple[float, ...]
     measures: Measures
     notes: list[str]
@@ -169,7 +169,7 @@ def summarize(
         class_names=classes.names,
         coding=classes.coding,
         normalization=Normalization.fit([f.pixels for f in readable if f.pixels is not None]),
-        one_size={split: len({f.shape for f in part}) <= 1 for split, part in of_split.items()},
+        sizes={f.sample.name: (f.shape[0], f.shape[1]) for f in readable},
         class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
         measures=_measure(readable, classes),
         notes=[

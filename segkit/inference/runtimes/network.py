@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -46,7 +48,7 @@ class Network(ABC):
         return self.card.num_logits
 
     def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
-        """Convert a part of an image to what a batch is made of: (h, w, C) as read -> (C, h, w).
+        """Convert a part of an image, (h, w, C) as read, to what :meth:`load_batch` takes.
 
         Raises:
             SegkitError: The type, the channels or the values do not fit the training.
@@ -54,10 +56,15 @@ class Network(ABC):
         image = self.card.convert_channels(window)
         return np.ascontiguousarray(self.card.normalization(image).transpose(2, 0, 1))
 
-    def predict_batch(self, batch: NDArray[Any]) -> Any:
-        """Prepared parts (B, C, h, w) to probabilities, float32 arrays of ``xp``.
+    def load_batch(self, parts: Sequence[NDArray[Any]]) -> Any:
+        """Prepared parts of one size as a batch (B, C, h, w), an array of ``xp``."""
+        return self.from_numpy(np.stack(parts))
 
-        Their shape is (B, num_logits, h - 2 context, w - 2 context).
+    def predict_batch(self, batch: Any) -> Any:
+        """A batch (B, C, h, w) to probabilities, float32 arrays of ``xp``.
+
+        Their shape is (B, num_logits, h - 2 context, w - 2 context). They can be used once
+        :meth:`begin_check` says so; a GPU may still be computing them.
 
         Raises:
             TooLittleMemoryError: The batch does not fit into memory; smaller ones may.
@@ -74,16 +81,29 @@ class Network(ABC):
         )
 
     @abstractmethod
-    def _compute(self, batch: NDArray[Any]) -> Any:
+    def _compute(self, batch: Any) -> Any:
         """Compute what :meth:`predict_batch` returns."""
+
+    def begin_check(self) -> Callable[[], bool]:
+        """Ask for the end of all computations so far: what is returned waits for it.
+
+        It tells whether their probabilities are right. If not, they must be computed again, which
+        the network then does otherwise.
+        """
+        return lambda: True
+
+    def finish_beside(self, probabilities: Any) -> AbstractContextManager[object]:
+        """Use checked probabilities in the ``with`` block, while the network goes on."""
+        return nullcontext()
 
     def decide(self, probabilities: Any, threshold: float | None = None) -> Any:
         """Decide labels: (B, num_logits, H, W) -> (B, H, W), or (B, N, H, W) where they overlap.
 
-        ``threshold`` replaces the model's own.
+        They are uint8. ``threshold`` replaces the model's own.
         """
         own = self.card.threshold if threshold is None else threshold
-        return decide(probabilities, self.card.mode, own)
+        labels = decide(probabilities, self.card.mode, own)
+        return labels.astype(np.uint8) if self.xp is np else labels.to(self.xp.uint8)
 
     def from_numpy(self, values: NDArray[Any]) -> Any:
         """Convert a numpy array to one of ``xp``, where the network computes."""
@@ -95,6 +115,16 @@ class Network(ABC):
     def to_numpy(self, array: Any) -> NDArray[Any]:
         """The inverse of :meth:`from_numpy`."""
         return array if self.xp is np else array.cpu().numpy()
+
+    def fetch(
+        self, array: Any, take: Callable[[NDArray[Any]], object]
+    ) -> Callable[[], object] | None:
+        """Hand an array of ``xp`` to ``take`` as one of numpy, which ``take`` must not keep.
+
+        If that would mean to wait for a device, it happens when the returned function is called.
+        """
+        take(self.to_numpy(array))
+        return None
 
 
 def is_out_of_memory(error: Exception) -> bool:

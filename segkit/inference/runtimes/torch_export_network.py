@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.core.errors import SegkitError
@@ -65,9 +63,9 @@ class TorchExportNetwork(ExportedNetwork):
         except Exception as error:  # each layer of torch has its own
             raise_broken(path, "a program of torch.export", error)
 
-        def run(batch: NDArray[np.float32]) -> Tensor:
+        def run(batch: Tensor) -> Tensor:
             with torch.inference_mode():
-                return module(torch.from_numpy(batch).to(chosen, non_blocking=True))
+                return module(batch)
 
         return run, contents, str(chosen), free_memory(chosen)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +60,11 @@ class TorchNetwork(Network):
         self._model = model.to(self._device)
         self.card = card
         self._tile, self._batch_size = tile, batch_size
+        self._is_finite: Tensor | None = None
+        if self._device.type == "cuda":
+            # for the copies of the next batch and for what follows the network, beside it
+            self._loading = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._finishing = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
 
     @cached_property
     def _plan(self) -> tuple[Windows, int]:
@@ -97,25 +103,55 @@ class TorchNetwork(Network):
         return self._model.head.num_logits
 
     def prepare(self, window: NDArray[Any]) -> NDArray[Any]:
-        """(h, w, C) as read -> (C, h, w) from 0 to 1, or 8 bits: a quarter of the bytes."""
+        """(h, w, C) as read -> the same from 0 to 1, or 8 bits: a quarter of the bytes."""
         image = self.card.convert_channels(window)
-        unit = self.card.normalization.to_unit(self.card.normalization.convert(image))
-        return np.ascontiguousarray(unit.transpose(2, 0, 1))
+        return self.card.normalization.to_unit(self.card.normalization.convert(image))
 
-    def _compute(self, batch: NDArray[Any]) -> Tensor:
+    def load_batch(self, parts: Sequence[NDArray[Any]]) -> Tensor:
+        """See :class:`Network`. The channels come last in memory, as in images."""
+        if self._device.type != "cuda":
+            return self.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
+        pinned = _pin((len(parts), *parts[0].shape), torch.from_numpy(parts[0][:0].copy()).dtype)
+        np.stack(parts, out=pinned.numpy())
+        with torch.cuda.stream(self._loading):
+            batch = pinned.to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._loading)
+        batch.record_stream(computing)
+        return batch.permute(0, 3, 1, 2)
+
+    def _compute(self, batch: Tensor) -> Tensor:
         with torch.inference_mode():
-            given = standardize(self.from_numpy(batch), self.card.normalization)
-            if self._half is not None:
-                with torch.autocast(self._device.type, self._half):
-                    logits = self.model(given).float()
-                if not logits.isfinite().all():
-                    self._leave_half_precision()
+            given = standardize(batch, self.card.normalization)
             if self._half is None:
+                return self.model.head.activate(self.model(given).float())
+            with torch.autocast(self._device.type, self._half):
                 logits = self.model(given).float()
+            is_finite = logits.isfinite().all()  # not read here, as this would wait for the GPU
+            self._is_finite = is_finite if self._is_finite is None else self._is_finite & is_finite
             return self.model.head.activate(logits)
+
+    def begin_check(self) -> Callable[[], bool]:
+        """See :class:`Network`: in half precision, whether all logits were finite."""
+        is_finite, self._is_finite = self._is_finite, None
+        if is_finite is None:
+            is_finite = torch.ones((), dtype=torch.bool, device=self._device)
+        found: list[bool] = []
+        wait = self.fetch(is_finite, lambda value: found.append(bool(value)))
+
+        def check() -> bool:
+            if wait is not None:
+                wait()
+            if not found[0]:
+                self._leave_half_precision()
+            return found[0]
+
+        return check
 
     def _leave_half_precision(self) -> None:
         """Compute in float32 from now on: values of the network exceed the largest half number."""
+        if self._half is None:  # the batch after the one that said so
+            return
         warnings.warn(
             "this network has values that half precision does not hold, so it predicts in float32."
             " precision=float32 does so from the start.",
@@ -125,12 +161,43 @@ class TorchNetwork(Network):
         self._half = None
         del self.model
 
+    @contextmanager
+    def finish_beside(self, probabilities: Tensor) -> Iterator[None]:
+        """See :class:`Network`. What is allocated in the block must be used in such blocks only."""
+        if self._device.type != "cuda":
+            yield
+            return
+        probabilities.record_stream(self._finishing)
+        with torch.cuda.stream(self._finishing):
+            yield
+
+    def fetch(
+        self, array: Tensor, take: Callable[[NDArray[Any]], object]
+    ) -> Callable[[], object] | None:
+        """See :class:`Network`."""
+        if self._device.type != "cuda":
+            return super().fetch(array, take)
+        pinned = _pin(array.shape, array.dtype)
+        pinned.copy_(array, non_blocking=True)
+        copied = torch.cuda.current_stream(self._device).record_event()
+
+        def finish() -> None:
+            copied.synchronize()
+            take(pinned.numpy())
+
+        return finish
+
     def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
         """Decide labels as the head does, or at the given threshold."""
         if threshold is not None:
-            return super().decide(probabilities, threshold).to(torch.uint8)
-        # converted on the device: copying eight bytes a pixel is slow
+            return super().decide(probabilities, threshold)
+        # of a head of a plugin they may be of another type
         return self.model.head.decide(probabilities).to(torch.uint8)
+
+
+def _pin(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory of the host that a GPU copies from and to while both go on."""
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
 
 def find_windows(model: Segmenter, side: int) -> Windows:
@@ -169,6 +236,8 @@ def blend(
     """
     height, width = images.shape[-2:]
     grid = plan_grid(height, width, windows, overlap)
+    if (grid.rows.window, grid.columns.window) == (height, width) and not windows.context:
+        return network(images).float()
     total: Tensor | None = None
     for i, top in enumerate(grid.rows.starts):
         rows = torch.from_numpy(grid.rows.find_pixels(i)).to(images.device)

@@ -93,9 +93,8 @@ class Canvas:
             reach = range(first - columns.window + 1, end)
             tiles = [number for number, start in enumerate(columns.starts) if start in reach]
             self._strips.append(Strip(first, end, tiles))
-        # moved once: a GPU waits for each copy
-        self._down = network.from_numpy(rows.weights)[..., None]
-        self._across = network.from_numpy(columns.weights)
+        self._down: Any = None
+        self._across: Any = None
         self._band: Any = None
         self._is_complete = False
 
@@ -128,6 +127,13 @@ class Canvas:
         strip, begin = tile.strip, columns.starts[tile.column]
         around = (maps.shape[-1] - columns.window) // 2  # a padded network decides the context too
         maps = maps[..., around : around + rows.window, around : around + columns.window]
+        if len(rows.starts) == len(columns.starts) == 1:
+            self._write(0, 0, maps[:, : rows.size, : columns.size])
+            self._is_complete = True
+            return
+        if self._down is None:  # moved once, here, where they are used: see finish_beside
+            self._down = self._network.from_numpy(rows.weights)[..., None]
+            self._across = self._network.from_numpy(columns.weights)
         if self._band is None:
             shape = len(maps), rows.window, strip.end - strip.first
             self._band = self._network.from_numpy(np.zeros(shape, np.float32))
@@ -153,6 +159,19 @@ class Canvas:
             self._band[:, : rest.shape[1]] = rest
 
 
+_Prepared = tuple[Canvas, Tile, list[NDArray[Any]]]
+"""A tile of a canvas, as each of the networks takes it."""
+
+
+class _Flight(NamedTuple):
+    """A batch that is being computed: its tiles, its maps, and what waits for and checks them."""
+
+    shape: tuple[int, int]
+    taken: list[_Prepared]
+    maps: Any
+    checks: list[Callable[[], bool]]
+
+
 def predict_canvases(
     canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA
 ) -> Iterator[Canvas]:
@@ -168,8 +187,9 @@ def predict_canvases(
     Yields:
         The canvases in their order, finished or with their ``error``.
     """
-    waiting: dict[tuple[int, int], deque[tuple[Canvas, Tile, list[NDArray[Any]]]]]
+    waiting: dict[tuple[int, int], deque[_Prepared]]
     waiting = defaultdict(deque)
+    flying: deque[_Flight] = deque()
     opened: deque[Canvas] = deque()
     batch_pixels = min(
         network.batch_size * (network.windows.largest + 2 * network.windows.context) ** 2
@@ -190,7 +210,8 @@ def predict_canvases(
         except (SegkitError, MemoryError) as error:
             canvas.error = error
 
-    def run(shape: tuple[int, int]) -> None:
+    def launch(shape: tuple[int, int]) -> None:
+        """Compute the next batch; a GPU goes on while the one before it is blended."""
         nonlocal batch_pixels
         queue, limit = waiting[shape], find_limit(shape)
         taken = [queue.popleft() for _ in range(min(limit, len(queue)))]
@@ -198,14 +219,25 @@ def predict_canvases(
         if not taken:
             return
         try:
-            batches = [np.stack(tiles) for tiles in zip(*(e[2] for e in taken), strict=True)]
+            batches = [
+                network.load_batch(parts)
+                for network, parts in zip(
+                    networks, zip(*(e[2] for e in taken), strict=True), strict=True
+                )
+            ]
             maps = average_probabilities(networks, batches, tta, limit)
         except (TooLittleMemoryError, MemoryError) as error:
             # not the error itself: through its traceback it would hold the memory
             problem = SegkitError(str(error) or "the batch does not fit into memory.")
         else:
-            for (canvas, tile, _), one in zip(taken, maps, strict=True):
-                canvas.add(tile, one)
+            flying.append(_Flight(shape, taken, maps, [n.begin_check() for n in networks]))
+            if len(flying) > 1:
+                land()
+            return
+        if flying:  # they hold memory too
+            queue.extendleft(reversed(taken))
+            while flying:
+                land()
             return
         together = min(limit, len(taken) * len(_list_flips(tta)))
         if together > 1:
@@ -221,11 +253,27 @@ def predict_canvases(
         else:
             taken[0][0].error = problem
 
+    def land() -> None:
+        """Blend the first of the batches that are being computed."""
+        flight = flying.popleft()
+        checked = [check() for check in flight.checks]
+        if not all(checked):
+            for other in (*reversed(flying), flight):  # tiles are added in their order
+                waiting[other.shape].extendleft(reversed(other.taken))
+            flying.clear()
+            return
+        with networks[0].finish_beside(flight.maps):
+            for (canvas, tile, _), one in zip(flight.taken, flight.maps, strict=True):
+                canvas.add(tile, one)
+
     def finish(most: int) -> Iterator[Canvas]:
         """Yield the first canvases that are done; leave at most ``most`` open."""
         while opened and (opened[0].is_done or len(opened) > most or are_too_large()):
             while not opened[0].is_done:
-                run(opened[0].tile_shape)
+                if waiting[opened[0].tile_shape]:
+                    launch(opened[0].tile_shape)
+                else:
+                    land()
             yield opened.popleft()
 
     def are_too_large() -> bool:
@@ -241,19 +289,19 @@ def predict_canvases(
             ):
                 waiting[shape].append((canvas, tile, arrays))
                 while len(waiting[shape]) >= find_limit(shape):
-                    run(shape)
+                    launch(shape)
             yield from finish(OPEN)
         yield from finish(0)
 
 
 def average_probabilities(
-    networks: Sequence[Network], batches: Sequence[NDArray[Any]], tta: TTA, limit: int
+    networks: Sequence[Network], batches: Sequence[Any], tta: TTA, limit: int
 ) -> Any:
     """Average the probabilities of a batch over networks and views.
 
     Args:
         networks: They compute on the same kind of arrays.
-        batches: (B, C, h, w), one for each network.
+        batches: (B, C, h, w), one for each network, as :meth:`Network.load_batch` returns it.
         tta: The views: mirrored ones, for d4 also with rows and columns swapped.
         limit: Tiles in one call. Mirrored views of a small batch go through a network together.
 
@@ -266,10 +314,11 @@ def average_probabilities(
     for network, batch in zip(networks, batches, strict=True):
         together = max(1, limit // len(batch))
         for is_swapped in (False, True) if tta == "d4" else (False,):
-            straight = batch.swapaxes(-1, -2) if is_swapped else batch
+            straight = xp.swapaxes(batch, -1, -2) if is_swapped else batch
             for at in range(0, len(flips), together):
                 group = flips[at : at + together]
-                seen = np.concatenate([np.flip(straight, axes) for axes in group])
+                views = [xp.flip(straight, axes) if axes else straight for axes in group]
+                seen = batch if views[0] is batch and len(views) == 1 else xp.concatenate(views)
                 maps = network.predict_batch(seen)
                 for number, axes in enumerate(group):
                     part = maps[number * len(batch) : (number + 1) * len(batch)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ SIDE = 1024
 """Side of the largest window if there is enough memory."""
 SHARE = 0.25
 """Share of the free memory that a batch may take."""
-BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 32 * 1024 * 1024}
-"""Pixels in a batch, by device; larger ones are not faster."""
+BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 8 * 1024 * 1024}
+"""Pixels in a batch, by device; larger ones are not faster and take more memory."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def mirror_indices(first: int, end: int, size: int) -> NDArray[np.int64]:
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
+@lru_cache  # images of a folder often have the same size
 def _plan_axis(size: int, windows: Windows, overlap: float, fixed: int | None) -> Axis:
     window = fixed or min(windows.fit(size), windows.largest)
     starts = [0]

@@ -38,4 +38,4 @@ class Head(nn.Module, Registrable, ABC, family="head"):
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
-        """(B, num_logits, H, W) -> int64 labels (B, H, W), of a multilabel head (B, N, H, W)."""
+        """(B, num_logits, H, W) -> uint8 labels (B, H, W), of a multilabel head (B, N, H, W)."""

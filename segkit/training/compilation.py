@@ -1,0 +1,117 @@
+"""The training step compiled by torch.compile, where the run is long enough to win it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from segkit.core.errors import SegkitError
+from segkit.training.budget import Budget
+
+WORTH = 900.0
+"""Seconds of training that must be left: compiling takes one or two minutes, and saves a fifth."""
+FIRST, LAST = 20, 60
+"""Steps between which the time of a step is measured; the first ones are slower."""
+
+Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Takes images (B, C, H, W), targets and weights (B, H, W); returns the loss."""
+
+
+def compile_step(compute: Compute, device: torch.device, replays: bool) -> Compute:
+    """Compile what computes a loss. That happens at its first call.
+
+    On a GPU the step is recorded as CUDA graphs if ``replays``: the GPU then gets it as a whole
+    instead of kernel by kernel. They hold the gradients in memory of their own, which the next step
+    overwrites. torch keeps what it has compiled for later runs.
+    """
+    graphs = replays and device.type == "cuda"
+    compiled = torch.compile(compute, mode="reduce-overhead" if graphs else None)
+    if not graphs:
+        return compiled
+
+    def replay(images: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled(images, target, weight).clone()  # the next step overwrites the original
+
+    return replay
+
+
+class Compilation(L.Callback):
+    """Compiles the steps of a training: from the start, or once it is known to take long.
+
+    Args:
+        when: True compiles at the first step; "auto" compiles on GPUs if more than ``WORTH``
+            seconds of training are left by the measured time of a step.
+    """
+
+    def __init__(self, when: bool | str) -> None:
+        self.when = when
+        self._count, self._began = 0, 0.0
+        self._is_compiling = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Compile at the first step if that is wanted."""
+        if self.when is True:
+            self._compile(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        """Measure the time of a step, and compile if that is worth it."""
+        if self.when != "auto" or pl_module.device.type != "cuda":
+            return
+        self._count += 1
+        if self._count == FIRST:
+            torch.cuda.synchronize()
+            self._began = time.monotonic()
+        elif self._count == LAST:
+            torch.cuda.synchronize()
+            step = (time.monotonic() - self._began) / (LAST - FIRST)
+            if _estimate_rest(trainer, step) > WORTH:
+                self._compile(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Say how long it took."""
+        if self._is_compiling:
+            self._is_compiling = False
+            took = time.monotonic() - self._began
+            trainer.print(f"the training step is compiled; that took {took:.0f} s")
+
+    def _compile(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._is_compiling, self._began = True, time.monotonic()
+        plain = pl_module.compute_loss
+        replays = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        compiled = compile_step(plain, pl_module.device, replays)
+
+        def compute_first(images: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+            """Compute the first step; if that fails, all steps are computed plainly."""
+            pl_module.compute_loss = compiled
+            try:
+                return compiled(images, target, weight)
+            except Exception as error:  # compilers have many types
+                problem = str(error).strip().partition("\n")[0]
+                if self.when is True:
+                    raise SegkitError(
+                        f"trainer.compile=true: this training step cannot be compiled: {problem}."
+                        " Leave the option out."
+                    ) from error
+                self._is_compiling = False
+                trainer.print(f"the training step is not compiled, as that failed: {problem}")
+                pl_module.compute_loss = plain
+            return plain(images, target, weight)
+
+        pl_module.compute_loss = compute_first
+
+
+def _estimate_rest(trainer: L.Trainer, step: float) -> float:
+    """Seconds until the end of a training whose steps take so long."""
+    # Lightning declares the attribute nowhere
+    held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    rest = step * (trainer.estimated_stepping_batches - trainer.global_step)
+    for budget in held:
+        if isinstance(budget, Budget):
+            rest = min(rest, budget.seconds - budget.elapsed)
+    return rest

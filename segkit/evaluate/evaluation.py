@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -30,6 +30,9 @@ from segkit.metrics.confusion import (
     score_matrix,
 )
 from segkit.metrics.thresholds import ThresholdCounts, ThresholdSweep, sweep_thresholds
+
+KEPT = 4
+"""Number of the worst and of the best predictions that are kept to be shown."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Evaluation:
         images: Scores of each image, worst first: by SEG if objects are separated, else by IoU.
         thresholds: Scores at other thresholds, if the head has one.
         totals: Entries of ``means`` that are counts and have no interval.
+        kept: The worst and the best predictions, without probabilities, by the index of the sample;
+            but none of images that were predicted by parts.
     """
 
     scores: Scores
@@ -66,6 +71,7 @@ class Evaluation:
     images: list[ImageScores]
     thresholds: ThresholdSweep | None
     totals: frozenset[str] = frozenset()
+    kept: dict[int, Prediction] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, str | float]]:
         """Return ``means`` with their intervals as a table; counts have none."""
@@ -101,6 +107,8 @@ def evaluate(
     classes: list[NDArray[np.int64]] = []
     counted: list[list[NDArray[np.float64]]] = [[] for _ in metrics]
     images = []
+    kept: list[tuple[float, int, Prediction]] = []
+    first = "iou" if predictor.instances is None else "seg"
     # Objects and other metrics need whole maps.
     has_parts = predictor.instances is None and not metrics and not dataset.target.from_ids
 
@@ -136,6 +144,10 @@ def evaluate(
             of_images.append(found)
             own |= {key: float(value) for key, value in metric.score(found).items()}
         images.append(ImageScores(index, own))
+        if not np.isnan(own[first]):
+            kept.append((own[first], index, replace(prediction, maps=None)))
+            kept.sort(key=lambda entry: entry[0])
+            del kept[KEPT:-KEPT]
     total = score_matrix(confusion.matrix, card.mode, names)
     means = dict(total.mean)
     score = partial(score_counts, mode=card.mode, class_names=total.class_names)
@@ -144,11 +156,11 @@ def evaluate(
         stacked = np.stack(of_images)
         means |= {key: float(value) for key, value in metric.score(stacked.sum(0)).items()}
         known |= estimate_intervals(stacked, metric.score)
-    first = "iou" if predictor.instances is None else "seg"
     images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
     swept = None if sweep is None else sweep_thresholds(sweep, names)
     totals = frozenset(name for metric in metrics for name in metric.totals)
-    return Evaluation(total, confusion.matrix, means, known, images, swept, totals)
+    predictions = {index: prediction for _, index, prediction in kept}
+    return Evaluation(total, confusion.matrix, means, known, images, swept, totals, predictions)
 
 
 def _predictions(

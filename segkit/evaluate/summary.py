@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import WholeDataset
-from segkit.evaluate.evaluation import Evaluation
+from segkit.evaluate.evaluation import KEPT, Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
 from segkit.report.overlay import (
     draw_comparison,
@@ -25,8 +27,6 @@ from segkit.report.table import build_table, format_heading, write_csv
 
 SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
 """Scores at the top of a report."""
-SHOWN = 4
-"""Number of the worst and of the best predictions in a report."""
 SHOWN_SIDE = 1024
 """Height and width of what a report shows of a large image, at most."""
 
@@ -107,9 +107,11 @@ def _draw_examples(
     """Draw the worst and the best predictions, each image once."""
     score = "iou" if predictor.instances is None else "seg"
     scored = [i for i in evaluation.images if not np.isnan(i.scores[score])] or evaluation.images
-    best = scored[max(SHOWN, len(scored) - SHOWN) :][::-1]
-    examples = []
-    for number, image in enumerate(scored[:SHOWN] + best):
+    best = scored[max(KEPT, len(scored) - KEPT) :][::-1]
+    kinds: list[Literal["worst", "best"]] = ["worst"] * len(scored[:KEPT])
+    kinds += ["best"] * len(best)
+
+    def draw(image: ImageScores, kind: Literal["worst", "best"]) -> Example:
         sample, one = dataset.samples[image.index], dataset.take_part(image.index)
         large = dataset.source.measure_large(sample)
         if large is not None:  # only its middle
@@ -117,7 +119,10 @@ def _draw_examples(
             top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
             one = dataset.take_part(image.index, (top, left, height, width))
         shown, truth = dataset.source.read_image(one.samples[0]), one.truth(0)
-        found = predictor(shown)
+        found = evaluation.kept.get(image.index)
+        if found is None:
+            with predicting:
+                found = predictor(shown)
         objects = None
         if found.instances is not None and "ids" in truth:
             ids = make_object_layer(truth["ids"].numpy(), ignored=IGNORE_INDEX)
@@ -128,9 +133,11 @@ def _draw_examples(
             make_class_layer(found.labels, predictor.card),
             objects,
         )
-        kind: Literal["worst", "best"] = "worst" if number < SHOWN else "best"
-        examples.append(Example(sample.name, image.scores[score], picture, kind))
-    return examples
+        return Example(sample.name, image.scores[score], picture, kind)
+
+    predicting = threading.Lock()
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(draw, scored[:KEPT] + best, kinds))
 
 
 def _read_text(path: Path) -> str:

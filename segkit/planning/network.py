@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.config.schema import TrainConfig
-from segkit.core.machine import choose_precision
+from segkit.core.machine import Machine, choose_precision
 from segkit.models.cost import gflops
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
@@ -31,6 +31,8 @@ class Network:
         multiple: Height and width are padded to a multiple of this.
         layer_norm: Whether the encoder has layer norm and no batch norm, as transformers do.
         largest: Longest possible side, None for any.
+        seconds_per_pixel: Time of a step per pixel of its crops, None if it was not measured.
+        step_seconds: What a step takes besides.
     """
 
     parameters: int
@@ -39,6 +41,8 @@ class Network:
     multiple: int
     layer_norm: bool
     largest: int | None = None
+    seconds_per_pixel: float | None = None
+    step_seconds: float = 0.0
 
     @property
     def fixed_bytes(self) -> int:
@@ -48,6 +52,13 @@ class Network:
     def kept_bytes(self, size: tuple[int, int]) -> float:
         """Memory of a crop in training."""
         return self.bytes_per_pixel * math.prod(size)
+
+    def time_step(self, size: tuple[int, int], crops: int, machine: Machine) -> float:
+        """Seconds of a step of that many crops, over all devices; roughly, if not measured."""
+        if self.seconds_per_pixel is None:
+            return crops * self.training_flops(size) / machine.speed
+        own = crops / machine.devices * math.prod(size)
+        return self.step_seconds + own * self.seconds_per_pixel
 
     def training_flops(self, size: tuple[int, int]) -> float:
         """Operations of a crop in training: the backward pass costs twice the forward pass."""
@@ -63,20 +74,9 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
         SegkitError: The parts do not fit each other.
     """
     precision = choose_precision(settings.trainer.precision, settings.trainer.accelerator)
-    encoder = settings.encoder.as_dict()
-    if "pretrained" in encoder:
-        encoder["pretrained"] = False
 
     def measure() -> Network:
-        model = create_model(
-            encoder,
-            settings.neck.as_dict(),
-            {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
-            num_classes=num_classes,
-            in_channels=in_channels,
-            auxiliary=len(settings.auxiliary),
-            img_size=REFERENCE,
-        )
+        model = build_network(settings, in_channels, num_classes, REFERENCE)
         return _measure(model, in_channels, half=precision != "32-true")
 
     # planning must not change the random numbers of the training
@@ -89,6 +89,24 @@ def measure_network(settings: TrainConfig, in_channels: int, num_classes: int) -
             network = measure()
     # without img_size, a backbone of one size is built for the crop
     return replace(network, largest=network.largest and settings.encoder.options.get("img_size"))
+
+
+def build_network(
+    settings: TrainConfig, in_channels: int, num_classes: int, img_size: int
+) -> Segmenter:
+    """The network of a config with random weights."""
+    encoder = settings.encoder.as_dict()
+    if "pretrained" in encoder:
+        encoder["pretrained"] = False
+    return create_model(
+        encoder,
+        settings.neck.as_dict(),
+        {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
+        num_classes=num_classes,
+        in_channels=in_channels,
+        auxiliary=len(settings.auxiliary),
+        img_size=img_size,
+    )
 
 
 def _measure(model: Segmenter, in_channels: int, half: bool) -> Network:

@@ -17,6 +17,7 @@ from segkit.core.machine import Machine, find_machine
 from segkit.data.augment import TURNS
 from segkit.data.checks.summary import DataSummary
 from segkit.planning import rules
+from segkit.planning.measuring import measure_steps
 from segkit.planning.network import Network, measure_network
 from segkit.planning.workload import find_workload
 
@@ -107,10 +108,19 @@ def plan_for_this_machine(
         return settings, []
     trainer = settings.trainer
     machine = find_machine(trainer.accelerator, trainer.devices, trainer.num_nodes)
-    network = measure_network(settings, summary.in_channels, num_classes)
-    settings, choices = plan(settings, summary, machine, network)
+    shape = summary.in_channels, num_classes
+    network = measure_network(settings, *shape)
+    planned, choices = plan(settings, summary, machine, network)
+    if machine.device == "cuda" and machine.devices == 1:  # several processes must plan alike
+        size, most = planned.data.crop_size, rules.MEASURED
+        network = measure_steps(network, planned, *shape, size, most)
+        planned, choices = plan(settings, summary, machine, network)
     console.print(draw_table(choices, machine), soft_wrap=False)
-    return settings, choices
+    if network.seconds_per_pixel is not None:
+        data = planned.data
+        hours = network.time_step(data.crop_size, data.batch_size, machine) / 3.6
+        console.print(f"measured: 1000 steps take {hours:.2g} GPU hours")
+    return planned, choices
 
 
 def draw_table(choices: Sequence[Choice], machine: Machine) -> Table:

@@ -24,6 +24,10 @@ LARGEST_CROP = {True: 1024, False: 256}
 CROPS_AND_PIXELS = {True: (16, 2**21), False: (8, 2**19)}
 """Largest batch, in crops and in pixels, with a GPU and without."""
 FEWEST_CROPS = 4
+MEASURED = 32
+"""Largest batch with a GPU whose steps were measured: more crops make fewer and larger steps."""
+LARGEST_FIXED_SHARE = 0.25
+"""Share of a measured step that does not depend on the batch, at most."""
 USED = 0.5
 """Share of the memory to plan with; the rest is a reserve."""
 RARE, SCARCE = 0.01, 0.1
@@ -102,6 +106,10 @@ def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[i
     """Choose as many crops as help and fit in half of the memory."""
     most, pixels = CROPS_AND_PIXELS[machine.has_gpu]
     wanted = max(FEWEST_CROPS, min(most, pixels // math.prod(size)))
+    if network.seconds_per_pixel is not None:  # so many that the fixed time is small beside them
+        crop = network.seconds_per_pixel * math.prod(size)
+        useful = network.step_seconds * (1 / LARGEST_FIXED_SHARE - 1) / crop
+        wanted = int(max(wanted, min(useful, MEASURED)))
     fitting = int(_free_bytes(network, machine) / network.kept_bytes(size))
     chosen = max(2, min(wanted, fitting) // 2 * 2)
     needed = (network.fixed_bytes + chosen * network.kept_bytes(size)) / GB

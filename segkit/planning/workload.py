@@ -81,14 +81,14 @@ def find_workload(
 ) -> Workload:
     """Choose how many crops of this size to train on, within the limits that the user sets."""
     per_step = batch * trainer.accumulate_grad_batches * machine.devices
-    cost = network.training_flops(size) / machine.speed  # seconds
+    step = network.time_step(size, per_step, machine)
     if trainer.max_steps != -1:
         steps, why = float(trainer.max_steps), f"trainer.max_steps={trainer.max_steps}"
     elif trainer.seconds is not None:
-        steps = SPENT_ON_TRAINING * trainer.seconds / (cost * per_step)
+        steps = SPENT_ON_TRAINING * trainer.seconds / step
         why = f"trainer.max_time={trainer.max_time}"
     else:
-        steps, why = _choose_steps(summary, size, per_step, cost, machine)
+        steps, why = _choose_steps(summary, size, per_step, step, machine)
     crops = max(1, round(steps)) * per_step
     in_image = math.prod(summary.measures.median) / math.prod(size)
     # an image of the validation costs a third of one of the training
@@ -105,7 +105,7 @@ def find_workload(
 
 
 def _choose_steps(
-    summary: DataSummary, size: tuple[int, int], per_step: int, cost: float, machine: Machine
+    summary: DataSummary, size: tuple[int, int], per_step: int, step: float, machine: Machine
 ) -> tuple[float, str]:
     """The steps of a training without a limit, and the reason."""
     images = len(summary.splits["train"])
@@ -117,7 +117,7 @@ def _choose_steps(
         wanted, why = fewest, f"{format_count(images, 'image')}, but at least {fewest} steps"
     elif wanted > most:
         wanted, why = most, f"{format_count(images, 'image')}, but at most {most} steps"
-    seconds = per_step * cost / SPENT_ON_TRAINING  # per step
+    seconds = step / SPENT_ON_TRAINING
     affordable = PATIENCE[machine.has_gpu] / seconds
     if wanted > affordable:
         wanted = max(affordable, FEWEST_STEPS)

@@ -243,3 +243,38 @@ def test_there_is_no_seam():
 
     assert steps(0).max() == pytest.approx(1, abs=1e-3)
     assert steps(0.25).max() < 0.02
+
+
+def test_what_fails_its_check_is_computed_again_in_its_order():
+    class Doubtful(Identity):
+        """Its first two batches are wrong, which is known one batch later."""
+
+        def _compute(self, batch):
+            right = super()._compute(batch)
+            return right if len(self.calls) > 2 else right + 1
+
+        def begin_check(self):
+            number = len(self.calls)
+            return lambda: number > 2
+
+    network = Doubtful(Windows(16, 8, 8), batch_size=3)
+    images = [draw_noise(40, 56, 1, seed=seed) for seed in range(3)]
+    results, counts, _ = predict(network, images)
+    for image, result, count in zip(images, results, counts, strict=True):
+        np.testing.assert_allclose(result, image.transpose(2, 0, 1), atol=1e-5)
+        assert (count == 1).all()
+
+
+def test_a_batch_is_begun_before_the_one_before_it_is_waited_for():
+    order = []
+
+    class Slow(Identity):
+        def _compute(self, batch):
+            order.append("begin")
+            return super()._compute(batch)
+
+        def begin_check(self):
+            return lambda: order.append("wait") or True
+
+    predict(Slow(Windows(8, 8, 8)), [np.zeros((8, 8, 1), np.float32)] * 4)
+    assert order == ["begin", *["begin", "wait"] * 3, "wait"]

@@ -219,6 +219,13 @@ def test_an_unpadded_network_is_exact_in_tiles():
         Predictor(networks, context=10)
 
 
+def test_probabilities_are_there_when_asked_for(binary_run):
+    result = segkit.load(binary_run.checkpoint, device="cpu")(draw(1, (32, 32)).image)
+    assert result.maps is None
+    with pytest.raises(SegkitError, match=r"ask for them by predictor\(image, probabilities=True"):
+        result.probabilities  # noqa: B018 - a property that raises
+
+
 def test_labels_are_decided_by_the_head(multiclass_run, multilabel_run):
     image = draw(3, (32, 48), 3).image
     result = segkit.load(multiclass_run.checkpoint, device="cpu")(image, probabilities=True)
@@ -303,7 +310,7 @@ def test_a_file_of_several_pages_asks_for_the_page(binary_run, tmp_path):
     predictor = segkit.load(binary_run.checkpoint, device="cpu")
     with pytest.raises(SegkitError, match=r"has 3 pages; choose one of 0 to 2"):
         predictor(tmp_path / "stack.tif")
-    last = predictor(tmp_path / "stack.tif", page=2)
+    last = predictor(tmp_path / "stack.tif", page=2, probabilities=True)
     np.testing.assert_array_equal(
         last.probabilities, predictor(pages[2], probabilities=True).probabilities
     )

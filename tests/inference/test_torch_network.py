@@ -83,7 +83,8 @@ def test_the_plain_way_and_the_pooled_one_agree(binary_run, multiclass_run):
         x = torch.from_numpy(card.normalization(image).transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
             maps = blend(nn.Sequential(model, Activation(model.head)), x, network.windows)
-        pooled = segkit.load(run.checkpoint, device="cpu", tile=64, batch_size=3)(image)
+        pooled = segkit.load(run.checkpoint, device="cpu", tile=64, batch_size=3)
+        pooled = pooled(image, probabilities=True)
         np.testing.assert_allclose(pooled.probabilities, maps[0].numpy(), atol=1e-5)
 
 
@@ -107,7 +108,8 @@ def test_tile_and_batch_are_planned_from_crop_and_memory(binary_run, monkeypatch
 def test_a_threshold_of_ones_own(binary_run, multilabel_run):
     image = draw(2, (40, 40)).image
     for run in (binary_run, multilabel_run):
-        found = segkit.load(run.checkpoint, device="cpu", threshold=0.3)(image)
+        found = segkit.load(run.checkpoint, device="cpu", threshold=0.3)
+        found = found(image, probabilities=True)
         labels = found.probabilities > 0.3
         expected = labels[0] if run is binary_run else labels
         np.testing.assert_array_equal(found.labels, expected)
@@ -149,6 +151,23 @@ def test_a_network_with_numbers_beyond_half_precision_predicts_in_float32(binary
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
     half(images)  # without another warning
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_gpu_predicts_many_images_as_the_cpu_does(multiclass_run, precision):
+    """Copies, network and blending run beside each other there: each must wait for the other."""
+    sizes = [(40, 50), (300, 200), (64, 64), (130, 64)] * 16
+    images = [draw(number, size, 3).image for number, size in enumerate(sizes)]
+    options = {"tile": 64, "batch_size": 5, "precision": precision}
+    here = segkit.load(multiclass_run.checkpoint, device="cpu", **options)
+    there = segkit.load(multiclass_run.checkpoint, device="cuda", **options)
+    expected = here(images, probabilities=True)
+    for one, other in zip(there(images, probabilities=True), expected, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=5e-3)
+        np.testing.assert_array_equal(one.labels, one.probabilities.argmax(0))
+    for one, other in zip(there(images), expected, strict=True):
+        assert (one.labels == other.labels).mean() > 0.995
 
 
 def test_half_precision_takes_half_the_memory(binary_run, halves, monkeypatch):

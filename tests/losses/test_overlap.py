@@ -69,6 +69,24 @@ def test_tversky_follows_the_formula(
     assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_the_gradient_is_that_of_the_plain_sums(logits, labels, mode, per_image):
+    classes = 1 if mode == "binary" else 4
+    x = logits[:, :classes].double().requires_grad_()
+    labels = torch.where((labels > 1) & (labels < 255), 1, labels) if mode == "binary" else labels
+    valid = (labels != 255).unsqueeze(1)
+    numbers = [1] if mode == "binary" else range(4)
+    t = torch.stack([labels == c for c in numbers], 1).double()
+    p = (x.softmax(1) if mode == "multiclass" else x.sigmoid()) * valid
+    dims = (2, 3) if per_image else (0, 2, 3)
+    tp, fp, fn = (p * t).sum(dims), (p * (1 - t)).sum(dims), ((1 - p) * t).sum(dims)
+    ((0.3 * fp + 0.7 * fn) / (tp + 0.3 * fp + 0.7 * fn + 1)).mean().backward()
+    own = logits[:, :classes].clone().requires_grad_()
+    Loss.build("tversky", mode=mode, per_image=per_image)(own, labels).backward()
+    assert_close(own.grad, x.grad.float(), rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 @pytest.mark.parametrize(("name", "half", "smooth"), [("dice", 0.5, 0.4), ("jaccard", 1.0, 0.8)])
 def test_dice_and_jaccard_are_cases_of_tversky(logits, labels, mode, name, half, smooth):

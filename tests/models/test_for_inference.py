@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from segkit.models.conv import JoinBlock
 from segkit.models.encoders import Encoder
-from segkit.models.fast import SlowPredictionWarning, for_inference
+from segkit.models.fast import SlowPredictionWarning, for_inference, to_channels_last
 from segkit.models.segmenter import Segmenter, create_model
 
 
@@ -58,6 +58,23 @@ def test_all_maps_have_the_channels_last(channels: int) -> None:
     fast(torch.rand(1, channels, 64, 64))
     assert len(kept) > 20
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in kept if m.shape[1] > 1)
+
+
+@pytest.mark.parametrize("neck", ["unet", "fpn", "fcn"])
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2_100", "convnext_atto"])
+def test_all_maps_of_a_training_have_the_channels_last(encoder: str, neck: str) -> None:
+    model, kept = create_model({"name": encoder, "pretrained": False}, neck).train(), []
+    to_channels_last(model)
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        maps = output if isinstance(output, list | tuple) else [output]
+        kept.extend(m for m in maps if isinstance(m, Tensor) and m.ndim == 4 and m.shape[1] > 1)
+
+    for module in model.modules():
+        module.register_forward_hook(keep)
+    model(torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
+    assert len(kept) > 20
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in kept)
 
 
 def test_kernels_of_joins_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,132 @@
+"""What a training step costs on a GPU, measured by a few steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+
+from segkit.config.schema import TrainConfig
+from segkit.core.machine import choose_precision
+from segkit.losses.base import Loss
+from segkit.models.fast import to_channels_last
+from segkit.models.segmenter import Segmenter
+from segkit.models.sizes import valid_input
+from segkit.optim.optimizers import Optimizer
+from segkit.planning.network import Network, build_network
+
+WARM_UP, STEPS = 3, 5
+"""Steps before the measured ones, and those."""
+LOSS: dict[str, dict[str, float]] = {"dice": {}, "cross_entropy": {}}
+"""It costs as much as others; the planner may choose the real one later."""
+FEWEST = 2
+"""Crops of the smaller of the two batches: batch norm needs several values."""
+
+
+def measure_steps(
+    network: Network,
+    settings: TrainConfig,
+    in_channels: int,
+    num_classes: int,
+    size: tuple[int, int],
+    batch: int,
+    device: str = "cuda",
+) -> Network:
+    """The network with the time of a step and the memory of a crop as they are on a device.
+
+    Steps are taken with two crops and with ``batch`` crops of that size: both costs are taken for a
+    straight line between. The larger batch is halved as long as it does not fit. If not even two
+    crops fit, the network is returned as it is.
+    """
+    small = _take_steps(settings, in_channels, num_classes, size, FEWEST, device)
+    large = None
+    while small is not None and large is None and batch > FEWEST:
+        large = _take_steps(settings, in_channels, num_classes, size, batch, device)
+        batch = batch if large is not None else batch // 2
+    if small is None or large is None:
+        return network
+    pixels = math.prod(size)
+    more = (batch - FEWEST) * pixels
+    seconds, memory = (max(0.0, (b - a) / more) for a, b in zip(small, large, strict=True))
+    return replace(
+        network,
+        seconds_per_pixel=max(seconds, 1e-15),  # a small crop may cost nothing besides the launch
+        step_seconds=max(0.0, small[0] - FEWEST * pixels * seconds),
+        bytes_per_pixel=memory or network.bytes_per_pixel,
+    )
+
+
+def _take_steps(
+    settings: TrainConfig,
+    in_channels: int,
+    num_classes: int,
+    size: tuple[int, int],
+    batch: int,
+    device: str,
+) -> tuple[float, float] | None:
+    """Seconds of a step and its peak of memory in bytes; None if it does not fit."""
+    try:
+        with torch.random.fork_rng():  # planning must not change the draws of the training
+            model = build_network(settings, in_channels, num_classes, max(size)).to(device).train()
+            return _time_steps(model, settings, in_channels, size, batch, device)
+    except torch.cuda.OutOfMemoryError:
+        return None
+    finally:
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _time_steps(
+    model: Segmenter,
+    settings: TrainConfig,
+    in_channels: int,
+    size: tuple[int, int],
+    batch: int,
+    device: str,
+) -> tuple[float, float]:
+    if settings.trainer.channels_last:
+        to_channels_last(model)
+    loss = Loss.build("sum", mode=model.head.mode, terms=LOSS).to(device)
+    optimizer = Optimizer.build(settings.optimizer.name).for_model(model)
+    seen = size
+    if model.encoder.padding == "valid":
+        depth = len(model.encoder.strides)
+        seen = valid_input(size[0], depth), valid_input(size[1], depth)
+    image = torch.rand(batch, in_channels, *seen, device=device)
+    if settings.trainer.channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    target = torch.zeros(batch, *model.output_size(*seen), dtype=torch.long, device=device)
+
+    def step() -> None:
+        with _choose_autocast(settings, device):
+            value = loss(model.all_logits(image)[0], target)
+        torch.autograd.backward(value)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(WARM_UP):
+        step()
+    _wait(device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    _wait(device)
+    seconds = (time.perf_counter() - began) / STEPS
+    return seconds, float(torch.cuda.max_memory_allocated()) if device == "cuda" else 0.0
+
+
+def _choose_autocast(settings: TrainConfig, device: str) -> AbstractContextManager[object]:
+    precision = choose_precision(settings.trainer.precision, settings.trainer.accelerator)
+    if not precision.endswith("-mixed"):
+        return nullcontext()
+    return torch.autocast(device, torch.bfloat16 if "bf16" in precision else torch.float16)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

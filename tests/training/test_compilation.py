@@ -1,0 +1,108 @@
+"""When the training step is compiled, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_quick
+
+from segkit.core.errors import SegkitError
+from segkit.training import compilation
+from segkit.training.budget import Budget
+from segkit.training.compilation import FIRST, LAST, Compilation
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is compiled, by a compiler that changes nothing."""
+    given: list[Any] = []
+
+    def compile_eagerly(compute: Any, mode: Any = None) -> Any:
+        given.append(compute)
+        return lambda *args: compute(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    return given
+
+
+@pytest.mark.slow
+def test_a_compiled_training_says_so_and_trains_the_same(
+    tmp_path: Any, capsys: Any, compiled: list[Any]
+) -> None:
+    losses = []
+    for name, when in (("plain", "false"), ("compiled", "true")):
+        run = train_quick(tmp_path / name, f"trainer.compile={when}")
+        said = capsys.readouterr().out
+        assert ("the training step is compiled; that took 0 s" in said) is (when == "true")
+        losses.append((run.folder / "metrics.csv").read_text().splitlines()[-1].split(",")[5:])
+    assert len(compiled) == 1
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(compute: Any, mode: Any = None) -> Any:
+        def fail(*args: Any) -> Any:
+            raise RuntimeError("no compiler\nand a long trace")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    message = r"trainer.compile=true: this training step cannot be compiled: no compiler\."
+    with pytest.raises(SegkitError, match=message):
+        train_quick(tmp_path, "trainer.compile=true")
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget", "wanted"),
+    [(10**6, None, True), (10**6, 60.0, False), (LAST + 9, None, False)],
+)
+def test_only_a_long_training_on_a_gpu_is_compiled_by_itself(
+    monkeypatch: pytest.MonkeyPatch, compiled: list[Any], steps: int, budget: Any, wanted: bool
+) -> None:
+    clock = iter(range(0, 1000, LAST - FIRST))  # a step takes a second
+    monkeypatch.setattr(compilation.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    said: list[str] = []
+    trainer: Any = SimpleNamespace(
+        callbacks=[] if budget is None else [Budget(budget)],
+        estimated_stepping_batches=steps,
+        global_step=LAST,
+        world_size=1,
+        accumulate_grad_batches=1,
+        print=said.append,
+    )
+    module: Any = SimpleNamespace(
+        device=torch.device("cuda"), compute_loss=lambda *args: torch.ones(())
+    )
+    callback = Compilation("auto")
+    for _ in range(LAST):
+        callback.on_train_batch_start(trainer, module)
+    assert bool(compiled) is wanted
+    assert module.compute_loss(None, None, None) == 1
+    callback.on_train_batch_end(trainer)
+    assert bool(said) is wanted
+
+
+def test_a_training_goes_on_where_compiling_by_itself_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda compute, mode: fail)
+    said: list[str] = []
+    trainer: Any = SimpleNamespace(world_size=1, accumulate_grad_batches=1, print=said.append)
+    module: Any = SimpleNamespace(
+        device=torch.device("cpu"), compute_loss=lambda *args: torch.ones(())
+    )
+    callback = Compilation("auto")
+    callback._compile(trainer, module)
+    for _ in range(2):
+        assert module.compute_loss(None, None, None) == 1
+        callback.on_train_batch_end(trainer)
+    assert said == ["the training step is not compiled, as that failed: out of memory"]

@@ -155,18 +155,28 @@ def list_parts(options: argparse.Namespace, size: Size, folder: Path) -> list[Pa
         shown = {name: spec for name, spec in shown.items() if monai or "monai" not in name}
         return [make_row(measure(shown, rounds, warm_up=min(3, rounds), timeout=limit))]
 
-    def training(encoder: str, neck: str, dtype: str, compiled: bool) -> Part:
+    def training(encoder: str, neck: str, dtype: str) -> Part:
         own = {"encoder": {"name": encoder}, "neck": smp_networks.EQUAL[neck], **given}
         smp = {"architecture": neck, "encoder": encoder, "best": True, "dtype": dtype, **given}
         specs = {
             "segkit": Spec(train, {**own, "dtype": dtype}),
             "smp": Spec(smp_networks.prepare_smp_training, smp),
         }
-        if compiled:
-            specs["smp compiled"] = Spec(
-                smp_networks.prepare_smp_training, {**smp, "compiled": True}
-            )
         return Part(f"training step, {neck} {encoder}, {dtype}", 45, partial(compare, specs))
+
+    def compiled_training(encoder: str) -> Part:
+        own = {"encoder": {"name": encoder}, "neck": smp_networks.EQUAL["unet"], **given}
+        smp = {"architecture": "unet", "encoder": encoder, "best": True, **given}
+        half: dict[str, Any] = {"dtype": "bfloat16"}
+        specs = {
+            "segkit": Spec(train, {**own, **half, "compiled": True}),
+            "smp": Spec(smp_networks.prepare_smp_training, {**smp, **half}),
+            "smp compiled": Spec(
+                smp_networks.prepare_smp_training, {**smp, **half, "compiled": True}
+            ),
+        }
+        title = f"compiled training step, unet {encoder}, bfloat16"
+        return Part(title, 150, partial(compare, specs))
 
     def inference(encoder: str) -> Part:
         own = {"encoder": {"name": encoder}, "neck": smp_networks.EQUAL["unet"], **given}
@@ -193,15 +203,16 @@ def list_parts(options: argparse.Namespace, size: Size, folder: Path) -> list[Pa
     deep = size.encoder if options.tiny else "resnet50"
     return [
         Part("a whole training", 110, partial(train_whole, options, size, folder)),
-        training(deep, "unet", "bfloat16", compiled=not options.tiny),
+        training(deep, "unet", "bfloat16"),
         loss(1),
         images(f"{large} x {large} to labels, fpn resnet34", ["segkit", "monai"], large, 1),
         images(f"{many} x {side} x {side}, fpn resnet34", ["segkit", "plain loop"], side, many),
         Part("plan=auto", 60, partial(train_planned, options, size, folder)),
         inference("resnet34" if not options.tiny else size.encoder),
-        training(size.encoder, "fpn", "bfloat16", compiled=False),
+        training(size.encoder, "fpn", "bfloat16"),
         loss(12),
-        training(deep, "unet", "float32", compiled=False),
+        training(deep, "unet", "float32"),
+        *([] if options.tiny else [compiled_training(deep)]),
     ]
 
 

@@ -187,9 +187,9 @@ def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) 
     if weights is None:
         total = valid.sum().clamp(min=1)
     else:
-        total = (weights * valid).sum()
+        total = torch.where(valid, weights, 0).sum()
         total = torch.where(total > 0, total, 1)
-    return (values * valid).sum() / total
+    return torch.where(valid, values, 0).sum() / total
 
 
 def make_weights(option: str, values: list[float]) -> Tensor:

@@ -76,8 +76,11 @@ def require_classes(
     what: str, labels: Tensor, valid: Tensor, classes: int, besides: str = ""
 ) -> None:
     """Raise SegkitError if a label that counts is not one of 0 ... classes - 1."""
-    wrong = valid & ((labels < 0) | (labels >= classes))
-    if wrong.any():
+    if not labels.numel():
+        return
+    low, high = torch.stack(torch.where(valid, labels, 0).aminmax()).tolist()  # waits once
+    if low < 0 or high >= classes:
+        wrong = valid & ((labels < 0) | (labels >= classes))
         values = torch.unique(labels[wrong]).tolist()
         shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
         raise SegkitError(

@@ -28,7 +28,7 @@ def split_regions(
     else:
         p = logits.sigmoid()  # (B, C, H, W)
     valid = valid.expand_as(p)  # (B, C, H, W)
-    return p * valid, truth & valid, valid
+    return torch.where(valid, p, 0), truth & valid, valid
 
 
 def sum_regions(
@@ -54,18 +54,19 @@ class _SumRegions(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, t: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(t)
+        real = t.to(p.dtype)  # operations on mixed types are slow on a CPU
+        ctx.save_for_backward(real)
         ctx.is_per_image = 0 not in dims
         # errors of pixels, not differences of sums, in which small ones would be lost
-        return torch.where(t, 1 - p, p).sum(dims), p.sum(dims), t.sum(dims, dtype=p.dtype)
+        return (p - real).abs_().sum(dims), p.sum(dims), real.sum(dims)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (t,) = ctx.saved_tensors
         of_errors, of_predicted, _ = gradients
         shape = (len(t) if ctx.is_per_image else 1, -1, 1, 1)
-        right, wrong = of_predicted - of_errors, of_predicted + of_errors
-        return torch.where(t, right.view(shape), wrong.view(shape)), None, None
+        wrong = (of_predicted + of_errors).view(shape)  # where t is 0; else predicted - errors
+        return torch.addcmul(wrong, t, of_errors.view(shape), value=-2), None, None
 
 
 def choose_dims(per_image: bool) -> tuple[int, ...]:

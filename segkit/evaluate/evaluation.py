@@ -18,6 +18,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.layout.blocks import take_part
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import Sample
+from segkit.inference.background import THREADS, map_ahead
 from segkit.inference.bit_depth import Extremes
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.metrics.base import Metric, ScoredImage
@@ -187,12 +188,13 @@ def _predict_whole(
 ) -> Iterator[tuple[int, Prediction]]:
     asked: deque[int] = deque()
 
+    def read(index: int) -> NDArray[Any]:
+        return dataset.source.read_image(dataset.samples[index])
+
     def images() -> Iterator[NDArray[Any]]:
-        for index in order:
+        for index, image in map_ahead(read, order, THREADS):
             asked.append(index)
-            sample = dataset.samples[index]
-            image = dataset.source.read_image(sample)
-            predictor.watch.check_image(sample.name, image)
+            predictor.watch.check_image(dataset.samples[index].name, image)
             yield image
 
     for result in predictor.try_stream(images(), probabilities=has_maps):

@@ -5,12 +5,38 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from segkit.core.memory import count_usable_cores
+
+S = TypeVar("S")
 T = TypeVar("T")
+THREADS = max(1, min(8, count_usable_cores() // 2))
+"""Threads that read images: decoding a small one takes longer than predicting it on a GPU."""
 POLL = 0.5
 """Seconds between checks while waiting: on some systems Ctrl-C cannot interrupt an endless wait."""
+
+
+def map_ahead(work: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[tuple[S, T]]:
+    """Each item in its order with the result of ``work``, which threads do ahead of the caller.
+
+    At most ``threads`` results wait. Those that are not taken are dropped.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[tuple[S, Future[T]]] = deque()
+        try:
+            for item in items:
+                begun.append((item, pool.submit(work, item)))
+                if len(begun) > threads:
+                    first, future = begun.popleft()
+                    yield first, future.result()
+            while begun:
+                first, future = begun.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in begun:
+                future.cancel()
 
 
 class Background:

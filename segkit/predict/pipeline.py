@@ -1,24 +1,26 @@
 """Read, predict and write at the same time, with few images in memory.
 
-One thread reads ahead, the caller's thread predicts, several threads write.
+Threads read ahead, the caller's thread predicts, other threads write.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
 from segkit.core.interrupts import CtrlC
+from segkit.core.memory import count_usable_cores
+from segkit.images.formats.base import ImageFormat
 from segkit.images.reading import ImageReader, wrap_errors
-from segkit.inference.background import Background
+from segkit.inference.background import THREADS, Background, map_ahead
 from segkit.inference.predictor import Prediction, Predictor
 from segkit.predict.inputs import ImageFile, Page, find_maps_format
 from segkit.predict.large import LargeImages, is_large
@@ -27,7 +29,7 @@ from segkit.predict.progress import Meter
 
 WAITING = 256 * 1024**2
 """Bytes of images that wait to be predicted, and of predictions that wait to be written."""
-WRITERS = max(1, min(4, os.cpu_count() or 1))
+WRITERS = min(8, count_usable_cores())
 """Threads that write: compressing the files takes longer than predicting on a GPU."""
 
 _OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -69,28 +71,59 @@ class Pipeline:
             self.outputs.drop_all()
 
     def _read(self, files: Sequence[ImageFile]) -> Iterator[Page]:
-        """The pages of all files but the large ones; runs in a thread."""
-        card = self.predictor.card
-        for file in files:
-            given = total = 0
+        """The pages of all files but the large ones; runs in a thread, and files in others."""
+        for file, opened in map_ahead(self._open, files, THREADS):
+            if isinstance(opened, SegkitError | MemoryError):
+                self._fail(file, opened)
+                self.meter.advance(1)
+                continue
+            total, pages = opened
+            self.meter.expect(total - 1)
+            if pages is None:
+                self._large.append((file, total))
+                continue
+            given = 0
             try:
-                with ImageReader(file.path, card.is_upright) as reader:
-                    total = len(reader)
-                    with wrap_errors(file.path):
-                        maps = find_maps_format(file.path)
-                    self.meter.expect(total - 1)
-                    if self._by_windows and maps is None and is_large(file.path, total):
-                        self._large.append((file, total))
-                        continue
-                    for number in range(total):
-                        image = reader.read_image(number, card.keeps_alpha)
-                        self.predictor.watch.check_image(file.path, image)
-                        yield Page(file, number, total, image, reader.read_place(number), maps)
-                        given += 1
-                        del image
+                for page in pages:
+                    yield page
+                    given += 1
+                    del page
             except (SegkitError, MemoryError) as error:
                 self._fail(file, error)
-                self.meter.advance(max(1, total - given))
+                self.meter.advance(total - given)
+
+    def _open(
+        self, file: ImageFile
+    ) -> tuple[int, Iterator[Page] | None] | SegkitError | MemoryError:
+        """Open a file and read its first page.
+
+        Returns:
+            The number of its pages and those, None for a large image; or what is wrong with it.
+        """
+        try:
+            with ExitStack() as stack:
+                reader = stack.enter_context(ImageReader(file.path, self.predictor.card.is_upright))
+                total = len(reader)
+                with wrap_errors(file.path):
+                    maps = find_maps_format(file.path)
+                if self._by_windows and maps is None and is_large(file.path, total):
+                    return total, None
+                stack.pop_all()
+            pages = self._read_pages(file, reader, maps)  # closes it
+            first = next(pages)
+        except (SegkitError, MemoryError) as error:
+            return error
+        return total, chain([first], pages)
+
+    def _read_pages(
+        self, file: ImageFile, reader: ImageReader, maps: type[ImageFormat] | None
+    ) -> Iterator[Page]:
+        with reader:
+            for number in range(total := len(reader)):
+                image = reader.read_image(number, self.predictor.card.keeps_alpha)
+                self.predictor.watch.check_image(file.path, image)
+                yield Page(file, number, total, image, reader.read_place(number), maps)
+                del image
 
     def _predict(self, pages: Iterator[Page], writers: Background) -> None:
         waiting: deque[Page] = deque()

@@ -35,27 +35,32 @@ class Average(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, use_buffers=True)
         self.decay = decay
+        self._real: tuple[list[Tensor], list[Tensor]] | None = None
+        self._counts: tuple[list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the averages, in place: they are as large as the network."""
         count = int(self.n_averaged)
         new = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
-        pairs = list(zip(_list_tensors(self.module), _list_tensors(model), strict=True))
-        for is_real in (True, False):  # others are counts of batches
-            kind = [pair for pair in pairs if pair[0].is_floating_point() is is_real]
-            if not kind:
-                continue
-            means, currents = map(list, zip(*kind, strict=True))
-            if is_real:
-                torch._foreach_lerp_(means, currents, new)
-            else:
-                torch._foreach_copy_(means, currents)
+        if self._real is None or self._counts is None:  # looking through the modules takes time
+            self._real, self._counts = (_list_pairs(self.module, model, r) for r in (True, False))
+        torch._foreach_lerp_(*self._real, new)
+        if self._counts[0]:
+            torch._foreach_copy_(*self._counts)
         self.n_averaged += 1
 
 
-def _list_tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+def _list_pairs(
+    averages: nn.Module, model: nn.Module, is_real: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of an average and of its network: real numbers, or counts of batches."""
+    both = (
+        [t for t in (*m.parameters(), *m.buffers()) if t.is_floating_point() is is_real]
+        for m in (averages, model)
+    )
+    means, currents = both
+    return means, currents
 
 
 class ExponentialAverage(WeightAveraging):

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from segkit.inference.background import Background
+from segkit.inference.background import Background, map_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +143,32 @@ def test_an_error_of_the_caller_ends_reading():
     with suppress(KeyboardInterrupt), Background("segkit-test", limit=1) as background:
         for _ in background.read_ahead(iter(int, 1), lambda item: 1):
             raise KeyboardInterrupt
+
+
+def test_results_come_in_the_order_of_their_items_and_few_wait():
+    begun, taken = [], []
+
+    def work(number):
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        return -number
+
+    for number, result in map_ahead(work, range(30), threads=4):
+        taken.append(number)
+        assert result == -number
+        assert len(begun) <= len(taken) + 5
+    assert taken == list(range(30))
+
+
+def test_an_error_comes_at_its_turn_and_the_rest_is_dropped():
+    begun = []
+
+    def work(number):
+        begun.append(number)
+        return 1 / (number - 3)
+
+    results = map_ahead(work, range(1000), threads=2)
+    assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert len(begun) < 10

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from segkit.core.machine import Machine
 from segkit.core.memory import GB
 from segkit.data.checks.summary import DataSummary, Measures
 from segkit.data.sources.base import Sample
+from segkit.planning import measuring
 from segkit.planning.network import Network
 from segkit.planning.plan import draw_table, plan
 
@@ -378,3 +380,56 @@ def test_every_plan_can_be_trained(size, data, machine, multiple, cost):
     assert chosen["data.batch_size"] in range(2, 17)
     assert chosen["data.samples_per_epoch"] >= chosen["data.batch_size"]
     assert chosen["trainer.max_epochs"] >= 1
+
+
+# --- measured steps ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fixed", "per_crop", "batch"),
+    [(0.001, 0.001, 16), (0.010, 0.001, 30), (0.100, 0.001, 32), (0.010, 0.100, 16)],
+)
+def test_a_batch_is_so_large_that_the_fixed_time_of_a_step_is_small(fixed, per_crop, batch):
+    per_pixel = per_crop / 256**2
+    _, chosen, _ = planned(machine=GPU, seconds_per_pixel=per_pixel, step_seconds=fixed)
+    assert (chosen["data.crop_size"], chosen["data.batch_size"]) == ((256, 256), batch)
+
+
+def test_steps_follow_the_measured_time():
+    options = ["trainer.max_time=00:00:01:00", "data.batch_size=10", "data.samples_per_epoch=10"]
+    per_pixel = 0.01 / 256**2
+    _, _, reasons = planned(*options, machine=GPU, seconds_per_pixel=per_pixel, step_seconds=0.02)
+    # 48 of the 60 seconds are for training, and a step takes 0.12
+    assert "400 steps" in reasons["scheduler"]
+    two = Network(**{**vars(RESNET18), "seconds_per_pixel": per_pixel, "step_seconds": 0.02})
+    machine = Machine("cuda", 24 * GB, 8, devices=2)
+    assert two.time_step((256, 256), 20, machine) == pytest.approx(0.12)
+
+
+def test_steps_are_measured_with_two_batches(monkeypatch):
+    taken = {2: (0.012, 3e9), 32: None, 16: None, 8: (0.018, 9e9)}
+    asked = []
+
+    def take(settings, in_channels, num_classes, size, batch, device):
+        asked.append(batch)
+        return taken[batch]
+
+    monkeypatch.setattr(measuring, "_take_steps", take)
+    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32)
+    assert asked == [2, 32, 16, 8]  # those between do not fit
+    assert found.seconds_per_pixel * 20_000 == pytest.approx(0.001)
+    assert found.step_seconds == pytest.approx(0.010)
+    assert found.bytes_per_pixel * 20_000 == pytest.approx(1e9)
+    taken[2] = None
+    assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32) == RESNET18
+
+
+def test_measuring_takes_real_steps_and_none_of_the_random_numbers():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    settings = checked("encoder=unet", "encoder.width=4", "encoder.depth=3")
+    found = measuring.measure_steps(RESNET18, settings, 1, 2, (32, 64), 6, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+    assert found.seconds_per_pixel > 0
+    assert found.bytes_per_pixel == RESNET18.bytes_per_pixel  # the CPU's is not known

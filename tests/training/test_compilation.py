@@ -36,7 +36,7 @@ def test_a_compiled_training_says_so_and_trains_the_same(
     for name, when in (("plain", "false"), ("compiled", "true")):
         run = train_quick(tmp_path / name, f"trainer.compile={when}")
         said = capsys.readouterr().out
-        assert ("the training step is compiled; that took 0 s" in said) is (when == "true")
+        assert ("the training step is compiled; that took " in said) is (when == "true")
         losses.append((run.folder / "metrics.csv").read_text().splitlines()[-1].split(",")[5:])
     assert len(compiled) == 1
     assert losses[0] == losses[1]

@@ -125,6 +125,7 @@ def test_small_tiles_fill_a_batch_of_as_many_pixels():
 )
 def test_few_images_wait_for_others(limit, value, sizes, most, monkeypatch):
     monkeypatch.setattr(f"segkit.inference.tiles.blending.{limit}", value)
+    monkeypatch.setattr("segkit.inference.tiles.blending.BATCHES", 0)
     network = Identity(Windows(64, 8, 8), batch_size=1)
     asked = []
 
@@ -278,3 +279,12 @@ def test_a_batch_is_begun_before_the_one_before_it_is_waited_for():
 
     predict(Slow(Windows(8, 8, 8)), [np.zeros((8, 8, 1), np.float32)] * 4)
     assert order == ["begin", *["begin", "wait"] * 3, "wait"]
+
+
+def test_batches_of_small_images_are_full_however_many_they_hold():
+    network = Identity(Windows(8, 8, 8), batch_size=50)
+    images = [draw_noise(8, 8, 1, seed=seed) for seed in range(230)]
+    results, _, _ = predict(network, images)
+    assert [shape[0] for shape in network.calls] == [50, 50, 50, 50, 30]
+    for image, result in zip(images, results, strict=True):
+        np.testing.assert_array_equal(result, image.transpose(2, 0, 1))

@@ -112,6 +112,12 @@ class Network(ABC):
         is_cuda = self.device.startswith("cuda")
         return self.xp.from_numpy(values).to(self.device, non_blocking=is_cuda)
 
+    def make_zeros(self, shape: tuple[int, ...]) -> Any:
+        """Zeros of float32 where the network computes."""
+        if self.xp is np:
+            return np.zeros(shape, np.float32)
+        return self.xp.zeros(shape, dtype=self.xp.float32, device=self.device)
+
     def to_numpy(self, array: Any) -> NDArray[Any]:
         """The inverse of :meth:`from_numpy`."""
         return array if self.xp is np else array.cpu().numpy()

@@ -14,7 +14,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segkit.config.settings import TTA
@@ -28,7 +27,11 @@ BAND_BYTES = 64 * 1024**2
 AHEAD_BYTES = 64 * 1024**2
 """Tiles that are prepared ahead; at most those of one batch."""
 OPEN = 32
-"""Images that may wait for others to fill a batch."""
+"""Images that may wait for others to fill a batch, at least."""
+MOST_TILES = 256
+"""Tiles in a batch, at most: more small ones are not faster."""
+BATCHES = 3
+"""Batches of small images that may be open: one is blended, one computed and one filled."""
 OPEN_PIXELS = 64 * 1024**2
 """Pixels of these images together: large ones may be finished and wait behind a small one."""
 
@@ -136,7 +139,7 @@ class Canvas:
             self._across = self._network.from_numpy(columns.weights)
         if self._band is None:
             shape = len(maps), rows.window, strip.end - strip.first
-            self._band = self._network.from_numpy(np.zeros(shape, np.float32))
+            self._band = self._network.make_zeros(shape)
         low, high = max(strip.first, begin), min(strip.end, begin + columns.window)
         inside = slice(low - begin, high - begin)
         band = self._band[..., low - strip.first : high - strip.first]
@@ -199,7 +202,7 @@ def predict_canvases(
 
     def find_limit(shape: tuple[int, int]) -> int:
         """Tiles in a batch."""
-        return max(1, batch_pixels // math.prod(shape))
+        return max(1, min(MOST_TILES, batch_pixels // math.prod(shape)))
 
     def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[Any]]]]:
         """The tiles of a canvas as the networks take them (C, h, w); runs in a thread."""
@@ -270,7 +273,8 @@ def predict_canvases(
         """Yield the first canvases that are done; leave at most ``most`` open."""
         while opened and (opened[0].is_done or len(opened) > most or are_too_large()):
             while not opened[0].is_done:
-                if waiting[opened[0].tile_shape]:
+                queue = waiting[opened[0].tile_shape]
+                if queue and queue[0][0] is opened[0]:
                     launch(opened[0].tile_shape)
                 else:
                     land()
@@ -290,7 +294,7 @@ def predict_canvases(
                 waiting[shape].append((canvas, tile, arrays))
                 while len(waiting[shape]) >= find_limit(shape):
                     launch(shape)
-            yield from finish(OPEN)
+            yield from finish(max(OPEN, BATCHES * find_limit(shape)))
         yield from finish(0)
 
 

@@ -27,8 +27,8 @@ from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
 from segkit.report.colors import choose_colors
-from segkit.training.compilation import compile_step
 from segkit.training.module import SegmentationModule
+from segkit.training.speedup import compile_step
 
 LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}
 """The terms of the loss of a training step."""
@@ -114,6 +114,7 @@ def prepare_training_step(
         module.compute_loss = compiled_step  # type: ignore[assignment]
     # without a trainer Lightning would warn at each step
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    torch.backends.cudnn.benchmark = True  # as trainings do after their first steps
     optimizer = module.optimizer.for_model(model)
     seen = find_input_side(model, side)
     images = torch.rand(batch, model.encoder.in_channels, seen, seen, device=device)

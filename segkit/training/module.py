@@ -74,7 +74,7 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def compute_loss(self, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """The loss of a batch; :class:`Compilation` replaces this by the same, compiled."""
+        """The loss of a batch; :class:`Speedup` replaces this by the same, compiled."""
         logits = self.model.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
         loss: Tensor = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):

@@ -33,10 +33,10 @@ from segkit.training.checkpoints import (
     WholeCheckpoints,
     make_checkpoints,
 )
-from segkit.training.compilation import Compilation
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
 from segkit.training.resume import last_checkpoint
+from segkit.training.speedup import Speedup
 
 
 def silence_libraries() -> None:
@@ -69,7 +69,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         Resumption(settings.seed, folder / "checkpoints"),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
-        Compilation(False if t.recompute else t.compile),  # which it would undo
+        Speedup(False if t.recompute else t.compile),  # which it would undo
     ]
     listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:

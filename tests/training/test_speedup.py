@@ -10,9 +10,9 @@ import torch
 from conftest import train_quick
 
 from segkit.core.errors import SegkitError
-from segkit.training import compilation
+from segkit.training import speedup
 from segkit.training.budget import Budget
-from segkit.training.compilation import FIRST, LAST, Compilation
+from segkit.training.speedup import FIRST, LAST, Speedup
 
 
 @pytest.fixture
@@ -57,14 +57,26 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Any, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("steps", "budget", "wanted"),
-    [(10**6, None, True), (10**6, 60.0, False), (LAST + 9, None, False)],
+    ("steps", "budget", "wanted", "tuned"),
+    [
+        (10**6, None, True, True),
+        (10**6, 70.0, False, True),
+        (10**6, 50.0, False, False),
+        (LAST + 9, None, False, False),
+    ],
 )
-def test_only_a_long_training_on_a_gpu_is_compiled_by_itself(
-    monkeypatch: pytest.MonkeyPatch, compiled: list[Any], steps: int, budget: Any, wanted: bool
+def test_only_a_long_training_on_a_gpu_is_made_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: list[Any],
+    steps: int,
+    budget: Any,
+    wanted: bool,
+    tuned: bool,
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
     clock = iter(range(0, 1000, LAST - FIRST))  # a step takes a second
-    monkeypatch.setattr(compilation.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(speedup.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     said: list[str] = []
@@ -79,10 +91,17 @@ def test_only_a_long_training_on_a_gpu_is_compiled_by_itself(
     module: Any = SimpleNamespace(
         device=torch.device("cuda"), compute_loss=lambda *args: torch.ones(())
     )
-    callback = Compilation("auto")
+    callback = Speedup("auto")
     for _ in range(LAST):
         callback.on_train_batch_start(trainer, module)
     assert bool(compiled) is wanted
+    assert torch.backends.cudnn.benchmark is tuned
+    callback.on_validation_start(trainer, module)
+    assert not torch.backends.cudnn.benchmark
+    callback.on_validation_end(trainer, module)
+    assert torch.backends.cudnn.benchmark is tuned
+    callback.teardown(trainer, module, "fit")
+    assert not torch.backends.cudnn.benchmark
     assert module.compute_loss(None, None, None) == 1
     callback.on_train_batch_end(trainer)
     assert bool(said) is wanted
@@ -100,7 +119,7 @@ def test_a_training_goes_on_where_compiling_by_itself_fails(
     module: Any = SimpleNamespace(
         device=torch.device("cpu"), compute_loss=lambda *args: torch.ones(())
     )
-    callback = Compilation("auto")
+    callback = Speedup("auto")
     callback._compile(trainer, module)
     for _ in range(2):
         assert module.compute_loss(None, None, None) == 1

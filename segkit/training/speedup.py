@@ -1,4 +1,4 @@
-"""The training step compiled by torch.compile, where the run is long enough to win it back."""
+"""What makes long trainings faster: convolutions chosen by trying them, a compiled step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from segkit.training.budget import Budget
 
 WORTH = 900.0
 """Seconds of training that must be left: compiling takes one or two minutes, and saves a fifth."""
+TUNED = 60.0
+"""Seconds that must be left for trying the algorithms of cuDNN, which takes a few seconds."""
 FIRST, LAST = 20, 60
 """Steps between which the time of a step is measured; the first ones are slower."""
 
@@ -41,37 +43,62 @@ def compile_step(compute: Compute, device: torch.device, replays: bool) -> Compu
     return replay
 
 
-class Compilation(L.Callback):
-    """Compiles the steps of a training: from the start, or once it is known to take long.
+class Speedup(L.Callback):
+    """Takes what makes steps faster but takes time itself, if the training is long enough.
+
+    On a GPU cuDNN tries its algorithms for the crops, though not for the images of a validation,
+    whose sizes differ; and the step is compiled. Both depend on the measured time of a step.
 
     Args:
-        when: True compiles at the first step; "auto" compiles on GPUs if more than ``WORTH``
-            seconds of training are left by the measured time of a step.
+        compiles: Whether to compile: "auto" on a GPU if more than ``WORTH`` seconds are left, True
+            from the first step on.
     """
 
-    def __init__(self, when: bool | str) -> None:
-        self.when = when
-        self._count, self._began = 0, 0.0
-        self._is_compiling = False
+    def __init__(self, compiles: bool | str) -> None:
+        self.compiles = compiles
+        self._count = 0
+        self._began = self._measured_from = 0.0
+        self._is_compiling = self._is_tuned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Compile at the first step if that is wanted."""
-        if self.when is True:
+        if self.compiles is True:
             self._compile(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        """Measure the time of a step, and compile if that is worth it."""
-        if self.when != "auto" or pl_module.device.type != "cuda":
+        """Measure the time of a step, and decide."""
+        if pl_module.device.type != "cuda":
             return
         self._count += 1
         if self._count == FIRST:
             torch.cuda.synchronize()
-            self._began = time.monotonic()
+            self._measured_from = time.monotonic()
         elif self._count == LAST:
             torch.cuda.synchronize()
-            step = (time.monotonic() - self._began) / (LAST - FIRST)
-            if _estimate_rest(trainer, step) > WORTH:
+            step = (time.monotonic() - self._measured_from) / (LAST - FIRST)
+            rest = _estimate_rest(trainer, step)
+            # different algorithms would give different numbers in another run
+            self._tune(rest > TUNED and not torch.are_deterministic_algorithms_enabled())
+            if self.compiles == "auto" and rest > WORTH:
                 self._compile(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Leave the images of a validation alone."""
+        if self._is_tuned:
+            torch.backends.cudnn.benchmark = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Go on as before."""
+        if self._is_tuned:
+            torch.backends.cudnn.benchmark = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """What follows the training sees images of many sizes."""
+        if self._is_tuned:
+            self._tune(wanted=False)
+
+    def _tune(self, wanted: bool) -> None:
+        self._is_tuned = torch.backends.cudnn.benchmark = wanted
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Say how long it took."""
@@ -93,7 +120,7 @@ class Compilation(L.Callback):
                 return compiled(images, target, weight)
             except Exception as error:  # compilers have many types
                 problem = str(error).strip().partition("\n")[0]
-                if self.when is True:
+                if self.compiles is True:
                     raise SegkitError(
                         f"trainer.compile=true: this training step cannot be compiled: {problem}."
                         " Leave the option out."

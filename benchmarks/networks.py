@@ -109,10 +109,12 @@ def prepare_smp_training(
     dtype: str = "float32",
     compiled: bool = False,
     kept: bool = False,
+    tuned: bool = False,
 ) -> Candidate:
     """A training step of SMP, with the loss and the optimizer of segkit's, or its memory too."""
     if kept:
         keep_freed_memory()
+    torch.backends.cudnn.benchmark = tuned
     layout = torch.channels_last if best else torch.contiguous_format
     model, facts = _laid_out(build_smp(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model

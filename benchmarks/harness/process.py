@@ -129,7 +129,7 @@ class MeasuredProcess:
         try:
             if not self._pipe.poll(self.timeout):
                 self._process.kill()
-                raise MeasurementError(f"no answer in {self.timeout:g} s")
+                raise MeasurementError(f"no answer in {self.timeout:g} s", for_good=True)
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join()

@@ -180,9 +180,9 @@ class Trainer(Section):
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
-        description="compile the training step with torch.compile, as CUDA graphs on a GPU; that"
-        " takes one or two minutes; auto: on GPUs, if more than a quarter of an hour of training is"
-        " left",
+        description="compile the training step with torch.compile, which takes one or two minutes,"
+        " on a GPU as CUDA graphs; auto: on GPUs, without CUDA graphs, if more than a quarter of an"
+        " hour of training is left",
     )
     recompute: bool = Field(
         False,

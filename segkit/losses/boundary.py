@@ -47,9 +47,13 @@ class Boundary(Loss, name="boundary"):
         return average_valid(torch.where(t, 1 - p, p) * distance, valid)
 
 
-# a custom operator, so that a compiled graph does not trace into it
+# A custom operator, so that a compiled graph does not trace into it, and CUDA graphs leave it out:
+# it waits for the GPU.
 @torch.library.custom_op(
-    "segkit::boundary_distance", mutates_args=(), schema="(Tensor truth, Tensor valid) -> Tensor"
+    "segkit::boundary_distance",
+    mutates_args=(),
+    schema="(Tensor truth, Tensor valid) -> Tensor",
+    tags=(torch.Tag.cudagraph_unsafe,),
 )
 def boundary_distance(truth: Tensor, valid: Tensor) -> Tensor:
     """The unsigned distance in pixels of each pixel's centre from the boundary of its class.

@@ -54,7 +54,7 @@ class _SumRegions(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, t: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, ...]:
-        real = t.to(p.dtype)  # operations on mixed types are slow on a CPU
+        real = torch.empty_like(p).copy_(t)  # mixed types are slow on a CPU, mixed layouts on a GPU
         ctx.save_for_backward(real)
         ctx.is_per_image = 0 not in dims
         # errors of pixels, not differences of sums, in which small ones would be lost

@@ -20,6 +20,8 @@ from segkit.planning.network import Network, build_network
 
 WARM_UP, STEPS = 3, 5
 """Steps before the measured ones, and those."""
+SECONDS = 5.0
+"""What the steps with the larger batch may take."""
 LOSS: dict[str, dict[str, float]] = {"dice": {}, "cross_entropy": {}}
 """It costs as much as others; the planner may choose the real one later."""
 FEWEST = 2
@@ -33,7 +35,7 @@ def measure_steps(
     num_classes: int,
     size: tuple[int, int],
     batch: int,
-    device: str = "cuda",
+    device: str,
 ) -> Network:
     """The network with the time of a step and the memory of a crop as they are on a device.
 
@@ -42,6 +44,8 @@ def measure_steps(
     crops fit, the network is returned as it is.
     """
     small = _take_steps(settings, in_channels, num_classes, size, FEWEST, device)
+    if small is not None:  # crops take at most as long as the two did
+        batch = min(batch, int(FEWEST * SECONDS / ((WARM_UP + STEPS) * small[0])))
     large = None
     while small is not None and large is None and batch > FEWEST:
         large = _take_steps(settings, in_channels, num_classes, size, batch, device)
@@ -69,13 +73,14 @@ def _take_steps(
 ) -> tuple[float, float] | None:
     """Seconds of a step and its peak of memory in bytes; None if it does not fit."""
     try:
-        with torch.random.fork_rng():  # planning must not change the draws of the training
+        # planning must not change the draws of the training
+        with torch.random.fork_rng([device] if device.startswith("cuda") else []):
             model = build_network(settings, in_channels, num_classes, max(size)).to(device).train()
             return _time_steps(model, settings, in_channels, size, batch, device)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError:  # too little memory; the libraries of NVIDIA have errors of their own
         return None
     finally:
-        if device == "cuda":
+        if device.startswith("cuda"):
             torch.cuda.empty_cache()
 
 
@@ -102,7 +107,8 @@ def _time_steps(
 
     def step() -> None:
         with _choose_autocast(settings, device):
-            value = loss(model.all_logits(image)[0], target)
+            logits = model.all_logits(image, settings.trainer.recompute)
+            value = loss(logits[0], target)
         torch.autograd.backward(value)
         optimizer.step()
         optimizer.zero_grad()
@@ -110,23 +116,27 @@ def _time_steps(
     for _ in range(WARM_UP):
         step()
     _wait(device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     for _ in range(STEPS):
         step()
     _wait(device)
     seconds = (time.perf_counter() - began) / STEPS
-    return seconds, float(torch.cuda.max_memory_allocated()) if device == "cuda" else 0.0
+    if not device.startswith("cuda"):
+        return seconds, 0.0
+    return seconds, float(torch.cuda.max_memory_allocated(device))
 
 
 def _choose_autocast(settings: TrainConfig, device: str) -> AbstractContextManager[object]:
     precision = choose_precision(settings.trainer.precision, settings.trainer.accelerator)
     if not precision.endswith("-mixed"):
         return nullcontext()
-    return torch.autocast(device, torch.bfloat16 if "bf16" in precision else torch.float16)
+    return torch.autocast(
+        torch.device(device).type, torch.bfloat16 if "bf16" in precision else torch.float16
+    )
 
 
 def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from segkit.planning import rules
 from segkit.planning.measuring import measure_steps
 from segkit.planning.network import Network, measure_network
 from segkit.planning.workload import find_workload
+
+MOST_PIXELS = 2**22
+"""Pixels of the crops of a measured step, at most."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,10 @@ def plan_for_this_machine(
     network = measure_network(settings, *shape)
     planned, choices = plan(settings, summary, machine, network)
     if machine.device == "cuda" and machine.devices == 1:  # several processes must plan alike
-        size, most = planned.data.crop_size, rules.MEASURED
-        network = measure_steps(network, planned, *shape, size, most)
+        size = planned.data.crop_size
+        most = max(rules.FEWEST_CROPS, min(rules.MEASURED, MOST_PIXELS // math.prod(size)))
+        number = trainer.devices[0] if isinstance(trainer.devices, list) else 0
+        network = measure_steps(network, planned, *shape, size, most, f"cuda:{number}")
         planned, choices = plan(settings, summary, machine, network)
     console.print(draw_table(choices, machine), soft_wrap=False)
     if network.seconds_per_pixel is not None:

@@ -109,7 +109,7 @@ def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[i
     if network.seconds_per_pixel is not None:  # so many that the fixed time is small beside them
         crop = network.seconds_per_pixel * math.prod(size)
         useful = network.step_seconds * (1 / LARGEST_FIXED_SHARE - 1) / crop
-        wanted = int(max(wanted, min(useful, MEASURED)))
+        wanted = int(max(wanted, min(useful, MEASURED, 2 * pixels // math.prod(size))))
     fitting = int(_free_bytes(network, machine) / network.kept_bytes(size))
     chosen = max(2, min(wanted, fitting) // 2 * 2)
     needed = (network.fixed_bytes + chosen * network.kept_bytes(size)) / GB

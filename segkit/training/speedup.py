@@ -17,6 +17,8 @@ WORTH = 900.0
 """Seconds of training that must be left: compiling takes one or two minutes, and saves a fifth."""
 TUNED = 60.0
 """Seconds that must be left for trying the algorithms of cuDNN, which takes a few seconds."""
+TRIALS = 3
+"""Steps until CUDA graphs are in use: the first runs as usual, the second is recorded."""
 FIRST, LAST = 20, 60
 """Steps between which the time of a step is measured; the first ones are slower."""
 
@@ -50,8 +52,8 @@ class Speedup(L.Callback):
     whose sizes differ; and the step is compiled. Both depend on the measured time of a step.
 
     Args:
-        compiles: Whether to compile: "auto" on a GPU if more than ``WORTH`` seconds are left, True
-            from the first step on.
+        compiles: Whether to compile: "auto" on a GPU if more than ``WORTH`` seconds are left; True
+            from the first step on, and as CUDA graphs, which take more memory.
     """
 
     def __init__(self, compiles: bool | str) -> None:
@@ -109,15 +111,17 @@ class Speedup(L.Callback):
 
     def _compile(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._is_compiling, self._began = True, time.monotonic()
-        plain = pl_module.compute_loss
-        replays = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
-        compiled = compile_step(plain, pl_module.device, replays)
+        plain, alone = pl_module.compute_loss, trainer.world_size == 1
+        graphs = self.compiles is True and alone and trainer.accumulate_grad_batches == 1
+        compiled = compile_step(plain, pl_module.device, graphs)
 
         def compute_first(images: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
             """Compute the first step; if that fails, all steps are computed plainly."""
-            pl_module.compute_loss = compiled
+            given = images, target, weight
             try:
-                return compiled(images, target, weight)
+                if alone:  # other processes would wait for its gradients
+                    _try_out(compiled, pl_module, given, TRIALS if graphs else 1)
+                loss = compiled(*given)
             except Exception as error:  # compilers have many types
                 problem = str(error).strip().partition("\n")[0]
                 if self.compiles is True:
@@ -128,9 +132,33 @@ class Speedup(L.Callback):
                 self._is_compiling = False
                 trainer.print(f"the training step is not compiled, as that failed: {problem}")
                 pl_module.compute_loss = plain
-            return plain(images, target, weight)
+            else:
+                pl_module.compute_loss = compiled
+                return loss
+            return plain(*given)
 
         pl_module.compute_loss = compute_first
+
+
+def _try_out(
+    compute: Compute, pl_module: Any, given: tuple[Tensor, Tensor, Tensor | None], times: int
+) -> None:
+    """Take steps backwards too, where the rest is compiled, and leave everything as it was."""
+    gradients = [parameter.grad for parameter in pl_module.parameters()]
+    buffers = [buffer.clone() for buffer in pl_module.buffers()]
+    device = pl_module.device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for _ in range(times):
+                pl_module.zero_grad(set_to_none=True)
+                loss = compute(*given)
+                with torch.autocast(device.type, enabled=False):
+                    torch.autograd.backward(loss)
+    finally:
+        for parameter, gradient in zip(pl_module.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for buffer, before in zip(pl_module.buffers(), buffers, strict=True):
+            buffer.data.copy_(before)
 
 
 def _estimate_rest(trainer: L.Trainer, step: float) -> float:

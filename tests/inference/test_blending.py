@@ -288,3 +288,25 @@ def test_batches_of_small_images_are_full_however_many_they_hold():
     assert [shape[0] for shape in network.calls] == [50, 50, 50, 50, 30]
     for image, result in zip(images, results, strict=True):
         np.testing.assert_array_equal(result, image.transpose(2, 0, 1))
+
+
+def test_an_image_that_fails_leaves_none_of_its_tiles_in_the_way():
+    images = [draw_noise(40, 40, 1, seed=seed) for seed in range(3)]
+    images[0][-1, -1] = np.nan  # its last tile: the others wait for a batch
+    results, _, canvases = predict(Identity(Windows(16, 8, 8), batch_size=50), images)
+    assert [str(canvas.error) for canvas in canvases] == ["not a number", "None", "None"]
+    np.testing.assert_allclose(results[2], images[2].transpose(2, 0, 1), atol=1e-5)
+
+
+def test_too_little_memory_for_blending_is_an_error_of_the_image():
+    def write(*_):
+        raise MemoryError
+
+    network = Identity(Windows(8, 8, 8), batch_size=2)
+    image = np.zeros((8, 8, 1), np.float32)
+    canvases = [make_canvas(network, image, write), make_canvas(network, image)]
+    list(predict_canvases(canvases, [network], "none"))
+    assert [str(canvas.error) for canvas in canvases] == [
+        "the batch does not fit into memory.",
+        "None",
+    ]

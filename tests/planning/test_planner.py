@@ -407,7 +407,7 @@ def test_steps_follow_the_measured_time():
 
 
 def test_steps_are_measured_with_two_batches(monkeypatch):
-    taken = {2: (0.012, 3e9), 32: None, 16: None, 8: (0.018, 9e9)}
+    taken = {2: (0.012, 3e9), 32: None, 16: None, 8: (0.018, 9e9), 4: (2.0, 1.0)}
     asked = []
 
     def take(settings, in_channels, num_classes, size, batch, device):
@@ -415,13 +415,16 @@ def test_steps_are_measured_with_two_batches(monkeypatch):
         return taken[batch]
 
     monkeypatch.setattr(measuring, "_take_steps", take)
-    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32)
+    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
     assert asked == [2, 32, 16, 8]  # those between do not fit
     assert found.seconds_per_pixel * 20_000 == pytest.approx(0.001)
     assert found.step_seconds == pytest.approx(0.010)
     assert found.bytes_per_pixel * 20_000 == pytest.approx(1e9)
+    taken[2], asked[:] = (0.3, 1.0), []
+    measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
+    assert asked == [2, 4]  # more would take too long
     taken[2] = None
-    assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32) == RESNET18
+    assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu") == RESNET18
 
 
 def test_measuring_takes_real_steps_and_none_of_the_random_numbers():
@@ -429,7 +432,7 @@ def test_measuring_takes_real_steps_and_none_of_the_random_numbers():
     expected = torch.rand(3)
     torch.manual_seed(3)
     settings = checked("encoder=unet", "encoder.width=4", "encoder.depth=3")
-    found = measuring.measure_steps(RESNET18, settings, 1, 2, (32, 64), 6, device="cpu")
+    found = measuring.measure_steps(RESNET18, settings, 1, 2, (32, 64), 6, "cpu")
     assert torch.equal(torch.rand(3), expected)
     assert found.seconds_per_pixel > 0
     assert found.bytes_per_pixel == RESNET18.bytes_per_pixel  # the CPU's is not known

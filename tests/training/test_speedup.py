@@ -12,7 +12,24 @@ from conftest import train_quick
 from segkit.core.errors import SegkitError
 from segkit.training import speedup
 from segkit.training.budget import Budget
-from segkit.training.speedup import FIRST, LAST, Speedup
+from segkit.training.speedup import FIRST, LAST, TRIALS, Speedup
+
+
+class Module(torch.nn.Module):
+    """What the callback needs of a LightningModule."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = torch.device(device)
+        self.norm = torch.nn.BatchNorm1d(1, momentum=0.5)
+        self.calls = 0
+
+    def compute_loss(self, images: torch.Tensor, target: Any, weight: Any) -> torch.Tensor:
+        self.calls += 1
+        return self.norm(images).sum() + 1
+
+
+IMAGES = torch.tensor([[0.0], [2.0]])
 
 
 @pytest.fixture
@@ -88,9 +105,7 @@ def test_only_a_long_training_on_a_gpu_is_made_faster(
         accumulate_grad_batches=1,
         print=said.append,
     )
-    module: Any = SimpleNamespace(
-        device=torch.device("cuda"), compute_loss=lambda *args: torch.ones(())
-    )
+    module: Any = Module("cuda")
     callback = Speedup("auto")
     for _ in range(LAST):
         callback.on_train_batch_start(trainer, module)
@@ -102,7 +117,7 @@ def test_only_a_long_training_on_a_gpu_is_made_faster(
     assert torch.backends.cudnn.benchmark is tuned
     callback.teardown(trainer, module, "fit")
     assert not torch.backends.cudnn.benchmark
-    assert module.compute_loss(None, None, None) == 1
+    assert module.compute_loss(IMAGES, None, None).item() == pytest.approx(1)
     callback.on_train_batch_end(trainer)
     assert bool(said) is wanted
 
@@ -116,12 +131,50 @@ def test_a_training_goes_on_where_compiling_by_itself_fails(
     monkeypatch.setattr(torch, "compile", lambda compute, mode: fail)
     said: list[str] = []
     trainer: Any = SimpleNamespace(world_size=1, accumulate_grad_batches=1, print=said.append)
-    module: Any = SimpleNamespace(
-        device=torch.device("cpu"), compute_loss=lambda *args: torch.ones(())
-    )
+    module: Any = Module("cpu")
     callback = Speedup("auto")
     callback._compile(trainer, module)
     for _ in range(2):
-        assert module.compute_loss(None, None, None) == 1
+        assert module.compute_loss(IMAGES, None, None).item() == pytest.approx(1)
         callback.on_train_batch_end(trainer)
     assert said == ["the training step is not compiled, as that failed: out of memory"]
+
+
+def test_trying_a_step_out_leaves_everything_as_it_was(compiled: list[Any]) -> None:
+    said: list[str] = []
+    trainer: Any = SimpleNamespace(world_size=1, accumulate_grad_batches=1, print=said.append)
+    module: Any = Module("cpu")
+    module.norm.weight.grad = torch.tensor([7.0])
+    callback = Speedup(True)
+    callback._compile(trainer, module)
+    module.compute_loss(IMAGES, None, None)
+    assert module.calls == TRIALS + 1
+    assert module.norm.weight.grad.item() == 7
+    assert module.norm.bias.grad is None
+    assert module.norm.running_mean.item() == 0.5  # of one step, from 0 to 1
+    assert module.norm.num_batches_tracked.item() == 1
+
+
+def test_what_fails_on_the_way_back_is_not_compiled_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel")
+
+    def compile_badly(compute: Any, mode: Any = None) -> Any:
+        return lambda *args: Broken.apply(compute(*args))
+
+    monkeypatch.setattr(torch, "compile", compile_badly)
+    said: list[str] = []
+    trainer: Any = SimpleNamespace(world_size=1, accumulate_grad_batches=1, print=said.append)
+    module: Any = Module("cpu")
+    Speedup("auto")._compile(trainer, module)
+    loss = module.compute_loss(IMAGES, None, None)
+    loss.backward()
+    assert said == ["the training step is not compiled, as that failed: no kernel"]

@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from segkit.config.settings import TTA
 from segkit.core.errors import SegkitError
 from segkit.inference.background import Background
-from segkit.inference.runtimes.network import Network, SmallerBatchWarning, TooLittleMemoryError
+from segkit.inference.runtimes.network import (
+    Network,
+    SmallerBatchWarning,
+    TooLittleMemoryError,
+    is_out_of_memory,
+)
 from segkit.inference.tiles.tiling import Grid
 
 BAND_BYTES = 64 * 1024**2
@@ -229,11 +234,12 @@ def predict_canvases(
                 )
             ]
             maps = average_probabilities(networks, batches, tta, limit)
-        except (TooLittleMemoryError, MemoryError) as error:
+            checks = [network.begin_check() for network in networks]
+        except Exception as error:
             # not the error itself: through its traceback it would hold the memory
-            problem = SegkitError(str(error) or "the batch does not fit into memory.")
+            problem = _explain_memory(error)
         else:
-            flying.append(_Flight(shape, taken, maps, [n.begin_check() for n in networks]))
+            flying.append(_Flight(shape, taken, maps, checks))
             if len(flying) > 1:
                 land()
             return
@@ -267,14 +273,17 @@ def predict_canvases(
             return
         with networks[0].finish_beside(flight.maps):
             for (canvas, tile, _), one in zip(flight.taken, flight.maps, strict=True):
-                canvas.add(tile, one)
+                try:
+                    canvas.add(tile, one)
+                except Exception as error:
+                    canvas.error = _explain_memory(error)
 
     def finish(most: int) -> Iterator[Canvas]:
         """Yield the first canvases that are done; leave at most ``most`` open."""
         while opened and (opened[0].is_done or len(opened) > most or are_too_large()):
             while not opened[0].is_done:
                 queue = waiting[opened[0].tile_shape]
-                if queue and queue[0][0] is opened[0]:
+                if queue and (queue[0][0] is opened[0] or not flying):
                     launch(opened[0].tile_shape)
                 else:
                     land()
@@ -296,6 +305,15 @@ def predict_canvases(
                     launch(shape)
             yield from finish(max(OPEN, BATCHES * find_limit(shape)))
         yield from finish(0)
+
+
+def _explain_memory(error: Exception) -> SegkitError:
+    """What to say if memory is too small; other errors are raised."""
+    if isinstance(error, TooLittleMemoryError):
+        return SegkitError(str(error))
+    if not is_out_of_memory(error):
+        raise error
+    return SegkitError("the batch does not fit into memory.")
 
 
 def average_probabilities(

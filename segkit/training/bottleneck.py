@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -70,9 +71,11 @@ class Bottleneck(L.Callback):
         # Lightning declares the attribute nowhere
         data: SegmentationData = trainer.datamodule  # type: ignore[attr-defined]
         slowest = max(seconds, key=seconds.__getitem__)
+        crops = len(self._waits) * loader.batch_size / max(lasted - waited, 1e-9)
+        needed = math.ceil(crops * sum(seconds.values()))
         trainer.print(  # above the progress bar
             f"epoch {trainer.current_epoch}: waited {waited / lasted:.0%} of the time for data:"
-            f" {list_stages(seconds)}. {recommend(slowest, data, trainer.current_epoch)}"
+            f" {list_stages(seconds)}. {recommend(slowest, data, trainer.current_epoch, needed)}"
         )
 
 
@@ -87,23 +90,29 @@ def list_stages(seconds: dict[str, float]) -> str:
     return f"{', '.join(parts)}; {1e3 * total:.1f} ms for a crop in all"
 
 
-def recommend(slowest: str, data: SegmentationData, epoch: int) -> str:
-    """Recommend a remedy for the slowest stage."""
+def recommend(slowest: str, data: SegmentationData, epoch: int, needed: int) -> str:
+    """Recommend a remedy for the slowest stage.
+
+    ``needed`` is the number of workers whose crops would keep up with the steps.
+    """
     if slowest == READING and data.cache is None and data.config.cache is not True:
         return "data.cache=true keeps what was decoded."
     if slowest == READING and data.cache is not None and epoch == 0:
         return "The next epochs read from the cache that this one has filled."
     workers, most = data.workers, count_usable_cores() - 1  # one core computes
-    if workers < most:
-        more = min(2 * workers or 2, most)
-        return f"More workers may help: data.num_workers={more} (now {workers})."
+    if needed <= workers:
+        return f"{needed} of the {workers} workers keep up, once they have started."
+    if needed <= most:
+        return f"data.num_workers={needed} keeps up with the steps (now {workers})."
     remedies = {
         READING: "Images on a faster disk, or in smaller files, are read faster.",
         TARGET: "The target is drawn from objects, which larger crops have more of.",
         CROPPING: "Smaller crops take less time.",
     }
-    rarer = f"There are no more cores: make {slowest} rarer (its p) or leave it out."
-    return remedies.get(slowest, rarer)
+    remedy = remedies.get(slowest, f"Make {slowest} rarer (its p) or leave it out.")
+    if workers < most:
+        return f"data.num_workers={most} helps (now {workers}), {needed} would keep up. {remedy}"
+    return f"There are no more cores, {needed + 1} would keep up. {remedy}"
 
 
 def _sum_waits(waits: list[tuple[float, Any, Any]]) -> float:

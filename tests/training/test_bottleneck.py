@@ -85,16 +85,17 @@ def test_the_longest_stage_comes_first_and_trifles_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slowest", "workers", "cached", "epoch", "remedy"),
+    ("slowest", "workers", "cached", "epoch", "needed", "remedy"),
     [
-        ("reading", 3, None, 0, "data.cache=true keeps"),
-        ("reading", 3, True, 0, "The next epochs read from the cache"),
-        ("reading", 3, True, 1, "data.num_workers=6 (now 3)"),
-        ("reading", 7, True, 1, "faster disk"),
-        ("Elastic", 0, None, 0, "data.num_workers=2 (now 0)"),
-        ("Elastic", 7, None, 0, "make Elastic rarer"),
-        ("target", 7, None, 0, "drawn from objects"),
-        ("cropping", 7, None, 0, "Smaller crops"),
+        ("reading", 3, None, 0, 9, "data.cache=true keeps"),
+        ("reading", 3, True, 0, 9, "The next epochs read from the cache"),
+        ("reading", 3, True, 1, 6, "data.num_workers=6 keeps up with the steps (now 3)"),
+        ("reading", 7, True, 1, 9, "no more cores, 10 would keep up. Images on a faster disk"),
+        ("Elastic", 0, None, 0, 9, "data.num_workers=7 helps (now 0), 9 would keep up. Make El"),
+        ("Elastic", 7, None, 0, 9, "Make Elastic rarer"),
+        ("Elastic", 7, None, 0, 4, "4 of the 7 workers keep up"),
+        ("target", 7, None, 0, 9, "drawn from objects"),
+        ("cropping", 7, None, 0, 9, "Smaller crops"),
     ],
 )
 def test_the_remedy_suits_the_slowest_stage(
@@ -102,12 +103,13 @@ def test_the_remedy_suits_the_slowest_stage(
     workers: int,
     cached: Any,
     epoch: int,
+    needed: int,
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(bottleneck, "count_usable_cores", lambda: 8)
     data: Any = SimpleNamespace(workers=workers, cache=cached, config=SimpleNamespace(cache="auto"))
-    assert remedy in recommend(slowest, data, epoch)
+    assert remedy in recommend(slowest, data, epoch, needed)
 
 
 def test_on_a_gpu_only_idle_time_counts(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,7 @@ def test_on_a_gpu_only_idle_time_counts(capsys: Any, monkeypatch: pytest.MonkeyP
     dataset = SimpleNamespace(times=StageTimes(["reading"], 0))
     config = SimpleNamespace(cache="auto")
     trainer: Any = SimpleNamespace(
-        train_dataloader=SimpleNamespace(dataset=dataset),
+        train_dataloader=SimpleNamespace(dataset=dataset, batch_size=4),
         datamodule=SimpleNamespace(workers=0, cache=None, config=config),
         is_global_zero=True,
         current_epoch=3,

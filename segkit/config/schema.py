@@ -82,8 +82,8 @@ class Data(Part):
     num_workers: int | None = Field(
         None,
         ge=0,
-        description="processes that read and augment; null: one per spare core, at most 16, none if"
-        " only two cores compute",
+        description="processes that read and augment; null: as many as keep up by the time that a"
+        " crop takes, at most 16 or one per spare core, none if only two cores compute",
     )
     cache: bool | Literal["auto"] = Field(
         "auto",

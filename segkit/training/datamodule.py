@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from itertools import islice
@@ -22,6 +24,7 @@ from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary
 from segkit.data.layout.blocks import list_parts, take_part
 from segkit.data.loading import (
+    READING,
     SMALL,
     ArrayCache,
     Crop,
@@ -29,6 +32,7 @@ from segkit.data.loading import (
     DrawSampler,
     EverySample,
     Item,
+    StageTimes,
     TrainDataset,
     WholeDataset,
     as_item,
@@ -40,7 +44,11 @@ from segkit.targets.base import Target
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
 MOST_WORKERS = 16
-"""Processes that make crops, unless data.num_workers says how many."""
+"""Processes that make crops, at most, unless data.num_workers says how many."""
+RATES = {"cpu": 200.0, "mps": 1000.0, "cuda": 4000.0}
+"""Crops a second that the fastest networks take on a device."""
+TRIED, TRIED_SECONDS = 5, 1.0
+"""Crops that are made to see what one costs, unless they take longer."""
 PART = 2048
 """Height and width of the parts, at most, in which images too large for memory are validated."""
 CACHED: tuple[Split, ...] = ("train", "val")
@@ -115,7 +123,14 @@ class SegmentationData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Create the cache, or join that of another process on this machine."""
-        if stage != "fit" or self.cache is not None or not (self.cached or self.summary.large):
+        if stage != "fit":
+            return
+        self._open_cache()
+        if self.config.num_workers is None:
+            self.workers = self._choose_workers()
+
+    def _open_cache(self) -> None:
+        if self.cache is not None or not (self.cached or self.summary.large):
             return
         kinds = None if self.cached else SMALL
         together = self._process[1] > 1 and torch.distributed.is_initialized()
@@ -160,18 +175,8 @@ class SegmentationData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Crop]:
         """Return batches of augmented crops."""
-        samples = self.summary.splits["train"]
-        dataset = TrainDataset(
-            self.source,
-            samples,
-            self.summary.coding,
-            self.normalization,
-            self.transform,
-            self.target,
-            self.cache,
-            self.workers,
-            self.summary.with_empty,
-        )
+        dataset = self._make_dataset(self.workers)
+        samples = dataset.samples
         per_epoch = self.config.samples_per_epoch or len(samples)
         batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
         sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
@@ -189,6 +194,45 @@ class SegmentationData(L.LightningDataModule):
             pin_memory=self._on_gpu,
             drop_last=True,
         )
+
+    def _make_dataset(self, workers: int) -> TrainDataset:
+        return TrainDataset(
+            self.source,
+            self.summary.splits["train"],
+            self.summary.coding,
+            self.normalization,
+            self.transform,
+            self.target,
+            self.cache,
+            workers,
+            self.summary.with_empty,
+        )
+
+    def _choose_workers(self) -> int:
+        """As many processes as there are cores for, if crops cost so much; one at least."""
+        trainer = self.trainer
+        here = 1 if trainer is None else max(1, trainer.world_size // trainer.num_nodes)
+        most = default_workers(here)
+        if most <= 1:
+            return most
+        dataset, began = self._make_dataset(0), time.monotonic()
+        try:
+            for number in range(1 + TRIED):
+                if number == 1:  # the first one is slower
+                    dataset.times = StageTimes(dataset.times.stages, 0)
+                dataset[number % len(dataset), number]
+                if number and time.monotonic() - began > TRIED_SECONDS:
+                    break
+        except Exception:  # the training says so, with the sample's name
+            return most
+        count, seconds = dataset.times.totals()
+        cost = sum(
+            spent
+            for stage, spent in zip(dataset.times.stages, seconds, strict=True)
+            if stage != READING or not self.cached  # the cache is read in no time
+        )
+        device = "cpu" if trainer is None else trainer.strategy.root_device.type
+        return max(1, min(most, math.ceil(RATES.get(device, RATES["cpu"]) * cost / count)))
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return whole images, in batches of one size.
@@ -268,12 +312,12 @@ class SegmentationData(L.LightningDataModule):
         )
 
 
-def default_workers() -> int:
-    """Return the number of spare cores.
+def default_workers(processes: int = 1) -> int:
+    """Return the number of spare cores of one of the processes that train on this machine.
 
     Of two cores that compute none is spare, as each batch waits for the slower one.
     """
-    cores = count_usable_cores()
+    cores = max(1, count_usable_cores() // processes)
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     return min(MOST_WORKERS, cores - 1) if on_gpu or cores > 2 else 0
 

@@ -184,6 +184,34 @@ def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None
         assert data(num_workers=3).workers == 3
 
 
+@pytest.mark.parametrize(
+    ("device", "seconds", "workers"), [("cpu", 0.004, 1), ("cuda", 0.001, 5), ("cuda", 0.01, 8)]
+)
+def test_there_are_as_many_workers_as_keep_up(
+    monkeypatch: pytest.MonkeyPatch, device: str, seconds: float, workers: int
+) -> None:
+    monkeypatch.setattr(datamodule, "default_workers", lambda processes=1: 8 // processes)
+    times = iter([0.1, *[seconds] * 5])  # the first crop is slower
+    made: list[Any] = []
+
+    def take(dataset: Any, draw: Any) -> None:
+        made.append(draw)
+        now = next(times)
+        dataset.times.add([*[0.0] * len(dataset.times.stages), now])
+
+    monkeypatch.setattr(datamodule.TrainDataset, "__getitem__", take)
+    found = data(num_workers=None, cache=False)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    found.trainer = SimpleNamespace(world_size=1, num_nodes=1, strategy=strategy)  # type: ignore
+    found.setup("fit")
+    assert len(made) == 6
+    assert found.workers == workers
+    found.trainer.world_size = 4
+    monkeypatch.setattr(datamodule.TrainDataset, "__getitem__", lambda *_: 1 / 0)
+    found.setup("fit")  # what is wrong will be said by the training
+    assert found.workers == 2
+
+
 def read_with_one_thread(sample: Any, read: Any) -> Any:
     """An image, where no library would compute with more threads."""
     taken = [each["num_threads"] for each in threadpool_info()]

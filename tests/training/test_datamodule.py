@@ -185,7 +185,7 @@ def test_a_core_is_left_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("device", "seconds", "workers"), [("cpu", 0.004, 1), ("cuda", 0.001, 5), ("cuda", 0.01, 8)]
+    ("device", "seconds", "workers"), [("cpu", 0.004, 1), ("cuda", 0.001, 4), ("cuda", 0.01, 8)]
 )
 def test_there_are_as_many_workers_as_keep_up(
     monkeypatch: pytest.MonkeyPatch, device: str, seconds: float, workers: int

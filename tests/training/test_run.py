@@ -10,6 +10,7 @@ from conftest import QUICK, train_quick
 from omegaconf import OmegaConf
 from torch import nn
 
+from segkit.benchmark.networks import prepare_training_step
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
@@ -152,6 +153,22 @@ def test_the_average_follows_its_formula(count: int, expected: float) -> None:
     assert average.module[1].num_batches_tracked.item() == 7  # counts are not averaged
     assert average.n_averaged.item() == count + 1
     assert network[0].weight.item() == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_no_step_waits_for_the_gpu():
+    model = create_model({"name": "resnet18", "pretrained": False}, "unet").cuda()
+    step = prepare_training_step(model, 2, 64, "cuda", "bfloat16")
+    average = Average(model, 0.9)
+    for _ in range(2):
+        step()
+        average.update_parameters(model)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+        average.update_parameters(model)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.slow

@@ -250,6 +250,8 @@ def test_what_fails_its_check_is_computed_again_in_its_order():
     class Doubtful(Identity):
         """Its first two batches are wrong, which is known one batch later."""
 
+        is_asynchronous = True
+
         def _compute(self, batch):
             right = super()._compute(batch)
             return right if len(self.calls) > 2 else right + 1
@@ -270,6 +272,8 @@ def test_a_batch_is_begun_before_the_one_before_it_is_waited_for():
     order = []
 
     class Slow(Identity):
+        is_asynchronous = True
+
         def _compute(self, batch):
             order.append("begin")
             return super()._compute(batch)
@@ -279,6 +283,18 @@ def test_a_batch_is_begun_before_the_one_before_it_is_waited_for():
 
     predict(Slow(Windows(8, 8, 8)), [np.zeros((8, 8, 1), np.float32)] * 4)
     assert order == ["begin", *["begin", "wait"] * 3, "wait"]
+
+
+def test_a_result_comes_before_the_next_image_where_nothing_runs_ahead():
+    network, asked = Identity(Windows(8, 8, 8)), []
+
+    def open_canvases():
+        for number in range(4):
+            asked.append(number)
+            yield make_canvas(network, np.zeros((8, 8, 1), np.float32))
+
+    for number, _ in enumerate(predict_canvases(open_canvases(), [network], "none")):
+        assert len(asked) == number + 1
 
 
 def test_batches_of_small_images_are_full_however_many_they_hold():

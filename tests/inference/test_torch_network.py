@@ -141,7 +141,7 @@ def test_a_network_with_numbers_beyond_half_precision_predicts_in_float32(binary
             if convolution.bias is not None:
                 convolution.bias.mul_(100)
     rng = np.random.default_rng(0)
-    # in several batches, two of which are computed before the first is checked
+    # in several batches
     images = [rng.integers(0, 256, (64, 96), np.uint8) for _ in range(5)]
     half = Predictor(TorchNetwork(model, card, "cpu", tile=64, batch_size=2))
     with pytest.warns(FullPrecisionWarning, match="precision=float32 does so from the start"):

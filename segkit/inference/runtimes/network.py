@@ -34,6 +34,7 @@ class Network(ABC):
         batch_size: Tiles of the largest window in one call.
         xp: numpy or torch, the library of the arrays that :meth:`predict_batch` returns.
         device: Name of the device.
+        is_asynchronous: Whether it returns probabilities that are still being computed.
     """
 
     card: ModelCard
@@ -41,6 +42,7 @@ class Network(ABC):
     batch_size: int = 1
     xp: ModuleType = np
     device: str = "cpu"
+    is_asynchronous: bool = False
 
     @property
     def num_logits(self) -> int:

@@ -61,7 +61,8 @@ class TorchNetwork(Network):
         self.card = card
         self._tile, self._batch_size = tile, batch_size
         self._is_finite: Tensor | None = None
-        if self._device.type == "cuda":
+        self.is_asynchronous = self._device.type == "cuda"
+        if self.is_asynchronous:
             # for the copies of the next batch and for what follows the network, beside it
             self._loading = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._finishing = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
@@ -109,7 +110,7 @@ class TorchNetwork(Network):
 
     def load_batch(self, parts: Sequence[NDArray[Any]]) -> Tensor:
         """See :class:`Network`. The channels come last in memory, as in images."""
-        if self._device.type != "cuda":
+        if not self.is_asynchronous:
             return self.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
         pinned = _pin((len(parts), *parts[0].shape), torch.from_numpy(parts[0][:0].copy()).dtype)
         np.stack(parts, out=pinned.numpy())
@@ -164,7 +165,7 @@ class TorchNetwork(Network):
     @contextmanager
     def finish_beside(self, probabilities: Tensor) -> Iterator[None]:
         """See :class:`Network`. What is allocated in the block must be used in such blocks only."""
-        if self._device.type != "cuda":
+        if not self.is_asynchronous:
             yield
             return
         probabilities.record_stream(self._finishing)
@@ -175,7 +176,7 @@ class TorchNetwork(Network):
         self, array: Tensor, take: Callable[[NDArray[Any]], object]
     ) -> Callable[[], object] | None:
         """See :class:`Network`."""
-        if self._device.type != "cuda":
+        if not self.is_asynchronous:
             return super().fetch(array, take)
         pinned = _pin(array.shape, array.dtype)
         pinned.copy_(array, non_blocking=True)

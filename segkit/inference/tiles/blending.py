@@ -205,6 +205,8 @@ def predict_canvases(
     )
     ahead = 4 * batch_pixels * sum(network.card.in_channels for network in networks)
 
+    in_advance = 1 if networks[0].is_asynchronous else 0
+
     def find_limit(shape: tuple[int, int]) -> int:
         """Tiles in a batch."""
         return max(1, min(MOST_TILES, batch_pixels // math.prod(shape)))
@@ -240,7 +242,7 @@ def predict_canvases(
             problem = _explain_memory(error)
         else:
             flying.append(_Flight(shape, taken, maps, checks))
-            if len(flying) > 1:
+            if len(flying) > in_advance:
                 land()
             return
         if flying:  # they hold memory too

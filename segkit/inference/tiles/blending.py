@@ -204,7 +204,6 @@ def predict_canvases(
         for network in networks
     )
     ahead = 4 * batch_pixels * sum(network.card.in_channels for network in networks)
-
     in_advance = 1 if networks[0].is_asynchronous else 0
 
     def find_limit(shape: tuple[int, int]) -> int:
@@ -212,7 +211,7 @@ def predict_canvases(
         return max(1, min(MOST_TILES, batch_pixels // math.prod(shape)))
 
     def prepare(canvas: Canvas) -> Iterator[tuple[Tile, list[NDArray[Any]]]]:
-        """The tiles of a canvas as the networks take them (C, h, w); runs in a thread."""
+        """The tiles of a canvas as the networks take them; runs in a thread."""
         try:
             for tile in canvas.list_tiles():
                 window = canvas.read(tile)

@@ -76,7 +76,7 @@ def _take_steps(
         # planning must not change the draws of the training
         with torch.random.fork_rng([device] if device.startswith("cuda") else []):
             model = build_network(settings, in_channels, num_classes, max(size)).to(device).train()
-            return _time_steps(model, settings, in_channels, size, batch, device)
+            return _time_steps(model, settings, size, batch, device)
     except RuntimeError:  # too little memory; the libraries of NVIDIA have errors of their own
         return None
     finally:
@@ -85,12 +85,7 @@ def _take_steps(
 
 
 def _time_steps(
-    model: Segmenter,
-    settings: TrainConfig,
-    in_channels: int,
-    size: tuple[int, int],
-    batch: int,
-    device: str,
+    model: Segmenter, settings: TrainConfig, size: tuple[int, int], batch: int, device: str
 ) -> tuple[float, float]:
     if settings.trainer.channels_last:
         to_channels_last(model)
@@ -100,7 +95,7 @@ def _time_steps(
     if model.encoder.padding == "valid":
         depth = len(model.encoder.strides)
         seen = valid_input(size[0], depth), valid_input(size[1], depth)
-    image = torch.rand(batch, in_channels, *seen, device=device)
+    image = torch.rand(batch, model.encoder.in_channels, *seen, device=device)
     if settings.trainer.channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
     target = torch.zeros(batch, *model.output_size(*seen), dtype=torch.long, device=device)

@@ -44,15 +44,16 @@ def measure_steps(
     crops fit, the network is returned as it is.
     """
     small = _take_steps(settings, in_channels, num_classes, size, FEWEST, device)
-    if small is not None:  # crops take at most as long as the two did
-        batch = min(batch, int(FEWEST * SECONDS / ((WARM_UP + STEPS) * small[0])))
-    large = None
-    while small is not None and large is None and batch > FEWEST:
+    if small is None:
+        return network
+    pixels, large = math.prod(size), None
+    # crops take at most as long as the two did
+    batch = min(batch, int(FEWEST * SECONDS / ((WARM_UP + STEPS) * small[0])))
+    while large is None and batch > FEWEST:
         large = _take_steps(settings, in_channels, num_classes, size, batch, device)
         batch = batch if large is not None else batch // 2
-    if small is None or large is None:
-        return network
-    pixels = math.prod(size)
+    if large is None:
+        return replace(network, seconds_per_pixel=small[0] / (FEWEST * pixels))
     more = (batch - FEWEST) * pixels
     seconds, memory = (max(0.0, (b - a) / more) for a, b in zip(small, large, strict=True))
     return replace(

@@ -423,11 +423,16 @@ def test_steps_are_measured_with_two_batches(monkeypatch):
     taken[2], asked[:] = (0.3, 1.0), []
     measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
     assert asked == [2, 4]  # more would take too long
+    taken[2], asked[:] = (30.0, 1.0), []
+    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
+    assert (asked, found.step_seconds) == ([2], 0)
+    assert found.seconds_per_pixel == pytest.approx(15 / 20_000)
     taken[2] = None
     assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu") == RESNET18
 
 
-def test_measuring_takes_real_steps_and_none_of_the_random_numbers():
+def test_measuring_takes_real_steps_and_none_of_the_random_numbers(monkeypatch):
+    monkeypatch.setattr(measuring, "SECONDS", 1e6)  # however busy the machine is
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)

@@ -94,7 +94,7 @@ def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run
     model, _ = checkpoint.read(tiny_multilabel_run.checkpoint)
     with torch.no_grad():
         expected = torch.sigmoid(model(torch.from_numpy(prepared)[None]))
-    actual = network.to_numpy(network.predict_batch(prepared[None]))
+    actual = network.to_numpy(network.predict_batch(network.load_batch([prepared])))
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 

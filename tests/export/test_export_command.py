@@ -232,9 +232,10 @@ def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path
     file = run_export(tiny_run, tmp_path / "m.pt2", "size=[32,48]")
     predictor = load(file, device="cpu")
     assert predictor.windows.fixed == (32, 48)
-    with pytest.raises(
-        SegkitError, match=r"cannot be run on a batch of the shape \(1, 1, 32, 32\)"
-    ):
-        predictor.networks[0].predict_batch(np.zeros((1, 1, 32, 32), np.float32))
+    network = predictor.networks[0]
+    batch = network.load_batch([np.zeros((1, 32, 32), np.float32)])
+    message = r"cannot be run on a batch of the shape \(1, 1, 32, 32\)"
+    with pytest.raises(SegkitError, match=message):
+        network.predict_batch(batch)
     with pytest.raises(SegkitError, match="an unpadded network is exported for all of its sizes"):
         run_export(unpadded_run, tmp_path / "u.onnx", "size=64")

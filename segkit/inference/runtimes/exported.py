@@ -145,7 +145,7 @@ class ExportedNetwork(Network):
             if is_out_of_memory(error):
                 raise
             raise SegkitError(
-                f"{self.path} cannot be run on a batch of the shape {batch.shape}:"
+                f"{self.path} cannot be run on a batch of the shape {tuple(batch.shape)}:"
                 f" {_first_line(error)}."
             ) from error
         return given if self.contents.activates else self._activate(given)

@@ -78,8 +78,8 @@ class Network(ABC):
                 raise
         # raised here, because the error of the runtime holds the tensors
         raise TooLittleMemoryError(
-            f"device {self.device} has too little memory for a batch of the shape {batch.shape}."
-            " Use smaller tiles and batches: tile=256 batch_size=1."
+            f"device {self.device} has too little memory for a batch of the shape"
+            f" {tuple(batch.shape)}. Use smaller tiles and batches: tile=256 batch_size=1."
         )
 
     @abstractmethod

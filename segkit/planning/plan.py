@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,6 @@ from segkit.planning import rules
 from segkit.planning.measuring import measure_steps
 from segkit.planning.network import Network, measure_network
 from segkit.planning.workload import find_workload
-
-MOST_PIXELS = 2**22
-"""Pixels of the crops of a measured step, at most."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def plan_for_this_machine(
     planned, choices = plan(settings, summary, machine, network)
     if machine.device == "cuda" and machine.devices == 1:  # several processes must plan alike
         size = planned.data.crop_size
-        most = max(rules.FEWEST_CROPS, min(rules.MEASURED, MOST_PIXELS // math.prod(size)))
+        most = max(rules.FEWEST_CROPS, rules.count_useful_crops(size))
         number = trainer.devices[0] if isinstance(trainer.devices, list) else 0
         network = measure_steps(network, planned, *shape, size, most, f"cuda:{number}")
         planned, choices = plan(settings, summary, machine, network)

@@ -24,8 +24,8 @@ LARGEST_CROP = {True: 1024, False: 256}
 CROPS_AND_PIXELS = {True: (16, 2**21), False: (8, 2**19)}
 """Largest batch, in crops and in pixels, with a GPU and without."""
 FEWEST_CROPS = 4
-MEASURED = 32
-"""Largest batch with a GPU whose steps were measured: more crops make fewer and larger steps."""
+MEASURED = 32, 2**22
+"""Largest batch with a GPU whose steps are measured, in crops and in pixels."""
 LARGEST_FIXED_SHARE = 0.25
 """Share of a measured step that does not depend on the batch, at most."""
 USED = 0.5
@@ -109,7 +109,7 @@ def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[i
     if network.seconds_per_pixel is not None:  # so many that the fixed time is small beside them
         crop = network.seconds_per_pixel * math.prod(size)
         useful = network.step_seconds * (1 / LARGEST_FIXED_SHARE - 1) / crop
-        wanted = int(max(wanted, min(useful, MEASURED, 2 * pixels // math.prod(size))))
+        wanted = int(max(wanted, min(useful, count_useful_crops(size))))
     fitting = int(_free_bytes(network, machine) / network.kept_bytes(size))
     chosen = max(2, min(wanted, fitting) // 2 * 2)
     needed = (network.fixed_bytes + chosen * network.kept_bytes(size)) / GB
@@ -119,6 +119,12 @@ def choose_batch_size(size: Size, network: Network, machine: Machine) -> tuple[i
     if fitting < wanted:
         return chosen, f"{why}, half of which is planned with"
     return chosen, why
+
+
+def count_useful_crops(size: Size) -> int:
+    """Crops in the largest batch that is measured: more would make fewer and larger steps."""
+    most, pixels = MEASURED
+    return min(most, pixels // math.prod(size))
 
 
 def choose_val_batch_size(

@@ -5,7 +5,7 @@ from segkit.cli.launch import launch
 
 def main() -> None:
     """Run the command."""
-    launch("train", "segkit.training.run:train")
+    launch("train", "segkit.training.run:run_job")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,17 @@ import stat
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.compose import VERSION_BASE, find_conf_dir, prepare, session
 from segkit.config.overrides import explain_composition, list_composition_errors
+from segkit.config.resumed import admit_resumed, find_resumed, read_sweep
 from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
-from segkit.core.errors import SegkitError, did_you_mean
+from segkit.core.errors import SegkitError, Stop, did_you_mean
+from segkit.core.interrupts import Stopped, raise_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,11 +49,18 @@ def launch(command: str, target: str) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     drop_unread_output()
+    raise_signals()
     args = get_args_parser().parse_intermixed_args()
     # Hydra's own parser takes no overrides after a flag
     flags = [text for text in sys.argv[1:] if text not in args.overrides]
-    sys.argv[1:] = [*flags, *args.overrides]
     try:
+        _refuse_flags(args)
+        resumed = find_resumed(args.overrides)
+        if resumed is not None:
+            sweep = read_sweep(resumed)
+            args.overrides = admit_resumed(args.overrides, resumed, sweep)
+            flags += ["--multirun"] if sweep is not None else []
+        sys.argv[1:] = [*flags, *args.overrides]
         if args.help:
             from segkit.cli.help import make_help_page
 
@@ -75,7 +85,7 @@ def launch(command: str, target: str) -> None:
             if not _is_sweep():
                 if not config.get("resume"):  # else it is the user's folder
                     _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-                raise _Stop(error) from error
+                raise Stop(error) from error
             _record_failure(error)
             failed.append(1)
         except Exception as error:  # such as running out of memory: the other jobs go on
@@ -87,10 +97,15 @@ def launch(command: str, target: str) -> None:
 
     try:
         run()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except (SegkitError, _Stop) as error:
+    except KeyboardInterrupt as error:
+        with suppress(OSError):  # the terminal may be closed
+            print("stopped", file=sys.stderr)
+            if command == "train" and args.multirun:
+                print(
+                    "to go on: python -m segkit.train resume=FOLDER_OF_THE_SWEEP", file=sys.stderr
+                )
+        sys.exit(error.status if isinstance(error, Stopped) else INTERRUPTED)
+    except (SegkitError, Stop) as error:
         _exit(error)
     except list_composition_errors() as error:  # some of them are OSErrors too
         with session(args.config_dir, args.overrides):
@@ -105,6 +120,20 @@ def launch(command: str, target: str) -> None:
         _exit(SegkitError(why))
     if failed:
         sys.exit(USER_ERROR)
+
+
+def _refuse_flags(args: Any) -> None:
+    """Refuse the flags of Hydra that replace the configs of segkit, or run what a pickle holds."""
+    named = [
+        f"--{flag.replace('_', '-')}"
+        for flag in ("config_path", "config_name", "experimental_rerun")
+        if getattr(args, flag) is not None
+    ]
+    if named:
+        raise SegkitError(
+            f"{' and '.join(named)}: segkit takes its own configs. Add groups of yours with"
+            " --config-dir DIR; resume a run with resume=RUN."
+        )
 
 
 def launch_part(command: str, parts: Mapping[str, tuple[str, str]]) -> None:
@@ -162,10 +191,6 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
-class _Stop(BaseException):
-    """Carries a user's error past Hydra, which would print it too."""
-
-
 def _remove_if_empty(folder: Path) -> None:
     """Remove the run folder, which Hydra makes before anything is checked."""
     here = Path.cwd()
@@ -177,7 +202,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _exit(error: BaseException) -> None:
     if os.environ.get("SEGKIT_DEBUG") == "1":
         traceback.print_exception(error)
-    cause = error.__cause__ if isinstance(error, _Stop) else error
+    cause = error.__cause__ if isinstance(error, Stop) else error
     print(f"error: {error}", *getattr(cause, "__notes__", []), sep="\n", file=sys.stderr)
     sys.exit(USER_ERROR)
 

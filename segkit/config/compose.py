@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.declarations import plugin_files
@@ -106,13 +106,15 @@ def prepare(config_dir: Path | str | None = None, overrides: Iterable[str] = ())
     from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
-    from segkit.config.presets import PluginMembers, Presets
+    from segkit.config.presets import FOREIGN, PluginMembers, Presets
 
-    folders = plugins.find_conf_dirs()
+    folders = [(f"segkit-{n}", folder) for n, folder in enumerate(plugins.find_conf_dirs())]
     if config_dir is not None:
-        folders.append(Path(config_dir).resolve())
-        if not folders[-1].is_dir():
-            raise SegkitError(f"there is no folder of configs {folders[-1]}.")
+        folders.append((FOREIGN, Path(config_dir).resolve()))
+        if not folders[-1][1].is_dir():
+            raise SegkitError(f"there is no folder of configs {folders[-1][1]}.")
+    if any(text.lstrip("+~").startswith("hydra.searchpath") for text in overrides):
+        raise SegkitError("hydra.searchpath: name a folder of configs with --config-dir DIR.")
     _own_folders[:] = folders
     plugin_files[:] = plugins.find_source_files(overrides)
     found = Plugins.instance()
@@ -124,13 +126,26 @@ def prepare(config_dir: Path | str | None = None, overrides: Iterable[str] = ())
 
 
 def _choose_run_dir(name: str, time: str, resume: str | None) -> str:
-    """A new folder below runs/, or the one that is resumed."""
-    return os.fspath(resume) if resume else f"runs/{name}/{time}"
+    """A new folder below runs/, or the one that is resumed.
+
+    Raises:
+        SegkitError: The name leads out of runs/.
+    """
+    if resume:
+        return os.fspath(resume)
+    path = PurePath(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise SegkitError(
+            f"name={name}: it names a folder below runs/, without '..'. To write elsewhere, give"
+            " hydra.run.dir=FOLDER or hydra.sweep.dir=FOLDER."
+        )
+    return f"runs/{path}/{time}"
 
 
 _SEARCH_PATH = "PresetFolders"
-_own_folders: list[Path] = []
-"""Folders of configs besides segkit's: of the plugins and of the command line."""
+_own_folders: list[tuple[str, Path]] = []
+"""Folders of configs besides segkit's, with their names in Hydra's search path: those of the
+plugins and of the command line."""
 
 
 def _make_search_path_plugin() -> type[SearchPathPlugin]:
@@ -145,8 +160,8 @@ def _make_search_path_plugin() -> type[SearchPathPlugin]:
             for element in search_path.get_path():
                 if element.provider == "main":
                     element.path = f"segkit://{find_conf_dir()}"
-            for number, folder in enumerate(_own_folders):
-                search_path.append(f"segkit-{number}", f"segkit://{folder}")
+            for provider, folder in _own_folders:
+                search_path.append(provider, f"segkit://{folder}")
             search_path.append("segkit-plugins", "segkit-plugins://")
 
     return PresetFolders

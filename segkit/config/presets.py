@@ -24,7 +24,11 @@ from segkit.config.declarations import (
     read_member_options,
     read_section_options,
 )
+from segkit.config.foreign import require_harmless
+from segkit.core.yaml_files import read_yaml_text
 
+FOREIGN = "segkit-config-dir"
+"""The provider, in Hydra's search path, of the folder that the user names with --config-dir."""
 MISSING = "???"
 """How a YAML says that a value must be given."""
 LOADER = "/loader@_here_"
@@ -32,7 +36,11 @@ LOADER = "/loader@_here_"
 
 
 class Presets(FileConfigSource):
-    """A folder of configs whose files are completed when they are read."""
+    """A folder of configs whose files are completed when they are read.
+
+    Those of the folder that the user names with --config-dir may be a stranger's: they decide
+    neither what Hydra imports and runs nor which files are written.
+    """
 
     @staticmethod
     def scheme() -> str:
@@ -41,7 +49,14 @@ class Presets(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file and complete it."""
+        is_foreign = self.provider == FOREIGN
+        if is_foreign:
+            file = Path(self.path, self._normalize_file_name(config_path))
+            read_yaml_text(file)  # whether it is safe to parse
         result = super().load_config(config_path)
+        if is_foreign:
+            held = OmegaConf.to_container(result.config)
+            require_harmless(file, config_path, result.header.get("package"), held)
         if OmegaConf.is_dict(result.config):
             path = config_path.removesuffix(".yaml")
             content: Any = OmegaConf.to_container(result.config)

@@ -17,6 +17,10 @@ class SegkitError(Exception):
     """
 
 
+class Stop(BaseException):
+    """Carries a user's error past Hydra, which would print it too, or swallow it."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Suggest the known names closest to an unknown one; an empty string if none is close.
 

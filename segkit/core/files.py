@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from segkit.core.errors import SegkitError
+from segkit.core.owners import Owner, is_abandoned
+
+TEMPORARY = ".tmp"
+"""The ending of files that are being written."""
 
 
 @contextmanager
@@ -20,10 +26,9 @@ def written_whole(path: Path | str) -> Iterator[BinaryIO]:
         SegkitError: The file cannot be written (no permission, a folder of that name, a full disk).
     """
     path = Path(path)
-    # In the same folder, because os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     with wrap_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = name_temporary(path)
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -32,6 +37,35 @@ def written_whole(path: Path | str) -> Iterator[BinaryIO]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def name_temporary(path: Path) -> Path:
+    """A new name for a file that is about to replace ``path``, with its owner in it.
+
+    In the same folder, because os.replace is atomic only within one file system. What killed
+    processes have left there is removed.
+    """
+    _remove_abandoned(path.parent.resolve())
+    return path.with_name(f".{Owner.current()}-{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        named = [entry.name for entry in entries if entry.name.endswith(TEMPORARY)]
+    for name in named:
+        owner = name.removeprefix(".").removesuffix(TEMPORARY).rpartition("-")[0]
+        if is_abandoned(folder / name, owner):
+            remove_tree(folder / name)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

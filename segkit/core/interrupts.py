@@ -1,39 +1,89 @@
-"""Ctrl-C at a point where nothing is lost."""
+"""Ctrl-C, SIGTERM and a closed terminal at a point where nothing is lost."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
+from typing import Any
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The signals that ask a process to end; Windows has no SIGHUP."""
 
 
-class CtrlC:
-    """Notes Ctrl-C within its ``with`` block, for :meth:`stop_if_pressed` to act on.
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the process to end.
+
+    Args:
+        number: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status, as in shells."""
+        return 128 + self.number
+
+
+def raise_signals() -> None:
+    """Let SIGTERM and a closed terminal end a command as Ctrl-C does, so that it can clean up."""
+    for name in NAMES[1:]:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+class StopSignals:
+    """Notes signals within its ``with`` block, for :meth:`stop_if_asked` to act on.
 
     Python raises KeyboardInterrupt between any two instructions: it can interrupt the writing of a
     file, be swallowed by a library, or leave a lock taken for which a thread waits for ever. A
-    second Ctrl-C is raised there nevertheless. In other threads than the main one signals are
-    not ours, and the block changes nothing.
+    second signal is raised there nevertheless. In other threads than the main one signals are not
+    ours, and the block changes nothing.
+
+    Attributes:
+        number: The number of the signal that came; 0: none.
     """
 
     def __init__(self) -> None:
-        self.is_pressed = False
+        self.number = 0
+        self._before: dict[int, Any] = {}
 
-    def stop_if_pressed(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed; from any thread."""
-        if self.is_pressed:
-            raise KeyboardInterrupt
+    def stop_if_asked(self) -> None:
+        """Raise Stopped if a signal came; from any thread."""
+        if self.number:
+            raise Stopped(self.number)
 
-    def __enter__(self) -> CtrlC:
-        self._is_ours = threading.current_thread() is threading.main_thread()
-        if self._is_ours:
-            self._before = signal.signal(signal.SIGINT, self._note)
+    def listen(self) -> None:
+        """Take the signals, also from a library that has taken them in between."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in NAMES:
+            number = getattr(signal, name, None)
+            if number is None:
+                continue
+            held = signal.getsignal(number)
+            if name == "SIGHUP" and held is signal.SIG_IGN:  # nohup
+                continue
+            self._before.setdefault(number, held)
+            signal.signal(number, self._note)
+
+    def __enter__(self) -> StopSignals:
+        self.listen()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._is_ours:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.stop_if_pressed()
-        self.is_pressed = True
+        self.stop_if_asked()
+        self.number = number

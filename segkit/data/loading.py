@@ -34,6 +34,7 @@ from segkit.checkpoint.on_device import standardize
 from segkit.checkpoint.values import LabelCoding, Normalization, find_empty, find_missing
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
+from segkit.core.owners import Owner, is_abandoned
 from segkit.data.augment import Sliceable, TrainTransform, count_by_row
 from segkit.data.layout.blocks import Block, list_bands, take_part
 from segkit.data.sources.base import DataSource, Large, Sample
@@ -41,6 +42,8 @@ from segkit.data.windowed import WindowedArray
 from segkit.targets.base import Target
 from segkit.targets.objects import number_objects, number_regions
 
+CACHE = "segkit-cache-"
+"""What the names of cache folders begin with; their owner and random letters follow."""
 READING, CROPPING, TARGET = "reading", "cropping", "target"
 """The stages of making a training item besides the transforms."""
 SMALL = frozenset({"counts", "values"})
@@ -490,7 +493,8 @@ class ArrayCache:
     def __init__(self, folder: Path | None = None, kinds: frozenset[str] | None = None) -> None:
         self._writes, self._remove, self._kinds = True, None, kinds
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="segkit-cache-"))
+            _remove_abandoned()
+            folder = Path(tempfile.mkdtemp(prefix=f"{CACHE}{Owner.current()}-"))
             self._remove = weakref.finalize(self, _remove, folder, os.getpid())
         self.folder = folder
         # keeps files mapped: mapping one takes 0.3 ms
@@ -565,6 +569,13 @@ def _limit_open_files() -> int:
 
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 4096 if allowed == resource.RLIM_INFINITY else max(16, min(4096, allowed // 4))
+
+
+def _remove_abandoned() -> None:
+    """Remove the caches of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{CACHE}*"):
+        if is_abandoned(folder, folder.name.removeprefix(CACHE).rpartition("-")[0]):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import secrets
 import shutil
 import tempfile
 import threading
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import tifffile
 
 from segkit.core.errors import SegkitError
-from segkit.core.files import wrap_write_errors, written_whole
+from segkit.core.files import name_temporary, wrap_write_errors, written_whole
 from segkit.images.formats.zarr_store import is_zarr
 from segkit.images.place import Place, to_tiff_options
 from segkit.images.raster import Array
@@ -196,7 +195,7 @@ class WindowFile:
         if not self._is_zarr:
             self._write_tiff(scratch, sizes)
             return
-        temporary = self.path.with_name(f".{secrets.token_hex(8)}.tmp")
+        temporary = name_temporary(self.path)
         try:
             self._write_zarr(temporary, scratch, sizes)
             self._check_name()
@@ -406,7 +405,7 @@ def _replace_folder(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = target.with_name(f".{secrets.token_hex(8)}.old")
+    old = name_temporary(target)
     target.rename(old)
     try:
         new.rename(target)

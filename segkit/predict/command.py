@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.core.files import make_folder
-from segkit.core.interrupts import CtrlC
-from segkit.inference.predictor import load_from_settings
-from segkit.predict.inputs import find_images, require_apart
+from segkit.core.interrupts import StopSignals
+from segkit.core.owners import hold_folder
+from segkit.inference.predictor import Predictor, load_from_settings
+from segkit.predict.inputs import ImageFile, find_images, require_apart
 from segkit.predict.outputs import Outputs
 from segkit.predict.pipeline import Pipeline
 from segkit.predict.polygons import require_polygons
@@ -44,34 +45,42 @@ def predict(config: DictConfig) -> None:
     share = Share.join()
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 
-    def note(text: str) -> None:
-        console.print(f"note: {text}")
-
     if settings.polygons is not None:
         require_polygons()
     settings.device = share.choose_device(settings.device)
     predictor = load_from_settings(settings)
-    predictor.watch.warn = note
+    predictor.watch.warn = partial(_note, console)
     card = predictor.card
     found = find_images(settings.input, settings.output, card.channel_files, card.image_pattern)
     for text in found.notes:
-        note(text)
-    make_folder(settings.output)
+        _note(console, text)
+    # one of the processes that share a folder holds it
+    with nullcontext() if share.rank else hold_folder(settings.output, "predict"):
+        _predict_images(settings, predictor, found.files, share, console)
+
+
+def _predict_images(
+    settings: PredictSettings,
+    predictor: Predictor,
+    files: list[ImageFile],
+    share: Share,
+    console: Console,
+) -> None:
     with_objects = predictor.instances is not None
     folders = settings.folders(with_objects)
-    require_apart(found.files, settings.output, folders)
+    require_apart(files, settings.output, folders)
     options = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     identity = {"checkpoint": hash_content(settings.checkpoint), **options}
     record = Record(settings.output, identity, folders, share.rank)
-    left = record.find_unfinished(share.pick(found.files), settings.overwrite)
+    left = record.find_unfinished(share.pick(files), settings.overwrite)
     if left.finished:
-        note(f"{left.finished} images are already finished (overwrite=true redoes them)")
+        _note(console, f"{left.finished} images are already finished (overwrite=true redoes them)")
     for why, count in left.reasons.items():
-        note(f"{count} images are redone: {why}")
+        _note(console, f"{count} images are redone: {why}")
     try:
-        with Meter(console, "predicting", len(left.files)) as meter, CtrlC() as ctrl_c:
+        with Meter(console, "predicting", len(left.files)) as meter, StopSignals() as stop:
             outputs = Outputs(record, settings, predictor.card, with_objects)
-            pipeline = Pipeline(predictor, outputs, meter, ctrl_c)
+            pipeline = Pipeline(predictor, outputs, meter, stop)
             try:
                 pipeline.run(left.files)
                 outputs.finish()
@@ -88,11 +97,15 @@ def predict(config: DictConfig) -> None:
     problems = share.gather(list(pipeline.problems.values()))
     if share.rank > 0 and share.store is not None:
         return  # the first process reports
-    count = len(found.files) if share.store is not None else len(left.files) + left.finished
+    count = len(files) if share.store is not None else len(left.files) + left.finished
     console.print(f"{count - len(problems)} of {count} masks are in {settings.output}")
     if problems:
-        files = "1 file" if len(problems) == 1 else f"{len(problems)} files"
-        raise all_at_once(f"{files} could not be predicted:", problems)
+        failed = "1 file" if len(problems) == 1 else f"{len(problems)} files"
+        raise all_at_once(f"{failed} could not be predicted:", problems)
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"note: {text}")
 
 
 def _report_end(pipeline: Pipeline, count: int) -> str:

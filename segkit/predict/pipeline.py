@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segkit.core.errors import SegkitError
-from segkit.core.interrupts import CtrlC
+from segkit.core.interrupts import StopSignals
 from segkit.core.memory import count_usable_cores
 from segkit.images.formats.base import ImageFormat
 from segkit.images.reading import ImageReader, wrap_errors
@@ -43,9 +43,11 @@ class Pipeline:
     wrong with others. The meter counts pages, of large images fractions of them.
     """
 
-    def __init__(self, predictor: Predictor, outputs: Outputs, meter: Meter, ctrl_c: CtrlC) -> None:
+    def __init__(
+        self, predictor: Predictor, outputs: Outputs, meter: Meter, stop: StopSignals
+    ) -> None:
         self.predictor, self.outputs, self.meter = predictor, outputs, meter
-        self.ctrl_c = ctrl_c
+        self.stop = stop
         self.finished: list[ImageFile] = []
         self.problems: dict[ImageFile, str] = {}
         self._by_windows = not outputs.wanted.needs_whole_maps(predictor.instances is not None)
@@ -56,7 +58,7 @@ class Pipeline:
 
         Raises:
             SegkitError: Nothing can be written any more, as on a full disk.
-            KeyboardInterrupt: Ctrl-C was pressed. What is written stays.
+            KeyboardInterrupt: A signal came. What is written stays.
         """
         try:
             with (
@@ -138,7 +140,7 @@ class Pipeline:
         stream = self.predictor.try_stream(images(), probabilities=wanted)
         with closing(stream) as results:
             for result in results:
-                self.ctrl_c.stop_if_pressed()
+                self.stop.stop_if_asked()
                 page = waiting.popleft()
                 if isinstance(result, SegkitError):
                     self._fail(page.file, result)
@@ -155,7 +157,7 @@ class Pipeline:
         def advance(share: float) -> None:
             nonlocal left
             writers.raise_error()  # what is computed now would be lost
-            self.ctrl_c.stop_if_pressed()
+            self.stop.stop_if_asked()
             left -= share
             self.meter.advance(share)
 

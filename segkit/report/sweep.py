@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.measure import Measurement
@@ -33,10 +34,19 @@ Row = dict[str, object]
 class SweepTable(Callback):
     """Prints and saves one table after the jobs of ``--multirun``.
 
-    ``sweep.csv`` has a row per job. If jobs differ only in their seed, the printed table and
+    ``sweep.csv`` has a row per job and is written after each one. If jobs differ only in their seed, the printed table and
     ``sweep_seeds.csv`` have a row per setting with mean and standard deviation over seeds. It reads
     the ``result.json`` of each job, so it works with every launcher of Hydra.
     """
+
+    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Save the rows of the jobs so far, as the sweep may be killed."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        folder = Path(config.hydra.sweep.dir)
+        jobs = read_jobs(folder)
+        if jobs:
+            write_csv(folder / "sweep.csv", [job.make_row() for job in jobs])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print and save the table."""

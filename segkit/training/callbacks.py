@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
-from segkit.core.interrupts import CtrlC
+from segkit.core.interrupts import Stopped, StopSignals
 from segkit.losses.base import Loss
 from segkit.models.contract import is_foreign
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoints import LossNotFiniteError
+from segkit.training.resume import METRICS
 
-METRICS_FILE = "metrics.csv"
 STEPS_UNREAD = 50
 """Steps between two looks at the losses on a GPU."""
 
@@ -109,14 +109,18 @@ class EpochBar(RichProgressBar):
 
 
 class StopAfterStep(L.Callback):
-    """Ends the training after the current optimizer step on Ctrl-C.
+    """Ends the training after the current optimizer step when a signal asks for it.
 
     So no accumulated gradients are lost. If one of several processes is asked, all of them stop at
     the same step.
     """
 
     def __init__(self) -> None:
-        self.ctrl_c = CtrlC()
+        self.signals = StopSignals()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM back from Lightning, which ends a run before its checkpoint is written."""
+        self.signals.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
@@ -135,8 +139,9 @@ class StopAfterStep(L.Callback):
         self._stop()
 
     def _stop(self) -> None:
-        if _any_process(self.ctrl_c.is_pressed):
-            raise KeyboardInterrupt
+        number = _largest_of_all(self.signals.number)
+        if number:
+            raise Stopped(number)
 
 
 class StopWhenNotFinite(L.Callback):
@@ -196,7 +201,7 @@ class History(L.Callback):
     """Writes metrics.csv: one row per epoch with the learning rate and all logged values."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS_FILE
+        self.path = folder / METRICS
         self.rows: list[dict[str, Any]] = []
         self._validated = False
         self._began = self._epoch_began = time.monotonic()
@@ -270,18 +275,18 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def _any_process(flag: bool) -> bool:
-    """Return whether the flag is set in any process. All must call it at the same point."""
+def _largest_of_all(number: int) -> int:
+    """The largest number, 0 to 255, of all processes. All must call it at the same point."""
     if not distributed.is_initialized():
-        return flag
-    flags = torch.tensor([flag], dtype=torch.uint8)
-    distributed.all_reduce(flags, distributed.ReduceOp.MAX, group=_cpu_group())
-    return bool(flags)
+        return number
+    numbers = torch.tensor([number], dtype=torch.uint8)
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX, group=_cpu_group())
+    return int(numbers)
 
 
 def _first_message(message: str | None) -> str | None:
     """Return the message of the first process that has one. All must call it at the same point."""
-    if not _any_process(message is not None) or not distributed.is_initialized():
+    if not _largest_of_all(message is not None) or not distributed.is_initialized():
         return message
     messages: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(messages, message, group=_cpu_group())

@@ -94,10 +94,16 @@ class Resumption(L.Callback):
     The random numbers of a step, such as those of dropout, follow from seed, epoch, batch and
     process. Batches whose gradients were lost are trained again, and an interrupted validation
     starts again. Paths follow the folder of the checkpoints, so a moved run keeps its best score.
+
+    Args:
+        seed: The seed of the run.
+        folder: Where its checkpoints are now.
+        patience: The validations without a better score after which it stops.
     """
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, patience: int | None = None) -> None:
         self.seed, self.folder = seed, Path(os.path.realpath(folder))
+        self.patience = patience
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -121,6 +127,8 @@ class Resumption(L.Callback):
             for counts in (validation["current"], validation["total"]):  # it has just begun
                 counts.update(ready=1, started=1, processed=0, completed=0)
         for state in checkpoint["callbacks"].values():
+            if "patience" in state:  # of EarlyStopping; the user may have changed it
+                state["patience"] = self.patience
             if "best_model_path" in state:
                 state["dirpath"] = str(self.folder)
                 for key in ("best_model_path", "kth_best_model_path", "last_model_path"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from segkit.config.schema import TrainConfig
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, Stop
+from segkit.core.owners import hold_folder
 
 
 def claim_folder(path: Path) -> Path:
@@ -43,22 +45,37 @@ def claim_folder(path: Path) -> Path:
 class ClaimFolder(Callback):
     """Claims the folder of a run or a sweep before Hydra uses it, unless the user has named it."""
 
+    def __init__(self) -> None:
+        self._held = ExitStack()
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the folder of a run that is not resumed."""
         if not config.get("resume"):
             _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Claim the folder of a sweep."""
+        """Claim the folder of a sweep, and hold it until the last job has ended."""
         _claim(config, "sweep")
+        try:
+            self._held.enter_context(hold_folder(Path(config.hydra.sweep.dir), "a sweep"))
+        except SegkitError as error:
+            raise Stop(error) from error
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave the folder."""
+        self._held.close()
 
 
 def _claim(config: DictConfig, kind: str) -> None:
     key, given = f"hydra.{kind}.dir", config.hydra.overrides.hydra
     if any(override.startswith(f"{key}=") for override in given):
         return
+    try:
+        claimed = claim_folder(Path(config.hydra[kind].dir))
+    except SegkitError as error:
+        raise Stop(error) from error
     with open_dict(config):
-        config.hydra[kind].dir = str(claim_folder(Path(config.hydra[kind].dir)))
+        config.hydra[kind].dir = str(claimed)
         # the jobs of a sweep compose their configs from the overrides, some in other processes
         given.append(f"{key}='{config.hydra[kind].dir}'")
 

@@ -32,9 +32,8 @@ from segkit.models.segmenter import Segmenter
 from segkit.report.colors import choose_colors
 from segkit.report.table import read_csv
 from segkit.targets.base import Target
-from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
-from segkit.training.resume import last_checkpoint
+from segkit.training.resume import ENVIRONMENT, METRICS, last_checkpoint, read_environment
 
 
 def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
@@ -102,6 +101,11 @@ def list_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def describe_command() -> str:
+    """The command line of this training, as environment.json keeps it."""
+    return " ".join(["segkit.train", *list_overrides()])
+
+
 def write_environment(
     folder: Path,
     card: ModelCard,
@@ -112,8 +116,9 @@ def write_environment(
 ) -> None:
     """Write environment.json: versions, device, command, weights, warnings."""
     command = {
-        "command": " ".join(["segkit.train", *list_overrides()]),
+        "command": describe_command(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "folder": str(Path.cwd()),
     }
     environment: dict[str, Any] = {
         **card.versions,
@@ -127,11 +132,10 @@ def write_environment(
     }
     if torch.cuda.is_available():
         environment["gpu"] = torch.cuda.get_device_name()
-    path = folder / "environment.json"
-    if settings.resume is not None and path.is_file():
-        environment = json.loads(path.read_text(encoding="utf-8"))
-        environment["resumed"] = [*environment.get("resumed", []), command]
-    write_whole(path, json.dumps(environment, indent=2))
+    if settings.resume is not None:
+        held = read_environment(folder) or environment
+        environment = held | {"resumed": [*held.get("resumed", []), command]}
+    write_whole(folder / ENVIRONMENT, json.dumps(environment, indent=2))
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def conclude(
     data.objects = any(metric.needs_ids for metric in metrics)
     whole = data.whole("val")
     evaluation = evaluate(predictor, whole, range(len(whole)), metrics)
-    history = read_csv(folder / METRICS_FILE)
+    history = read_csv(folder / METRICS)
     seconds = _number(history[-1], "seconds") if history else 0.0
     write_results(
         folder,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -19,6 +21,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
+from segkit.core.owners import hold_folder
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
@@ -38,9 +41,38 @@ from segkit.targets.base import Target
 from segkit.training.datamodule import SegmentationData
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
-from segkit.training.record import Run, conclude, make_card, write_environment
-from segkit.training.resume import read_resumed_config, require_new, require_unfinished
+from segkit.training.record import (
+    Run,
+    conclude,
+    describe_command,
+    list_overrides,
+    make_card,
+    write_environment,
+)
+from segkit.training.resume import (
+    find_end,
+    is_concluded,
+    is_sweep_job,
+    last_checkpoint,
+    read_environment,
+    read_result,
+    read_resumed_config,
+    require_new,
+)
 from segkit.training.trainer import fit, make_trainer, silence_libraries
+
+
+def run_job(config: DictConfig) -> None:
+    """The command: a training, which may be a job of a sweep that was stopped and goes on."""
+    if is_sweep_job():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if is_concluded(folder) and read_result(folder).get("overrides") == list_overrides():
+            print(f"{folder} is finished")
+            return
+        command = read_environment(folder).get("command")
+        if command == describe_command() and last_checkpoint(folder).is_file():
+            OmegaConf.update(config, "resume", str(folder))
+    train(config)
 
 
 def train(config: DictConfig, folder: Path | str | None = None) -> Run:
@@ -51,18 +83,33 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         folder: The run folder; None: that of the command, or a new one below ``runs/``.
 
     Raises:
-        SegkitError: The config or the data cannot be used; all problems are listed.
+        SegkitError: The config or the data cannot be used, or another process trains in the
+            folder; all problems are listed.
     """
-    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     # paths are not wrapped, so that they can be copied; names with brackets are not markup
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=is_helper())
     plugins.load_named(plugins.as_list(config.get("plugins")))
-    settings = read_resumed_config(config) if config.get("resume") else validate(config)
+    changes: list[str] = []
+    if config.get("resume"):
+        settings, changes = read_resumed_config(config)
+    else:
+        settings = validate(config)
     folder = choose_folder(settings, folder)
+    for change in changes:
+        console.print(f"note: {change}")
+    # one of the processes of a training holds its folder
+    with nullcontext() if is_helper() else hold_folder(folder, "a training"):
+        return _train_in(folder, settings, console)
+
+
+def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
+    end = ""
     if settings.resume is None:
         require_new(folder)
     else:
-        require_unfinished(folder, settings.trainer)
+        end = find_end(folder, settings.trainer)
+        if end and is_concluded(folder):
+            raise SegkitError(f"resume={folder}: the run has finished, {end}")
     silence_libraries()
     L.seed_everything(settings.seed, workers=True, verbose=False)
 
@@ -134,7 +181,10 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
     device = str(trainer.strategy.root_device)
     write_environment(folder, card, settings, device, trainer.precision, notes)
-    fit(trainer, module, data, folder, console, resume=settings.resume is not None)
+    if end:
+        console.print("the training is done; its scores are not, they follow")
+    else:
+        fit(trainer, module, data, folder, console, resume=settings.resume is not None)
     if trainer.world_size > 1:  # the first process scores and writes alone
         torch.distributed.destroy_process_group()
         if not trainer.is_global_zero:
@@ -147,6 +197,12 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
             f"{error} The training itself is done, its checkpoints are in"
             f" {folder / 'checkpoints'}: python -m segkit.evaluate checkpoint=PATH scores one."
         ) from error
+
+
+def is_helper() -> bool:
+    """Whether this is one of several processes of a training, but not the first one."""
+    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+    return any(os.environ.get(name, "0") != "0" for name in names)
 
 
 def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:

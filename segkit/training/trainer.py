@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from rich.console import Console
 from segkit.cli.launch import INTERRUPTED
 from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
+from segkit.core.interrupts import Stopped
 from segkit.core.machine import choose_precision, find_machine
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
@@ -66,7 +66,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     t = settings.trainer
     listed: list[L.Callback] = [
         callbacks.History(folder),
-        Resumption(settings.seed, folder / "checkpoints"),
+        Resumption(settings.seed, folder / "checkpoints", t.early_stopping),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
         Speedup(False if t.recompute else t.compile),  # which it would undo
@@ -144,7 +144,11 @@ def make_logger(config: Logger, folder: Path, name: str) -> LightningLogger | bo
         return TensorBoardLogger(folder, name="tensorboard", version="")
     from lightning.pytorch.loggers import WandbLogger
 
+    # a resumed run goes on in the same run of W&B, whose number ends the name of its folder
+    before = max(folder.glob("wandb/*run-*-*"), default=None, key=lambda p: p.stat().st_mtime)
     return WandbLogger(
+        id=None if before is None else before.name.rpartition("-")[2],
+        resume=None if before is None else "allow",
         name=f"{name}/{folder.name}",
         project=config.project,
         save_dir=folder,
@@ -168,16 +172,16 @@ def fit(
 ) -> None:
     """Train from the start or from the last checkpoint.
 
-    Ctrl-C ends the training after the current step: the checkpoint is named, the status is 130.
+    A signal (Ctrl-C, SIGTERM, a closed terminal) ends the training after the current step: the
+    checkpoint is named, the status is that of the signal.
     """
     last = last_checkpoint(folder)
     # Lightning declares the attribute nowhere
     held: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     (stop,) = (c for c in held if isinstance(c, callbacks.StopAfterStep))
     console.print(data.cache_note)
-    _clean_up_after_hangup()
     try:
-        with stop.ctrl_c:
+        with stop.signals:
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except LossNotFiniteError as error:
         _leave_message_to_first_process(trainer)
@@ -203,18 +207,20 @@ def fit(
             f"resume={folder}: {last} does not fit the network of this run, it belongs to"
             " another one. Put back the one that the run wrote."
         ) from error
-    except SystemExit:  # Lightning exits so after Ctrl-C
+    except SystemExit as ended:  # Lightning exits so after Ctrl-C
         if not trainer.interrupted:
             raise
         _leave_message_to_first_process(trainer)
-        if last.is_file():
-            console.print(
-                f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go on:"
-                f"\n  python -m segkit.train resume={folder}",
-            )
-        else:
-            console.print("stopped before the first step: there is nothing to keep.")
-        sys.exit(INTERRUPTED)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            if last.is_file():
+                console.print(
+                    f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go"
+                    f" on:\n  python -m segkit.train resume={folder}",
+                )
+            else:
+                console.print("stopped before the first step: there is nothing to keep.")
+        why = ended.__context__
+        sys.exit(why.status if isinstance(why, Stopped) else INTERRUPTED)
     finally:
         data.close()
 
@@ -226,11 +232,3 @@ def _leave_message_to_first_process(trainer: L.Trainer) -> None:
     """
     if not trainer.is_global_zero:
         sys.exit(0)
-
-
-def _clean_up_after_hangup() -> None:
-    """Exit normally when the terminal closes, so that the cache is removed."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    in_main = threading.current_thread() is threading.main_thread()  # else signals are not ours
-    if in_main and hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
-        signal.signal(hangup, lambda number, frame: sys.exit(128 + number))

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from segkit.core.errors import SegkitError
+from segkit.core.yaml_files import read_yaml_text
 from segkit.data.labels.base import Annotations, LabelFormat, Polygon, Polygons, Shape
 from segkit.data.labels.draft import Draft, explain
 from segkit.data.labels.json_files import as_dict
@@ -182,8 +183,8 @@ def _read_config(
     """The names by number and the images by split."""
     file = tree.relative(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        content = yaml.safe_load(read_yaml_text(path))
+    except (SegkitError, yaml.YAMLError, ValueError) as error:
         draft.report(file, f"it cannot be read: {' '.join(str(error).split())}")
         return {}, {}
     if not isinstance(content, dict):

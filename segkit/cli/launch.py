@@ -100,10 +100,9 @@ def launch(command: str, target: str) -> None:
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be closed
             print("stopped", file=sys.stderr)
-            if command == "train" and args.multirun:
-                print(
-                    "to go on: python -m segkit.train resume=FOLDER_OF_THE_SWEEP", file=sys.stderr
-                )
+            if HydraConfig.initialized() and _is_sweep():
+                folder = HydraConfig.get().sweep.dir
+                print(f"to go on with the sweep: resume={folder}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, Stopped) else INTERRUPTED)
     except (SegkitError, Stop) as error:
         _exit(error)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -34,12 +35,13 @@ Row = dict[str, object]
 class SweepTable(Callback):
     """Prints and saves one table after the jobs of ``--multirun``.
 
-    ``sweep.csv`` has a row per job and is written after each one. If jobs differ only in their seed, the printed table and
-    ``sweep_seeds.csv`` have a row per setting with mean and standard deviation over seeds. It reads
-    the ``result.json`` of each job, so it works with every launcher of Hydra.
+    ``sweep.csv`` has a row per job and is written after each one. If jobs differ only in their
+    seed, the printed table and ``sweep_seeds.csv`` have a row per setting with mean and standard
+    deviation over seeds. It reads the ``result.json`` of each job, so it works with every launcher
+    of Hydra.
     """
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Save the rows of the jobs so far, as the sweep may be killed."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return

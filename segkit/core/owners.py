@@ -141,7 +141,7 @@ def hold_folder(folder: Path, use: str) -> Iterator[None]:
         ended.set()
         beat.join()
         with contextlib.suppress(OSError), _open_alone(path) as file:
-            if file.read().decode() == own:
+            if file.read().decode(errors="replace") in (own, ""):
                 path.unlink()
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.openings import take_choices
@@ -105,8 +106,9 @@ def is_sweep_job() -> bool:
 def _read_config(path: Path) -> DictConfig:
     text = read_yaml_text(path)
     try:
-        stored = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        stored = OmegaConf.load(io.StringIO(text))
+        OmegaConf.resolve(stored)  # those that a run writes refer to nothing
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise SegkitError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(stored, DictConfig) or not isinstance(stored.get("data"), DictConfig):
         raise SegkitError(

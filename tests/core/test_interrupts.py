@@ -1,4 +1,4 @@
-"""Ctrl-C where nothing is lost."""
+"""Signals where nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,27 +7,61 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from segkit.core.interrupts import CtrlC
+from segkit.core.interrupts import Stopped, StopSignals, raise_signals
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_raised() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with CtrlC() as ctrl_c:
-        ctrl_c.stop_if_pressed()
-        signal.raise_signal(signal.SIGINT)
-        assert ctrl_c.is_pressed
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_is_noted_and_the_second_raised(number) -> None:
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        signals.stop_if_asked()
+        signal.raise_signal(number)
+        assert signals.number == number
+        with pytest.raises(Stopped) as stopped:
+            signals.stop_if_asked()
+        assert stopped.value.status == 128 + number
         with pytest.raises(KeyboardInterrupt):
-            ctrl_c.stop_if_pressed()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_signals_are_taken_back_from_a_library() -> None:
+    with StopSignals() as signals:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.listen()
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.number == signal.SIGTERM
+
+
+def test_nohup_stays_in_force(monkeypatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.number
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        raise_signals()
+        for number in before:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_signals_of_the_main_thread_stay_its_own() -> None:
     before = signal.getsignal(signal.SIGINT)
 
     def enter() -> object:
-        with CtrlC():
+        with StopSignals():
             return signal.getsignal(signal.SIGINT)
 
     with ThreadPoolExecutor(1) as pool:

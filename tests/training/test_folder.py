@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from omegaconf import OmegaConf
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, Stop
 from segkit.training.folder import ClaimFolder, claim_folder
 
 
@@ -33,10 +33,16 @@ def test_sweeps_keep_apart_in_every_process_of_theirs(tmp_path):
     for name in ("sweep", "sweep_2"):
         hydra = {"sweep": {"dir": str(tmp_path / "sweep")}, "overrides": {"hydra": []}}
         config = OmegaConf.create({"hydra": hydra})
-        ClaimFolder().on_multirun_start(config)
+        claim = ClaimFolder()
+        claim.on_multirun_start(config)
         assert config.hydra.sweep.dir == str(tmp_path / name)
         assert config.hydra.overrides.hydra == [f"hydra.sweep.dir='{tmp_path / name}'"]
-        ClaimFolder().on_multirun_start(config)  # named by the user, as far as it knows
+        with pytest.raises(Stop, match="in use by a sweep"):
+            ClaimFolder().on_multirun_start(config)  # named by the user, as far as it knows
+        claim.on_multirun_end(config)
+        again = ClaimFolder()
+        again.on_multirun_start(config)
+        again.on_multirun_end(config)
         assert config.hydra.sweep.dir == str(tmp_path / name)
 
 

@@ -85,9 +85,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, batches):
 
 @pytest.mark.slow
 def test_gradients_that_a_stop_has_lost_are_computed_again(tmp_path, batches):
-    """A checkpoint from between two batches of one optimizer step, as SIGTERM leaves it."""
+    """A checkpoint from between two batches of one optimizer step, as a second Ctrl-C leaves it."""
     seen, events = batches
-    events[5] = lambda: signal.raise_signal(signal.SIGTERM)
+    events[5] = lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
     options = [*OPTIONS, "trainer.max_epochs=1", "trainer.accumulate_grad_batches=4"]
     with pytest.raises(SystemExit):
         train_quick(tmp_path, *options)

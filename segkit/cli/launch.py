@@ -71,9 +71,12 @@ def launch(command: str, target: str) -> None:
         _exit(error)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and shown below
     failed: list[int] = []
+    began = False
 
     @hydra.main(version_base=VERSION_BASE, config_path=str(find_conf_dir()), config_name=command)
     def run(config: DictConfig) -> None:
+        nonlocal began
+        began = True
         gc.enable()
         module, _, function = target.partition(":")
         keep_freed_memory()
@@ -117,6 +120,11 @@ def launch(command: str, target: str) -> None:
             raise
         why = f"'{error.filename}' cannot be used: {error.strerror}. Name another folder or file."
         _exit(SegkitError(why))
+    except Exception as error:
+        if began:
+            raise
+        with session(args.config_dir, args.overrides):  # Hydra's, about odd values
+            _exit(explain_composition(error, command, args.overrides))
     if failed:
         sys.exit(USER_ERROR)
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.declarations import plugin_files
-from segkit.config.overrides import explain_composition, list_composition_errors
+from segkit.config.overrides import OF_VALUES, explain_composition, list_composition_errors
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 
@@ -49,7 +49,7 @@ def compose(
     with session(config_dir, given):
         try:
             config = hydra.compose(command, overrides=given)
-        except list_composition_errors() as error:
+        except (*list_composition_errors(), *OF_VALUES) as error:
             raise explain_composition(error, command, given) from error
     plugins.require_named(plugins.as_list(config.get("plugins")), given)
     return config
@@ -66,16 +66,16 @@ def resolve_values(config: Any) -> dict[str, Any]:
 
     if not OmegaConf.is_config(config):
         return deepcopy(dict(config))
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        values: Any = None if missing else OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SegkitError(f"the config cannot be resolved: {error}") from error
     if missing:
         raise all_at_once(
             "required values are missing:",
             [f"{key} is missing: give {key}=VALUE" for key in missing],
         )
-    try:
-        values: Any = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise SegkitError(f"the config cannot be resolved: {error}") from error
     return dict(values)
 
 

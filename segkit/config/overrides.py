@@ -6,6 +6,9 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
+OF_VALUES: tuple[type[Exception], ...] = (ValueError, TypeError)
+"""What Hydra raises besides when a group is given a number, say."""
+
 
 def explain_composition(error: Exception, command: str, overrides: list[str]) -> SegkitError:
     """The error that names all overrides that cannot be composed, with the nearest names.
@@ -33,13 +36,16 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
             )
             continue
         key = override.key_or_group.partition("@")[0]
+        if not key:
+            problems.append(f"'{text}' has no key before the sign =.")
+            continue
         options = _list_choices(key)
         if options:
             chosen = override.value()
             wrong_choices = [
                 choice
                 for choice in (chosen if isinstance(chosen, list) else [chosen])
-                if isinstance(choice, str) and choice not in options
+                if choice not in options and not (override.is_delete() and choice is None)
             ]
             problems += [_describe_unknown_choice(key, choice, options) for choice in wrong_choices]
             if not wrong_choices and not override.is_sweep_override():
@@ -48,7 +54,7 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
             values.append((key, text))
     try:
         config = hydra.compose(command, overrides=groups)
-    except list_composition_errors() as why:
+    except (*list_composition_errors(), *OF_VALUES) as why:
         return all_at_once("the config cannot be composed:", [*problems, str(why)])
     known = _list_keys(config)
     for key, text in values:
@@ -80,7 +86,8 @@ def _list_choices(group: str) -> list[str]:
     return state.config_loader.get_group_options(group)
 
 
-def _describe_unknown_choice(group: str, choice: str, options: list[str]) -> str:
+def _describe_unknown_choice(group: str, choice: Any, options: list[str]) -> str:
+    choice = "null" if choice is None else str(choice)
     text = f"'{group}={choice}': there is no {group} '{choice}'."
     if group == "encoder":
         import timm

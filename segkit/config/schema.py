@@ -6,6 +6,7 @@ The options of encoders, losses and so on are those of their constructors.
 from __future__ import annotations
 
 import inspect
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,10 +205,21 @@ class Trainer(Section):
     @classmethod
     def _time(cls, value: Any) -> str | None:
         parts = str(value).split(":") if value is not None else ["0"] * 4
-        if len(parts) != 4 or not all(part.isdigit() for part in parts):
+        if len(parts) != 4 or not all(re.fullmatch("[0-9]{1,6}", part) for part in parts):
             raise ValueError("give DD:HH:MM:SS, as 00:00:30:00 for half an hour")
         if value is not None and not any(map(int, parts)):
             raise ValueError("give some time, as 00:00:30:00 for half an hour")
+        return value
+
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, value: Any) -> Any:
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        is_list = isinstance(value, list) or "," in text
+        if not re.fullmatch(
+            r"(\s*[0-9]{1,4}\s*,?)+" if is_list else "auto|-1|[1-9][0-9]{0,3}", text
+        ):
+            raise ValueError("give a number of devices, their numbers as [0,1], or auto for all")
         return value
 
     @property

@@ -84,11 +84,12 @@ def find_conf_dirs() -> list[Path]:
     return [folder / "conf" for folder in find_package_folders() if (folder / "conf").is_dir()]
 
 
-def as_list(names: str | Iterable[object] | None) -> list[str]:
+def as_list(names: object) -> list[str]:
     """The plugins of a config as a list, where it may have a single name."""
     if not names:
         return []
-    return [names] if isinstance(names, str) else [str(name) for name in names]
+    is_listed = isinstance(names, Iterable) and not isinstance(names, str)
+    return [str(name) for name in names] if is_listed else [str(names)]  # type: ignore[attr-defined]
 
 
 def find_source_files(overrides: Iterable[str]) -> list[Path]:

@@ -270,7 +270,7 @@ def _recommend(loss: Loss, precision: str) -> str:
     return f"{look}; if they are right, lower optimizer.lr{remedy}."
 
 
-def is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: Exception) -> bool:
     """Return whether the error says that another process is gone, or has not answered."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 

@@ -26,6 +26,7 @@ from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.inference.objects.instances import decode
+from segkit.inference.runtimes.network import is_out_of_memory
 from segkit.losses.base import Loss
 from segkit.metrics.base import Metric
 from segkit.models.contract import find_unused
@@ -129,7 +130,15 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         Metric.build(name, mode=mode, num_classes=outputs)
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
 
-    model, notes = _build_model(settings, summary, outputs)
+    try:
+        model, notes = _build_model(settings, summary, outputs)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SegkitError(
+            f"the memory is not enough for the network of encoder={settings.encoder.name} with"
+            f" {settings.encoder.options} and neck={settings.neck.name}: choose a smaller one."
+        ) from error
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)

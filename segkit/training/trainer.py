@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger as LightningLogger
 from rich.console import Console
@@ -23,6 +22,7 @@ from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.interrupts import Stopped
 from segkit.core.machine import choose_precision, find_machine
+from segkit.inference.runtimes.network import is_out_of_memory
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
@@ -89,7 +89,13 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.progress_bar:
         listed.append(callbacks.EpochBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
-    machine, precision = find_machine(t.accelerator), choose_precision(t.precision, t.accelerator)
+    machine = find_machine(t.accelerator, t.devices)
+    if machine.device == "cpu" and machine.devices > machine.cores:
+        raise SegkitError(
+            f"trainer.devices={t.devices}: on a CPU that is a process for each, and there are"
+            f" {machine.cores} cores. Leave it at 1, which uses all of them."
+        )
+    precision = choose_precision(t.precision, t.accelerator)
     if machine.device == "cuda" and precision != "32-true":
         torch.set_float32_matmul_precision("high")
     deterministic = t.deterministic
@@ -122,7 +128,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return L.Trainer(**arguments)
-    except (ValueError, MisconfigurationException) as error:
+    except Exception as error:  # each accelerator has its own
         raise SegkitError(
             f"trainer: accelerator={t.accelerator}, devices={t.devices}, strategy={t.strategy},"
             f" precision={precision} is not available on this machine. {error}"
@@ -195,7 +201,13 @@ def fit(
                 f" resume={folder}."
             ) from error
         raise SegkitError(f"{said}{_name_checkpoint(last)}") from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise SegkitError(
+                f"the memory is not enough for batches of data.batch_size={data.config.batch_size}"
+                f" crops of data.crop_size={list(data.config.crop_size)}: make one of them smaller,"
+                f" or give trainer.recompute=true. ({_first_line(error)}){_name_checkpoint(last)}"
+            ) from error
         if callbacks.is_lost_connection(error):
             raise SegkitError(
                 f"another process of this training has ended or does not answer; see what it said"
@@ -223,6 +235,10 @@ def fit(
         sys.exit(why.status if isinstance(why, Stopped) else INTERRUPTED)
     finally:
         data.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _leave_message_to_first_process(trainer: L.Trainer) -> None:

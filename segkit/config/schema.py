@@ -216,9 +216,8 @@ class Trainer(Section):
     def _devices(cls, value: Any) -> Any:
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         is_list = isinstance(value, list) or "," in text
-        if not re.fullmatch(
-            r"(\s*[0-9]{1,4}\s*,?)+" if is_list else "auto|-1|[1-9][0-9]{0,3}", text
-        ):
+        listed = r" *[0-9]{1,4} *(, *[0-9]{1,4} *)*,?"
+        if not re.fullmatch(listed if is_list else "auto|-1|[1-9][0-9]{0,3}", text):
             raise ValueError("give a number of devices, their numbers as [0,1], or auto for all")
         return value
 

@@ -123,10 +123,9 @@ def hold_folder(folder: Path, use: str) -> Iterator[None]:
         SegkitError: Another process holds it; the message names it.
     """
     path = folder / LOCK
-    own = f"{Owner.current()} {use}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _take(path, own)
+        own = _take(path, use)
     except OSError as error:
         raise SegkitError(
             f"the folder '{folder}' cannot be written to: {error.strerror or error}. Name another"
@@ -141,31 +140,32 @@ def hold_folder(folder: Path, use: str) -> Iterator[None]:
         ended.set()
         beat.join()
         with contextlib.suppress(OSError), _open_alone(path) as file:
-            if file.read().decode(errors="replace") in (own, ""):
+            if file.read() in (own, b""):
                 path.unlink()
 
 
-def _take(path: Path, own: str) -> None:
-    """Write the own name into the file, once its holder is gone."""
+def _take(path: Path, use: str) -> bytes:
+    """Write the own name into the file, once its holder is gone; return what is written."""
+    silent = b""
     while True:
         with _open_alone(path) as file:
-            held, seen = file.read().decode(errors="replace"), os.fstat(file.fileno()).st_mtime_ns
-            name, _, use = held.partition(" ")
-            holder = Owner.parse(name)
-            if holder is None or holder.is_gone():
+            held, state = file.read(), os.fstat(file.fileno())
+            # the number of the file tells it from the copy of a folder that is in use
+            name, number, what = (held.decode(errors="replace") + "  ").split(" ", 2)
+            holder = Owner.parse(name) if number == str(state.st_ino) else None
+            if holder is None or holder.is_gone() or held == silent:
+                own = f"{Owner.current()} {state.st_ino} {use}".encode()
                 file.seek(0)
                 file.truncate()
-                file.write(own.encode())
-                return
-        if holder.is_here or _lives(path, seen):
+                file.write(own)
+                return own
+        if holder.is_here or _lives(path, state.st_mtime_ns):
             raise SegkitError(
-                f"{path.parent} is in use by {use}, process {holder.pid} on {holder.host}. Wait for"
-                " its end, or name another folder."
+                f"{path.parent} is in use by {what.strip()}, process {holder.pid} on"
+                f" {holder.host.rpartition('.')[0] or holder.host}. Wait for its end, or name another"
+                " folder."
             )
-        with _open_alone(path) as file:  # silent: it is gone, unless another process was faster
-            if file.read().decode(errors="replace") == held:
-                file.seek(0)
-                file.truncate()
+        silent = held  # it is gone, unless another process is faster
 
 
 def _lives(path: Path, seen: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,12 @@ with hold_folder(Path(sys.argv[1]), "a training"):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+def write(lock, owner):
+    """A file by which a process holds a folder."""
+    lock.touch()
+    lock.write_text(f"{owner} {lock.stat().st_ino} a training")
 
 
 @pytest.fixture
@@ -71,11 +78,11 @@ def test_of_many_one_gets_the_folder(tmp_path):
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        (folder / LOCK).write_text(f"{gone} a training")
+        write(folder / LOCK, gone)
 
         def take(number, folder=folder):
             try:
-                owners._take(folder / LOCK, f"{Owner.current()} thread {number}")
+                owners._take(folder / LOCK, f"thread {number}")
             except SegkitError:
                 return 0
             return 1
@@ -88,7 +95,7 @@ def test_a_holder_on_another_machine_must_give_signs_of_life(tmp_path, monkeypat
     monkeypatch.setattr(owners, "SILENCE", 1.5)
     away = replace(Owner.current(), host="elsewhere")
     lock = tmp_path / LOCK
-    lock.write_text(f"{away} a training")
+    write(lock, away)
     with ThreadPoolExecutor(1) as pool:
         alive = pool.submit(lambda: [(time.sleep(0.3), os.utime(lock)) for _ in range(4)])
         with pytest.raises(SegkitError, match="on elsewhere"), hold_folder(tmp_path, "predict"):
@@ -96,6 +103,13 @@ def test_a_holder_on_another_machine_must_give_signs_of_life(tmp_path, monkeypat
         alive.result()
     with hold_folder(tmp_path, "predict"):
         assert "predict" in lock.read_text()
+
+
+def test_the_copy_of_a_folder_in_use_is_free(tmp_path):
+    with hold_folder(tmp_path / "run", "a training"):
+        copy = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with hold_folder(copy, "a training"):
+            assert (copy / LOCK).is_file()
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, train_quick
+from PIL import Image
 
 import segkit
 from segkit.core.errors import SegkitError
+from segkit.core.owners import LOCK, hold_folder
 from segkit.report.table import read_csv
 from segkit.training.module import SegmentationModule
 
@@ -173,3 +177,116 @@ def test_ctrl_c_leaves_a_checkpoint_that_predicts_and_resumes(tmp_path):
     assert list(tmp_path.glob("runs/quick/*")) == [folder]
     assert len((folder / "metrics.csv").read_text().splitlines()) >= epoch + 3
     assert (folder / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_was_scored_is_concluded(tmp_path, binary_run, capsys):
+    folder = shutil.copytree(binary_run.folder, tmp_path / "run")
+    scores = json.loads((folder / "result.json").read_text())
+    for name in ("result.json", "report.html"):
+        (folder / name).unlink()
+    before = (folder / "checkpoints/last.ckpt").read_bytes()
+    run = train_quick(folder, f"resume={folder}")
+    assert "the training is done; its scores are not" in capsys.readouterr().out
+    assert run.checkpoint == folder / "checkpoints/best.ckpt"
+    assert json.loads((folder / "result.json").read_text())["val/iou"] == scores["val/iou"]
+    assert (folder / "report.html").is_file()
+    assert (folder / "checkpoints/last.ckpt").read_bytes() == before
+    with pytest.raises(SegkitError, match="has finished"):
+        train_quick(folder, f"resume={folder}")
+
+
+@pytest.mark.slow
+def test_patience_may_change_and_a_run_that_lost_it_stays_ended(tmp_path):
+    options = ["optimizer.lr=1e-12", "encoder.norm=none", "data.train=4", "scheduler=constant"]
+    patient = [*options, "trainer.max_epochs=20", "trainer.early_stopping="]
+    train_quick(tmp_path, *patient[:-1], f"{patient[-1]}2")
+    assert len(read_csv(tmp_path / "metrics.csv")) == 3
+    with pytest.raises(SegkitError, match=r"2 validations brought nothing better.*early_stopping"):
+        train_quick(tmp_path, *patient[:-1], f"{patient[-1]}2", f"resume={tmp_path}")
+    train_quick(tmp_path, *patient[:-1], f"{patient[-1]}4", f"resume={tmp_path}")
+    assert len(read_csv(tmp_path / "metrics.csv")) == 5
+
+
+@pytest.mark.slow
+def test_a_longer_training_says_what_happens_to_the_learning_rate(tmp_path, binary_run, capsys):
+    folder = shutil.copytree(binary_run.folder, tmp_path / "run")
+    train_quick(folder, f"resume={folder}", "trainer.max_epochs=2")
+    assert "max_epochs 1 -> 2: scheduler=one_cycle is stretched" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_data_that_moved_and_a_command_from_another_folder(tmp_path):
+    """The data lie where the run was started, then somewhere else."""
+    for part, values in (("images", (20, 220)), ("masks", (0, 255))):
+        (tmp_path / "home/set" / part).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.full((64, 64), values[0], np.uint8)
+            pixels[:, 10 + 5 * number :] = values[1]
+            Image.fromarray(pixels).save(tmp_path / f"home/set/{part}/{number}.png")
+    options = [*QUICK, "data=folder", "data.root=set", "hydra.run.dir=../far/run"]
+
+    def train(*overrides, cwd):
+        command = [sys.executable, "-m", "segkit.train", *overrides]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    assert train(*options, cwd=tmp_path / "home")[0] == 0
+    run = tmp_path / "far/run"
+    status, said = train(f"resume={run}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert status == 0, said
+    (tmp_path / "home/set").rename(tmp_path / "moved")
+    status, said = train(f"resume={run}", "trainer.max_epochs=3", cwd=tmp_path)
+    assert status == 2
+    assert "set" in said
+    moved = [f"resume={run}", "trainer.max_epochs=3", "data.root=moved", "data.num_workers=1"]
+    status, said = train(*moved, cwd=tmp_path)
+    assert status == 0, said
+    assert len(read_csv(run / "metrics.csv")) == 3
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_goes_on(tmp_path):
+    """Finished jobs stay, one goes on, one starts; there is one table."""
+    command = [sys.executable, "-m", "segkit.train"]
+    options = [*QUICK, "seed=1,2,3", "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
+
+    def run(*arguments):
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    run("-m", *options)
+    sweep = tmp_path / "sweep"
+    table = (sweep / "sweep.csv").read_text()
+    for name in ("1/result.json", "1/report.html", "sweep.csv", "sweep_seeds.csv"):
+        (sweep / name).unlink()
+    shutil.rmtree(sweep / "2")
+    first = (sweep / "0/checkpoints/last.ckpt").stat().st_mtime_ns
+    said = run("resume=sweep")
+    assert "sweep/0 is finished" in said
+    assert "the training is done; its scores are not" in said
+    assert (sweep / "0/checkpoints/last.ckpt").stat().st_mtime_ns == first
+    again = read_csv(sweep / "sweep.csv")
+    for old, new in zip(csv.DictReader(table.splitlines()), again, strict=True):
+        assert (old["job"], float(old["val/iou"])) == (str(new["job"]), new["val/iou"])
+    assert not (sweep / LOCK).exists()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_training_with_a_checkpoint_and_status_143(tmp_path, batches):
+    _, events = batches
+    events[2] = lambda: signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train_quick(tmp_path, *OPTIONS, "trainer.accumulate_grad_batches=1")
+    assert ended.value.code == 143
+    assert last(tmp_path)["global_step"] == 3
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, binary_run):
+    folder = shutil.copytree(binary_run.folder, tmp_path / "run")
+    with hold_folder(folder, "a training"):
+        for options in ([f"resume={folder}", "trainer.max_epochs=2"], ["seed=3"]):
+            with pytest.raises(SegkitError, match="in use by a training, process"):
+                train_quick(folder, *options)

@@ -90,7 +90,7 @@ def prepare_segkit(
     def run() -> None:
         kept.clear()
         if not windows:
-            kept["probabilities"] = predictor(pixels).probabilities
+            kept["probabilities"] = predictor(pixels, probabilities=True).probabilities
             return
         labels = np.empty(pixels.shape, np.uint8)
         predictor.predict_windows(_InMemory(pixels), partial(_put, labels))

@@ -160,10 +160,10 @@ def _take(path: Path, use: str) -> bytes:
                 file.write(own)
                 return own
         if holder.is_here or _lives(path, state.st_mtime_ns):
+            machine = holder.host.rpartition(".")[0] or holder.host
             raise SegkitError(
-                f"{path.parent} is in use by {what.strip()}, process {holder.pid} on"
-                f" {holder.host.rpartition('.')[0] or holder.host}. Wait for its end, or name another"
-                " folder."
+                f"{path.parent} is in use by {what.strip()}, process {holder.pid} on {machine}."
+                " Wait for its end, or name another folder."
             )
         silent = held  # it is gone, unless another process is faster
 

@@ -76,6 +76,16 @@ def test_training_with_everything_frozen_is_an_error():
         Optimizer.build("adamw").for_model(model)
 
 
+def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("segkit.training.trainer.find_spec", lambda name: object())
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda **k: given.append(k))
+    make_logger(Logger(name="wandb"), tmp_path, "run")
+    (tmp_path / "wandb/offline-run-20261128_120000-x7k2").mkdir(parents=True)
+    make_logger(Logger(name="wandb"), tmp_path, "run")
+    assert [(k["id"], k["resume"]) for k in given] == [(None, None), ("x7k2", "allow")]
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setattr("segkit.training.trainer.find_spec", lambda package: None)

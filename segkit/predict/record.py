@@ -20,7 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, wrap_write_errors, write_whole
@@ -30,6 +32,39 @@ from segkit.predict.inputs import FOLDER, MASKS, ImageFile
 
 SHOWN = 5
 """Files that a message names at most."""
+
+
+def _require_inside(name: str) -> str:
+    """Refuse a path that leads out of the folder: a record may come from elsewhere."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError("it leads out of the folder")
+    return name
+
+
+_Inside = Annotated[str, AfterValidator(_require_inside)]
+
+
+class _Begun(BaseModel):
+    """A line of the record: files of an image that are about to be written."""
+
+    model_config = ConfigDict(strict=True)
+
+    file: str
+    files: list[_Inside]
+    time: int = Field(default_factory=time.time_ns)
+
+
+class _Finished(_Begun):
+    """A line of the record: an image that is finished once its mask is in place."""
+
+    path: str
+    image: list[int]
+    settings: Annotated[str, Field(pattern="^[0-9a-f]+$")]
+    mask: _Inside
+
+
+_LINE: TypeAdapter[_Begun | _Finished] = TypeAdapter(_Begun | _Finished)
 
 
 @dataclass
@@ -46,7 +81,7 @@ class _Entry:
     """An image: its files below the folder, and the line that marks it as finished."""
 
     files: set[str] = field(default_factory=set)
-    line: dict[str, Any] | None = None
+    line: _Finished | None = None
 
 
 class Record:
@@ -121,6 +156,8 @@ class Record:
         """List all files written for an image, by earlier runs too, its mask first."""
         masks = self.list_masks(file.stem)
         paths = [self.output / name for name in self._get_entry(file).files]
+        root = self.output.resolve()  # a link in the folder of a stranger may lead elsewhere
+        paths = [path for path in paths if path.parent.resolve().is_relative_to(root)]
         return sorted(paths, key=lambda path: (path not in masks, path))
 
     def forget(self, file: ImageFile) -> None:
@@ -131,26 +168,26 @@ class Record:
         """Record files of an image, right before they are written."""
         names = [self._name(path) for path in paths]
         if names:
-            self._add({"file": file.stem.as_posix(), "files": names})
+            self._add(_Begun(file=file.stem.as_posix(), files=names))
 
     def finish(self, file: ImageFile, mask: Path) -> None:
         """Record that all files but the mask are written, right before the mask is."""
         name = self._name(mask)
         self._add(
-            {
-                "file": file.stem.as_posix(),
-                "path": str(file.path.resolve()),
-                "image": self._states.get(file.stem) or read_state(file.path),
-                "settings": self.key,
-                "mask": name,
-                "files": sorted({*self._get_entry(file).files, name}),
-            }
+            _Finished(
+                file=file.stem.as_posix(),
+                path=str(file.path.resolve()),
+                image=self._states.get(file.stem) or read_state(file.path),
+                settings=self.key,
+                mask=name,
+                files=sorted({*self._get_entry(file).files, name}),
+            )
         )
 
     def begin_shared(self, path: Path) -> None:
         """Record a file that belongs to all images, right before it is written."""
         if not self.is_shared(path):
-            self._add({"file": "", "files": [self._name(path)]})
+            self._add(_Begun(file="", files=[self._name(path)]))
 
     def is_shared(self, path: Path) -> bool:
         """Whether predict wrote a file that belongs to all images."""
@@ -162,15 +199,15 @@ class Record:
     def _why_unfinished(self, file: ImageFile) -> str | None:
         """Why a predicted image is redone; "" if there is no mask of it, None if it is finished."""
         line = self._get_entry(file).line
-        if line is None or not (self.output / line["mask"]).exists():
+        if line is None or not (self.output / line.mask).exists():
             return ""
-        if line["settings"] != self.key:
-            return f"other settings ({self._list_changes(line['settings'])})"
-        if line["path"] != str(file.path.resolve()):
+        if line.settings != self.key:
+            return f"other settings ({self._list_changes(line.settings)})"
+        if line.path != str(file.path.resolve()):
             return "the image is another file of the same name"
-        if line["image"] != self._states[file.stem]:
+        if line.image != self._states[file.stem]:
             return "the image has changed"
-        for name in line["files"]:
+        for name in line.files:
             if not (self.output / name).exists():
                 return f"files beside the mask are gone ({PurePosixPath(name).parts[0]})"
         return None
@@ -187,20 +224,19 @@ class Record:
                     if path.stem.isdecimal() and path.suffix in endings:
                         yield path
 
-    def _add(self, line: dict[str, Any]) -> None:
-        line["time"] = time.time_ns()
-        data = f"{json.dumps(line)}\n".encode()
+    def _add(self, line: _Begun | _Finished) -> None:
+        data = f"{line.model_dump_json()}\n".encode()
         with wrap_write_errors(self._own), self._lock, self._own.open("ab") as opened:
             # a line break first: the last line may be cut off
             opened.write(data if opened.tell() == 0 else b"\n" + data)
             self._apply(line)
 
-    def _apply(self, line: dict[str, Any]) -> None:
-        entry = self._entries.setdefault(line["file"], _Entry())
-        if "mask" in line:
-            entry.files, entry.line = set(line["files"]), line
+    def _apply(self, line: _Begun | _Finished) -> None:
+        entry = self._entries.setdefault(line.file, _Entry())
+        if isinstance(line, _Finished):
+            entry.files, entry.line = set(line.files), line
         else:
-            entry.files.update(line["files"])
+            entry.files.update(line.files)
             entry.line = None
 
     def _read(self) -> None:
@@ -208,14 +244,9 @@ class Record:
         lines = []
         for path in self.folder.glob("finished-*.jsonl"):
             for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    line = json.loads(text)
-                    # files in a record may be removed, and it may come from elsewhere
-                    line["files"] = [name for name in line["files"] if _is_inside(name)]
-                    lines.append((line["time"], line["file"], line))
-                except (ValueError, TypeError, KeyError):
-                    continue  # empty, cut off when a process was killed, or of something else
-        for _, _, line in sorted(lines, key=lambda entry: entry[:2]):
+                with suppress(ValueError):  # empty, or cut off when a process was killed
+                    lines.append(_LINE.validate_json(text))
+        for line in sorted(lines, key=lambda each: (each.time, each.file)):
             self._apply(line)
 
     def _name(self, path: Path) -> str:
@@ -229,11 +260,6 @@ class Record:
             return "of another run"
         changed = [k for k, value in self.settings.items() if before.get(k) != value]
         return ", ".join(changed) or "of another run"
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def hash_content(paths: Iterable[Path]) -> list[str]:

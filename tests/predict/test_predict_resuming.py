@@ -418,5 +418,20 @@ def test_a_record_that_points_elsewhere_removes_nothing_there(run, images, out, 
         line = {"file": "0", "files": [name], "time": 2**62}
         journal.write_text(journal.read_text() + json.dumps(line) + "\n")
     journal.write_text(journal.read_text() + '[]\n{"time": 1}\n')  # not of segkit
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away/0.png").write_text("mine")
+    (out / "link").symlink_to(tmp_path / "away")
+    odd = [
+        {"file": "0", "files": ["link/0.png"], "time": 2**62},
+        {"file": "0", "files": ["a"], "time": "x"},
+        {"file": [], "files": ["a"], "time": 3},
+        {"file": "0", "files": 5, "time": 3},
+        {"file": 5, "files": [None], "time": 3},
+        {"file": "0", "path": 1, "image": 2, "settings": 5, "mask": 5, "files": [], "time": 3},
+        {"file": "0", "path": "", "image": [], "settings": "../../x", "mask": "../precious"},
+    ]
+    lines = [json.dumps({"files": ["0.png"], "time": 4} | line) for line in odd]
+    journal.write_text("\n".join([journal.read_text(), *lines, "[1]", "5", "[" * 10**5]))
     run("tta=flips", *PLAIN, given=images / "0.png")
     assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "away/0.png").read_text() == "mine"

@@ -128,8 +128,7 @@ def hold_folder(folder: Path, use: str) -> Iterator[None]:
         own = _take(path, use)
     except OSError as error:
         raise SegkitError(
-            f"the folder '{folder}' cannot be written to: {error.strerror or error}. Name another"
-            " one."
+            f"the folder '{folder}' cannot be made: {error.strerror or error}. Name another one."
         ) from error
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)

@@ -198,7 +198,11 @@ class StopWhenNotFinite(L.Callback):
 
 
 class History(L.Callback):
-    """Writes metrics.csv: one row per epoch with the learning rate and all logged values."""
+    """Writes metrics.csv: one row per epoch with the learning rate and all logged values.
+
+    The mean of the training loss is counted here, as a resumed run needs what the epoch has summed
+    before; batches whose gradients a stop has lost are trained again, and not in it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
@@ -206,6 +210,27 @@ class History(L.Callback):
         self._validated = False
         self._began = self._epoch_began = time.monotonic()
         self._first_step = 0
+        self._sum: float | Tensor = 0.0  # of the losses of whole steps
+        self._count = 0
+        self._losses: list[Tensor] = []  # since the last step
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the sums of the epoch."""
+        return {"sum": float(self._sum), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore them."""
+        self._sum, self._count = state["sum"], int(state["count"])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Count the losses of a step once it is done."""
+        self._losses.append(outputs["loss"].detach())
+        if trainer.is_last_batch or (index + 1) % trainer.accumulate_grad_batches == 0:
+            for loss in self._losses:
+                self._sum, self._count = self._sum + loss, self._count + 1
+            self._losses = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the rows of a resumed run up to its checkpoint."""
@@ -234,6 +259,10 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the row; a validation of this epoch is over by now."""
+        mean = torch.as_tensor(self._sum / max(1, self._count))
+        mean = trainer.strategy.reduce(mean, reduce_op="mean")
+        pl_module.log("train/loss", mean, prog_bar=True)
+        self._sum, self._count = 0.0, 0
         wanted = ("train/", "val/") if self._validated else ("train/",)
         self._validated = False
         logged = {
@@ -250,7 +279,7 @@ class History(L.Callback):
                 "seconds": round(time.monotonic() - self._began, 2),
                 "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
                 "lr": max(group["lr"] / group.get("lr_factor", 1.0) for group in groups),
-                **logged,
+                **(logged | {"train/loss": float(mean)}),
             }
         )
         if trainer.is_global_zero:

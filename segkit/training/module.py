@@ -67,11 +67,12 @@ class SegmentationModule(L.LightningModule):
         self.windows = find_windows(model, max(SIDE, *card.img_size))
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
-        """Return the loss of the head plus the weighted losses of the auxiliary heads."""
+        """Return the loss of the head plus the weighted losses of the auxiliary heads.
+
+        :class:`segkit.training.callbacks.History` logs its mean over the epoch.
+        """
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        loss = self.compute_loss(image, batch["target"], batch.get("weight"))
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
-        return loss
+        return self.compute_loss(image, batch["target"], batch.get("weight"))
 
     def compute_loss(self, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """The loss of a batch; :class:`Speedup` replaces this by the same, compiled."""

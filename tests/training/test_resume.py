@@ -81,8 +81,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path, batches):
                 assert torch.equal(value, resumed[part][key]), (name, key)
         for expected, row in zip(rows, read_csv(folder / "metrics.csv"), strict=True):
             for key, value in expected.items():
-                if key.startswith("val/") or key in ("epoch", "step", "lr"):
-                    assert row[key] == pytest.approx(value, nan_ok=True), (name, key)
+                if key not in ("seconds", "seconds_per_step"):
+                    assert row[key] == pytest.approx(value, abs=0, nan_ok=True), (name, key)
         environment = json.loads((folder / "environment.json").read_text())
         assert len(environment["resumed"]) == 1
 

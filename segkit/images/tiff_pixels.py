@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from segkit.images.formats.base import find_format
 from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_lerc, is_lossy_webp
 from segkit.images.place import GDAL_NODATA
 from segkit.images.raster import (
@@ -26,6 +27,7 @@ from segkit.images.raster import (
     Raster,
     parse_orientation,
     require_numbers,
+    require_room,
     rotate_upright,
     saves_memory,
 )
@@ -46,6 +48,8 @@ _MAYBE_LOSSY = {
     **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
     _LERC: is_lossy_lerc,
 }
+_PICTURES = tifffile.TIFF.IMAGE_COMPRESSIONS
+"""Compressions with a header of their own."""
 _HEADER = 2**16
 """Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
@@ -161,10 +165,22 @@ def decode_part(part: Part) -> Raster:
         return _decode_with_pillow(part)
     if page.axes not in _AXES:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
+    if page.compression in _PICTURES:
+        file = part.parent.filehandle
+        for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
+            file.seek(offset)
+            _require_room_inside(page, file.read(count))
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
     raster = _describe(part, values.reshape(*values.shape[:2], -1))
     return raster._replace(orientation=read_orientation(page))
+
+
+def _require_room_inside(page: Part, data: bytes) -> None:
+    """Check the size that a strip or tile states itself, if it is a picture of its own."""
+    kind = find_format(data) if page.compression in _PICTURES else None
+    if kind is not None:
+        require_room(kind.open(data).read_extent(0))
 
 
 def _decode_with_pillow(part: Part) -> Raster:
@@ -274,6 +290,7 @@ def _decode_segment(lock: threading.Lock, part: Part, index: int) -> Array:
             data = part.parent.filehandle.read(count)
         if len(data) < count:
             raise ValueError("it is cut short")
+        _require_room_inside(page, data)
     options = {"jpegtables": part.jpegtables, "jpegheader": page.jpegheader}
     given = {name: value for name, value in options.items() if value is not None}
     segment, _, shape = page.decode(data, index, **given)

@@ -11,6 +11,7 @@ from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder
 from segkit.core.interrupts import CtrlC
+from segkit.core.memory import limit_pixels
 from segkit.inference.predictor import load_from_settings
 from segkit.predict.inputs import find_images, require_apart
 from segkit.predict.outputs import Outputs
@@ -24,7 +25,7 @@ SHOWN = 3
 """Finished files that are named if a run ends early."""
 WITHOUT_EFFECT = (
     *("checkpoint", "device", "batch_size", "precision", "plugins"),
-    *("input", "output", "overwrite"),
+    *("input", "output", "overwrite", "max_pixels"),
 )
 """Keys that change a mask by rounding at most; the checkpoint counts by its content."""
 
@@ -41,6 +42,7 @@ def predict(config: DictConfig) -> None:
         KeyboardInterrupt: The user has interrupted it.
     """
     settings = parse_settings(PredictSettings, config)
+    limit_pixels(settings.max_pixels)
     share = Share.join()
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 

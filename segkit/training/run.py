@@ -19,6 +19,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
+from segkit.core.memory import limit_pixels
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
@@ -58,6 +59,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     plugins.load_named(plugins.as_list(config.get("plugins")))
     settings = read_resumed_config(config) if config.get("resume") else validate(config)
+    limit_pixels(settings.max_pixels)
     folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)

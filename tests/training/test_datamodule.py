@@ -266,3 +266,39 @@ def test_only_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     found.trainer = trainer
     assert found.train_dataloader().pin_memory is pinned
     assert found.val_dataloader().pin_memory is pinned
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "trains", "validates"), [(1000, 4, 4), (0.05, 4, 1), (0.02, 1, 0), (0.001, 0, 0)]
+)
+def test_there_are_no_more_workers_than_shared_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, megabytes: float, trains: int, validates: int
+) -> None:
+    room = SimpleNamespace(f_bavail=int(megabytes * 2**20), f_frsize=1)
+    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: room)
+    found = data(num_workers=4, cache=False)
+    enough = trains == validates == 4
+    with nullcontext() if enough else pytest.warns(RuntimeWarning, match="--shm-size=2g"):
+        loaders = found.train_dataloader(), found.val_dataloader()
+    assert [loader.num_workers for loader in loaders] == [trains, validates]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Bus error. "), "shm-size=2g"),
+        (RuntimeError("unable to allocate shared memory(shm) for file </t>"), "shm-size=2g"),
+        (OSError(28, "No space left on device"), "shm-size=2g"),
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. "), "memory is used"),
+    ],
+)
+def test_a_worker_that_dies_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(self: Any) -> None:
+        raise error
+
+    loader = data(num_workers=1, cache=False).train_dataloader()
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", fail)
+    with pytest.raises(SegkitError, match=message):
+        next(iter(loader))

@@ -24,6 +24,7 @@ from segkit.images.place import GDAL_NODATA
 from segkit.images.raster import (
     ORIENTATION,
     Array,
+    Extent,
     Raster,
     parse_orientation,
     require_numbers,
@@ -50,6 +51,10 @@ _MAYBE_LOSSY = {
 }
 _PICTURES = tifffile.TIFF.IMAGE_COMPRESSIONS
 """Compressions with a header of their own."""
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+"""Markers of a JPEG, with JPEG-LS, after which its size stands."""
+_ALONE = frozenset((0, 1, *range(0xD0, 0xDA), 0xFF))
+"""Markers of a JPEG that are nothing but themselves."""
 _HEADER = 2**16
 """Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
@@ -178,9 +183,23 @@ def decode_part(part: Part) -> Raster:
 
 def _require_room_inside(page: Part, data: bytes) -> None:
     """Check the size that a strip or tile states itself, if it is a picture of its own."""
-    kind = find_format(data) if page.compression in _PICTURES else None
-    if kind is not None:
+    if page.compression not in _PICTURES:
+        return
+    if data.startswith(b"\xff\xd8"):
+        require_room(_read_jpeg_extent(data))
+    elif (kind := find_format(data)) is not None:
         require_room(kind.open(data).read_extent(0))
+
+
+def _read_jpeg_extent(data: bytes) -> Extent:
+    """The size of the first frame; Pillow reads it only where values have 8 bits."""
+    at = 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 9:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return Extent(*struct.unpack_from(">HHB", data, at + 5))
+        at += 1 if marker in _ALONE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise ValueError("it is damaged, or cut short: a strip or tile has no header of a JPEG")
 
 
 def _decode_with_pillow(part: Part) -> Raster:

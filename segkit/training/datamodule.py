@@ -201,21 +201,19 @@ class SegmentationData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Crop]:
         """Return batches of augmented crops."""
-        dataset = self._make_dataset(0)
-        samples = dataset.samples
+        samples = self.summary.splits["train"]
         per_epoch = self.config.samples_per_epoch or len(samples)
         batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
-        if self.workers:
-            crop: Any = dataset[0, 0]
-            size = sum(each.nbytes for each in crop.values())
-            self.workers = self._fit_workers(batch_size * size)
-            dataset = self._make_dataset(self.workers)
+        size = 1 if self.normalization.dtype == "uint8" else 4
+        # labels of a byte, and perhaps weights
+        pixel = self.summary.in_channels * size + 5
+        self.workers = self._fit_workers(batch_size * math.prod(self.config.crop_size) * pixel)
         sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
         sampler.trainer, sampler.batch_size = self.trainer, batch_size
         if not self.workers:
             limit_blas()
         return LazyLoader(
-            dataset,
+            self._make_dataset(self.workers),
             batch_size=batch_size,
             sampler=sampler,
             generator=torch.Generator(),  # leaves the global one to dropout

@@ -262,25 +262,34 @@ def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> No
 def test_only_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     found = data()
     strategy = SimpleNamespace(root_device=torch.device(device))
-    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, strategy=strategy)
+    trainer: Any = SimpleNamespace(world_size=1, num_nodes=1, global_rank=0, strategy=strategy)
     found.trainer = trainer
     assert found.train_dataloader().pin_memory is pinned
     assert found.val_dataloader().pin_memory is pinned
 
 
-@pytest.mark.parametrize(
-    ("megabytes", "trains", "validates"), [(1000, 4, 4), (0.05, 4, 1), (0.02, 1, 0), (0.001, 0, 0)]
-)
+@pytest.mark.parametrize(("room", "workers"), [(100, 4), (99, 3), (64, 2), (39, 0)])
 def test_there_are_no_more_workers_than_shared_memory_holds(
-    monkeypatch: pytest.MonkeyPatch, megabytes: float, trains: int, validates: int
+    monkeypatch: pytest.MonkeyPatch, room: int, workers: int
 ) -> None:
-    room = SimpleNamespace(f_bavail=int(megabytes * 2**20), f_frsize=1)
-    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: room)
-    found = data(num_workers=4, cache=False)
-    enough = trains == validates == 4
-    with nullcontext() if enough else pytest.warns(RuntimeWarning, match="--shm-size=2g"):
-        loaders = found.train_dataloader(), found.val_dataloader()
-    assert [loader.num_workers for loader in loaders] == [trains, validates]
+    found, state = data(num_workers=4), SimpleNamespace(f_bavail=room, f_frsize=2**20)
+    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: state)
+    with (
+        nullcontext()
+        if workers == 4
+        else pytest.warns(
+            RuntimeWarning, match=rf"{workers} of 4 processes .* {room} MB .* takes 10\.0.*size=2g"
+        )
+    ):
+        assert found._fit_workers(10 * 2**20) == workers
+
+
+def test_without_shared_memory_there_are_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, state = data(num_workers=1), SimpleNamespace(f_bavail=0, f_frsize=1)
+    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: state)
+    for make in (found.val_dataloader, found.train_dataloader):
+        with pytest.warns(RuntimeWarning, match="0 of 1 processes"):
+            assert make().num_workers == 0
 
 
 @pytest.mark.parametrize(

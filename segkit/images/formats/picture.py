@@ -35,10 +35,6 @@ _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
 """Pillow's modes whose values are the ones in the file."""
 _PNG_PLAIN = frozenset(b"IHDR IDAT IEND tEXt pHYs gAMA cHRM sRGB iCCP sBIT bKGD tIME".split())
 """Chunks of a PNG that change no pixel. Others may hold an orientation, a palette, frames ..."""
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG after which its size stands."""
-_WITHOUT_SIZE = frozenset((0, 1, *range(0xD0, 0xDA), 0xFF))
-"""Markers of a JPEG that are nothing but themselves."""
 _CODESTREAM = b"\xff\x4f\xff\x51"
 """Start of the pixels of a JPEG 2000, whose size follows."""
 
@@ -150,16 +146,6 @@ class _PngPicture(_Picture):
 
 class _JpegPicture(_Picture):
     opens = JpegImageFile
-
-    def read_extent(self, page: int) -> Extent:
-        """The size of its first frame, which Pillow reads only where values have 8 bits."""
-        data, at = self._data, 2
-        while 0 <= (at := data.find(b"\xff", at)) < len(data) - 9:
-            marker = data[at + 1]
-            if marker in _FRAMES:
-                return Extent(*struct.unpack_from(">HHB", data, at + 5))
-            at += 1 if marker in _WITHOUT_SIZE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        raise ValueError("it is damaged, or cut short: it has no header of a frame")
 
     def _is_lossy(self, data: bytes) -> bool:
         return True

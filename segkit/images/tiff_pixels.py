@@ -18,20 +18,18 @@ import numpy as np
 import tifffile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segkit.images.formats.base import find_format
 from segkit.images.lossy import is_lossy_jpeg2000, is_lossy_jpegxl, is_lossy_lerc, is_lossy_webp
 from segkit.images.place import GDAL_NODATA
 from segkit.images.raster import (
     ORIENTATION,
     Array,
-    Extent,
     Raster,
     parse_orientation,
     require_numbers,
-    require_room,
     rotate_upright,
     saves_memory,
 )
+from segkit.images.stated_size import require_room_for_picture
 
 CACHE = 256 * 2**20
 """Bytes of decoded strips or tiles that an image opened for windows keeps at most."""
@@ -49,12 +47,8 @@ _MAYBE_LOSSY = {
     **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
     _LERC: is_lossy_lerc,
 }
-_PICTURES = tifffile.TIFF.IMAGE_COMPRESSIONS
+_PICTURES = frozenset((*tifffile.TIFF.IMAGE_COMPRESSIONS, _LERC, 34927))
 """Compressions with a header of their own."""
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-"""Markers of a JPEG, with JPEG-LS, after which its size stands."""
-_ALONE = frozenset((0, 1, *range(0xD0, 0xDA), 0xFF))
-"""Markers of a JPEG that are nothing but themselves."""
 _HEADER = 2**16
 """Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
@@ -174,32 +168,11 @@ def decode_part(part: Part) -> Raster:
         file = part.parent.filehandle
         for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
             file.seek(offset)
-            _require_room_inside(page, file.read(count))
+            require_room_for_picture(file.read(count))
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
     raster = _describe(part, values.reshape(*values.shape[:2], -1))
     return raster._replace(orientation=read_orientation(page))
-
-
-def _require_room_inside(page: Part, data: bytes) -> None:
-    """Check the size that a strip or tile states itself, if it is a picture of its own."""
-    if page.compression not in _PICTURES:
-        return
-    if data.startswith(b"\xff\xd8"):
-        require_room(_read_jpeg_extent(data))
-    elif (kind := find_format(data)) is not None:
-        require_room(kind.open(data).read_extent(0))
-
-
-def _read_jpeg_extent(data: bytes) -> Extent:
-    """The size of the first frame; Pillow reads it only where values have 8 bits."""
-    at = 2
-    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 9:
-        marker = data[at + 1]
-        if marker in _FRAMES:
-            return Extent(*struct.unpack_from(">HHB", data, at + 5))
-        at += 1 if marker in _ALONE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ValueError("it is damaged, or cut short: a strip or tile has no header of a JPEG")
 
 
 def _decode_with_pillow(part: Part) -> Raster:
@@ -309,7 +282,8 @@ def _decode_segment(lock: threading.Lock, part: Part, index: int) -> Array:
             data = part.parent.filehandle.read(count)
         if len(data) < count:
             raise ValueError("it is cut short")
-        _require_room_inside(page, data)
+        if page.compression in _PICTURES:
+            require_room_for_picture(data)
     options = {"jpegtables": part.jpegtables, "jpegheader": page.jpegheader}
     given = {name: value for name, value in options.items() if value is not None}
     segment, _, shape = page.decode(data, index, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import multiprocessing
+import os
 import random
 import re
 import resource
@@ -16,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -205,6 +207,50 @@ def test_a_stack_is_listed_once_for_all_its_pages(
     assert count_pages(path.read_bytes()) == 200
 
 
+# --- pictures inside files --------------------------------------------------------------------
+
+CODECS = {
+    "jpeg": 7,
+    "jpeg2k": 34712,
+    "png": 34933,
+    "webp": 50001,
+    "jpegxl": 50002,
+    "jpegxr": 34934,
+    "lerc": 34887,
+}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("size", [(96, 128), (101, 67)])
+def test_a_strip_that_is_a_larger_picture_is_not_decoded(
+    tmp_path: Path, limit: Callable, codec: str, size: tuple[int, int]
+) -> None:
+    path, channels = tmp_path / "a.tif", (3,) if codec == "webp" else ()
+    data = getattr(imagecodecs, f"{codec}_encode")(noise(*size, *channels))
+    path.write_bytes(encode_tiff(16, bytes(data), CODECS[codec]))
+    limit(size[0] * size[1] - 1)
+    with pytest.raises(SegkitError, match=rf"a\.tif: it would be decoded to {size[0]} x {size[1]}"):
+        read_image(path)
+    tifffile.imwrite(path, noise(16, 16, *channels), compression=CODECS[codec])
+    assert read_image(path).shape[:2] == (16, 16)
+
+
+def test_a_dicom_frame_that_is_a_larger_picture_is_not_decoded(
+    tmp_path: Path, limit: Callable
+) -> None:
+    from images.dicom_files import JPEG, make, pack, save
+
+    dataset = make(noise(H, W))
+    pack(dataset, f"{JPEG}90", [imagecodecs.jpeg2k_encode(noise(100, 90))])
+    save(tmp_path / "a.dcm", dataset)
+    limit(8999)
+    with pytest.raises(SegkitError, match=r"a\.dcm: it would be decoded to 100 x 90"):
+        read_image(tmp_path / "a.dcm")
+    limit(9000)
+    with pytest.raises(SegkitError, match=r"a\.dcm: .*its pixels are \(100, 90\)"):
+        read_image(tmp_path / "a.dcm")
+
+
 # --- bombs ------------------------------------------------------------------------------------
 
 
@@ -241,7 +287,7 @@ def encode_jpeg(side: int) -> bytes:
 
 
 def write_bombs(folder: Path, size: int = 2**30) -> None:
-    """Files of a megabyte or less that unpack to ``size`` bytes or more."""
+    """Files of about a megabyte that unpack to ``size`` bytes or more, or would do so."""
     packer = zlib.compressobj(9)
     zeros = b"".join(packer.compress(bytes(2**20)) for _ in range(size // 2**20)) + packer.flush()
     pixels = zlib.compress(bytes(72))
@@ -267,26 +313,26 @@ def write_bombs(folder: Path, size: int = 2**30) -> None:
     }  # fmt: skip
     for name, data in bombs.items():
         (folder / name).write_bytes(data)
-    head = io.BytesIO()
+    head, shape = io.BytesIO(), (1024, 1024, 256)  # more than READ_ALL allows
     np.lib.format.write_array_header_1_0(
-        head, {"descr": "|u1", "fortran_order": False, "shape": (1, size, 8)}
+        head, {"descr": "|u1", "fortran_order": False, "shape": shape}
     )
     with (
         zipfile.ZipFile(folder / "packed.npz", "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("a.npy", "w") as file,
     ):
         file.write(head.getvalue())
-        for _ in range(8 * size // 2**24):
-            file.write(bytes(2**24))
+        for _ in range(shape[2]):
+            file.write(bytes(2**20))
     nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     header = nibabel.Nifti1Header()
-    header.set_data_shape((1024, 1024, 8 * size // 2**20))
+    header.set_data_shape(shape)
     header.set_data_dtype(np.uint8)
     header["vox_offset"], header["magic"] = 352, b"n+1"
     with gzip.open(folder / "packed.nii.gz", "wb") as file:
         file.write(header.binaryblock + bytes(4))
-        for _ in range(8 * size // 2**24):
-            file.write(bytes(2**24))
+        for _ in range(shape[2]):
+            file.write(bytes(2**20))
 
 
 READ_ALL = r"""
@@ -403,6 +449,14 @@ def test_a_stack_of_60_000_pages(tmp_path: Path) -> None:
     with ImageReader(tmp_path / "a.tif") as reader:
         assert len(reader) == 60_000
         assert reader.read_image(59_999).shape == (8, 8, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for use in (read_image, read_mask, count_pages, open_windows):
+        with pytest.raises(SegkitError, match=r"a\.png: cannot be read: it is a pipe or a device"):
+            use(tmp_path / "a.png")
 
 
 # --- links ------------------------------------------------------------------------------------

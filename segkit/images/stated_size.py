@@ -11,6 +11,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Markers of a JPEG, with JPEG-LS, after which its size stands."""
 _ALONE = frozenset((0, 1, *range(0xD0, 0xDA), 0xFF))
 """Markers of a JPEG that are nothing but themselves."""
+_FILES = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP", b"RIFF", b"\x89PNG")
+"""Starts of JPEG 2000, WebP and PNG; other data may look like a file by chance."""
 _RATIOS = (1, 1.2, 4 / 3, 1.5, 16 / 9, 1.25, 2)
 """Widths of JPEG XL in heights."""
 
@@ -28,22 +30,22 @@ def require_room_for_picture(data: bytes) -> None:
         size = struct.unpack_from("<2I", data, 10 if data[6] < 3 else 14)
     elif data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         size = _read_jpegxl_size(data)
-    elif data.startswith(b"II\xbc"):
+    elif data.startswith(b"II\xbc\1"):
         size = _read_jpegxr_size(data)
-    elif (kind := find_format(data)) is not None:
+    elif data.startswith(_FILES) and (kind := find_format(data)):
         size = kind.open(data).read_extent(0)[:2]
     if size is not None:
         require_room(size)
 
 
-def _read_jpeg_size(data: bytes) -> tuple[int, ...]:
+def _read_jpeg_size(data: bytes) -> tuple[int, ...] | None:
     at = 2
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 9:
         marker = data[at + 1]
         if marker in _FRAMES:
             return struct.unpack_from(">HH", data, at + 5)
         at += 1 if marker in _ALONE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ValueError("it is damaged, or cut short: a JPEG in it has no size")
+    return None
 
 
 def _read_jpegxl_size(data: bytes) -> tuple[int, int]:

@@ -251,6 +251,22 @@ def test_a_dicom_frame_that_is_a_larger_picture_is_not_decoded(
         read_image(tmp_path / "a.dcm")
 
 
+def test_a_deflated_dicom_is_not_unpacked_beyond_the_limit(tmp_path: Path, limit: Callable) -> None:
+    from images.dicom_files import make, pydicom, save
+
+    dataset = make(noise(H, W))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.PixelData = noise(H, W).tobytes() + bytes(2**24)
+    save(tmp_path / "a.dcm", dataset)
+    limit(2**22)
+    for use in (count_pages, read_image):
+        with pytest.raises(SegkitError, match=r"a\.dcm: it would be decoded to 1 x 1 x 1\d{7}"):
+            use(tmp_path / "a.dcm")
+    dataset.PixelData = noise(H, W).tobytes()
+    save(tmp_path / "a.dcm", dataset)
+    assert read_image(tmp_path / "a.dcm").shape == (H, W, 1)
+
+
 # --- bombs ------------------------------------------------------------------------------------
 
 

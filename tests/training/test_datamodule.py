@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +16,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from conftest import train_quick
+from conftest import QUICK, train_quick
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from segkit.checkpoint import reading as checkpoint
@@ -311,3 +314,23 @@ def test_a_worker_that_dies_for_want_of_memory(
     monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", fail)
     with pytest.raises(SegkitError, match=message):
         next(iter(loader))
+
+
+@pytest.mark.nightly
+def test_a_training_with_the_shared_memory_of_a_container(tmp_path: Path) -> None:
+    """Needs the right to mount one for itself."""
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("no /dev/shm can be mounted")
+    options = [*QUICK, "data.num_workers=2", "data.crop_size=256", "data.size=[256,256]"]
+    train = shlex.join([sys.executable, "-m", "segkit.train", *options, "hydra.run.dir=run"])
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {train}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of 2 processes read images, as /dev/shm has room for 1 MB" in done.stderr

@@ -11,10 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 
-from segkit.core.errors import did_you_mean
+from segkit.core.errors import NO_PATH, did_you_mean
 from segkit.core.labels import OBJECT_SCORES, Decoder
+from segkit.core.registry import lacks_path
 
 Side = Annotated[int, Field(ge=1)]
 Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
@@ -36,6 +45,10 @@ Monitor = Literal[
     "val/aji",
 ]
 PLUGINS = "modules or .py files with encoders, losses ... of your own, to import"
+MAX_PIXELS = (
+    "height x width of the largest image that is decoded whole, as small files can unpack to"
+    " gigapixels; null: what fits into free memory. Tiles of large images are read without limit"
+)
 OF_OBJECTS = tuple(f"val/{score}" for score in OBJECT_SCORES)
 """Metrics that need objects to be told apart."""
 EPOCHS = 16
@@ -46,6 +59,13 @@ class Section(BaseModel):
     """A part of the config: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _require_path(cls, value: Any, info: ValidationInfo) -> Any:
+        if lacks_path(value, cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(NO_PATH)
+        return value
 
 
 class Part(BaseModel):
@@ -288,6 +308,7 @@ class TrainConfig(Section):
         " objects val/seg, val/det, val/ap, val/ap50, val/pq, val/aji",
     )
     resume: Path | None = Field(None, description="a run folder, to resume its training")
+    max_pixels: int | None = Field(None, ge=1, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
 
     _open_keys: tuple[str, ...] = PrivateAttr(())

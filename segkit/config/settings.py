@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from segkit.config.compose import resolve_values
-from segkit.config.schema import PLUGINS, Data, Names, Part, Section, describe_error
+from segkit.config.schema import MAX_PIXELS, PLUGINS, Data, Names, Part, Section, describe_error
 from segkit.core import plugins
 from segkit.core.errors import all_at_once
 from segkit.core.labels import Decoder
@@ -138,6 +138,7 @@ class EvaluateSettings(ModelSettings):
         description="additional scores: boundary (boundary F1, 95 % Hausdorff distance), membranes"
         " (V_rand, V_info and pixel error of ISBI 2012); null: those of the training",
     )
+    max_pixels: Count | None = Field(None, description=MAX_PIXELS)
 
 
 class OutputOptions(BaseModel):
@@ -203,6 +204,7 @@ class PredictSettings(ModelSettings, OutputOptions):
         description="whether to redo finished images and to replace masks that this command did"
         " not write",
     )
+    max_pixels: Count | None = Field(None, description=MAX_PIXELS)
 
 
 class ServeSettings(ModelSettings):
@@ -259,6 +261,7 @@ class ExportSettings(Section):
         description="images to check on and to calibrate int8 with: a file, a folder, a quoted"
         " pattern or a list; null: the validation images of the training",
     )
+    max_pixels: Count | None = Field(None, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
 
 
@@ -325,6 +328,7 @@ class DataSettings(Section):
         description="the head that is to learn it; null: binary if the masks have at most two"
         " labels, else multiclass",
     )
+    max_pixels: Count | None = Field(None, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
 
 

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 NAMED = 3
 """Things of a kind that a message names, unless it says otherwise."""
+NO_PATH = "a path is empty, as where a shell variable is not set; '.' is the current folder"
+"""What is wrong with an empty string, which would mean the current folder."""
 
 
 class SegkitError(Exception):

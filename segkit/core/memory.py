@@ -13,6 +13,10 @@ from pathlib import Path
 GB = 1024**3
 UNKNOWN_MEMORY = 8 * GB
 """Assumed if the system does not say."""
+BYTES_PER_PIXEL = 16
+"""Of free memory, which an image that is decoded takes at most: four channels of 32 bits."""
+
+_MAX_PIXELS = "SEGKIT_MAX_PIXELS"
 
 
 def find_main_memory(root: Path = Path("/")) -> int:
@@ -24,6 +28,32 @@ def find_main_memory(root: Path = Path("/")) -> int:
     limits = [_read_number(group / "memory.max") for group in _list_own_groups("", root)]
     limits += [_read_number(g / "memory.limit_in_bytes") for g in _list_own_groups("memory", root)]
     return int(min([installed, *(limit for limit in limits if limit)]))
+
+
+def find_free_memory(root: Path = Path("/")) -> int:
+    """Bytes that nothing on the machine uses, at most those of :func:`find_main_memory`."""
+    most = find_main_memory(root)
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return most
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min([most, *free])
+
+
+def limit_pixels(limit: int | None) -> None:
+    """Set the size of images that may be decoded at once; None: what free memory holds.
+
+    It is kept in the environment, so that all processes that are started later have it too.
+    """
+    os.environ[_MAX_PIXELS] = str(limit or find_free_memory() // BYTES_PER_PIXEL)
+
+
+def find_max_pixels() -> int:
+    """Height x width of the largest image that may be decoded at once."""
+    if _MAX_PIXELS not in os.environ:
+        limit_pixels(None)
+    return int(os.environ[_MAX_PIXELS])
 
 
 def count_usable_cores(root: Path = Path("/")) -> int:

@@ -25,10 +25,11 @@ import typing
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from segkit.core import plugins
-from segkit.core.errors import SegkitError, all_at_once, did_you_mean
+from segkit.core.errors import NO_PATH, SegkitError, all_at_once, did_you_mean
 
 
 class Registrable:
@@ -169,6 +170,9 @@ def check_options(
             # pydantic would turn True into 1
             problems.append(f"option '{key}' is {value}: Input should be a number, not a boolean.")
             continue
+        if lacks_path(value, hints[key]):
+            problems.append(f"option '{key}' is {value!r}: {NO_PATH}.")
+            continue
         try:
             bound[key] = adapters[key].validate_python(value)
         except ValidationError as error:
@@ -184,6 +188,12 @@ def check_options(
         if parameter.default is parameter.empty and key not in {*options, *given}
     ]
     return bound, problems
+
+
+def lacks_path(value: Any, hint: Any) -> bool:
+    """Whether a value for a type with paths is an empty string, or a list with one."""
+    takes_path = hint is Path or any(lacks_path("", each) for each in typing.get_args(hint))
+    return takes_path and "" in (value if isinstance(value, list | tuple) else [value])
 
 
 def read_defaults(member: type[Any]) -> dict[str, Any]:

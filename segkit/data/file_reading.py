@@ -19,7 +19,7 @@ from segkit.data.mask_files import TRANSPARENT, UNLABELLED, MaskDecoder, fit_siz
 from segkit.data.open_images import OpenImages, WholeImages
 from segkit.data.sources.base import Large, Sample
 from segkit.images.paths import list_parts
-from segkit.images.raster import Raster, convert_channels, is_opaque
+from segkit.images.raster import Raster, convert_channels, is_opaque, require_room
 from segkit.images.reading import ImageReader, count_pages, render, wrap_errors
 from segkit.images.windows import WindowedImage
 
@@ -134,7 +134,7 @@ class FileReader:
     def _read_whole_mask(self, sample: Sample) -> NDArray[np.integer[Any]]:
         if self._drawn is not None:
             with wrap_errors(sample.image or sample.name):
-                return self._drawn.draw(sample.name, self._rules.read_size(sample))
+                return self._drawn.draw(sample.name, self._read_size(sample))
         assert sample.mask is not None
         with ImageReader(sample.mask, self._rules.upright) as reader:
             rasters = [reader.read(page) for page in self._rules.choose_pages(sample, len(reader))]
@@ -142,8 +142,17 @@ class FileReader:
             self._seen.turned.discard(sample.name)
         mask = self._decode(sample, rasters)
         if self._rules.resize_masks:
-            mask = fit_size(mask, self._rules.read_size(sample))
+            mask = fit_size(mask, self._read_size(sample))
         return mask
+
+    def _read_size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of an image, whose mask is to be made as large."""
+        assert sample.image is not None
+        size = self._rules.read_size(sample)
+        if self.measure_large(sample) is None:
+            with wrap_errors(sample.image):
+                require_room(size)
+        return size
 
     def _read_mask_part(self, sample: Sample, window: Block) -> NDArray[np.integer[Any]] | None:
         """A window of a mask; None if it can only be read whole."""

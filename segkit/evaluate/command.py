@@ -18,6 +18,7 @@ from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
+from segkit.core.memory import limit_pixels
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
@@ -31,7 +32,7 @@ IN_NAME = (
     *("tta", "tile", "overlap", "context"),
 )
 """Keys that are part of the folder's name if they differ from the default."""
-WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output")
+WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output", "max_pixels")
 """Keys that change the scores by rounding at most."""
 
 
@@ -42,6 +43,7 @@ def evaluate(config: DictConfig) -> Evaluation:
         SegkitError: The config, the checkpoint or the data cannot be used.
     """
     settings = parse_settings(EvaluateSettings, config)
+    limit_pixels(settings.max_pixels)
     console = Console(soft_wrap=True, markup=False, highlight=False)
 
     def print_note(text: str) -> None:

@@ -18,6 +18,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder
+from segkit.core.memory import limit_pixels
 from segkit.export.checking import check
 from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
 from segkit.export.images import RealImages, cut_window, find_real_images
@@ -45,6 +46,7 @@ def export(config: DictConfig) -> Path:
             the file does not compute the same; nothing is written then.
     """
     settings = parse_settings(ExportSettings, config)
+    limit_pixels(settings.max_pixels)
     kind, path = _choose_target(settings)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     model, card = checkpoint.read(settings.checkpoint)

@@ -18,7 +18,15 @@ import numpy as np
 
 from segkit.images.formats.base import Pages
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, Windows, require_numbers, saves_memory
+from segkit.images.raster import (
+    Array,
+    Extent,
+    Raster,
+    Windows,
+    require_numbers,
+    require_room,
+    saves_memory,
+)
 
 
 class Packing(NamedTuple):
@@ -97,7 +105,8 @@ class ArrayPages(Pages):
         self._others = [i for i, axis in enumerate(axes) if axis not in ("y", "x", "c")]
         y, x = axes.index("y"), axes.index("x")
         self._size = shape[y], shape[x]
-        self._chunk = (chunks[y], chunks[x]) if chunks else self._size
+        self._piece = tuple(chunks or shape)  # what is decoded at once
+        self._chunk = self._piece[y], self._piece[x]
         channels = shape[axes.index("c")] if "c" in axes else 1
         self._dtype, self._packing = dtype.newbyteorder("="), packing
         self._kind = packing.unpack(np.empty((0, 0, channels), self._dtype))
@@ -124,6 +133,7 @@ class ArrayPages(Pages):
         return Windows(self._size, self._kind, partial(self._read_window, page))
 
     def _read_window(self, page: int, top: int, left: int, height: int, width: int) -> Raster:
+        require_room(self._piece)
         others = [self._array.shape[i] for i in self._others]
         place = np.unravel_index(page, others) if others else ()
         index: list[Any] = [slice(None)] * len(self._axes)

@@ -13,6 +13,7 @@ from segkit.core.errors import SegkitError
 from segkit.images.dicom_slices import Slice, quiet
 from segkit.images.formats.base import import_extra
 from segkit.images.raster import Array, Raster
+from segkit.images.stated_size import require_room_for_picture
 
 _JPEG = "1.2.840.10008.1.2.4."
 _BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
@@ -96,6 +97,7 @@ def decode_frame(dataset: Any, each: Slice) -> Array:
     )
     if not data.rstrip(b"\0\xff").endswith(_END):  # codecs would fill the rest, or take minutes
         raise ValueError("its pixels are cut short")
+    require_room_for_picture(data)
     values = np.asarray(decode(data))
     wanted = (int(dataset.Rows), int(dataset.Columns))
     samples = int(dataset.SamplesPerPixel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segkit.core.errors import SegkitError
-from segkit.images.formats.base import import_extra
+from segkit.images.formats.base import START, import_extra
 from segkit.images.place import Place, measure_pixel, outline_slice
-from segkit.images.raster import Array
+from segkit.images.raster import Array, require_room
 from segkit.images.reading import explain_error
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -33,6 +34,8 @@ _HEADER = [
     "PixelPaddingRangeLimit", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 """The attributes that are read before the pixels."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_PIECE = 2**20
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 """From millimetres to the left and the back to those to the right and the front."""
 
@@ -120,8 +123,22 @@ def _refuse_series(path: Path, headers: list[Any], series: Counter[str]) -> Segk
     )
 
 
+def _require_room(file: Path) -> None:
+    """Check how much a deflated file unpacks to, which pydicom does at once."""
+    with file.open("rb") as opened:
+        start = opened.read(START)
+        if _DEFLATED not in start:
+            return
+        opened.seek(144 + int.from_bytes(start[140:144], "little"))  # behind the meta information
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while piece := unpacker.unconsumed_tail or opened.read(_PIECE):
+            size += len(unpacker.decompress(piece, _PIECE))
+            require_room((1, 1, size))
+
+
 def _read_header(file: Path) -> Any:
     pydicom = import_extra("pydicom", "medical")
+    _require_room(file)
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_HEADER)
     except Exception as error:

@@ -12,7 +12,7 @@ from segkit.core.errors import SegkitError
 from segkit.images.formats.base import Pages
 from segkit.images.formats.tiff import Tiff, TiffPages
 from segkit.images.place import Place
-from segkit.images.raster import Array, Extent, Raster, Windows, unite
+from segkit.images.raster import Array, Extent, Raster, Windows, require_room, unite
 
 ENDING = ".msk"
 """What such a file has after the name of its image."""
@@ -62,6 +62,7 @@ class _MaskedPages(Pages):
         return 1
 
     def read(self, page: int) -> Raster:
+        require_room(self._mask.read_extent(0))
         return _hide(self._image.read(page), self._mask.read(0))
 
     def read_extent(self, page: int) -> Extent:

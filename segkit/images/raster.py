@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import FIRST_COLOR
+from segkit.core.memory import find_max_pixels
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +53,27 @@ class Extent(NamedTuple):
         return self.height * self.width
 
 
+class TooLargeError(SegkitError):
+    """An image may not be decoded at once."""
+
+
+def require_room(shape: Sequence[int]) -> None:
+    """Check the shape of what is to be decoded at once: (H, W, C), or that of a volume.
+
+    More than four values a pixel count as more pixels.
+
+    Raises:
+        TooLargeError: There are more pixels than :func:`segkit.core.memory.find_max_pixels`.
+    """
+    limit = find_max_pixels()
+    if max(math.prod(shape[:2]), math.prod(shape) // 4) > limit:
+        raise TooLargeError(
+            f"it would be decoded to {' x '.join(map(str, shape))} values, and the limit is"
+            f" {limit} pixels, by default those that fit into memory. If the file is not damaged,"
+            " set max_pixels, or save it as a tiled TIFF, which is read in parts."
+        )
+
+
 class Windows(NamedTuple):
     """How to read windows of one image. Several threads may read at once."""
 
@@ -60,9 +83,12 @@ class Windows(NamedTuple):
 
 
 def saves_memory(size: tuple[int, int], chunk: tuple[int, int]) -> bool:
-    """Whether windows of an image in chunks of that size take less memory than the whole image."""
+    """Whether windows of an image in chunks of that size take less memory than the whole image.
+
+    Chunks that are too large to be decoded save none.
+    """
     rows, columns = (-(-side // part) for side, part in zip(size, chunk, strict=True))
-    return rows * columns >= 4
+    return rows * columns >= 4 and math.prod(chunk) <= find_max_pixels()
 
 
 def parse_orientation(value: object) -> int:

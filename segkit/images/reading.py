@@ -43,6 +43,7 @@ from segkit.images.raster import (
     find_nodata,
     full_scale,
     is_opaque,
+    require_room,
     rotate_upright,
     unite,
 )
@@ -169,7 +170,9 @@ class ImageReader:
     def read(self, page: int | None = None) -> Raster:
         """Read one page as stored, for `render` or `simplify_mask`."""
         with wrap_errors(self.file):
-            raster = self._source.read(choose_page(page, len(self)))
+            number = choose_page(page, len(self))
+            require_room(self._source.read_extent(number))
+            raster = self._source.read(number)
         return raster if self._upright else raster._replace(orientation=1)
 
     def read_image(self, page: int | None = None, keep_alpha: bool = False) -> Array:

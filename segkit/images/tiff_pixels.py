@@ -29,6 +29,7 @@ from segkit.images.raster import (
     rotate_upright,
     saves_memory,
 )
+from segkit.images.stated_size import require_room_for_picture
 
 CACHE = 256 * 2**20
 """Bytes of decoded strips or tiles that an image opened for windows keeps at most."""
@@ -46,6 +47,8 @@ _MAYBE_LOSSY = {
     **dict.fromkeys((50002, 52546), is_lossy_jpegxl),
     _LERC: is_lossy_lerc,
 }
+_PICTURES = frozenset((*tifffile.TIFF.IMAGE_COMPRESSIONS, _LERC, 34927))
+"""Compressions with a header of their own."""
 _HEADER = 2**16
 """Bytes of a strip or tile that tell whether it is lossy, at most; of LERC all may be packed."""
 _GREY = ("MINISWHITE", "MINISBLACK", "MASK", "DEPTH_MAP")
@@ -161,6 +164,11 @@ def decode_part(part: Part) -> Raster:
         return _decode_with_pillow(part)
     if page.axes not in _AXES:
         raise ValueError(f"a page with the axes {page.axes} is not an image")
+    if page.compression in _PICTURES:
+        file = part.parent.filehandle
+        for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True):
+            file.seek(offset)
+            require_room_for_picture(file.read(count))
     values = part.asarray()
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
     raster = _describe(part, values.reshape(*values.shape[:2], -1))
@@ -274,6 +282,8 @@ def _decode_segment(lock: threading.Lock, part: Part, index: int) -> Array:
             data = part.parent.filehandle.read(count)
         if len(data) < count:
             raise ValueError("it is cut short")
+        if page.compression in _PICTURES:
+            require_room_for_picture(data)
     options = {"jpegtables": part.jpegtables, "jpegheader": page.jpegheader}
     given = {name: value for name, value in options.items() if value is not None}
     segment, _, shape = page.decode(data, index, **given)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from segkit.config.settings import DataSettings, Settings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, MODES, Mode
+from segkit.core.memory import limit_pixels
 from segkit.data.checks.classes import decide_classes
 from segkit.data.checks.facts import Facts, scan
 from segkit.data.checks.parts import count_values
@@ -60,6 +61,7 @@ def open_data_set(settings: DataSettings) -> DataSet:
     Raises:
         SegkitError: The samples cannot be listed, or the options are wrong.
     """
+    limit_pixels(settings.max_pixels)
     if settings.head is not None:
         if settings.head.name not in MODES:
             raise SegkitError(

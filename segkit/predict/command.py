@@ -11,6 +11,7 @@ from rich.console import Console
 from segkit.config.settings import PredictSettings, parse_settings
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.interrupts import StopSignals
+from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
 from segkit.inference.predictor import Predictor, load_from_settings
 from segkit.predict.inputs import ImageFile, find_images, require_apart
@@ -25,7 +26,7 @@ SHOWN = 3
 """Finished files that are named if a run ends early."""
 WITHOUT_EFFECT = (
     *("checkpoint", "device", "batch_size", "precision", "plugins"),
-    *("input", "output", "overwrite"),
+    *("input", "output", "overwrite", "max_pixels"),
 )
 """Keys that change a mask by rounding at most; the checkpoint counts by its content."""
 
@@ -42,6 +43,7 @@ def predict(config: DictConfig) -> None:
         KeyboardInterrupt: The user has interrupted it.
     """
     settings = parse_settings(PredictSettings, config)
+    limit_pixels(settings.max_pixels)
     share = Share.join()
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 

@@ -6,10 +6,11 @@ import csv
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.errors import NO_PATH, SegkitError, all_at_once
 from segkit.data.layout.channels import find_channel
 from segkit.data.layout.files import is_visible
 from segkit.images.formats.base import ImageFormat, find_format, is_image, list_suffixes
@@ -112,6 +113,8 @@ def find_images(
     found = Found([], [])
     for text in [given] if isinstance(given, str) else given:
         path = Path(text)
+        if not text:
+            raise SegkitError(f"input: {NO_PATH}.")
         if path.is_dir() and find_format(path) is None:
             images = _search_folder(path, output, found.notes)
         elif path.is_file() and path.suffix.lower() in LISTS:
@@ -235,25 +238,29 @@ def _search_folder(folder: Path, output: Path | None, notes: list[str]) -> list[
     return [ImageFile(path, strip_ending(path).relative_to(folder)) for path in paths]
 
 
-def _walk(folder: Path, output: Path | None, notes: list[str]) -> Iterator[Path]:
+def _walk(
+    folder: Path, output: Path | None, notes: list[str], above: frozenset[Path] = frozenset()
+) -> Iterator[Path]:
     """The images below a folder, sorted, without those in folders of masks and results.
 
     So is a folder that may not be opened: like a file, it fails when it is read, with the reason.
+    Links are followed, but not to the folders ``above``.
     """
+    above |= {folder.resolve()}
     for path in sorted(folder.iterdir()):
         if not is_visible(path.name):  # ._a.png, .ipynb_checkpoints, __MACOSX
             continue
         is_closed = path.is_dir() and not os.access(path, os.R_OK | os.X_OK)
         if is_closed or is_image(path):
             yield path
-        elif not path.is_dir() or path.resolve() == output:
+        elif not path.is_dir() or path.resolve() in {output, *above}:
             continue
         elif (path / FOLDER).is_dir():
             notes.append(f"{path} is skipped: it holds the results of an earlier prediction")
         elif path.name == "masks" and path.with_name("images").exists():
             notes.append(f"{path} is skipped: it is beside {path.with_name('images')}")
         else:
-            yield from _walk(path, output, notes)
+            yield from _walk(path, output, notes, above)
 
 
 def _match(pattern: str, output: Path | None) -> list[ImageFile]:
@@ -267,16 +274,25 @@ def _match(pattern: str, output: Path | None) -> list[ImageFile]:
         results = None  # the pattern names the results of another run
     images: list[ImageFile] = []
     zarrs: set[Path] = set()
+    is_in_circle = cache(partial(_is_in_circle, base))
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes none from the root
     for path in sorted(map(Path, found)):
         is_result = results and path.resolve().is_relative_to(results)
         if is_result or not zarrs.isdisjoint(path.parents) or not is_image(path):
+            continue
+        if "**" in parts and is_in_circle(path.parent):
             continue
         image = join_array(path, array)
         images.append(ImageFile(image, strip_ending(image).relative_to(base)))
         if path.is_dir():
             zarrs.add(path)
     return images
+
+
+def _is_in_circle(base: Path, folder: Path) -> bool:
+    """Whether a link on the way from a base to a folder leads back to a folder above it."""
+    way = [each for each in (folder, *folder.parents) if each.is_relative_to(base)]
+    return len({each.resolve() for each in way}) < len(way)
 
 
 def _read_list(file: Path) -> list[ImageFile]:

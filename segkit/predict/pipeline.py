@@ -19,6 +19,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.interrupts import StopSignals
 from segkit.core.memory import count_usable_cores
 from segkit.images.formats.base import ImageFormat
+from segkit.images.raster import TooLargeError
 from segkit.images.reading import ImageReader, wrap_errors
 from segkit.inference.background import THREADS, Background, map_ahead
 from segkit.inference.predictor import Prediction, Predictor
@@ -187,11 +188,12 @@ class Pipeline:
         text = str(error)
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
             text = "it does not fit into memory."
-            if not self._by_windows:
-                text += (
-                    " Without objects and outlines (instances=null polygons=null) it is predicted"
-                    " in parts."
-                )
+        is_large = text != str(error) or isinstance(error.__cause__, TooLargeError)
+        if is_large and not self._by_windows:
+            text += (
+                " Without objects and outlines (instances=null polygons=null) it is predicted in"
+                " parts."
+            )
         self.problems[file] = text if str(file.path) in text else f"{file.path}: {text}"
         self.outputs.drop(file)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import shutil
 import socket
 import tempfile
@@ -10,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
+from segkit.core.errors import SegkitError
 from segkit.core.memory import GB, count_usable_cores, find_main_memory
 from segkit.core.threads import limit_blas, use_one_thread
 from segkit.data.augment import TrainTransform
@@ -51,19 +54,42 @@ TRIED, TRIED_SECONDS = 5, 1.0
 """Crops that are made to see what one costs, unless they take longer."""
 PART = 2048
 """Height and width of the parts, at most, in which images too large for memory are validated."""
+SHARED = "/dev/shm"
+"""Where batches of other processes lie on Linux. Containers have 64 MB unless told otherwise."""
+ENLARGE = "enlarge it (docker run --shm-size=2g)"
 CACHED: tuple[Split, ...] = ("train", "val")
 """Splits that are read in every epoch."""
 
 
-class LazyLoader(DataLoader[Crop]):
+Batch = TypeVar("Batch")
+
+
+class LazyLoader(DataLoader[Batch]):
     """A loader whose workers start when the first batch is asked for.
 
     Lightning makes the first iterator before it has restored the state of a resumed run, and
     workers would fetch the batches of epoch 0.
+
+    Raises:
+        SegkitError: A worker was killed for want of memory.
     """
 
-    def __iter__(self) -> Iterator[Crop]:  # type: ignore[override]  # torch: its own iterator
-        yield from super().__iter__()
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch: its own iterator
+        try:
+            yield from super().__iter__()
+        except (RuntimeError, OSError) as error:
+            said = str(error)
+            if "killed by signal: Killed" in said:
+                raise SegkitError(
+                    "the system has ended a process that reads images, as memory is used up: give"
+                    " fewer of them (data.num_workers)."
+                ) from error
+            if self.num_workers and re.search(r"Bus error|shared memory|No space left", said):
+                raise SegkitError(
+                    f"{SHARED} is full, through which processes that read images hand over their"
+                    f" batches: {ENLARGE}, or set data.num_workers=0."
+                ) from error
+            raise
 
 
 class NextDraws(DrawSampler):
@@ -175,16 +201,19 @@ class SegmentationData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Crop]:
         """Return batches of augmented crops."""
-        dataset = self._make_dataset(self.workers)
-        samples = dataset.samples
+        samples = self.summary.splits["train"]
         per_epoch = self.config.samples_per_epoch or len(samples)
         batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
+        size = 1 if self.normalization.dtype == "uint8" else 4
+        # labels of a byte, and perhaps weights
+        pixel = self.summary.in_channels * size + 5
+        self.workers = self._fit_workers(batch_size * math.prod(self.config.crop_size) * pixel)
         sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
         sampler.trainer, sampler.batch_size = self.trainer, batch_size
         if not self.workers:
             limit_blas()
         return LazyLoader(
-            dataset,
+            self._make_dataset(self.workers),
             batch_size=batch_size,
             sampler=sampler,
             generator=torch.Generator(),  # leaves the global one to dropout
@@ -211,8 +240,7 @@ class SegmentationData(L.LightningDataModule):
     def _choose_workers(self) -> int:
         """As many processes as there are cores for, if crops cost so much; one at least."""
         trainer = self.trainer
-        here = 1 if trainer is None else max(1, trainer.world_size // trainer.num_nodes)
-        most = default_workers(here)
+        most = default_workers(self._processes_here)
         if most <= 1:
             return most
         dataset, began = self._make_dataset(0), time.monotonic()
@@ -234,6 +262,25 @@ class SegmentationData(L.LightningDataModule):
         device = "cpu" if trainer is None else trainer.strategy.root_device.type
         return max(1, min(most, math.ceil(RATES.get(device, RATES["cpu"]) * cost / count)))
 
+    def _fit_workers(self, batch: int) -> int:
+        """The processes whose batches of so many bytes fit into shared memory, at most all."""
+        try:
+            state = os.statvfs(SHARED)
+        except (AttributeError, OSError):  # Windows and macOS share in other ways
+            return self.workers
+        free = state.f_bavail * state.f_frsize // self._processes_here
+        # each makes two ahead; one is trained on, and one on its way to the device
+        fitting = max(0, (free // batch - 2) // 2)
+        if fitting >= self.workers:
+            return self.workers
+        warnings.warn(
+            f"{fitting} of {self.workers} processes read images, as {SHARED} has room for"
+            f" {free // 2**20} MB and a batch takes {batch / 2**20:.1f}: {ENLARGE} for more speed.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return fitting
+
     def val_dataloader(self) -> DataLoader[Item]:
         """Return whole images, in batches of one size.
 
@@ -247,13 +294,17 @@ class SegmentationData(L.LightningDataModule):
             for part in parts
         ]
         most, pixels = self.config.val_batch_size, BATCH_PIXELS["cuda" if self._on_gpu else "cpu"]
-        return DataLoader(
+        sampler = EverySample(sizes, most, pixels, *self._process)
+        largest = max(len(batch) * math.prod(sizes[batch[0]]) for batch in sampler.batches)
+        # image float32, labels int64; weights and ids are rare
+        workers = self._fit_workers(largest * (4 * self.summary.in_channels + 8))
+        return LazyLoader(
             self.whole("val", parts),
-            batch_sampler=EverySample(sizes, most, pixels, *self._process),
+            batch_sampler=sampler,
             generator=torch.Generator(),
-            num_workers=self.workers,
+            num_workers=workers,
             worker_init_fn=use_one_thread,
-            persistent_workers=self.workers > 0,
+            persistent_workers=workers > 0,
             pin_memory=self._on_gpu,
         )
 
@@ -270,6 +321,12 @@ class SegmentationData(L.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    @property
+    def _processes_here(self) -> int:
+        """The number of processes that train on this machine."""
+        trainer = self.trainer
+        return 1 if trainer is None else max(1, trainer.world_size // trainer.num_nodes)
 
     @property
     def _on_gpu(self) -> bool:

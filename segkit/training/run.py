@@ -21,6 +21,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
+from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
@@ -95,6 +96,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         settings, changes = read_resumed_config(config)
     else:
         settings = validate(config)
+    limit_pixels(settings.max_pixels)
     folder = choose_folder(settings, folder)
     for change in changes:
         console.print(f"note: {change}")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from omegaconf import OmegaConf
 
+from segkit.config import settings
 from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
@@ -43,6 +46,28 @@ def test_every_problem_is_named_at_once_with_key_value_and_what_is_allowed():
         assert expected in text
     assert "loss 'bce'" in text  # which does not fit the head
     assert "multiclass" in text
+
+
+@pytest.mark.parametrize(
+    ("schema", "command", "given", "key"),
+    [
+        (settings.PredictSettings, "predict", "checkpoint=a.ckpt input=a.png output=", "output"),
+        (settings.PredictSettings, "predict", "checkpoint= input=a.png", "checkpoint"),
+        (settings.ExportSettings, "export", "checkpoint=a.ckpt output=", "output"),
+        (settings.DataCheckSettings, "data_check", "root=", "root"),
+        (settings.DataConvertSettings, "data_convert", "root=[a,''] output=b", "root"),
+        (None, "train", "resume=", "resume"),
+        (None, "train", "data=folder data.root=", "root"),
+        (None, "train", "data=folder data.pairs=", "pairs"),
+        (None, "train", "data=tracking_challenge data.root=", "root"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(schema, command, given, key):
+    """As where a shell variable is not set."""
+    composed = compose(given.split(), command)
+    check = validate if schema is None else partial(settings.parse_settings, schema)
+    with pytest.raises(SegkitError, match=rf"{key}.*: a path is empty, as where a shell variable"):
+        check(composed)
 
 
 def test_a_missing_value_is_named():

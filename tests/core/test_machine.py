@@ -11,7 +11,7 @@ import torch
 
 from segkit.core import machine
 from segkit.core.machine import Machine, choose_precision, find_machine
-from segkit.core.memory import GB, count_usable_cores, find_main_memory
+from segkit.core.memory import GB, count_usable_cores, find_free_memory, find_main_memory
 
 
 def test_the_cpu_when_it_is_asked_for() -> None:
@@ -67,6 +67,13 @@ def test_the_precision_follows_the_device(
     monkeypatch.setattr(machine, "find_machine", lambda name: cpu if name == "cpu" else found)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     assert choose_precision(given, accelerator) == chosen
+
+
+def test_free_memory_is_what_the_system_calls_available(tmp_path: Path) -> None:
+    assert find_free_memory(tmp_path) == find_main_memory(tmp_path)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n")
+    assert find_free_memory(tmp_path) == 3 * 1024
 
 
 LIMITED = {  # by the own cgroup, the files below sys/fs/cgroup, memory in GB, cores

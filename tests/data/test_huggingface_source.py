@@ -303,3 +303,8 @@ def test_the_hub_is_asked_only_if_allowed(tmp_path, options, offline, message):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert f"SegkitError: data.path: {'' if message[0] == 't' else 'there'}" in done.stderr
     assert message in done.stderr
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(SegkitError, match=r"data\.path: a path is empty"):
+        HuggingFaceSource("binary", "")

@@ -128,7 +128,7 @@ def test_a_bmp_with_a_damaged_size_is_refused(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.bmp").read_bytes())
     struct.pack_into("<ii", data, 18, 2**31 - 1, 2**31 - 1)
     (tmp_path / "a.bmp").write_bytes(data)
-    with pytest.raises(SegkitError, match=r"a\.bmp: does not fit into memory with the size"):
+    with pytest.raises(SegkitError, match=r"a\.bmp: it would be decoded to 2147483647 x"):
         read_image(tmp_path / "a.bmp")
 
 

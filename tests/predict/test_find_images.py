@@ -68,6 +68,13 @@ def test_wrong_inputs_are_named(images, given, message):
         find_stems([images / each for each in given])
 
 
+@pytest.mark.parametrize("given", ["", ["a.png", ""]])
+def test_an_empty_input_is_not_the_current_folder(images, monkeypatch, given):
+    monkeypatch.chdir(images)
+    with pytest.raises(SegkitError, match="input: a path is empty, as where a shell variable"):
+        find_images(given)
+
+
 def test_what_cannot_be_read_is_left_to_the_reader(images, monkeypatch):
     """One file or folder stops no other, and fails with its own reason."""
     (images / "sub/gone.png").symlink_to("nowhere.png")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +16,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from conftest import train_quick
+from conftest import QUICK, train_quick
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from segkit.checkpoint import reading as checkpoint
@@ -262,7 +265,72 @@ def test_batches_travel_as_bytes_and_are_normalised_where_the_network_is() -> No
 def test_only_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     found = data()
     strategy = SimpleNamespace(root_device=torch.device(device))
-    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, strategy=strategy)
+    trainer: Any = SimpleNamespace(world_size=1, num_nodes=1, global_rank=0, strategy=strategy)
     found.trainer = trainer
     assert found.train_dataloader().pin_memory is pinned
     assert found.val_dataloader().pin_memory is pinned
+
+
+@pytest.mark.parametrize(("room", "workers"), [(100, 4), (99, 3), (64, 2), (39, 0)])
+def test_there_are_no_more_workers_than_shared_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, room: int, workers: int
+) -> None:
+    found, state = data(num_workers=4), SimpleNamespace(f_bavail=room, f_frsize=2**20)
+    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: state)
+    with (
+        nullcontext()
+        if workers == 4
+        else pytest.warns(
+            RuntimeWarning, match=rf"{workers} of 4 processes .* {room} MB .* takes 10\.0.*size=2g"
+        )
+    ):
+        assert found._fit_workers(10 * 2**20) == workers
+
+
+def test_without_shared_memory_there_are_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, state = data(num_workers=1), SimpleNamespace(f_bavail=0, f_frsize=1)
+    monkeypatch.setattr(datamodule.os, "statvfs", lambda path: state)
+    for make in (found.val_dataloader, found.train_dataloader):
+        with pytest.warns(RuntimeWarning, match="0 of 1 processes"):
+            assert make().num_workers == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Bus error. "), "shm-size=2g"),
+        (RuntimeError("unable to allocate shared memory(shm) for file </t>"), "shm-size=2g"),
+        (OSError(28, "No space left on device"), "shm-size=2g"),
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. "), "memory is used"),
+    ],
+)
+def test_a_worker_that_dies_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(self: Any) -> None:
+        raise error
+
+    loader = data(num_workers=1, cache=False).train_dataloader()
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", fail)
+    with pytest.raises(SegkitError, match=message):
+        next(iter(loader))
+
+
+@pytest.mark.nightly
+def test_a_training_with_the_shared_memory_of_a_container(tmp_path: Path) -> None:
+    """Needs the right to mount one for itself."""
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("no /dev/shm can be mounted")
+    options = [*QUICK, "data.num_workers=2", "data.crop_size=256", "data.size=[256,256]"]
+    train = shlex.join([sys.executable, "-m", "segkit.train", *options, "hydra.run.dir=run"])
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {train}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of 2 processes read images, as /dev/shm has room for 1 MB" in done.stderr

@@ -13,7 +13,7 @@ import numpy as np
 from huggingface_hub import constants
 from numpy.typing import NDArray
 
-from segkit.core.errors import SegkitError, did_you_mean
+from segkit.core.errors import NO_PATH, SegkitError, did_you_mean
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.layout.splits import Fraction, find_split
 from segkit.data.mask_files import MaskDecoder, describe_rounding, list_known_values
@@ -135,6 +135,8 @@ def _load(path: str, subset: str | None, revision: str | None, download: bool) -
     Raises:
         SegkitError: The package is missing, or the data set cannot be opened.
     """
+    if not path:
+        raise SegkitError(f"data.path: {NO_PATH}.")
     datasets = import_package("datasets", "huggingface")
     folder = Path(path)
     if not folder.exists():

@@ -130,6 +130,7 @@ def find_format(file: Path | bytes) -> type[ImageFormat] | None:
 
     Raises:
         OSError: The file cannot be opened.
+        ValueError: It is none.
     """
     members = list(ImageFormat.members().values())
     if isinstance(file, bytes):
@@ -139,6 +140,8 @@ def find_format(file: Path | bytes) -> type[ImageFormat] | None:
         with suppress(PermissionError):
             return next((each for each in members if each.owns_folder(file)), None)
         return None
+    if not file.is_file() and file.exists():  # reading it might wait forever
+        raise ValueError("it is a pipe or a device, not a file")
     try:
         with file.open("rb") as opened:
             start = opened.read(START)

@@ -88,8 +88,10 @@ class ChannelPages(Pages):
 
     def read_extent(self, page: int) -> Extent:
         """The size of a page, with the channels of all files."""
-        extents = self._ask(lambda pages: pages.read_extent(page))
-        return extents[0]._replace(channels=sum(extent.channels for extent in extents))
+        heights, widths, channels = zip(
+            *self._ask(lambda pages: pages.read_extent(page)), strict=True
+        )
+        return Extent(max(heights), max(widths), sum(channels))
 
     def read_size(self, page: int) -> tuple[int, int, int]:
         """As the first file says it: all say the same."""

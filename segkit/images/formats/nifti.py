@@ -33,7 +33,7 @@ from segkit.core.files import written_whole
 from segkit.images.formats.base import ImageFormat, Pages, import_extra
 from segkit.images.paths import split_array
 from segkit.images.place import Place, Slice, measure_pixel, outline_slice
-from segkit.images.raster import Array, Extent, Raster, require_numbers
+from segkit.images.raster import Array, Extent, Raster, require_numbers, require_room
 from segkit.images.reading import wrap_errors
 
 PLANES = {"axial": "LPS", "coronal": "LIA", "sagittal": "PIL"}
@@ -396,6 +396,7 @@ class _Volume:
         return np.memmap(self._file, self.dtype, "r", self._start, self._shape, "F")
 
     def _unpack(self) -> Array:
+        require_room(self._shape)
         data = np.empty(self._bytes, np.uint8)
         with gzip.open(self._file) as opened:
             opened.seek(self._start)

@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,12 +50,16 @@ class _Picture(Pages):
     def __init__(self, file: Path | bytes) -> None:
         self._file = file
 
+    @cached_property
+    def _data(self) -> bytes:
+        return self._file if isinstance(self._file, bytes) else self._file.read_bytes()
+
     def __len__(self) -> int:
         return 1
 
     def read(self, page: int) -> Raster:
         """Decode it."""
-        data = self._read_bytes()
+        data = self._data
         with self._open(data) as image:
             self._require_whole(data)
             image.load()
@@ -65,17 +70,17 @@ class _Picture(Pages):
 
     def read_extent(self, page: int) -> Extent:
         """Its size."""
-        with self._open(self._read_bytes()) as image:
+        with self._open(self._data) as image:
             return Extent(image.height, image.width, len(image.getbands()))
 
     def read_size(self, page: int) -> tuple[int, int, int]:
         """Its size and orientation."""
-        with self._open(self._read_bytes()) as image:
+        with self._open(self._data) as image:
             return image.height, image.width, _read_orientation(image)
 
     def read_palette(self, page: int) -> Array | None:
         """The palette in its header."""
-        with self._open(self._read_bytes()) as image:
+        with self._open(self._data) as image:
             return read_palette(image)
 
     def _open(self, data: bytes) -> ImageFile:
@@ -90,16 +95,13 @@ class _Picture(Pages):
     def _is_lossy(self, data: bytes) -> bool:
         return False
 
-    def _read_bytes(self) -> bytes:
-        return self._file if isinstance(self._file, bytes) else self._file.read_bytes()
-
 
 class _PngPicture(_Picture):
     opens = PngImageFile
 
     def read(self, page: int) -> Raster:
         """Decode it: what holds only pixels without Pillow, in two thirds of its time."""
-        data = self._read_bytes()
+        data = self._data
         with self._open(data) as image:
             has_plain_mode = image.mode in ("L", "LA", "RGB", "RGBA") and data[24] >= 8
             if not (has_plain_mode and _has_only_pixels(data)):
@@ -182,7 +184,7 @@ class _Jpeg2000Picture(_Picture):
 
     def read(self, page: int) -> Raster:
         """Decode it."""
-        data = self._read_bytes()
+        data = self._data
         boxes, palette = _list_boxes(data), _read_palette_box(data)
         edited = bytearray(data)
         for kind, start, _ in boxes:
@@ -210,7 +212,7 @@ class _Jpeg2000Picture(_Picture):
 
     def read_extent(self, page: int) -> Extent:
         """Its size, which Pillow reads only where there are at most four components."""
-        data = self._read_bytes()
+        data = self._data
         at = data.find(_CODESTREAM)
         if at < 0 or len(data) < at + 42:
             raise ValueError("it is damaged: it has no header of a codestream")
@@ -224,7 +226,7 @@ class _Jpeg2000Picture(_Picture):
 
     def read_palette(self, page: int) -> Array | None:
         """The palette in its header."""
-        return _read_palette_box(self._read_bytes())
+        return _read_palette_box(self._data)
 
 
 class _OnePicture:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import re
 import struct
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -82,9 +83,11 @@ class TiffPages(Pages):
     """
 
     def __init__(self, file: Path | io.BytesIO) -> None:
+        self._given = file
         self.file = tifffile.TiffFile(file)
-        self._images: list[list[Callable[[], Part]]] = []  # what loads the parts
-        self._masks: dict[int, Callable[[], Part]] = {}  # transparency masks of images
+        self._directories: Sequence[_Image] = ()  # of images that are pages of their own
+        self._images: list[list[Callable[[], Part]]] = []  # what loads the parts of others
+        self._loaded: tuple[int, list[Part]] | None = None  # the image asked for last
         self._arrays: dict[int, Any] = {}  # tifffile's series of images that are no pages
         self._series: list[int] = []  # of each image of an OME-TIFF
         try:
@@ -94,7 +97,7 @@ class TiffPages(Pages):
             raise
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._directories or self._images)
 
     def close(self) -> None:
         """Close the file."""
@@ -106,20 +109,21 @@ class TiffPages(Pages):
             require_numbers(self._arrays[page].dtype)
             return Raster(self._arrays[page].asarray())
         raster = join_channels([decode_part(part) for part in self._load_parts(page)])
-        if page in self._masks:
-            shown = decode_part(self._masks[page]()).values[..., 0]
-            return raster._replace(missing=shown == 0)
+        mask = self._load_mask(page)
+        if mask is not None:
+            return raster._replace(missing=decode_part(mask).values[..., 0] == 0)
         return raster
 
     def read_extent(self, page: int) -> Extent:
         """The size of an image in memory; tiles that reach out of the image count in full."""
         if page in self._arrays:
             return Extent(*self._arrays[page].shape)
-        pages = [part.keyframe for part in self._load_parts(page)]
+        parts, mask = self._load_parts(page), self._load_mask(page)
+        pages = [part.keyframe for part in ([*parts, mask] if mask else parts)]
         return Extent(
             max(max(page.imagelength, page.tilelength) * page.imagedepth for page in pages),
             max(max(page.imagewidth, page.tilewidth) for page in pages),
-            sum(page.samplesperpixel for page in pages),
+            sum(part.keyframe.samplesperpixel for part in parts),
         )
 
     def read_size(self, page: int) -> tuple[int, int, int]:
@@ -158,8 +162,7 @@ class TiffPages(Pages):
         """Windows of one image; None where it can only be read whole."""
         if page in self._arrays:
             return None
-        parts = self._load_parts(page)
-        mask = self._masks[page]() if page in self._masks else None
+        parts, mask = self._load_parts(page), self._load_mask(page)
         for part in [*parts, mask] if mask else parts:
             require_data(part)
         # an OME-TIFF may be spread over several files
@@ -180,21 +183,42 @@ class TiffPages(Pages):
         return Windows(reader.size, kind, read)
 
     def _load_parts(self, page: int) -> list[Part]:
-        return [load() for load in self._images[page]]
+        loaded = self._loaded
+        if loaded is None or loaded[0] != page:
+            if self._directories:
+                parts = [self._load_directory(self._directories[page][0])]
+            else:
+                parts = [load() for load in self._images[page]]
+            self._loaded = loaded = page, parts
+        return loaded[1]
+
+    def _load_mask(self, page: int) -> Part | None:
+        """The transparency mask of an image."""
+        mask = self._directories[page][1] if self._directories else None
+        return None if mask is None else self._load_directory(mask)
+
+    def _load_directory(self, directory: _Directory) -> Part:
+        self.file.filehandle.seek(directory.offset)
+        return tifffile.TiffPage(self.file, directory.number)
 
     def list_images(self) -> None:
         """Find the images that are pages."""
         tif = self.file
-        if not len(tif.pages):
+        try:
+            first = tif.pages.first
+        except IndexError:  # there is none
             return
-        first = tif.pages.first
         if 0 in (first.imagelength, first.imagewidth):
             raise ValueError(NO_PIXELS.format(first.imagelength, first.imagewidth))
         if not (tif.is_ome or tif.is_imagej or tif.is_shaped):
-            for number, offset, mask in _list_directories(tif):
-                if mask:
-                    self._masks[len(self._images)] = partial(_load_directory, tif, *mask)
-                self._images.append([partial(_load_directory, tif, number, offset)])
+            given = self._given
+            if isinstance(given, Path):
+                state = given.stat()
+                version = state.st_ino, state.st_size, state.st_mtime_ns
+                self._directories = _scan_file(given, version, tif.tiff, first.offset)
+            else:
+                with given.getbuffer() as content:
+                    self._directories = _list_directories(content, tif.tiff, first.offset)
             return
         for pixels in re.findall(r"<[\w:]*Pixels[^>]*>", tif.ome_metadata or ""):
             count = math.prod(int(size) for size in re.findall(r'Size[CZT]="(\d+)"', pixels))
@@ -231,11 +255,6 @@ class TiffPages(Pages):
         return len(rows)
 
 
-def _load_directory(tif: tifffile.TiffFile, number: int, offset: int) -> Part:
-    tif.filehandle.seek(offset)
-    return tifffile.TiffPage(tif, number)
-
-
 def _load_frame(series: Any, number: int) -> Part:
     if series.dataoffset is None:
         return series[number].aspage()
@@ -262,35 +281,59 @@ def _require_images(series: Any, count: int) -> None:
         raise ValueError(f"it is cut short: it should hold {count} images")
 
 
-Directory = tuple[int, int]
-"""Number and offset of a page."""
+class _Directory(NamedTuple):
+    """Where a page is described."""
+
+    number: int
+    offset: int
 
 
-def _list_directories(tif: tifffile.TiffFile) -> list[tuple[int, int, Directory | None]]:
-    """Number and offset of each image that is no overview, and its transparency mask if any.
+_Image = tuple[_Directory, _Directory | None]
+"""A page, and its transparency mask if it has one."""
+
+
+@lru_cache(maxsize=4)
+def _scan_file(path: Path, version: tuple[int, ...], tiff: Any, first: int) -> Sequence[_Image]:
+    """The images of a file, which is opened again for each of its pages.
+
+    Args:
+        path: The file.
+        version: Changes when the file does.
+        tiff: As :func:`_list_directories`.
+        first: Likewise.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _list_directories(content, tiff, first)
+
+
+def _list_directories(content: mmap.mmap | memoryview, tiff: Any, first: int) -> Sequence[_Image]:
+    """The images of a file that are no overviews.
 
     Parsing every directory with tifffile would take 15 times as long.
+
+    Args:
+        content: The whole file.
+        tiff: Its kind, as tifffile's TiffFormat.
+        first: Offset of the first directory.
     """
-    file, tiff = tif.filehandle, tif.tiff
-    offset, every = tif.pages.first.offset, dict[int, int]()
-    images: list[tuple[int, int, Directory | None]] = []
-    while offset and offset not in every:  # damaged ones may run in a circle
-        file.seek(offset)
-        head = file.read(tiff.tagnosize).ljust(tiff.tagnosize, b"\0")
-        size = struct.unpack(tiff.tagnoformat, head)[0] * tiff.tagsize
-        tags = file.read(size + tiff.offsetsize)
-        if len(tags) < size + tiff.offsetsize:
-            raise ValueError(f"it is cut short: its page {len(every)} is missing")
-        every[offset] = len(every)
-        subfile = 0
-        code, kind = struct.unpack_from(tif.byteorder + "HH", tags)
-        if code == 254:  # has the lowest code, so it comes first
-            value = "I" if kind == 4 else "H"
-            start = tiff.tagsize - tiff.offsetsize
-            (subfile,) = struct.unpack_from(tif.byteorder + value, tags, start)
-        if not subfile & (1 | 4):  # reduced in size, transparency mask
-            images.append((every[offset], offset, None))
-        elif subfile == 4 and images:
-            images[-1] = (*images[-1][:2], (every[offset], offset))
-        (offset,) = struct.unpack(tiff.offsetformat, tags[size:])
-    return images or [(number, offset, None) for offset, number in every.items()]
+    offset, every, images = first, dict[int, int](), list[_Image]()
+    heads = struct.Struct(tiff.byteorder + "HH")
+    try:
+        while offset and offset not in every:  # damaged ones may run in a circle
+            here = _Directory(len(every), offset)
+            every[offset] = here.number
+            (count,) = struct.unpack_from(tiff.tagnoformat, content, offset)
+            tags, subfile = offset + tiff.tagnosize, 0
+            code, kind = heads.unpack_from(content, tags)
+            if code == 254:  # has the lowest code, so it comes first
+                value = tiff.byteorder + ("I" if kind == 4 else "H")
+                at = tags + tiff.tagsize - tiff.offsetsize
+                (subfile,) = struct.unpack_from(value, content, at)
+            (offset,) = struct.unpack_from(tiff.offsetformat, content, tags + count * tiff.tagsize)
+            if not subfile & (1 | 4):  # reduced in size, transparency mask
+                images.append((here, None))
+            elif subfile == 4 and images:
+                images[-1] = images[-1][0], here
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"it is cut short: its page {here.number} is missing") from error
+    return images or [(_Directory(number, offset), None) for offset, number in every.items()]

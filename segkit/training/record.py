@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ from segkit.targets.base import Target
 from segkit.training.callbacks import METRICS_FILE
 from segkit.training.datamodule import SegmentationData
 from segkit.training.resume import last_checkpoint
+
+JOB = "slurm_job"
+"""Key of environment.json."""
 
 
 def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
@@ -102,6 +106,11 @@ def list_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def name_command() -> str:
+    """The command line, as environment.json has it."""
+    return " ".join(["segkit.train", *list_overrides()])
+
+
 def write_environment(
     folder: Path,
     card: ModelCard,
@@ -112,7 +121,7 @@ def write_environment(
 ) -> None:
     """Write environment.json: versions, device, command, weights, warnings."""
     command = {
-        "command": " ".join(["segkit.train", *list_overrides()]),
+        "command": name_command(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     environment: dict[str, Any] = {
@@ -125,6 +134,8 @@ def write_environment(
         **command,
         "notes": notes,
     }
+    if job := os.environ.get("SLURM_JOB_ID"):
+        environment[JOB] = job
     if torch.cuda.is_available():
         environment["gpu"] = torch.cuda.get_device_name()
     path = folder / "environment.json"

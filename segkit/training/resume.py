@@ -22,8 +22,10 @@ FIXED = (
 """Keys that decide the weights, the draws and the state of the optimizer."""
 
 
-def read_resumed_config(config: DictConfig) -> TrainConfig:
+def read_resumed_config(config: DictConfig, is_same_command: bool = False) -> TrainConfig:
     """Read the config of the run in ``config.resume`` and apply the command line's overrides.
+
+    If it is the command that has begun the run, they are applied already.
 
     Outside a command there are no overrides: the given config is used, if it equals that of the run
     in all keys that cannot change.
@@ -43,7 +45,8 @@ def read_resumed_config(config: DictConfig) -> TrainConfig:
     wanted, problems = stored.get("plugins"), []
     if HydraConfig.initialized():
         parser = OverridesParser.create()
-        for override in parser.parse_overrides(list(HydraConfig.get().overrides.task)):
+        given = [] if is_same_command else list(HydraConfig.get().overrides.task)
+        for override in parser.parse_overrides(given):
             key = override.key_or_group
             if key in ("resume", "plugins"):
                 continue

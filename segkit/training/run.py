@@ -19,6 +19,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
+from segkit.core.sharing import Share
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
@@ -39,8 +40,9 @@ from segkit.training.datamodule import SegmentationData
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
 from segkit.training.record import Run, conclude, make_card, write_environment
+from segkit.training.requeue import resume_after_requeue
 from segkit.training.resume import read_resumed_config, require_new, require_unfinished
-from segkit.training.trainer import fit, make_trainer, silence_libraries
+from segkit.training.trainer import fit, follow_launcher, make_trainer, silence_libraries
 
 
 def train(config: DictConfig, folder: Path | str | None = None) -> Run:
@@ -53,11 +55,17 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     Raises:
         SegkitError: The config or the data cannot be used; all problems are listed.
     """
-    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    share = Share.join(needs_others=True)
+    quiet = share.rank > 0 or os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning has started it
     # paths are not wrapped, so that they can be copied; names with brackets are not markup
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     plugins.load_named(plugins.as_list(config.get("plugins")))
-    settings = read_resumed_config(config) if config.get("resume") else validate(config)
+    is_same_command = resume_after_requeue(config, console)
+    if config.get("resume"):
+        settings = read_resumed_config(config, is_same_command)
+    else:
+        settings = validate(config)
+    settings = follow_launcher(settings, share)
     folder = choose_folder(settings, folder)
     if settings.resume is None:
         require_new(folder)
@@ -129,11 +137,13 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         f" {parameters:,} parameters, on {trainer.strategy.root_device} in {trainer.precision}, to"
         f" {folder}"
     )
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings.to_plain())))
-    if choices:
-        write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
-    device = str(trainer.strategy.root_device)
-    write_environment(folder, card, settings, device, trainer.precision, notes)
+    if trainer.is_global_zero:
+        plain = OmegaConf.create(settings.to_plain())
+        write_whole(folder / "config.yaml", OmegaConf.to_yaml(plain))
+        if choices:
+            write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
+        device = str(trainer.strategy.root_device)
+        write_environment(folder, card, settings, device, trainer.precision, notes)
     fit(trainer, module, data, folder, console, resume=settings.resume is not None)
     if trainer.world_size > 1:  # the first process scores and writes alone
         torch.distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,15 +15,19 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from rich.console import Console
 
 from segkit.cli.launch import INTERRUPTED
 from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.machine import choose_precision, find_machine
+from segkit.core.sharing import Share
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
 from segkit.training.budget import Budget
@@ -35,6 +40,7 @@ from segkit.training.checkpoints import (
 )
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
+from segkit.training.requeue import requeue, stopping_on_usr1
 from segkit.training.resume import last_checkpoint
 from segkit.training.speedup import Speedup
 
@@ -55,6 +61,36 @@ def silence_libraries() -> None:
         warnings.filterwarnings("ignore", noise)
 
 
+def follow_launcher(settings: TrainConfig, share: Share) -> TrainConfig:
+    """Set the devices and machines to those for which torchrun or srun has started processes.
+
+    Raises:
+        SegkitError: The settings name another number of them.
+    """
+    t = settings.trainer
+    asked = find_machine(t.accelerator, t.devices, t.num_nodes).devices
+    if share.count == 1:
+        if t.num_nodes > 1 and "NODE_RANK" not in os.environ:
+            raise SegkitError(
+                f"trainer.num_nodes={t.num_nodes}: start the command with torchrun or srun on each"
+                " machine."
+            )
+        return settings
+    devices, rest = divmod(share.count, share.nodes)
+    if rest:
+        raise SegkitError(
+            f"{share.count} processes were started on {share.nodes} machines: start equally many on"
+            " each."
+        )
+    if asked not in (1, share.count):
+        raise SegkitError(
+            f"trainer.devices={t.devices} and trainer.num_nodes={t.num_nodes} are {asked}"
+            f" processes, and {share.count} were started. Leave both out: torchrun or srun decides."
+        )
+    found = t.model_copy(update={"devices": devices, "num_nodes": share.nodes})
+    return settings.model_copy(update={"trainer": found})
+
+
 def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
     """Create the Lightning trainer of a run with its callbacks and logger.
 
@@ -64,12 +100,13 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         SegkitError: The accelerator, the devices or the precision are not available.
     """
     t = settings.trainer
+    is_sharded = t.strategy == "fsdp"
     listed: list[L.Callback] = [
         callbacks.History(folder),
         Resumption(settings.seed, folder / "checkpoints"),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
-        Speedup(False if t.recompute else t.compile),  # which it would undo
+        Speedup(False if t.recompute or is_sharded else t.compile),  # which it would undo
     ]
     listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:
@@ -89,19 +126,27 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.progress_bar:
         listed.append(callbacks.EpochBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
-    machine, precision = find_machine(t.accelerator), choose_precision(t.precision, t.accelerator)
+    machine = find_machine(t.accelerator, t.devices, t.num_nodes)
+    precision = choose_precision(t.precision, t.accelerator)
     if machine.device == "cuda" and precision != "32-true":
         torch.set_float32_matmul_precision("high")
     deterministic = t.deterministic
     if deterministic == "auto":  # costs nothing on a CPU
         deterministic = not machine.has_gpu
+    strategy: str | Strategy = t.strategy
+    if is_sharded:
+        strategy = ModelParallelStrategy(machine.devices, 1, save_distributed_checkpoint=False)
+    # named, as Lightning takes the variables of every Slurm job for those of srun
+    from_outside = Share.join().count > 1
+    environment = TorchElasticEnvironment() if from_outside else LightningEnvironment()
     arguments: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": t.epochs,
         "max_steps": t.max_steps,
         "accelerator": t.accelerator,
         "devices": t.devices,
-        "strategy": t.strategy,
+        "strategy": strategy,
+        "inference_mode": not is_sharded,  # its tensors cannot be sharded again
         "num_nodes": t.num_nodes,
         "sync_batchnorm": t.sync_batchnorm,
         "precision": precision,
@@ -110,7 +155,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
         "deterministic": deterministic,
         "callbacks": listed,
-        "plugins": [WholeCheckpoints()],
+        "plugins": [WholeCheckpoints(), environment],
         "use_distributed_sampler": False,  # ours divide the draws, and repeat no image
         "logger": make_logger(settings.logger, folder, settings.name),
         "enable_progress_bar": t.progress_bar,
@@ -177,7 +222,7 @@ def fit(
     console.print(data.cache_note)
     _clean_up_after_hangup()
     try:
-        with stop.ctrl_c:
+        with stop.ctrl_c, stopping_on_usr1(stop.ctrl_c) as asked_by_slurm:
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
     except LossNotFiniteError as error:
         _leave_message_to_first_process(trainer)
@@ -212,6 +257,8 @@ def fit(
                 f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go on:"
                 f"\n  python -m segkit.train resume={folder}",
             )
+            if asked_by_slurm:
+                console.print(requeue())
         else:
             console.print("stopped before the first step: there is nothing to keep.")
         sys.exit(INTERRUPTED)

@@ -20,7 +20,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger as LightningLogger
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from rich.console import Console
 
 from segkit.cli.launch import INTERRUPTED
@@ -42,6 +41,7 @@ from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
 from segkit.training.requeue import requeue, stopping_on_usr1
 from segkit.training.resume import last_checkpoint
+from segkit.training.sharding import Sharded
 from segkit.training.speedup import Speedup
 
 
@@ -57,6 +57,7 @@ def silence_libraries() -> None:
         ".*in eval mode at the start of training.*",  # frozen stages
         ".*GPU available but not used.*",  # trainer.accelerator=cpu asks for that
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own, on new versions of torch
+        ".*FSDP2-wrapped module .* returned a view.*",  # losses change no logits in place
     ):
         warnings.filterwarnings("ignore", noise)
 
@@ -133,9 +134,6 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     deterministic = t.deterministic
     if deterministic == "auto":  # costs nothing on a CPU
         deterministic = not machine.has_gpu
-    strategy: str | Strategy = t.strategy
-    if is_sharded:
-        strategy = ModelParallelStrategy(machine.devices, 1, save_distributed_checkpoint=False)
     # named, as Lightning takes the variables of every Slurm job for those of srun
     from_outside = Share.join().count > 1
     environment = TorchElasticEnvironment() if from_outside else LightningEnvironment()
@@ -145,7 +143,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "max_steps": t.max_steps,
         "accelerator": t.accelerator,
         "devices": t.devices,
-        "strategy": strategy,
+        "strategy": Sharded(machine.devices) if is_sharded else t.strategy,
         "inference_mode": not is_sharded,  # its tensors cannot be sharded again
         "num_nodes": t.num_nodes,
         "sync_batchnorm": t.sync_batchnorm,

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from segkit.core.errors import SegkitError
@@ -132,8 +133,8 @@ class Share:
 def is_said(text: str) -> bool:
     """Whether another process of this command has said the same, so that one of them is enough."""
     with suppress(SegkitError, RuntimeError):  # the process that keeps the store may have ended
-        store = Share.join().store
-        return store is not None and store.add(f"segkit/said/{text}", 1) > 1
+        store, key = Share.join().store, sha256(text.encode()).hexdigest()  # keys have a limit
+        return store is not None and store.add(f"segkit/said/{key}", 1) > 1
     return False
 
 

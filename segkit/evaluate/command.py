@@ -18,7 +18,7 @@ from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
-from segkit.core.sharing import Share
+from segkit.core.sharing import Share, is_said
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
@@ -48,7 +48,8 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 
     def print_note(text: str) -> None:
-        console.print(f"note: {text}")
+        if not is_said(text):  # it may be about an image that only this process has
+            print(f"note: {text}")
 
     settings.device = share.choose_device(settings.device)
     share.connect()

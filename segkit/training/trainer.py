@@ -236,6 +236,9 @@ def fit(
         raise SegkitError(f"{said}{_name_checkpoint(last)}") from error
     except RuntimeError as error:
         if callbacks.is_lost_connection(error):
+            if threading.current_thread() is threading.main_thread():
+                # torchrun sends it meanwhile, and Lightning would ask the dead process about it
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise SegkitError(
                 f"another process of this training has ended or does not answer; see what it said"
                 f" above. Go on with resume={folder}.{_name_checkpoint(last)}"

@@ -132,7 +132,8 @@ def test_a_killed_process_of_torchrun_ends_all_and_the_run_resumes(tmp_path):
     options = ["encoder.width=4", "encoder.depth=2", "trainer.max_epochs=3", "hydra.run.dir=run"]
     done = train(*options, "plugins=[breaks.py]", cwd=tmp_path, launcher=f"{TORCHRUN} -m")
     assert done.returncode != 0
-    assert done.stderr.count("error: ") <= 1, done.stderr
+    assert done.stderr.count("\nerror: ") <= 1, done.stderr
+    assert "[rank0]: Traceback" not in done.stderr, done.stderr
     done = train("resume=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in read_csv(tmp_path / "run/metrics.csv")] == [0, 1, 2]

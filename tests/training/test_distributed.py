@@ -51,7 +51,9 @@ OPTIONS += ["trainer.accelerator=cpu", "trainer.progress_bar=false"]
 
 
 def train(*options, cwd, launcher="-m"):
-    command = [sys.executable, *launcher.split(), "segkit.train", *OPTIONS]
+    command = [sys.executable, *launcher.split(), "segkit.train"]
+    if not options[0].startswith("resume="):
+        command += OPTIONS
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *options], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240

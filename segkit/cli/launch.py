@@ -23,6 +23,7 @@ from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError, Stop, did_you_mean
 from segkit.core.interrupts import Stopped, raise_signals
+from segkit.core.sharing import Share, find_idle_tasks, is_said
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,6 +68,13 @@ def launch(command: str, target: str) -> None:
             print(make_help_page(command, args.overrides, args.config_dir))
             return
         prepare(args.config_dir, args.overrides)
+        if Share.join().count > 1 and args.multirun:
+            raise SegkitError(
+                "a sweep (-m) is started once, not by torchrun or srun. With hydra/launcher=slurm"
+                " each of its jobs becomes a job of Slurm, of several processes if wanted."
+            )
+        if note := find_idle_tasks():
+            print(f"note: {note}", file=sys.stderr)
     except SegkitError as error:
         _exit(error)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised, and shown below
@@ -84,6 +92,9 @@ def launch(command: str, target: str) -> None:
             named = list(HydraConfig.get().overrides.task)
             plugins.require_named(plugins.as_list(config.get("plugins")), named)
             getattr(importlib.import_module(module), function)(config)
+        except SystemExit as end:  # one process of several, which leaves the rest to the first
+            if end.code or not _is_sweep():
+                raise
         except SegkitError as error:
             if not _is_sweep():
                 if not config.get("resume"):  # else it is the user's folder
@@ -121,6 +132,9 @@ def launch(command: str, target: str) -> None:
         why = f"'{error.filename}' cannot be used: {error.strerror}. Name another folder or file."
         _exit(SegkitError(why))
     except Exception as error:
+        if type(error).__module__.startswith("submitit"):
+            why = str(error).partition("\n")[0]
+            _exit(SegkitError(f"a job of the sweep was lost, the others go on: {why}"))
         if began:
             raise
         with session(args.config_dir, args.overrides):  # Hydra's, about odd values
@@ -210,7 +224,8 @@ def _exit(error: BaseException) -> None:
     if os.environ.get("SEGKIT_DEBUG") == "1":
         traceback.print_exception(error)
     cause = error.__cause__ if isinstance(error, Stop) else error
-    print(f"error: {error}", *getattr(cause, "__notes__", []), sep="\n", file=sys.stderr)
+    if not is_said(str(error)):
+        print(f"error: {error}", *getattr(cause, "__notes__", []), sep="\n", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
@@ -24,6 +25,11 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    if "submitit" in str(error) and find_spec("submitit") is None:
+        return SegkitError(
+            "hydra/launcher=slurm needs the package hydra-submitit-launcher: pip install '.[slurm]'"
+            " in the checkout of segkit."
+        )
     problems = []
     groups, values = [], []
     for text in overrides:

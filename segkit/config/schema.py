@@ -159,11 +159,15 @@ class Trainer(Section):
         " it",
     )
     accelerator: str = Field("auto", description="auto, cpu, gpu, mps ...")
-    devices: int | str | list[int] = Field(1, description="how many devices, or which ones")
+    devices: int | str | list[int] = Field(
+        1,
+        description="how many devices, or which ones; under torchrun and srun a process each",
+    )
     strategy: str = Field(
         "auto",
         description="how several devices train together, in Lightning's words; auto: ddp, a process"
-        " for each",
+        " for each, with all weights; fsdp: each keeps a share of the weights, of their gradients"
+        " and of the optimizer's state",
     )
     num_nodes: int = Field(
         1, ge=1, description="machines; start the same command on each, with torchrun or srun"
@@ -215,6 +219,13 @@ class Trainer(Section):
         description="channels-last memory format, which is faster on CPUs and with tensor cores",
     )
     progress_bar: bool = Field(True, description="show a progress bar")
+
+    @field_validator("ema")
+    @classmethod
+    def _ema(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("strategy") == "fsdp":
+            raise ValueError("weights in shards have no average; leave it out, or use strategy=ddp")
+        return value
 
     @field_validator("recompute", mode="before")
     @classmethod

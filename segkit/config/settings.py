@@ -116,7 +116,7 @@ class ModelSettings(PredictionOptions):
     )
     device: str = Field(
         "auto",
-        description="auto, cpu, cuda ...; under torchrun each process uses its own GPU",
+        description="auto, cpu, cuda ...; under torchrun and srun each process uses its own GPU",
     )
     plugins: list[str] | str = Field([], description=PLUGINS)
 

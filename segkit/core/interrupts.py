@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -9,6 +10,8 @@ from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that ask a process to end; Windows has no SIGHUP."""
+REQUEUE = "SIGUSR1"
+"""The signal that asks for the same in a job of Slurm."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,6 +24,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+    @property
+    def asks_for_requeue(self) -> bool:
+        """Whether Slurm is about to end the job (``sbatch --signal=USR1@120``)."""
+        return self.number == getattr(signal, REQUEUE, None)
 
     @property
     def status(self) -> int:
@@ -65,7 +73,7 @@ class StopSignals:
         """Take the signals, also from a library that has taken them in between."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for name in NAMES:
+        for name in (*NAMES, *([REQUEUE] if "SLURM_JOB_ID" in os.environ else [])):
             number = getattr(signal, name, None)
             if number is None:
                 continue

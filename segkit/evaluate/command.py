@@ -19,11 +19,11 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, write_whole
 from segkit.core.memory import limit_pixels
+from segkit.core.sharing import Share, is_said
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
-from segkit.evaluate.evaluation import Evaluation, make_metrics
-from segkit.evaluate.evaluation import evaluate as evaluate_samples
+from segkit.evaluate.evaluation import Counts, Evaluation, count_samples, make_metrics, summarize
 from segkit.evaluate.summary import count_images, print_scores, write_results
 from segkit.inference.predictor import load_from_settings
 
@@ -36,19 +36,25 @@ WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output", "max
 """Keys that change the scores by rounding at most."""
 
 
-def evaluate(config: DictConfig) -> Evaluation:
+def evaluate(config: DictConfig) -> Evaluation | None:
     """Score a checkpoint on a data set; write tables and a report.
+
+    Of several processes each scores its share of the images, and the first one writes and returns.
 
     Raises:
         SegkitError: The config, the checkpoint or the data cannot be used.
     """
     settings = parse_settings(EvaluateSettings, config)
     limit_pixels(settings.max_pixels)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    share = Share.join(needs_others=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=share.rank > 0)
 
     def print_note(text: str) -> None:
-        console.print(f"note: {text}")
+        if not is_said(text):  # it may be about an image that only this process has
+            print(f"note: {text}")
 
+    settings.device = share.choose_device(settings.device)
+    share.connect()
     predictor = load_from_settings(settings)
     card, target = predictor.card, predictor.target
     data = settings.data
@@ -92,9 +98,22 @@ def evaluate(config: DictConfig) -> Evaluation:
     used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     if changed := _find_changes(folder, used):
         print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
-    order = track(range(len(dataset)), "evaluating", transient=True)
+    order = share.pick(range(len(dataset)))
+    shown = track(order, "evaluating", console=console, transient=True)
     predictor.watch.warn = print_note
-    evaluation = evaluate_samples(predictor, dataset, order, metrics)
+    counts: Counts | SegkitError
+    try:
+        counts = count_samples(predictor, dataset, shown, metrics)
+    except SegkitError as error:
+        counts = error
+    counted = list[Counts]()
+    for each in share.gather(counts):
+        if isinstance(each, SegkitError):
+            raise each
+        counted.append(each)
+    if share.rank > 0:
+        return None
+    evaluation = summarize(predictor, metrics, counted)
 
     result = {
         "checkpoint": [str(path) for path in settings.checkpoint],

@@ -86,13 +86,46 @@ class Evaluation:
         return rows
 
 
+@dataclass(frozen=True)
+class ImageCounts:
+    """What is counted of one image: pixels by class, and what each metric counts."""
+
+    index: int
+    scores: dict[str, float]
+    classes: NDArray[np.int64]
+    of_metrics: list[NDArray[np.float64]]
+
+
+@dataclass
+class Counts:
+    """What is counted of samples; that of several processes adds up.
+
+    Attributes:
+        confusion: The confusion matrix.
+        sweep: Counts at other thresholds, if the head has one.
+        kept: Score, index and prediction of the worst and the best; see :class:`Evaluation`.
+    """
+
+    confusion: Tensor
+    sweep: ThresholdCounts | None
+    images: list[ImageCounts] = field(default_factory=list)
+    kept: list[tuple[float, int, Prediction]] = field(default_factory=list)
+
+
 def evaluate(
     predictor: Predictor,
     dataset: WholeDataset,
     order: Iterable[int],
     metrics: Sequence[Metric] = (),
 ) -> Evaluation:
-    """Predict samples and compare them with their masks.
+    """Predict samples and compare them with their masks; see :func:`count_samples`."""
+    return summarize(predictor, metrics, [count_samples(predictor, dataset, order, metrics)])
+
+
+def count_samples(
+    predictor: Predictor, dataset: WholeDataset, order: Iterable[int], metrics: Sequence[Metric]
+) -> Counts:
+    """Predict samples and count where they agree with their masks.
 
     Args:
         dataset: The samples, with ids of objects if a metric needs them.
@@ -104,36 +137,24 @@ def evaluate(
     """
     card, names = predictor.card, predictor.card.class_names
     sweep = None if card.mode == "multiclass" else ThresholdCounts(card.mode, card.num_classes)
-    confusion = ConfusionMatrix(card.mode, card.num_classes)
-    classes: list[NDArray[np.int64]] = []
-    counted: list[list[NDArray[np.float64]]] = [[] for _ in metrics]
-    images = []
-    kept: list[tuple[float, int, Prediction]] = []
-    first = "iou" if predictor.instances is None else "seg"
+    counts = Counts(ConfusionMatrix(card.mode, card.num_classes).matrix, sweep)
+    first, kept = _name_score(predictor), counts.kept
     # Objects and other metrics need whole maps.
     has_parts = predictor.instances is None and not metrics and not dataset.target.from_ids
-
-    def count(matrix: Tensor) -> dict[str, float]:
-        """Add the counts of an image; return its scores."""
-        confusion.matrix = confusion.matrix + matrix
-        classes.append(count_classes(matrix, card.mode))
-        return dict(score_matrix(matrix, card.mode, names).mean)
-
     has_maps = sweep is not None or bool(metrics)
     for index, prediction in _predictions(predictor, dataset, order, has_parts, has_maps):
         one = ConfusionMatrix(card.mode, card.num_classes)
+        found: list[NDArray[np.float64]] = []
         if prediction is None:
             _count_parts(predictor, dataset, index, one, sweep)
-            images.append(ImageScores(index, count(one.compute())))
-            continue
-        truth = dataset.truth(index)
-        one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
-        own = count(one.compute())
-        if sweep is not None:
-            sweep.update(torch.from_numpy(prediction.probabilities)[None], truth["target"][None])
-        for metric, of_images in zip(metrics, counted, strict=True):
-            found = metric.count(
-                ScoredImage(
+        else:
+            truth = dataset.truth(index)
+            one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
+            if sweep is not None:
+                maps = torch.from_numpy(prediction.probabilities)[None]
+                sweep.update(maps, truth["target"][None])
+            if metrics:
+                image = ScoredImage(
                     truth["target"].numpy(),
                     prediction.labels,
                     prediction.probabilities,
@@ -141,27 +162,50 @@ def evaluate(
                     truth["markers"].numpy() if "markers" in truth else None,
                     prediction.instances,
                 )
-            )
-            of_images.append(found)
-            own |= {key: float(value) for key, value in metric.score(found).items()}
-        images.append(ImageScores(index, own))
-        if not np.isnan(own[first]):
+                found = [metric.count(image) for metric in metrics]
+        matrix = one.matrix  # compute() would ask the other processes
+        counts.confusion = counts.confusion + matrix
+        own = dict(score_matrix(matrix, card.mode, names).mean)
+        for metric, counted in zip(metrics, found, strict=True):
+            own |= {key: float(value) for key, value in metric.score(counted).items()}
+        counts.images.append(ImageCounts(index, own, count_classes(matrix, card.mode), found))
+        if prediction is not None and not np.isnan(own[first]):
             kept.append((own[first], index, replace(prediction, maps=None)))
             kept.sort(key=lambda entry: entry[0])
             del kept[KEPT:-KEPT]
-    total = score_matrix(confusion.matrix, card.mode, names)
+    return counts
+
+
+def summarize(
+    predictor: Predictor, metrics: Sequence[Metric], counts: Sequence[Counts]
+) -> Evaluation:
+    """Score what one process or several have counted; of several, the first one's are kept."""
+    card, names = predictor.card, predictor.card.class_names
+    confusion = torch.stack([part.confusion for part in counts]).sum(0)
+    counted = sorted((image for part in counts for image in part.images), key=lambda i: i.index)
+    total = score_matrix(confusion, card.mode, names)
     means = dict(total.mean)
     score = partial(score_counts, mode=card.mode, class_names=total.class_names)
-    known = estimate_intervals(np.stack(classes), score)
-    for metric, of_images in zip(metrics, counted, strict=True):
-        stacked = np.stack(of_images)
+    known = estimate_intervals(np.stack([image.classes for image in counted]), score)
+    for number, metric in enumerate(metrics):
+        stacked = np.stack([image.of_metrics[number] for image in counted])
         means |= {key: float(value) for key, value in metric.score(stacked.sum(0)).items()}
         known |= estimate_intervals(stacked, metric.score)
+    images = [ImageScores(image.index, image.scores) for image in counted]
+    first = _name_score(predictor)
     images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
-    swept = None if sweep is None else sweep_thresholds(sweep, names)
+    sweeps, swept = [part.sweep for part in counts if part.sweep is not None], None
+    if sweeps:
+        sweeps[0].histogram = torch.stack([sweep.histogram for sweep in sweeps]).sum(0)
+        swept = sweep_thresholds(sweeps[0], names)
     totals = frozenset(name for metric in metrics for name in metric.totals)
-    predictions = {index: prediction for _, index, prediction in kept}
-    return Evaluation(total, confusion.matrix, means, known, images, swept, totals, predictions)
+    predictions = {index: prediction for _, index, prediction in counts[0].kept}
+    return Evaluation(total, confusion, means, known, images, swept, totals, predictions)
+
+
+def _name_score(predictor: Predictor) -> str:
+    """The score by which images are sorted."""
+    return "iou" if predictor.instances is None else "seg"
 
 
 def _predictions(

@@ -91,7 +91,7 @@ def plan(
         "optimizer.lr", rules.choose_learning_rate(settings.optimizer.name, work.per_step, network)
     )
     settle("scheduler", rules.choose_schedule(steps))
-    settle("trainer.ema", rules.choose_averaging(steps))
+    settle("trainer.ema", rules.choose_averaging(steps, trainer.strategy))
     settings._open_keys = ()
     return settings, choices
 

@@ -199,8 +199,10 @@ def choose_schedule(steps: float) -> tuple[str, str]:
     return "cosine", f"{format_count(steps, 'step')}: a short rise, a long way down"
 
 
-def choose_averaging(steps: float) -> tuple[float | None, str]:
+def choose_averaging(steps: float, strategy: str = "auto") -> tuple[float | None, str]:
     """Choose the decay of the averaged weights by the number of steps."""
+    if strategy == "fsdp":
+        return None, "weights in shards are not averaged"
     if steps < 300:
         return None, "too few steps to average"
     if steps < 5000:

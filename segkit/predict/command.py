@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from functools import partial
+from itertools import chain
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -13,6 +14,7 @@ from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.interrupts import StopSignals
 from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
+from segkit.core.sharing import Share
 from segkit.inference.predictor import Predictor, load_from_settings
 from segkit.predict.inputs import ImageFile, find_images, require_apart
 from segkit.predict.outputs import Outputs
@@ -20,7 +22,6 @@ from segkit.predict.pipeline import Pipeline
 from segkit.predict.polygons import require_polygons
 from segkit.predict.progress import Meter
 from segkit.predict.record import Record, hash_content
-from segkit.predict.sharing import Share
 
 SHOWN = 3
 """Finished files that are named if a run ends early."""
@@ -50,6 +51,7 @@ def predict(config: DictConfig) -> None:
     if settings.polygons is not None:
         require_polygons()
     settings.device = share.choose_device(settings.device)
+    share.connect()
     predictor = load_from_settings(settings)
     predictor.watch.warn = partial(_note, console)
     card = predictor.card
@@ -96,7 +98,7 @@ def _predict_images(
             with suppress(SegkitError):
                 share.gather([f"process {share.rank} has ended: {error}"])
         raise
-    problems = share.gather(list(pipeline.problems.values()))
+    problems = [*chain.from_iterable(share.gather(list(pipeline.problems.values())))]
     if share.rank > 0 and share.store is not None:
         return  # the first process reports
     count = len(files) if share.store is not None else len(left.files) + left.finished

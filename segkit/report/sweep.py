@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from segkit.cli.launch import USER_ERROR
+from segkit.core.files import write_whole
 from segkit.report.table import build_table, is_missing, write_csv
 
 _COLUMNS = ("val/iou", "val/dice", "parameters", "gflops", "epochs", "seconds", "seconds_per_step")
@@ -28,6 +30,8 @@ _DISPENSABLE = ("seconds_per_step", "epochs", "gflops", "parameters", "seconds",
 _ERROR_WIDTH = 30  # at least; their text can be wrapped
 _DECIMALS = {"epochs": 1, "seconds": 0}
 """Decimals of printed means; others have four."""
+UNFINISHED = "it was killed, or still runs"
+"""The error of a job without a result."""
 
 Row = dict[str, object]
 
@@ -35,20 +39,25 @@ Row = dict[str, object]
 class SweepTable(Callback):
     """Prints and saves one table after the jobs of ``--multirun``.
 
-    ``sweep.csv`` has a row per job and is written after each one. If jobs differ only in their
-    seed, the printed table and ``sweep_seeds.csv`` have a row per setting with mean and standard
-    deviation over seeds. It reads the ``result.json`` of each job, so it works with every launcher
-    of Hydra.
+    ``sweep.csv`` has a row per job. If jobs differ only in their seed, the printed table and
+    ``sweep_seeds.csv`` have a row per setting with mean and standard deviation over seeds. It reads
+    the ``result.json`` of each job, so it works with every launcher of Hydra. ``sweep.csv`` is up
+    to date whenever a job has begun or ended, so no table waits for a job that was killed.
     """
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Save the rows of the jobs so far, as the sweep may be killed."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
-        folder = Path(config.hydra.sweep.dir)
-        jobs = read_jobs(folder)
-        if jobs:
-            write_csv(folder / "sweep.csv", [job.make_row() for job in jobs])
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Let a job have no result, until it has one."""
+        path = Path(config.hydra.runtime.output_dir, "result.json")
+        if config.hydra.mode == RunMode.MULTIRUN and not path.is_file():
+            result = {"overrides": list(config.hydra.overrides.task), "error": UNFINISHED}
+            write_whole(path, json.dumps(result, indent=2))
+        self.on_job_end(config)
+
+    def on_job_end(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
+        """Save the table of the jobs so far."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.sweep.dir)
+            write_csv(folder / "sweep.csv", [job.make_row() for job in read_jobs(folder)])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print and save the table."""
@@ -77,6 +86,8 @@ class SweepTable(Callback):
         for name, table in tables.items():
             write_csv(folder / name, table)
             console.print(f"saved: {folder / name}")
+        if any(job.error for job in jobs):
+            sys.exit(USER_ERROR)  # jobs in other processes cannot
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError, Stop
 from segkit.core.owners import hold_folder
+from segkit.core.sharing import Share
 
 
 def claim_folder(path: Path) -> Path:
@@ -71,11 +72,12 @@ def _claim(config: DictConfig, kind: str) -> None:
     if any(override.startswith(f"{key}=") for override in given):
         return
     try:
-        claimed = claim_folder(Path(config.hydra[kind].dir))
+        wanted = Path(config.hydra[kind].dir)
+        claimed = Share.join().agree(lambda: str(claim_folder(wanted)))
     except SegkitError as error:
         raise Stop(error) from error
     with open_dict(config):
-        config.hydra[kind].dir = str(claimed)
+        config.hydra[kind].dir = claimed
         # the jobs of a sweep compose their configs from the overrides, some in other processes
         given.append(f"{key}='{config.hydra[kind].dir}'")
 
@@ -89,4 +91,5 @@ def choose_folder(settings: TrainConfig, folder: Path | str | None) -> Path:
     if HydraConfig.initialized():
         output = Path(HydraConfig.get().runtime.output_dir)
         return output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else output
-    return claim_folder(Path("runs", settings.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+    new = Path("runs", settings.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return Path(Share.join().agree(lambda: str(claim_folder(new))))

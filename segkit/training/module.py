@@ -9,7 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -29,6 +29,7 @@ from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
 from segkit.training.budget import Budget
+from segkit.training.sharding import begin_validation, end_validation, shard
 
 
 class SegmentationModule(L.LightningModule):
@@ -37,7 +38,7 @@ class SegmentationModule(L.LightningModule):
     Args:
         card: The model card for the checkpoints.
         auxiliary: Loss weights of the auxiliary heads.
-        settings: How to compute: channels_last, recompute.
+        settings: How to compute: channels_last, recompute, sync_batchnorm.
         monitor: The metric shown in the progress bar besides the loss.
         decoder: Separates the objects of an image, given probabilities and labels, in validation.
     """
@@ -58,13 +59,29 @@ class SegmentationModule(L.LightningModule):
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.monitor, self.decoder = monitor, decoder
-        self.recompute = settings.recompute
+        self.recompute, self.sync_batchnorm = settings.recompute, settings.sync_batchnorm
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
             to_channels_last(model)
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
         self.windows = find_windows(model, max(SIDE, *card.img_size))
+
+    def configure_model(self) -> None:
+        """Shard the network if trainer.strategy is fsdp."""
+        if self.device_mesh is not None:
+            if self.sync_batchnorm:  # Lightning does that for ddp only
+                convert = nn.SyncBatchNorm.convert_sync_batchnorm
+                convert(self.model)  # type: ignore[no-untyped-call]  # torch has no types of it
+            shard(self.model, self.device_mesh["data_parallel"])
+
+    def on_validation_start(self) -> None:
+        """Let processes with more images than others predict them alone."""
+        begin_validation(self.model)
+
+    def on_validation_end(self) -> None:
+        """Go on training."""
+        end_validation(self.model)
 
     def training_step(self, batch: Item, batch_idx: int) -> Tensor:
         """Return the loss of the head plus the weighted losses of the auxiliary heads.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 from dataclasses import dataclass, replace
@@ -34,6 +35,9 @@ from segkit.report.table import read_csv
 from segkit.targets.base import Target
 from segkit.training.datamodule import SegmentationData
 from segkit.training.resume import ENVIRONMENT, METRICS, last_checkpoint, read_environment
+
+JOB = "slurm_job"
+"""Key of environment.json."""
 
 
 def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
@@ -130,6 +134,8 @@ def write_environment(
         **command,
         "notes": notes,
     }
+    if job := os.environ.get("SLURM_JOB_ID"):
+        environment[JOB] = job
     if torch.cuda.is_available():
         environment["gpu"] = torch.cuda.get_device_name()
     if settings.resume is not None:

@@ -36,8 +36,12 @@ LOADING = ("num_workers", "cache", "val_batch_size")
 """Options of the data that decide only how fast they are read."""
 
 
-def read_resumed_config(config: DictConfig) -> tuple[TrainConfig, list[str]]:
+def read_resumed_config(
+    config: DictConfig, is_same_command: bool = False
+) -> tuple[TrainConfig, list[str]]:
     """Read the config of the run in ``config.resume`` and apply the command line's overrides.
+
+    If it is the command that has begun the run, they are applied already.
 
     Outside a command there are no overrides: the given config is used, if it equals that of the run
     in all keys that cannot change. Data whose relative path leads nowhere from here are looked for
@@ -63,8 +67,7 @@ def read_resumed_config(config: DictConfig) -> tuple[TrainConfig, list[str]]:
     if HydraConfig.initialized():
         movable = _list_movable(stored)
         parser = OverridesParser.create()
-        # in a sweep they are those that the run was started with
-        given = [] if is_sweep_job() else list(HydraConfig.get().overrides.task)
+        given = [] if is_same_command else list(HydraConfig.get().overrides.task)
         for override in parser.parse_overrides(given):
             key = override.key_or_group
             if key in ("resume", "plugins"):

@@ -23,6 +23,7 @@ from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
 from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
+from segkit.core.sharing import Share
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
@@ -51,6 +52,7 @@ from segkit.training.record import (
     make_card,
     write_environment,
 )
+from segkit.training.requeue import resume_after_requeue
 from segkit.training.resume import (
     find_end,
     is_concluded,
@@ -61,7 +63,7 @@ from segkit.training.resume import (
     read_resumed_config,
     require_new,
 )
-from segkit.training.trainer import fit, make_trainer, silence_libraries
+from segkit.training.trainer import fit, follow_launcher, make_trainer, silence_libraries
 
 
 def run_job(config: DictConfig) -> None:
@@ -88,20 +90,25 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
         SegkitError: The config or the data cannot be used, or another process trains in the
             folder; all problems are listed.
     """
+    share = Share.join(needs_others=True)
+    # Lightning starts processes too
+    is_first = share.rank == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
     # paths are not wrapped, so that they can be copied; names with brackets are not markup
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=is_helper())
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=not is_first)
     plugins.load_named(plugins.as_list(config.get("plugins")))
+    is_same_command = is_sweep_job() or resume_after_requeue(config, console)
     changes: list[str] = []
     if config.get("resume"):
-        settings, changes = read_resumed_config(config)
+        settings, changes = read_resumed_config(config, is_same_command)
     else:
         settings = validate(config)
     limit_pixels(settings.max_pixels)
+    settings = follow_launcher(settings, share)
     folder = choose_folder(settings, folder)
     for change in changes:
         console.print(f"note: {change}")
     # one of the processes of a training holds its folder
-    with nullcontext() if is_helper() else hold_folder(folder, "a training"):
+    with hold_folder(folder, "a training") if is_first else nullcontext():
         return _train_in(folder, settings, console)
 
 
@@ -187,17 +194,20 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         f" {parameters:,} parameters, on {trainer.strategy.root_device} in {trainer.precision}, to"
         f" {folder}"
     )
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings.to_plain())))
-    if choices:
-        write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
-    device = str(trainer.strategy.root_device)
-    write_environment(folder, card, settings, device, trainer.precision, notes)
+    if trainer.is_global_zero:
+        plain = OmegaConf.create(settings.to_plain())
+        write_whole(folder / "config.yaml", OmegaConf.to_yaml(plain))
+        if choices:
+            write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
+        device = str(trainer.strategy.root_device)
+        write_environment(folder, card, settings, device, trainer.precision, notes)
     if end:
         console.print("the training is done; its scores are not, they follow")
     else:
         fit(trainer, module, data, folder, console, resume=settings.resume is not None)
     if trainer.world_size > 1:  # the first process scores and writes alone
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         if not trainer.is_global_zero:
             sys.exit()
 
@@ -208,12 +218,6 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
             f"{error} The training itself is done, its checkpoints are in"
             f" {folder / 'checkpoints'}: python -m segkit.evaluate checkpoint=PATH scores one."
         ) from error
-
-
-def is_helper() -> bool:
-    """Whether this is one of several processes of a training, but not the first one."""
-    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
-    return any(os.environ.get(name, "0") != "0" for name in names)
 
 
 def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,6 +16,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger as LightningLogger
 from rich.console import Console
@@ -22,6 +27,7 @@ from segkit.config.schema import Logger, TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.interrupts import Stopped
 from segkit.core.machine import choose_precision, find_machine
+from segkit.core.sharing import Share
 from segkit.inference.runtimes.network import is_out_of_memory
 from segkit.training import callbacks
 from segkit.training.bottleneck import Bottleneck
@@ -35,7 +41,9 @@ from segkit.training.checkpoints import (
 )
 from segkit.training.datamodule import SegmentationData
 from segkit.training.module import SegmentationModule
+from segkit.training.requeue import requeue
 from segkit.training.resume import last_checkpoint
+from segkit.training.sharding import Sharded
 from segkit.training.speedup import Speedup
 
 
@@ -51,8 +59,39 @@ def silence_libraries() -> None:
         ".*in eval mode at the start of training.*",  # frozen stages
         ".*GPU available but not used.*",  # trainer.accelerator=cpu asks for that
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own, on new versions of torch
+        ".*FSDP2-wrapped module .* returned a view.*",  # losses change no logits in place
     ):
         warnings.filterwarnings("ignore", noise)
+
+
+def follow_launcher(settings: TrainConfig, share: Share) -> TrainConfig:
+    """Set the devices and machines to those for which torchrun or srun has started processes.
+
+    Raises:
+        SegkitError: The settings name another number of them.
+    """
+    t = settings.trainer
+    asked = find_machine(t.accelerator, t.devices, t.num_nodes).devices
+    if share.count == 1:
+        if t.num_nodes > 1 and "NODE_RANK" not in os.environ:
+            raise SegkitError(
+                f"trainer.num_nodes={t.num_nodes}: start the command with torchrun or srun on each"
+                " machine."
+            )
+        return settings
+    devices, rest = divmod(share.count, share.nodes)
+    if rest:
+        raise SegkitError(
+            f"{share.count} processes were started on {share.nodes} machines: start equally many on"
+            " each."
+        )
+    if asked not in (1, share.count):
+        raise SegkitError(
+            f"trainer.devices={t.devices} and trainer.num_nodes={t.num_nodes} are {asked}"
+            f" processes, and {share.count} were started. Leave both out: torchrun or srun decides."
+        )
+    found = t.model_copy(update={"devices": devices, "num_nodes": share.nodes})
+    return settings.model_copy(update={"trainer": found})
 
 
 def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
@@ -64,12 +103,13 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         SegkitError: The accelerator, the devices or the precision are not available.
     """
     t = settings.trainer
+    is_sharded = t.strategy == "fsdp"
     listed: list[L.Callback] = [
         callbacks.History(folder),
         Resumption(settings.seed, folder / "checkpoints", t.early_stopping),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
-        Speedup(False if t.recompute else t.compile),  # which it would undo
+        Speedup(False if t.recompute or is_sharded else t.compile),  # which it would undo
     ]
     listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if t.ema is not None:
@@ -89,8 +129,8 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     if t.progress_bar:
         listed.append(callbacks.EpochBar(leave=False))
     listed.append(callbacks.StopAfterStep())  # after the others have seen the step
-    machine = find_machine(t.accelerator, t.devices)
-    if machine.device == "cpu" and machine.devices > machine.cores:
+    machine = find_machine(t.accelerator, t.devices, t.num_nodes)
+    if machine.device == "cpu" and machine.devices > t.num_nodes * max(4, machine.cores):
         raise SegkitError(
             f"trainer.devices={t.devices}: on a CPU that is a process for each, and there are"
             f" {machine.cores} cores. Leave it at 1, which uses all of them."
@@ -101,13 +141,17 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     deterministic = t.deterministic
     if deterministic == "auto":  # costs nothing on a CPU
         deterministic = not machine.has_gpu
+    # named, as Lightning takes the variables of every Slurm job for those of srun
+    from_outside = Share.join().count > 1
+    environment = TorchElasticEnvironment() if from_outside else LightningEnvironment()
     arguments: dict[str, Any] = {
         "default_root_dir": folder,
         "max_epochs": t.epochs,
         "max_steps": t.max_steps,
         "accelerator": t.accelerator,
         "devices": t.devices,
-        "strategy": t.strategy,
+        "strategy": Sharded(machine.devices) if is_sharded else t.strategy,
+        "inference_mode": not is_sharded,  # its tensors cannot be sharded again
         "num_nodes": t.num_nodes,
         "sync_batchnorm": t.sync_batchnorm,
         "precision": precision,
@@ -116,7 +160,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "check_val_every_n_epoch": t.check_val_every_n_epoch,
         "deterministic": deterministic,
         "callbacks": listed,
-        "plugins": [WholeCheckpoints()],
+        "plugins": [WholeCheckpoints(), environment],
         "use_distributed_sampler": False,  # ours divide the draws, and repeat no image
         "logger": make_logger(settings.logger, folder, settings.name),
         "enable_progress_bar": t.progress_bar,
@@ -209,6 +253,9 @@ def fit(
                 f" or give trainer.recompute=true. ({_first_line(error)}){_name_checkpoint(last)}"
             ) from error
         if callbacks.is_lost_connection(error):
+            if threading.current_thread() is threading.main_thread():
+                # torchrun sends it meanwhile, and Lightning would ask the dead process about it
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise SegkitError(
                 f"another process of this training has ended or does not answer; see what it said"
                 f" above. Go on with resume={folder}.{_name_checkpoint(last)}"
@@ -223,15 +270,17 @@ def fit(
         if not trainer.interrupted:
             raise
         _leave_message_to_first_process(trainer)
+        why = ended.__context__
         with contextlib.suppress(OSError):  # the terminal may be closed
             if last.is_file():
                 console.print(
                     f"stopped in epoch {trainer.current_epoch}. The weights are in {last}; to go"
                     f" on:\n  python -m segkit.train resume={folder}",
                 )
+                if isinstance(why, Stopped) and why.asks_for_requeue:
+                    console.print(requeue())
             else:
                 console.print("stopped before the first step: there is nothing to keep.")
-        why = ended.__context__
         sys.exit(why.status if isinstance(why, Stopped) else INTERRUPTED)
     finally:
         data.close()

@@ -25,7 +25,7 @@ from segkit.config.validation import families, validate
 from segkit.core.errors import SegkitError
 from segkit.core.registry import read_defaults
 
-GROUPS = sorted(path.name for path in find_conf_dir().iterdir() if path.is_dir())
+GROUPS = sorted({path.parent.name for path in find_conf_dir().glob("*/*.yaml")})
 CHOICES = sorted(f"{p.parent.name}={p.stem}" for p in find_conf_dir().glob("*/*.yaml"))
 NEEDED = {
     "encoder=timm": ["encoder.name=convnext_tiny"],

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +154,24 @@ def test_12_bit_values_are_reported_once(binary_run, tmp_path, capsys):
         write_mask(tmp_path / f"masks/{i}.png", draw(i, (32, 32)).binary)
     run_evaluate(binary_run.checkpoint, tmp_path / "out", *folder_of(tmp_path))
     assert capsys.readouterr().out.count("has 16 bits and no value above") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(binary_run, tmp_path):
+    """srun starts them; the first one prints and writes."""
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    command = [sys.executable, "-m", "segkit.evaluate", f"checkpoint={binary_run.checkpoint}"]
+    command += ["device=cpu", "metrics=[boundary]", "split=all"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environments = [{}, *(step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")]
+    running = [
+        subprocess.Popen([*command, f"output={out}"], cwd=tmp_path, env=os.environ | own, **streams)
+        for out, own in zip(("one", "two", "two"), environments, strict=True)
+    ]
+    (one, _), (first, wrong), (second, _) = [each.communicate(timeout=240) for each in running]
+    assert [each.returncode for each in running] == [0, 0, 0], wrong
+    assert first.replace("two", "one") == one
+    assert second == ""
+    for name in ("metrics.json", "images.csv", "scores.csv", "classes.csv", "thresholds.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()

@@ -20,11 +20,11 @@ import zarr
 from rich.console import Console
 
 from segkit.core.errors import SegkitError
+from segkit.core.sharing import Share
 from segkit.data.sources.cells import draw
 from segkit.images.reading import ImageReader, read_image
 from segkit.images.writing import write_image
 from segkit.predict import outputs, pipeline, progress
-from segkit.predict.sharing import Share
 
 MASKS = ["0.png", "1.png", "sub/2.png"]
 PLAIN = ("overlays=false", "threshold=0.2")
@@ -298,15 +298,13 @@ def test_environments_that_do_not_fit_are_named(run, monkeypatch):
 
 
 def test_the_first_process_does_not_wait_for_one_that_has_failed(run, monkeypatch):
-    class Store(dict):
-        set = dict.__setitem__
-
-    store = Store()
-    monkeypatch.setattr(Share, "join", classmethod(lambda cls: cls(1, 2, 1, store)))
+    sent: list[list[str]] = []
+    monkeypatch.setattr(Share, "join", classmethod(lambda cls: cls(1, 2, 1)))
+    monkeypatch.setattr(Share, "gather", lambda share, problems: sent.append(problems))
     monkeypatch.setattr(outputs, "write_mask", fail_on_full_disk)
     with pytest.raises(SegkitError, match="No space"):
         run(*PLAIN)
-    (problem,) = json.loads(store["segkit/1"])
+    ((problem,),) = sent
     assert problem.startswith("process 1 has ended: cannot write")
 
 

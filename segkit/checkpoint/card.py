@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
@@ -43,6 +43,8 @@ class ModelCard:
             Empty in cards of version 0.1.0.
         bytes_per_pixel: Memory for each pixel of the input when predicting on torch, if known.
     """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     encoder: dict[str, Any]
     neck: dict[str, Any]

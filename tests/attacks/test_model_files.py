@@ -92,7 +92,7 @@ def in_a_formula_without_names(parts, mark):
 
 def in_a_guard(parts, mark):
     program = json.loads(parts[MODEL])
-    program["guards_code"].append(f"math.__loader__.load_module('os').mkdir('{mark}') is None")
+    program["guards_code"].append(f"__import__('os').mkdir('{mark}') is None")
     parts[MODEL] = json.dumps(program).encode()
 
 
@@ -186,11 +186,8 @@ def as_an_operator(name: str):
 
 ATTACKS = [
     in_a_formula,
-    in_a_formula_without_names,
     in_a_guard,
-    in_the_name_of_an_argument,
     in_the_name_of_a_node,
-    in_the_name_of_a_weight,
     as_an_import_in_the_description_of_the_input,
     as_a_pickled_example,
     as_a_pickled_weight,
@@ -198,6 +195,8 @@ ATTACKS = [
     as_pickled_weights_of_torch_2_8,
 ]
 """Those that torch runs."""
+ATTEMPTS = [in_a_formula_without_names, in_the_name_of_an_argument, in_the_name_of_a_weight]
+"""Code that torch evaluates or compiles, and fails on."""
 OTHERS = [
     as_a_pickled_weight_by_a_key_that_occurs_twice,
     as_a_part_in_capitals,
@@ -237,7 +236,7 @@ def changed(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=name_of)
+@pytest.mark.parametrize("attack", [*ATTACKS, *ATTEMPTS], ids=name_of)
 def test_torch_does_not_see_code(attack, changed):
     path, mark = changed(attack)
     with contextlib.suppress(UnknownContentError):
@@ -256,7 +255,7 @@ def test_code_that_torch_runs_is_not_run(attack, changed, monkeypatch):
     assert outcome(path, "binary.pt2") in FINE
     assert not mark.exists()
     with contextlib.suppress(Exception):
-        torch.export.load(path).module()
+        torch.export.load(path).module()(torch.zeros(2, 1, 64, 64))
     assert mark.exists()
 
 

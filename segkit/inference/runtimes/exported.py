@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy.special import expit, softmax
 
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
-from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.card import ModelCard, describe_detail
 from segkit.core.errors import SegkitError
 from segkit.core.memory import UNKNOWN_MEMORY, find_main_memory
 from segkit.inference.runtimes.digest import check_digest
@@ -83,7 +83,9 @@ class Contents:
                 known["card"] = ModelCard.from_dict(stored["card"])
                 return TypeAdapter(cls).validate_python(known)
         except _BROKEN as error:
-            said = str(error) if isinstance(error, SegkitError | ValueError) else repr(error)
+            details = error.errors() if isinstance(error, ValidationError) else []
+            other = str(error) if isinstance(error, SegkitError) else repr(error)
+            said = "; ".join(map(describe_detail, details)) or other
             raise SegkitError(
                 f"the metadata of {path} are broken ({said}). Export it again: {EXPORT}."
             ) from error

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from segkit.checkpoint.card import LARGEST_SIDE
 from segkit.config.settings import OVERLAP
 
 SIDE = 1024
@@ -27,8 +28,7 @@ SHARE = 0.25
 """Share of the free memory that a batch may take."""
 BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 8 * 1024 * 1024}
 """Pixels in a batch, by device; larger ones are not faster and take more memory."""
-Side = Annotated[int, Field(ge=1, le=2**16)]
-"""A side that a file may ask for, in pixels."""
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Windows:
     side: Side
     step: Side = 1
     smallest: Side = 1
-    context: Annotated[int, Field(ge=0, le=2**16)] = 0
+    context: Annotated[int, Field(ge=0, le=LARGEST_SIDE)] = 0
     fixed: tuple[Side, Side] | None = None
 
     def fit(self, size: int) -> int:

@@ -39,6 +39,8 @@ OWNED = {
 }
 FITTED = {"out_indices", "dynamic_img_size", "strict_img_size", "img_size"}
 """Arguments of timm.create_model that are found by trying."""
+LARGEST_FIXED = 4096
+"""Largest input size of a backbone that takes one only: position embeddings are made for it."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ class TimmEncoder(Encoder, name="timm"):
             found = TypeAdapter(Backbone).validate_python(layout["backbone"])
             if found.arguments.keys() - FITTED:
                 raise ValueError(f"arguments={found.arguments}")
+            sizes = [found.arguments.get("img_size", 1), *(found.fixed_size or ())]
+            if max(sizes) > LARGEST_FIXED:
+                raise ValueError(f"it is for images of {max(sizes)} pixels")
             if ":" in model:  # a repository on the hub or a folder, which timm would read
                 raise ValueError("it is not one of timm")
             arguments = {**(options.get("timm_args") or {}), **found.arguments}

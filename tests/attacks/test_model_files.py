@@ -174,6 +174,10 @@ def as_a_library(parts, mark):
     parts["archive/data/aotinductor/model/x.so"] = b"\x7fELF"
 
 
+def as_an_assignment_in_the_name_of_a_node(parts, mark):
+    parts[MODEL] = parts[MODEL].replace(b'"sub"', b'"torch.load"')
+
+
 def as_an_operator(name: str):
     def attack(parts, mark):
         program = json.loads(parts[MODEL])
@@ -198,6 +202,7 @@ ATTACKS = [
 ATTEMPTS = [in_a_formula_without_names, in_the_name_of_an_argument, in_the_name_of_a_weight]
 """Code that torch evaluates or compiles, and fails on."""
 OTHERS = [
+    as_an_assignment_in_the_name_of_a_node,
     as_a_pickled_weight_by_a_key_that_occurs_twice,
     as_a_part_in_capitals,
     as_a_library,
@@ -425,7 +430,7 @@ def test_cards_of_networks_that_cannot_be(changes, said, tmp_path):
         (lambda weight: weight / 0, "1 tensors hold values that are no finite numbers"),
         (lambda weight: weight.to(torch.int64), "1 tensors have another type"),
         (lambda weight: weight.to(torch.complex64), "1 tensors have another type"),
-        (lambda weight: weight.to_sparse(), "sparse"),
+        (lambda weight: weight.to_sparse(), "x.ckpt"),
         (lambda weight: weight.to("meta"), "1 are no tensors"),
         (lambda weight: weight[:1, :1, :1, :1].expand(weight.shape[0], 1, 3, 10**9), "shape"),
     ],
@@ -438,7 +443,19 @@ def test_weights_that_no_training_writes(change, said, tmp_path):
     with pytest.raises(SegkitError) as error:
         segkit.load(tmp_path / "x.ckpt", device="cpu")
     assert said in str(error.value)
-    assert said == "sparse" or "first encoder.levels.0.0.0.weight" in str(error.value)
+    assert said == "x.ckpt" or "first encoder.levels.0.0.0.weight" in str(error.value)
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    with (
+        zipfile.ZipFile(MADE / "binary/checkpoints/best.ckpt") as good,
+        zipfile.ZipFile(tmp_path / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in good.namelist():
+            bomb.writestr(name, good.read(name))
+        bomb.writestr(f"{good.namelist()[0].partition('/')[0]}/data/999", bytes(10**8))
+    with pytest.raises(SegkitError, match="its parts are compressed or overlap"):
+        segkit.load(tmp_path / "x.ckpt", device="cpu")
 
 
 def test_names_of_weights_that_are_numbers(tmp_path):

@@ -27,13 +27,15 @@ _ENTRY = re.compile(
     r"|data/(weights|constants|sample_inputs)/model\.pt"  # the first two of torch 2.8
     r"|archive_(format|version)|byteorder|(\.data/)?version|\.data/serialization_id"
 )
-_NAME = re.compile(r"((?!__)[A-Za-z0-9_]+(\.(?!__)[A-Za-z0-9_]+)*)?")
+_NAME = re.compile(r"((?!__)[A-Za-z0-9_]+)?")  # torch compiles "NAME = operator(...)"
+_PATH = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")  # of a weight
+_PATHS = "parameter_name", "buffer_name", "tensor_constant_name"
 _NUMBER = re.compile(r"-?Infinity|NaN")  # what JSON cannot hold as a number
 _ATEN = re.compile(r"torch\.ops\.aten\.((?!__)[a-z0-9_]+)\.((?!__)[A-Za-z0-9_]+)")
 _SIZE_OPERATORS = {
     *(f"_operator.{name}" for name in ("eq", "ne", "le", "ge", "lt", "gt", "neg", "pos")),
     *(f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow")),
-    *(f"_operator.{name}" for name in ("and_", "or_", "getitem")),
+    *(f"_operator.{name}" for name in ("and_", "or_")),
     *(f"torch.sym_{name}" for name in ("int", "float", "ite", "max", "min", "not")),
     "math.trunc",
 }
@@ -74,13 +76,11 @@ def copy_program(path: Path) -> io.BytesIO:
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
         parts = {part.filename.partition("/")[2]: part for part in source.infolist()}
         sizes = {name: part.file_size for name, part in parts.items()}
-        if len(parts) < len(source.infolist()):
-            raise UnknownContentError("several parts of one name")
-        if sum(sizes.values()) > path.stat().st_size:
-            raise UnknownContentError("parts that are compressed or overlap")
+        _require(len(parts) == len(source.infolist()), "several parts of one name")
+        packed = sum(sizes.values()) > path.stat().st_size
+        _require(not packed, "parts that are compressed or overlap")
         for name, part in parts.items():
-            if not _ENTRY.fullmatch(name):
-                raise UnknownContentError(f"a part {name!r}")
+            _require(_ENTRY.fullmatch(name), f"a part {name!r}")
             content = source.read(part)  # this compares the checksum
             if name.startswith("data/sample_inputs/"):
                 content = b""
@@ -111,6 +111,8 @@ def _parse(content: bytes) -> Any:
 def _rebuild_program(stored: dict[str, Any]) -> dict[str, Any]:
     """Make the program of its graph alone. Guards are code, and metadata hold places in code."""
     module = stored["graph_module"]
+    for name in stored["range_constraints"]:  # torch counts up to the number in some of them
+        _require(_SYMBOL.fullmatch(name), f"the size {name!r}")
     return {
         **{key: _copy(stored[key]) for key in ("opset_version", "range_constraints")},
         **{key: _copy(stored[key]) for key in ("schema_version", "verifiers")},
@@ -124,13 +126,13 @@ def _rebuild_program(stored: dict[str, Any]) -> dict[str, Any]:
 
 def _rebuild_weights(stored: dict[str, Any], folder: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Copy the list of tensors, none of which is pickled or larger than its bytes."""
-    tensors = _copy(stored["config"])
-    for name, tensor in tensors.items():
-        if tensor["use_pickle"] is not False:
-            raise UnknownContentError(f"a pickled object {name!r}")
+    tensors = {}
+    for name, tensor in stored["config"].items():
+        _require(tensor["use_pickle"] is False, f"a pickled object {name!r}")
         count = math.prod(size["as_int"] for size in tensor["tensor_meta"]["sizes"])
-        if not 0 <= count <= sizes[f"{folder}/{tensor['path_name']}"]:
-            raise UnknownContentError(f"a tensor {name!r} of {count} elements, but not their bytes")
+        fits = 0 <= count <= sizes[f"{folder}/{tensor['path_name']}"]
+        _require(fits, f"a tensor {name!r} of {count} elements, but not their bytes")
+        tensors[_copy(name, _PATHS[0])] = _copy(tensor)
     return {"config": tensors}
 
 
@@ -141,9 +143,9 @@ def _check_tensors(content: bytes) -> None:
     except Exception as error:  # pickle has many kinds
         raise UnknownContentError("pickled objects") from error
     for name, tensor in held.items():
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.numel() > len(content):
-            raise UnknownContentError(f"a pickled object {name!r}")
-        _copy(name)
+        fits = type(tensor) in (Tensor, nn.Parameter) and tensor.numel() <= len(content)
+        _require(fits, f"a pickled object {name!r}")
+        _copy(name, _PATHS[0])
 
 
 def _copy(value: Any, key: str = "") -> Any:
@@ -163,7 +165,8 @@ def _copy(value: Any, key: str = "") -> Any:
         elif key in ("as_float", "as_floats"):
             _require(_NUMBER.fullmatch(value), f"{key} {value!r}")
         elif key != "as_string":
-            _require(_NAME.fullmatch(value), f"the name {value!r}")
+            pattern = _PATH if key in _PATHS else _NAME
+            _require(pattern.fullmatch(value), f"the name {value!r}")
     return value
 
 

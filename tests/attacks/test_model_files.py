@@ -287,7 +287,7 @@ def test_parts_that_occur_twice_or_are_compressed(tmp_path):
         segkit.load(path, device="cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_parts_of_torch_2_8(tmp_path):
     """It wrote all weights as one pickle, from which tensors alone are read."""
     parts = read_parts(MADE / "binary.pt2")
@@ -330,14 +330,14 @@ def seal(name: str, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     ("name", "damaged"),
     [
         ("binary.onnx", "binary.onnx"),
         ("binary.xml", "binary.xml"),
         ("binary.xml", "binary.bin"),
-        ("binary.pt2", "binary.pt2"),
+        pytest.param("binary.pt2", "binary.pt2", marks=pytest.mark.nightly),
     ],
 )
 def test_damaged_exported_files_are_refused_or_harmless(name, damaged, count, tmp_path):

@@ -20,6 +20,8 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.targets.base import Target
 
@@ -92,11 +94,14 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
 def _without_weights(card: ModelCard, held: dict[str, Any]) -> Iterator[None]:
     """Build networks without memory for weights, and stop at one that is far larger than its file.
 
-    A network without a layout is run to measure it, so it gets its memory.
+    Those without a layout are run to measure them, and those with parts from outside segkit may
+    compute with their first weights: they get their memory.
     """
     elements = sum(value.numel() for value in held.values() if isinstance(value, torch.Tensor))
     tensors, elements = len(held) + MOST_TENSORS, 10 * elements + MOST_ELEMENTS
-    measured = not card.layout
+    parts = (Encoder, card.encoder), (Neck, card.neck), (Head, card.head)
+    members = [family.resolve(part["name"], {})[0] for family, part in parts]
+    keeps = not card.layout or any(not m.__module__.startswith("segkit.") for m in members)
     thread = get_ident()  # others may build networks at the same time
 
     def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
@@ -104,10 +109,10 @@ def _without_weights(card: ModelCard, held: dict[str, Any]) -> Iterator[None]:
         if weight is None or get_ident() != thread:
             return None
         tensors -= 1
-        elements -= weight.numel() if measured else 0
+        elements -= weight.numel() if keeps else 0
         if min(tensors, elements) < 0:
             raise SegkitError("the network that its card describes is far larger than its weights.")
-        return None if measured else nn.Parameter(weight.to("meta"), weight.requires_grad)
+        return None if keeps else nn.Parameter(weight.to("meta"), weight.requires_grad)
 
     hook = register_module_parameter_registration_hook(register)
     try:
@@ -161,7 +166,9 @@ def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
 
 
 def _is_finite(values: torch.Tensor) -> bool:
-    return not values.numel() or all(end.isfinite() for end in values.aminmax())
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(end.isfinite() for end in values.aminmax())
 
 
 def _name_other_versions(card: ModelCard) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
@@ -18,6 +18,8 @@ from segkit.targets.base import Target
 
 FORMAT = 1
 """The format of the card; a newer one is refused."""
+LARGEST_SIDE = 2**16
+"""Largest side of crops and tiles that a file may ask for, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class ModelCard:
             Empty in cards of version 0.1.0.
         bytes_per_pixel: Memory for each pixel of the input when predicting on torch, if known.
     """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     encoder: dict[str, Any]
     neck: dict[str, Any]
@@ -85,7 +89,7 @@ class ModelCard:
             card = TypeAdapter(cls).validate_python(known)
             problems = list(card._problems())
         except ValidationError as error:
-            problems = [_describe(detail) for detail in error.errors()]
+            problems = [describe_detail(detail) for detail in error.errors()]
         if problems:
             raise all_at_once("the model card cannot be used:", problems)
         return card
@@ -100,6 +104,8 @@ class ModelCard:
                 yield f"{key} has {count} entries for num_classes={self.num_classes}"
         if min(self.in_channels, self.num_classes, *self.img_size) < 1 or self.auxiliary < 0:
             yield "in_channels, num_classes and img_size must be 1 or more, auxiliary 0 or more"
+        if max(self.img_size) > LARGEST_SIDE:
+            yield f"img_size must be at most {LARGEST_SIDE}"
         norm = self.normalization
         if not len(norm.mean) == len(norm.std) == self.in_channels:
             yield f"normalization needs a mean and a std for each of in_channels={self.in_channels}"
@@ -180,7 +186,8 @@ class ModelCard:
         return LabelCoding({value: label for label, value in enumerate(self.mask_values)})
 
 
-def _describe(detail: Any) -> str:
+def describe_detail(detail: Any) -> str:
+    """A problem that pydantic found, with the key and the value."""
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "missing":
         return f"{key} is missing"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import inspect
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segkit import __version__
 from segkit.checkpoint.card import FORMAT, ModelCard
@@ -15,6 +20,8 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
+from segkit.models.necks import Neck
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.targets.base import Target
 
@@ -23,6 +30,8 @@ KEY = "segkit"
 PREFIX = "model."
 """What the names of the network's weights begin with in the Lightning module."""
 AS_WRITTEN = "Use the checkpoint as its training wrote it."
+MOST_TENSORS, MOST_ELEMENTS = 20_000, 200_000_000
+"""By how much a network may be larger than its weights: timm builds levels that are dropped."""
 
 
 def find_versions() -> dict[str, str]:
@@ -50,27 +59,66 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         card = ModelCard.from_dict(stored[KEY])
     except SegkitError as error:
         raise SegkitError(f"checkpoint {path}: {error}\n{AS_WRITTEN}") from error
-    try:
-        model = _build(card)
-        options = {key: value for key, value in card.target.items() if key != "name"}
-        Target.bind(card.target["name"], options)
-    except SegkitError as error:
-        message = f"checkpoint {path}: {error}"
-        raise plugins.name_missing(card.config.get("plugins"), message) from error
     weights = {
         key.removeprefix(PREFIX): value
         for key, value in stored["state_dict"].items()
         if key.startswith(PREFIX)
     }
-    differences = _compare(model.state_dict(), weights)
+    try:
+        with _without_weights(card, weights):
+            model = _build(card)
+        options = {key: value for key, value in card.target.items() if key != "name"}
+        Target.bind(card.target["name"], options)
+    except SegkitError as error:
+        message = f"checkpoint {path}: {error}"
+        raise plugins.name_missing(card.config.get("plugins"), message) from error
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise SegkitError(
+            f"checkpoint {path}: the network that its card describes cannot be built:"
+            f" {str(error).partition(chr(10))[0]}. {AS_WRITTEN}"
+        ) from error
+    wanted = model.state_dict()
+    differences = _compare(wanted, weights)
     if differences:
         raise all_at_once(
             f"checkpoint {path}: its weights do not fit the network that its card describes."
             f" {_name_other_versions(card)}",
             differences,
         )
-    model.load_state_dict(weights)
+    fitting = {name: value.to(wanted[name].dtype).contiguous() for name, value in weights.items()}
+    model.load_state_dict(fitting, assign=True)
     return model.eval(), card
+
+
+@contextmanager
+def _without_weights(card: ModelCard, held: dict[str, Any]) -> Iterator[None]:
+    """Build networks without memory for weights, and stop at one that is far larger than its file.
+
+    Those without a layout are run to measure them, and those with parts from outside segkit may
+    compute with their first weights: they get their memory.
+    """
+    elements = sum(value.numel() for value in held.values() if isinstance(value, torch.Tensor))
+    tensors, elements = len(held) + MOST_TENSORS, 10 * elements + MOST_ELEMENTS
+    parts = (Encoder, card.encoder), (Neck, card.neck), (Head, card.head)
+    members = [family.resolve(part["name"], {})[0] for family, part in parts]
+    keeps = not card.layout or any(not m.__module__.startswith("segkit.") for m in members)
+    thread = get_ident()  # others may build networks at the same time
+
+    def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
+        nonlocal tensors, elements
+        if weight is None or get_ident() != thread:
+            return None
+        tensors -= 1
+        elements -= weight.numel() if keeps else 0
+        if min(tensors, elements) < 0:
+            raise SegkitError("the network that its card describes is far larger than its weights.")
+        return None if keeps else nn.Parameter(weight.to("meta"), weight.requires_grad)
+
+    hook = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _build(card: ModelCard) -> Segmenter:
@@ -100,14 +148,27 @@ def _compare(wanted: dict[str, Any], held: dict[str, Any]) -> list[str]:
         "tensors are too many": sorted(held.keys() - wanted.keys()),
         "are no tensors": [],
         "tensors have another shape": [],
+        "tensors have another type": [],
+        "tensors hold values that are no finite numbers": [],
     }
     for name in sorted(wanted.keys() & held.keys()):
-        if not isinstance(held[name], torch.Tensor):
+        mine, given = wanted[name], held[name]
+        if not isinstance(given, torch.Tensor) or given.layout != mine.layout or given.is_meta:
             kinds["are no tensors"].append(name)
-        elif held[name].shape != wanted[name].shape:
-            shapes = f"{tuple(held[name].shape)} instead of {tuple(wanted[name].shape)}"
+        elif given.shape != mine.shape:
+            shapes = f"{tuple(given.shape)} instead of {tuple(mine.shape)}"
             kinds["tensors have another shape"].append(f"{name}: {shapes}")
+        elif given.is_complex() or given.is_floating_point() != mine.is_floating_point():
+            kinds["tensors have another type"].append(f"{name}: {given.dtype}")
+        elif not _is_finite(given) and (mine.is_meta or _is_finite(mine)):
+            kinds["tensors hold values that are no finite numbers"].append(name)
     return [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(end.isfinite() for end in values.aminmax())
 
 
 def _name_other_versions(card: ModelCard) -> str:
@@ -141,7 +202,8 @@ def read_raw(path: Path) -> dict[str, Any]:
         )
     card, weights = stored[KEY], stored["state_dict"]
     both = isinstance(card, dict) and isinstance(weights, dict)
-    made = card.get("format") if both else None
+    named = both and all(isinstance(name, str) for name in weights)
+    made = card.get("format") if named else None
     if not isinstance(made, int):
         raise SegkitError(f"checkpoint {path} is not as segkit writes it. {AS_WRITTEN}")
     if made > FORMAT:

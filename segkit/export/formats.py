@@ -17,6 +17,7 @@ import torch
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
 from segkit.export.graph import crop_by_padding, crop_by_slicing, explain_failure, trace
+from segkit.inference.runtimes.digest import UNSET, write_digest
 from segkit.inference.runtimes.exported import INPUT, KEY, Contents
 from segkit.inference.runtimes.torch_export_network import ENTRY
 from segkit.models.segmenter import Segmenter
@@ -31,6 +32,8 @@ OPSET = 18
 LIMIT = 2 * 1024**3 - 16 * 1024**2
 """Bytes of weights that fit into one file: protobuf ends at 2 GB."""
 AXES = ("batch", None, "height", "width")
+DIGEST = f"{KEY}_digest"
+"""Key of the digest in the metadata of a file."""
 
 
 def write_network(
@@ -102,8 +105,9 @@ def add_metadata(proto: ModelProto, contents: Contents) -> None:
     """Put the metadata into an ONNX model."""
     takes = "intensities as in the training" if contents.normalizes else "normalized intensities"
     del proto.metadata_props[:]
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, contents.to_json()
+    for key, value in ((KEY, contents.to_json()), (DIGEST, UNSET)):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
     proto.producer_name, proto.producer_version = KEY, contents.versions.get("segkit", "")
     proto.doc_string = (
         f"Segmentation into {', '.join(contents.card.class_names)}. {INPUT}: float32 (batch,"
@@ -115,6 +119,7 @@ def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) 
     """Write an ONNX model as a file of ONNX or the two files of OpenVINO."""
     if kind == "onnx":
         write_whole(path, proto.SerializeToString())
+        write_digest(path)
         return
     try:
         import openvino
@@ -127,8 +132,10 @@ def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) 
         write_whole(source, proto.SerializeToString())
         model = openvino.Core().read_model(source)
         model.set_rt_info(contents.to_json(), [KEY])
+        model.set_rt_info(UNSET, [DIGEST])
         # half precision, the default, would not be the same network
         openvino.save_model(model, path, compress_to_fp16=False)
+        write_digest(path, path.with_suffix(".bin"))
 
 
 def raise_missing(name: str, extra: str, error: ImportError) -> NoReturn:

@@ -8,17 +8,18 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy.special import expit, softmax
 
 from segkit.checkpoint.card import FORMAT as CARD_FORMAT
-from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.card import ModelCard, describe_detail
 from segkit.core.errors import SegkitError
 from segkit.core.memory import UNKNOWN_MEMORY, find_main_memory
+from segkit.inference.runtimes.digest import check_digest
 from segkit.inference.runtimes.network import Network, is_out_of_memory
 from segkit.inference.tiles.tiling import Windows, plan_batches
 
@@ -31,6 +32,7 @@ INPUT = "image"
 EXPORT = "python -m segkit.export checkpoint=CKPT output=FILE"
 
 Precision = Literal["float32", "int8"]
+_BROKEN = SegkitError, ValueError, KeyError, TypeError, AttributeError, RecursionError
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Contents:
     windows: Windows
     normalizes: bool
     activates: bool
-    bytes_per_pixel: float
+    bytes_per_pixel: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     precision: Precision = "float32"
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -76,19 +78,21 @@ class Contents:
         """
         try:
             stored = json.loads(text)
-            if stored["format"] > FORMAT or stored["card"].get("format", 1) > CARD_FORMAT:
-                raise SegkitError(
-                    f"{path} was exported by a newer segkit ({stored.get('versions')}). Upgrade"
-                    f" segkit, or export the checkpoint again with this one: {EXPORT}."
-                )
-            known = {key: stored[key] for key in cls.__dataclass_fields__}
-            known["card"] = ModelCard.from_dict(stored["card"])
-            known["windows"] = TypeAdapter(Windows).validate_python(stored["windows"])
-            return cls(**known)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if stored["format"] <= FORMAT and stored["card"].get("format", 1) <= CARD_FORMAT:
+                known = {key: stored[key] for key in cls.__dataclass_fields__}
+                known["card"] = ModelCard.from_dict(stored["card"])
+                return TypeAdapter(cls).validate_python(known)
+        except _BROKEN as error:
+            details = error.errors() if isinstance(error, ValidationError) else []
+            other = str(error) if isinstance(error, SegkitError) else repr(error)
+            said = "; ".join(map(describe_detail, details)) or other
             raise SegkitError(
-                f"the metadata of {path} are broken ({error!r}). Export it again: {EXPORT}."
+                f"the metadata of {path} are broken ({said}). Export it again: {EXPORT}."
             ) from error
+        raise SegkitError(
+            f"{path} was exported by a newer segkit ({stored.get('versions')}). Upgrade segkit, or"
+            f" export the checkpoint again with this one: {EXPORT}."
+        )
 
 
 class ExportedNetwork(Network):
@@ -172,6 +176,7 @@ class OnnxNetwork(ExportedNetwork):
         options.intra_op_num_threads = _read_threads() or 0  # 0: all cores
         options.log_severity_level = 3  # errors only
         try:
+            check_digest(path)
             session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime has a dozen types
             raise_broken(path, "an ONNX model", error)
@@ -211,10 +216,10 @@ class OpenVinoNetwork(ExportedNetwork):
 
     @classmethod
     def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
-        if not path.with_suffix(".bin").is_file():
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
             raise SegkitError(
-                f"{path} has no weights: {path.with_suffix('.bin').name} must be beside it. Copy"
-                " both files."
+                f"{path} has no weights: {weights.name} must be beside it. Copy both files."
             )
         try:
             import openvino
@@ -230,6 +235,7 @@ class OpenVinoNetwork(ExportedNetwork):
         if used == "CPU" and (threads := _read_threads()) is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
+            check_digest(path, weights)
             model = core.read_model(path)
         except Exception as error:  # from C++
             raise_broken(path, "an OpenVINO model", error)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,12 +13,14 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.exported import (
+    EXPORT,
     KEY,
     Contents,
     ExportedNetwork,
     raise_broken,
     raise_foreign,
 )
+from segkit.inference.runtimes.torch_export_file import EXTRA, UnknownContentError, copy_program
 from segkit.inference.runtimes.torch_network import choose_device, free_memory
 
 ENTRY = f"{KEY}.json"
@@ -30,38 +30,42 @@ ENTRY = f"{KEY}.json"
 class TorchExportNetwork(ExportedNetwork):
     """A network that ``python -m segkit.export format=torch_export`` wrote.
 
-    A .pt2 file is a program. Pickled objects in it are refused, but torch does not protect against
-    malicious files: take .onnx files from people you do not trust.
+    A .pt2 file is a program, and torch runs code that it finds in one. What no network needs is
+    refused or left out before torch reads the rest, see :mod:`torch_export_file`.
     """
 
     xp = torch
 
     @classmethod
     def _open(cls, path: Path, device: str) -> tuple[Callable[[Any], Any], Contents, str, int]:
+        kind = "a program of torch.export"
         try:
             with zipfile.ZipFile(path) as archive:
-                names = (name for name in archive.namelist() if "/weights/weight_" not in name)
-                entries = {name.partition("/")[2]: archive.read(name) for name in names}
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise_broken(path, "a program of torch.export", error)
-        text = entries.get(f"extra/{ENTRY}") or entries.get(f"extra_files/{ENTRY}")
+                names = [n for n in archive.namelist() if n.partition("/")[2] == EXTRA + ENTRY]
+                text = archive.read(names[0]).decode() if names else None
+        except Exception as error:  # zipfile has many kinds
+            raise_broken(path, kind, error)
         if text is None:
             raise_foreign(path, "a .pt2 file")
-        contents = Contents.from_json(text.decode(), path)
-        _refuse_pickles(entries, path)
+        contents = Contents.from_json(text, path)
         chosen = choose_device(device)
         try:
             with warnings.catch_warnings():
                 # torch 2.11 about its own reading of the file
                 warnings.filterwarnings("ignore", ".*buffer is not writable.*")
-                program = torch.export.load(path)
+                program = torch.export.load(copy_program(path))
             if chosen.type != "cpu":
                 from torch.export.passes import move_to_device_pass
 
                 program = move_to_device_pass(program, chosen)
             module = program.module()
+        except UnknownContentError as error:
+            raise SegkitError(
+                f"{path} holds {error}, which segkit does not write into exported files and which"
+                f" could run code; nothing of it was run. Export the checkpoint again: {EXPORT}."
+            ) from error
         except Exception as error:  # each layer of torch has its own
-            raise_broken(path, "a program of torch.export", error)
+            raise_broken(path, kind, error)
 
         def run(batch: Tensor) -> Tensor:
             with torch.inference_mode():
@@ -71,22 +75,3 @@ class TorchExportNetwork(ExportedNetwork):
 
     def _activate(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits, 1) if self.card.mode == "multiclass" else logits.sigmoid()
-
-
-def _refuse_pickles(entries: dict[str, bytes], path: Path) -> None:
-    """Refuse files that only unpickling could read: that may run code."""
-    for name, content in entries.items():
-        is_pickled = False
-        if name.endswith("_config.json"):
-            listed = json.loads(content).get("config", {}).values()
-            is_pickled = any(isinstance(e, dict) and e.get("use_pickle") for e in listed)
-        elif name.endswith(".pt"):
-            try:
-                torch.load(io.BytesIO(content), weights_only=True)
-            except Exception:  # torch refuses anything but plain tensors
-                is_pickled = True
-        if is_pickled:
-            raise SegkitError(
-                f"{path} holds pickled objects ({name}), which could run code when they are read."
-                " Export the checkpoint again, to ONNX for instance."
-            )

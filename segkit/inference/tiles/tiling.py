@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from segkit.checkpoint.card import LARGEST_SIDE
 from segkit.config.settings import OVERLAP
 
 SIDE = 1024
@@ -26,6 +28,7 @@ SHARE = 0.25
 """Share of the free memory that a batch may take."""
 BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 8 * 1024 * 1024}
 """Pixels in a batch, by device; larger ones are not faster and take more memory."""
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Windows:
         fixed: The one size (height, width) of a network that takes no other.
     """
 
-    side: int
-    step: int = 1
-    smallest: int = 1
-    context: int = 0
-    fixed: tuple[int, int] | None = None
+    side: Side
+    step: Side = 1
+    smallest: Side = 1
+    context: Annotated[int, Field(ge=0, le=LARGEST_SIDE)] = 0
+    fixed: tuple[Side, Side] | None = None
 
     def fit(self, size: int) -> int:
         """The smallest side of a window of at least ``size`` pixels."""

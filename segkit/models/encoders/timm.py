@@ -39,6 +39,8 @@ OWNED = {
 }
 FITTED = {"out_indices", "dynamic_img_size", "strict_img_size", "img_size"}
 """Arguments of timm.create_model that are found by trying."""
+LARGEST_FIXED = 4096
+"""Largest input size of a backbone that takes one only: position embeddings are made for it."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,7 @@ class TimmEncoder(Encoder, name="timm"):
         timm_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for key in OWNED.keys() & (timm_args or {}).keys():
-            raise SegkitError(f"encoder.timm_args: '{key}' is not for timm_args, use {OWNED[key]}.")
+        _refuse_owned(timm_args or {})
         config = _pretrained_config(model)
         own_size = int(config.get("input_size", (3, 224, 224))[-1])
         arguments = {"features_only": True, "in_chans": in_channels, **(timm_args or {})}
@@ -140,10 +141,16 @@ class TimmEncoder(Encoder, name="timm"):
         if "backbone" not in layout:
             return cls(**options)
         model, in_channels = options["model"], options.get("in_channels", 3)
+        _refuse_owned(options.get("timm_args") or {})
         try:
             found = TypeAdapter(Backbone).validate_python(layout["backbone"])
             if found.arguments.keys() - FITTED:
                 raise ValueError(f"arguments={found.arguments}")
+            sizes = [found.arguments.get("img_size", 1), *(found.fixed_size or ())]
+            if max(sizes) > LARGEST_FIXED:
+                raise ValueError(f"it is for images of {max(sizes)} pixels")
+            if ":" in model:  # a repository on the hub or a folder, which timm would read
+                raise ValueError("it is not one of timm")
             arguments = {**(options.get("timm_args") or {}), **found.arguments}
             backbone = timm.create_model(
                 model, pretrained=False, features_only=True, in_chans=in_channels, **arguments
@@ -419,6 +426,11 @@ def _scale_idle_norms(backbone: nn.Module) -> None:
     idle = [scale for scale in scales if not (scale.is_meta or scale.any())]
     for scale in idle:
         nn.init.constant_(scale, len(idle) ** -0.5)
+
+
+def _refuse_owned(timm_args: dict[str, Any]) -> None:
+    for key in OWNED.keys() & timm_args.keys():
+        raise SegkitError(f"encoder.timm_args: '{key}' is not for timm_args, use {OWNED[key]}.")
 
 
 def _pretrained_config(model: str) -> dict[str, Any]:

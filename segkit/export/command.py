@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
-from segkit.core.files import make_folder
+from segkit.core.files import make_folder, name_temporary, remove_tree
 from segkit.core.memory import limit_pixels
 from segkit.export.checking import check
 from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
@@ -207,15 +206,18 @@ def _choose_target(settings: ExportSettings) -> tuple[Format, Path]:
 def _make_draft(path: Path) -> Iterator[Path]:
     """A path for the file until it is checked, in a temporary folder beside its final one."""
     make_folder(path.parent)
+    folder = name_temporary(path)
     try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-")
+        folder.mkdir()
     except OSError as error:
         raise SegkitError(
             f"the folder '{path.parent}' cannot be written to: {error.strerror or error}. Name"
             " another one with output=FILE."
         ) from error
-    with folder as name:
-        yield Path(name, path.name)
+    try:
+        yield folder / path.name
+    finally:
+        remove_tree(folder)
 
 
 def _publish(kind: Format, draft: Path, path: Path) -> None:

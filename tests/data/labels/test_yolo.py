@@ -187,7 +187,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("names: [a\ntrain: x\n", "it cannot be read: while parsing"),
+        ("names: [a\ntrain: x\n", "is no YAML: while parsing"),
         ("names: [a]\ntrain: x\nkpt_shape: [17, 3]\n", "key points"),
         ("names: {x: a}\ntrain: images\n", "'x' in 'names' is no number"),
     ],

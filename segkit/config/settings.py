@@ -236,7 +236,10 @@ class ServeSettings(ModelSettings):
         64, ge=1, description="images that may be uploaded, wait or be predicted at a time"
     )
     max_requests_per_client: int | None = Field(
-        None, ge=1, description="how many of these a key, or an address, may have; null: all"
+        None,
+        ge=1,
+        description="how many of these a key, or an address, may have; null: a quarter, but"
+        " all of them for this machine itself",
     )
     rate: int | None = Field(
         None, ge=1, description="images a minute that a key, or an address, may send; null: any"

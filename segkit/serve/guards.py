@@ -74,8 +74,8 @@ class Places:
             HTTPException: The client sends too many requests, or all places are taken (429).
         """
         self._count(client)
-        own, most = sum(place.client == client for place in self._held), self._settings
-        if most.max_requests_per_client is not None and own >= most.max_requests_per_client:
+        own = sum(place.client == client for place in self._held)
+        if own >= self._find_share(client):
             raise _refuse(f"{own} requests of yours are under way. Wait for their answers.", 1)
         if self.are_full:
             slowest = min(self._held, key=lambda place: place.speed)
@@ -90,6 +90,11 @@ class Places:
             yield place
         finally:
             self._held.discard(place)
+
+    def _find_share(self, client: str) -> int:
+        """The number of places that a client may hold."""
+        given, most = self._settings.max_requests_per_client, self._settings.max_requests
+        return given or (most if is_loopback(client) else max(1, most // 4))
 
     def _count(self, client: str) -> None:
         """Count a request: each puts off the moment from which on ``rate`` others are free."""

@@ -51,9 +51,9 @@ def connect(port, sent=b""):
     return opened
 
 
-def ask(port, path="/health", data=None):
+def ask(port, path="/health", data=None, wait=WAIT):
     """The status of an answer: of a prediction if there is an image."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=wait)
     try:
         if data is None:
             client.request("GET", path)
@@ -231,16 +231,20 @@ def test_clients_that_go_in_the_middle_leave_nothing(port):
 
 @pytest.mark.nightly
 def test_two_hundred_uploads_at_once_stay_in_bounds(binary_run, tmp_path):
-    """Uploads of 8 MiB: all of them would be 1.6 GB."""
+    """Uploads of 4 MiB: all of them would be 800 MB."""
     options = [f"checkpoint={binary_run.checkpoint}", "port=0", "device=cpu", "log=json"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "segkit.serve", *options],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as server:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "segkit.serve", *options],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as server,
+        ExitStack() as stack,
+    ):
+        stack.callback(server.kill)
         line = server.stdout.readline()
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
         lines = []
@@ -252,13 +256,13 @@ def test_two_hundred_uploads_at_once_stay_in_bounds(binary_run, tmp_path):
             return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
         noise = np.random.default_rng(0).integers(0, 255, (512, 512), np.uint8)
-        data = as_png(noise) + bytes(8 * 2**20)
+        data = as_png(noise) + bytes(4 * 2**20)
         assert ask(port, data=data) == 200
         before = read_peak()
 
         def upload(_):
-            with suppress(ConnectionError):
-                return ask(port, data=data)
+            with suppress(ConnectionError):  # of those that do not read before they have sent all
+                return ask(port, data=data, wait=300)
 
         with ThreadPoolExecutor(200) as threads:
             statuses = Counter(threads.map(upload, range(200)))
@@ -267,7 +271,7 @@ def test_two_hundred_uploads_at_once_stay_in_bounds(binary_run, tmp_path):
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 130
         reader.join(10)
-    assert set(statuses) <= {200, 429}, statuses
+    assert set(statuses) <= {200, 429, None}, statuses
     assert statuses[200] >= 64
-    assert grown < 300, f"{grown:.0f} MB more"
+    assert grown < 200, f"{grown:.0f} MB more"
     assert "Traceback" not in "".join(lines)

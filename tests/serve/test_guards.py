@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient
 from serve.conftest import Thresholds, as_png
+from starlette.exceptions import HTTPException
 
 from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
@@ -253,3 +256,19 @@ def test_metrics_are_in_the_format_of_prometheus():
     assert 'segkit_model_loads_total{result="refused"} 0' in lines
     buckets = [float(line.split()[-1]) for line in lines if "_bucket" in line]
     assert buckets == sorted(buckets)
+
+
+def test_of_strangers_nobody_gets_all_places_and_this_machine_does():
+    places = Places(ServeSettings(checkpoint=["a.ckpt"], max_requests=9))
+
+    async def fill(client):
+        with ExitStack() as held:
+            for number in itertools.count():
+                try:
+                    held.enter_context(places.take(client, asyncio.timeout(None)))
+                except HTTPException as refused:
+                    return number, refused.status_code
+
+    for client, most in (("127.0.0.1", 9), ("::1", 9), ("192.0.2.7", 2), ("key 1", 2)):
+        assert asyncio.run(fill(client)) == (most, 429)
+    assert len(places) == 0

@@ -238,8 +238,8 @@ class ServeSettings(ModelSettings):
     max_requests_per_client: int | None = Field(
         None,
         ge=1,
-        description="how many of these a key, or an address, may have; null: a quarter, but"
-        " all of them for this machine itself",
+        description="how many of these a key, or an address, may have; null: a quarter, but all of"
+        " them for this machine itself",
     )
     rate: int | None = Field(
         None, ge=1, description="images a minute that a key, or an address, may send; null: any"
@@ -247,8 +247,8 @@ class ServeSettings(ModelSettings):
     client_timeout: float = Field(
         20,
         gt=0,
-        description="seconds in which a client must send the head of a request and, with one more"
-        " for each 16 KiB, its image",
+        description="seconds that a client may keep the server waiting for the head of a request, or by"
+        " sending its image at less than 16 KiB a second",
     )
     timeout: float = Field(
         600, gt=0, description="seconds in which an uploaded image must be predicted"

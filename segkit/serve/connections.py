@@ -19,7 +19,7 @@ from segkit.config.settings import ServeSettings
 CONNECTIONS = 512
 """Open connections. One more closes the one that has waited longest for its client."""
 SLOWEST = 2**14
-"""Bytes per second that a client must send or take once its time is over."""
+"""Bytes per second that a client must send or take."""
 
 
 class ImpatientProtocol(H11Protocol):

@@ -28,6 +28,8 @@ WINDOW = 60.0
 """Seconds in which requests are counted for the option ``rate``."""
 REMEMBERED = 10_000
 """Clients whose requests are counted before those of long ago are forgotten."""
+GRACE = 0.95
+"""An upload with less of its time than this share may have to go."""
 SHORTEST_KEY = 16
 """Characters: shorter ones can be guessed."""
 OPEN = ("/", "/page.css", "/page.js", "/health", "/ready", "/docs", "/openapi.json", "/swagger-ui/")
@@ -35,17 +37,16 @@ OPEN = ("/", "/page.css", "/page.js", "/health", "/ready", "/docs", "/openapi.js
 
 
 class Place:
-    """A request for a prediction: who sent it, and how its upload gets on."""
+    """A request for a prediction: who sent it, how much of it has come, and when it must end."""
 
     def __init__(self, client: str, limit: asyncio.Timeout) -> None:
-        self.client, self.limit = client, limit
-        self.began, self.taken, self.is_uploaded = _now(), 0, False
+        self.client, self.limit, self.taken, self.is_uploaded = client, limit, 0, False
 
     @property
-    def speed(self) -> float:
-        """Bytes per second of the upload; endless once it is here, and in its first second."""
-        age = _now() - self.began
-        return math.inf if self.is_uploaded or age < 1 else self.taken / age
+    def end(self) -> float:
+        """When the patience with the upload is over; never if it is here."""
+        when = self.limit.when()
+        return math.inf if self.is_uploaded or when is None else when
 
 
 class Places:
@@ -68,7 +69,7 @@ class Places:
     def take(self, client: str, limit: asyncio.Timeout) -> Iterator[Place]:
         """Hold a place in the ``with`` block.
 
-        If there is none, the slowest upload has to go if it is slower than :data:`SLOWEST`.
+        If there is none, an upload that has been too slow for a while has to go.
 
         Raises:
             HTTPException: The client sends too many requests, or all places are taken (429).
@@ -78,8 +79,8 @@ class Places:
         if own >= self._find_share(client):
             raise _refuse(f"{own} requests of yours are under way. Wait for their answers.", 1)
         if self.are_full:
-            slowest = min(self._held, key=lambda place: place.speed)
-            if slowest.speed >= SLOWEST:
+            slowest = min(self._held, key=lambda place: place.end)
+            if slowest.end > _now() + GRACE * self._settings.client_timeout:
                 raise _refuse(f"{len(self)} requests are under way. Try again later.", 1)
             if not slowest.limit.expired():
                 slowest.limit.reschedule(0)
@@ -188,15 +189,14 @@ class Gate:
             raise HTTPException(408, "the upload was too slow.") from None
 
     async def _receive_part(self, place: Place, receive: Receive) -> Message:
-        """Receive a part of the upload, and give the client the time for the next one."""
+        """Receive a part of the upload: each of its bytes buys time for the next part."""
         message = await receive()
         if message["type"] == "http.request":
-            place.taken += len(message.get("body", b""))
+            size, now = len(message.get("body", b"")), _now()
+            end = min(place.end + size / SLOWEST, now + self._settings.client_timeout)
+            place.taken += size
             place.is_uploaded = not message.get("more_body", False)
-            end = place.began + self._settings.client_timeout + place.taken / SLOWEST
-            if place.is_uploaded:
-                end = _now() + self._settings.timeout
-            place.limit.reschedule(end)
+            place.limit.reschedule(now + self._settings.timeout if place.is_uploaded else end)
         return message
 
 

@@ -115,13 +115,21 @@ def test_who_does_not_read_the_answer_is_closed():
 
 @pytest.mark.slow
 def test_an_upload_that_is_slow_but_comes_is_taken():
-    with serving(client_timeout=1) as port, connect(port) as opened:
-        body = wrap(IMAGE + bytes(100_000))  # what comes after a PNG does not count
+    with serving(client_timeout=3) as port, connect(port) as opened:
+        body = wrap(IMAGE + bytes(200_000))  # what comes after a PNG does not count
         opened.sendall(HEAD + FORM + b"Content-Length: %d\r\n\r\n" % len(body))
-        for at in range(0, len(body), 10_000):
-            opened.sendall(body[at : at + 10_000])
-            time.sleep(0.3)
+        for at in range(0, len(body), 20_000):
+            opened.sendall(body[at : at + 20_000])
+            time.sleep(0.4)
         assert opened.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.slow
+def test_who_stops_in_the_middle_of_a_large_upload_is_not_waited_for():
+    """However much has come before."""
+    with serving(client_timeout=1) as port, connect(port) as opened:
+        opened.sendall(HEAD + FORM + b"Content-Length: 20000000\r\n\r\n" + OPENING + bytes(2**22))
+        assert opened.recv(12) == b"HTTP/1.1 408"
 
 
 def test_work_for_a_client_that_has_gone_ends():

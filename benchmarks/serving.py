@@ -256,7 +256,9 @@ def main() -> None:
                         "p50, ms": find_quantile(kept, 50),
                         "p99, ms": find_quantile(kept, 99),
                         "images/s": len(kept) / sum(seconds),
-                        f"{OURS} / it, seconds": str(compute_ratio(found[OURS], seconds)),
+                        f"{OURS} / it, seconds": str(compute_ratio(found[OURS], seconds))
+                        if server != OURS
+                        else None,
                         "at most": MOST.get(case) if server == "plain app" else None,
                     }
                 )

@@ -247,8 +247,8 @@ class ServeSettings(ModelSettings):
     client_timeout: float = Field(
         20,
         gt=0,
-        description="seconds that a client may keep the server waiting for the head of a request, or by"
-        " sending its image at less than 16 KiB a second",
+        description="seconds that a client may keep the server waiting for the head of a request,"
+        " or by sending an image at less than 16 KiB a second",
     )
     timeout: float = Field(
         600, gt=0, description="seconds in which an uploaded image must be predicted"

@@ -223,7 +223,7 @@ class ServeSettings(ModelSettings):
         None,
         description="a file with a key a line, of which requests must send one; null: no key",
     )
-    names: list[str] = Field(
+    names: list[Annotated[str, Field(pattern=r"^[\w.-]+$")]] = Field(
         [],
         description="host names that a proxy passes on, as [lab.example]; requests for others are"
         " refused. Empty: on 127.0.0.1 its own names only, else any",

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -223,7 +222,7 @@ def require_same_site(headers: Headers) -> None:
     """
     site = headers.get("sec-fetch-site")
     if site is None and "origin" in headers:
-        is_own = urlsplit(headers["origin"]).netloc.lower() == headers.get("host", "").lower()
+        is_own = headers["origin"].partition("://")[2].lower() == headers.get("host", "").lower()
         site = "same-origin" if is_own else "cross-site"
     if site not in (None, "none", "same-origin"):
         raise HTTPException(403, "a page of another site may not use this server.")

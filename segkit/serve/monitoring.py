@@ -59,17 +59,13 @@ class Metrics:
             f'{{path="{path}",status="{status}"}}': count
             for (path, status), count in sorted(self.requests.items())
         }
+        predicted = {"": self.prediction_seconds}
         loads = {f'{{result="{result}"}}': count for result, count in self.loads.items()}
         families: list[tuple[str, str, str, Mapping[str, float]]] = [
             ("requests_total", "counter", "Answered requests.", requests),
             ("places", "gauge", "Requests for predictions under way.", {"": places}),
             ("answer_seconds", "histogram", "From the head of a request to its mask.", histogram),
-            (
-                "prediction_seconds_total",
-                "counter",
-                "Time in the network.",
-                {"": self.prediction_seconds},
-            ),
+            ("prediction_seconds_total", "counter", "Time of predictions.", predicted),
             ("pixels_total", "counter", "Predicted pixels.", {"": self.pixels}),
             ("model_loads_total", "counter", "New files of the model.", loads),
         ]

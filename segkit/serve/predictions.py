@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -60,13 +60,13 @@ class Predictions:
         """
         check_options(options, self.predictor)
         is_stopped = threading.Event()
-        work = asyncio.ensure_future(self._work(file, options, is_stopped))
         gone = asyncio.ensure_future(request.receive())  # after the body: that the client is gone
+        gone.add_done_callback(lambda _: is_stopped.set())  # also when it is cancelled below
+        work = asyncio.ensure_future(self._work(file, options, is_stopped))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else Response(status_code=CLIENT_GONE)
         finally:
-            is_stopped.set()
             work.cancel()
             gone.cancel()
 
@@ -87,17 +87,15 @@ class Predictions:
         def predict() -> Response:
             if is_stopped.is_set():
                 raise _StoppedError
-            data, card = _read(held), predictor.card
-            upload = read_upload(name, data, options.page, self._settings, card)
-            del data
-            pause = self._step_aside if threads is self._large else lambda: None
-            prediction, seconds = self._predict(predictor, upload, is_stopped, pause)
+            data = _read(held)
+            upload = read_upload(name, data, options.page, self._settings, predictor.card)
+            del data  # it may be large
+            prediction, seconds = self._predict(predictor, upload, is_stopped, is_large)
             return make_response(upload, prediction, predictor, seconds, options)
 
-        pixels = await loop.run_in_executor(self._look, measure)
-        threads = self._large if pixels > LARGE else self._small
+        is_large = await loop.run_in_executor(self._look, measure) > LARGE
         try:
-            return await loop.run_in_executor(threads, predict)
+            return await loop.run_in_executor(self._large if is_large else self._small, predict)
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -108,16 +106,14 @@ class Predictions:
             ) from error
 
     def _predict(
-        self,
-        predictor: Predictor,
-        upload: Upload,
-        is_stopped: threading.Event,
-        step_aside: Callable[[], None],
+        self, predictor: Predictor, upload: Upload, is_stopped: threading.Event, is_large: bool
     ) -> tuple[Prediction, float]:
         def pause() -> None:
             if is_stopped.is_set():
                 raise _StoppedError
-            step_aside()
+            if is_large:
+                self._turn.release()
+                self._take_turn()
 
         self._take_turn()
         try:
@@ -135,10 +131,6 @@ class Predictions:
     def _take_turn(self) -> None:
         with self._next:  # else the thread that has just released the turn would get it again
             self._turn.acquire()
-
-    def _step_aside(self) -> None:
-        self._turn.release()
-        self._take_turn()
 
 
 def _read(file: BinaryIO) -> bytes:

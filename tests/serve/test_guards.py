@@ -98,6 +98,7 @@ def test_a_file_of_keys(tmp_path):
         ({"origin": "http://127.0.0.1:8000"}, 200),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[evil"}, 403),
         ({"origin": "http://127.0.0.1:8000.evil.example"}, 403),
         ({"origin": "http://127.0.0.1:9000"}, 403),
         ({"origin": "http://lab.example", "sec-fetch-site": "same-origin"}, 200),

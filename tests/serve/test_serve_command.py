@@ -21,6 +21,8 @@ from segkit.serve.command import format_address, listen, serve
         ([], "checkpoint=VALUE"),
         (["checkpoint=a.ckpt", "port=70000"], "port"),
         (["checkpoint=a.ckpt", "instances=all"], "instances"),
+        (["checkpoint=a.ckpt", "names=[a*b]"], "names"),
+        (["checkpoint=a.ckpt", "keys=nowhere"], "keys=nowhere cannot be read"),
         (["checkpoint=nowhere.ckpt", "port=0"], r"nowhere\.ckpt"),
     ],
 )

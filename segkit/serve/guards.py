@@ -74,22 +74,25 @@ class Places:
             HTTPException: The client sends too many requests, or all places are taken (429).
         """
         self._count(client)
-        own = sum(place.client == client for place in self._held)
-        if own >= self._find_share(client):
-            raise _refuse(f"{own} requests of yours are under way. Wait for their answers.", 1)
-        if self.are_full:
-            slowest = min(self._held, key=lambda place: place.end)
-            if slowest.end > _now() + GRACE * self._settings.client_timeout:
-                raise _refuse(f"{len(self)} requests are under way. Try again later.", 1)
-            if not slowest.limit.expired():
-                slowest.limit.reschedule(0)
-            self._held.discard(slowest)
+        own = {place for place in self._held if place.client == client}
+        if len(own) >= self._find_share(client):
+            self._make_room(own)
+        elif self.are_full:
+            self._make_room(self._held)
         place = Place(client, limit)
         self._held.add(place)
         try:
             yield place
         finally:
             self._held.discard(place)
+
+    def _make_room(self, places: set[Place]) -> None:
+        slowest = min(places, key=lambda place: place.end)
+        if slowest.end > _now() + GRACE * self._settings.client_timeout:
+            raise _refuse(f"{len(places)} requests are under way. Try again later.", 1)
+        if not slowest.limit.expired():
+            slowest.limit.reschedule(0)
+        self._held.discard(slowest)
 
     def _find_share(self, client: str) -> int:
         """The number of places that a client may hold."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -122,6 +123,20 @@ def test_an_upload_that_is_slow_but_comes_is_taken():
             opened.sendall(body[at : at + 20_000])
             time.sleep(0.4)
         assert opened.recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.slow
+def test_slow_uploads_give_way_where_all_places_are_taken():
+    with serving(client_timeout=WAIT, max_requests=4) as port, ExitStack() as stack:
+        opened = [stack.enter_context(connect(port, SLOW["half a body"])) for _ in range(4)]
+        for _ in range(100):
+            if ask(port, data=IMAGE) == 200:
+                break
+            time.sleep(0.1)
+        assert [ask(port, data=IMAGE) for _ in range(5)] == [200] * 5
+        ready, _, _ = select.select(opened, [], [], WAIT)
+        assert ready[0].recv(12) == b"HTTP/1.1 408"
+        assert len(ready) == 1
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def make_server(app: ASGIApp, settings: ServeSettings) -> uvicorn.Server:
         app,
         http=protocol,
         ws="none",
+        access_log=False,
         log_config=None,  # see segkit.serve.monitoring
         log_level="warning",
         server_header=False,

@@ -35,13 +35,15 @@ class _StoppedError(Exception):
 class Predictions:
     """Answers requests in the order in which they come; small images pass a large one.
 
-    The network computes one batch at a time. A large image lets the next small one pass after each
-    of its own, so both are in memory. What nobody waits for is not computed to its end.
+    The network computes one batch at a time. After each of its own, a large image lets small ones
+    pass for as long as that took, so two images are in memory. What nobody waits for is not
+    computed to its end.
     """
 
     def __init__(self, predictor: Predictor, settings: ServeSettings, metrics: Metrics) -> None:
         self.predictor, self._settings, self._metrics = predictor, settings, metrics
         self._turn, self._next = threading.Lock(), threading.Lock()
+        self._small_ones, self._changed = 0, threading.Condition()
         # A thread each, which does one after the other: look at uploads, predict small images,
         # predict large ones.
         threads = (ThreadPoolExecutor(1, f"serve-{name}") for name in ("look", "small", "large"))
@@ -94,6 +96,7 @@ class Predictions:
             return make_response(upload, prediction, predictor, seconds, options)
 
         is_large = await loop.run_in_executor(self._look, measure) > LARGE
+        self._count_small(not is_large)
         try:
             return await loop.run_in_executor(self._large if is_large else self._small, predict)
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
@@ -104,20 +107,26 @@ class Predictions:
                 " smaller tile, or use python -m segkit.predict.",
                 413,
             ) from error
+        finally:
+            self._count_small(-(not is_large))
 
     def _predict(
         self, predictor: Predictor, upload: Upload, is_stopped: threading.Event, is_large: bool
     ) -> tuple[Prediction, float]:
+        start = began = self._take_turn()
+
         def pause() -> None:
+            nonlocal began
             if is_stopped.is_set():
                 raise _StoppedError
             if is_large:
+                took = time.perf_counter() - began
                 self._turn.release()
-                self._take_turn()
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._small_ones, took)
+                began = self._take_turn()
 
-        self._take_turn()
         try:
-            start = time.perf_counter()
             (found,) = predictor.try_stream([upload.image], pause=pause)
             seconds = time.perf_counter() - start
             if isinstance(found, SegkitError):
@@ -128,9 +137,15 @@ class Predictions:
             self._turn.release()
         return found, seconds
 
-    def _take_turn(self) -> None:
+    def _take_turn(self) -> float:
         with self._next:  # else the thread that has just released the turn would get it again
             self._turn.acquire()
+        return time.perf_counter()
+
+    def _count_small(self, more: int) -> None:
+        with self._changed:
+            self._small_ones += more
+            self._changed.notify_all()
 
 
 def _read(file: BinaryIO) -> bytes:

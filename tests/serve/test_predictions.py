@@ -30,6 +30,15 @@ def post(client, data):
     return client.post("/predict", files={"file": ("a.png", data)})
 
 
+def wait_until(test):
+    done = threading.Event()
+    for _ in range(600):
+        if test():
+            return
+        done.wait(0.05)
+    raise AssertionError("it did not come")
+
+
 class Tiles(Thresholds):
     """Computes batches of a large image until that is enough, and notes how many at a time."""
 
@@ -69,6 +78,41 @@ def test_small_images_pass_a_large_one_and_batches_take_turns(monkeypatch):
     assert predictor.most == 1
 
 
+@pytest.mark.slow
+def test_a_large_image_waits_for_small_ones_as_long_as_its_batch_took(monkeypatch):
+    monkeypatch.setattr(predictions, "LARGE", 1000)
+    held = []
+    monkeypatch.setattr(
+        "segkit.serve.app.Predictions",
+        lambda *given: held.append(predictions.Predictions(*given)) or held[0],
+    )
+
+    class Patient(Thresholds):
+        begun, seen_by_small, batches = threading.Event(), [], 0
+
+        def try_stream(self, images, pause=lambda: None):
+            (image,) = images
+            pause()
+            if len(image) == 40:
+                self.batches += 1
+                self.begun.set()
+                wait_until(lambda: held[0]._small_ones == 3)
+                threading.Event().wait(2)
+                pause()
+                self.batches += 1
+            else:
+                self.seen_by_small.append(self.batches)
+            yield self(image)
+
+    predictor = Patient()
+    with make_client(predictor) as client, ThreadPoolExecutor(4) as threads:
+        large = threads.submit(post, client, LARGE)
+        assert predictor.begun.wait(20)
+        small = [threads.submit(post, client, SMALL) for _ in range(3)]
+        assert {answer.result(60).status_code for answer in [large, *small]} == {200}
+    assert predictor.seen_by_small == [1, 1, 1]
+
+
 def test_an_image_that_takes_too_long_is_given_up():
     predictor = Tiles()
     with make_client(predictor, timeout=0.5) as client:
@@ -91,15 +135,6 @@ def test_large_images_are_the_same_in_turns(binary_run, monkeypatch):
     for image, answer in zip(images, answers, strict=True):
         expected = int(predictor(image).labels.sum())
         assert answer["classes"][1]["pixels"] == expected
-
-
-def wait_until(test):
-    done = threading.Event()
-    for _ in range(600):
-        if test():
-            return
-        done.wait(0.05)
-    raise AssertionError("it did not come")
 
 
 @pytest.mark.slow

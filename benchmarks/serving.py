@@ -11,6 +11,7 @@ import http.client
 import io
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -172,7 +173,9 @@ def run_server(words: list[str], port: int, folder: Path, site: Path | None) -> 
     paths = [str(Path.cwd()), *([str(site)] if site else []), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with (folder / f"{port}.log").open("w+") as log:
-        process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            words, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             for _ in range(START):
                 time.sleep(1)
@@ -185,7 +188,7 @@ def run_server(words: list[str], port: int, folder: Path, site: Path | None) -> 
             send(port, make_png(256), partial(is_last, iter(range(3))))  # warm
             yield process.pid
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
             process.wait()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -44,10 +44,8 @@ class Predictions:
         self.predictor, self._settings, self._metrics = predictor, settings, metrics
         self._turn, self._next = threading.Lock(), threading.Lock()
         self._small_ones, self._changed = 0, threading.Condition()
-        # A thread each, which does one after the other: look at uploads, predict small images,
-        # predict large ones.
-        threads = (ThreadPoolExecutor(1, f"serve-{name}") for name in ("look", "small", "large"))
-        self._look, self._small, self._large = threads
+        # A thread each, for small images and for large ones: one after the other.
+        self._small, self._large = ThreadPoolExecutor(1, "small"), ThreadPoolExecutor(1, "large")
 
     @property
     def busy(self) -> bool:
@@ -61,10 +59,8 @@ class Predictions:
             SegkitError: The upload or the options cannot be used.
         """
         check_options(options, self.predictor)
-        is_stopped = threading.Event()
         gone = asyncio.ensure_future(request.receive())  # after the body: that the client is gone
-        gone.add_done_callback(lambda _: is_stopped.set())  # also when it is cancelled below
-        work = asyncio.ensure_future(self._work(file, options, is_stopped))
+        work = asyncio.ensure_future(self._work(file, options, gone.done))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else Response(status_code=CLIENT_GONE)
@@ -74,20 +70,17 @@ class Predictions:
 
     def close(self) -> None:
         """Accept no more images."""
-        for threads in (self._look, self._small, self._large):
+        for threads in (self._small, self._large):
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _work(
-        self, file: UploadFile, options: Options, is_stopped: threading.Event
+        self, file: UploadFile, options: Options, is_stopped: Callable[[], bool]
     ) -> Response:
         loop, predictor = asyncio.get_running_loop(), self.predictor
         name, held = file.filename or "image", file.file
 
-        def measure() -> int:
-            return check_upload(_read(held), options.page, self._settings, predictor.card)
-
-        def predict() -> Response:
-            if is_stopped.is_set():
+        def predict(is_large: bool) -> Response:
+            if is_stopped():
                 raise _StoppedError
             data = _read(held)
             upload = read_upload(name, data, options.page, self._settings, predictor.card)
@@ -95,10 +88,19 @@ class Predictions:
             prediction, seconds = self._predict(predictor, upload, is_stopped, is_large)
             return make_response(upload, prediction, predictor, seconds, options)
 
-        is_large = await loop.run_in_executor(self._look, measure) > LARGE
-        self._count_small(not is_large)
+        def predict_small() -> Response | None:
+            pixels = check_upload(_read(held), options.page, self._settings, predictor.card)
+            return None if pixels > LARGE else predict(False)
+
         try:
-            return await loop.run_in_executor(self._large if is_large else self._small, predict)
+            self._count_small(1)
+            try:
+                answer = await loop.run_in_executor(self._small, predict_small)
+            finally:
+                self._count_small(-1)
+            if answer is None:
+                answer = await loop.run_in_executor(self._large, predict, True)
+            return answer
         except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -107,17 +109,15 @@ class Predictions:
                 " smaller tile, or use python -m segkit.predict.",
                 413,
             ) from error
-        finally:
-            self._count_small(-(not is_large))
 
     def _predict(
-        self, predictor: Predictor, upload: Upload, is_stopped: threading.Event, is_large: bool
+        self, predictor: Predictor, upload: Upload, is_stopped: Callable[[], bool], is_large: bool
     ) -> tuple[Prediction, float]:
         start = began = self._take_turn()
 
         def pause() -> None:
             nonlocal began
-            if is_stopped.is_set():
+            if is_stopped():
                 raise _StoppedError
             if is_large:
                 took = time.perf_counter() - began

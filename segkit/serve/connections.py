@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,9 @@ class ImpatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See :class:`asyncio.Protocol`."""
         super().connection_made(transport)
+        # asyncio does so only where a socket names its protocol; else a body may wait 40 ms for the
+        # client to confirm the head
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start_timer()
         if len(self.connections) > CONNECTIONS:
             others = [each for each in self.connections if isinstance(each, ImpatientProtocol)]

@@ -221,6 +221,43 @@ class ServeSettings(ModelSettings):
         ge=1,
         description="largest accepted height x width; small files can unpack to gigapixels",
     )
+    keys: Path | None = Field(
+        None,
+        description="a file with a key a line, of which requests must send one; null: no key",
+    )
+    names: list[Annotated[str, Field(pattern=r"^[\w.-]+$")]] = Field(
+        [],
+        description="host names that a proxy passes on, as [lab.example]; requests for others are"
+        " refused. Empty: on 127.0.0.1 its own names only, else any",
+    )
+    proxies: list[str] = Field(
+        ["127.0.0.1", "::1"],
+        description="addresses or networks of proxies whose X-Forwarded-For is believed",
+    )
+    max_requests: int = Field(
+        64, ge=1, description="images that may be uploaded, wait or be predicted at a time"
+    )
+    max_requests_per_client: int | None = Field(
+        None,
+        ge=1,
+        description="how many of these a key, or an address, may have; null: a quarter, but all of"
+        " them for this machine itself",
+    )
+    rate: int | None = Field(
+        None, ge=1, description="images a minute that a key, or an address, may send; null: any"
+    )
+    client_timeout: float = Field(
+        20,
+        gt=0,
+        description="seconds that a client may keep the server waiting for the head of a request,"
+        " or by sending an image at less than 16 KiB a second",
+    )
+    timeout: float = Field(
+        600, gt=0, description="seconds in which an uploaded image must be predicted"
+    )
+    log: Literal["text", "json"] | None = Field(
+        None, description="a line for each request, as text or as JSON; null: none"
+    )
 
 
 class ExportSettings(Section):

@@ -182,9 +182,18 @@ class Predictor:
         return _raise_errors(self.try_stream(images, probabilities=probabilities))
 
     def try_stream(
-        self, images: Iterable[Image], page: int | None = None, *, probabilities: bool = False
+        self,
+        images: Iterable[Image],
+        page: int | None = None,
+        *,
+        probabilities: bool = False,
+        pause: Callable[[], object] = lambda: None,
     ) -> Generator[Prediction | SegkitError, None, None]:
-        """Like :meth:`stream`, with an error in place of an image that cannot be predicted."""
+        """Like :meth:`stream`, with an error in place of an image that cannot be predicted.
+
+        ``pause`` is called before each batch: meanwhile other threads may use the networks. What it
+        raises ends all of it.
+        """
         found: deque[_Whole | SegkitError] = deque()
 
         def open_canvases() -> Iterator[Canvas]:
@@ -199,7 +208,8 @@ class Predictor:
                 found.append(whole)
                 yield self._open_canvas(whole, whole.write)
 
-        for canvas in predict_canvases(open_canvases(), self.networks, self._options.tta):
+        tta = self._options.tta
+        for canvas in predict_canvases(open_canvases(), self.networks, tta, pause):
             while isinstance(first := found.popleft(), SegkitError):
                 yield first
             yield first.finish(canvas.error)

@@ -1,4 +1,4 @@
-"""The app: the page, the endpoint, which predicts one image at a time, and the model's facts."""
+"""The app: the page, the endpoint, the model's facts, and the state of the server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import asyncio
 import base64
 import hashlib
 import re
-import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, File, Query, Request, UploadFile
+from fastapi import Depends, FastAPI, File, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
+from fastapi.security import APIKeyHeader
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -27,17 +31,11 @@ from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 from segkit.inference.predictor import Predictor
-from segkit.serve.answers import (
-    MEDIA_TYPES,
-    Answer,
-    KnownClass,
-    Options,
-    build_answer,
-    encode_part,
-    list_classes,
-)
-from segkit.serve.guards import AddHeaders, BodyLimit, list_trusted_hosts, require_same_site
-from segkit.serve.uploads import MEBIBYTE, UploadError, read_upload, refuse_bytes
+from segkit.serve.answers import MEDIA_TYPES, Answer, KnownClass, Options, list_classes
+from segkit.serve.guards import Gate, Places, list_trusted_hosts
+from segkit.serve.monitoring import Metrics, Monitor
+from segkit.serve.predictions import Predictions, name_model, reload_when_replaced
+from segkit.serve.uploads import UploadError
 
 FILES = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 """Files beside this one that are served as they are. No other file can be requested."""
@@ -57,10 +55,8 @@ HEADERS = {
 }
 """Sent with every answer: pages load nothing from elsewhere, and caches keep no images."""
 
-CLIENT_GONE = 499
-"""The status for a client that has disconnected; nobody reads it."""
 PREDICT = """Send an image of 8 bits, 16 bits or float within the size limits. Requests are answered
-one after the other.
+one after the other; small images pass large ones.
 
     curl -F file=@image.tif 'http://127.0.0.1:8000/predict?format=png' -o mask.png
     curl -F file=@image.tif 'http://127.0.0.1:8000/predict?include=mask'
@@ -75,6 +71,12 @@ class Health(BaseModel):
     busy: bool = Field(description="whether an image is being predicted")
 
 
+class Readiness(BaseModel):
+    """Whether a request would be answered now."""
+
+    status: Literal["ready"] = "ready"
+
+
 class Problem(BaseModel):
     """What is wrong with a request."""
 
@@ -83,10 +85,14 @@ class Problem(BaseModel):
 
 REFUSALS = {
     400: "The body is not a multipart form, or the Host header names another server",
+    401: "A key is needed",
     403: "A page of another site sent the request",
+    408: "The upload was too slow",
     413: "The file or the image is too large",
     415: "The file is not an image of a known format",
     422: "The image is damaged or does not fit the model, or an option is wrong",
+    429: "The client sends too many requests, or the server has too many; see Retry-After",
+    503: "There was no time for the image",
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -127,95 +133,20 @@ class ModelInfo(BaseModel):
     max_pixels: int
 
 
-class Predictions:
-    """Answers requests with a predictor that gets one image at a time."""
+def create_app(predictor: Predictor, settings: ServeSettings, keys: Sequence[str] = ()) -> FastAPI:
+    """Create the app around a predictor.
 
-    def __init__(self, predictor: Predictor, settings: ServeSettings) -> None:
-        self.predictor, self.settings = predictor, settings
-        self._turn = asyncio.Lock()
-        # One thread: if a request is cancelled half-way, the next one still waits for its end.
-        self._worker = ThreadPoolExecutor(1, "predict")
-
-    @property
-    def busy(self) -> bool:
-        """Whether an image is being predicted."""
-        return self._turn.locked()
-
-    async def respond(self, request: Request, file: UploadFile, options: Options) -> Response:
-        """Answer a request after all earlier ones.
-
-        Raises:
-            SegkitError: The upload or the options cannot be used.
-        """
-        self._check(options)
-        async with self._turn:
-            if await request.is_disconnected():  # while it waited
-                return Response(status_code=CLIENT_GONE)
-            name, data = file.filename or "image", await file.read()
-            loop = asyncio.get_running_loop()
-            try:
-                return await loop.run_in_executor(self._worker, self._predict, name, data, options)
-            except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
-                if isinstance(error, RuntimeError) and "memory" not in str(error):
-                    raise
-                raise UploadError(
-                    "there is not enough memory for an image of this size. Start the server with a"
-                    " smaller tile, or use python -m segkit.predict.",
-                    413,
-                ) from error
-
-    def close(self) -> None:
-        """Accept no more images."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-    def _predict(self, name: str, data: bytes, options: Options) -> Response:
-        card = self.predictor.card
-        upload = read_upload(name, data, options.page, self.settings, card)
-        start = time.perf_counter()
-        prediction = self.predictor(upload.image)
-        seconds = time.perf_counter() - start
-        if options.format == "json":
-            answer = build_answer(upload, prediction, card, seconds, options)
-            return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
-        suffix = ".png" if options.format == "png" else ".tif"
-        part: Literal["mask", "instances"] = "instances" if options.instances else "mask"
-        file = encode_part(upload, prediction, card, part, suffix)
-        return Response(
-            file.content,
-            media_type=file.media_type,
-            headers={
-                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name)}",
-                "X-Seconds": f"{seconds:.4f}",
-            },
-        )
-
-    def _check(self, options: Options) -> None:
-        """Refuse options that the model cannot satisfy before anything is computed."""
-        if options.instances and self.predictor.instances is None:
-            raise SegkitError(
-                "instances: this server does not separate objects. Omit the option, or start the"
-                " server with instances=components or another decoder."
-            )
-        layered = self.predictor.card.mode == "multilabel"
-        if options.format == "png" and layered and not options.instances:
-            raise SegkitError(
-                "format=png: a PNG cannot hold the mask of overlapping classes. Use format=tiff."
-            )
-        if options.format != "json" and options.include:
-            raise SegkitError("include works with format=json only.")
-
-
-def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
-    """Create the app around a predictor, which gets one image at a time in its own thread.
-
-    On the loopback it answers to no other name of this machine.
+    On the loopback it answers to no other name of this machine. With keys, all that tells of the
+    model or uses it needs one of them.
     """
-    info = describe_model(predictor, settings)
-    predictions = Predictions(predictor, settings)
+    metrics, places = Metrics(), Places(settings)
+    predictions = Predictions(predictor, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(reload_when_replaced(predictions, settings, metrics))
         yield
+        watch.cancel()
         predictions.close()
 
     app = FastAPIOffline(
@@ -226,15 +157,13 @@ def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
         version=__version__,
         description="Image in, mask out. [Try it on a page](./).",
         lifespan=lifespan,
+        # only described here, for the page /docs: the gate asks for it
+        dependencies=[Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if keys else [],
     )
     # The last one is the first that a request meets.
-    app.add_middleware(
-        BodyLimit,
-        max_bytes=round(settings.max_upload_mb * MEBIBYTE),
-        message=str(refuse_bytes(settings)),
-    )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list_trusted_hosts(settings.host))
-    app.add_middleware(AddHeaders, headers=HEADERS)
+    app.add_middleware(Gate, settings=settings, places=places, keys=keys)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list_trusted_hosts(settings))
+    app.add_middleware(Monitor, headers=HEADERS, metrics=metrics)
     app.add_exception_handler(SegkitError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
 
@@ -242,7 +171,6 @@ def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
         "/predict",
         summary="Predict an image",
         description=PREDICT,
-        dependencies=[Depends(require_same_site)],
         response_class=JSONResponse,
         responses=RESPONSES,
     )
@@ -255,11 +183,26 @@ def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
 
     @app.get("/model", summary="Describe the model")
     async def model() -> ModelInfo:
-        return info
+        return describe_model(predictions.predictor, settings)
 
     @app.get("/health", summary="Tell whether the server answers")
     async def health() -> Health:
         return Health(busy=predictions.busy)
+
+    @app.get(
+        "/ready",
+        summary="Tell whether there is room for another image",
+        responses={503: {"description": "All places are taken", "model": Problem}},
+    )
+    async def ready() -> Readiness:
+        if places.are_full:
+            raise HTTPException(503, f"{len(places)} requests are under way.")
+        return Readiness()
+
+    @app.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse)
+    async def numbers() -> Response:
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(metrics.format(len(places)), media_type=kind)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -268,12 +211,6 @@ def create_app(predictor: Predictor, settings: ServeSettings) -> FastAPI:
     for path in FILES:
         app.add_route(path, _send_file, include_in_schema=False)
     return app
-
-
-def name_model(settings: ServeSettings) -> str:
-    """Name the checkpoints for people."""
-    first, *others = settings.checkpoint
-    return first.name + (f" and {len(others)} more" if others else "")
 
 
 def describe_model(predictor: Predictor, settings: ServeSettings) -> ModelInfo:

@@ -11,40 +11,36 @@ from segkit.config.settings import ServeSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.inference.predictor import load_from_settings
 
-CONNECTIONS = 64
-"""Concurrent requests; further ones are answered with 503."""
-
 
 def serve(config: DictConfig) -> None:
     """Serve the page and the endpoint until Ctrl-C.
 
     Raises:
-        SegkitError: The config or the checkpoint cannot be used, the extra ``serve`` is not
-            installed, or the host or the port is not free.
+        SegkitError: The config, the keys or the checkpoint cannot be used, the extra ``serve`` is
+            not installed, or the host or the port is not free.
         KeyboardInterrupt: After Ctrl-C, when the current image is finished.
     """
     settings = parse_settings(ServeSettings, config)
     try:
         importlib.import_module("python_multipart")  # FastAPI would miss it too late
-        import uvicorn
-
-        from segkit.serve.app import create_app, name_model
-        from segkit.serve.guards import is_loopback
+        from segkit.serve.app import create_app
+        from segkit.serve.connections import make_server
+        from segkit.serve.guards import is_loopback, read_keys
+        from segkit.serve.monitoring import LOG, set_up_log
+        from segkit.serve.predictions import name_model
     except ImportError as error:
         raise SegkitError(
             f"serving needs the packages of an extra ({error}): pip install 'segkit-torch[serve]'."
         ) from error
+    keys = read_keys(settings.keys) if settings.keys else []
     with listen(settings.host, settings.port) as listener:  # before the model is loaded
-        predictor = load_from_settings(settings)
-        app = create_app(predictor, settings)
-        if not is_loopback(settings.host):
-            print(f"host={settings.host}: other machines can send images to this server.")
+        app = create_app(load_from_settings(settings), settings, keys)
+        set_up_log(settings.log)
+        if not (keys or is_loopback(settings.host)):
+            LOG.info("host=%s: other machines can send images to this server.", settings.host)
         address = format_address(listener)
-        print(f"serving {name_model(settings)} on {address} (Ctrl-C ends it)", flush=True)
-        options = uvicorn.Config(
-            app, log_level="warning", server_header=False, limit_concurrency=CONNECTIONS
-        )
-        uvicorn.Server(options).run(sockets=[listener])
+        LOG.info("serving %s on %s (Ctrl-C ends it)", name_model(settings), address)
+        make_server(app, settings).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -13,8 +13,33 @@ let clock = 0;
 const percent = (share) =>
   share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 
+// Asks the server, with the key if it needs one; the tab forgets the key when it is closed.
+async function ask(address, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const response = await fetch(address, { ...options, headers: key ? { "X-API-Key": key } : {} });
+  if (response.status === 401) askForKey(key === null ? "" : "the server does not know this key.");
+  return response;
+}
+
+function askForKey(problem) {
+  if (problem) complain("segkit", problem);
+  sessionStorage.removeItem("key");
+  $("entry").hidden = false;
+  document.querySelector("main").hidden = true;
+  $("key").focus();
+}
+
+async function useKey() {
+  sessionStorage.setItem("key", $("key").value.trim());
+  $("key").value = "";
+  $("entry").hidden = $("problem").hidden = true;
+  document.querySelector("main").hidden = false;
+  await start();
+}
+
 async function start() {
-  const response = await fetch("model");
+  const response = await ask("model");
+  if (!response.ok) return;
   model = await response.json();
   $("model").textContent =
     `${model.name} · ${model.encoder}, ${model.neck} · ` +
@@ -44,12 +69,13 @@ async function predict(chosen, page) {
   for (const part of ["mask", "instances", "pictures"]) query.append("include", part);
   let problem = null;
   try {
-    const response = await fetch(`predict?${query}`, { method: "POST", body: form, signal: own.signal });
+    const response = await ask(`predict?${query}`, { method: "POST", body: form, signal: own.signal });
     const body = await response.json().catch(() => ({}));
     if (response.ok) {
       [file, answer] = [chosen, body];
+      await start(); // the model may have been replaced
       await show();
-    } else {
+    } else if (response.status !== 401) {
       problem = body.detail ?? `the server answered ${response.status} ${response.statusText}.`;
     }
   } catch (error) {
@@ -232,6 +258,7 @@ $("next").addEventListener("click", () => turnTo(answer.page + 1));
 $("page").addEventListener("change", () => turnTo(Number($("page").value) - 1));
 $("another").addEventListener("click", () => { running?.abort(); reset(); $("file").focus(); });
 $("cancel").addEventListener("click", () => running?.abort());
+$("entry").addEventListener("submit", (event) => { event.preventDefault(); useKey().catch(lost); });
 addEventListener("resize", () => answer && zoom());
 addEventListener("paste", (event) => choose(event.clipboardData.files[0]));
 addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dragging"); });
@@ -241,4 +268,5 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
   choose(event.dataTransfer.files[0]);
 });
-start().catch(() => complain("segkit", "the server does not answer."));
+const lost = () => complain("segkit", "the server does not answer.");
+start().catch(lost);

@@ -54,16 +54,14 @@ def refuse_bytes(settings: ServeSettings) -> UploadError:
     )
 
 
-def read_upload(
-    name: str, data: bytes, page: int | None, settings: ServeSettings, card: ModelCard
-) -> Upload:
-    """Read the image in an upload; it is decoded only if its size is within the limits.
+def check_upload(data: bytes, page: int | None, settings: ServeSettings, card: ModelCard) -> int:
+    """Check the size of the image in an upload without decoding it; the number of its pixels.
 
     A pixel may have as many values as the model has channels, or four.
 
     Raises:
         UploadError: It is too large (413), or not an image of a known format (415).
-        SegkitError: It is damaged, or has no such page.
+        SegkitError: Its head is damaged, or it has no such page.
     """
     if len(data) > settings.max_upload_mb * MEBIBYTE:
         raise refuse_bytes(settings)
@@ -80,6 +78,19 @@ def read_upload(
             " python -m segkit.predict.",
             413,
         )
+    return extent.pixels
+
+
+def read_upload(
+    name: str, data: bytes, page: int | None, settings: ServeSettings, card: ModelCard
+) -> Upload:
+    """Read the image in an upload; it is decoded only if its size is within the limits.
+
+    Raises:
+        UploadError: See :func:`check_upload`.
+        SegkitError: It is damaged, or has no such page.
+    """
+    check_upload(data, page, settings, card)
     image = read_image(data, page, card.keeps_alpha, card.is_upright)
     return Upload(make_stem(name), image, page or 0, count_pages(data))
 

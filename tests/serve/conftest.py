@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import Normalization
+from segkit.config.settings import ServeSettings
 from segkit.inference.predictor import Prediction
 from segkit.targets.objects import label_regions
 
@@ -44,6 +47,11 @@ class Thresholds:
         self.card = card or make_card()
         self.mode, self.instances = self.card.mode, instances
         self.seen = []
+
+    def try_stream(self, images, pause=lambda: None):
+        for image in images:
+            pause()
+            yield self(image)
 
     def __call__(self, image):
         self.seen.append(image.shape)
@@ -79,3 +87,25 @@ def two_squares():
     image[2:6, 10:14] = 150
     image[20:22, 30:36] = 150
     return image
+
+
+@contextmanager
+def serving(predictor=None, keys=(), **options):
+    """A real server in a thread, with the port on which it answers."""
+    pytest.importorskip("fastapi_offline", reason="the extra serve is not installed")
+    from segkit.serve.app import create_app
+    from segkit.serve.command import listen
+    from segkit.serve.connections import make_server
+
+    settings = ServeSettings(checkpoint=["a.ckpt"], **options)
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = make_server(create_app(predictor or Thresholds(), settings, keys), settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-from serve.conftest import as_png
+from serve.conftest import as_png, serving
 
 import segkit
 from segkit.data.sources.cells import draw
@@ -220,3 +220,26 @@ def test_the_docs_run_under_the_security_policy_and_send_a_request(page, address
     page.locator("#operations-default-health_health_get").wait_for()
     page.click("#operations-default-health_health_get button.execute")
     page.locator("#operations-default-health_health_get", has_text='"busy": false').wait_for()
+
+
+def test_it_asks_for_a_key_where_one_is_needed(browser):
+    key = "a-key-of-more-than-16"
+    with serving(keys=[key]) as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_selector("#entry:not([hidden])")
+        assert page.is_hidden("main")
+        assert page.is_hidden("#problem")
+        page.fill("#key", "another-key-of-16-signs")
+        page.click("#entry button")
+        page.locator("#problem", has_text="does not know this key").wait_for()
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.locator("#model", has_text="resnet18").wait_for()
+        assert page.is_hidden("#entry")
+        drop(page, "cells.png", as_png(image_of(1)))
+        wait_for_result(page, "cells.png")
+        page.reload()  # the tab knows it
+        page.locator("#model", has_text="resnet18").wait_for()
+        assert page.is_hidden("#entry")
+        page.close()

@@ -21,6 +21,8 @@ from segkit.serve.command import format_address, listen, serve
         ([], "checkpoint=VALUE"),
         (["checkpoint=a.ckpt", "port=70000"], "port"),
         (["checkpoint=a.ckpt", "instances=all"], "instances"),
+        (["checkpoint=a.ckpt", "names=[a*b]"], "names"),
+        (["checkpoint=a.ckpt", "keys=nowhere"], "keys=nowhere cannot be read"),
         (["checkpoint=nowhere.ckpt", "port=0"], r"nowhere\.ckpt"),
     ],
 )
@@ -33,7 +35,7 @@ def test_wrong_values_are_named(words, named):
 @pytest.mark.parametrize("package", ["fastapi_offline", "uvicorn", "python_multipart"])
 def test_a_missing_extra_is_named(package, monkeypatch):
     for loaded in list(sys.modules):
-        if loaded == "segkit.serve.app":
+        if loaded.startswith("segkit.serve.") and loaded != "segkit.serve.command":
             monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SegkitError, match=r"pip install 'segkit-torch\[serve\]'") as error:

@@ -181,7 +181,10 @@ class _Flight(NamedTuple):
 
 
 def predict_canvases(
-    canvases: Iterable[Canvas], networks: Sequence[Network], tta: TTA
+    canvases: Iterable[Canvas],
+    networks: Sequence[Network],
+    tta: TTA,
+    pause: Callable[[], object] = lambda: None,
 ) -> Iterator[Canvas]:
     """Predict images; tiles of one size share batches across images.
 
@@ -191,6 +194,7 @@ def predict_canvases(
         canvases: One for each image; the next is requested only when there is room for it.
         networks: Their probabilities are averaged, and so are those of the views of ``tta``.
         tta: Test-time augmentation.
+        pause: Called before each batch; what it raises ends all of it.
 
     Yields:
         The canvases in their order, finished or with their ``error``.
@@ -222,6 +226,7 @@ def predict_canvases(
     def launch(shape: tuple[int, int]) -> None:
         """Compute the next batch; a GPU goes on while the one before it is blended."""
         nonlocal batch_pixels
+        pause()
         queue, limit = waiting[shape], find_limit(shape)
         taken = [queue.popleft() for _ in range(min(limit, len(queue)))]
         taken = [entry for entry in taken if entry[0].error is None]

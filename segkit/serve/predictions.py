@@ -43,14 +43,14 @@ class Predictions:
     def __init__(self, predictor: Predictor, settings: ServeSettings, metrics: Metrics) -> None:
         self.predictor, self._settings, self._metrics = predictor, settings, metrics
         self._turn, self._next = threading.Lock(), threading.Lock()
-        self._small_ones, self._changed = 0, threading.Condition()
+        self._images, self._small_ones, self._changed = 0, 0, threading.Condition()
         # A thread each, for small images and for large ones: one after the other.
         self._small, self._large = ThreadPoolExecutor(1, "small"), ThreadPoolExecutor(1, "large")
 
     @property
     def busy(self) -> bool:
         """Whether an image is being predicted."""
-        return self._turn.locked()
+        return self._images > 0
 
     async def respond(self, request: Request, file: UploadFile, options: Options) -> Response:
         """Answer a request.
@@ -92,6 +92,7 @@ class Predictions:
             pixels = check_upload(_read(held), options.page, self._settings, predictor.card)
             return None if pixels > LARGE else predict(False)
 
+        self._images += 1
         try:
             self._count_small(1)
             try:
@@ -109,6 +110,8 @@ class Predictions:
                 " smaller tile, or use python -m segkit.predict.",
                 413,
             ) from error
+        finally:
+            self._images -= 1
 
     def _predict(
         self, predictor: Predictor, upload: Upload, is_stopped: Callable[[], bool], is_large: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -66,7 +67,12 @@ class Tiles(Thresholds):
 def test_small_images_pass_a_large_one_and_batches_take_turns(monkeypatch):
     monkeypatch.setattr(predictions, "LARGE", 1000)
     predictor = Tiles()
-    with make_client(predictor) as client, ThreadPoolExecutor(1) as threads:
+    with (
+        make_client(predictor) as client,
+        ThreadPoolExecutor(1) as threads,
+        ExitStack() as stack,
+    ):
+        stack.callback(predictor.enough.set)  # else a failure would wait for ever
         large = threads.submit(post, client, LARGE)
         assert predictor.begun.wait(20)
         for _ in range(5):

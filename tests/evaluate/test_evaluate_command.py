@@ -156,7 +156,7 @@ def test_12_bit_values_are_reported_once(binary_run, tmp_path, capsys):
     assert capsys.readouterr().out.count("has 16 bits and no value above") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_write_what_one_does(binary_run, tmp_path):
     """srun starts them; the first one prints and writes."""
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}

@@ -215,7 +215,7 @@ def test_a_longer_training_says_what_happens_to_the_learning_rate(tmp_path, bina
     assert "max_epochs 1 -> 2: scheduler=one_cycle is stretched" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_data_that_moved_and_a_command_from_another_folder(tmp_path):
     """The data lie where the run was started, then somewhere else."""
     for part, values in (("images", (20, 220)), ("masks", (0, 255))):

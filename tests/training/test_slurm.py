@@ -47,10 +47,8 @@ def send_after_an_epoch(process, runs, number):
     return process.communicate(timeout=120)[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "status", ["0", pytest.param("1", marks=pytest.mark.nightly)], ids=["requeued", "refused"]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("status", ["0", "1"], ids=["requeued", "refused"])
 def test_a_job_that_slurm_stops_is_requeued_and_goes_on(tmp_path, job, status):
     runs, options = tmp_path / "runs/quick", ["trainer.max_epochs=8", "encoder.dropout=0"]
     job["SCONTROL_STATUS"] = status

@@ -49,6 +49,9 @@ class ClaimFolder(Callback):
     def __init__(self) -> None:
         self._held = ExitStack()
 
+    def __reduce__(self) -> tuple[type[ClaimFolder], tuple[()]]:
+        return ClaimFolder, ()  # launchers send it to their jobs, which hold nothing
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Claim the folder of a run that is not resumed."""
         if not config.get("resume"):

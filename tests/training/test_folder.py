@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ def test_sweeps_keep_apart_in_every_process_of_theirs(tmp_path):
         claim.on_multirun_start(config)
         assert config.hydra.sweep.dir == str(tmp_path / name)
         assert config.hydra.overrides.hydra == [f"hydra.sweep.dir='{tmp_path / name}'"]
+        pickle.loads(pickle.dumps(claim)).on_multirun_end(config)  # as in a job of Slurm
         with pytest.raises(Stop, match="in use by a sweep"):
             ClaimFolder().on_multirun_start(config)  # named by the user, as far as it knows
         claim.on_multirun_end(config)

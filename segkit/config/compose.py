@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from segkit.config.declarations import plugin_files
-from segkit.config.overrides import OF_VALUES, explain_composition, list_composition_errors
+from segkit.config.overrides import explain_composition
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 
@@ -49,7 +49,9 @@ def compose(
     with session(config_dir, given):
         try:
             config = hydra.compose(command, overrides=given)
-        except (*list_composition_errors(), *OF_VALUES) as error:
+        except SegkitError:
+            raise
+        except Exception as error:  # Hydra has all kinds about odd values
             raise explain_composition(error, command, given) from error
     plugins.require_named(plugins.as_list(config.get("plugins")), given)
     return config

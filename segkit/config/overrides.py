@@ -7,9 +7,6 @@ from typing import Any
 
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
-OF_VALUES: tuple[type[Exception], ...] = (ValueError, TypeError)
-"""What Hydra raises besides when a group is given a number, say."""
-
 
 def explain_composition(error: Exception, command: str, overrides: list[str]) -> SegkitError:
     """The error that names all overrides that cannot be composed, with the nearest names.
@@ -60,7 +57,9 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
             values.append((key, text))
     try:
         config = hydra.compose(command, overrides=groups)
-    except (*list_composition_errors(), *OF_VALUES) as why:
+    except SegkitError:
+        raise
+    except Exception as why:  # Hydra has all kinds about odd values
         return all_at_once("the config cannot be composed:", [*problems, str(why)])
     known = _list_keys(config)
     for key, text in values:

@@ -91,7 +91,15 @@ def test_many_end_in_messages(overrides):
     "override",
     [
         *("logger=null", "plan=false", "loss=null", "loss=true", "encoder=5", "trainer=[nan]"),
-        *("=5", "plan=[null]", "trainer=[1,[2,[3]]]", "~logger=-inf", "~experiment=x", "plugins=1"),
+        *(
+            "=5",
+            "+=../../x",
+            "plan=[null]",
+            "trainer=[1,[2,[3]]]",
+            "~logger=-inf",
+            "~experiment=x",
+            "plugins=1",
+        ),
         *("trainer.devices=abc", "trainer.devices=0", "trainer.devices=[]", "trainer.devices=1.5"),
         *("data.num_workers=${nope}", "name=${oc.env:NOPE}", "trainer.max_time=\u00b2:0:0:1"),
         "trainer.max_time=99999999999999:00:00:00",

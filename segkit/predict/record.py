@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import shutil
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from segkit.core.errors import SegkitError, all_at_once
-from segkit.core.files import make_folder, wrap_write_errors, write_whole
+from segkit.core.files import make_folder, name_temporary, wrap_write_errors, write_whole
 from segkit.images.formats.zarr_store import is_zarr
 from segkit.images.paths import list_parts
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
@@ -292,7 +291,7 @@ def remove(path: Path) -> None:
     """Remove a file or a zarr, if it exists."""
     try:
         if is_zarr(path):
-            old = path.with_name(f".{secrets.token_hex(8)}.old")
+            old = name_temporary(path)
             path.rename(old)  # at once: half of a mask would pass for a finished one
             shutil.rmtree(old)
         else:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
+from segkit.core.errors import SegkitError
 from segkit.training.record import JOB, describe_command
-from segkit.training.resume import ENVIRONMENT, is_concluded, last_checkpoint
+from segkit.training.resume import is_concluded, last_checkpoint, read_environment
 
 
 def resume_after_requeue(config: DictConfig, console: Console) -> bool:
@@ -29,7 +28,10 @@ def resume_after_requeue(config: DictConfig, console: Console) -> bool:
     claimed = Path(HydraConfig.get().runtime.output_dir)
     own = os.environ["SLURM_JOB_ID"], describe_command()
     for folder in sorted(claimed.parent.iterdir()):
-        stored = _read(folder / ENVIRONMENT)
+        try:
+            stored = read_environment(folder)
+        except SegkitError:
+            continue  # a damaged folder of another run
         if (stored.get(JOB), stored.get("command")) != own:
             continue
         is_finished = is_concluded(folder)
@@ -44,13 +46,6 @@ def resume_after_requeue(config: DictConfig, console: Console) -> bool:
         config.resume = str(folder)
         return True
     return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, nothing if it is missing or broken."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    return {}
 
 
 def requeue() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -25,22 +25,39 @@ _plain = ContextVar("plain", default=False)
 class ChannelLayerNorm(nn.Module):
     """Layer normalisation over the channels of each pixel."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Create a normalisation layer; ``group`` has gcd(channels, 16) channels per group."""
+class PooledBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that also trains on a batch of one value a channel, as pooling gives.
+
+    A single value has no variance: then the running statistics normalise it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if self.training and x[:, 0].numel() == 1:
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def make_norm(norm: Norm, channels: int, pooled: bool = False) -> nn.Module:
+    """Create a normalisation layer; ``group`` has gcd(channels, 16) channels per group.
+
+    One for ``pooled`` maps of a single pixel has no instance normalisation, which would leave 0.
+    """
     if norm == "batch":
-        return nn.BatchNorm2d(channels)
+        return PooledBatchNorm(channels) if pooled else nn.BatchNorm2d(channels)
     if norm == "group":
         return nn.GroupNorm(channels // math.gcd(channels, 16), channels)
-    if norm == "instance":
+    if norm == "instance" and not pooled:
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "layer":
         return ChannelLayerNorm(channels)
@@ -48,7 +65,10 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, normalisation, ReLU. ``padding="valid"`` shrinks a map by kernel_size - 1."""
+    """Convolution, normalisation, ReLU. ``padding="valid"`` shrinks a map by kernel_size - 1.
+
+    ``pooled`` is for maps of a single pixel.
+    """
 
     def __init__(
         self,
@@ -57,16 +77,20 @@ class ConvBlock(nn.Sequential):
         kernel_size: int = 3,
         norm: Norm = "batch",
         padding: Padding = "same",
+        dilation: int = 1,
+        pooled: bool = False,
     ) -> None:
+        layer = make_norm(norm, out_channels, pooled)
         super().__init__(
             nn.Conv2d(
                 in_channels,
                 out_channels,
                 kernel_size,
-                padding=kernel_size // 2 if padding == "same" else 0,
-                bias=norm == "none",  # a normalisation brings its own
+                padding=dilation * (kernel_size // 2) if padding == "same" else 0,
+                dilation=dilation,
+                bias=isinstance(layer, nn.Identity),  # a normalisation brings its own
             ),
-            make_norm(norm, out_channels),
+            layer,
             nn.ReLU(inplace=True),
         )
 
@@ -160,19 +184,25 @@ class JoinBlock(ConvBlock):
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def forward(  # type: ignore[override]  # a Sequential takes one map
-        self, x: Tensor, up: Upsample, skip: Tensor | None = None
+        self,
+        x: Tensor,
+        up: Upsample,
+        skip: Tensor | None = None,
+        attend: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """(B, in_channels, h, w) and the skip (B, skip_channels, H, W) -> (B, out, f h, f w).
 
-        ``up`` upsamples by a factor f; the skip is cropped about its centre.
+        ``up`` upsamples by a factor f; the skip is cropped about its centre. ``attend`` is applied
+        to both together, before the convolution.
         """
         convolve, norm, activation = self
         if skip is not None:
             skip = crop_to(skip, (x.shape[-2] * up.factor, x.shape[-1] * up.factor))
-        if self.takes_fast_path(x):
+        if attend is None and self.takes_fast_path(x):
             return activation(norm(self._join(x, skip)))
         x = up(x)  # (B, in_channels, f h, f w)
-        return activation(norm(convolve(x if skip is None else torch.cat([skip, x], dim=1))))
+        joined = x if skip is None else torch.cat([skip, x], dim=1)
+        return activation(norm(convolve(joined if attend is None else attend(joined))))
 
     def takes_fast_path(self, x: Tensor) -> bool:
         """Whether a map (B, in_channels, h, w) is joined without upsampling it."""
@@ -226,11 +256,11 @@ def init_he(module: nn.Module) -> None:
     """Draw normal weights of deviation sqrt(2 / N) for N incoming connections (He et al. 2015)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            # Each output of a transposed convolution whose kernel equals its stride sees one input
-            # pixel: its fan-in is the number of input channels, which PyTorch would miscount.
-            fan_in = layer.in_channels
-            if isinstance(layer, nn.Conv2d):
-                fan_in *= math.prod(layer.kernel_size)
+            # An output of a transposed convolution sees one input pixel in each stride that its
+            # kernel covers: one if both are equal. PyTorch would count them all.
+            fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+            if isinstance(layer, nn.ConvTranspose2d):
+                fan_in //= math.prod(layer.stride)
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from neck_options import choose_options
 
 from segkit.benchmark.networks import make_bare_card
 from segkit.export.checking import check
@@ -34,7 +35,8 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
     options = {"name": encoder} if isinstance(encoder, str) else dict(encoder)
     built = Encoder.build(options.pop("name"), **options, pretrained=False)
     classes = {} if head == "binary" else {"num_classes": 3}
-    middle = Neck.build(neck, channels=built.channels, strides=built.strides, upsample=upsample)
+    options = choose_options(neck, upsample=upsample)
+    middle = Neck.build(neck, channels=built.channels, strides=built.strides, **options)
     model = Segmenter(built, middle, Head.build(head, in_channels=middle.out_channels, **classes))
     card = make_bare_card(model.eval(), 64, "uint8", 255.0)
     contents = describe_model(model, card, True, True)
@@ -74,12 +76,20 @@ def test_parts_of_every_kind(encoder, neck, upsample, head, kind, size, tmp_path
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("neck", Neck.names())
+@pytest.mark.parametrize("neck", ["fcn", "fpn", "unet"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_encoder_and_neck_as_onnx(preset, neck, tmp_path):
+def test_every_encoder_as_onnx(preset, neck, tmp_path):
     turn = Neck.names().index(neck) + PRESETS.index(preset)
     head = Head.names()[turn % len(Head.names())]
     export_and_check(preset, neck, UPSAMPLES[turn % 3], head, "onnx", tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("neck", Neck.names())
+@pytest.mark.parametrize("kind", ENDINGS)
+def test_every_neck_in_every_format(neck, kind, tmp_path):
+    upsample = UPSAMPLES[Neck.names().index(neck) % 3]
+    export_and_check("test_resnet", neck, upsample, "binary", kind, tmp_path)
 
 
 @pytest.mark.nightly

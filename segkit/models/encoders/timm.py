@@ -22,13 +22,14 @@ from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
 from segkit.models.encoders.weights import check_fit, find_weights, read_file
 
-Blocks = Literal["several", "last"]
+Blocks = Literal["several", "last", "plain"]
 
 # Arguments of timm.create_model that an option of the encoder stands for.
 OWNED = {
     "in_chans": "in_channels, which follows the data",
     "img_size": "encoder.img_size",
     "out_indices": "encoder.depth and encoder.blocks",
+    "output_stride": "encoder.output_stride",
     "features_only": "nothing: an encoder always gives its maps",
     "num_classes": "head.num_classes",
     "pretrained": "encoder.pretrained",
@@ -51,7 +52,7 @@ class Backbone:
         arguments: Arguments of ``timm.create_model``, of FITTED.
         multiple: Height and width of the input must be multiples of it.
         fixed_size: The only input size that it takes, None for any.
-        plain: Whether all its maps have the one stride of a plain transformer.
+        plain: Whether all its maps have one stride, and a pyramid is to be made of them.
         channels_last: Whether its maps are (B, h, w, C).
         exact: Whether each map is exactly 1 / stride of the input; unpadded convolutions give less.
         dropped: Modules that none of its maps depends on.
@@ -88,7 +89,10 @@ class TimmEncoder(Encoder, name="timm"):
             multiple of its last stride; others ignore it. None takes the size of the training crops
             or, outside a training, timm's.
         blocks: How a plain transformer makes its pyramid: "several" takes evenly spaced blocks,
-            "last" the last one only (ViTDet).
+            "last" the last one only (ViTDet). "plain" gives the map of the last block itself.
+        output_stride: Stride from which on a convolutional backbone is dilated instead of reduced
+            further; None reduces as the backbone was made. Of the maps of one stride the last one
+            is given.
         timm_args: Further arguments of ``timm.create_model``, such as ``{drop_path_rate: 0.1}``.
             Without pretrained weights, norms that timm initialises with 0 are given a small scale,
             unless ``zero_init_last`` is set here.
@@ -105,6 +109,7 @@ class TimmEncoder(Encoder, name="timm"):
         pretrained: Pretrained = "auto",
         img_size: Annotated[int, Field(ge=1)] | None = None,
         blocks: Blocks = "several",
+        output_stride: Literal[8, 16, 32] | None = None,
         timm_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -112,6 +117,8 @@ class TimmEncoder(Encoder, name="timm"):
         config = _pretrained_config(model)
         own_size = int(config.get("input_size", (3, 224, 224))[-1])
         arguments = {"features_only": True, "in_chans": in_channels, **(timm_args or {})}
+        if output_stride is not None:
+            arguments["output_stride"] = output_stride
         search = _Search(model, arguments, depth, blocks, img_size, own_size)
         backbone, found = search.run()
         weights: Path | None = None
@@ -152,6 +159,8 @@ class TimmEncoder(Encoder, name="timm"):
             if ":" in model:  # a repository on the hub or a folder, which timm would read
                 raise ValueError("it is not one of timm")
             arguments = {**(options.get("timm_args") or {}), **found.arguments}
+            if options.get("output_stride") is not None:
+                arguments["output_stride"] = options["output_stride"]
             backbone = timm.create_model(
                 model, pretrained=False, features_only=True, in_chans=in_channels, **arguments
             )
@@ -217,7 +226,7 @@ class _Search:
         model: Name of the timm model.
         arguments: What ``timm.create_model`` is given in every way.
         depth: Number of levels to keep, finest first; None for all.
-        blocks: Whether a plain transformer gives several blocks or the last one.
+        blocks: Whether a plain transformer gives several blocks or the last one, or no pyramid.
         img_size: The size to build a model of one size for; None for ``own_size``.
         own_size: The size that timm gives for the model.
     """
@@ -257,6 +266,12 @@ class _Search:
                     goal = "any size" if fixed is None else f"{fixed} x {fixed} pixels"
                     reasons.setdefault(goal, (str(error) or repr(error)).strip().rstrip("."))
         given = {k: v for k, v in self.arguments.items() if k not in ("features_only", "in_chans")}
+        if (stride := given.get("output_stride")) is not None:
+            raise SegkitError(
+                f"encoder.output_stride is {stride}, but timm cannot dilate '{self.model}'"
+                f" ({next(iter(reasons.values()))}). Leave it out, or choose a convolutional backbone"
+                " such as a ResNet, EfficientNet, MobileNet or ConvNeXt."
+            )
         raise SegkitError(
             f"the timm model '{self.model}'"
             + (f" with timm_args={given}" if given else "")
@@ -286,6 +301,8 @@ class _Search:
                 " the next"
             )
         coarsest = max(reductions)
+        self._require_stride(coarsest)
+        plain = plain and self.blocks != "plain"
         if plain:
             coarsest = max(coarsest, pyramid_strides(coarsest)[: self.depth][-1])
         in_channels = self.arguments["in_chans"]
@@ -300,7 +317,7 @@ class _Search:
         full = max(coarsest, full)
         found: list[Backbone] = []
         reason = ""
-        for multiple in [full, 2 * full] if plain else sorted({coarsest, 2 * coarsest, full}):
+        for multiple in sorted({coarsest, 2 * coarsest, full} if not plain else {full, 2 * full}):
             # As low as a segmenter's smallest input; as long as no model was made for, and odd.
             beyond = self.own_size // multiple + 1
             size = 2 * multiple, (beyond + 1 - beyond % 2) * multiple
@@ -315,6 +332,11 @@ class _Search:
         if not found:
             raise _UnfitError(reason)
         return backbone, found[-1] if found[-1].exact else found[0]
+
+    def _require_stride(self, coarsest: int) -> None:
+        wanted = self.arguments.get("output_stride", coarsest)
+        if coarsest > wanted:
+            raise _UnfitError(f"its coarsest map has the stride {coarsest} in spite of it")
 
     def _choose_maps(self, info: Any, plain: bool) -> list[int]:
         """Indices of the maps to take, so that nothing else is computed."""

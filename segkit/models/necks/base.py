@@ -31,7 +31,7 @@ class Neck(nn.Module, Registrable, ABC, family="neck"):
         """[(B, c_i, H / s_i, W / s_i)], finest first -> (B, out_channels, H / out_stride, ...)."""
 
     def levels(self, maps: list[Tensor]) -> list[Tensor]:
-        """The map of :meth:`forward`, then the coarser ones for auxiliary heads, if any."""
+        """The map of :meth:`forward`, then the others for auxiliary heads, if any."""
         return [self(maps)]
 
     # A member with several levels sets attributes of these names.
@@ -44,3 +44,26 @@ class Neck(nn.Module, Registrable, ABC, family="neck"):
     def level_strides(self) -> tuple[int, ...]:
         """Stride of each map of :meth:`levels`."""
         return (self.out_stride,)
+
+
+def list_steps(strides: tuple[int, ...], out_stride: int) -> list[int]:
+    """The strides that a decoder goes through from the coarsest map: the encoder's, then halves.
+
+    Example:
+        >>> list_steps((4, 8, 16), 1)
+        [8, 4, 2, 1]
+    """
+    steps = [s for s in reversed(strides[:-1]) if s >= out_stride]
+    while (finest := (steps or strides)[-1]) % 2 == 0 and finest // 2 >= out_stride:
+        steps.append(finest // 2)
+    return steps
+
+
+def skip_finer(strides: tuple[int, ...], out_stride: int, least: int = 1) -> int:
+    """How many of the finest maps to leave out for a stride, so that ``least`` remain.
+
+    Example:
+        >>> skip_finer((2, 4, 8), 4)
+        1
+    """
+    return max(0, min(sum(s < out_stride for s in strides), len(strides) - least))

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.models.conv import ConvBlock, JoinBlock, Norm, Upsample, UpsampleMode, init_he
-from segkit.models.necks.base import Neck
+from segkit.models.necks.base import Neck, skip_finer
 
 
 class FPNNeck(Neck, name="fpn"):
@@ -49,7 +49,7 @@ class FPNNeck(Neck, name="fpn"):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        self._first = max(0, min(sum(s < out_stride for s in strides), len(strides) - 2))
+        self._first = skip_finer(strides, out_stride, least=2)
         channels, strides = channels[self._first :], strides[self._first :]
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.ups = nn.ModuleList(

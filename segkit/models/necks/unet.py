@@ -8,16 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
-from segkit.models.conv import (
-    ConvBlock,
-    JoinBlock,
-    Norm,
-    Padding,
-    Upsample,
-    UpsampleMode,
-    init_he,
-)
-from segkit.models.necks.base import Neck
+from segkit.models.conv import Norm, Padding, Upsample, UpsampleMode, init_he
+from segkit.models.joining import Attention, JoinStep
+from segkit.models.necks.base import Neck, list_steps
 
 DEFAULT_WIDTH = 16
 
@@ -39,6 +32,8 @@ class UNetNeck(Neck, name="unet"):
         out_stride: Stride at which decoding stops; 1 decodes to full size.
         norm: Normalisation after each convolution; None takes the encoder's.
         padding: "valid" crops the skips to follow an unpadded encoder. By default the encoder's.
+        attention: "scse" squeezes and excites channels and pixels in each step; "gate" weights the
+            skips by attention.
     """
 
     level_channels: tuple[int, ...] = ()
@@ -53,15 +48,14 @@ class UNetNeck(Neck, name="unet"):
         out_stride: Annotated[int, Field(ge=1)] = 1,
         norm: Norm | None = None,
         padding: Padding = "same",
+        attention: Attention = "none",
     ) -> None:
         super().__init__()
         pairs = dict(zip(strides, channels, strict=True))
         if width is None:
             mirrors = list(channels) == [channels[0] * s for s in strides]
             width = channels[0] if mirrors else DEFAULT_WIDTH
-        targets = [s for s in reversed(strides[:-1]) if s >= out_stride]
-        while (finest := (targets or strides)[-1]) % 2 == 0 and finest // 2 >= out_stride:
-            targets.append(finest // 2)
+        targets = list_steps(strides, out_stride)
         if padding == "valid" and targets[-1] != strides[0]:
             raise SegkitError(
                 f"neck.out_stride is {out_stride}, but an unpadded network is decoded to the stride"
@@ -73,15 +67,20 @@ class UNetNeck(Neck, name="unet"):
         widths = []
         for target in targets:
             up = Upsample(current, stride // target, upsample, width * target)
-            current, stride = width * target, target
-            join = JoinBlock(
-                up.out_channels, pairs.get(target, 0), current, up, norm or "batch", padding
-            )
-            widths.append(current)
             self.ups.append(up)
             self.convs.append(
-                nn.ModuleList([join, ConvBlock(current, current, 3, norm or "batch", padding)])
+                JoinStep(
+                    current,
+                    pairs.get(target, 0),
+                    width * target,
+                    up,
+                    norm or "batch",
+                    padding,
+                    attention,
+                )
             )
+            current, stride = width * target, target
+            widths.append(current)
         self.out_channels, self.out_stride = current, stride
         # without a step the coarsest map itself is the result
         self.level_strides = tuple(targets[::-1]) or (stride,)
@@ -96,9 +95,7 @@ class UNetNeck(Neck, name="unet"):
         """The map of each step, finest first."""
         x = maps[-1]
         steps = []
-        for up, block, skip in zip(self.ups, self.convs, self._skips, strict=True):
-            join, conv = block.children()
-            skipped = None if skip is None else maps[skip]
-            x = conv(join(x, up, skipped))  # (B, width * s, H / s, W / s)
+        for up, step, skip in zip(self.ups, self.convs, self._skips, strict=True):
+            x = step(x, up, None if skip is None else maps[skip])  # (B, width * s, H / s, W / s)
             steps.append(x)
         return steps[::-1] or [x]

@@ -51,12 +51,13 @@ class PooledBatchNorm(nn.BatchNorm2d):
 def make_norm(norm: Norm, channels: int, pooled: bool = False) -> nn.Module:
     """Create a normalisation layer; ``group`` has gcd(channels, 16) channels per group.
 
-    One for ``pooled`` maps of a single pixel has no instance normalisation, which would leave 0.
+    For ``pooled`` maps of a single pixel there is none that would leave 0: of single values.
     """
     if norm == "batch":
         return PooledBatchNorm(channels) if pooled else nn.BatchNorm2d(channels)
-    if norm == "group":
-        return nn.GroupNorm(channels // math.gcd(channels, 16), channels)
+    size = math.gcd(channels, 16)
+    if norm == "group" and not (pooled and size == 1):
+        return nn.GroupNorm(channels // size, channels)
     if norm == "instance" and not pooled:
         return nn.InstanceNorm2d(channels, affine=True)
     if norm == "layer":

@@ -24,6 +24,7 @@ import torch
 
 import segkit
 from segkit.core.errors import SegkitError
+from segkit.inference.runtimes import torch_export_file
 from segkit.inference.runtimes.digest import UNSET, write_digest
 from segkit.inference.runtimes.torch_export_file import UnknownContentError, copy_program
 
@@ -481,3 +482,10 @@ def test_a_timm_model_of_a_card_is_one_of_timm_itself(tmp_path):
         torch.save(stored, tmp_path / "x.ckpt")
         with pytest.raises(SegkitError, match=said):
             segkit.load(tmp_path / "x.ckpt", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["add.Tensor", "numpy_T.default", "__and__.Tensor", "__rshift__.Scalar"]
+)
+def test_operators_that_compute_are_taken(name):
+    torch_export_file._check_operator(f"torch.ops.aten.{name}")

@@ -106,20 +106,6 @@ def test_the_fcn_is_the_written_out_network():
     assert (neck.out_channels, neck.out_stride) == (8, 8)
 
 
-@pytest.mark.parametrize("strides", [(7, 14), (16,), (4, 16), (2, 4, 16)])
-@pytest.mark.parametrize("name", ["fcn", "fpn", "unet"])
-@pytest.mark.parametrize("upsample", ["nearest", "bilinear", "deconv"])
-def test_pyramids_of_few_levels_and_uneven_steps(strides, name, upsample):
-    channels = tuple(range(8, 8 + len(strides)))
-    neck = Neck.build(name, channels=channels, strides=strides, upsample=upsample)
-    side = 2 * strides[-1]
-    maps = [torch.rand(2, c, side // s, side // s) for c, s in zip(channels, strides, strict=True)]
-    out = side // neck.out_stride
-    assert neck(maps).shape == (2, neck.out_channels, out, out)
-    assert [m.shape[1] for m in neck.levels(maps)] == list(neck.level_channels)
-    assert [side // m.shape[2] for m in neck.levels(maps)] == list(neck.level_strides)
-
-
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_upsampling(factor):
     x = torch.arange(12.0).reshape(1, 1, 3, 4).repeat(2, 5, 1, 1)

@@ -271,3 +271,40 @@ def test_networks_that_were_tried_are_gone_at_once(name):
         assert layers() == before
     finally:
         gc.enable()
+
+
+def test_a_plain_transformer_without_a_pyramid():
+    encoder = Encoder.build("test_vit2", pretrained=False, blocks="plain").eval()
+    assert (encoder.channels, encoder.strides, encoder.multiple) == ((64,), (16,), 16)
+    x = torch.rand(1, 3, 48, 80)
+    with torch.no_grad():
+        (features,) = encoder(x)
+        assert torch.equal(features, encoder.backbone(x)[-1])
+    assert features.shape == (1, 64, 3, 5)
+    assert not list(set(encoder.parameters()) - set(encoder.backbone_parameters()))
+    check_rebuilding("test_vit2", encoder, (48, 80), blocks="plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "strides"),
+    [
+        ("test_resnet", 8, (2, 4, 8)),
+        ("test_resnet", 16, (2, 4, 8, 16)),
+        ("test_resnet", 32, (2, 4, 8, 16, 32)),
+        ("test_convnext", 8, (4, 8)),
+        ("test_efficientnet", 16, (2, 4, 8, 16)),
+    ],
+)
+def test_dilated_backbones_give_the_last_map_of_each_stride(name, stride, strides):
+    plain = Encoder.build(name, pretrained=False)
+    encoder = Encoder.build(name, pretrained=False, output_stride=stride)
+    assert (encoder.strides, encoder.multiple) == (strides, stride)
+    assert encoder.channels[-1] == plain.channels[-1]
+    assert [p.shape for p in encoder.parameters()] == [p.shape for p in plain.parameters()]
+    check_rebuilding(name, encoder, (3 * stride, 5 * stride), output_stride=stride)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vgg11", "densenet121"])
+def test_backbones_that_cannot_be_dilated_say_so(name):
+    with pytest.raises(SegkitError, match=f"output_stride is 8, but timm cannot dilate '{name}'"):
+        Encoder.build(name, pretrained=False, output_stride=8)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def give(mine: nn.Module, theirs: nn.Module | Iterable[nn.Module], order=None) -
 def roll(first: int, *others: int) -> list[int]:
     """The input channels of "coarser map, skips" in the order "skips backwards, coarser map"."""
     starts = torch.tensor([0, first, *others]).cumsum(0).tolist()
-    parts = [range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [range(a, b) for a, b in pairwise(starts)]
     return [channel for part in reversed(parts) for channel in part]
 
 

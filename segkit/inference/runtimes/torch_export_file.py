@@ -31,7 +31,9 @@ _NAME = re.compile(r"((?!__)[A-Za-z0-9_]+)?")  # torch compiles "NAME = operator
 _PATH = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")  # of a weight
 _PATHS = "parameter_name", "buffer_name", "tensor_constant_name"
 _NUMBER = re.compile(r"-?Infinity|NaN")  # what JSON cannot hold as a number
-_ATEN = re.compile(r"torch\.ops\.aten\.((?!__)[a-z0-9_]+)\.((?!__)[A-Za-z0-9_]+)")
+_ATEN = re.compile(
+    r"torch\.ops\.aten\.((?!__)[A-Za-z0-9_]+|__(?:and|or|xor|lshift|rshift)__)\.((?!__)[A-Za-z0-9_]+)"
+)
 _SIZE_OPERATORS = {
     *(f"_operator.{name}" for name in ("eq", "ne", "le", "ge", "lt", "gt", "neg", "pos")),
     *(f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow")),

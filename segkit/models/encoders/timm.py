@@ -29,7 +29,6 @@ OWNED = {
     "in_chans": "in_channels, which follows the data",
     "img_size": "encoder.img_size",
     "out_indices": "encoder.depth and encoder.blocks",
-    "output_stride": "encoder.output_stride",
     "features_only": "nothing: an encoder always gives its maps",
     "num_classes": "head.num_classes",
     "pretrained": "encoder.pretrained",
@@ -268,9 +267,9 @@ class _Search:
         given = {k: v for k, v in self.arguments.items() if k not in ("features_only", "in_chans")}
         if (stride := given.get("output_stride")) is not None:
             raise SegkitError(
-                f"encoder.output_stride is {stride}, but timm cannot dilate '{self.model}'"
-                f" ({next(iter(reasons.values()))}). Leave it out, or choose a convolutional backbone"
-                " such as a ResNet, EfficientNet, MobileNet or ConvNeXt."
+                f"encoder.output_stride is {stride}, but timm cannot dilate '{self.model}'. Leave"
+                " it out, or choose another convolutional backbone, such as a ResNet, EfficientNet,"
+                " MobileNet or ConvNeXt."
             )
         raise SegkitError(
             f"the timm model '{self.model}'"

@@ -98,11 +98,11 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        pixels = (
+        query, key, value = (
             layer(x).flatten(2).transpose(1, 2)[:, None]  # (B, 1, H W, width or C)
             for layer in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(*pixels, scale=1.0)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return self.out(x + attended[:, 0].transpose(1, 2).reshape(x.shape))
 
 

@@ -1,10 +1,11 @@
 """Training and inference against segmentation-models-pytorch: python benchmarks/networks.py
 
-U-Net and FPN of both libraries with the same encoders, one class, in processes that take turns.
-SMP runs as its users run it (contiguous, eval and no_grad), and in its better setting
-(channels_last and inference_mode). Both get the same images, loss and optimizer; SMP's U-Net gets
-the 1x1 head of segkit in the place of its 3x3 one, and its FPN no dropout, so that it does no work
-that segkit does not. That the U-Nets compute the same is shown first, by copying the weights.
+The decoders of both libraries with the same encoders, one class, in processes that take turns:
+U-Net and FPN with all encoders and shapes, the others with the first of them. SMP runs as its users
+run it (contiguous, eval and no_grad), and in its better setting (channels_last and inference_mode).
+Both get the same images, loss and optimizer; SMP gets the 1x1 head of segkit and no dropout, so
+that it does no work that segkit does not. That the U-Nets compute the same is shown first, by
+copying the weights; tests/peers/test_peer_decoders.py shows it of all decoders.
 
 On a GPU: --device cuda --dtype bfloat16 --encoders resnet50 --shapes 16x512 --only training
 [--compile].
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import networks
 from harness.networks import Facts
@@ -27,6 +29,7 @@ from segkit.benchmark.results import Section
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
 from segkit.losses import Loss
+from segkit.models.conv import plain_joins
 from segkit.models.segmenter import Segmenter
 
 ENCODERS = ("resnet34", "mobilenetv3_large_100")
@@ -34,8 +37,28 @@ SHAPES = ("4x256", "1x512")
 EQUAL = {
     "unet": {"name": "unet"},
     "fpn": {"name": "fpn", "smooth": False, "norm": "group", "upsample": "bilinear"},
+    **{
+        name: {"name": name}
+        for name in ("unetplusplus", "linknet", "manet", "pan", "pspnet", "deeplabv3")
+    },
+    **{name: {"name": name} for name in ("deeplabv3plus", "upernet", "segformer")},
 }
 """Necks of segkit that are as SMP's."""
+CLASSES = {
+    **{"unet": "Unet", "fpn": "FPN", "unetplusplus": "UnetPlusPlus", "linknet": "Linknet"},
+    **{"manet": "MAnet", "pan": "PAN", "pspnet": "PSPNet", "deeplabv3": "DeepLabV3"},
+    **{"deeplabv3plus": "DeepLabV3Plus", "upernet": "UPerNet", "segformer": "Segformer"},
+}
+"""SMP's names of the decoders. Its DPT takes plain transformers only."""
+ENCODING = {
+    "pan": {"output_stride": 16},
+    "pspnet": {"depth": 3},
+    "deeplabv3": {"output_stride": 8},
+    "deeplabv3plus": {"output_stride": 16},
+}
+"""Options of segkit's encoders that are SMP's defaults for a decoder."""
+IN_FULL = ("unet", "fpn")
+"""What is measured with every encoder and shape."""
 SMP, LAST, KEPT = "smp", "smp channels_last", "smp channels_last, memory kept"
 MOST = {
     ("unet", "resnet34", "inference"): {SMP: 0.65, LAST: 0.75},
@@ -45,6 +68,8 @@ MOST = {
 }
 """Target ratios of time and memory on two cores."""
 TOLERANCE = 1e-4
+SIDE = 256
+"""Of the image for which operations are counted."""
 
 
 def build_smp(architecture: str, encoder: str) -> nn.Module:
@@ -54,12 +79,12 @@ def build_smp(architecture: str, encoder: str) -> nn.Module:
     torch.manual_seed(0)
     # its own encoders where it has them, else those of timm
     name = encoder if encoder in smp.encoders.encoders else f"tu-{encoder}"
-    options: dict[str, Any] = {"encoder_name": name, "encoder_weights": None, "classes": 1}
-    if architecture == "fpn":
-        return smp.FPN(**options, decoder_dropout=0.0)
-    model = smp.Unet(**options)
+    model = getattr(smp, CLASSES[architecture])(encoder_name=name, encoder_weights=None, classes=1)
     width = model.segmentation_head[0].in_channels
-    model.segmentation_head = smp.base.SegmentationHead(width, 1, kernel_size=1)
+    model.segmentation_head[0] = nn.Conv2d(width, 1, 1)
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d):
+            layer.p = 0.0
     return model
 
 
@@ -187,9 +212,10 @@ def list_cases(options: Any) -> list[Case]:
     """All that is compared."""
     made = []
     for kind in ("inference", "training"):
-        for architecture in EQUAL:
-            for encoder in options.encoders:
-                for shape in options.shapes:
+        for architecture in options.necks:
+            count = None if architecture in IN_FULL else 1
+            for encoder in options.encoders[:count]:
+                for shape in options.shapes[:count]:
                     made.append(make_case(kind, architecture, encoder, shape, options))
     return made
 
@@ -201,7 +227,7 @@ def make_case(kind: str, architecture: str, encoder: str, shape: str, options: A
     smp = prepare_smp_training if is_training else prepare_smp_inference
     batch, side = map(int, shape.split("x"))
     size = {"batch": batch, "side": side, "device": options.device, "dtype": options.dtype}
-    own: dict[str, Any] = {"encoder": {"name": encoder}, **size}
+    own: dict[str, Any] = {"encoder": {"name": encoder, **ENCODING.get(architecture, {})}, **size}
     theirs = {"architecture": architecture, "encoder": encoder, **size}
     if options.compile and is_training:
         own["compiled"] = True
@@ -223,37 +249,47 @@ def make_case(kind: str, architecture: str, encoder: str, shape: str, options: A
     )
 
 
-def list_architectures(encoders: list[str]) -> list[dict[str, object]]:
-    """Parameters of both, and the largest difference of their logits where weights are shared."""
+def list_architectures(necks: list[str], encoders: list[str]) -> list[dict[str, object]]:
+    """Size and work of both, and the largest difference of their logits with the same weights."""
     rows: list[dict[str, object]] = []
-    for name, neck in EQUAL.items():
-        for encoder in encoders:
-            ours = build_network({"name": encoder}, neck, 3, 1, 64)
-            own = build_network({"name": encoder}, {"name": name}, 3, 1, 64)
-            counts = [
-                sum(p.numel() for p in model.parameters())
-                for model in (ours, build_smp(name, encoder), own)
-            ]
-            rows.append(
-                {
-                    "network": f"{name} {encoder}",
-                    **dict(zip(("segkit", "smp", "segkit's default"), counts, strict=True)),
-                    "difference of logits": prove_equal(encoder) if name == "unet" else None,
-                }
-            )
+    for name in necks:
+        for encoder in encoders[: None if name in IN_FULL else 1]:
+            parts = {"name": encoder, **ENCODING.get(name, {})}, EQUAL[name]
+            row: dict[str, object] = {"network": f"{name} {encoder}"}
+            for library, model in (
+                ("segkit", build_network(*parts, 3, 1, SIDE)),
+                ("smp", build_smp(name, encoder)),
+            ):
+                row[f"{library}, million parameters"] = count_parameters(model) / 1e6
+                row[f"{library}, GFLOPs"] = count_gflops(model)
+            row["difference of logits"] = prove_equal(encoder) if name == "unet" else None
+            rows.append(row)
     return rows
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_gflops(model: nn.Module) -> float:
+    """Billions of operations for one image, as the architecture says them."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), plain_joins(), counter:
+        model.eval()(torch.zeros(1, 3, SIDE, SIDE))
+    return counter.get_total_flops() / 1e9
 
 
 def main() -> None:
     parser = make_network_parser(str(__doc__), rounds=6, warm_up=2)
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), help="names of timm")
+    parser.add_argument("--necks", nargs="+", default=list(EQUAL), help="names of segkit's necks")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="BATCHxSIDE")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="compile both, on a GPU")
     options = parser.parse_args()
     require_peers("segmentation_models_pytorch")
-    same = list_architectures(options.encoders)
+    same = list_architectures(options.necks, options.encoders)
     done = compare_cases(list_cases(options), options, options.device, options.dtype)
     sections = [Section("The same networks", same, SAME), *done.make_sections(RATIOS)]
     title = "Networks against segmentation-models-pytorch"
@@ -264,16 +300,18 @@ WHAT = (
     "`smp` runs as its users run it: contiguous, eval and no_grad; `smp channels_last` is its"
     " better setting, with inference_mode. Inference is from an array of numpy to probabilities; a"
     " training step is forward, Dice + cross-entropy, backward and AdamW. segkit's commands keep"
-    " freed memory for the next step; `memory kept` shows what SMP would gain of that. SMP's U-Net"
-    " has segkit's 1x1 head here in the place of its 3x3 one, and its FPN no dropout: it does no"
-    " work that segkit does not."
+    " freed memory for the next step; `memory kept` shows what SMP would gain of that. SMP has"
+    " segkit's 1x1 head here, and no dropout: it does no work that segkit does not."
 )
 SAME = [
     "The U-Nets have the same blocks: with SMP's weights segkit gives SMP's logits (the largest"
     " difference, against the largest logit). `fpn` is compared as SMP has it, without smoothing"
     " convolutions, with group norm and bilinear upsampling; `segkit's own fpn` has the 3x3"
     " smoothing of the paper, batch norm and nearest upsampling. The number of groups and the"
-    " interpolation on the way down are not SMP's, which is why its logits are not compared."
+    " interpolation on the way down are not SMP's, which is why its logits are not compared. PSPNet"
+    " ends with the 3x3 convolution of its authors, SMP's with 1x1, and builds the stages that it"
+    " does not run; SegFormer computes its last layer before it upsamples. That the other decoders"
+    " give SMP's maps with SMP's weights is tested (tests/peers/test_peer_decoders.py)."
 ]
 RATIOS = (
     "Ratios are medians over the pairs of a round, with their quartiles. The floor is that of"

@@ -83,11 +83,11 @@ def test_the_parts_of_the_guide_train_together(tmp_path):
     guide = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", guide, re.S)
     (tmp_path / "parts.py").write_text("\n".join(blocks))
-    words = ["encoder=stripes", "encoder.width=8", "loss=hinge", "data=discs", "data.count=8"]
-    words += ["plugins=[parts.py]", "metrics=[mean_size]"]
+    words = ["encoder=stripes", "encoder.width=8", "neck=ladder", "loss=hinge"]
+    words += ["data=discs", "data.count=8", "plugins=[parts.py]", "metrics=[mean_size]"]
     words += ["trainer.max_epochs=1", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
     words += ["data.crop_size=64", "data.num_workers=0"]
     done = run("-m", "segkit.train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "stripes + unet + binary" in done.stdout
+    assert "stripes + ladder + binary" in done.stdout
     assert "mean_size" in done.stdout

@@ -298,8 +298,8 @@ class TrainConfig(Section):
     )
     auxiliary: list[Annotated[float, Field(gt=0)]] = Field(
         [],
-        description="weights of the losses of auxiliary heads on coarser levels (deep supervision),"
-        " such as [0.5, 0.25]",
+        description="weights of the losses of auxiliary heads on other levels of the neck (deep"
+        " supervision), such as [0.5, 0.25]",
     )
     instances: Decoder | None = Field(
         None,

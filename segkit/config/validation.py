@@ -156,7 +156,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
     neck = Neck.resolve(config.neck.name, {})[0]
     if config.auxiliary and neck.levels is Neck.levels:
         problems.append(
-            f"auxiliary={config.auxiliary} with neck={config.neck.name}, which has no coarser"
+            f"auxiliary={config.auxiliary} with neck={config.neck.name}, which has no other"
             " levels for auxiliary heads: use neck=unet or neck=fpn"
         )
     problems += _check_target(config)

@@ -34,7 +34,7 @@ class Segmenter(nn.Module):
         encoder: The encoder.
         neck: A neck that was built for the encoder's channels and strides.
         head: A head that was built for the neck's channels.
-        auxiliary: Heads for the coarser levels of the neck, finest first, which only
+        auxiliary: Heads for the other levels of the neck, in its order, which only
             :meth:`all_logits` runs.
     """
 
@@ -157,7 +157,7 @@ def create_model(
         head: Name of a head, or a mapping of ``name`` and options.
         num_classes: Number of classes, background included; a binary head needs none.
         in_channels: Channels of the image.
-        auxiliary: Number of auxiliary heads on coarser levels, for deep supervision.
+        auxiliary: Number of auxiliary heads on other levels of the neck, for deep supervision.
         img_size: Size in pixels of the training images, for backbones that take one size only
             (unless the encoder's own option gives another).
 
@@ -210,7 +210,7 @@ def create_model(
     if not 0 <= auxiliary < len(widths):
         raise SegkitError(
             f"{auxiliary} auxiliary heads were asked for, but the neck '{neck_name}' has"
-            f" {len(widths) - 1} coarser levels for them."
+            f" {len(widths) - 1} other levels for them."
         )
     heads = []
     for width in widths[: auxiliary + 1]:

@@ -198,7 +198,7 @@ def test_compose_names_every_wrong_override_at_once():
         compose(wrong)
     text = str(error.value)
     assert "there is no encoder 'resnt34'. Did you mean 'resnet34'" in text
-    assert "there is no neck 'unt'. Did you mean 'unet'?" in text
+    assert "there is no neck 'unt'. Did you mean 'unet'" in text
     assert "there is no key 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'" in text
     assert "there is no key 'max_epochs'. Did you mean 'trainer.max_epochs'?" in text
     assert "use encoder=timm encoder.name=vit_tiny_patch16_224" in text

@@ -54,7 +54,7 @@ def test_nulls_of_a_config_mean_that_it_is_wired():
         ({"head": {"name": "binary", "threshold": 1.5}}, "option 'threshold' is 1.5"),
         ({"auxiliary": 9}, "9 auxiliary heads were asked for"),
         ({"auxiliary": -1}, "-1 auxiliary heads were asked for"),
-        ({"neck": "fcn", "auxiliary": 1}, "the neck 'fcn' has 0 coarser levels"),
+        ({"neck": "fcn", "auxiliary": 1}, "the neck 'fcn' has 0 other levels"),
         ({"in_channels": 0}, "option 'in_channels' is 0"),
         ({"in_channels": True}, "not a boolean"),
     ],

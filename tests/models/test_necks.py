@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -233,3 +236,17 @@ def test_the_start_weights_of_overlapping_deconvolutions():
     deconv = nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1)
     init_he(deconv)
     assert deconv.weight.std().item() == pytest.approx((2 / (64 * 4)) ** 0.5, rel=0.02)
+
+
+def test_the_page_that_helps_to_choose_is_up_to_date():
+    """Run python docs/write_choosing.py after changing a neck or its description."""
+    script = Path(__file__).parents[2] / "docs" / "write_choosing.py"
+    code = {"__file__": str(script), "__name__": "write_choosing"}
+    exec(compile(script.read_text(), str(script), "exec"), code)
+    assert script.with_name("choosing.md").read_text() == code["page"]()
+
+
+def test_the_readme_names_every_neck():
+    rows = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    named = {name for row in rows if row.startswith("| ") for name in re.findall(r"`(\w+)`", row)}
+    assert set(Neck.names()) <= named

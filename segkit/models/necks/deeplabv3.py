@@ -15,7 +15,7 @@ Rate = Annotated[int, Field(ge=1)]
 
 
 class DeepLabV3Neck(Neck, name="deeplabv3"):
-    """Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation".
+    """Dilated convolutions side by side (Chen et al. 2017, "Rethinking Atrous Convolution").
 
     The result has the encoder's coarsest stride: give it ``encoder.output_stride=8`` or 16, as in
     the paper. Auxiliary heads see the encoder's other maps, the coarsest first.

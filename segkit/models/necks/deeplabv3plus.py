@@ -16,7 +16,7 @@ Rate = Annotated[int, Field(ge=1)]
 
 
 class DeepLabV3PlusNeck(Neck, name="deeplabv3plus"):
-    """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", figure 2.
+    """DeepLabv3 of separable convolutions, with one skip (Chen et al. 2018, figure 2).
 
     The paper's encoders have ``encoder.output_stride=16`` or 8. Auxiliary heads see the encoder's
     maps between the skip and the coarsest, the coarser first.

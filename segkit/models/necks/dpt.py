@@ -8,16 +8,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.models.conv import ConvBlock, Norm, Upsample, UpsampleMode, init_he, make_norm
-from segkit.models.necks.base import Neck
+from segkit.models.necks.base import Neck, skip_finer
 
 
 class DPTNeck(Neck, name="dpt"):
-    """Ranftl et al. 2021, "Vision Transformers for Dense Prediction", figure 1.
+    """Residual blocks that fuse level after level (Ranftl et al. 2021, "DPT", figure 1).
 
     "Reassemble" brings each level to ``width`` channels. Its resampling of a plain transformer's
     maps is the encoder's own pyramid, so that this neck takes the maps of any other encoder too;
     class tokens are not used. "Fusion" adds a level to the coarser result, with a residual block
-    before and after, and upsamples by two, so that the result is twice as fine as the finest map.
+    before and after, and upsamples; the last one by two.
 
     Args:
         channels: Channels of the encoder's maps, finest first.
@@ -25,6 +25,7 @@ class DPTNeck(Neck, name="dpt"):
         upsample: How results are upsampled: nearest or bilinear interpolation, or a learned
             transposed convolution ("deconv").
         width: Channels of each level and of the result.
+        out_stride: Stride of the result (2 in the paper); maps finer than twice that are left out.
         norm: Normalisation in the residual blocks; None takes the encoder's.
     """
 
@@ -37,10 +38,13 @@ class DPTNeck(Neck, name="dpt"):
         strides: tuple[int, ...],
         upsample: UpsampleMode = "bilinear",
         width: Annotated[int, Field(ge=1)] = 256,
+        out_stride: Annotated[int, Field(ge=1)] = 2,
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
         norm = norm or "batch"
+        self._first = skip_finer(strides, 2 * out_stride)
+        channels, strides = channels[self._first :], strides[self._first :]
         self.reassemble = nn.ModuleList(
             nn.Conv2d(c, width, 3, padding=1, bias=False) for c in channels
         )
@@ -61,7 +65,7 @@ class DPTNeck(Neck, name="dpt"):
 
     def levels(self, maps: list[Tensor]) -> list[Tensor]:
         """The map of :meth:`forward`, then the coarser results of fusion."""
-        levels = [conv(m) for conv, m in zip(self.reassemble, maps, strict=True)]
+        levels = [conv(m) for conv, m in zip(self.reassemble, maps[self._first :], strict=True)]
         x: Tensor | None = None
         results = []
         for fuse, level in zip(reversed(self.fuse), reversed(levels), strict=True):

@@ -13,7 +13,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class FPNNeck(Neck, name="fpn"):
-    """Lin et al. 2017, merged as in "Panoptic Feature Pyramid Networks" (Kirillov et al. 2019).
+    """A feature pyramid (Lin et al. 2017), its levels merged (Kirillov et al. 2019, figure 3).
 
     Each level goes through a 1x1 lateral convolution to ``width`` channels, the coarser one is
     upsampled and added, a 3x3 convolution smooths the sum. For the semantic map each level is

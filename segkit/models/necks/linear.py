@@ -13,7 +13,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class LinearNeck(Neck, name="linear"):
-    """The usual test of frozen features (Oquab et al. 2023, "DINOv2", section 7.4).
+    """The encoder's maps as they are: a linear probe (Oquab et al. 2023, "DINOv2", section 7.4).
 
     Of a plain transformer give the features themselves and not a learned pyramid of them:
     ``encoder.freeze=all encoder.blocks=plain``.

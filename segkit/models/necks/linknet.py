@@ -12,7 +12,7 @@ from segkit.models.necks.base import Neck, list_steps
 
 
 class LinkNetNeck(Neck, name="linknet"):
-    """Chaurasia and Culurciello 2017, "LinkNet", figure 2.
+    """Light steps that add the encoder's maps (Chaurasia and Culurciello 2017, "LinkNet").
 
     Each step reduces the channels to a quarter (1x1), upsamples, and expands them to those of the
     encoder's next finer map (1x1), which is added. A step without such a map keeps its channels;

@@ -14,7 +14,7 @@ from segkit.models.necks.base import Neck, list_steps
 
 
 class MANetNeck(Neck, name="manet"):
-    """Fan et al. 2020, "MA-Net: A Multi-Scale Attention Network", figures 2 and 3.
+    """Attention among pixels, and to the channels of skips (Fan et al. 2020, "MA-Net").
 
     Each pixel of the coarsest map attends to all others. Then each step weights the channels of the
     coarser map by what it and the skip agree on, upsamples, joins the skip and convolves.

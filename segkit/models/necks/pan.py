@@ -16,7 +16,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class PANNeck(Neck, name="pan"):
-    """Li et al. 2018, "Pyramid Attention Network for Semantic Segmentation", figures 3 and 4.
+    """Attention from a pyramid, and skips that are selected (Li et al. 2018, figures 3 and 4).
 
     Feature pyramid attention weights the coarsest map by what three coarser ones show. Global
     attention upsampling adds the encoder's finer maps, their channels weighted by the coarser

@@ -13,7 +13,7 @@ from segkit.models.necks.base import Neck
 
 
 class PSPNetNeck(Neck, name="pspnet"):
-    """Zhao et al. 2017, "Pyramid Scene Parsing Network", figure 3.
+    """The coarsest map beside its averages over grids (Zhao et al. 2017, "PSPNet", figure 3).
 
     The result has the encoder's coarsest stride: give it ``encoder.output_stride=8``, as in the
     paper, or ``encoder.depth=3``. Auxiliary heads see the encoder's other maps, the coarsest first.

@@ -12,7 +12,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class SegFormerNeck(Neck, name="segformer"):
-    """Xie et al. 2021, "SegFormer", equation 4.
+    """A linear layer for each level, and one for all (Xie et al. 2021, "SegFormer", equation 4).
 
     The paper concatenates the upsampled levels and brings them to ``width`` channels. Interpolation
     and a linear layer may change places: here each level has its part of that layer before it is

@@ -14,7 +14,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class UNetPlusPlusNeck(Neck, name="unetplusplus"):
-    """Zhou et al. 2020, "UNet++: Redesigning Skip Connections", equation 1.
+    """A U-Net whose skips are nested, dense blocks (Zhou et al. 2020, "UNet++", equation 1).
 
     ``x[i][j]`` is made of all ``x[i][:j]`` and of ``x[i + 1][j - 1]`` upsampled, where ``x[i][0]``
     is the encoder's map of level i, finest first. Inner nodes have the channels of the encoder's

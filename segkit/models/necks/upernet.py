@@ -22,7 +22,7 @@ from segkit.models.necks.base import Neck, skip_finer
 
 
 class UPerNetNeck(Neck, name="upernet"):
-    """Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding", figure 4.
+    """A feature pyramid over pyramid pooling, its levels joined (Xiao et al. 2018, figure 4).
 
     The encoder's maps are layer-normalised first, as is usual for the transformers and ConvNeXts
     with which this neck is used: these give sums of blocks of no common scale.

@@ -20,7 +20,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     if side == 1:
         return x.mean((2, 3), keepdim=True)
     rows, columns = (_make_bins(size, side, x) for size in x.shape[2:])
-    return rows @ x @ columns.T
+    return _lay_channels_last(rows @ x @ columns.T)
 
 
 def _make_bins(size: int, side: int, like: Tensor) -> Tensor:
@@ -33,7 +33,19 @@ def _make_bins(size: int, side: int, like: Tensor) -> Tensor:
 
 def resize_like(x: Tensor, like: Tensor) -> Tensor:
     """Interpolate a map (B, C, h, w) bilinearly to (B, C, H, W) of another one's H and W."""
+    x = _lay_channels_last(x)
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _lay_channels_last(x: Tensor) -> Tensor:
+    """Lay a small map out so that what is made of it fits to maps with the channels last.
+
+    A map of 1 x 1 fits both layouts; by the strides of the other one torch would lay out whatever
+    it is interpolated to and joined with. Joined with maps of that other layout, it is copied.
+    """
+    batch, channels, height, width = x.shape
+    pixels = x.flatten(2).transpose(1, 2).contiguous()  # (B, h w, C)
+    return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class PyramidPooling(nn.Module):

@@ -89,7 +89,7 @@ def test_the_padding_repeats_the_border(layout, height, width):
         torch.testing.assert_close(model(x), model(by_hand)[..., :height, :width])
 
 
-@pytest.mark.parametrize("neck", ["unet", "fpn", "fcn"])
+@pytest.mark.parametrize("neck", Neck.names())
 def test_recomputing_changes_nothing_but_what_is_kept(neck):
     """Gradients, statistics and the draws of dropout are equal to the bit."""
     encoder = {"name": "unet", "depth": 3, "width": 4, "norm": "batch"}

@@ -15,10 +15,20 @@ from segkit.models.segmenter import Segmenter
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 HeadFactor = Positive | Literal["auto"]
 WIDE = 128
 """Inputs per output of a head from which on ``auto`` leaves its learning rate unchanged."""
+
+
+EMBEDDINGS = {
+    *("pos_embed", "pos_embed_abs", "pos_embed_win", "pos_embed_window", "patch_pos", "pixel_pos"),
+    *("relative_position_bias_table", "attention_biases", "cls_token", "dist_token", "reg_token"),
+    *("temperature", "queries"),
+}
+"""Names of parameters of several dimensions that are no matrices: timm's authors exclude them from
+weight decay."""
 
 
 class Optimizer(Registrable, ABC, family="optimizer"):
@@ -28,12 +38,14 @@ class Optimizer(Registrable, ABC, family="optimizer"):
         lr: Learning rate of neck and heads.
         weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         encoder_lr_factor: Factor on the learning rate of the encoder.
+        layer_decay: Factor from the learning rate of a layer of the encoder to the one before it.
         head_lr_factor: Factor on the learning rate of the heads; see :class:`AdamW` for ``auto``.
     """
 
     lr: float
     weight_decay: float
     encoder_lr_factor: float
+    layer_decay: float
     head_lr_factor: HeadFactor = 1.0
 
     @abstractmethod
@@ -43,7 +55,12 @@ class Optimizer(Registrable, ABC, family="optimizer"):
     def for_model(self, model: Segmenter) -> torch.optim.Optimizer:
         """The torch optimizer for the trainable parameters of a network."""
         groups = parameter_groups(
-            model, self.lr, self.weight_decay, self.encoder_lr_factor, self.head_lr_factor
+            model,
+            self.lr,
+            self.weight_decay,
+            self.encoder_lr_factor,
+            self.head_lr_factor,
+            self.layer_decay,
         )
         if not groups:
             raise SegkitError(
@@ -67,6 +84,9 @@ class AdamW(Optimizer, name="adamw"):
         weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         betas: Decay rates of the averages of the gradient and of its square.
         encoder_lr_factor: Factor on the learning rate of the encoder.
+        layer_decay: Factor on the learning rate of a layer of the encoder for each layer behind it,
+            such as 0.75 to fine-tune a large transformer (Bao et al. 2022, "BEiT"). A layer is a
+            block of a transformer, or a stage.
         head_lr_factor: Factor on the learning rate of the heads. auto: 128 / n, at least
             1, for a head whose narrowest convolution has n inputs per output.
     """
@@ -77,10 +97,12 @@ class AdamW(Optimizer, name="adamw"):
         weight_decay: NotNegative = 1e-2,
         betas: tuple[Beta, Beta] = (0.9, 0.999),
         encoder_lr_factor: Positive = 1.0,
+        layer_decay: LayerDecay = 1.0,
         head_lr_factor: HeadFactor = "auto",
     ) -> None:
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.encoder_lr_factor, self.head_lr_factor = encoder_lr_factor, head_lr_factor
+        self.layer_decay = layer_decay
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
@@ -96,6 +118,7 @@ class SGD(Optimizer, name="sgd"):
         nesterov: Whether to use Nesterov momentum.
         weight_decay: Weight decay of matrices and kernels; biases and norms have none.
         encoder_lr_factor: Factor on the learning rate of the encoder.
+        layer_decay: Factor on the learning rate of a layer of the encoder for each layer behind it.
     """
 
     def __init__(
@@ -105,11 +128,13 @@ class SGD(Optimizer, name="sgd"):
         nesterov: bool = False,
         weight_decay: NotNegative = 1e-4,
         encoder_lr_factor: Positive = 1.0,
+        layer_decay: LayerDecay = 1.0,
     ) -> None:
         if nesterov and momentum == 0:
             raise SegkitError("optimizer.nesterov=true needs optimizer.momentum above 0.")
         self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
         self.weight_decay, self.encoder_lr_factor = weight_decay, encoder_lr_factor
+        self.layer_decay = layer_decay
 
     def create(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
@@ -136,19 +161,25 @@ def parameter_groups(
     weight_decay: float,
     encoder_lr_factor: float = 1.0,
     head_lr_factor: HeadFactor = 1.0,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by learning rate, and by whether they have weight decay.
 
-    The ``lr_factor`` of a group is the factor on its learning rate.
+    Vectors and embeddings have none. The ``lr_factor`` of a group is the factor on its learning
+    rate.
     """
     factors = {id(p): encoder_lr_factor for p in model.encoder.parameters()}
+    if layer_decay < 1:
+        for behind, layer in enumerate(reversed(model.encoder.layers()), start=1):
+            factors |= {id(p): encoder_lr_factor * layer_decay**behind for p in layer}
     for head in (model.head, *model.auxiliary):
         factor = _compute_auto_factor(head) if head_lr_factor == "auto" else head_lr_factor
         factors |= {id(p): factor for p in head.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = factors.get(id(parameter), 1.0), parameter.ndim > 1
+            decays = parameter.ndim > 1 and name.rpartition(".")[2] not in EMBEDDINGS
+            key = factors.get(id(parameter), 1.0), decays
             groups.setdefault(key, []).append(parameter)
     return [
         {

@@ -104,3 +104,58 @@ def test_a_head_may_have_no_weights() -> None:
     model = create_model({"name": "resnet18", "pretrained": False}, "fpn")
     model.head = cast("Head", nn.Identity())
     assert len(Optimizer.build("adamw").for_model(model).param_groups) == 2
+
+
+def list_factors(encoder: dict[str, Any], **options: Any) -> tuple[Any, dict[str, tuple]]:
+    """The network, and the factor and weight decay of each of its parameters."""
+    model = create_model({"pretrained": False, **encoder}, "fpn")
+    optimizer = Optimizer.build("adamw", weight_decay=0.1, **options).for_model(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    return model, {
+        names[id(p)]: (group["lr_factor"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+def test_embeddings_and_vectors_have_no_weight_decay() -> None:
+    _, factors = list_factors({"name": "test_vit"})
+    free = {name for name, (_, decay) in factors.items() if decay == 0}
+    assert {"encoder.backbone.model.pos_embed", "encoder.backbone.model.cls_token"} <= free
+    kinds = {name.rpartition(".")[2] for name in free}
+    assert kinds == {"pos_embed", "cls_token", "weight", "bias"}
+    assert "encoder.backbone.model.blocks.0.attn.qkv.weight" not in free
+
+
+def test_layers_of_a_transformer_learn_the_slower_the_nearer_they_are_to_the_image() -> None:
+    model, factors = list_factors(
+        {"name": "test_vit"}, layer_decay=0.5, encoder_lr_factor=0.2, head_lr_factor=1.0
+    )
+    inside = "encoder.backbone.model"
+    assert factors[f"{inside}.pos_embed"][0] == pytest.approx(0.2 * 0.5**7)
+    for block in range(6):
+        factor = factors[f"{inside}.blocks.{block}.mlp.fc1.weight"][0]
+        assert factor == pytest.approx(0.2 * 0.5 ** (6 - block))
+    assert {factors[n][0] for n in factors if n.startswith("encoder.pyramid")} == {0.2}
+    assert {factors[n][0] for n in factors if n.startswith(("neck", "head"))} == {1.0}
+    assert len(factors) == len(list(model.parameters()))
+
+
+def test_stages_of_a_convolutional_encoder_are_its_layers() -> None:
+    model, factors = list_factors({"name": "resnet18"}, layer_decay=0.5, head_lr_factor=1.0)
+    inside = "encoder.backbone"
+    for name, stage in {"conv1": 0, "layer1.0.conv1": 1, "layer4.1.conv2": 4}.items():
+        assert factors[f"{inside}.{name}.weight"][0] == pytest.approx(0.5 ** (5 - stage))
+    parameters = [p for layer in model.encoder.layers() for p in layer]
+    assert {id(p) for p in parameters} == {id(p) for p in model.encoder.parameters()}
+    assert len(parameters) == len({id(p) for p in parameters})
+
+
+def test_frozen_stages_take_no_part_in_the_decay() -> None:
+    model, factors = list_factors(
+        {"name": "resnet18", "freeze": 3}, layer_decay=0.5, head_lr_factor=1.0
+    )
+    assert [len(layer) > 0 for layer in model.encoder.layers()] == [False] * 3 + [True] * 2
+    assert factors["encoder.backbone.layer3.0.conv1.weight"][0] == pytest.approx(0.25)
+    _, frozen = list_factors({"name": "resnet18", "freeze": "all"}, layer_decay=0.5)
+    assert not any(name.startswith("encoder") for name in frozen)

@@ -179,6 +179,21 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         """The parameters that :meth:`freeze` may freeze: all that may be pretrained."""
         return list(self.parameters())
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The trained parameters that may be pretrained, by depth, those next to the image first.
+
+        A layer is a stage: what a map depends on, but not those before it.
+        """
+        trained = [p for p in self.backbone_parameters() if p.requires_grad]
+        x = torch.zeros(1, self.in_channels, *self.example_size)
+        x = x.to(next(self.parameters()).device)
+        found: list[list[nn.Parameter]] = []
+        for stage in range(1, len(self.channels) + 1) if trained else ():
+            before = {id(p) for layer in found for p in layer}
+            upto = find_parameters(self, x, trained, stage)
+            found.append([p for p in upto if id(p) not in before])
+        return found
+
     def train(self, mode: bool = True) -> Encoder:
         """Set the training mode of all modules but the frozen ones, which stay in eval mode."""
         super().train(mode)

@@ -20,6 +20,8 @@ def find_parameters(
     with torch.enable_grad(), eval_mode(encoder):
         maps = encoder(x)
         total = torch.stack([m.float().sum() for m in maps[:stages]]).sum()
+        if not total.requires_grad:
+            return []
         gradients = torch.autograd.grad(total, among, allow_unused=True)
     return [p for p, gradient in zip(among, gradients, strict=True) if gradient is not None]
 

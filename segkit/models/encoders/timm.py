@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field, TypeAdapter, ValidationError
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError, did_you_mean
@@ -211,6 +212,19 @@ class TimmEncoder(Encoder, name="timm"):
         if self.pyramid is not None:
             maps = self.pyramid(maps)
         return maps
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """As :meth:`Encoder.layers`; of a transformer, each block is a layer."""
+        model: Any = getattr(self.backbone, "model", None)  # inside what takes its blocks' maps
+        if not hasattr(model, "group_matcher"):
+            return super().layers()
+        depths = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        found: dict[int, list[nn.Parameter]] = {}
+        last = max(depths.values())
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                found.setdefault(depths.get(name, last), []).append(parameter)
+        return [found.get(depth, []) for depth in range(last + 1)]
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters of the timm model, without those of the pyramid of a plain transformer."""

@@ -22,7 +22,7 @@ from segkit.config.resumed import admit_resumed, find_resumed, read_sweep
 from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError, Stop, did_you_mean
-from segkit.core.interrupts import Stopped, raise_signals
+from segkit.core.interrupts import Stopped, raise_signals, stop_raising
 from segkit.core.sharing import Share, find_idle_tasks, is_said
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def launch(command: str, target: str) -> None:
     try:
         run()
     except KeyboardInterrupt as error:
+        stop_raising()
         with suppress(OSError):  # the terminal may be closed
             print("stopped", file=sys.stderr)
             if HydraConfig.initialized() and _is_sweep():

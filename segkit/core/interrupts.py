@@ -48,6 +48,14 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+def stop_raising() -> None:
+    """Let the next signal end this process at once: it ends already, and nothing would catch it."""
+    for name in NAMES:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class StopSignals:
     """Notes signals within its ``with`` block, for :meth:`stop_if_asked` to act on.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -66,3 +68,14 @@ def test_the_signals_of_the_main_thread_stay_its_own() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(enter).result() is before
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_process_ends_leaves_no_trace(name) -> None:
+    """Whatever Python calls at its end, nothing catches what a handler would raise there."""
+    code = (
+        "import atexit, signal; from segkit.core import interrupts as i; i.raise_signals();"
+        f"atexit.register(signal.raise_signal, signal.{name}); i.stop_raising()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-getattr(signal, name), "")

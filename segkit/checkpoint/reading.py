@@ -20,6 +20,7 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
+from segkit.models.encoders.adapters import merge_adapters
 from segkit.models.heads import Head
 from segkit.models.necks import Neck
 from segkit.models.segmenter import Segmenter, create_model
@@ -87,6 +88,7 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         )
     fitting = {name: value.to(wanted[name].dtype).contiguous() for name, value in weights.items()}
     model.load_state_dict(fitting, assign=True)
+    merge_adapters(model)
     return model.eval(), card
 
 

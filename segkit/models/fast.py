@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segkit.models.conv import JoinBlock, plain_joins
+from segkit.models.encoders.adapters import merge_adapters
 from segkit.models.segmenter import Segmenter
 
 # The forward of these is known: others may change their weights on the way.
@@ -67,6 +68,7 @@ def _make_fast_copy(model: Segmenter, half: torch.dtype | None) -> Segmenter:
         torch.autocast(device, enabled=False),
     ):
         fast = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+        merge_adapters(fast)
         weight = next(fast.parameters())
         size = 1, fast.encoder.in_channels, *fast.example_size
         example = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(weight)

@@ -6,15 +6,17 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
 from segkit.core.registry import Registrable
 from segkit.models.contract import check_encoder, is_foreign
 from segkit.models.conv import Norm, Padding
+from segkit.models.encoders.adapters import Adapter, Targets, add_adapters
 from segkit.models.encoders.freezing import find_frozen_modules, find_parameters
 from segkit.models.sizes import valid_input
 
@@ -60,27 +62,61 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         """(B, C, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
 
     @classmethod
-    def build(cls, name: str, /, *, freeze: Freeze = "none", **options: Any) -> Encoder:
+    def build(
+        cls,
+        name: str,
+        /,
+        *,
+        freeze: Freeze = "none",
+        adapter: Adapter = "none",
+        adapter_targets: Targets = "attention",
+        adapter_rank: Annotated[int, Field(ge=1)] = 8,
+        adapter_alpha: Annotated[float, Field(gt=0)] = 16.0,
+        **options: Any,
+    ) -> Encoder:
         """Build an encoder by name; every timm model name is one.
 
         Args:
             name: Name of a member or of a timm model.
             freeze: none, all, or the number of stages, finest first, that are not trained.
+            adapter: "lora" freezes all that may be pretrained and trains low-rank parts of the
+                linear layers of a transformer instead (Hu et al. 2022). They are merged into the
+                weights when the network predicts or is exported.
+            adapter_targets: The layers with such parts: those of the attention, the MLPs, or both.
+            adapter_rank: Rank of the parts.
+            adapter_alpha: Scale of the parts, which is divided by the rank.
             options: Those of the constructor.
 
         Raises:
             SegkitError: The name or an option is unknown or wrong, it cannot be built, or the maps
                 of an encoder from outside segkit are not those that it declares.
         """
-        member, options = cls.bind(name, {**options, "freeze": freeze})
-        freeze = options.pop("freeze")
+        shared: dict[str, Any] = {
+            "freeze": freeze,
+            "adapter": adapter,
+            "adapter_targets": adapter_targets,
+            "adapter_rank": adapter_rank,
+            "adapter_alpha": adapter_alpha,
+        }
+        member, options = cls.bind(name, {**options, **shared})
+        shared = {key: options.pop(key) for key in shared}
         encoder = member(**options)
         encoder.in_channels = options.get("in_channels", encoder.in_channels)
         if is_foreign(encoder):
             check_encoder(encoder)
-        if freeze not in ("none", 0):
-            encoder.freeze(freeze)
+        if shared["adapter"] == "lora":
+            shared["freeze"] = "all"
+        if shared["freeze"] not in ("none", 0):
+            encoder.freeze(shared["freeze"])
+        encoder._adapt(shared)
         return encoder
+
+    def _adapt(self, options: Mapping[str, Any]) -> None:
+        """Add the adapters that options of :meth:`build` ask for."""
+        if options.get("adapter", "none") == "lora":
+            keys = ("adapter_targets", "adapter_rank", "adapter_alpha")
+            defaults = inspect.signature(type(self).build).parameters
+            add_adapters(self, *(options.get(key, defaults[key].default) for key in keys))
 
     @classmethod
     def rebuild(cls, name: str, layout: Mapping[str, Any], /, **options: Any) -> Encoder:
@@ -96,6 +132,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         """
         member, options = cls.bind(name, options)
         options.pop("freeze", None)
+        adapting = {key: options.pop(key) for key in list(options) if key.startswith("adapter")}
         if "pretrained" in inspect.signature(member).parameters:
             options["pretrained"] = False
         encoder = member.from_layout(layout, options)
@@ -107,6 +144,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
                     f"the layout of the encoder '{name}' has {key}={stored}, but with its options"
                     f" it has {key}={found}. Use the file as segkit wrote it."
                 )
+        encoder._adapt(adapting)
         return encoder
 
     def layout(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write the table of necks in docs/choosing.md from the registry and the networks themselves.
+"""Write the tables in docs/choosing.md from the registries and the networks themselves.
 
 python docs/write_choosing.py
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import timm
+import yaml
+
 from segkit.models.cost import gflops
 from segkit.models.necks import Neck
 from segkit.models.segmenter import create_model
@@ -15,10 +18,47 @@ from segkit.models.segmenter import create_model
 FILE = Path(__file__).parent / "choosing.md"
 ENCODER = "resnet34"
 SIDE = 256
-BEGIN, END = "<!-- from here written by docs/write_choosing.py -->\n", "<!-- to here -->\n"
+MORE = (
+    *("resnet26d", "resnext50_32x4d", "regnety_008", "efficientnet_b3", "tf_efficientnetv2_s"),
+    *("convnextv2_nano", "edgenext_small", "fastvit_t8", "repvit_m1", "pvt_v2_b1"),
+    *("vit_tiny_patch16_224", "vit_base_patch14_dinov2", "maxvit_tiny_tf_224"),
+)
+"""Encoders of timm without a preset."""
 
 
-def table() -> str:
+def list_encoders() -> str:
+    """A line for each preset, and for some other backbones of timm."""
+    lines = [
+        "| encoder | of timm | parameters, M | GFLOPs | strides | licence of the weights |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    files = sorted((Path(__file__).parents[1] / "conf" / "encoder").glob("*.yaml"))
+    presets = {path.stem: yaml.safe_load(path.read_text())["name"] for path in files}
+    del presets["timm"]
+    names = [(f"`{preset}`", name) for preset, name in presets.items()]
+    for shown, name in [*names, *(("", name) for name in MORE)]:
+        options = {"pretrained": False} if name != "unet" else {}
+        model = create_model({"name": name, **options, **sized(name)}, "linear")
+        known = timm.is_model(name)
+        config = timm.get_pretrained_cfg(name) if known else None
+        cells = (
+            shown,
+            f"`{name}`" if known else "",
+            f"{sum(p.numel() for p in model.encoder.parameters()) / 1e6:.1f}",
+            f"{gflops(model, 3, (SIDE, SIDE)):.1f}",
+            ", ".join(map(str, model.encoder.strides)),
+            (config and config.license) or "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sized(name: str) -> dict[str, int]:
+    """Backbones of one size are built for the image that is counted."""
+    return {"img_size": SIDE} if timm.is_model(name) else {}
+
+
+def list_necks() -> str:
     """A line for each neck: its paper, what it costs, and what auxiliary heads see."""
     lines = [
         "| neck | what it is | parameters, M | GFLOPs | stride | auxiliary heads |",
@@ -40,11 +80,14 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def page() -> str:
-    """The page with a new table."""
-    before, rest = FILE.read_text(encoding="utf-8").split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+def replace(page: str, name: str, table: str) -> str:
+    """The page with another table between the marks of that name."""
+    begin, end = f"<!-- {name}: docs/write_choosing.py -->\n", f"<!-- end of {name} -->\n"
+    before, rest = page.split(begin)
+    return before + begin + table + end + rest.split(end)[1]
 
 
 if __name__ == "__main__":
-    FILE.write_text(page(), encoding="utf-8")
+    text = FILE.read_text(encoding="utf-8")
+    text = replace(text, "necks", list_necks())
+    FILE.write_text(replace(text, "encoders", list_encoders()), encoding="utf-8")

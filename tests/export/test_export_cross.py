@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from neck_options import choose_options
+from network_parts import PRESETS, choose_options
 
 from segkit.benchmark.networks import make_bare_card
 from segkit.export.checking import check
@@ -21,8 +19,6 @@ from segkit.models.heads import Head
 from segkit.models.necks import Neck
 from segkit.models.segmenter import Segmenter
 
-CONF = Path(__file__).parents[2] / "conf"
-PRESETS = sorted(path.stem for path in (CONF / "encoder").glob("*.yaml") if path.stem != "timm")
 UPSAMPLES = ("nearest", "bilinear", "deconv")
 VIT = {"name": "test_vit.r160_in1k", "img_size": 64}
 
@@ -79,9 +75,9 @@ def test_parts_of_every_kind(encoder, neck, upsample, head, kind, size, tmp_path
 @pytest.mark.parametrize("neck", ["fcn", "fpn", "unet"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_encoder_as_onnx(preset, neck, tmp_path):
-    turn = Neck.names().index(neck) + PRESETS.index(preset)
+    turn = Neck.names().index(neck) + list(PRESETS).index(preset)
     head = Head.names()[turn % len(Head.names())]
-    export_and_check(preset, neck, UPSAMPLES[turn % 3], head, "onnx", tmp_path)
+    export_and_check(PRESETS[preset], neck, UPSAMPLES[turn % 3], head, "onnx", tmp_path)
 
 
 @pytest.mark.nightly

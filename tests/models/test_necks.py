@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from neck_options import choose_options
+from network_parts import choose_options
 from torch import Tensor, nn
 
 from segkit.models.context import PyramidPooling, choose_rates, pool_to_grid
@@ -238,12 +238,14 @@ def test_the_start_weights_of_overlapping_deconvolutions():
     assert deconv.weight.std().item() == pytest.approx((2 / (64 * 4)) ** 0.5, rel=0.02)
 
 
-def test_the_page_that_helps_to_choose_is_up_to_date():
+@pytest.mark.parametrize("table", ["necks", pytest.param("encoders", marks=pytest.mark.nightly)])
+def test_the_page_that_helps_to_choose_is_up_to_date(table):
     """Run python docs/write_choosing.py after changing a neck or its description."""
     script = Path(__file__).parents[2] / "docs" / "write_choosing.py"
     code = {"__file__": str(script), "__name__": "write_choosing"}
     exec(compile(script.read_text(), str(script), "exec"), code)
-    assert script.with_name("choosing.md").read_text() == code["page"]()
+    page = script.with_name("choosing.md").read_text()
+    assert page == code["replace"](page, table, code[f"list_{table}"]())
 
 
 def test_the_readme_names_every_neck():

@@ -1,11 +1,21 @@
-"""Options for tests that take every neck."""
+"""What tests of all encoders and necks share."""
 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segkit.models.necks import Neck
+
+PRESETS: dict[str, str] = {
+    path.stem: yaml.safe_load(path.read_text())["name"]
+    for path in sorted((Path(__file__).parents[1] / "conf/encoder").glob("*.yaml"))
+    if path.stem != "timm"
+}
+"""The name of the encoder of each preset."""
 
 
 def choose_options(neck: str, **options: Any) -> dict[str, Any]:

@@ -95,3 +95,23 @@ def test_parts_without_parameters_are_frozen_with_what_comes_before_them():
         model.dropout,
     }
     assert all(part.training for part in model.modules())  # as it was before
+
+
+def count_kept(encoder: Encoder) -> int:
+    """Bytes that a forward pass of an encoder keeps for the backward pass."""
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoder.train()(torch.rand(1, 3, *encoder.example_size))
+    return sum(kept)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "resnet18"])
+def test_a_frozen_encoder_keeps_nothing_for_the_backward_pass(name):
+    options = {"pretrained": False, "blocks": "plain"}
+    assert count_kept(Encoder.build(name, **options)) > 1e5
+    assert count_kept(Encoder.build(name, freeze="all", **options)) == 0

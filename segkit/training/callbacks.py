@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -235,14 +236,19 @@ class History(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the rows of a resumed run up to its checkpoint."""
         self._began = time.monotonic()
-        if trainer.ckpt_path and self.path.is_file():
-            self.rows = [
-                row
-                for row in read_csv(self.path)
-                if float(str(row["epoch"])) < trainer.current_epoch
-            ]
-            if self.rows:  # add the time spent before
-                self._began -= float(str(self.rows[-1]["seconds"]))
+        if not trainer.ckpt_path:
+            return
+        done = trainer.current_epoch
+        written = read_csv(self.path) if self.path.is_file() else []
+        self.rows = [row for row in written if float(str(row["epoch"])) < done]
+        if len(self.rows) < done:
+            warnings.warn(
+                f"{self.path} has rows of {len(self.rows)} of the {done} epochs before: it was"
+                " changed after the training wrote it. The training goes on without the others.",
+                stacklevel=2,
+            )
+        if self.rows:  # add the time spent before
+            self._began -= float(str(self.rows[-1]["seconds"]))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the steps."""

@@ -19,12 +19,14 @@ class Neck(nn.Module, Registrable, ABC, family="neck"):
     Attributes:
         out_channels: Channels of the map.
         out_stride: Stride of the map, in pixels of the input.
-        level_channels: Channels of each map of :meth:`levels`.
-        level_strides: Stride of each map of :meth:`levels`.
+        level_channels: Channels of each map of :meth:`levels`, for a member that has several.
+        level_strides: Stride of each map of :meth:`levels`, likewise.
     """
 
     out_channels: int
     out_stride: int
+    _level_channels: tuple[int, ...] = ()
+    _level_strides: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -34,16 +36,23 @@ class Neck(nn.Module, Registrable, ABC, family="neck"):
         """The map of :meth:`forward`, then the others for auxiliary heads, if any."""
         return [self(maps)]
 
-    # A member with several levels sets attributes of these names.
     @property
     def level_channels(self) -> tuple[int, ...]:
         """Channels of each map of :meth:`levels`."""
-        return (self.out_channels,)
+        return self._level_channels or (self.out_channels,)
+
+    @level_channels.setter
+    def level_channels(self, channels: tuple[int, ...]) -> None:
+        self._level_channels = channels
 
     @property
     def level_strides(self) -> tuple[int, ...]:
         """Stride of each map of :meth:`levels`."""
-        return (self.out_stride,)
+        return self._level_strides or (self.out_stride,)
+
+    @level_strides.setter
+    def level_strides(self, strides: tuple[int, ...]) -> None:
+        self._level_strides = strides
 
 
 def list_steps(strides: tuple[int, ...], out_stride: int) -> list[int]:

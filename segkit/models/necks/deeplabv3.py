@@ -30,9 +30,6 @@ class DeepLabV3Neck(Neck, name="deeplabv3"):
         norm: Normalisation after each convolution; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -36,9 +36,6 @@ class DeepLabV3PlusNeck(Neck, name="deeplabv3plus"):
         norm: Normalisation after each convolution; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

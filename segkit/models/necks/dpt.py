@@ -29,9 +29,6 @@ class DPTNeck(Neck, name="dpt"):
         norm: Normalisation in the residual blocks; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -34,9 +34,6 @@ class FPNNeck(Neck, name="fpn"):
         norm: Normalisation in the branches of the semantic map; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -29,9 +29,6 @@ class LinkNetNeck(Neck, name="linknet"):
         norm: Normalisation after each convolution; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

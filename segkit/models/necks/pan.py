@@ -33,9 +33,6 @@ class PANNeck(Neck, name="pan"):
             of one channel, which only batch normalisation suits: with another they have none.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

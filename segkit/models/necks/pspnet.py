@@ -26,9 +26,6 @@ class PSPNetNeck(Neck, name="pspnet"):
         norm: Normalisation after each convolution; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

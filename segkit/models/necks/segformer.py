@@ -26,9 +26,6 @@ class SegFormerNeck(Neck, name="segformer"):
         norm: Normalisation of the sum; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -36,9 +36,6 @@ class UNetNeck(Neck, name="unet"):
             skips by attention.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

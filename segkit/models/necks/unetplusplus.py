@@ -35,9 +35,6 @@ class UNetPlusPlusNeck(Neck, name="unetplusplus"):
             skips by attention.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -37,9 +37,6 @@ class UPerNetNeck(Neck, name="upernet"):
         norm: Normalisation after each convolution; None takes the encoder's.
     """
 
-    level_channels: tuple[int, ...] = ()
-    level_strides: tuple[int, ...] = ()
-
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, average_valid, make_weights, require_count
+from segkit.losses.base import (
+    ClassWeights,
+    Loss,
+    average_valid,
+    make_weights,
+    require_count,
+)
 from segkit.losses.labels import encode_one_hot
 
 
@@ -33,7 +39,8 @@ class CrossEntropy(Loss, name="cross_entropy"):
 
     Args:
         class_weights: One weight per class; with the binary head two, [background, foreground]. A
-            class of a multilabel head has one weight for its presence and absence alike.
+            class of a multilabel head has one weight for its presence and absence alike. auto: the
+            inverse square roots of the shares of the classes in the training pixels, 1 on average.
         label_smoothing: Share of each label that is spread over all classes.
     """
 
@@ -44,7 +51,7 @@ class CrossEntropy(Loss, name="cross_entropy"):
         self,
         mode: Mode,
         ignore_index: int = IGNORE_INDEX,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(mode, ignore_index)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, Positive
+from segkit.losses.base import ClassWeights, Loss, Positive
 from segkit.losses.regions import average_regions, choose_dims, sum_regions, weigh_regions
 
 
@@ -47,7 +47,7 @@ class Dice(Loss, name="dice"):
         per_image: Whether each image has its own ratio, instead of one for the batch. Small objects
             then weigh as much as large ones in other images.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Dice(Loss, name="dice"):
         ignore_index: int = IGNORE_INDEX,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         half = 0.5, 0.5, 1.0, smooth / 2
@@ -88,7 +88,7 @@ class Jaccard(Loss, name="jaccard"):
             gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Jaccard(Loss, name="jaccard"):
         ignore_index: int = IGNORE_INDEX,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         whole = 1.0, 1.0, 1.0, smooth
@@ -129,7 +129,7 @@ class Tversky(Loss, name="tversky"):
             gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
     class_weights: Tensor | None
@@ -143,7 +143,7 @@ class Tversky(Loss, name="tversky"):
         gamma: Positive = 1.0,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth

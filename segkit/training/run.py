@@ -38,6 +38,7 @@ from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input, valid_output
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
+from segkit.planning.class_weights import weigh_classes
 from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
@@ -138,6 +139,7 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
     for name in settings.metrics:  # refused before the training, not after it
         Metric.build(name, mode=mode, num_classes=outputs)
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
+    settings = weigh_classes(settings, summary, console)
 
     try:
         model, notes = _build_model(settings, summary, outputs)

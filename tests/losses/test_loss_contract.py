@@ -18,6 +18,7 @@ OPTIONS = {
     "dice per image": {"per_image": True},
     "lovasz per image": {"per_image": True},
     "cldice per image": {"per_image": True},
+    "cross_entropy hardest": {"top_k": 0.3},
     "focal tversky": {"name": "tversky", "gamma": 0.75},
 }
 CHANNELS = {"binary": 1, "multiclass": 4, "multilabel": 3}

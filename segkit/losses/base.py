@@ -54,6 +54,9 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     modes: ClassVar[tuple[Mode, ...]] = MODES
     takes_weight: bool = False
     """Whether it accepts pixel weights. Not a ClassVar: for a sum it depends on the terms."""
+    fits_points: bool = False
+    """Whether it treats pixels alike wherever they lie, so that it can be that of sampled points;
+    see :mod:`segkit.losses.points`."""
 
     def __init__(self, mode: Mode, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()

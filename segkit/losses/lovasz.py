@@ -42,6 +42,7 @@ class Lovasz(Loss, name="lovasz"):
             with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
+    fits_points = True
     class_weights: Tensor | None
 
     def __init__(

@@ -240,18 +240,19 @@ def _check_target(config: TrainConfig) -> list[str]:
 
 def _check_metrics(config: TrainConfig, mode: Mode, num_classes: int | None) -> list[str]:
     """Check the names of the metrics and that they fit the target."""
-    from segkit.metrics.base import Metric
+    from segkit.metrics.base import build_metrics
     from segkit.metrics.contract import check_metric
 
     problems = []
-    for name in config.metrics:
+    for wanted in config.metrics:
         try:
-            metric = Metric.resolve(name, {})[0]
+            (metric,) = build_metrics([wanted], mode, num_classes or 2)
             if num_classes or mode != "multiclass":
-                check_metric(Metric.build(name, mode=mode, num_classes=num_classes or 2))
+                check_metric(metric)
         except SegkitError as error:
             problems.append(f"metrics: {error}")
             continue
+        name = metric.name
         if metric.needs_labels and config.target.name != "labels":
             problems.append(f"metrics=[{name}] scores the classes of the masks: use target=labels")
         if name == "objects" and config.instances is None:

@@ -1,8 +1,9 @@
-"""Line charts as SVG, drawn by matplotlib."""
+"""Charts as SVG, drawn by matplotlib: lines, and the reliability of probabilities."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,4 +58,68 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
             axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
+    return file.getvalue()
+
+
+def draw_reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Draw how often decisions of each confidence are right, as the text of an SVG file.
+
+    Above: bars of the share that is right, beside the line where it equals the confidence. Below:
+    how many pixels have that confidence.
+
+    Args:
+        bins: Rows of low, high, pixels, accuracy and confidence, NaN in empty bins; see
+            :func:`segkit.metrics.calibration.list_bins`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    shown = [b for b in bins if b["pixels"] > 0]
+    total = sum(b["pixels"] for b in shown)
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.set_title("Reliability", loc="left", fontweight="bold")
+        above.plot([0, 1], [0, 1], color=_COLORS[-1], linestyle="--", label="ideal", zorder=3)
+        for axes, heights, label in (
+            (above, [b["accuracy"] for b in shown], "are right"),
+            (below, [b["pixels"] / total for b in shown], None),
+        ):
+            axes.bar(
+                [b["low"] for b in shown],
+                heights,
+                [b["high"] - b["low"] for b in shown],
+                align="edge",
+                color=_COLORS[0],
+                edgecolor="white",
+                label=label,
+            )
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        # between the confidence and the share that is right
+        for wrong, color, label in (
+            (True, "#f4c095", "overconfident"),
+            (False, "#8ed1b5", "underconfident"),
+        ):
+            parts = [b for b in shown if (b["confidence"] > b["accuracy"]) == wrong]
+            above.bar(
+                [b["low"] for b in parts],
+                [abs(b["confidence"] - b["accuracy"]) for b in parts],
+                [b["high"] - b["low"] for b in parts],
+                [min(b["confidence"], b["accuracy"]) for b in parts],
+                align="edge",
+                color=color,
+                edgecolor="white",
+                label=label,
+            )
+        above.set(ylabel="share that is right", ylim=(0, 1))
+        below.set(ylabel="share of pixels", xlabel="confidence: probability of the decided class")
+        below.set_xlim(min([math.floor(10 * b["low"]) / 10 for b in shown], default=0), 1)
+        below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower left", ncols=4)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Title": "Reliability"})
     return file.getvalue()

@@ -20,6 +20,8 @@ _NAMES = {
     "iou": "IoU",
     "fw_iou": "Frequency-weighted IoU",
     "hd95": "HD95",
+    "surface_dice": "Surface Dice",
+    "ece": "ECE",
     "seg": "SEG",
     "ap50": "AP50",
     "pq": "PQ",

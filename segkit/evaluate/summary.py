@@ -24,7 +24,7 @@ from segkit.report.overlay import (
     make_object_layer,
 )
 from segkit.report.page import Example, Report, write_report
-from segkit.report.table import build_table, format_heading, write_csv
+from segkit.report.table import build_fitting_table, build_table, format_heading, write_csv
 
 SHOWN_FIRST = ("iou", "dice", "surface_dice", "seg", "ap50", "pq", "v_rand", "v_info", "ece")
 """Scores at the top of a report."""
@@ -34,7 +34,9 @@ SHOWN_SIDE = 1024
 
 def print_scores(console: Console, title: str, evaluation: Evaluation) -> None:
     """Print the scores of the classes and those of all images."""
-    console.print(build_table(evaluation.class_rows(), title))
+    # classes.csv has all columns
+    left_out = ("specificity", "support", "recall", "precision") if evaluation.of_classes else ()
+    console.print(build_fitting_table(evaluation.class_rows(), title, console, left_out))
     of_all = "all images together, with 95 % intervals"
     if len(evaluation.images) == 1:
         of_all = "one image, which tells no intervals"

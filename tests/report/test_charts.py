@@ -62,14 +62,16 @@ def test_twenty_series_look_different() -> None:
 def test_reliability_shows_the_bars_of_bins_with_pixels() -> None:
     empty = {"pixels": 0, "accuracy": math.nan, "confidence": math.nan}
     bins = [{"low": b / 15, "high": (b + 1) / 15, **empty} for b in range(15)]
-    bins[14] |= {"pixels": 30, "accuracy": 0.7, "confidence": 0.97}
-    bins[8] |= {"pixels": 10, "accuracy": 0.9, "confidence": 0.57}
+    bins[14] |= {"pixels": 3000, "accuracy": 0.7, "confidence": 0.97}
+    bins[8] |= {"pixels": 1000, "accuracy": 0.9, "confidence": 0.57}
+    bins[9] |= {"pixels": 2, "accuracy": 0.5, "confidence": 0.61}
     drawn = draw_reliability(bins)
     assert drawn == draw_reliability(bins)
     assert "nan" not in drawn.lower()
     shown = texts(ET.fromstring(drawn))
-    assert {"Reliability", "ideal", "are right", "overconfident", "underconfident"} <= set(shown)
+    assert {"Reliability", "ideal", "are right", "overconfident by"} <= set(shown)
     assert {"50%", "70%", "90%"} <= set(shown)  # from the lowest bin with pixels on
-    colors = [path.get("style") for path in ET.fromstring(drawn).iter(f"{SVG}path")]
-    for color, count in (("#2f7ed8", 2 + 2 + 1), ("#f4c095", 1 + 1), ("#8ed1b5", 1 + 1)):
-        assert sum(f"fill: {color}" in (style or "") for style in colors) == count
+    styles = [path.get("style") or "" for path in ET.fromstring(drawn).iter(f"{SVG}path")]
+    bars = [style for style in styles if "fill: #2f7ed8" in style]
+    assert len(bars) == 3 + 3 + 1  # above, below and in the legend
+    assert sum("opacity: 0.25" in style for style in bars) == 2  # of two pixels

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
 
 OVERSAMPLE = 3
@@ -32,6 +33,11 @@ def select_points(
     Returns:
         The same four with H = 1 and W = ``points``, see :func:`take_points`.
     """
+    if logits.is_cuda and torch.are_deterministic_algorithms_enabled():
+        raise SegkitError(
+            "losses on points interpolate, for which torch has no deterministic gradient on a GPU:"
+            " leave points or trainer.deterministic=true out."
+        )
     with torch.no_grad():
         chosen = choose_points(logits, valid, mode, points)
     return take_points(logits, truth, valid, weight, chosen)
@@ -102,8 +108,8 @@ def take_points(
     # at the borders of the image and of what is ignored the weights of the interpolation sum up to
     # less than 1, but to a quarter at least for a point in a pixel that counts
     shares = torch.where(shares > 0, shares, 1)
-    column, row = (points * points.new_tensor([W, H])).long().unbind(-1)  # (B, K)
-    places = row.clamp(0, H - 1) * W + column.clamp(0, W - 1)
+    x, y = points.unbind(-1)  # (B, K)
+    places = (y * H).long().clamp(0, H - 1) * W + (x * W).long().clamp(0, W - 1)
 
     def pick(maps: Tensor) -> Tensor:
         flat = maps.flatten(-2)  # (B, HW) or (B, C, HW)

@@ -211,6 +211,18 @@ def test_wrong_options_are_refused(name, options, message):
         Loss.build(name, mode="multiclass", **options)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_deterministic_gradients_are_refused_on_a_gpu():
+    logits, target = (x.cuda() for x in batch("multiclass"))
+    loss = Loss.build("focal", mode="multiclass", points=9).cuda()
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(SegkitError, match="no deterministic gradient on a GPU"):
+            loss(logits, target)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.slow
 @every_loss
 def test_a_compiled_loss_takes_the_same_points(name):

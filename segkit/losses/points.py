@@ -38,9 +38,10 @@ def select_points(
             "losses on points interpolate, for which torch has no deterministic gradient on a GPU:"
             " leave points or trainer.deterministic=true out."
         )
+    counted = _leave_out_ignored(logits, valid)  # once, as it takes a pass over all pixels
     with torch.no_grad():
-        chosen = choose_points(logits, valid, mode, points)
-    return take_points(logits, truth, valid, weight, chosen)
+        chosen = _choose_points(counted, valid, mode, points)
+    return _take_points(counted, truth, valid, weight, chosen)
 
 
 def choose_points(
@@ -69,18 +70,8 @@ def choose_points(
         (B, points, 2): x and y from 0 to 1, the left upper to the right lower corner of the image.
         See :func:`draw_points` for the random numbers.
     """
-    certain, others = round(importance * points), round(oversample * points)
-    drawn = draw_points(logits, points - certain + others)
-    evenly, candidates = drawn.split([points - certain, others], 1)
-    found, _, counts, _ = take_points(logits, valid, valid, None, candidates)
-    if mode == "multiclass":  # (B, C, 1, K)
-        best = found.topk(2, 1).values
-        margin = torch.where(counts, best[:, 0] - best[:, 1], torch.inf)  # (B, 1, K)
-    else:
-        margin = torch.where(counts, found.abs(), torch.inf).amin(1)  # (B, 1, K)
-    order = margin.squeeze(1).topk(certain, largest=False).indices  # (B, certain)
-    uncertain = candidates.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
-    return torch.cat([uncertain, evenly], 1)
+    counted = _leave_out_ignored(logits, valid)
+    return _choose_points(counted, valid, mode, points, oversample, importance)
 
 
 def take_points(
@@ -99,12 +90,50 @@ def take_points(
     Returns:
         The same four with H = 1 and W = K.
     """
-    H, W = logits.shape[-2:]
-    counts = valid if valid.ndim == 4 else valid.unsqueeze(1)  # (B, 1 or C, H, W)
-    grid = 2 * points.unsqueeze(1).to(logits) - 1  # (B, 1, K, 2), -1 ... 1 between the corners
-    both = torch.cat([torch.where(counts, logits, 0), counts.to(logits.dtype)], 1)
-    sampled = F.grid_sample(both, grid, align_corners=False)  # (B, C + 1 or 2 C, 1, K)
-    values, shares = sampled[:, : logits.shape[1]], sampled[:, logits.shape[1] :]
+    return _take_points(_leave_out_ignored(logits, valid), truth, valid, weight, points)
+
+
+def _leave_out_ignored(logits: Tensor, valid: Tensor) -> Tensor:
+    """The logits (B, C, H, W), 0 where nothing counts."""
+    return logits.masked_fill(~_add_channel(valid), 0)
+
+
+def _add_channel(valid: Tensor) -> Tensor:
+    """What counts as (B, 1 or C, H, W)."""
+    return valid if valid.ndim == 4 else valid.unsqueeze(1)
+
+
+def _choose_points(
+    counted: Tensor,
+    valid: Tensor,
+    mode: Mode,
+    points: int,
+    oversample: float = OVERSAMPLE,
+    importance: float = IMPORTANCE,
+) -> Tensor:
+    certain, others = round(importance * points), round(oversample * points)
+    drawn = draw_points(counted, points - certain + others)
+    evenly, candidates = drawn.split([points - certain, others], 1)
+    found, _, counts, _ = _take_points(counted, valid, valid, None, candidates)
+    if mode == "multiclass":  # (B, C, 1, K)
+        best = found.topk(2, 1).values
+        margin = torch.where(counts, best[:, 0] - best[:, 1], torch.inf)  # (B, 1, K)
+    else:
+        margin = torch.where(counts, found.abs(), torch.inf).amin(1)  # (B, 1, K)
+    order = margin.squeeze(1).topk(certain, largest=False).indices  # (B, certain)
+    uncertain = candidates.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
+    return torch.cat([uncertain, evenly], 1)
+
+
+def _take_points(
+    counted: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None, points: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    H, W = counted.shape[-2:]
+    grid = 2 * points.unsqueeze(1).to(counted) - 1  # (B, 1, K, 2), -1 ... 1 between the corners
+    values, shares = (
+        F.grid_sample(maps, grid, align_corners=False)  # (B, C, 1, K), and (B, 1 or C, 1, K)
+        for maps in (counted, _add_channel(valid).to(counted.dtype))
+    )
     # at the borders of the image and of what is ignored the weights of the interpolation sum up to
     # less than 1, but to a quarter at least for a point in a pixel that counts
     shares = torch.where(shares > 0, shares, 1)

@@ -19,10 +19,12 @@ from segkit.data.loading import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.data.sources.folder import FolderSource
 from segkit.evaluate.evaluation import (
+    count_samples,
     evaluate,
     make_metrics,
     read_pixel_size,
     require_pixel_sizes,
+    summarize,
 )
 from segkit.evaluate.summary import print_scores, write_results
 from segkit.metrics.base import build_metrics
@@ -177,6 +179,13 @@ def test_metrics_of_classes_are_columns_and_calibration_is_drawn(multiclass_run,
     assert {"surface_dice", "surface_dice/background", "ece"} <= found.intervals.keys()
     assert 0 < found.means["ece"] < 1
     assert found.sums["calibration"][:, 0].sum() == 4 * 64 * 48
+
+    metrics = make_metrics(wanted, predictor)  # in two processes, each with its own images
+    parts = [count_samples(predictor, dataset, order, metrics) for order in ([0, 2], [1, 3])]
+    together = summarize(predictor, metrics, parts)
+    assert together.means == pytest.approx(found.means, nan_ok=True)
+    np.testing.assert_allclose(together.sums["calibration"], found.sums["calibration"], rtol=1e-6)
+    assert together.intervals["ece"].high == pytest.approx(found.intervals["ece"].high)
 
     write_results(tmp_path, "title", predictor, dataset, found)
     table = read_csv(tmp_path / "classes.csv")

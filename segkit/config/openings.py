@@ -47,6 +47,26 @@ def fill_in(values: dict[str, Any], choices: Mapping[str, Any]) -> None:
             values[section] = read_preset(section, choice)
 
 
+def fill_class_weights(
+    loss: Mapping[str, Any], weights: list[float]
+) -> tuple[dict[str, Any], list[str]]:
+    """Put class weights where the options of a loss, or of the terms of a sum, leave them ``auto``.
+
+    Returns:
+        A copy of the options, and the keys that were filled in, such as
+        ``terms.dice.class_weights``.
+    """
+    filled, keys = dict(loss), []
+    for key, value in loss.items():
+        if isinstance(value, Mapping):
+            filled[key], inner = fill_class_weights(value, weights)
+            keys += [f"{key}.{each}" for each in inner]
+        elif key == "class_weights" and value == AUTO:
+            filled[key] = list(weights)
+            keys.append(key)
+    return filled, keys
+
+
 def take_choices(config: DictConfig, stored: DictConfig) -> DictConfig:
     """A copy of a config in which a run's stored config supplies what is ``auto``."""
     from omegaconf import OmegaConf
@@ -56,6 +76,10 @@ def take_choices(config: DictConfig, stored: DictConfig) -> DictConfig:
     for key in (*OPENINGS, "data.normalize"):
         if _get(config, key) == AUTO:
             OmegaConf.update(copy, key, OmegaConf.select(stored, key), merge=False)
+    for key in fill_class_weights(copy.loss, [])[1]:
+        weights = OmegaConf.select(stored, f"loss.{key}")
+        if weights is not None:  # else the run had another loss
+            OmegaConf.update(copy, f"loss.{key}", weights, merge=False)
     return copy
 
 

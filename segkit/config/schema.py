@@ -26,8 +26,11 @@ from segkit.core.labels import OBJECT_SCORES, Decoder
 from segkit.core.registry import lacks_path
 
 Side = Annotated[int, Field(ge=1)]
-Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
-"""One name or several."""
+Wanted = Annotated[
+    list[str | dict[str, Any]],
+    BeforeValidator(lambda v: [v] if isinstance(v, str | dict) else v),
+]
+"""One metric or several: names, or mappings of a name and its options."""
 Monitor = Literal[
     "val/iou",
     "val/dice",
@@ -307,10 +310,13 @@ class TrainConfig(Section):
         " watershed, border_core or distance; null: not at all",
     )
     min_size: int = Field(0, ge=0, description="objects of fewer pixels are dropped")
-    metrics: Names = Field(
+    metrics: Wanted = Field(
         [],
         description="additional scores at the end: boundary (boundary F1, 95 % Hausdorff"
-        " distance), membranes (V_rand, V_info and pixel error of ISBI 2012)",
+        " distance), surface_dice (boundaries right up to 2 pixels, other tolerances as"
+        " {name: surface_dice, tolerance: 3, unit: px}, unit also um or mm), calibration (expected"
+        " calibration error and its picture), membranes (V_rand, V_info and pixel error of ISBI"
+        " 2012)",
     )
     monitor: Monitor = Field(
         "val/iou",

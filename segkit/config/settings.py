@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from segkit.config.compose import resolve_values
-from segkit.config.schema import MAX_PIXELS, PLUGINS, Data, Names, Part, Section, describe_error
+from segkit.config.schema import MAX_PIXELS, PLUGINS, Data, Part, Section, Wanted, describe_error
 from segkit.core import plugins
 from segkit.core.errors import all_at_once
 from segkit.core.labels import Decoder
@@ -133,10 +133,13 @@ class EvaluateSettings(ModelSettings):
         description="folder of the results; null: evaluation-SPLIT in the run folder of the"
         " checkpoint, with the data set and the changed options in its name",
     )
-    metrics: Names | None = Field(
+    metrics: Wanted | None = Field(
         None,
-        description="additional scores: boundary (boundary F1, 95 % Hausdorff distance), membranes"
-        " (V_rand, V_info and pixel error of ISBI 2012); null: those of the training",
+        description="additional scores: boundary (boundary F1, 95 % Hausdorff distance),"
+        " surface_dice (boundaries right up to 2 pixels, other tolerances as {name: surface_dice,"
+        " tolerance: 3, unit: px}, unit also um or mm), calibration (expected calibration error and"
+        " its picture), membranes (V_rand, V_info and pixel error of ISBI 2012); null: those of the"
+        " training",
     )
     max_pixels: Count | None = Field(None, description=MAX_PIXELS)
 

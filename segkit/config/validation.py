@@ -9,10 +9,13 @@ from pydantic import ValidationError
 
 from segkit.config.compose import resolve_values
 from segkit.config.declarations import WIRED
-from segkit.config.openings import OPENINGS, fill_in, find_open_keys
+from segkit.config.openings import OPENINGS, fill_class_weights, fill_in, find_open_keys
 from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Mode
+
+_STAND_IN = [1.0, 1.0]
+"""Class weights until the data are known, of the number that the binary head takes."""
 
 
 def validate(config: Any) -> TrainConfig:
@@ -130,7 +133,7 @@ def _check_loss(config: dict[str, Any]) -> list[str]:
         mode = Head.resolve(str(head.get("name")), {})[0].mode
     except SegkitError:
         return []  # reported with the head
-    options = {key: value for key, value in loss.items() if key != "name"}
+    options, _ = fill_class_weights({k: v for k, v in loss.items() if k != "name"}, _STAND_IN)
     wired = sorted(WIRED["loss"] & set(options))
     if wired:
         return [
@@ -191,7 +194,8 @@ def _check_target(config: TrainConfig) -> list[str]:
     try:
         target = Target.build(config.target.name, **config.target.options)
         mode = Head.resolve(config.head.name, {})[0].mode
-        loss = Loss.build(config.loss.name, mode=mode, **config.loss.options)
+        options, open_weights = fill_class_weights(config.loss.options, _STAND_IN)
+        loss = Loss.build(config.loss.name, mode=mode, **options)
     except SegkitError:
         return []  # reported with the part
     name, problems = config.target.name, []
@@ -200,6 +204,12 @@ def _check_target(config: TrainConfig) -> list[str]:
             f"target={name} with head={config.head.name}: use"
             f" {' or '.join(f'head={m}' for m in target.modes)}"
         )
+    if target.class_names is not None:  # how often its classes occur is not known
+        problems += [
+            f"loss.{key}=auto with target={name}, which draws classes of its own: give the weights"
+            f" of {', '.join(target.class_names)}"
+            for key in open_weights
+        ]
     classes = config.head.options.get("num_classes")
     if target.num_classes is not None and classes not in (None, target.num_classes):
         problems.append(
@@ -230,18 +240,19 @@ def _check_target(config: TrainConfig) -> list[str]:
 
 def _check_metrics(config: TrainConfig, mode: Mode, num_classes: int | None) -> list[str]:
     """Check the names of the metrics and that they fit the target."""
-    from segkit.metrics.base import Metric
+    from segkit.metrics.base import build_metrics
     from segkit.metrics.contract import check_metric
 
     problems = []
-    for name in config.metrics:
+    for wanted in config.metrics:
         try:
-            metric = Metric.resolve(name, {})[0]
+            (metric,) = build_metrics([wanted], mode, num_classes or 2)
             if num_classes or mode != "multiclass":
-                check_metric(Metric.build(name, mode=mode, num_classes=num_classes or 2))
+                check_metric(metric)
         except SegkitError as error:
             problems.append(f"metrics: {error}")
             continue
+        name = metric.name
         if metric.needs_labels and config.target.name != "labels":
             problems.append(f"metrics=[{name}] scores the classes of the masks: use target=labels")
         if name == "objects" and config.instances is None:

@@ -23,7 +23,14 @@ from segkit.core.sharing import Share, is_said
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import SPLITS, DataSource, Split
-from segkit.evaluate.evaluation import Counts, Evaluation, count_samples, make_metrics, summarize
+from segkit.evaluate.evaluation import (
+    Counts,
+    Evaluation,
+    count_samples,
+    make_metrics,
+    require_pixel_sizes,
+    summarize,
+)
 from segkit.evaluate.summary import count_images, print_scores, write_results
 from segkit.inference.predictor import load_from_settings
 
@@ -93,6 +100,7 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         objects=any(metric.needs_ids for metric in metrics),
         with_empty=summary.with_empty,
     )
+    require_pixel_sizes(metrics, dataset.samples)
     folder = settings.output or default_folder(settings)
     make_folder(folder)
     used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.data.layout.blocks import take_part
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import Sample
+from segkit.images.reading import ImageReader
 from segkit.inference.background import THREADS, map_ahead
 from segkit.inference.bit_depth import Extremes
 from segkit.inference.predictor import Prediction, Predictor
-from segkit.metrics.base import Metric, ScoredImage
+from segkit.metrics.base import Metric, ScoredImage, build_metrics
 from segkit.metrics.bootstrap import Interval, estimate_intervals
 from segkit.metrics.confusion import (
     ConfusionMatrix,
@@ -60,6 +61,8 @@ class Evaluation:
         intervals: 95 % bootstrap intervals over images, of ``means`` and classes (``iou/road``).
         images: Scores of each image, worst first: by SEG if objects are separated, else by IoU.
         thresholds: Scores at other thresholds, if the head has one.
+        of_classes: Scores of the reported classes besides those of ``scores``, by name, (C,).
+        sums: What each metric counted in all images, by its name.
         totals: Entries of ``means`` that are counts and have no interval.
         kept: The worst and the best predictions, without probabilities, by the index of the sample;
             but none of images that were predicted by parts.
@@ -71,8 +74,18 @@ class Evaluation:
     intervals: dict[str, Interval]
     images: list[ImageScores]
     thresholds: ThresholdSweep | None
+    of_classes: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     totals: frozenset[str] = frozenset()
     kept: dict[int, Prediction] = field(default_factory=dict)
+
+    def class_rows(self) -> list[dict[str, str | int | float]]:
+        """Return the scores of each class as a table, and a last row of their means."""
+        rows = self.scores.rows()
+        for name, values in self.of_classes.items():
+            for row, value in zip(rows, [*values.tolist(), self.means[name]], strict=True):
+                row[name] = value
+        return rows
 
     def rows(self) -> list[dict[str, str | float]]:
         """Return ``means`` with their intervals as a table; counts have none."""
@@ -154,6 +167,9 @@ def count_samples(
                 maps = torch.from_numpy(prediction.probabilities)[None]
                 sweep.update(maps, truth["target"][None])
             if metrics:
+                sample, size = dataset.samples[index], None
+                if any(metric.needs_pixel_size for metric in metrics):
+                    size = read_pixel_size(sample, card.is_upright)
                 image = ScoredImage(
                     truth["target"].numpy(),
                     prediction.labels,
@@ -161,6 +177,7 @@ def count_samples(
                     truth["ids"].numpy() if "ids" in truth else None,
                     truth["markers"].numpy() if "markers" in truth else None,
                     prediction.instances,
+                    size,
                 )
                 found = [metric.count(image) for metric in metrics]
         matrix = one.matrix  # compute() would ask the other processes
@@ -187,10 +204,14 @@ def summarize(
     means = dict(total.mean)
     score = partial(score_counts, mode=card.mode, class_names=total.class_names)
     known = estimate_intervals(np.stack([image.classes for image in counted]), score)
+    of_classes: dict[str, NDArray[np.float64]] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
     for number, metric in enumerate(metrics):
         stacked = np.stack([image.of_metrics[number] for image in counted])
-        means |= {key: float(value) for key, value in metric.score(stacked.sum(0)).items()}
-        known |= estimate_intervals(stacked, metric.score)
+        sums[metric.name] = stacked.sum(0)
+        means |= {key: float(value) for key, value in metric.score(sums[metric.name]).items()}
+        of_classes |= metric.score_classes(sums[metric.name])
+        known |= estimate_intervals(stacked, partial(_score_all, metric, total.class_names))
     images = [ImageScores(image.index, image.scores) for image in counted]
     first = _name_score(predictor)
     images.sort(key=lambda image: (np.isnan(image.scores[first]), image.scores[first]))
@@ -200,7 +221,42 @@ def summarize(
         swept = sweep_thresholds(sweeps[0], names)
     totals = frozenset(name for metric in metrics for name in metric.totals)
     predictions = {index: prediction for _, index, prediction in counts[0].kept}
-    return Evaluation(total, confusion, means, known, images, swept, totals, predictions)
+    return Evaluation(
+        total, confusion, means, known, images, swept, of_classes, sums, totals, predictions
+    )
+
+
+def _score_all(
+    metric: Metric, class_names: Sequence[str], sums: NDArray[np.float64]
+) -> Mapping[str, NDArray[np.float64]]:
+    """The scores of a metric, and those of the classes as ``surface_dice/road``."""
+    named = {
+        f"{name}/{label}": values[..., c]
+        for name, values in metric.score_classes(sums).items()
+        for c, label in enumerate(class_names)
+    }
+    return {**metric.score(sums), **named}
+
+
+def read_pixel_size(sample: Sample, upright: bool = True) -> tuple[float, float] | None:
+    """Height and width in micrometres of the pixels of a sample; None if its file tells neither."""
+    if sample.image is None:
+        return None
+    with ImageReader(sample.image, upright) as reader:
+        place = reader.read_place(sample.page)
+    return None if place is None else place.pixel_size
+
+
+def require_pixel_sizes(metrics: Iterable[Metric], samples: Sequence[Sample]) -> None:
+    """Raise SegkitError if a metric needs sizes of pixels that the files of samples do not tell."""
+    needing = [metric.name for metric in metrics if metric.needs_pixel_size]
+    unknown = [s.name for s in samples if needing and read_pixel_size(s) is None]
+    if unknown:
+        raise SegkitError(
+            f"metrics=[{', '.join(needing)}] needs the size of the pixels, which {len(unknown)} of"
+            f" {len(samples)} images do not tell: {join_names(unknown)}. Measure in pixels, unit:"
+            " px."
+        )
 
 
 def _name_score(predictor: Predictor) -> str:
@@ -293,12 +349,12 @@ class _Parts:
         return self._source.read_image(take_part(self._sample, (top, left, height, width)))
 
 
-def make_metrics(names: Iterable[str], predictor: Predictor) -> list[Metric]:
+def make_metrics(wanted: Iterable[str | Mapping[str, Any]], predictor: Predictor) -> list[Metric]:
     """Build the requested metrics, and that of objects if the model separates them.
 
     Raises:
         SegkitError: A metric is unknown or does not fit the model.
     """
     card = predictor.card
-    wanted = dict.fromkeys([*(["objects"] if predictor.instances else []), *names])
-    return [Metric.build(name, mode=card.mode, num_classes=card.num_classes) for name in wanted]
+    objects = ["objects"] if predictor.instances else []
+    return build_metrics([*objects, *wanted], card.mode, card.num_classes)

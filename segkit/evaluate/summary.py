@@ -16,6 +16,7 @@ from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import WholeDataset
 from segkit.evaluate.evaluation import KEPT, Evaluation, ImageScores
 from segkit.inference.predictor import Predictor
+from segkit.metrics.calibration import Calibration, list_bins
 from segkit.report.overlay import (
     draw_comparison,
     make_class_layer,
@@ -23,9 +24,9 @@ from segkit.report.overlay import (
     make_object_layer,
 )
 from segkit.report.page import Example, Report, write_report
-from segkit.report.table import build_table, format_heading, write_csv
+from segkit.report.table import build_fitting_table, build_table, format_heading, write_csv
 
-SHOWN_FIRST = ("iou", "dice", "seg", "ap50", "pq", "v_rand", "v_info")
+SHOWN_FIRST = ("iou", "dice", "surface_dice", "seg", "ap50", "pq", "v_rand", "v_info", "ece")
 """Scores at the top of a report."""
 SHOWN_SIDE = 1024
 """Height and width of what a report shows of a large image, at most."""
@@ -33,7 +34,9 @@ SHOWN_SIDE = 1024
 
 def print_scores(console: Console, title: str, evaluation: Evaluation) -> None:
     """Print the scores of the classes and those of all images."""
-    console.print(build_table(evaluation.scores.rows(), title))
+    # classes.csv has all columns
+    left_out = ("specificity", "support", "recall", "precision") if evaluation.of_classes else ()
+    console.print(build_fitting_table(evaluation.class_rows(), title, console, left_out))
     of_all = "all images together, with 95 % intervals"
     if len(evaluation.images) == 1:
         of_all = "one image, which tells no intervals"
@@ -66,7 +69,7 @@ def write_results(
         notes: Warnings.
     """
     card, mean, legend = predictor.card, evaluation.means, make_legend(predictor.card)
-    rows, summary = evaluation.scores.rows(), evaluation.rows()
+    rows, summary = evaluation.class_rows(), evaluation.rows()
     write_csv(folder / "classes.csv", rows)
     write_csv(folder / "scores.csv", summary)
     names = [sample.name for sample in dataset.samples]
@@ -76,6 +79,10 @@ def write_results(
     )
     if evaluation.thresholds is not None:
         write_csv(folder / "thresholds.csv", evaluation.thresholds.rows())
+    counted = evaluation.sums.get(Calibration.name)
+    calibration = [] if counted is None or not counted.any() else list_bins(counted)
+    if calibration:
+        write_csv(folder / "calibration.csv", calibration)
     matrix = evaluation.confusion
     environment = json.loads(_read_text(folder / "environment.json") or "{}")
     write_report(
@@ -91,6 +98,7 @@ def write_results(
             table=rows,
             summary=summary,
             confusion=(card.class_names, matrix.tolist()) if matrix.ndim == 2 else ((), ()),
+            calibration=calibration,
             examples=_draw_examples(predictor, dataset, evaluation),
             classes=list(zip(legend.names, legend.colors, strict=True)),
             objects=predictor.instances is not None,

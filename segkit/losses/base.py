@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -16,6 +16,8 @@ from segkit.core.registry import Registrable
 from segkit.losses.labels import check_target, split_target
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ClassWeights = list[float] | Literal["auto"] | None
+"""One weight per class; ``auto`` stands for those that a training takes from its data."""
 
 
 class Loss(nn.Module, Registrable, ABC, family="loss"):
@@ -52,6 +54,9 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     modes: ClassVar[tuple[Mode, ...]] = MODES
     takes_weight: bool = False
     """Whether it accepts pixel weights. Not a ClassVar: for a sum it depends on the terms."""
+    fits_points: bool = False
+    """Whether it treats pixels alike wherever they lie, so that it can be that of sampled points;
+    see :mod:`segkit.losses.points`."""
 
     def __init__(self, mode: Mode, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__()
@@ -192,8 +197,13 @@ def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) 
     return torch.where(valid, values, 0).sum() / total
 
 
-def make_weights(option: str, values: list[float]) -> Tensor:
+def make_weights(option: str, values: list[float] | Literal["auto"]) -> Tensor:
     """The class weights of an option as a float32 tensor (N,), checked."""
+    if isinstance(values, str):
+        raise SegkitError(
+            f"{option} is {values}, but no data are known here: only a training fills it in, from"
+            " how often the classes occur. Give one weight per class."
+        )
     if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
         raise SegkitError(
             f"{option} is {values}: give weights of zero or more, at least one of them above zero."

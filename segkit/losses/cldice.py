@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, Positive
+from segkit.losses.base import ClassWeights, Loss, Positive
 from segkit.losses.regions import average_regions, choose_dims, split_regions, weigh_regions
 
 
@@ -42,7 +42,8 @@ class CenterlineDice(Loss, name="cldice"):
         smooth: Pixels of centre line added to both sides of the ratios.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean; not with the binary head. None leaves out
-            the background, class 0 of the multiclass head, and weights all others equally.
+            the background, class 0 of the multiclass head, and weights all others equally. auto:
+            the more, the rarer the class is, as in the cross-entropy.
     """
 
     class_weights: Tensor | None
@@ -54,7 +55,7 @@ class CenterlineDice(Loss, name="cldice"):
         iterations: Annotated[int, Field(ge=1)] = 5,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         self.iterations, self.smooth, self.per_image = iterations, smooth, per_image

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss
+from segkit.losses.base import ClassWeights, Loss
 from segkit.losses.regions import average_regions, split_regions, weigh_regions
 
 
@@ -39,9 +39,10 @@ class Lovasz(Loss, name="lovasz"):
     Args:
         per_image: Whether the pixels are ranked within each image, instead of within the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
+    fits_points = True
     class_weights: Tensor | None
 
     def __init__(
@@ -49,7 +50,7 @@ class Lovasz(Loss, name="lovasz"):
         mode: Mode,
         ignore_index: int = IGNORE_INDEX,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         self.per_image = per_image

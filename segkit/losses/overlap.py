@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from segkit.core.labels import IGNORE_INDEX, Mode
-from segkit.losses.base import Loss, Positive
+from segkit.losses.base import ClassWeights, Loss, Positive
+from segkit.losses.points import Points, select_points
 from segkit.losses.regions import average_regions, choose_dims, sum_regions, weigh_regions
 
 
@@ -47,8 +48,12 @@ class Dice(Loss, name="dice"):
         per_image: Whether each image has its own ratio, instead of one for the batch. Small objects
             then weigh as much as large ones in other images.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
+        points: Compute it in training on so many points per image, three quarters of them where the
+            prediction is least certain; None: on all pixels. ``smooth`` then counts points.
     """
+
+    fits_points = True
 
     def __init__(
         self,
@@ -56,9 +61,11 @@ class Dice(Loss, name="dice"):
         ignore_index: int = IGNORE_INDEX,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
+        points: Points | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
+        self.points = points
         half = 0.5, 0.5, 1.0, smooth / 2
         self.index = Tversky(mode, ignore_index, *half, per_image, class_weights)
 
@@ -66,6 +73,9 @@ class Dice(Loss, name="dice"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
+        if self.points is not None and self.training:
+            chosen = select_points(logits, truth, valid, weight, self.mode, self.points)
+            logits, truth, valid, _ = chosen
         return self.index.compute(logits, truth, valid)
 
 
@@ -88,8 +98,10 @@ class Jaccard(Loss, name="jaccard"):
             gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
+
+    fits_points = True
 
     def __init__(
         self,
@@ -97,7 +109,7 @@ class Jaccard(Loss, name="jaccard"):
         ignore_index: int = IGNORE_INDEX,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         whole = 1.0, 1.0, 1.0, smooth
@@ -129,9 +141,10 @@ class Tversky(Loss, name="tversky"):
             gradient.
         per_image: Whether each image has its own ratio, instead of one for the batch.
         class_weights: Weight of each class in the mean, as [0, 1, 1] without the background; not
-            with the binary head.
+            with the binary head. auto: the more, the rarer the class is, as in the cross-entropy.
     """
 
+    fits_points = True
     class_weights: Tensor | None
 
     def __init__(
@@ -143,7 +156,7 @@ class Tversky(Loss, name="tversky"):
         gamma: Positive = 1.0,
         smooth: Positive = 1.0,
         per_image: bool = False,
-        class_weights: list[float] | None = None,
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segkit.core.errors import SegkitError
 from segkit.core.labels import Mode
-from segkit.losses.base import average_valid, make_weights, require_count
+from segkit.losses.base import ClassWeights, average_valid, make_weights, require_count
 from segkit.losses.labels import encode_one_hot
 
 
@@ -88,13 +88,13 @@ def average_regions(losses: Tensor, counted: Tensor | None, class_weights: Tenso
     return average_valid(losses * weights, counted, weights)
 
 
-def weigh_regions(mode: Mode, class_weights: list[float] | None) -> Tensor | None:
+def weigh_regions(mode: Mode, class_weights: ClassWeights) -> Tensor | None:
     """The class weights for :func:`average_regions`, (C,) or None, checked."""
     if class_weights is None:
         return None
     if mode == "binary":
         raise SegkitError(
-            f"class_weights is {class_weights}, but mode 'binary' has one class, the foreground,"
-            " and nothing to weigh it against. Remove the option."
+            "class_weights is given, but mode 'binary' has one class, the foreground, and nothing"
+            " to weigh it against. Remove the option."
         )
     return make_weights("class_weights", class_weights)

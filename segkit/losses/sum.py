@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.losses.base import Loss
+from segkit.losses.points import Points, select_points
 
 
 class WeightedSum(Loss, name="sum"):
@@ -27,6 +28,9 @@ class WeightedSum(Loss, name="sum"):
     Args:
         terms: The options of each term, and its ``weight`` in the sum, above 0 (default 1). The key
             is the name of the loss, or any word if the options hold a ``name``.
+        points: Compute it in training on so many points per image, the same for all terms, three
+            quarters of them where the prediction is least certain; None: on all pixels. Terms that
+            depend on where pixels lie, boundary and cldice, cannot.
 
     Example:
         >>> loss = Loss.build(
@@ -39,7 +43,11 @@ class WeightedSum(Loss, name="sum"):
     """
 
     def __init__(
-        self, mode: Mode, terms: dict[str, dict[str, Any]], ignore_index: int = IGNORE_INDEX
+        self,
+        mode: Mode,
+        terms: dict[str, dict[str, Any]],
+        ignore_index: int = IGNORE_INDEX,
+        points: Points | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         if not terms:
@@ -53,6 +61,14 @@ class WeightedSum(Loss, name="sum"):
             except SegkitError as error:
                 problems.append(f"term '{key}': {error}")
             else:
+                if points is not None and not loss.fits_points:
+                    problems.append(
+                        f"term '{key}': loss '{loss.name}' needs whole images: remove it, or points"
+                    )
+                if points is not None and options.get("points") is not None:
+                    problems.append(
+                        f"term '{key}': all terms share the points of the sum. Remove its own."
+                    )
                 losses.append(loss)
                 weights.append(weight)
         if problems:
@@ -61,11 +77,16 @@ class WeightedSum(Loss, name="sum"):
         self.terms = nn.ModuleList(losses)
         self.weights = tuple(weights)
         self.takes_weight = any(loss.takes_weight for loss in losses)
+        self.fits_points = all(loss.fits_points for loss in losses)
+        self.points = points
 
     def compute(
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """See :meth:`Loss.compute`."""
+        if self.points is not None and self.training:
+            inputs = logits, truth, valid, weight
+            logits, truth, valid, weight = select_points(*inputs, self.mode, self.points)
         losses = []
         for factor, module in zip(self.weights, self.terms, strict=True):
             term = cast("Loss", module)

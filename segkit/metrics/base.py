@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ class ScoredImage:
         ids: True object ids (H, W), 0 the background and 255 unlabelled; None if not requested.
         markers: Ids of the true markers (H, W), if the data source has its own.
         instances: Predicted object ids (H, W), if objects are separated.
+        pixel_size: Height and width of a pixel in micrometres, if requested.
     """
 
     target: NDArray[Any]
@@ -37,6 +38,7 @@ class ScoredImage:
     ids: NDArray[Any] | None = None
     markers: NDArray[Any] | None = None
     instances: NDArray[np.int32] | None = None
+    pixel_size: tuple[float, float] | None = None
 
 
 class Metric(Registrable, ABC, family="metric"):
@@ -56,6 +58,8 @@ class Metric(Registrable, ABC, family="metric"):
     """Whether it scores the classes of the masks, so that it only fits ``target=labels``."""
     totals: ClassVar[tuple[str, ...]] = ()
     """Names of scores that are plain counts; they are reported without an interval."""
+    needs_pixel_size: bool = False
+    """Whether :attr:`ScoredImage.pixel_size` is needed. Not a ClassVar: an option may decide it."""
 
     def __init__(self, mode: Mode, num_classes: int) -> None:
         self.mode, self.num_classes = mode, num_classes
@@ -67,6 +71,47 @@ class Metric(Registrable, ABC, family="metric"):
     @abstractmethod
     def score(self, sums: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
         """The scores of sums of counts (..., K): arrays (...) by name, NaN if undefined."""
+
+    def score_classes(self, sums: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
+        """The scores that each class has: arrays (..., C) by name, the name of their mean.
+
+        C is the number of classes that are reported: the foreground alone for binary, else all.
+        They become columns of the table of classes. None by default.
+        """
+        return {}
+
+
+def build_metrics(
+    wanted: Iterable[str | Mapping[str, Any]], mode: Mode, num_classes: int
+) -> list[Metric]:
+    """Build the metrics of a config, each once: names, or mappings of a name and its options.
+
+    Raises:
+        SegkitError: A name or an option is not known.
+
+    Example:
+        >>> found = build_metrics([{"name": "surface_dice", "tolerance": 3}], "binary", 2)
+        >>> found[0].tolerance
+        3.0
+    """
+    built: dict[str, Metric] = {}
+    given: dict[str, dict[str, Any]] = {}
+    for entry in wanted:
+        options = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise SegkitError(
+                f"{dict(options)} has no name: give one, as in"
+                " metrics=[{name: surface_dice, tolerance: 3}]."
+            )
+        if own := sorted({"mode", "num_classes"} & options.keys()):
+            raise SegkitError(
+                f"metric '{name}': {' and '.join(own)} cannot be chosen: the model has its own."
+            )
+        if given.setdefault(name, options) != options:
+            raise SegkitError(f"metric '{name}' is given twice, with different options: keep one.")
+        built[name] = Metric.build(name, mode=mode, num_classes=num_classes, **options)
+    return list(built.values())
 
 
 def check_classes(mode: Mode, num_classes: int) -> None:

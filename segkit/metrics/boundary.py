@@ -39,6 +39,7 @@ def count_boundaries(
     mode: Mode,
     num_classes: int,
     tolerance: float | None = None,
+    spacing: tuple[float, float] = (1.0, 1.0),
 ) -> NDArray[np.float64]:
     """Count what the scores of boundaries need from one image; add the counts of images.
 
@@ -52,8 +53,9 @@ def count_boundaries(
             class per pixel.
         mode: The mode in which the labels were decided.
         num_classes: N. Binary: 2 or 1, with the same meaning.
-        tolerance: Accepted distance between boundaries, in pixels, at least 0; None: 0.75 % of the
-            image's diagonal.
+        tolerance: Accepted distance between boundaries, at least 0, in the unit of ``spacing``;
+            None: 0.75 % of the image's diagonal.
+        spacing: Height and width of a pixel. 1 measures all distances in pixels.
 
     Returns:
         (C, 7), with C = N classes, or for binary the foreground alone. The last axis follows
@@ -63,13 +65,15 @@ def count_boundaries(
     """
     labels, truth = _check_labels(labels, truth, mode, num_classes)
     if tolerance is None:
-        tolerance = TOLERANCE * math.hypot(*truth.shape[-2:])
+        height, width = truth.shape[-2:]
+        tolerance = TOLERANCE * math.hypot(height * spacing[0], width * spacing[1])
+    tolerance *= 1 + 1e-9  # multiples of a spacing are rounded
     rows = []
     for predicted, true in zip(labels, truth, strict=True):  # (H, W) each
         valid = true != IGNORE_INDEX
         ours, theirs = _find_boundary(predicted, valid), _find_boundary(true, valid)
         classes = range(num_classes) if mode == "multiclass" else (1,)
-        rows += _count_classes(ours, theirs, classes, tolerance)
+        rows += _count_classes(ours, theirs, classes, tolerance, spacing)
     return np.array(rows, dtype=np.float64)
 
 
@@ -188,6 +192,7 @@ def _count_classes(
     theirs: NDArray[np.int64],
     classes: Iterable[int],
     tolerance: float,
+    spacing: tuple[float, float],
 ) -> list[tuple[float, ...]]:
     """The counts of each class, from the boundaries of the prediction and of the truth."""
     sizes = [np.bincount(each.ravel()) for each in (ours, theirs)]
@@ -204,7 +209,8 @@ def _count_classes(
             slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True)
         )
         mine, yours = ours[crop] == number, theirs[crop] == number
-        to_true, to_predicted = _measure_distance(yours)[mine], _measure_distance(mine)[yours]
+        to_true = _measure_distance(yours, spacing)[mine]
+        to_predicted = _measure_distance(mine, spacing)[yours]
         near = int(np.count_nonzero(to_true <= tolerance))
         found = int(np.count_nonzero(to_predicted <= tolerance))
         hd95 = max(np.percentile(to_true, _PERCENTILE), np.percentile(to_predicted, _PERCENTILE))
@@ -212,10 +218,15 @@ def _count_classes(
     return rows
 
 
-def _measure_distance(marked: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _measure_distance(
+    marked: NDArray[np.bool_], spacing: tuple[float, float]
+) -> NDArray[np.float64]:
     """Euclidean distance of each pixel to the nearest marked one; there must be at least one."""
+    if spacing[0] != spacing[1]:  # OpenCV knows square pixels only
+        exact: NDArray[np.float64] = ndimage.distance_transform_edt(~marked, sampling=spacing)
+        return exact
     distance = cv2.distanceTransform(
         (~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     ).astype(np.float64)
     # OpenCV is ten times as fast as SciPy, but float32: squared distances are integers
-    return np.sqrt(np.rint(np.square(distance)))
+    return spacing[0] * np.sqrt(np.rint(np.square(distance)))

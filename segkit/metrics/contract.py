@@ -34,6 +34,7 @@ def check_metric(metric: Metric) -> None:
     sums = np.arange(1.0, 1 + 2 * counts.size).reshape(2, *counts.shape)
     with _naming(f"{who} fails in score()"):
         one, many = metric.score(sums[0]), metric.score(sums)
+        of_classes = metric.score_classes(sums)
     if not isinstance(one, Mapping) or not isinstance(many, Mapping):
         raise SegkitError(f"{who}: score() returns a {type(one).__name__}, not scores by name.")
     for name, value in one.items():
@@ -42,6 +43,13 @@ def check_metric(metric: Metric) -> None:
             raise SegkitError(
                 f"{who}: score() of one set of sums (K,) and of two (2, K) do not agree for"
                 f" '{name}': index the last axis, as in sums[..., 0]."
+            )
+    reported = 1 if metric.mode == "binary" else metric.num_classes
+    for name, value in of_classes.items():
+        if np.shape(value) != (2, reported) or name not in one:
+            raise SegkitError(
+                f"{who}: score_classes() of two sums must give '{name}' the shape (2, {reported}),"
+                f" one score per reported class, not {np.shape(value)}, and score() its mean."
             )
     names = tuple(f"class {i}" for i in range(metric.num_classes))
     matrix = ConfusionMatrix(metric.mode, metric.num_classes).matrix

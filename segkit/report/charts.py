@@ -1,8 +1,9 @@
-"""Line charts as SVG, drawn by matplotlib."""
+"""Charts as SVG, drawn by matplotlib: lines, and the reliability of probabilities."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,11 @@ import numpy as np
 Points = Sequence[tuple[float, float | None]]
 """(x, y) in the order of x; a y of None, NaN or infinity is a gap."""
 
+FEW_PIXELS = 1e-3
+"""Share of the pixels below which a bin tells little."""
+
 _COLORS = ("#2f7ed8", "#e0701a", "#12946c", "#b35cc4", "#d64550", "#96852a", "#6f7f95")
+_OVER, _UNDER = "#e0701a", "#7fe0bd"
 _STYLES = ("-", "--", ":")  # the next one for each round of the colours
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, sharp and selectable
@@ -57,4 +62,59 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
             axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
+    return file.getvalue()
+
+
+def draw_reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Draw how often decisions of each confidence are right, as the text of an SVG file.
+
+    Above: bars of the share that is right, beside the line where it equals the confidence, and
+    hatched what lies between the two. Below: how many pixels have that confidence. Bars of bins
+    with less than :data:`FEW_PIXELS` are pale.
+
+    Args:
+        bins: Rows of low, high, pixels, accuracy and confidence, NaN in empty bins; see
+            :func:`segkit.metrics.calibration.list_bins`.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import PercentFormatter
+
+    shown = [b for b in bins if b["pixels"] > 0]
+    total = sum(b["pixels"] for b in shown)
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.set_title("Reliability", loc="left", fontweight="bold")
+        above.plot([0, 1], [0, 1], color=_COLORS[-1], linestyle="--", label="ideal", zorder=3)
+        for row in shown:
+            accuracy, confidence, share = row["accuracy"], row["confidence"], row["pixels"] / total
+            place: Any = {"x": row["low"], "width": row["high"] - row["low"], "align": "edge"}
+            place["alpha"] = 1 if share >= FEW_PIXELS else 0.25
+            above.bar(height=accuracy, color=_COLORS[0], edgecolor="white", **place)
+            # the gap between what the model claims and what is right
+            gap = confidence - accuracy
+            color = _OVER if gap > 0 else _UNDER
+            look: Any = {"facecolor": "none", "edgecolor": color, "hatch": "/////"}
+            above.bar(height=gap, bottom=accuracy, **look, **place)
+            below.bar(height=share, color=_COLORS[0], edgecolor="white", **place)
+        for axes in (above, below):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        above.set(ylabel="share that is right", ylim=(0, 1))
+        below.set(ylabel="share of pixels", xlabel="confidence: probability of the decided class")
+        below.set_xlim(min([math.floor(10 * b["low"]) / 10 for b in shown], default=0), 1)
+        below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        keys = [
+            *above.get_lines(),
+            Patch(color=_COLORS[0], label="are right"),
+            Patch(facecolor="none", edgecolor=_OVER, hatch="/////", label="overconfident by"),
+            Patch(facecolor="none", edgecolor=_UNDER, hatch="/////", label="underconfident by"),
+        ]
+        figure.legend(handles=keys, loc="outside lower left", ncols=4, columnspacing=1.2)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Title": "Reliability"})
     return file.getvalue()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segkit.core.files import write_whole
 from segkit.core.labels import OBJECT_SCORES
-from segkit.report.charts import draw_chart
+from segkit.report.charts import draw_chart, draw_reliability
 from segkit.report.colors import Color, format_color
 from segkit.report.overlay import list_error_colors
 from segkit.report.table import (
@@ -66,6 +66,7 @@ class Report:
         table: one row per class, with the key `class`; a last row `mean` is set apart.
         summary: one row per score over all images, with the key `score`.
         confusion: class names and the counts `matrix[truth][prediction]`.
+        calibration: one row per bin of the confidence; see `draw_reliability`.
         examples: predictions in the order of display.
         classes: name and colour of each class by label.
         background: the class that overlays leave unpainted, if any.
@@ -82,6 +83,7 @@ class Report:
     table: Sequence[Row] = ()
     summary: Sequence[Row] = ()
     confusion: tuple[Sequence[str], Sequence[Sequence[int]]] = ((), ())
+    calibration: Sequence[Mapping[str, float]] = ()
     examples: Sequence[Example] = ()
     classes: Sequence[tuple[str, Color]] = ()
     background: int | None = 0
@@ -123,6 +125,9 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         examples=examples,
         charts=draw_charts(report.history),
+        reliability=_embed(draw_reliability(report.calibration).encode(), "image/svg+xml")
+        if report.calibration
+        else "",
         colors=dict(report.classes),
         painted=[pair for label, pair in enumerate(report.classes) if label != report.background],
         error_colors=list_error_colors(len(report.classes), report.background),

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.box import ROUNDED
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,8 @@ _NAMES = {
     "iou": "IoU",
     "fw_iou": "Frequency-weighted IoU",
     "hd95": "HD95",
+    "surface_dice": "Surface Dice",
+    "ece": "ECE",
     "seg": "SEG",
     "ap50": "AP50",
     "pq": "PQ",
@@ -52,6 +56,19 @@ def build_table(rows: Sequence[Row], title: str) -> Table:
         # Text, because a class may be called "[red]", which rich would read as markup.
         cells = [Text(format_cell(row.get(column))) for column in columns]
         table.add_row(*cells, style="bold" if mean else None)
+    return table
+
+
+def build_fitting_table(
+    rows: Sequence[Row], title: str, console: Console, dispensable: Sequence[str]
+) -> Table:
+    """Build a table without so many of the dispensable columns that it fits the terminal."""
+    boundless = console.options.update_width(10_000)
+    for count in range(len(dispensable) + 1):
+        left_out = dispensable[:count]
+        table = build_table([{k: row[k] for k in row if k not in left_out} for row in rows], title)
+        if Measurement.get(console, boundless, table).maximum <= console.width:
+            break
     return table
 
 

@@ -27,10 +27,11 @@ from segkit.core.sharing import Share
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
+from segkit.evaluate.evaluation import require_pixel_sizes
 from segkit.inference.objects.instances import decode
 from segkit.inference.runtimes.network import is_out_of_memory
 from segkit.losses.base import Loss
-from segkit.metrics.base import Metric
+from segkit.metrics.base import build_metrics
 from segkit.models.contract import find_unused
 from segkit.models.encoders.weights import PretrainedWarning
 from segkit.models.heads import Head
@@ -38,6 +39,7 @@ from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input, valid_output
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
+from segkit.planning.class_weights import weigh_classes
 from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
@@ -135,9 +137,11 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         channels = {"channel_files": list(source.channel_files)}
         settings = settings.model_copy(update={"data": settings.data.model_copy(update=channels)})
     outputs = target.num_classes or summary.num_classes
-    for name in settings.metrics:  # refused before the training, not after it
-        Metric.build(name, mode=mode, num_classes=outputs)
+    # refused before the training, not after it
+    metrics = build_metrics(settings.metrics, mode, outputs)
+    require_pixel_sizes(metrics, summary.splits["val"])
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
+    settings = weigh_classes(settings, summary, console)
 
     try:
         model, notes = _build_model(settings, summary, outputs)

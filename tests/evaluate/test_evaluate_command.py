@@ -162,7 +162,7 @@ def test_two_processes_write_what_one_does(binary_run, tmp_path):
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}
     step |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
     command = [sys.executable, "-m", "segkit.evaluate", f"checkpoint={binary_run.checkpoint}"]
-    command += ["device=cpu", "metrics=[boundary]", "split=all"]
+    command += ["device=cpu", "metrics=[boundary,surface_dice]", "split=all"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environments = [{}, *(step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")]
     running = [

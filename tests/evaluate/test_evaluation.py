@@ -18,10 +18,19 @@ from segkit.data import file_reading
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.cells import CellsSource, draw
 from segkit.data.sources.folder import FolderSource
-from segkit.evaluate.evaluation import evaluate, make_metrics
+from segkit.evaluate.evaluation import (
+    count_samples,
+    evaluate,
+    make_metrics,
+    read_pixel_size,
+    require_pixel_sizes,
+    summarize,
+)
 from segkit.evaluate.summary import print_scores, write_results
+from segkit.metrics.base import build_metrics
 from segkit.metrics.boundary import count_boundaries, score_boundaries
 from segkit.metrics.instances import count_objects, score_objects
+from segkit.report.table import read_csv
 from segkit.targets.base import Labels
 
 
@@ -154,3 +163,67 @@ def test_one_image_has_no_intervals_and_the_table_says_so(result):
         console = Console(file=io.StringIO(), width=100)
         print_scores(console, "validation", replace(result, images=images))
         assert title in console.file.getvalue()
+
+
+def test_metrics_of_classes_are_columns_and_calibration_is_drawn(multiclass_run, tmp_path):
+    predictor = segkit.load(multiclass_run.checkpoint, device="cpu")
+    source = CellsSource("multiclass", train=1, val=4, size=(64, 48), seed=3, channels=3)
+    samples, norm = source.splits()["val"], predictor.card.normalization
+    dataset = WholeDataset(source, samples, LabelCoding({}), norm, Labels())
+    wanted = [{"name": "surface_dice", "tolerance": 3}, "calibration"]
+    found = evaluate(predictor, dataset, range(4), make_metrics(wanted, predictor))
+    rows = found.class_rows()
+    assert [row["class"] for row in rows] == [*predictor.card.class_names, "mean"]
+    values = np.array([row["surface_dice"] for row in rows])
+    assert values[-1] == found.means["surface_dice"] == pytest.approx(np.nanmean(values[:-1]))
+    assert {"surface_dice", "surface_dice/background", "ece"} <= found.intervals.keys()
+    assert 0 < found.means["ece"] < 1
+    assert found.sums["calibration"][:, 0].sum() == 4 * 64 * 48
+
+    metrics = make_metrics(wanted, predictor)  # in two processes, each with its own images
+    parts = [count_samples(predictor, dataset, order, metrics) for order in ([0, 2], [1, 3])]
+    together = summarize(predictor, metrics, parts)
+    assert together.means == pytest.approx(found.means, nan_ok=True)
+    np.testing.assert_allclose(together.sums["calibration"], found.sums["calibration"], rtol=1e-6)
+    assert together.intervals["ece"].high == pytest.approx(found.intervals["ece"].high)
+
+    write_results(tmp_path, "title", predictor, dataset, found)
+    table = read_csv(tmp_path / "classes.csv")
+    np.testing.assert_allclose([row["surface_dice"] for row in table], values)
+    bins = read_csv(tmp_path / "calibration.csv")
+    error = sum(
+        row["pixels"] * abs(row["accuracy"] - row["confidence"]) for row in bins if row["pixels"]
+    )
+    assert error / (4 * 64 * 48) == pytest.approx(found.means["ece"])
+    page = (tmp_path / "report.html").read_text()
+    assert '<section id="calibration">' in page
+    assert "Surface Dice" in page
+    for width, has_all in ((200, True), (80, False)):
+        console = Console(file=io.StringIO(), width=width)
+        print_scores(console, "validation", found)
+        shown = console.file.getvalue()
+        assert "Surface" in shown
+        assert "round cell" in shown  # a narrow terminal gets fewer columns, not broken names
+        assert ("Specificity" in shown.partition("all images")[0]) == has_all
+
+
+def test_sizes_of_pixels_come_from_the_files(tmp_path):
+    for number, resolution in enumerate([(20, 40), None]):
+        for where in ("images", "masks"):
+            (tmp_path / where).mkdir(exist_ok=True)
+            stated = {} if resolution is None else {"resolution": resolution}
+            tags = {"resolutionunit": "CENTIMETER"} if stated else {}
+            pixels = np.full((8, 9), number, np.uint8)
+            tifffile.imwrite(tmp_path / where / f"{number}.tif", pixels, **stated, **tags)
+    parts = FolderSource("binary", tmp_path).splits().values()
+    samples = sorted((s for part in parts for s in part), key=lambda s: s.name)
+    assert read_pixel_size(samples[0]) == pytest.approx((250, 500))
+    assert read_pixel_size(samples[1]) is None
+    in_pixels, in_mm = (
+        build_metrics([{"name": "surface_dice", "unit": unit}], "binary", 2)
+        for unit in ("px", "mm")
+    )
+    require_pixel_sizes(in_pixels, samples)
+    require_pixel_sizes(in_mm, samples[:1])
+    with pytest.raises(SegkitError, match=r"which 1 of 2 images do not tell: .*1"):
+        require_pixel_sizes(in_mm, samples)

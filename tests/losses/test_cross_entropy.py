@@ -63,6 +63,88 @@ def test_pos_weight_equals_torch(logits, stack, pos_weight):
     assert_close(loss(logits, stack), expected)
 
 
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+@pytest.mark.parametrize("pos_weight", [None, 3.0])
+def test_smoothed_sigmoids_equal_torch_without_ignored_pixels(logits, stack, mode, pos_weight):
+    if mode == "binary":
+        logits, stack = logits[:, :1], stack[:, :1]
+    kept = torch.rand(stack.shape, generator=torch.Generator().manual_seed(3)) > 0.3
+    smooth = 0.8 * stack + 0.1
+    expected = F.binary_cross_entropy_with_logits(
+        logits[kept], smooth[kept], pos_weight=torch.tensor(pos_weight or 1.0)
+    )
+    target = stack.masked_fill(~kept, 255)
+    given = target[:, 0] if mode == "binary" else target
+    for name in ("bce", "cross_entropy") if pos_weight is None else ("bce",):
+        options = {"label_smoothing": 0.2} | ({"pos_weight": pos_weight} if pos_weight else {})
+        loss = Loss.build(name, mode=mode, **options)
+        free = logits.clone().requires_grad_()
+        value = loss(free, given)
+        assert_close(value, expected)
+        value.backward()
+        assert (free.grad[~kept] == 0).all()
+        assert (free.grad[kept] != 0).all()
+
+
+def test_smoothing_gives_ignored_pixels_no_gradient(logits, labels):
+    logits.requires_grad_()
+    Loss.build("cross_entropy", mode="multiclass", label_smoothing=0.3)(logits, labels).backward()
+    ignored = (labels == 255).unsqueeze(1).expand_as(logits)
+    assert (logits.grad[ignored] == 0).all()
+    assert (logits.grad[~ignored] != 0).all()
+
+
+def top_k_of_nnunet(logits, labels, percent):
+    """nnU-Net's TopKLoss, written from its definition: of all pixels, without class weights."""
+    losses = F.cross_entropy(logits, labels, reduction="none").flatten()
+    return losses.sort(descending=True).values[: int(len(losses) * percent / 100)].mean()
+
+
+@pytest.mark.parametrize("percent", [10, 50, 100])
+def test_the_hardest_pixels_are_those_of_nnunet(logits, percent):
+    labels = torch.randint(3, (2, 5, 7), generator=torch.Generator().manual_seed(1))
+    loss = Loss.build("cross_entropy", mode="multiclass", top_k=percent / 100)
+    assert_close(loss(logits, labels), top_k_of_nnunet(logits, labels, percent))
+
+
+@pytest.mark.parametrize("weights", [None, [0.2, 3.0, 0.5]])
+@pytest.mark.parametrize("top_k", [0.01, 0.25, 0.9, 1.0])
+def test_the_hardest_are_counted_and_chosen_without_ignored_pixels(logits, labels, weights, top_k):
+    """By sorting, with class weights and weights of pixels; ignored pixels would cost most."""
+    kept = labels != 255
+    logits = torch.where(kept.unsqueeze(1), logits, logits * 50)
+    pixels = torch.rand(labels.shape, generator=torch.Generator().manual_seed(4)) + 0.5
+    own = torch.ones(3) if weights is None else torch.tensor(weights)
+    costs = F.cross_entropy(logits, labels, own, ignore_index=255, reduction="none") * pixels
+    costs, divisors = costs[kept], own[labels[kept]]
+    order = costs.argsort(descending=True)[: max(1, round(top_k * len(costs)))]
+    loss = Loss.build("cross_entropy", mode="multiclass", class_weights=weights, top_k=top_k)
+    free = logits.clone().requires_grad_()
+    value = loss(free, labels, pixels)
+    assert_close(value, costs[order].sum() / divisors[order].sum())
+    value.backward()
+    touched = (free.grad != 0).any(1)
+    assert touched.sum() == len(order)
+    assert not touched[~kept].any()
+    half = loss.bfloat16()(logits.bfloat16(), labels, pixels)
+    assert half.dtype == torch.float32
+    assert_close(half, loss(logits.bfloat16().float(), labels, pixels))
+
+
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_all_pixels_are_the_plain_cross_entropy(logits, labels, stack, mode):
+    given = {
+        "binary": (logits[:, :1], stack[:, 0]),
+        "multiclass": (logits, labels),
+        "multilabel": (logits, stack),
+    }[mode]
+    plain, whole, most = (
+        Loss.build("cross_entropy", mode=mode, top_k=share)(*given) for share in (1.0, 0.9999, 0.5)
+    )
+    assert_close(whole, plain)
+    assert most > plain
+
+
 @pytest.mark.parametrize("weights", [None, [0.3, 2.0], [0.0, 1.0]])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_binary_equals_multiclass_with_two_classes(logits, stack, weights, smoothing):
@@ -139,6 +221,8 @@ def test_focal_gradients_are_finite_where_a_probability_rounds_to_one(gamma, sca
         ("cross_entropy", "multiclass", {"class_weights": [1.0, 2.0]}, "2 weight.*3 are needed"),
         ("cross_entropy", "binary", {"class_weights": [1.0]}, "background, foreground"),
         ("cross_entropy", "multiclass", {"label_smoothing": 1.0}, "label_smoothing.*less than 1"),
+        ("cross_entropy", "multiclass", {"top_k": 0.0}, "top_k.*greater than 0"),
+        ("cross_entropy", "multiclass", {"top_k": 10}, "top_k.*less than or equal to 1"),
         ("bce", "multilabel", {"pos_weight": math.inf}, "pos_weight"),
         ("bce", "multilabel", {"pos_weight": [1.0, 2.0]}, "2 weight.*3 are needed"),
         ("focal", "binary", {"gamma": math.nan}, "gamma"),

@@ -18,6 +18,7 @@ OPTIONS = {
     "dice per image": {"per_image": True},
     "lovasz per image": {"per_image": True},
     "cldice per image": {"per_image": True},
+    "cross_entropy hardest": {"top_k": 0.3},
     "focal tversky": {"name": "tversky", "gamma": 0.75},
 }
 CHANNELS = {"binary": 1, "multiclass": 4, "multilabel": 3}
@@ -184,10 +185,17 @@ def test_compiles_into_one_graph(name, mode):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize(("name", "mode"), [case for case in CASES if case[0] != "boundary"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *(c for c in CASES if c[0] != "boundary"),
+        ("focal points", "multiclass"),
+        ("dice points", "binary"),
+    ],
+)
 def test_does_not_wait_for_the_device(name, mode):
     """All but the boundary loss, whose docstring says so: its distances come from the CPU."""
-    loss = build(name, mode).cuda()
+    loss = build(name, mode, **({"points": 20} if "points" in name else {})).cuda()
     logits, target = (tensor.cuda() for tensor in batch(mode))
     expected = loss(logits, target)
     try:

@@ -46,3 +46,14 @@ def test_a_metric_that_breaks_the_contract_is_named(count, score, message):
 @pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
 def test_a_metric_that_keeps_the_contract_passes(mode):
     check_metric(make_metric(count_labels, take_share)(mode=mode, num_classes=2))
+
+
+def test_scores_of_classes_have_one_for_each_reported_class():
+    mine = make_metric(count_labels, take_share)
+    mine.score_classes = lambda metric, sums: {"share": np.stack([sums[..., 0]] * 3, -1)}
+    check_metric(mine(mode="multiclass", num_classes=3))
+    with pytest.raises(SegkitError, match=r"'share' the shape \(2, 1\).* not \(2, 3\)"):
+        check_metric(mine(mode="binary", num_classes=2))
+    mine.score_classes = lambda metric, sums: {"other": sums[..., :1]}
+    with pytest.raises(SegkitError, match=r"and score\(\) its mean"):
+        check_metric(mine(mode="binary", num_classes=2))

@@ -49,6 +49,7 @@ def summary(
         normalization=Normalization(changes.get("dtype", "uint8"), 0, 255, (0.5,), (0.2,)),
         sizes={},
         class_share=shares,
+        train_share=shares,
         measures=Measures(
             median, changes.get("largest", median), diameter, changes.get("upright", False)
         ),

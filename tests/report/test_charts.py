@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from segkit.report.charts import draw_chart
+from segkit.report.charts import draw_chart, draw_reliability
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -57,3 +57,21 @@ def test_twenty_series_look_different() -> None:
     svg = parse({f"class {i}": [(0, i), (1, i + 1)] for i in range(20)})
     styles = [path.get("style") for path in svg.iter(f"{SVG}path") if path.get("clip-path")]
     assert len({style for style in styles if style.startswith("fill: none")}) >= 20
+
+
+def test_reliability_shows_the_bars_of_bins_with_pixels() -> None:
+    empty = {"pixels": 0, "accuracy": math.nan, "confidence": math.nan}
+    bins = [{"low": b / 15, "high": (b + 1) / 15, **empty} for b in range(15)]
+    bins[14] |= {"pixels": 3000, "accuracy": 0.7, "confidence": 0.97}
+    bins[8] |= {"pixels": 1000, "accuracy": 0.9, "confidence": 0.57}
+    bins[9] |= {"pixels": 2, "accuracy": 0.5, "confidence": 0.61}
+    drawn = draw_reliability(bins)
+    assert drawn == draw_reliability(bins)
+    assert "nan" not in drawn.lower()
+    shown = texts(ET.fromstring(drawn))
+    assert {"Reliability", "ideal", "are right", "overconfident by"} <= set(shown)
+    assert {"50%", "70%", "90%"} <= set(shown)  # from the lowest bin with pixels on
+    styles = [path.get("style") or "" for path in ET.fromstring(drawn).iter(f"{SVG}path")]
+    bars = [style for style in styles if "fill: #2f7ed8" in style]
+    assert len(bars) == 3 + 3 + 1  # above, below and in the legend
+    assert sum("opacity: 0.25" in style for style in bars) == 2  # of two pixels

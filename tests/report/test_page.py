@@ -105,6 +105,18 @@ def test_every_section_is_there_and_in_order(write) -> None:
     assert re.findall(r"<tfoot>\s*<tr>\s*<th[^>]*>(\w+)<", page.html) == ["mean"]
 
 
+def test_the_calibration_is_a_section_with_a_picture(write) -> None:
+    rows = [
+        {"low": 0.0, "high": 0.5, "pixels": 0, "accuracy": math.nan, "confidence": math.nan},
+        {"low": 0.5, "high": 1.0, "pixels": 9, "accuracy": 0.8, "confidence": 0.9},
+    ]
+    page = write(Report(title="Nothing", calibration=rows))
+    assert [attributes["id"] for attributes in page.find("section")] == ["calibration"]
+    assert [attributes["href"] for attributes in page.find("a")] == ["#calibration"]
+    (picture,) = page.find("img")
+    assert "Reliability" in base64.b64decode(picture["src"].partition(",")[2]).decode()
+
+
 def test_the_history_is_there_as_numbers_and_curves_without_single_classes(write) -> None:
     page = write(make_report())
     start = page.words.index("All epochs as numbers") + 1

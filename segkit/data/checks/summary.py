@@ -64,6 +64,7 @@ class DataSummary:
         normalization: The intensities of the training images.
         sizes: Height and width of each sample, by its name.
         class_share: Fraction of each class among the labelled pixels.
+        train_share: The same in the training images, or in all if there are none.
         measures: Sizes of images and objects.
         notes: What the user should know.
         background: The label that is no object, None if every class is one.
@@ -81,6 +82,7 @@ class DataSummary:
     normalization: Normalization
     sizes: dict[str, tuple[int, int]]
     class_share: tuple[float, ...]
+    train_share: tuple[float, ...]
     measures: Measures
     notes: list[str]
     background: int | None = 0
@@ -160,7 +162,6 @@ def summarize(
         raise error
 
     large = {f.sample.name: source.measure_large(f.sample) for f in readable}
-    of_class, labelled = count_pixels_of_all(readable, classes)
     of_split = {split: [f for f in readable if f.split == split] for split in splits}
     return DataSummary(
         splits=splits,
@@ -170,7 +171,8 @@ def summarize(
         coding=classes.coding,
         normalization=Normalization.fit([f.pixels for f in readable if f.pixels is not None]),
         sizes={f.sample.name: (f.shape[0], f.shape[1]) for f in readable},
-        class_share=tuple((of_class / np.maximum(labelled, 1)).tolist()),
+        class_share=_measure_shares(readable, classes),
+        train_share=_measure_shares(select_training(readable), classes),
         measures=_measure(readable, classes),
         notes=[
             *describe_leaks(readable),
@@ -191,6 +193,11 @@ def summarize(
         },
         large=frozenset(name for name, found in large.items() if found is not None),
     )
+
+
+def _measure_shares(facts: list[Facts], classes: Classes) -> tuple[float, ...]:
+    of_class, labelled = count_pixels_of_all(facts, classes)
+    return tuple((of_class / np.maximum(labelled, 1)).tolist())
 
 
 def _count_decoded(facts: Facts, large: Large | None) -> int:

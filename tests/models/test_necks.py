@@ -159,6 +159,40 @@ def test_unetplusplus_is_equation_1_and_supervises_its_finest_nodes():
         assert torch.equal(level, x[0, j])
 
 
+@pytest.mark.parametrize("out_stride", [1, 8])
+def test_unet3plus_joins_every_scale_in_each_level(out_stride):
+    neck = build("unet3plus", width=2, norm="none", out_stride=out_stride)
+    maps = make_maps()
+
+    def convolve(x: Tensor, block: nn.Sequential) -> Tensor:
+        return F.relu(F.conv2d(x, block[0].weight, block[0].bias, padding=1))
+
+    decoded = {3: maps[3]}  # X_De of the paper, by level, finest 0
+    with torch.no_grad():
+        for i in (2, 1, 0) if out_stride == 1 else (2, 1):
+            step, parts = neck.steps[2 - i], []
+            for k in range(i + 1):  # finer maps of the encoder, then that of the level
+                small = F.max_pool2d(maps[k], STRIDES[i] // STRIDES[k])
+                parts.append(convolve(small, step.skips[k]))
+            for k in range(i + 1, 4):
+                large = F.interpolate(decoded[k], size=maps[i].shape[2:], mode="bilinear")
+                parts.append(convolve(large, step.joins[k - i - 1]))
+            assert [p.shape[1] for p in parts] == [2] * 4
+            decoded[i] = convolve(torch.cat(parts, dim=1), step.fuse)
+        levels = neck.levels(maps)
+        if out_stride == 1:  # stride 4 to 2, and to 1
+            x = decoded[0]
+            for step in neck.beyond:
+                doubled = F.interpolate(x, scale_factor=2, mode="bilinear")
+                x = convolve(convolve(doubled, step[0]), step[1])
+            torch.testing.assert_close(levels.pop(0), x)
+    finest_first = [decoded[i] for i in sorted(decoded)]
+    for level, expected in zip(levels, finest_first, strict=True):
+        torch.testing.assert_close(level, expected)
+    strides = {1: (1, 4, 8, 16, 32), 8: (8, 16, 32)}
+    assert neck.level_strides == strides[out_stride]
+
+
 def test_the_linear_probe_has_no_parameters_but_those_of_its_norm():
     maps = make_maps()
     last = build("linear", norm="none")

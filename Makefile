@@ -7,7 +7,7 @@ ARGS ?=
 PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast test-nightly test-peers check format wheel clean
+.PHONY: help install train test test-fast test-nightly test-peers check format docs wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -37,6 +37,10 @@ check: .venv/installed-dev  ## ruff, format and mypy
 format: .venv/installed-dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/installed-dev  ## write the pages that are made from the code
+	$(BIN)/python docs/write_options.py
+	$(BIN)/python docs/write_choosing.py
 
 wheel: .venv/installed-dev  ## build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

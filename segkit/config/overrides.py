@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from segkit.config.declarations import FAMILIES, list_member_names
 from segkit.core.errors import SegkitError, all_at_once, did_you_mean
 
 
@@ -99,6 +100,12 @@ def _describe_unknown_choice(group: str, choice: Any, options: list[str]) -> str
 
         if timm.is_model(choice):
             return f"{text} It is a timm model: use encoder=timm encoder.name={choice}."
+    if group in FAMILIES and choice in list_member_names(group):
+        return (
+            f"{text} There is a member of that name without a preset: write"
+            f" conf/{group}/{choice}.yaml"
+            f" with the line 'name: {choice}'."
+        )
     return f"{text}{did_you_mean(choice, options)} Known: {', '.join(options)}."
 
 

@@ -31,6 +31,9 @@ from typing import Any, ClassVar, Self
 from segkit.core import plugins
 from segkit.core.errors import NO_PATH, SegkitError, all_at_once, did_you_mean
 
+_UNTYPED: dict[type, Any] = {bool: bool, int: int | float, float: float, str: str}
+"""What an option without an annotation takes, by the type of its default."""
+
 
 class Registrable:
     """Base of every family. See the module's docstring for the use.
@@ -237,7 +240,11 @@ def _read_hints(member: Any) -> dict[str, Any]:
         found = [typing.get_type_hints(function, include_extras=True) for function in functions]
     except NameError:  # types of a plugin that are imported for type checkers only
         return {}
-    return found[0] | found[1]
+    hints = found[0] | found[1]
+    for key, parameter in _list_parameters(member).items():
+        if key not in hints and type(parameter.default) in _UNTYPED:
+            hints[key] = _UNTYPED[type(parameter.default)]
+    return hints
 
 
 @cache

@@ -59,12 +59,27 @@ def check_neck(encoder: Encoder, neck: Neck) -> Maps:
     for key in ("out_channels", "out_stride"):
         _read_attribute(neck, key)
     channels, strides = neck.level_channels, neck.level_strides
+    first = channels[0], strides[0]
+    if first != (neck.out_channels, neck.out_stride):
+        raise SegkitError(
+            f"{_name(neck)} declares out_channels={neck.out_channels} and"
+            f" out_stride={neck.out_stride}, but its first level has {first[0]} channels and the"
+            f" stride {first[1]}: that level is the map of forward(), so both must be the same."
+        )
     padded = encoder.padding == "same"
     expected = _shapes(channels, strides, encoder.example_size, padded)
     declared = f"level_channels={channels} and level_strides={strides}"
     if channels == (neck.out_channels,):
         declared = f"out_channels={neck.out_channels} and out_stride={neck.out_stride}"
-    return _run(neck, neck.levels, check_encoder(encoder), expected, declared)
+    maps = check_encoder(encoder)
+    levels = _run(neck, neck.levels, maps, expected, declared)
+    (result,) = _run(neck, lambda given: [neck(given)], maps, expected[:1], declared)
+    if not torch.allclose(result, levels[0], rtol=1e-3, atol=1e-5):
+        raise SegkitError(
+            f"{_name(neck)} gives another map in forward() than first in levels(). Let forward()"
+            " return self.levels(maps)[0]."
+        )
+    return levels
 
 
 def check_head(head: Head, level: Tensor) -> None:

@@ -13,6 +13,7 @@ from segkit.config import schema, settings
 from segkit.config.compose import compose, find_conf_dir
 from segkit.config.declarations import (
     COMMANDS,
+    FAMILIES,
     SECTIONS,
     WIRED,
     list_member_names,
@@ -176,11 +177,19 @@ def test_the_quick_experiment_takes_other_data():
 
 
 def test_the_reference_of_all_options_is_up_to_date():
-    """Run python docs/write_options.py after changing an option or its description."""
+    """Run `make docs` after changing an option or its description."""
     script = find_conf_dir().parent / "docs" / "write_options.py"
     code = {"__file__": str(script), "__name__": "write_options"}
     exec(compile(script.read_text(), str(script), "exec"), code)
     assert script.with_name("options.md").read_text() == code["page"]()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_member_has_a_preset(family):
+    files = list((find_conf_dir() / family).glob("*.yaml"))
+    shown = {OmegaConf.load(path).get("name") for path in files} | {path.stem for path in files}
+    # boundary losses are terms of sums
+    assert set(list_member_names(family)) - shown <= {"boundary"}
 
 
 # --- what is wrong -------------------------------------------------------------------------------

@@ -155,6 +155,22 @@ class GivenHead(Head, name="given_for_this_test"):
         return (probabilities[:, 0] > 0.5).long()
 
 
+class Levels(Neck, name="levels_for_this_test"):
+    """Gives the encoder's maps, whatever it declares of the first."""
+
+    def __init__(self, channels, strides, out_channels=4, out_stride=2, shift=0.0) -> None:
+        super().__init__()
+        self.level_channels, self.level_strides, self.shift = channels, strides, shift
+        self.out_channels, self.out_stride = out_channels, out_stride
+
+    def forward(self, maps):
+        return maps[0] + self.shift
+
+    def levels(self, maps):
+        return maps
+
+
+del Neck._members["levels_for_this_test"]
 GIVEN = "given_for_this_test"
 MEMBERS = [(family, family._members.pop(GIVEN)) for family in (Encoder, Neck, Head)]
 FOUND = r"\(1, 3, 8, 8\) into \(1, 4, 4, 4\), \(1, 8, 2, 2\)"
@@ -196,6 +212,24 @@ def test_parts_that_give_other_maps_than_they_declare_are_errors(encoder, neck, 
     with pytest.raises(SegkitError, match=message):
         segkit.create_model(*parts)
     assert segkit.create_model(GIVEN, GIVEN, GIVEN)(torch.rand(1, 3, 9, 8)).shape == (1, 1, 9, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out_channels": 8}, r"out_channels=8 .* its first level has 4 channels"),
+        ({"out_stride": 4}, "out_stride=4, but .* stride 2"),
+        ({"shift": 1}, "another map in forward"),
+        ({"shift": "abc"}, "option 'shift' is 'abc': .*number"),  # as its default is one
+        ({"out_stride": True}, "option 'out_stride' is True: .*not a boolean"),
+    ],
+)
+@pytest.mark.usefixtures("given")
+def test_the_first_level_of_a_neck_is_its_map(options, message, monkeypatch):
+    monkeypatch.setitem(Neck._members, "levels", Levels)
+    with pytest.raises(SegkitError, match=message):
+        segkit.create_model(GIVEN, {"name": "levels", **options}, GIVEN)
+    assert segkit.create_model(GIVEN, "levels", GIVEN, auxiliary=1).auxiliary
 
 
 @pytest.mark.usefixtures("given")

@@ -274,7 +274,7 @@ def test_the_start_weights_of_overlapping_deconvolutions():
 
 @pytest.mark.parametrize("table", ["necks", pytest.param("encoders", marks=pytest.mark.nightly)])
 def test_the_page_that_helps_to_choose_is_up_to_date(table):
-    """Run python docs/write_choosing.py after changing a neck or its description."""
+    """Run `make docs` after changing a neck or its description."""
     script = Path(__file__).parents[2] / "docs" / "write_choosing.py"
     code = {"__file__": str(script), "__name__": "write_choosing"}
     exec(compile(script.read_text(), str(script), "exec"), code)
@@ -283,6 +283,7 @@ def test_the_page_that_helps_to_choose_is_up_to_date(table):
 
 
 def test_the_readme_names_every_neck():
+    """In the table "What goes together"."""
     rows = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
     named = {name for row in rows if row.startswith("| ") for name in re.findall(r"`(\w+)`", row)}
     assert set(Neck.names()) <= named

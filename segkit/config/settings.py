@@ -78,17 +78,21 @@ class PredictionOptions(Section):
     )
     tta: TTA = Field(
         "none",
-        description="test-time augmentation: the mean over mirrored tiles (flips), or over all"
+        description="test-time augmentation: the mean over the mirrored images (flips), or over all"
         " eight rotations and reflections (d4)",
     )
     tile: int | None = Field(
         None,
         ge=1,
-        description="side of the tiles that large images are cut into, in pixels; null: chosen"
-        " from the training's crops and the memory",
+        description="side of the tiles that large images are cut into, in pixels, rounded down to"
+        " what the network takes; null: chosen from the training's crops and the memory",
     )
     overlap: float = Field(
-        OVERLAP, ge=0, lt=1, description="least share of a tile that it shares with the next one"
+        OVERLAP,
+        ge=0,
+        lt=1,
+        description="least share of a tile that it shares with the next one; tiles begin at"
+        " multiples of the network's stride",
     )
     context: int | None = Field(
         None,

@@ -27,7 +27,7 @@ from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.objects.instances import BY_WAIST, decode
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
-from segkit.inference.tiles.tiling import Windows, plan_grid
+from segkit.inference.tiles.tiling import Windows, find_overlap, plan_grid
 from segkit.targets.base import Target
 
 Image = Path | str | InMemory
@@ -36,6 +36,10 @@ ROWS = 128
 """Rows of a large image that are decided and written at once: labels begin as 64-bit integers."""
 DOWNLOADS = 4
 """Arrays on their way from a device for one image: their memory is locked."""
+
+
+class OtherTilesWarning(UserWarning):
+    """Tiles are not as they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,27 @@ class Predictor:
             raise SegkitError(
                 f"tta=d4 rotates tiles, and this network takes only {fixed[0]} x {fixed[1]}"
                 " pixels. Use tta=flips."
+            )
+        self._report_tiles()
+
+    def _report_tiles(self) -> None:
+        """Warn where the networks take no tiles as they are asked for."""
+        given, windows = self._options, self.windows
+        if given.tile is not None and windows.fixed is None and windows.largest > given.tile:
+            warnings.warn(
+                f"tile={given.tile}: tiles have {windows.largest} pixels, the fewest that this"
+                f" network takes{' more than once' * (windows.largest > windows.smallest)}.",
+                OtherTilesWarning,
+                stacklevel=4,
+            )
+        found = find_overlap(windows, given.overlap)
+        if found < given.overlap:
+            warnings.warn(
+                f"overlap={given.overlap}: tiles of {windows.fixed or windows.largest} pixels"
+                f" overlap by {found:.3g} of their side, as they begin at multiples of"
+                f" {windows.step} pixels. Give a larger tile for more.",
+                OtherTilesWarning,
+                stacklevel=4,
             )
 
     @cached_property
@@ -279,7 +304,8 @@ class Predictor:
 
     def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
         height, width, _ = image.shape
-        grid = plan_grid(height, width, self.windows, self._options.overlap)
+        given = self._options
+        grid = plan_grid(height, width, self.windows, given.overlap, given.tta != "none")
         return Canvas(image, grid, write, self.networks[0])
 
 

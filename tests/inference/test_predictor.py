@@ -14,7 +14,7 @@ from segkit.benchmark.networks import make_bare_card
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.writing import write_image
-from segkit.inference.predictor import Predictor
+from segkit.inference.predictor import OtherTilesWarning, Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.inference.tiles.tiling import Windows
 from segkit.models.segmenter import create_model
@@ -173,6 +173,30 @@ def test_a_tile_that_a_network_cannot_take_is_an_error(binary_run, monkeypatch):
     with pytest.raises(SegkitError, match=r"tile=96 cannot be used.* only tiles of 64 x 64 pixels"):
         segkit.load(binary_run.checkpoint, device="cpu", tile=96)
     assert segkit.load(binary_run.checkpoint, device="cpu", tile=64).windows == fixed
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_mirrored_image_gets_the_mirrored_prediction(binary_run, tile):
+    image = draw(2, (59, 83)).image
+    predictor = segkit.load(binary_run.checkpoint, device="cpu", tta="d4", tile=tile)
+    wanted = predictor(image, probabilities=True).probabilities
+    views = [image[:, ::-1], image[::-1], image[::-1, ::-1], image.swapaxes(0, 1)]
+    mirrored = [wanted[:, :, ::-1], wanted[:, ::-1], wanted[:, ::-1, ::-1], wanted.swapaxes(1, 2)]
+    for one, found in zip(mirrored, predictor(views, probabilities=True), strict=True):
+        np.testing.assert_allclose(found.probabilities, one, atol=1e-5)
+    plain = segkit.load(binary_run.checkpoint, device="cpu", tile=tile)
+    found = plain(views[0], probabilities=True).probabilities
+    assert np.abs(found - mirrored[0]).max() > 1e-3
+
+
+def test_tiles_that_are_not_as_they_were_asked_for_are_reported(binary_run):
+    """This network takes 8, 12, 16 ... pixels."""
+    with pytest.warns(OtherTilesWarning, match="tile=3: tiles have 8 pixels, the fewest that"):
+        assert segkit.load(binary_run.checkpoint, device="cpu", tile=3).windows.largest == 8
+    with pytest.warns(OtherTilesWarning, match=r"of 8 pixels overlap by 0\.5 .* multiples of 4 "):
+        segkit.load(binary_run.checkpoint, device="cpu", tile=8, overlap=0.9)
+    assert segkit.load(binary_run.checkpoint, device="cpu", tile=99).windows.largest == 96
+    segkit.load(binary_run.checkpoint, device="cpu", overlap=0.9)
 
 
 def test_a_stream_has_the_error_in_the_place_of_the_image(predictor, images):

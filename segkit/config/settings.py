@@ -289,6 +289,12 @@ class ExportSettings(Section):
         description="fixed [height, width] of the input, or one number for squares, for runtimes"
         " that need it; null: any size, if the network allows it",
     )
+    time_limit: float | None = Field(
+        300.0,
+        gt=0,
+        description="seconds after which an export for any size is given up for one size, that of"
+        " the training crops; null: no limit",
+    )
     quantize: Literal["none", "int8", "int8_always"] = Field(
         "none",
         description="int8: 8 bits if that is faster on this machine and loses little;"

@@ -290,7 +290,7 @@ class ExportSettings(Section):
         " that need it; null: any size, if the network allows it",
     )
     time_limit: float | None = Field(
-        300.0,
+        180.0,
         gt=0,
         description="seconds after which an export for any size is given up for one size, that of"
         " the training crops; null: no limit",

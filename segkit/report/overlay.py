@@ -84,7 +84,7 @@ def draw_overlay(image: NDArray[Any], layer: Layer) -> NDArray[np.uint8]:
 
     The image is (H, W) or (H, W, C) of any type, see `to_display`, the result (H, W, 3) uint8.
     """
-    canvas, painted = to_display(image), layer.find_painted()
+    canvas, painted = np.ascontiguousarray(to_display(image)), layer.find_painted()
     colors = np.array(layer.colors, np.uint8)
     contour = _find_contour(layer.labels, painted)
     for top in range(0, len(canvas), ROWS):  # in parts that stay in the cache

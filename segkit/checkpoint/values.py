@@ -81,7 +81,8 @@ class Normalization:
     def convert(self, image: NDArray[Any]) -> NDArray[Any]:
         """Convert an image (H, W, C) of any type to the intensities of the training images.
 
-        Other types are converted by their full scale: 8 bit, 16 bit, and 0 to 1 for floats. Values
+        Other types are converted by their full scale: 8 bit, 16 bit, and 0 to 1 for floats.
+        Booleans are the numbers 0 and 1 of 8 bit, or of float if the training had floats. Values
         that are missing (masked, or NaN) become the mean of their channel.
 
         Raises:
@@ -109,8 +110,9 @@ class Normalization:
 
     def _convert_type(self, image: NDArray[Any]) -> NDArray[Any]:
         given = str(image.dtype)
-        if given == "bool":
-            image, given = image.astype(np.uint8) * 255, "uint8"
+        if given == "bool":  # numbers like others: True is 1, also where training images reach 255
+            given = "float32" if self.dtype == "float32" else "uint8"
+            image = image.astype(given)
         if given.startswith("float"):
             image, given = image.astype(np.float32), "float32"
         if given == self.dtype:

@@ -78,17 +78,21 @@ class PredictionOptions(Section):
     )
     tta: TTA = Field(
         "none",
-        description="test-time augmentation: the mean over mirrored tiles (flips), or over all"
+        description="test-time augmentation: the mean over the mirrored images (flips), or over all"
         " eight rotations and reflections (d4)",
     )
     tile: int | None = Field(
         None,
         ge=1,
-        description="side of the tiles that large images are cut into, in pixels; null: chosen"
-        " from the training's crops and the memory",
+        description="side of the tiles that large images are cut into, in pixels, rounded down to"
+        " what the network takes; null: chosen from the training's crops and the memory",
     )
     overlap: float = Field(
-        OVERLAP, ge=0, lt=1, description="least share of a tile that it shares with the next one"
+        OVERLAP,
+        ge=0,
+        lt=1,
+        description="least share of a tile that it shares with the next one; tiles begin at"
+        " multiples of the network's stride",
     )
     context: int | None = Field(
         None,
@@ -287,6 +291,12 @@ class ExportSettings(Section):
         None,
         description="fixed [height, width] of the input, or one number for squares, for runtimes"
         " that need it; null: any size, if the network allows it",
+    )
+    time_limit: float | None = Field(
+        180.0,
+        gt=0,
+        description="seconds after which an export for any size is given up for one size, that of"
+        " the training crops; null: no limit",
     )
     quantize: Literal["none", "int8", "int8_always"] = Field(
         "none",

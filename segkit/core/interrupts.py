@@ -1,10 +1,12 @@
-"""Ctrl-C, SIGTERM and a closed terminal at a point where nothing is lost."""
+"""Ctrl-C, SIGTERM and a closed terminal at a point where nothing is lost; limits of time."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -34,6 +36,39 @@ class Stopped(KeyboardInterrupt):
     def status(self) -> int:
         """The exit status, as in shells."""
         return 128 + self.number
+
+
+class TimeIsOver(BaseException):
+    """The time of a :func:`limit_time` is over. No error, which libraries may catch."""
+
+
+@contextmanager
+def limit_time(seconds: float | None) -> Iterator[None]:
+    """Raise TimeIsOver in the block once it has taken so many seconds; None: never.
+
+    It interrupts Python code between any two instructions, so what the block computes is lost. In
+    other threads than the main one, and on Windows, which has no such alarm, the block has no
+    limit.
+    """
+    has_alarm = hasattr(signal, "setitimer")
+    if (
+        seconds is None
+        or not has_alarm
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeIsOver
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if it rang where nothing is raised
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def raise_signals() -> None:

@@ -14,9 +14,14 @@ from segkit.export.graph import list_sizes
 from segkit.export.images import RealImages, cut_window, make_noise
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
+from segkit.inference.tiles.tiling import Windows
 
 DIFFERENCE = 1e-3
 """Largest difference of probabilities; other orders of summation in float32 stay far below."""
+SEVERAL = 512 * 512
+"""Pixels of an image up to which several are checked in one batch."""
+MANY = 5
+"""Images in the largest batch."""
 SHARE = 1e-3
 """Largest share of pixels with another label: those with probabilities near the threshold."""
 
@@ -70,16 +75,17 @@ def check(
     """
     windows = contents.windows
     normalization = contents.card.normalization
-    sizes = list_sizes(windows)
+    sizes = choose_sizes(windows, network.windows.largest)
 
     def noise() -> Iterator[Batch]:
         for number, size in enumerate(sizes):
-            yield make_noise(normalization, 1 + number % 3, size, number)
-        yield make_noise(normalization, 3, sizes[-1], len(sizes))
+            count = 1 + number % 3 if math.prod(size) <= SEVERAL else 1
+            yield make_noise(normalization, count, size, number)
+        yield make_noise(normalization, MANY, min(sizes, key=math.prod), len(sizes))
 
     names = ", ".join(f"{height} x {width}" for height, width in sizes)
     found = [
-        compare(f"random images of {names}, batches of 1 to 3", reference, network, noise()),
+        compare(f"random images of {names}, batches of 1 to {MANY}", reference, network, noise()),
         compare(real.origin, reference, network, ([cut_window(i, windows)] for i in real.images)),
     ]
     for one in found:
@@ -90,6 +96,29 @@ def check(
                 " versions of its packages."
             )
     return found
+
+
+def choose_sizes(windows: Windows, largest: int) -> list[tuple[int, int]]:
+    """Sizes of the network's input that differ in what a graph may have taken for fixed.
+
+    There are odd ones, small ones, tall and wide ones, a whole tile of the predictor, and numbers
+    of strides that the windows of attention divide (7, 8, 14) or do not.
+
+    Args:
+        windows: The tiles that the file takes.
+        largest: The side of the largest tile that the predictor makes, in pixels.
+    """
+    sizes = list_sizes(windows)
+    if windows.fixed:
+        return sizes
+    if windows.context:
+        side = largest + 2 * windows.context
+        return [*sizes, (side, side)]
+    m = windows.step
+    strides = (2, 7), (10, 3), (7, 7), (8, 8), (10, 10), (14, 5)
+    more = [(down * m, across * m) for down, across in strides if max(down, across) * m <= largest]
+    odd = [(8 * m + 1, 2 * m - 1)] if 9 * m <= largest else []
+    return list(dict.fromkeys([*sizes, *more, *odd, (largest, largest)]))
 
 
 def _predict(network: Network, batch: Batch) -> tuple[NDArray[np.float32], NDArray[Any]]:

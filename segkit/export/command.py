@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder, name_temporary, remove_tree
+from segkit.core.interrupts import TimeIsOver, limit_time
 from segkit.core.memory import limit_pixels
 from segkit.export.checking import check
 from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
@@ -58,7 +60,8 @@ def export(config: DictConfig) -> Path:
     console.print("tracing the network, which can take a minute")
     with _make_draft(path) as draft:
         try:
-            proto, network = _write_checked(model, contents, kind, draft, real, console)
+            limit = None if contents.windows.fixed else settings.time_limit
+            proto, network = _write_checked(model, contents, kind, draft, real, console, limit)
         except SegkitError as error:
             windows = contents.windows
             if windows.fixed or windows.context:
@@ -66,7 +69,9 @@ def export(config: DictConfig) -> Path:
             height, width = (windows.fit(side) for side in card.img_size)
             console.print(f"  note: it cannot be exported for all sizes: {error}")
             console.print(
-                f"  note: trying {height} x {width} alone, the size of the training crops"
+                f"  note: trying {height} x {width} alone, the size of the training crops. The"
+                " predictor cuts images into tiles of it, and pads smaller ones with their mirror"
+                " image"
             )
             contents = fix_size(contents, (height, width))
             try:
@@ -88,9 +93,23 @@ def _write_checked(
     draft: Path,
     real: RealImages,
     console: Console,
+    limit: float | None = None,
 ) -> tuple[ModelProto | None, Network]:
-    """Write the file, read and compare it; returns the ONNX model too if there is one."""
-    proto = write_network(model, contents, kind, draft)
+    """Write the file, read and compare it; returns the ONNX model too if there is one.
+
+    Raises:
+        SegkitError: It cannot be written, not in ``limit`` seconds, or computes something else.
+    """
+    try:
+        with limit_time(limit):
+            proto = write_network(model, contents, kind, draft)
+    except TimeIsOver:
+        raise SegkitError(
+            f"that takes longer than time_limit={limit:g} seconds, as formulas of the size grow"
+            " from layer to layer."
+        ) from None
+    finally:
+        torch.compiler.reset()  # what an attempt has left must not reach the next one
     network = load(draft, "cpu", instances=None).networks[0]
     reference = TorchNetwork(model, contents.card, "cpu", contents.windows.side, batch_size=1)
     for found in check(reference, network, contents, real):

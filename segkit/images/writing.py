@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
-from PIL.Image import fromarray
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
@@ -71,19 +71,27 @@ def encode_mask(
         hint = " A .tif holds up to 2^31 - 1." if suffix == ".png" and low >= 0 else ""
         raise SegkitError(f"labels from {low} to {high} do not fit into a {suffix} file.{hint}")
     labels = labels.astype(dtype)
-    buffer = io.BytesIO()
     if suffix == ".png":
-        fromarray(labels).save(buffer, "PNG", compress_level=FAST)
-    else:
-        tifffile.imwrite(
-            buffer,
-            labels,
-            compression="zlib",
-            photometric="rgb" if colored else "minisblack",
-            metadata=None,
-            **to_tiff_options(place, nodata),
-        )
+        return _encode_png(labels)
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        labels,
+        compression="zlib",
+        photometric="rgb" if colored else "minisblack",
+        metadata=None,
+        **to_tiff_options(place, nodata),
+    )
     return buffer.getvalue()
+
+
+def _encode_png(values: Array) -> bytes:
+    """Compress each row as its difference from the one above.
+
+    To choose a filter for each row, as others do, takes two or three times as long, and saves 1 %.
+    """
+    rows = np.ascontiguousarray(values)
+    return bytes(imagecodecs.png_encode(rows, level=FAST, filter=imagecodecs.PNG.FILTER.UP))
 
 
 def write_image(path: str | Path, image: Array, place: Place | None = None) -> None:
@@ -98,13 +106,11 @@ def write_image(path: str | Path, image: Array, place: Place | None = None) -> N
         SegkitError: The file cannot be written.
     """
     flat = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    buffer = io.BytesIO()
     if Path(path).suffix.lower() == ".png":
-        fromarray(flat).save(buffer, "PNG", compress_level=FAST)
-    else:
-        options = to_tiff_options(place)
-        kind = "rgb" if flat.ndim == 3 else "minisblack"
-        tifffile.imwrite(
-            buffer, flat, compression="zlib", photometric=kind, metadata=None, **options
-        )
+        write_whole(path, _encode_png(flat))
+        return
+    buffer = io.BytesIO()
+    options = to_tiff_options(place)
+    kind = "rgb" if flat.ndim == 3 else "minisblack"
+    tifffile.imwrite(buffer, flat, compression="zlib", photometric=kind, metadata=None, **options)
     write_whole(path, buffer.getvalue())

@@ -26,12 +26,16 @@ class DepthWatch:
     Such an image is converted by the full scale of its type. That is wrong where images of 16 bits
     use only 12, as those of many cameras: on a model of 8-bit images they are nearly black, and
     8-bit images saturate on such a model. Floats below 0, as of images scaled to -1 to 1, would be
-    black. Only the first such image is reported to ``warn``.
+    black, and so would booleans, which are 0 and 1. Only the first such image is reported to
+    ``warn``.
     """
 
     def __init__(self, card: ModelCard, warn: Callable[[str], None]) -> None:
         norm = card.normalization
         self._dtype, self._low, self._high = norm.dtype, np.min(norm.low), np.max(norm.high)
+        self._mean = np.min(
+            np.add(norm.low, np.multiply(norm.mean, np.subtract(norm.high, norm.low)))
+        )
         self.warn, self._lock = warn, threading.Lock()
         self._is_done = norm.dtype not in FULL_SCALE  # other types are not converted
 
@@ -51,7 +55,7 @@ class DepthWatch:
             dtype: Its type.
             extremes: The lowest value, or 0 if that is less, and the highest one.
         """
-        if dtype.kind == "b" or dtype == self._dtype:
+        if dtype == self._dtype:
             return
         problem = self._find_problem(dtype, *map(float, extremes))
         with self._lock:
@@ -77,9 +81,18 @@ class DepthWatch:
                 f" an image is nearly black. If it has {bits} bits, multiply its values by"
                 f" {2 ** (16 - bits)} and predict it again."
             )
-        converted = highest * FULL_SCALE[self._dtype] / FULL_SCALE.get(str(dtype), 1)
         trained = f"The model was trained on {self._dtype} images with values from {self._low:g} to"
         trained += f" {self._high:g}"
+        if dtype.kind == "b":
+            converted = highest * FULL_SCALE[self._dtype] / FULL_SCALE["uint8"]
+            if not 0 < converted < self._mean:
+                return None
+            return (
+                f"is boolean, and its values are the numbers 0 and 1. {trained}, among which they"
+                " are black. If True is white, give image.astype('uint8') * 255; for floats,"
+                " image.astype('float32')."
+            )
+        converted = highest * FULL_SCALE[self._dtype] / FULL_SCALE.get(str(dtype), 1)
         bits = _count_bits(self._high)
         if self._dtype == "uint16" and bits is not None and converted > self._high:
             return (

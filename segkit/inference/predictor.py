@@ -21,20 +21,25 @@ from segkit.config.schema import describe_error
 from segkit.config.settings import ModelSettings, PredictionOptions
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
+from segkit.images.in_memory import InMemory, read_memory
 from segkit.images.reading import read_image
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.objects.instances import BY_WAIST, decode
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
-from segkit.inference.tiles.tiling import Windows, plan_grid
+from segkit.inference.tiles.tiling import Windows, find_overlap, plan_grid
 from segkit.targets.base import Target
 
-Image = Path | str | NDArray[Any]
-"""A file, or an array (H, W) or (H, W, C) of 8 or 16 bit or float."""
+Image = Path | str | InMemory
+"""A file; a numpy array (H, W) or (H, W, C), a tensor (H, W) or (C, H, W), or a PIL.Image."""
 ROWS = 128
 """Rows of a large image that are decided and written at once: labels begin as 64-bit integers."""
 DOWNLOADS = 4
 """Arrays on their way from a device for one image: their memory is locked."""
+
+
+class OtherTilesWarning(UserWarning):
+    """Tiles are not as they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,27 @@ class Predictor:
                 f"tta=d4 rotates tiles, and this network takes only {fixed[0]} x {fixed[1]}"
                 " pixels. Use tta=flips."
             )
+        self._report_tiles()
+
+    def _report_tiles(self) -> None:
+        """Warn where the networks take no tiles as they are asked for."""
+        given, windows = self._options, self.windows
+        if given.tile is not None and windows.fixed is None and windows.largest > given.tile:
+            warnings.warn(
+                f"tile={given.tile}: tiles have {windows.largest} pixels, the fewest that this"
+                f" network takes{' more than once' * (windows.largest > windows.smallest)}.",
+                OtherTilesWarning,
+                stacklevel=4,
+            )
+        found = find_overlap(windows, given.overlap)
+        if found < given.overlap:
+            warnings.warn(
+                f"overlap={given.overlap}: tiles of {windows.fixed or windows.largest} pixels"
+                f" overlap by {found:.3g} of their side, as they begin at multiples of"
+                f" {windows.step} pixels. Give a larger tile for more.",
+                OtherTilesWarning,
+                stacklevel=4,
+            )
 
     @cached_property
     def target(self) -> Target:
@@ -158,13 +184,16 @@ class Predictor:
         """Predict one image, or several of any sizes, whose tiles then share batches.
 
         Args:
-            image: A file or an array, or a list of them.
+            image: A path; a numpy array (H, W) or (H, W, C); a torch tensor (H, W) or (C, H, W) on
+                any device; or a PIL.Image, which is read as its file would be. Or a list of them.
+                Whole numbers of 8 or 16 bits and floats of 0 to 1 are converted to the intensities
+                of the training; booleans are the numbers 0 and 1, like those of uint8.
             page: Page of a multi-page file, from 0.
             probabilities: Whether to return the probabilities too.
 
         Raises:
-            SegkitError: An image cannot be read, or its channels or its type do not fit the
-                training.
+            SegkitError: An image cannot be read, its axes have more than one meaning, or its
+                channels or its type do not fit the training.
         """
         given = image if isinstance(image, list) else [image]
         results = self.try_stream(given, page, probabilities=probabilities)
@@ -275,7 +304,8 @@ class Predictor:
 
     def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
         height, width, _ = image.shape
-        grid = plan_grid(height, width, self.windows, self._options.overlap)
+        given = self._options
+        grid = plan_grid(height, width, self.windows, given.overlap, given.tta != "none")
         return Canvas(image, grid, write, self.networks[0])
 
 
@@ -375,15 +405,7 @@ def load_image(image: Image, card: ModelCard, page: int | None = None) -> NDArra
     """Read an image as (H, W, C), with the values as stored, as a model of that card needs it."""
     if isinstance(image, str | Path):
         return read_image(Path(image), page, card.keeps_alpha, card.is_upright)
-    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
-        given = f"an array of the shape {image.shape}" if isinstance(image, np.ndarray) else ""
-        raise SegkitError(
-            "an image is a path, or a numpy array (H, W) or (H, W, C), not"
-            f" {given or type(image).__name__}. numpy.asarray(...) converts most other types."
-        )
-    if 0 in image.shape:
-        raise SegkitError(f"the image has no pixels: its shape is {image.shape}.")
-    return image[..., None] if image.ndim == 2 else image
+    return read_memory(image, card.in_channels, card.keeps_alpha, card.is_upright)
 
 
 def get_name(image: Image) -> str:

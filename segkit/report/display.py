@@ -45,20 +45,27 @@ def _stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = _find_range(values)
     if values.dtype == np.uint8 and (high - low > 127 or high == low):
         return np.asarray(np.ma.filled(values, 0)).astype(np.uint8)
-    # a constant image becomes black
+    if values.dtype in (np.uint8, np.uint16):
+        table = _scale(np.arange(np.iinfo(values.dtype).max + 1), low, high)
+        shown = np.take(table, np.ma.getdata(values))
+        return np.where(np.ma.getmaskarray(values), 0, shown) if np.ma.is_masked(values) else shown
+    return _scale(np.ma.filled(values.astype(np.float64), low), low, high)
+
+
+def _scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Scale low ... high to 0 ... 255; a constant image becomes black."""
     scale = 255.0 / (high - low) if high > low else 0.0
-    known = np.ma.filled(values.astype(np.float64), low)
-    shown = (np.clip(known, low, high) - low) * scale
+    shown = (np.clip(values.astype(np.float64), low, high) - low) * scale
     return np.rint(np.nan_to_num(shown)).astype(np.uint8)
 
 
 def _find_range(values: NDArray[Any]) -> tuple[float, float]:
     """Find the values that become black and white."""
-    values = np.ma.compressed(values) if np.ma.isMaskedArray(values) else values
-    finite = values[np.isfinite(values)].astype(np.float64)
+    values = np.ma.compressed(values) if np.ma.isMaskedArray(values) else values.reshape(-1)
+    finite = values if values.dtype.kind in "iu" else values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 0.0
-    sample = finite[:: max(1, finite.size // _SAMPLE)]
+    sample = finite[:: max(1, finite.size // _SAMPLE)].astype(np.float64)
     low, high = np.percentile(sample, [0.5, 99.5]).tolist()
     if low == high:  # the percentiles miss a few bright pixels on a flat ground
         low, high = float(finite.min()), float(finite.max())

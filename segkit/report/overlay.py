@@ -14,6 +14,8 @@ from segkit.core.labels import IGNORE_INDEX
 from segkit.report.colors import Color, choose_colors
 from segkit.report.display import to_display
 
+ROWS = 64
+"""Rows of an image that are painted at once."""
 ALPHA = 0.45
 """Opacity of a painted region inside its contour."""
 FALSE_POSITIVE: Color = (239, 71, 84)
@@ -53,8 +55,11 @@ class Layer(NamedTuple):
 
     def find_painted(self) -> NDArray[np.bool_]:
         """Find the pixels that are painted."""
-        hidden = [label for label in (self.unpainted, self.ignored) if label is not None]
-        return np.isin(self.labels, hidden, invert=True)
+        painted = np.ones(self.labels.shape, np.bool_)
+        for label in (self.unpainted, self.ignored):
+            if label is not None:
+                painted &= self.labels != label
+        return painted
 
 
 def make_class_layer(labels: NDArray[Any], card: ModelCard) -> Layer:
@@ -79,11 +84,16 @@ def draw_overlay(image: NDArray[Any], layer: Layer) -> NDArray[np.uint8]:
 
     The image is (H, W) or (H, W, C) of any type, see `to_display`, the result (H, W, 3) uint8.
     """
-    canvas, painted = to_display(image), layer.find_painted()
-    paint = np.array(layer.colors, np.uint8)[np.where(painted, layer.labels, 0)]
-    mixed = cv2.addWeighted(canvas, 1 - ALPHA, paint, ALPHA, 0)
-    np.copyto(canvas, mixed, where=painted[..., None])
-    np.copyto(canvas, paint, where=_find_contour(layer.labels, painted)[..., None])
+    canvas, painted = np.ascontiguousarray(to_display(image)), layer.find_painted()
+    colors = np.array(layer.colors, np.uint8)
+    contour = _find_contour(layer.labels, painted)
+    for top in range(0, len(canvas), ROWS):  # in parts that stay in the cache
+        rows = slice(top, top + ROWS)
+        part, mask = canvas[rows], painted[rows]
+        paint = np.take(colors, np.where(mask, layer.labels[rows], 0), axis=0)
+        mixed = cv2.addWeighted(part, 1 - ALPHA, paint, ALPHA, 0)
+        cv2.copyTo(mixed, mask.view(np.uint8), part)
+        cv2.copyTo(paint, contour[rows].view(np.uint8), part)
     return canvas
 
 
@@ -147,7 +157,12 @@ def _find_contour(labels: NDArray[Any], painted: NDArray[np.bool_]) -> NDArray[n
     the line is one pixel wide and lies on paint. (find_boundaries of scikit-image marks both
     sides.)
     """
-    rank = np.where(painted, labels + 1.0, 0.0)
+    shown: NDArray[Any] = np.where(painted, labels, 0)
+    highest = int(shown.max(initial=0))
+    kinds = (np.uint8, np.uint16)  # which OpenCV erodes many times as fast
+    kind = next((kind for kind in kinds if highest < np.iinfo(kind).max), np.float64)
+    rank: NDArray[Any] = shown.astype(kind)
+    rank += painted
     lowest = cv2.erode(rank, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
     edge: NDArray[np.bool_] = rank > lowest
     return edge

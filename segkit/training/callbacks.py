@@ -227,7 +227,8 @@ class History(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         """Count the losses of a step once it is done."""
-        self._losses.append(outputs["loss"].detach())
+        # Lightning has divided it
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         if trainer.is_last_batch or (index + 1) % trainer.accumulate_grad_batches == 0:
             for loss in self._losses:
                 self._sum, self._count = self._sum + loss, self._count + 1

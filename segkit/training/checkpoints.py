@@ -119,6 +119,8 @@ class Resumption(L.Callback):
         loops = checkpoint["loops"]["fit_loop"]
         epoch, progress = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
         lost = progress["current"]["processed"] % trainer.accumulate_grad_batches
+        if progress["current"]["processed"] < progress["current"]["ready"]:
+            progress["is_last_batch"] = False  # it was the next one, whose step did not end
         if lost and not progress["is_last_batch"]:
             for counts in (progress["current"], progress["total"]):
                 counts.update(dict.fromkeys(counts, counts["processed"] - lost))

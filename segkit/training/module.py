@@ -65,6 +65,7 @@ class SegmentationModule(L.LightningModule):
             to_channels_last(model)
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
+        self._batch_idx = 0
         self.windows = find_windows(model, max(SIDE, *card.img_size))
 
     def configure_model(self) -> None:
@@ -88,8 +89,20 @@ class SegmentationModule(L.LightningModule):
 
         :class:`segkit.training.callbacks.History` logs its mean over the epoch.
         """
+        self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
         return self.compute_loss(image, batch["target"], batch.get("weight"))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients so that those of an optimizer step are the mean over its batches.
+
+        Lightning divides each loss by accumulate_grad_batches, also where an epoch ends with fewer.
+        """
+        wanted = self.trainer.accumulate_grad_batches
+        left = self.trainer.num_training_batches - self._batch_idx // wanted * wanted
+        if left < wanted:
+            loss = loss * (wanted / left)
+        super().backward(loss, *args, **kwargs)
 
     def compute_loss(self, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """The loss of a batch; :class:`Speedup` replaces this by the same, compiled."""

@@ -50,9 +50,15 @@ def test_other_types_are_converted_by_their_full_scale() -> None:
     wanted = EIGHT(image)
     for other in (image.astype(np.uint16) * 257, image / 255, (image / 255).astype(np.float32)):
         np.testing.assert_allclose(EIGHT(other), wanted, atol=1e-5)
-    np.testing.assert_array_equal(EIGHT(image > 100), EIGHT((image > 100).astype(np.uint8) * 255))
     np.testing.assert_allclose(SIXTEEN(image), SIXTEEN(image.astype(np.uint16) * 257), atol=1e-5)
     np.testing.assert_array_equal(FLOAT(np.full((1, 1, 1), 7.0)), FLOAT(np.full((1, 1, 1), 7, "f")))
+
+
+def test_booleans_are_the_numbers_0_and_1() -> None:
+    image = np.random.default_rng(0).random((5, 4, 1)) > 0.5
+    for norm in (EIGHT, SIXTEEN):
+        np.testing.assert_array_equal(norm(image), norm(image.astype(np.uint8)))
+    np.testing.assert_array_equal(FLOAT(image), FLOAT(image.astype(np.float32)))
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
-from segkit.core.interrupts import Stopped, StopSignals, raise_signals
+from segkit.core.interrupts import Stopped, StopSignals, TimeIsOver, limit_time, raise_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -79,3 +81,21 @@ def test_a_signal_while_the_process_ends_leaves_no_trace(name) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-getattr(signal, name), "")
+
+
+def compute_for_ever() -> None:
+    while True:
+        with suppress(Exception):  # as libraries do
+            sum(range(100))
+
+
+def test_a_block_ends_when_its_time_is_over() -> None:
+    began, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TimeIsOver), limit_time(0.1):
+        compute_for_ever()
+    assert time.monotonic() - began < 5
+    for seconds in (5.0, None):
+        with limit_time(seconds):
+            pass
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

@@ -118,7 +118,7 @@ def test_the_differences_are_printed(tiny_run, tmp_path, capsys):
         write_image(images / f"{i}.png", draw(i, (40, 50)).image)
     run_export(tiny_run, tmp_path / "model.onnx", f"input='{images}'")
     said = capsys.readouterr().out
-    assert "checked on random images of 1 x 1, 8 x 8, 5 x 11, 12 x 8, 9 x 15, batches" in said
+    assert "checked on random images of 1 x 1, 8 x 8, 5 x 11, 12 x 8, 9 x 15, 8 x 28, " in said
     assert "checked on 2 of the given images: largest difference of probabilities " in said
     assert said.count("other labels in 0.") == 2
     assert said.rstrip().endswith(" MB")
@@ -226,6 +226,56 @@ def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
     found, wanted = actual(image), expected(image[:, :47])
     assert found.labels.shape == (101, 47)
     assert (found.labels != wanted.labels).mean() < 0.1  # other surroundings at the border
+
+
+def test_an_export_for_any_size_that_does_not_end_is_one_for_one_size(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    from segkit.export.graph import trace
+
+    def endless(model, contents, crop):
+        while contents.windows.fixed is None:
+            sum(range(1000))
+        return trace(model, contents, crop)
+
+    monkeypatch.setattr(formats, "trace", endless)
+    file = run_export(tiny_run, tmp_path / "m.pt2", "time_limit=0.5")
+    said = capsys.readouterr().out
+    assert "cannot be exported for all sizes: that takes longer than time_limit=0.5 sec" in said
+    assert "trying 64 x 64 alone" in said
+    assert load(file, device="cpu").windows.fixed == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "is_wrong",
+    [
+        lambda batch, height, width: max(height, width) >= 40,
+        lambda batch, height, width: height == width == 32,
+        lambda batch, height, width: height % 28 == 0,
+        lambda batch, height, width: width > 3 * height,
+        lambda batch, height, width: height > 3 * width,
+        lambda batch, height, width: height % 2 and height > 16,
+        lambda batch, height, width: height == width == 128,
+        lambda batch, height, width: batch > 3,
+    ],
+)
+def test_the_check_sees_branches_that_only_other_sizes_take(tiny_run, is_wrong):
+    model, card = checkpoint.read(tiny_run.checkpoint)
+
+    class Branching(TorchNetwork):
+        def _compute(self, batch):
+            right = super()._compute(batch)
+            return 1 - right if is_wrong(len(batch), *batch.shape[-2:]) else right
+
+    contents = command.describe_model(model, card, True, True)
+    reference = TorchNetwork(model, card, "cpu", 128, batch_size=1)
+    with pytest.raises(SegkitError, match="does not compute the same as the network"):
+        check(
+            reference,
+            Branching(model, card, "cpu", 128, batch_size=1),
+            contents,
+            RealImages("an image", [draw(1, (16, 16)).image]),
+        )
 
 
 def test_a_graph_of_the_size_that_was_asked_for(tiny_run, unpadded_run, tmp_path):

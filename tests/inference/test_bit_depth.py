@@ -41,6 +41,7 @@ SATURATED = (
         (EIGHT, image(-1, np.float32), r"is float32 with values from -1 to 0\. .* of 0 to 1"),
         (TWELVE, image(-0.5, np.float32), r"becomes black or white\. Scale it to 0 to 1, or "),
         (EIGHT, image(1.4, np.float32), "with values from 0 to 1.4"),
+        (EIGHT, image(1, np.bool_), "is boolean, .* numbers 0 and 1.* from 0 to 255, .* are black"),
         # 100 of 8 bits are 25,700 of 16
         (("uint16", 30_000, 60_000), image(100, np.uint8), r"value is 2\.57e\+04, so it is black"),
     ],
@@ -68,7 +69,8 @@ def test_values_that_cannot_match_the_training_are_reported_once(model, given, m
         (TWELVE, image(10, np.uint8)),
         (("uint16", 30_000, 60_000), image(7)),  # its own type: its own units
         (("float32", 0, 9), image(4095)),
-        (EIGHT, image(1, np.bool_)),
+        (EIGHT, image(0, np.bool_)),
+        (("float32", 0, 9), image(1, np.bool_)),
     ],
 )
 def test_nothing_is_said_of_others(model, given):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segkit.core.errors import SegkitError
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.blending import Canvas, average_probabilities, predict_canvases
+from segkit.inference.tiles.blending import Canvas, predict_canvases
 from segkit.inference.tiles.tiling import Windows, plan_grid
 
 
@@ -43,8 +43,8 @@ class Image:
         return part
 
 
-def make_canvas(network, image, write=lambda *_: None, overlap=0.25, band_bytes=2**20):
-    grid = plan_grid(*image.shape[:2], network.windows, overlap)
+def make_canvas(network, image, write=lambda *_: None, overlap=0.25, band_bytes=2**20, tta="none"):
+    grid = plan_grid(*image.shape[:2], network.windows, overlap, tta != "none")
     return Canvas(Image(image), grid, write, network, band_bytes)
 
 
@@ -60,7 +60,7 @@ def predict(network, images, overlap=0.25, tta="none", band_bytes=2**20):
             result[inside] = block
             count[inside] += 1
 
-        canvases.append(make_canvas(network, image, write, overlap, band_bytes))
+        canvases.append(make_canvas(network, image, write, overlap, band_bytes, tta))
     done = list(predict_canvases(canvases, [network], tta))
     assert done == canvases  # in their order
     return results, counts, canvases
@@ -144,7 +144,7 @@ def test_few_images_wait_for_others(limit, value, sizes, most, monkeypatch):
 
 def test_a_batch_is_no_larger_than_any_network_of_an_ensemble_takes():
     strong, weak = (Identity(Windows(32, 8, 8), batch_size=size) for size in (8, 2))
-    canvas = make_canvas(strong, np.ones((32, 32 * 9, 1), np.float32), overlap=0)
+    canvas = make_canvas(strong, np.ones((32, 32 * 9, 1), np.float32), overlap=0, tta="d4")
     list(predict_canvases([canvas], [strong, weak], "d4"))
     assert max(shape[0] for shape in strong.calls + weak.calls) == 2
 
@@ -198,21 +198,41 @@ def test_an_image_that_cannot_be_predicted_does_not_touch_the_others():
     np.testing.assert_allclose(results[2], 2, atol=1e-6)
 
 
-def test_views_are_in_one_batch_and_turned_back():
-    class Position(Identity):
-        """Says how far to the right a pixel is: only the mean over the views knows no direction."""
+class Uneven(Identity):
+    """What it says of a pixel depends on where it lies in the tile, and on all others."""
 
-        def _compute(self, batch):
-            self.calls.append(batch.shape)
-            return np.broadcast_to(np.arange(batch.shape[-1], dtype=np.float32), batch.shape)
+    def _compute(self, batch):
+        inside = super()._compute(batch)
+        down, across = (np.arange(side, dtype=np.float32) / 9 for side in inside.shape[-2:])
+        far = batch.mean((-2, -1), keepdims=True) + batch[..., :1, :1]
+        return inside * across + np.square(inside) * down[:, None] + far
 
-    network = Position(Windows(8, 8, 8), batch_size=8)
-    image = np.zeros((1, 1, 8, 8), np.float32)
-    np.testing.assert_allclose(average_probabilities([network], [image], "flips", 8), 3.5)
-    np.testing.assert_allclose(average_probabilities([network], [image], "d4", 8), 3.5)
-    assert network.calls == [(4, 1, 8, 8)] * 3
-    straight = average_probabilities([network], [image], "none", 8)[0, 0]
-    np.testing.assert_array_equal(straight[0], np.arange(8))
+
+VIEWS = [lambda a: a, lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a[::-1, ::-1]]
+TURNED = [lambda a, v=v: v(a.swapaxes(0, 1)) for v in VIEWS]
+
+
+@pytest.mark.parametrize(("tta", "views"), [("flips", VIEWS), ("d4", VIEWS + TURNED)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (13, 61), (50, 33), (40, 40)])
+@pytest.mark.parametrize(
+    "windows", [Windows(16, 8, 8), Windows(24, 6, 12, 5), Windows(256, 32, 64)]
+)
+def test_a_mirrored_image_gets_the_mirrored_prediction(tta, views, size, windows):
+    """Whether it fits into a tile or not, whatever the padding and the cuts."""
+    network = Uneven(windows, batch_size=4)
+    image = draw_noise(*size, 1)
+    ((wanted,), _, _) = predict(network, [image], tta=tta)
+    ((plain,), _, _) = predict(network, [image])
+    assert np.abs(plain - wanted).max() > 0.1
+    mean = np.zeros(size, np.float32)
+    for view in views:
+        ((found,), _, _) = predict(network, [np.ascontiguousarray(view(image))], tta=tta)
+        np.testing.assert_allclose(found[0], view(wanted[0]), rtol=1e-5, atol=1e-5)
+        ((one,), _, _) = predict(network, [np.ascontiguousarray(view(image))])
+        back = np.empty(size, np.float32)
+        view(back)[:] = one[0]
+        mean += back / len(views)
+    np.testing.assert_allclose(wanted[0], mean, rtol=1e-5, atol=1e-5)  # nothing else is done
 
 
 @pytest.mark.parametrize("band_bytes", [1, 4 * 16 * 40, 2**30])

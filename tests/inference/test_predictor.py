@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image as Picture
 
 import segkit
 from segkit.benchmark.networks import make_bare_card
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import draw
 from segkit.images.writing import write_image
-from segkit.inference.predictor import Predictor
+from segkit.inference.predictor import OtherTilesWarning, Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.inference.tiles.tiling import Windows
 from segkit.models.segmenter import create_model
@@ -49,6 +50,55 @@ def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
         )
 
 
+def test_tensors_and_pictures_are_the_same_image(predictor, tmp_path):
+    image = draw(2, (40, 30)).image  # (H, W, 1)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)  # (1, H, W)
+    write_image(tmp_path / "a.png", image)
+    picture = Picture.fromarray(image[..., 0])
+    wanted = predictor(image, probabilities=True).probabilities
+    same = [tensor, tensor[0], picture, Picture.open(tmp_path / "a.png"), picture.convert("RGB")]
+    same += [picture.convert("P"), picture.convert("RGBA"), tensor.repeat(3, 1, 1)]
+    same += [(tensor / 255).requires_grad_(), (tensor / 255).double()]  # which share a batch
+    for number, found in enumerate(predictor(same, probabilities=True)):
+        np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5, err_msg=str(number))
+    rough = predictor((tensor / 255).bfloat16(), probabilities=True)
+    np.testing.assert_allclose(rough.probabilities, wanted, atol=0.05)
+
+
+def test_a_picture_is_read_as_its_file(multiclass_run, tmp_path):
+    """Turned by its EXIF data, palettes as colours, 1 bit as black and white, nothing as 255."""
+    predictor = segkit.load(multiclass_run.checkpoint, device="cpu")
+    drawn = draw(3, (40, 30), 3).image
+    colours = Picture.fromarray(drawn)
+    exif = Picture.Exif()
+    exif[0x0112] = 6
+    hidden = colours.convert("RGBA")
+    hidden.putalpha(Picture.fromarray((np.arange(1200).reshape(40, 30) > 300).astype("u1") * 255))
+    colours.save(tmp_path / "turned.png", exif=exif)
+    colours.quantize(64).save(tmp_path / "palette.png")
+    colours.convert("1").save(tmp_path / "bits.png")
+    hidden.save(tmp_path / "hidden.png")
+    Picture.fromarray(drawn[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    files = sorted(tmp_path.glob("*.png"))
+    pictures = predictor([Picture.open(path) for path in files], probabilities=True)
+    for path, picture, file in zip(
+        files, pictures, predictor(files, probabilities=True), strict=True
+    ):
+        np.testing.assert_array_equal(picture.labels, file.labels, err_msg=path.name)
+        np.testing.assert_array_equal(picture.probabilities, file.probabilities, path.name)
+    sizes = {path.name: one.labels.shape for path, one in zip(files, pictures, strict=True)}
+    assert sizes["turned.png"] == (30, 40)
+    assert (pictures[files.index(tmp_path / "hidden.png")].labels == 255).sum() == 301
+
+
+@pytest.mark.filterwarnings("ignore:the image is boolean")
+def test_booleans_are_the_numbers_0_and_1(predictor):
+    image = np.random.default_rng(0).random((40, 30)) > 0.5
+    wanted = predictor(image.astype(np.uint8), probabilities=True).probabilities
+    for same in (image, image[..., None], torch.from_numpy(image), torch.from_numpy(image)[None]):
+        np.testing.assert_array_equal(predictor(same, probabilities=True).probabilities, wanted)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -56,10 +106,17 @@ def test_every_size_and_every_form_of_an_image(predictor, tmp_path):
         (np.full((8, 8), 200, np.float32), "must range from 0 to 1, but this one reaches 200"),
         (np.zeros((8, 8), np.int64), "int64"),
         ("no/such/file.png", "file.png"),
-        ([[1, 2]], "an image is a path, or a numpy array"),
-        (torch.zeros(4, 4), "an image is a path, or a numpy array"),
-        (np.zeros(4), "an image is a path, or a numpy array"),
+        ([[1, 2]], "an image is a path, a numpy array"),
+        (np.zeros(4), r"\(H, W\) or \(H, W, C\), not an array of the shape \(4,\)"),
         (np.zeros((0, 4)), r"no pixels: its shape is \(0, 4\)"),
+        (torch.zeros(1, 0, 4), r"no pixels: its shape is \(1, 0, 4\)"),
+        (torch.zeros(2, 1, 8, 8), r"\(C, H, W\), not a tensor of the shape .* list\(batch\)"),
+        (torch.zeros(8, 9, 1), r"seems to be \(H, W, C\): give tensor\.permute\(2, 0, 1\)"),
+        (torch.zeros(3, 9, 1), r"can be \(C, H, W\) or \(H, W, C\).* as a numpy array"),
+        (torch.zeros(5, 9, 9), "an image with 5 channels cannot be converted to 1"),
+        (torch.zeros(9, 9, dtype=torch.complex64), r"complex64.* is not an image"),
+        (torch.zeros(9, 9).to_sparse(), r"sparse_coo is not an image"),
+        (Picture.new("L", (0, 5)), "no pixels: it is 0 x 5"),
     ],
 )
 def test_images_that_do_not_fit_are_errors(predictor, given, message):
@@ -116,6 +173,30 @@ def test_a_tile_that_a_network_cannot_take_is_an_error(binary_run, monkeypatch):
     with pytest.raises(SegkitError, match=r"tile=96 cannot be used.* only tiles of 64 x 64 pixels"):
         segkit.load(binary_run.checkpoint, device="cpu", tile=96)
     assert segkit.load(binary_run.checkpoint, device="cpu", tile=64).windows == fixed
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_mirrored_image_gets_the_mirrored_prediction(binary_run, tile):
+    image = draw(2, (59, 83)).image
+    predictor = segkit.load(binary_run.checkpoint, device="cpu", tta="d4", tile=tile)
+    wanted = predictor(image, probabilities=True).probabilities
+    views = [image[:, ::-1], image[::-1], image[::-1, ::-1], image.swapaxes(0, 1)]
+    mirrored = [wanted[:, :, ::-1], wanted[:, ::-1], wanted[:, ::-1, ::-1], wanted.swapaxes(1, 2)]
+    for one, found in zip(mirrored, predictor(views, probabilities=True), strict=True):
+        np.testing.assert_allclose(found.probabilities, one, atol=1e-5)
+    plain = segkit.load(binary_run.checkpoint, device="cpu", tile=tile)
+    found = plain(views[0], probabilities=True).probabilities
+    assert np.abs(found - mirrored[0]).max() > 1e-3
+
+
+def test_tiles_that_are_not_as_they_were_asked_for_are_reported(binary_run):
+    """This network takes 8, 12, 16 ... pixels."""
+    with pytest.warns(OtherTilesWarning, match="tile=3: tiles have 8 pixels, the fewest that"):
+        assert segkit.load(binary_run.checkpoint, device="cpu", tile=3).windows.largest == 8
+    with pytest.warns(OtherTilesWarning, match=r"of 8 pixels overlap by 0\.5 .* multiples of 4 "):
+        segkit.load(binary_run.checkpoint, device="cpu", tile=8, overlap=0.9)
+    assert segkit.load(binary_run.checkpoint, device="cpu", tile=99).windows.largest == 96
+    segkit.load(binary_run.checkpoint, device="cpu", overlap=0.9)
 
 
 def test_a_stream_has_the_error_in_the_place_of_the_image(predictor, images):

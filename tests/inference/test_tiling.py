@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segkit.inference.tiles.tiling import Windows, mirror_indices, plan_grid
+from segkit.inference.tiles.tiling import Windows, find_overlap, mirror_indices, plan_grid
 
 WINDOWS = st.builds(
     lambda step, smallest, more: Windows(smallest + more * step, step, smallest),
@@ -19,13 +19,41 @@ OVERLAPS = st.floats(0, 0.95)
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 700), WINDOWS, OVERLAPS)
 def test_windows_cover_the_image_and_their_weights_sum_to_one(size, windows, overlap):
-    axis = plan_grid(size, 1, windows, overlap).rows
-    total = np.zeros(axis.starts[-1] + axis.window)
-    for start, weights in zip(axis.starts, axis.weights, strict=True):
-        assert (weights > 0).all()
-        total[start : start + axis.window] += weights
-    assert len(total) >= size
-    np.testing.assert_allclose(total[:size], 1, rtol=1e-5)
+    for flips in (False, True):
+        axis = plan_grid(size, 1, windows, overlap, flips).rows
+        assert list(axis.starts) == sorted(axis.starts)
+        total = np.zeros(size)
+        for start, weights in zip(axis.starts, axis.weights, strict=True):
+            assert (weights > 0).all()
+            first, end = max(0, start), min(size, start + axis.window)
+            total[first:end] += weights[first - start : end - start]
+        np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 700), WINDOWS, OVERLAPS)
+def test_flipped_windows_are_those_of_the_mirrored_image(size, windows, overlap):
+    straight = plan_grid(size, 1, windows, overlap).rows
+    axis = plan_grid(size, 1, windows, overlap, flips=True).rows
+    seen = [axis.find_pixels(number).tolist() for number in range(len(axis.starts))]
+    mirrored = sorted([size - 1 - pixel for pixel in pixels] for pixels in seen)
+    assert mirrored == sorted(seen)
+    for number in range(len(straight.starts)):
+        assert straight.find_pixels(number).tolist() in seen
+
+
+@pytest.mark.parametrize(
+    ("windows", "overlap", "found"),
+    [
+        (Windows(64, 32, 64), 0.25, 0.25),  # 0.5 in fact
+        (Windows(64, 32, 64), 0.9, 0.5),
+        (Windows(1024, 32, 64), 0.9, 0.9),
+        (Windows(8, 32, 64), 0.6, 0.5),
+        (Windows(224, 16, fixed=(224, 64)), 0.8, 0.75),
+    ],
+)
+def test_the_overlap_that_is_possible(windows, overlap, found):
+    assert find_overlap(windows, overlap) == pytest.approx(found)
 
 
 @settings(max_examples=300, deadline=None)

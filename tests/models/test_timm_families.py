@@ -12,6 +12,7 @@ from torch import nn
 
 from segkit.core.errors import SegkitError
 from segkit.models.encoders import Encoder
+from segkit.models.encoders.timm import find_current_name
 from segkit.models.segmenter import create_model
 
 # fmt: off
@@ -108,6 +109,43 @@ def test_a_backbone_of_one_size_is_built_for_the_training_size():
     # the encoder's own option wins
     own = {"name": "test_vit_relpos", "pretrained": False, "img_size": 64}
     assert create_model(own, "unet", img_size=96).encoder.fixed_size == (64, 64)
+
+
+def test_old_names_of_timm_are_those_of_today():
+    for old, now in {
+        "jx_nest_tiny": "nest_tiny_jx",
+        "convnext_tiny_in22ft1k": "convnext_tiny.fb_in22k_ft_in1k",
+        "convnext_tiny_in22ft1k.fb_in1k": "convnext_tiny.fb_in1k",
+        "resnet18": "resnet18",
+        "resnet18.a1_in1k": "resnet18.a1_in1k",
+    }.items():
+        assert find_current_name(old) == now
+        assert timm.is_model(now)
+    old = Encoder.build("ssl_resnet18", pretrained=False, depth=2)
+    assert old.channels == Encoder.build("timm", model="resnet18", pretrained=False).channels[:2]
+    again = Encoder.rebuild("ssl_resnet18", old.layout(), depth=2)
+    assert again.state_dict().keys() == old.state_dict().keys()
+
+
+def test_what_no_map_depends_on_is_dropped_but_not_from_old_files():
+    """The norm of the classifier of a PiT; files that were written before hold it."""
+    encoder = Encoder.build("pit_xs_224", pretrained=False)
+    layout = encoder.layout()
+    assert layout["backbone"]["dropped"] == ("body.norm",)
+    x = torch.rand(1, 3, *encoder.example_size)
+    total = torch.stack([m.sum() for m in encoder(x)]).sum()
+    assert all(g is not None for g in torch.autograd.grad(total, list(encoder.parameters())))
+    before = {**layout, "backbone": {**layout["backbone"], "dropped": ()}}
+    for older in (before, {}):  # of this version's predecessor, and of 0.1.0
+        whole = Encoder.rebuild("pit_xs_224", older)
+        assert whole.layout()["backbone"]["dropped"] == ()
+        more = whole.state_dict().keys() - encoder.state_dict().keys()
+        assert more == {"backbone.body.norm.weight", "backbone.body.norm.bias"}
+        encoder.load_state_dict(
+            {key: value for key, value in whole.state_dict().items() if key not in more}
+        )
+        for one, other in zip(encoder.eval()(x), whole.eval()(x), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(("blocks", "depth"), [("several", None), ("last", 3), ("several", 1)])

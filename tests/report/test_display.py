@@ -44,6 +44,17 @@ def test_16_bit_is_stretched_between_the_percentiles() -> None:
     assert shown[500:].min() == 255
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_numbers_are_stretched_as_floats_are(dtype: type) -> None:
+    """By a table; what is masked is black."""
+    values = np.random.default_rng(0).integers(20, 90, (40, 30)).astype(dtype)
+    found, wanted = to_display(values), to_display(values.astype(np.float64))
+    np.testing.assert_array_equal(found, wanted)
+    masked = np.ma.masked_array(values, np.arange(1200).reshape(40, 30) < 300)
+    assert not to_display(masked)[masked.mask].any()
+    assert to_display(masked)[~masked.mask].any()
+
+
 def test_rgb_is_stretched_as_one_and_bands_are_stretched_one_by_one() -> None:
     ramp = np.linspace(0, 1, 50)[None, :, None]
     image = np.concatenate([ramp, ramp / 2, ramp / 4, ramp, ramp], axis=2)

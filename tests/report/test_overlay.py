@@ -9,6 +9,7 @@ from segkit.report.overlay import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     IGNORED,
+    ROWS,
     WRONG_CLASS,
     Layer,
     draw_comparison,
@@ -57,6 +58,28 @@ def test_the_contour_is_opaque_and_one_pixel_wide() -> None:
     painted = draw_overlay(GREY, Layer(labels, COLORS, unpainted=None))
     assert painted[4, 5].tolist() == BACKGROUND  # unlabelled
     assert painted[4, 6].tolist() == [250, 100, 0]  # a contour around it
+
+
+@pytest.mark.parametrize("highest", [3, 254, 300, 70_000])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_image_of_many_rows_is_painted_by_the_formula(highest, order) -> None:
+    """Whatever the type of its labels; the rows are painted in parts."""
+    rng = np.random.default_rng(0)
+    image = np.array(rng.integers(0, 256, (2 * ROWS + 9, 50, 3)), np.uint8, order=order)
+    labels = rng.choice([0, 1, highest - 1, highest, 255], image.shape[:2])
+    labels = labels.astype(np.min_scalar_type(int(labels.max())))
+    colors = rng.integers(0, 256, (max(256, highest + 1), 3)).astype(np.uint8)
+    painted = (labels != 0) & (labels != 255)
+    rank = np.pad(np.where(painted, labels + 1.0, 0), 1, constant_values=np.inf)
+    lowest = np.minimum.reduce(
+        [rank[1:-1, 1:-1], rank[2:, 1:-1], rank[:-2, 1:-1], rank[1:-1, 2:], rank[1:-1, :-2]]
+    )
+    edge = (rank[1:-1, 1:-1] > lowest)[..., None]
+    paint = colors[labels].astype(float)
+    mixed = np.where(painted[..., None], image * (1 - ALPHA) + paint * ALPHA, image)
+    wanted = np.where(edge, paint, mixed)
+    found = draw_overlay(image, Layer(labels, [tuple(c) for c in colors]))
+    assert np.abs(found - wanted).max() <= 0.51
 
 
 def test_between_two_classes_only_one_side_is_marked() -> None:

@@ -103,6 +103,27 @@ def test_gradients_that_a_stop_has_lost_are_computed_again(tmp_path, batches):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stop", [BATCHES - 2, BATCHES - 1])
+def test_a_stop_within_the_last_step_of_an_epoch_changes_nothing(tmp_path, batches, stop):
+    """To the bit: the step has two batches instead of three. Batch norms would see one twice."""
+    seen, events = batches
+    options = [*OPTIONS, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"]
+    options += ["encoder.norm=none"]
+    train_quick(tmp_path / "whole", *options)
+    seen.clear()
+    events[stop] = lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+    with pytest.raises(SystemExit):
+        train_quick(tmp_path / "stopped", *options)
+    train_quick(tmp_path / "stopped", *options, f"resume={tmp_path / 'stopped'}")
+    numbers = [number for number, _ in seen]
+    assert numbers == [*range(stop + 1), *range(BATCHES - 2, 2 * BATCHES)]
+    whole, stopped = last(tmp_path / "whole"), last(tmp_path / "stopped")
+    assert whole["global_step"] == stopped["global_step"] == 6
+    for key, value in whole["current_model_state"].items():
+        assert torch.equal(value, stopped["current_model_state"][key]), key
+
+
+@pytest.mark.slow
 def test_a_moved_run_remembers_its_best_score(tmp_path):
     train_quick(tmp_path / "first")
     folder = (tmp_path / "first").rename(tmp_path / "moved")

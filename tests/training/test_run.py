@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -19,6 +20,7 @@ from segkit.models.segmenter import create_model
 from segkit.optim.optimizers import Optimizer
 from segkit.report.table import read_csv
 from segkit.training.callbacks import Average
+from segkit.training.module import SegmentationModule
 from segkit.training.trainer import make_logger
 
 
@@ -122,6 +124,42 @@ def test_options_of_the_training_train(tmp_path, options):
     run = train_quick(tmp_path, *options)
     assert math.isfinite(read_csv(run.folder / "metrics.csv")[-1]["train/loss"])
     assert run.checkpoint.is_file()
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_are_the_mean_over_the_batches_of_a_step(tmp_path, monkeypatch):
+    """Five batches are steps of two, two and one: compared with a loop that is written out."""
+    given, start = [], {}
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, batch_idx):
+        if not given:
+            start["module"] = copy.deepcopy(self.model)
+            start["loss"] = self.loss
+        given.append((batch["image"].clone(), batch["target"].clone()))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    options = ["data.train=10", "data.batch_size=2", "scheduler=constant", "optimizer=sgd"]
+    options += ["optimizer.lr=0.1", "optimizer.momentum=0", "optimizer.nesterov=false"]
+    options += ["optimizer.weight_decay=0", "encoder.dropout=0", "trainer.gradient_clip_val=null"]
+    options += ["trainer.accumulate_grad_batches=2", "trainer.precision=32-true"]
+    train_quick(tmp_path, *options, "trainer.channels_last=false")
+    assert len(given) == 5
+    model, loss = start["module"].train(), start["loss"]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for window in (given[:2], given[2:4], given[4:]):
+        values = [loss(model(image), target) for image, target in window]
+        torch.stack(values).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses += [value.item() for value in values]
+    trained = checkpoint.read_raw(tmp_path / "checkpoints/last.ckpt")["state_dict"]
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(trained[f"model.{key}"], value, rtol=1e-5, atol=1e-6)
+    (row,) = read_csv(tmp_path / "metrics.csv")
+    assert row["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 @pytest.mark.slow

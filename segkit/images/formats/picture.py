@@ -64,7 +64,7 @@ class _Picture(Pages):
             self._require_whole(data)
             image.load()
             raster = self._decode(data, image)
-            orientation = _read_orientation(image)
+            orientation = read_orientation(image)
         is_lossy = self._is_lossy(data)
         return raster._replace(orientation=orientation, is_lossy=is_lossy, is_painted=True)
 
@@ -76,7 +76,7 @@ class _Picture(Pages):
     def read_size(self, page: int) -> tuple[int, int, int]:
         """Its size and orientation."""
         with self._open(self._data) as image:
-            return image.height, image.width, _read_orientation(image)
+            return image.height, image.width, read_orientation(image)
 
     def read_palette(self, page: int) -> Array | None:
         """The palette in its header."""
@@ -380,7 +380,8 @@ def _read_palette_box(data: bytes) -> Array | None:
     return np.frombuffer(box, np.uint8, offset=6).reshape(-1, 3)
 
 
-def _read_orientation(image: Image) -> int:
+def read_orientation(image: Image) -> int:
+    """The orientation in the EXIF data of a picture; 1, upright, without them."""
     with suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
         return parse_orientation(image.getexif().get(ORIENTATION, 1))
     return 1

@@ -110,6 +110,10 @@ class TorchNetwork(Network):
 
     def load_batch(self, parts: Sequence[NDArray[Any]]) -> Tensor:
         """See :class:`Network`. The channels come last in memory, as in images."""
+        if len({part.dtype for part in parts}) > 1:  # images of 8 bits among others
+            parts = [
+                part * np.float32(1 / 255) if part.dtype == np.uint8 else part for part in parts
+            ]
         if not self.is_asynchronous:
             return self.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
         pinned = _pin((len(parts), *parts[0].shape), torch.from_numpy(parts[0][:0].copy()).dtype)

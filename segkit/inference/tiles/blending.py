@@ -95,7 +95,7 @@ class Canvas:
         widest = max(1, band_bytes // (4 * network.num_logits * rows.window))
         # none narrower than a window: most of its tiles would be computed twice
         count = max(1, min(math.ceil(columns.size / widest), columns.size // columns.window))
-        starts = [columns.starts[i * len(columns.starts) // count] for i in range(count)]
+        starts = [max(0, columns.starts[i * len(columns.starts) // count]) for i in range(count)]
         self._strips = []
         for first, end in zip(starts, [*starts[1:], columns.size], strict=True):
             reach = range(first - columns.window + 1, end)
@@ -125,9 +125,7 @@ class Canvas:
         top, left = int(rows.min()), int(columns.min())
         height, width = int(rows.max()) - top + 1, int(columns.max()) - left + 1
         part = self.image.read(top, left, height, width)
-        if len(rows) == height and len(columns) == width:
-            return part
-        return part[rows - top][:, columns - left]
+        return part[_choose(rows - top, height)][:, _choose(columns - left, width)]
 
     def add(self, tile: Tile, maps: Any) -> None:
         """Blend the maps of a tile (num_logits, h, w): the window in their middle."""
@@ -135,6 +133,9 @@ class Canvas:
         strip, begin = tile.strip, columns.starts[tile.column]
         around = (maps.shape[-1] - columns.window) // 2  # a padded network decides the context too
         maps = maps[..., around : around + rows.window, around : around + columns.window]
+        is_seen_backwards = (tile.row in rows.flipped, -2), (tile.column in columns.flipped, -1)
+        if axes := tuple(axis for is_flipped, axis in is_seen_backwards if is_flipped):
+            maps = self._network.xp.flip(maps, axes)
         if len(rows.starts) == len(columns.starts) == 1:
             self._write(0, 0, maps[:, : rows.size, : columns.size])
             self._is_complete = True
@@ -157,14 +158,23 @@ class Canvas:
         top = rows.starts[tile.row]
         is_last = tile.row + 1 == len(rows.starts)
         done = (rows.size if is_last else rows.starts[tile.row + 1]) - top
-        self._write(top, tile.strip.first, self._band[:, :done])
+        above = max(0, -top)  # rows before the image
+        if done > above:
+            self._write(top + above, tile.strip.first, self._band[:, above:done])
         if is_last:
             self._band = None
             self._is_complete = tile.strip is self._strips[-1]
-        else:
+        elif done > 0:
             rest = self._band[:, done:] + 0  # a copy, much smaller than a second band
             self._band[:] = 0
             self._band[:, : rest.shape[1]] = rest
+
+
+def _choose(pixels: NDArray[Any], size: int) -> slice | NDArray[Any]:
+    """An index of these of ``size`` pixels: a slice, which copies nothing, if they are in order."""
+    if len(pixels) != size:
+        return pixels
+    return slice(None) if pixels[0] <= pixels[-1] else slice(None, None, -1)
 
 
 _Prepared = tuple[Canvas, Tile, list[NDArray[Any]]]
@@ -193,7 +203,7 @@ def predict_canvases(
     Args:
         canvases: One for each image; the next is requested only when there is room for it.
         networks: Their probabilities are averaged, and so are those of the views of ``tta``.
-        tta: Test-time augmentation.
+        tta: Test-time augmentation; the grids of the canvases hold the mirrored tiles.
         pause: Called before each batch; what it raises ends all of it.
 
     Yields:
@@ -239,7 +249,7 @@ def predict_canvases(
                     networks, zip(*(e[2] for e in taken), strict=True), strict=True
                 )
             ]
-            maps = average_probabilities(networks, batches, tta, limit)
+            maps = average_probabilities(networks, batches, tta)
             checks = [network.begin_check() for network in networks]
         except Exception as error:
             # not the error itself: through its traceback it would hold the memory
@@ -254,8 +264,7 @@ def predict_canvases(
             while flying:
                 land()
             return
-        together = min(limit, len(taken) * len(_list_flips(tta)))
-        if together > 1:
+        if len(taken) > 1:
             # always the same text: Python shows it once
             warnings.warn(
                 "the memory of the device is too small for the batches, so they are halved until"
@@ -263,7 +272,7 @@ def predict_canvases(
                 SmallerBatchWarning,
                 stacklevel=1,
             )
-            batch_pixels = together // 2 * math.prod(shape)
+            batch_pixels = len(taken) // 2 * math.prod(shape)
             queue.extendleft(reversed(taken))
         else:
             taken[0][0].error = problem
@@ -322,41 +331,23 @@ def _explain_memory(error: Exception) -> SegkitError:
     return SegkitError("the batch does not fit into memory.")
 
 
-def average_probabilities(
-    networks: Sequence[Network], batches: Sequence[Any], tta: TTA, limit: int
-) -> Any:
-    """Average the probabilities of a batch over networks and views.
+def average_probabilities(networks: Sequence[Network], batches: Sequence[Any], tta: TTA) -> Any:
+    """Average the probabilities of a batch over networks and, for d4, over the swap of its axes.
 
     Args:
         networks: They compute on the same kind of arrays.
         batches: (B, C, h, w), one for each network, as :meth:`Network.load_batch` returns it.
-        tta: The views: mirrored ones, for d4 also with rows and columns swapped.
-        limit: Tiles in one call. Mirrored views of a small batch go through a network together.
+        tta: Whether rows and columns are swapped too. Mirrored views are tiles of their own.
 
     Returns:
         (B, num_logits, window, window), an array of the networks.
     """
-    xp, flips = networks[0].xp, _list_flips(tta)
+    xp = networks[0].xp
     total: Any = None
-    count = 0
     for network, batch in zip(networks, batches, strict=True):
-        together = max(1, limit // len(batch))
-        for is_swapped in (False, True) if tta == "d4" else (False,):
-            straight = xp.swapaxes(batch, -1, -2) if is_swapped else batch
-            for at in range(0, len(flips), together):
-                group = flips[at : at + together]
-                views = [xp.flip(straight, axes) if axes else straight for axes in group]
-                seen = batch if views[0] is batch and len(views) == 1 else xp.concatenate(views)
-                maps = network.predict_batch(seen)
-                for number, axes in enumerate(group):
-                    part = maps[number * len(batch) : (number + 1) * len(batch)]
-                    part = xp.flip(part, axes) if axes else part
-                    part = xp.swapaxes(part, -1, -2) if is_swapped else part
-                    total = part if total is None else total + part
-                    count += 1
+        maps = network.predict_batch(batch)
+        total = maps if total is None else total + maps
+        if tta == "d4":
+            total = total + xp.swapaxes(network.predict_batch(xp.swapaxes(batch, -1, -2)), -1, -2)
+    count = len(networks) * (2 if tta == "d4" else 1)
     return total if count == 1 else total / count
-
-
-def _list_flips(tta: TTA) -> Sequence[tuple[int, ...]]:
-    """The axes along which the views are mirrored."""
-    return ((),) if tta == "none" else ((), (-1,), (-2,), (-2, -1))

@@ -72,9 +72,11 @@ class Axis:
         size: Pixels of the image.
         window: Pixels of a window.
         context: Pixels that a tile sees before and after its window.
-        starts: First pixels of the windows. The last window may reach beyond the image.
+        starts: First pixels of the windows in their order. The last window may reach beyond the
+            image, a flipped one before it.
         weights: (number of windows, window) float32, above 0. For each pixel of the image, the
             weights of the windows that contain it sum to 1.
+        flipped: The numbers of the windows that are seen backwards, as in the mirrored image.
     """
 
     size: int
@@ -82,11 +84,34 @@ class Axis:
     context: int
     starts: tuple[int, ...]
     weights: NDArray[np.float32]
+    flipped: frozenset[int] = frozenset()
 
     def find_pixels(self, number: int) -> NDArray[np.int64]:
-        """The pixels of the image that a tile sees, (window + 2 * context,)."""
-        first = self.starts[number] - self.context
-        return mirror_indices(first, first + self.window + 2 * self.context, self.size)
+        """The pixels of the image that a tile sees, (window + 2 * context,), in its order."""
+        start, is_flipped = self.starts[number], number in self.flipped
+        first = (self.size - start - self.window if is_flipped else start) - self.context
+        pixels = mirror_indices(first, first + self.window + 2 * self.context, self.size)
+        return self.size - 1 - pixels if is_flipped else pixels
+
+    def add_flips(self) -> Axis:
+        """These windows and those of the mirrored image, whose mean is that of both images.
+
+        An image is mirrored before it is cut and padded, so both images have the same windows. To
+        mirror its tiles would pad it on the other side and cut it elsewhere.
+        """
+        ends = self.size - self.window
+        pairs = zip(self.starts, self.weights, strict=True)
+        both = [(start, False, weights) for start, weights in pairs]
+        both += [(ends - start, True, weights[::-1]) for start, _, weights in both]
+        both.sort(key=lambda each: each[0])
+        return Axis(
+            self.size,
+            self.window,
+            self.context,
+            tuple(start for start, _, _ in both),
+            np.stack([weights / 2 for _, _, weights in both]).astype(np.float32),
+            frozenset(number for number, each in enumerate(both) if each[1]),
+        )
 
 
 class Grid(NamedTuple):
@@ -96,16 +121,31 @@ class Grid(NamedTuple):
     columns: Axis
 
 
-def plan_grid(height: int, width: int, windows: Windows, overlap: float = OVERLAP) -> Grid:
+def plan_grid(
+    height: int, width: int, windows: Windows, overlap: float = OVERLAP, flips: bool = False
+) -> Grid:
     """Cover an image with as few tiles as possible, and make them as small as possible.
 
-    ``overlap`` is the minimum share of a window that overlaps the next one, from 0 to below 1.
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        windows: The tiles that the network takes.
+        overlap: Least share of a window that overlaps the next one, from 0 to below 1.
+        flips: Whether to cover the mirrored images too.
     """
     fixed = windows.fixed or (None, None)
-    return Grid(
-        _plan_axis(height, windows, overlap, fixed[0]),
-        _plan_axis(width, windows, overlap, fixed[1]),
-    )
+    rows = _plan_axis(height, windows, overlap, fixed[0])
+    columns = _plan_axis(width, windows, overlap, fixed[1])
+    return Grid(rows.add_flips(), columns.add_flips()) if flips else Grid(rows, columns)
+
+
+def find_overlap(windows: Windows, overlap: float) -> float:
+    """The least share of the largest windows that overlaps the next one, if ``overlap`` is asked.
+
+    It is less where windows, which begin at multiples of the step, cannot begin any closer.
+    """
+    side = min(windows.fixed) if windows.fixed else windows.largest
+    return min(overlap, 1 - _stride(side, windows.step, overlap) / side)
 
 
 def mirror_indices(first: int, end: int, size: int) -> NDArray[np.int64]:

@@ -171,7 +171,7 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         import timm
 
         members = cls.members()
-        if name in members or str(name).partition(".")[0] not in timm.list_models():
+        if name in members or not timm.is_model(str(name)):
             return super().resolve(name, options)
         if options.get("model", name) != name:
             raise SegkitError(

@@ -11,9 +11,9 @@ from segkit.models.contract import eval_mode
 
 
 def find_parameters(
-    encoder: nn.Module, x: Tensor, among: list[nn.Parameter], stages: int
+    encoder: nn.Module, x: Tensor, among: list[nn.Parameter], stages: int | None = None
 ) -> list[nn.Parameter]:
-    """Find the parameters that the first ``stages`` maps of ``encoder(x)`` depend on.
+    """Find the parameters that the first ``stages`` maps of ``encoder(x)``, or all, depend on.
 
     They are chosen from ``among``, which all need a gradient.
     """

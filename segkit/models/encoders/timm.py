@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from pydantic import Field, TypeAdapter, ValidationError
-from timm.models import group_parameters
+from timm.models import get_deprecated_models, group_parameters
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError, did_you_mean
@@ -114,6 +114,7 @@ class TimmEncoder(Encoder, name="timm"):
     ) -> None:
         super().__init__()
         _refuse_owned(timm_args or {})
+        model = find_current_name(model)
         config = _pretrained_config(model)
         own_size = int(config.get("input_size", (3, 224, 224))[-1])
         arguments = {"features_only": True, "in_chans": in_channels, **(timm_args or {})}
@@ -136,18 +137,17 @@ class TimmEncoder(Encoder, name="timm"):
                 self.input_stats = tuple(config["mean"]), tuple(config["std"])
         elif "zero_init_last" not in (timm_args or {}):
             _scale_idle_norms(backbone)
-        if depth is not None:
-            size = found.fixed_size or (2 * found.multiple,) * 2
-            dropped = _drop_unused(backbone, torch.zeros(1, in_channels, *size))
-            found = replace(found, dropped=tuple(dropped))
+        size = found.fixed_size or (2 * found.multiple,) * 2
+        dropped = _drop_unused(backbone, torch.zeros(1, in_channels, *size))
+        found = replace(found, dropped=tuple(dropped))
         self._assemble(backbone, found, in_channels, depth)
 
     @classmethod
     def from_layout(cls, layout: Mapping[str, Any], options: dict[str, Any]) -> Encoder:
         """Build the encoder from what an earlier one has measured."""
         if "backbone" not in layout:
-            return cls(**options)
-        model, in_channels = options["model"], options.get("in_channels", 3)
+            return cls._measure_again(options)
+        model, in_channels = find_current_name(options["model"]), options.get("in_channels", 3)
         _refuse_owned(options.get("timm_args") or {})
         try:
             found = TypeAdapter(Backbone).validate_python(layout["backbone"])
@@ -175,6 +175,21 @@ class TimmEncoder(Encoder, name="timm"):
                 f"the layout of the encoder does not fit the timm model '{model}': {said}. Use the"
                 " file as segkit wrote it, with the version of timm that its card names."
             ) from error
+        return encoder
+
+    @classmethod
+    def _measure_again(cls, options: dict[str, Any]) -> Encoder:
+        """Build the encoder of a file of version 0.1.0, which dropped nothing without a depth."""
+        encoder = cls(**options)
+        if options.get("depth") is None and encoder._found.dropped:
+            whole = timm.create_model(
+                find_current_name(options["model"]),
+                pretrained=False,
+                features_only=True,
+                in_chans=encoder.in_channels,
+                **((options.get("timm_args") or {}) | encoder._found.arguments),
+            )
+            encoder.backbone, encoder._found = whole, replace(encoder._found, dropped=())
         return encoder
 
     def layout(self) -> dict[str, Any]:
@@ -413,19 +428,22 @@ def _measure(backbone: nn.Module, in_channels: int, size: tuple[int, int]) -> tu
 def _drop_unused(backbone: nn.Module, x: Tensor) -> list[str]:
     """Replace the modules that no map depends on by nothing, and return their names.
 
-    Some families of timm compute all their stages however few are taken. That costs time, memory
-    and parameters that no gradient reaches, which distributed training takes for an error.
+    Some families of timm compute all their stages however few are taken, or keep a norm of their
+    classifier. That costs time, memory and parameters that no gradient reaches, which distributed
+    training takes for an error.
     """
     dropped: list[str] = []
     with eval_mode(backbone), torch.no_grad():
-        maps = backbone(x)
-        used = set(find_parameters(backbone, x, list(backbone.parameters()), len(maps)))
+        trained = [each for each in backbone.parameters() if each.requires_grad]
+        used = set(backbone.parameters()).difference(trained)  # some families have constants
+        used.update(find_parameters(backbone, x, trained))
         unused: dict[str, nn.Module] = {}  # the outermost ones
         for name, module in backbone.named_modules():
             parameters = list(module.parameters())
             inner = any(name.startswith(f"{outer}.") for outer in unused)
             if name and parameters and not inner and used.isdisjoint(parameters):
                 unused[name] = module
+        maps = backbone(x) if unused else []
         for name, module in reversed(unused.items()):
             _replace(backbone, name, nn.Identity())
             try:
@@ -461,6 +479,20 @@ def _scale_idle_norms(backbone: nn.Module) -> None:
     idle = [scale for scale in scales if not (scale.is_meta or scale.any())]
     for scale in idle:
         nn.init.constant_(scale, len(idle) ** -0.5)
+
+
+def find_current_name(model: str) -> str:
+    """The name under which timm has a model, of one that it has renamed; others stay.
+
+    Example:
+        >>> find_current_name("jx_nest_tiny")
+        'nest_tiny_jx'
+    """
+    name, _, tag = model.partition(".")
+    current = get_deprecated_models().get(name)
+    if current is None:  # or was removed, which timm says
+        return model
+    return f"{current.partition('.')[0]}.{tag}" if tag else str(current)
 
 
 def _refuse_owned(timm_args: dict[str, Any]) -> None:

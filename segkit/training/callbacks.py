@@ -119,7 +119,7 @@ class StopAfterStep(L.Callback):
     def __init__(self) -> None:
         self.signals = StopSignals()
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take SIGTERM back from Lightning, which ends a run before its checkpoint is written."""
         self.signals.listen()
 

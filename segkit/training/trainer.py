@@ -271,6 +271,8 @@ def fit(
             raise
         _leave_message_to_first_process(trainer)
         why = ended.__context__
+        if not isinstance(why, Stopped) and stop.signals.number:  # before we took the signal back
+            why = Stopped(stop.signals.number)
         with contextlib.suppress(OSError):  # the terminal may be closed
             if last.is_file():
                 console.print(

@@ -320,6 +320,21 @@ def test_sigterm_ends_a_training_with_a_checkpoint_and_status_143(tmp_path, batc
     assert not (tmp_path / LOCK).exists()
 
 
+@pytest.mark.slow
+def test_sigterm_between_two_epochs_has_the_same_status(tmp_path, monkeypatch):
+    """Behind the hooks in which a training stops; Lightning would end it there in its own way."""
+
+    def strike(module):
+        if module.current_epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(SegmentationModule, "on_train_epoch_end", strike)
+    with pytest.raises(SystemExit) as ended:
+        train_quick(tmp_path, *OPTIONS)
+    assert ended.value.code == 143
+    assert last(tmp_path)["global_step"] == 2 * BATCHES / 2 + 1
+
+
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, binary_run):
     folder = shutil.copytree(binary_run.folder, tmp_path / "run")
     with hold_folder(folder, "a training"):

@@ -38,7 +38,7 @@ def list_encoders() -> str:
     names = [(f"`{preset}`", name) for preset, name in presets.items()]
     for shown, name in [*names, *(("", name) for name in MORE)]:
         options = {"pretrained": False} if name != "unet" else {}
-        model = create_model({"name": name, **options, **sized(name)}, "linear")
+        model = create_model({"name": name, **options, **sized(name)}, "linear").to("meta")
         known = timm.is_model(name)
         config = timm.get_pretrained_cfg(name) if known else None
         cells = (
@@ -65,7 +65,7 @@ def list_necks() -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for name in Neck.names():
-        model = create_model({"name": ENCODER, "pretrained": False}, name)
+        model = create_model({"name": ENCODER, "pretrained": False}, name).to("meta")
         count = sum(p.numel() for p in model.neck.parameters()) / 1e6
         summary = (inspect.getdoc(Neck.members()[name]) or "").partition("\n\n")[0]
         cells = (

@@ -39,3 +39,17 @@ def test_a_backbone_with_a_class_token():
     assert 0.1 < gflops(model, 3, (64, 64)) < 10
     assert [p.requires_grad for p in model.parameters()] == trained
     assert {id(p) for p in find_unused(model)} == {id(p) for p in norm}
+
+
+def test_the_attention_of_a_transformer():
+    """Queries times keys, and weights times values: N x N x C each for N tokens of C channels."""
+    encoder = {"name": "test_vit", "pretrained": False, "blocks": "plain"}
+    model = create_model(encoder, {"name": "linear", "norm": "none"})
+    vit = model.encoder.backbone.model
+    patches = 6 * 4
+    tokens, channels = patches + 1, 64  # and the class token
+    macs = patches * 16 * 16 * 3 * channels + patches * channels  # the patches, the head
+    linear = [m for m in vit.blocks.modules() if isinstance(m, nn.Linear)]
+    macs += sum(tokens * m.in_features * m.out_features for m in linear)
+    macs += len(vit.blocks) * 2 * tokens**2 * channels
+    assert gflops(model, 3, (96, 64)) == pytest.approx(2 * macs / 1e9)

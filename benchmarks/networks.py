@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import networks
@@ -274,7 +275,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_gflops(model: nn.Module) -> float:
     """Billions of operations for one image, as the architecture says them."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), plain_joins(), counter:
+    with torch.no_grad(), plain_joins(), sdpa_kernel(SDPBackend.MATH), counter:
         model.eval()(torch.zeros(1, 3, SIDE, SIDE))
     return counter.get_total_flops() / 1e9
 

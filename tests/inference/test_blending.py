@@ -79,7 +79,7 @@ WINDOWS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(SIZE, SIZE), min_size=1, max_size=4),
     WINDOWS,

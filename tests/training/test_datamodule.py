@@ -224,7 +224,7 @@ def read_with_one_thread(sample: Any, read: Any) -> Any:
     return read(sample)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.nightly)])
 def test_a_worker_computes_with_one_thread_in_every_library(
     start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

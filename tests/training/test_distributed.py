@@ -90,19 +90,13 @@ SegmentationModule.training_step = broken
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("broken", "status", "message"),
     [
         ("return step(self, batch, batch_idx) * float('nan')", 2, "error: the loss became nan in"),
-        pytest.param(
-            *("os.kill(os.getpid(), 2)", 130, "stopped in epoch 1. The weights are in"),
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(
-            *("os._exit(9)", 2, "error: another process of this training has ended"),
-            marks=pytest.mark.nightly,
-        ),
+        ("os.kill(os.getpid(), 2)", 130, "stopped in epoch 1. The weights are in"),
+        ("os._exit(9)", 2, "error: another process of this training has ended"),
     ],
     ids=["nan", "ctrl_c", "dead"],
 )

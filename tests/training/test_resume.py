@@ -277,7 +277,7 @@ def test_data_that_moved_and_a_command_from_another_folder(tmp_path):
     assert len(read_csv(run / "metrics.csv")) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_that_was_killed_goes_on(tmp_path):
     """Finished jobs stay, one goes on, one starts; there is one table."""
     command = [sys.executable, "-m", "segkit.train"]

@@ -95,6 +95,11 @@ def test_an_encoder_with_adapters_is_rebuilt():
     again.load_state_dict(encoder.state_dict())
 
 
+def test_adapters_and_some_frozen_stages_exclude_each_other():
+    with pytest.raises(SegkitError, match=r"freeze is 2, but .*adapter=lora freezes all"):
+        build(freeze=2)
+
+
 def test_encoders_without_attention_cannot_have_adapters():
     with pytest.raises(SegkitError, match="adapter=lora: the encoder 'timm' has no linear layers"):
         Encoder.build("test_resnet", pretrained=False, adapter="lora")

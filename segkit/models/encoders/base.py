@@ -105,6 +105,11 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         if is_foreign(encoder):
             check_encoder(encoder)
         if shared["adapter"] == "lora":
+            if shared["freeze"] not in ("none", "all", 0):
+                raise SegkitError(
+                    f"encoder.freeze is {shared['freeze']}, but encoder.adapter=lora freezes all"
+                    " stages: leave one of them out."
+                )
             shared["freeze"] = "all"
         if shared["freeze"] not in ("none", 0):
             encoder.freeze(shared["freeze"])

@@ -125,6 +125,11 @@ class ModelCard:
         return 1 if self.mode == "binary" else self.num_classes
 
     @property
+    def tells_objects(self) -> bool:
+        """Whether the network gives numbers of objects behind the probabilities of the classes."""
+        return bool(self.head.get("objects"))
+
+    @property
     def keeps_alpha(self) -> bool:
         """Whether an alpha channel of an image is one of the model's channels."""
         return self.in_channels in (2, 4)

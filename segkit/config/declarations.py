@@ -29,7 +29,13 @@ FAMILIES = {
 WIRED = {
     "encoder": {"in_channels"},
     "neck": {"channels", "strides", "padding"},
-    "head": {"in_channels", "num_classes"},
+    "head": {
+        "in_channels",
+        "num_classes",
+        "level_channels",
+        "level_strides",
+        "query_channels",
+    },
     "loss": {"mode", "ignore_index"},
     "data": {"mode"},
 }

@@ -14,6 +14,8 @@ from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_e
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Mode
 
+QUERIES = "queries"
+"""The head, its loss and its decoder."""
 _STAND_IN = [1.0, 1.0]
 """Class weights until the data are known, of the number that the binary head takes."""
 
@@ -30,7 +32,8 @@ def validate(config: Any) -> TrainConfig:
     """
     values = resolve_values(config)
     open_keys = find_open_keys(values)
-    fill_in(values, {key: OPENINGS[key] for key in open_keys})
+    stand_ins = OPENINGS | {"loss": QUERIES if _takes_queries(values) else OPENINGS["loss"]}
+    fill_in(values, {key: stand_ins[key] for key in open_keys})
     problems: list[str] = []
     checked: TrainConfig | None = None
     try:
@@ -46,6 +49,11 @@ def validate(config: Any) -> TrainConfig:
     _fill_defaults(checked)
     checked._open_keys = tuple(open_keys)
     return checked
+
+
+def _takes_queries(config: dict[str, Any]) -> bool:
+    head = config.get("head")
+    return isinstance(head, dict) and head.get("name") == QUERIES
 
 
 def _fill_defaults(config: TrainConfig) -> None:
@@ -163,6 +171,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
             " levels for auxiliary heads: use neck=unet or neck=fpn"
         )
     problems += _check_target(config)
+    problems += _check_queries(config)
     if config.trainer.compile is True and config.trainer.recompute:
         problems.append(
             "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"
@@ -185,6 +194,47 @@ def _check_fit(config: TrainConfig) -> list[str]:
     return problems
 
 
+def _check_queries(config: TrainConfig) -> list[str]:
+    """Check that a head of queries has its loss and target, and that no other part needs it."""
+    from segkit.losses.base import Loss
+    from segkit.targets.base import Target
+
+    problems, head, target = [], config.head.name, config.target.name
+    takes = Loss.resolve(config.loss.name, {})[0].takes_queries
+    tells = bool(config.head.options.get("objects"))
+    if takes and head != QUERIES:
+        problems.append(f"loss={config.loss.name} with head={head}, which has no queries: use")
+        problems[-1] += " head=queries, or another loss"
+    if head != QUERIES:
+        if config.encoder.options.get("query_blocks"):
+            problems.append(f"encoder.query_blocks with head={head}, which has no queries: use")
+            problems[-1] += " head=queries, or encoder.query_blocks=0"
+        return problems
+    if not takes:
+        problems.append(
+            f"head=queries with loss={config.loss.name}, which takes logits of pixels: use"
+            " loss=queries"
+        )
+    if config.auxiliary:
+        problems.append(
+            f"auxiliary={config.auxiliary} with head=queries, whose loss takes what each of its"
+            " layers finds already: leave it out"
+        )
+    if config.encoder.options.get("padding") == "valid":
+        problems.append("encoder.padding=valid with head=queries, which look at whole maps: use")
+        problems[-1] += " encoder.padding=same"
+    if config.trainer.compile is True:
+        problems.append(
+            "trainer.compile=true with head=queries, whose loss matches on the CPU: leave it out"
+        )
+    if tells != Target.resolve(target, {})[0].for_queries:
+        problems.append(
+            f"head.objects={str(tells).lower()} with target={target}: objects are told apart by"
+            " head.objects=true with target=objects, and by another decoder with other targets"
+        )
+    return problems
+
+
 def _check_target(config: TrainConfig) -> list[str]:
     """Check that head, loss, decoder and metrics fit the target."""
     from segkit.losses.base import Loss
@@ -199,7 +249,9 @@ def _check_target(config: TrainConfig) -> list[str]:
     except SegkitError:
         return []  # reported with the part
     name, problems = config.target.name, []
-    if mode not in target.modes:
+    if target.for_queries and config.head.name != QUERIES:
+        problems.append(f"target={name} with head={config.head.name}: use head=queries")
+    elif mode not in target.modes:
         problems.append(
             f"target={name} with head={config.head.name}: use"
             f" {' or '.join(f'head={m}' for m in target.modes)}"

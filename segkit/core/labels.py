@@ -9,7 +9,7 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 """One foreground against the background; one of N classes; N classes that may overlap."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-Decoder = Literal["components", "watershed", "border_core", "distance"]
+Decoder = Literal["components", "watershed", "border_core", "distance", "queries"]
 """How objects are separated in a prediction; see segkit.inference.objects.instances."""
 
 OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")

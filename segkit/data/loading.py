@@ -78,14 +78,15 @@ class Crop(TypedDict):
     """A batch of augmented crops, or a single one, on its way to the device.
 
     As few bytes as possible: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` returns it,
-    uint8 or float32; ``labels`` uint8, otherwise like ``target`` of :class:`Truth`; ``index`` and
-    ``weight`` as there.
+    uint8 or float32; ``labels`` uint8, otherwise like ``target`` of :class:`Truth`; ``index``,
+    ``weight`` and ``ids`` as there.
     """
 
     unit: Tensor
     labels: Tensor
     index: Tensor
     weight: NotRequired[Tensor]
+    ids: NotRequired[Tensor]
 
 
 def as_item(crops: Crop, normalization: Normalization) -> Item:
@@ -97,6 +98,8 @@ def as_item(crops: Crop, normalization: Normalization) -> Item:
     }
     if "weight" in crops:
         item["weight"] = crops["weight"]
+    if "ids" in crops:
+        item["ids"] = crops["ids"]
     return item
 
 
@@ -229,6 +232,8 @@ class TrainDataset(Dataset[Crop]):
         }
         if weight is not None:
             crop["weight"] = torch.from_numpy(weight)  # (H, W)
+        if self.target.for_queries:
+            crop["ids"] = torch.from_numpy(marks.astype(np.int32))  # (H, W)
         tick()
         self.times.add(ticks)
         return crop
@@ -249,7 +254,8 @@ class WholeDataset(Dataset[Item]):
         with_empty: frozenset[str] = frozenset(),
     ) -> None:
         self.source, self.samples = source, samples
-        self.normalization, self.target, self.objects = normalization, target, objects
+        self.normalization, self.target = normalization, target
+        self.objects = objects or target.for_queries
         self.reader = SampleReader(source, coding, normalization, target, cache, with_empty)
 
     def __len__(self) -> int:

@@ -25,6 +25,7 @@ from segkit.images.in_memory import InMemory, read_memory
 from segkit.images.reading import read_image
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.objects.instances import BY_WAIST, decode
+from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.blending import Canvas, Readable, predict_canvases
 from segkit.inference.tiles.tiling import Windows, find_overlap, plan_grid
@@ -117,6 +118,13 @@ class Predictor:
                     f" target={self.target.name} with head={card.head['name']}: use"
                     f" {' or '.join(fits) or 'none'}, or train with another target."
                 )
+        if self.instances == "queries" and (given.tta == "d4" or len(self.networks) > 1):
+            several = f"tta={given.tta}" if given.tta == "d4" else "a list of checkpoints"
+            raise SegkitError(
+                f"instances=queries with {several}: queries number their objects each time anew, so"
+                " they cannot be averaged. Use one checkpoint with tta=none or tta=flips, or"
+                " instances=null."
+            )
         _require_effect(self, given)
         if given == PredictionOptions() and len(self.networks) == 1:
             return  # every network can be used, and its tiles need not be planned yet
@@ -235,7 +243,7 @@ class Predictor:
                     found.append(name_image(error, image))
                     continue
                 found.append(whole)
-                yield self._open_canvas(whole, whole.write)
+                yield self._open_canvas(whole, whole.write, whole.merger)
 
         tta = self._options.tta
         for canvas in predict_canvases(open_canvases(), self.networks, tta, pause):
@@ -277,11 +285,15 @@ class Predictor:
             raise name_image(canvas.error)
 
     def find_objects(
-        self, probabilities: NDArray[np.float32], labels: NDArray[Any]
+        self,
+        probabilities: NDArray[np.float32] | None,
+        labels: NDArray[Any],
+        ids: NDArray[np.int32] | None = None,
     ) -> NDArray[np.int32] | None:
         """Ids of the objects (H, W) in a prediction (C, H, W) and the labels decided from it.
 
-        None if the model is used without telling objects apart.
+        None if the model is used without telling objects apart. ``ids`` are those that the network
+        has told apart itself, for which probabilities are not needed.
         """
         if self.instances is None:
             return None
@@ -292,6 +304,7 @@ class Predictor:
             probabilities,
             labels,
             self.card.mode,
+            ids=ids,
             gap=self.target.gap,
             min_size=own if given.min_size is None else given.min_size,
             waist=given.waist,
@@ -302,11 +315,16 @@ class Predictor:
         """Decide probabilities (C, h, w): (h, w) or (N, h, w), uint8. Arrays of the networks."""
         return self.networks[0].decide(probabilities[None], self.threshold)[0]
 
-    def _open_canvas(self, image: Readable, write: Callable[[int, int, Any], None]) -> Canvas:
+    def _open_canvas(
+        self,
+        image: Readable,
+        write: Callable[[int, int, Any], None],
+        merger: ObjectMerger | None = None,
+    ) -> Canvas:
         height, width, _ = image.shape
         given = self._options
         grid = plan_grid(height, width, self.windows, given.overlap, given.tta != "none")
-        return Canvas(image, grid, write, self.networks[0])
+        return Canvas(image, grid, write, self.networks[0], merger)
 
 
 class _Downloads:
@@ -344,7 +362,9 @@ class _Whole:
         channels = predictor.networks[0].num_logits
         self._is_wanted = has_maps
         self._maps: NDArray[np.float32] | None = None
-        if has_maps or predictor.instances is not None:  # objects are found in them
+        self.merger = ObjectMerger(height, width) if predictor.instances == "queries" else None
+        if has_maps or (predictor.instances is not None and self.merger is None):
+            # objects are found in them
             self._maps = np.empty((channels, height, width), np.float32)
         self._downloads = _Downloads()
         layers = (predictor.card.num_classes,) if predictor.mode == "multilabel" else ()
@@ -369,8 +389,9 @@ class _Whole:
         try:
             self._downloads.finish()
             found = None
-            if self._maps is not None:
-                found = self._predictor.find_objects(self._maps, self._labels)
+            if self._predictor.instances is not None:
+                ids = None if self.merger is None else self.merger.finish()
+                found = self._predictor.find_objects(self._maps, self._labels, ids)
             empty = find_empty(self._image)
         except MemoryError as raised:
             return name_image(raised, self._given)

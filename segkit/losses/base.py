@@ -54,6 +54,8 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
     modes: ClassVar[tuple[Mode, ...]] = MODES
     takes_weight: bool = False
     """Whether it accepts pixel weights. Not a ClassVar: for a sum it depends on the terms."""
+    takes_queries: ClassVar[bool] = False
+    """Whether it takes what queries have found, see :mod:`segkit.losses.queries`, not logits."""
     fits_points: bool = False
     """Whether it treats pixels alike wherever they lie, so that it can be that of sampled points;
     see :mod:`segkit.losses.points`."""

@@ -128,7 +128,6 @@ def _choose_points(
 def _take_points(
     counted: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None, points: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    H, W = counted.shape[-2:]
     grid = 2 * points.unsqueeze(1).to(counted) - 1  # (B, 1, K, 2), -1 ... 1 between the corners
     values, shares = (
         F.grid_sample(maps, grid, align_corners=False)  # (B, C, 1, K), and (B, 1 or C, 1, K)
@@ -137,16 +136,25 @@ def _take_points(
     # at the borders of the image and of what is ignored the weights of the interpolation sum up to
     # less than 1, but to a quarter at least for a point in a pixel that counts
     shares = torch.where(shares > 0, shares, 1)
-    x, y = points.unbind(-1)  # (B, K)
-    places = (y * H).long().clamp(0, H - 1) * W + (x * W).long().clamp(0, W - 1)
 
     def pick(maps: Tensor) -> Tensor:
-        flat = maps.flatten(-2)  # (B, HW) or (B, C, HW)
-        index = places if flat.ndim == 2 else places.unsqueeze(1).expand(*flat.shape[:2], -1)
-        return flat.gather(-1, index).unsqueeze(-2)  # (B, 1, K) or (B, C, 1, K)
+        return pick_pixels(maps, points).unsqueeze(-2)  # (B, 1, K) or (B, C, 1, K)
 
     picked = None if weight is None else pick(weight)
     return values / shares, pick(truth), pick(valid), picked
+
+
+def pick_pixels(maps: Tensor, points: Tensor) -> Tensor:
+    """The values of the pixels in which points (B, K, 2) are, see :func:`choose_points`.
+
+    From (B, H, W) to (B, K), from (B, C, H, W) to (B, C, K).
+    """
+    H, W = maps.shape[-2:]
+    x, y = points.unbind(-1)  # (B, K)
+    places = (y * H).long().clamp(0, H - 1) * W + (x * W).long().clamp(0, W - 1)
+    flat = maps.flatten(-2)  # (B, HW) or (B, C, HW)
+    index = places if flat.ndim == 2 else places.unsqueeze(1).expand(*flat.shape[:2], -1)
+    return flat.gather(-1, index)
 
 
 # A custom operator, so that a compiled graph draws as a plain one does, and anew in each step.

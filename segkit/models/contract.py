@@ -162,7 +162,8 @@ def find_unused(model: Segmenter) -> list[nn.Parameter]:
     parameters = [each for each in model.parameters() if each.requires_grad]
     image = torch.zeros(1, model.encoder.in_channels, *model.example_size)
     with torch.enable_grad(), eval_mode(model):
-        total = torch.stack([each.sum() for each in model.all_logits(image)]).sum()
+        found = [model(image)] if model.head.takes_levels else model.all_logits(image)
+        total = torch.stack([each.sum() for each in found]).sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     return [p for p, found in zip(parameters, gradients, strict=True) if found is None]
 

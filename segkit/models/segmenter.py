@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,7 +17,9 @@ from segkit.models.contract import check_head, check_neck, is_foreign
 from segkit.models.conv import crop_to
 from segkit.models.encoders import Encoder
 from segkit.models.heads import Head
+from segkit.models.heads.queries import QueriesHead
 from segkit.models.necks import Neck
+from segkit.models.queries import Masks
 from segkit.models.sizes import check_valid, valid_input
 
 Part = str | Mapping[str, Any]
@@ -47,26 +49,56 @@ class Segmenter(nn.Module):
         self._multiple = encoder.multiple or encoder.strides[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, num_logits, H, W)."""
+        """(B, C, H, W) -> (B, num_logits, H, W), and one more map of a head that tells objects."""
+        if isinstance(self.head, QueriesHead):
+            return self.draw(self.find_masks(x)[-1])
         feature = self.neck(self.encoder(self._pad(x)))  # (B, out_channels, H' / s, W' / s)
-        return self._restore(self.head(feature), self.neck.out_stride, x)
+        return self._restore(self.head(feature), self.neck.out_stride, x.shape[-2:])
 
-    def all_logits(self, x: Tensor, recompute: bool = False) -> list[Tensor]:
-        """The logits of :meth:`forward`, then those of each auxiliary head in the same size.
+    def all_logits(self, x: Tensor, recompute: bool = False) -> list[Any]:
+        """What the loss takes: the logits of :meth:`forward`, then those of each auxiliary head.
+
+        All have the same size. Of a head of queries it is a list of :class:`Masks`, one for each of
+        its layers, in which the last is the result.
 
         With ``recompute``, encoder and neck run again in the backward pass instead of keeping their
         inner maps for it. The gradients and the statistics of batch norms stay the same.
         """
-        if recompute:
-            maps = _recompute(self.encoder, self.encoder, self._pad(x))
-            levels = _recompute(self.neck, self.neck.levels, maps)
-        else:
-            levels = self.neck.levels(self.encoder(self._pad(x)))
-        heads = [self.head, *self.auxiliary]
+        if isinstance(self.head, QueriesHead):
+            return [self.find_masks(x, recompute)]
+        heads, levels = [self.head, *self.auxiliary], self._find_levels(x, recompute)
         return [
-            self._restore(head(level), stride, x)
+            self._restore(head(level), stride, x.shape[-2:])
             for head, level, stride in zip(heads, levels, self.neck.level_strides, strict=False)
         ]
+
+    def _find_levels(self, x: Tensor, recompute: bool) -> list[Tensor]:
+        if not recompute:
+            return self.neck.levels(self.encoder(self._pad(x)))
+        maps = _recompute(self.encoder, self.encoder, self._pad(x))
+        return _recompute(self.neck, self.neck.levels, maps)
+
+    def find_masks(self, x: Tensor, recompute: bool = False) -> list[Masks]:
+        """What the queries of the head have found after each layer, for images (B, C, H, W)."""
+        head, size = self.head, (x.shape[-2], x.shape[-1])
+        assert isinstance(head, QueriesHead)
+        if not self.encoder.query_channels:
+            return head.find_masks(self._find_levels(x, recompute), size)
+
+        def predict(maps: list[Tensor], queries: Tensor) -> Masks:
+            return head.predict(queries, head.pixels(self.neck(maps)), size)
+
+        return self.encoder.find_masks(self._pad(x), head.start.weight, predict)
+
+    def draw(self, found: Masks) -> Tensor:
+        """What queries have found as :meth:`forward` returns it."""
+        head = self.head
+        assert isinstance(head, QueriesHead)
+        logits = self._restore(head.score_classes(found), found.stride, found.size)
+        if not head.tells_objects:
+            return logits
+        masks = self._restore(found.draw(), found.stride, found.size)  # (B, Q, H, W)
+        return torch.cat([logits, head.find_objects(found, masks)], 1)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the logits for an image of that size.
@@ -108,15 +140,15 @@ class Segmenter(nn.Module):
             return x
         return F.pad(x, (0, right, 0, down), mode="replicate")
 
-    def _restore(self, logits: Tensor, stride: int, x: Tensor) -> Tensor:
+    def _restore(self, logits: Tensor, stride: int, size: Sequence[int]) -> Tensor:
         if stride > 1:
             logits = F.interpolate(
                 logits, scale_factor=float(stride), mode="bilinear", align_corners=False
             )
         if self.encoder.padding == "valid":
             # Coarser levels of an unpadded network reach beyond the logits on every side.
-            return crop_to(logits, self.output_size(*x.shape[-2:]))
-        return logits[..., : x.shape[-2], : x.shape[-1]]
+            return crop_to(logits, self.output_size(size[0], size[1]))
+        return logits[..., : size[0], : size[1]]
 
 
 def _recompute(part: nn.Module, function: Callable[[Any], list[Tensor]], x: Any) -> list[Tensor]:
@@ -175,9 +207,9 @@ def create_model(
     name, options = _split("" if isinstance(encoder, Encoder) else encoder, "encoder")
     neck_name, neck_options = _split(neck, "neck")
     head_name, head_options = _split(head, "head")
+    takes_levels = Head.resolve(head_name, {})[0].takes_levels
     # report unknown names before weights are downloaded
     neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
-    Head.resolve(head_name, {})
     trusted = isinstance(encoder, Encoder)  # that of a checkpoint, for which nothing is run
     if not isinstance(encoder, Encoder):
         if img_size is not None and options.get("img_size") is None:
@@ -212,6 +244,18 @@ def create_model(
             f"{auxiliary} auxiliary heads were asked for, but the neck '{neck_name}' has"
             f" {len(widths) - 1} other levels for them."
         )
+    if takes_levels:
+        _require_levels(encoder, auxiliary)
+        head_options["level_channels"], head_options["level_strides"] = (
+            widths,
+            built_neck.level_strides,
+        )
+        head_options["query_channels"] = encoder.query_channels
+    elif encoder.query_channels:
+        raise SegkitError(
+            f"encoder.query_blocks with head={head_name}, which has no queries: use head=queries,"
+            " or leave encoder.query_blocks out."
+        )
     heads = []
     for width in widths[: auxiliary + 1]:
         heads.append(Head.build(head_name, in_channels=width, **head_options))
@@ -219,6 +263,20 @@ def create_model(
         for built_head, level in zip(heads, check_neck(encoder, built_neck), strict=False):
             check_head(built_head, level)
     return Segmenter(encoder, built_neck, heads[0], heads[1:])
+
+
+def _require_levels(encoder: Encoder, auxiliary: int) -> None:
+    """Raise a SegkitError if a head of queries cannot follow these parts."""
+    if encoder.padding == "valid":
+        raise SegkitError(
+            "encoder.padding=valid with head=queries: queries look at whole maps, those of an"
+            " unpadded network differ in what they cover. Use encoder.padding=same."
+        )
+    if auxiliary:
+        raise SegkitError(
+            f"{auxiliary} auxiliary heads with head=queries: the loss takes what each of its layers"
+            " finds already. Leave auxiliary out."
+        )
 
 
 def _split(part: Part, family: str) -> tuple[str, dict[str, Any]]:

@@ -90,7 +90,11 @@ def _time_steps(
 ) -> tuple[float, float]:
     if settings.trainer.channels_last:
         to_channels_last(model)
-    loss = Loss.build("sum", mode=model.head.mode, terms=LOSS).to(device)
+    mode = model.head.mode
+    loss = Loss.build("sum", mode=mode, terms=LOSS)
+    if model.head.takes_levels:
+        loss = Loss.build("queries", mode=mode)
+    loss.to(device)
     optimizer = Optimizer.build(settings.optimizer.name).for_model(model)
     seen = size
     if model.encoder.padding == "valid":

@@ -78,7 +78,7 @@ def plan(
     weights = settings.encoder.options.get("pretrained", False)
     settle("data.normalize", rules.choose_normalization(summary, weights is not False))
     settle("data.foreground_share", rules.choose_foreground_share(summary, crop))
-    settle("loss", rules.choose_loss(summary))
+    settle("loss", rules.choose_loss(summary, settings.head.name))
 
     data, trainer = settings.data, settings.trainer
     work = find_workload(summary, crop, data.batch_size, trainer, network, machine)

@@ -148,8 +148,10 @@ def choose_normalization(summary: DataSummary, weights: bool) -> tuple[str, str]
     return "auto", "8 bits: the encoder's if it has pretrained weights, else the data set's"
 
 
-def choose_loss(summary: DataSummary) -> tuple[str, str]:
-    """Choose Dice with a pixel loss that suits the rarest class."""
+def choose_loss(summary: DataSummary, head: str) -> tuple[str, str]:
+    """Choose Dice with a pixel loss that suits the rarest class; queries have their own loss."""
+    if head == "queries":
+        return "queries", "that of head=queries"
     name, share = _find_rarest(summary)
     if share < RARE:
         return (

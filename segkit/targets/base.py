@@ -46,6 +46,7 @@ class Target(Registrable, ABC, family="target"):
 
     Attributes:
         from_ids: Whether :meth:`encode` takes object ids (uint16) instead of labels (uint8).
+        for_queries: Whether it is learned by the head ``queries``, whose loss takes the ids too.
         modes: The modes of the heads that can learn it.
         num_classes: Number of classes; None: those of the data.
         class_names: Their names; None: those of the data.
@@ -54,6 +55,7 @@ class Target(Registrable, ABC, family="target"):
     """
 
     from_ids: ClassVar[bool] = True
+    for_queries: ClassVar[bool] = False
     modes: tuple[Mode, ...]
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -162,6 +164,25 @@ class Foreground(Target, name="foreground"):
         """See :meth:`Target.draw`."""
         kept = separate_objects(objects, self.gap)
         return Drawing((kept > 0).astype(np.uint8), kept)
+
+
+class Objects(Target, name="objects"):
+    """Each object by a query of its own, without gaps or borders: for ``head=queries``.
+
+    Labels: 0 background, 1 object. The loss gets the ids too.
+
+    Args:
+        weight_map: Not taken by the loss of queries.
+    """
+
+    for_queries = True
+    modes = ("multiclass",)
+    num_classes = 2
+    decoders = ("queries",)
+
+    def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
+        """See :meth:`Target.draw`."""
+        return Drawing((objects > 0).astype(np.uint8), objects)
 
 
 class BorderCore(Target, name="border_core"):

@@ -19,6 +19,7 @@ from segkit.config.schema import OF_OBJECTS, Trainer
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import Item
+from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.torch_network import blend, find_windows
 from segkit.inference.tiles.tiling import SIDE
 from segkit.losses.base import Loss
@@ -40,7 +41,8 @@ class SegmentationModule(L.LightningModule):
         auxiliary: Loss weights of the auxiliary heads.
         settings: How to compute: channels_last, recompute, sync_batchnorm.
         monitor: The metric shown in the progress bar besides the loss.
-        decoder: Separates the objects of an image, given probabilities and labels, in validation.
+        decoder: Separates the objects of an image, given probabilities and labels, in validation;
+            ``ids`` are those of a head that tells them apart itself.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class SegmentationModule(L.LightningModule):
         auxiliary: list[float],
         settings: Trainer,
         monitor: str = "val/iou",
-        decoder: Callable[[Any, Any], NDArray[np.int32]] | None = None,
+        decoder: Callable[..., NDArray[np.int32]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
@@ -91,7 +93,8 @@ class SegmentationModule(L.LightningModule):
         """
         self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        return self.compute_loss(image, batch["target"], batch.get("weight"))
+        self.model.encoder.set_progress(self._find_progress(self.trainer.global_step))
+        return self.compute_loss(image, batch["target"], batch.get("weight"), batch.get("ids"))
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients so that those of an optimizer step are the mean over its batches.
@@ -104,9 +107,14 @@ class SegmentationModule(L.LightningModule):
             loss = loss * (wanted / left)
         super().backward(loss, *args, **kwargs)
 
-    def compute_loss(self, image: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    def compute_loss(
+        self, image: Tensor, target: Tensor, weight: Tensor | None, ids: Tensor | None = None
+    ) -> Tensor:
         """The loss of a batch; :class:`Speedup` replaces this by the same, compiled."""
         logits = self.model.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
+        if self.loss.takes_queries:
+            found: Tensor = self.loss(logits[0], target, ids=ids)
+            return found
         loss: Tensor = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):
             loss = loss + factor * self.loss(coarse, target, weight)
@@ -115,6 +123,9 @@ class SegmentationModule(L.LightningModule):
     def validation_step(self, batch: Item, batch_idx: int) -> None:
         """Update loss, confusion matrix and object scores with whole images."""
         image = batch["image"].contiguous(memory_format=self.layout)
+        if self.loss.takes_queries:
+            self._validate_queries(batch, image)
+            return
         both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
         logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
@@ -122,14 +133,45 @@ class SegmentationModule(L.LightningModule):
             one = slice(i, i + 1)
             own = None if weight is None else weight[one]
             self.val_loss.update(self.loss(logits[one], target[one], own))
+        self._score(batch, probabilities, None)
+
+    def _validate_queries(self, batch: Item, image: Tensor) -> None:
+        """As :meth:`validation_step`: the loss of an image is the mean of those of its tiles."""
+        head, maps = self.model.head, []
+        mergers = [ObjectMerger(*image.shape[-2:]) for _ in image] if head.tells_objects else None
+        ids = batch.get("ids") if head.tells_objects else None
+        truth = [each.unsqueeze(1) for each in (batch["target"], ids) if each is not None]
+        channels = [image.shape[1], *[1] * len(truth)]
+        for i in range(len(image)):
+            losses: list[Tensor] = []
+
+            def run(tiles: Tensor, losses: list[Tensor] = losses) -> Tensor:
+                pixels, labels, *numbers = torch.split(tiles, channels, 1)
+                masks = self.model.find_masks(pixels)
+                own = numbers[0][:, 0].long() if numbers else None
+                losses.append(self.loss(masks, labels[:, 0].long(), ids=own))
+                return head.activate(self.model.draw(masks[-1]))
+
+            given = torch.cat([image[i : i + 1], *(t[i : i + 1].to(image) for t in truth)], 1)
+            own_merger = None if mergers is None else mergers[i]
+            maps.append(blend(run, given, self.windows, merger=own_merger))
+            self.val_loss.update(torch.stack(losses).mean())
+        self._score(batch, torch.cat(maps), mergers)
+
+    def _score(
+        self, batch: Item, probabilities: Tensor, mergers: list[ObjectMerger] | None
+    ) -> None:
+        """Update the confusion matrix and the scores of objects."""
         labels = self.model.head.decide(probabilities)
-        self.confusion.update(labels, target)
-        if self.decoder is not None and "ids" in batch:
-            maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
-            markers = batch["markers"].cpu().numpy() if "markers" in batch else [None] * len(labels)
-            for p, decided, ids, marks in zip(*maps, markers, strict=True):
-                found = self.decoder(p, decided)
-                self.objects.update(count_objects(ids, found, marks, IGNORE_INDEX))
+        self.confusion.update(labels, batch["target"])
+        if self.decoder is None or "ids" not in batch:
+            return
+        maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
+        markers = batch["markers"].cpu().numpy() if "markers" in batch else [None] * len(labels)
+        for i, (p, decided, ids, marks) in enumerate(zip(*maps, markers, strict=True)):
+            own = None if mergers is None else mergers[i].finish()
+            found = self.decoder(p, decided, ids=own)
+            self.objects.update(count_objects(ids, found, marks, IGNORE_INDEX))
 
     def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
         """Return both: the predictor blends probabilities, the loss needs logits."""
@@ -173,12 +215,12 @@ class SegmentationModule(L.LightningModule):
         held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         budget = next((c for c in held if isinstance(c, Budget)), None)
 
-        def factor(step: int) -> float:
-            """Return the factor at the progress of steps or time, whichever is further."""
-            done = max(step / total, budget.progress if budget is not None else 0.0)
-            return self.schedule.factor(min(1.0, done))
+        def find_progress(step: int) -> float:
+            """The progress of steps or time, whichever is further, 0 to 1."""
+            return min(1.0, max(step / total, budget.progress if budget is not None else 0.0))
 
-        scheduler = LambdaLR(optimizer, factor)
+        self._find_progress = find_progress
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(find_progress(step)))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

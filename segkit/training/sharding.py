@@ -72,7 +72,8 @@ def shard(model: Segmenter, mesh: DeviceMesh) -> None:
                 if sum(p.numel() for p in block.parameters()) >= BLOCK:
                     fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "all_logits")
+    for method in ("all_logits", "find_masks", "draw"):
+        register_fsdp_forward_method(model, method)
 
 
 def begin_validation(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -14,6 +15,15 @@ import pytest
 from segkit.core.interrupts import Stopped, StopSignals, TimeIsOver, limit_time, raise_signals
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """A process that is not run under nohup, even if the tests are."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_noted_and_the_second_raised(number) -> None:
     before = signal.getsignal(number)

@@ -32,18 +32,20 @@ BY_WAIST = ("watershed", "distance")
 class Maps(NamedTuple):
     """The input of a decoder; see :func:`decode`."""
 
-    probabilities: Height
+    probabilities: Height | None
     labels: NDArray[Any]
+    ids: Ids | None
     waist: float
     min_size: int
 
 
 def decode(
     name: Decoder,
-    probabilities: Height,
+    probabilities: Height | None,
     labels: NDArray[Any],
     mode: Mode,
     *,
+    ids: Ids | None = None,
     gap: int = 0,
     min_size: int = 0,
     waist: float = WAIST,
@@ -59,15 +61,18 @@ def decode(
       borders. For the target ``border_core``.
     - ``distance``: flooded from the maxima of the normalized distance, the mean of the
       probabilities, over layer 0. For the target ``distance``.
+    - ``queries``: those that the queries of the network have told apart. For the target
+      ``objects``.
 
     Pixels are connected by edges, not by corners. A flooded region without a seed becomes an
     object.
 
     Args:
         name: The decoder.
-        probabilities: (C, H, W) of the whole image.
+        probabilities: (C, H, W) of the whole image; not needed for ``queries``.
         labels: The labels decided from them, (H, W); for a multilabel model (N, H, W).
         mode: The mode of the head.
+        ids: For ``queries``: (H, W), from :class:`segkit.inference.objects.merging.ObjectMerger`.
         gap: Pixels between touching objects that training removed. Objects grow back over them,
             see :func:`close_gaps`.
         min_size: Objects of fewer pixels, counted after growing, are dropped. ``watershed``,
@@ -85,15 +90,15 @@ def decode(
     Raises:
         SegkitError: The decoder is unknown, or does not fit such predictions.
     """
-    _check(name, probabilities, labels, mode)
+    _check(name, probabilities, labels, mode, ids)
     if not 0 < waist <= 1:
         raise SegkitError(f"waist is {waist}: give a share above 0, up to 1.")
-    ids = DECODERS[name](Maps(probabilities, labels, waist, min_size))
+    found = DECODERS[name](Maps(probabilities, labels, ids, waist, min_size))
     if gap > 0:
-        ids = close_gaps(ids, gap)
+        found = close_gaps(found, gap)
     if fill_holes:
-        ids = close_holes(ids)
-    return renumber(ids, min_size)
+        found = close_holes(found)
+    return renumber(found, min_size)
 
 
 def _decode_components(maps: Maps) -> Ids:
@@ -114,6 +119,7 @@ def _decode_watershed(maps: Maps) -> Ids:
 
 
 def _decode_border_core(maps: Maps) -> Ids:
+    assert maps.probabilities is not None
     inside, height = maps.labels > 0, maps.probabilities[1]
     regions = watershed(-height, _label(maps.labels == 1), mask=inside).astype(np.int32)
     coreless = _label(inside & (regions == 0))
@@ -122,7 +128,13 @@ def _decode_border_core(maps: Maps) -> Ids:
 
 
 def _decode_distance(maps: Maps) -> Ids:
+    assert maps.probabilities is not None
     return _flood(maps.probabilities.mean(0), maps.labels[0] > 0, maps)
+
+
+def _decode_queries(maps: Maps) -> Ids:
+    assert maps.ids is not None
+    return maps.ids
 
 
 def _flood(height: Height, inside: NDArray[np.bool_], maps: Maps) -> Ids:
@@ -144,12 +156,24 @@ DECODERS: dict[Decoder, Callable[[Maps], Ids]] = {
     "watershed": _decode_watershed,
     "border_core": _decode_border_core,
     "distance": _decode_distance,
+    "queries": _decode_queries,
 }
 
 
-def _check(name: str, probabilities: Height, labels: NDArray[Any], mode: Mode) -> None:
+def _check(
+    name: str, probabilities: Height | None, labels: NDArray[Any], mode: Mode, ids: Ids | None
+) -> None:
     if name not in DECODERS:
         raise SegkitError(f"instances is '{name}', which is not one of {', '.join(DECODERS)}.")
+    if name == "queries":
+        if ids is None or ids.shape != labels.shape:
+            raise SegkitError(
+                "instances=queries takes the objects that the network has told apart: train with"
+                " target=objects and head=queries, or use another decoder."
+            )
+        return
+    if probabilities is None:
+        raise SegkitError(f"instances={name} finds objects in probabilities: give them too.")
     channels = len(probabilities)
     if name == "distance":
         if mode != "multilabel" or channels < 2:

@@ -18,6 +18,7 @@ from segkit.checkpoint.on_device import standardize
 from segkit.config.settings import OVERLAP, Precision
 from segkit.core.errors import SegkitError
 from segkit.core.memory import find_main_memory
+from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.network import Network
 from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
@@ -225,6 +226,7 @@ def blend(
     images: Tensor,
     windows: Windows,
     overlap: float = OVERLAP,
+    merger: ObjectMerger | None = None,
 ) -> Tensor:
     """Run a network on a batch of whole images, in overlapping tiles if they are large.
 
@@ -235,14 +237,25 @@ def blend(
         images: (B, C, H, W), normalized.
         windows: The tiles that the network takes.
         overlap: Minimum share of a window that overlaps the next one.
+        merger: Takes the last of the maps, numbers of objects; for a single image.
 
     Returns:
-        (B, N, H, W) float32.
+        (B, N, H, W) float32, without what ``merger`` has taken.
     """
     height, width = images.shape[-2:]
     grid = plan_grid(height, width, windows, overlap)
+
+    def run(i: int, j: int, tiles: Tensor) -> Tensor:
+        maps = network(tiles).float()
+        if merger is None:
+            return maps
+        weights = grid.rows.weights[i][:, None] * grid.columns.weights[j]
+        place = grid.rows.starts[i], grid.columns.starts[j]
+        merger.add(*place, maps[0, -1].cpu().numpy(), weights)
+        return maps[:, :-1]
+
     if (grid.rows.window, grid.columns.window) == (height, width) and not windows.context:
-        return network(images).float()
+        return run(0, 0, images)
     total: Tensor | None = None
     for i, top in enumerate(grid.rows.starts):
         rows = torch.from_numpy(grid.rows.find_pixels(i)).to(images.device)
@@ -250,7 +263,7 @@ def blend(
         for j, left in enumerate(grid.columns.starts):
             columns = torch.from_numpy(grid.columns.find_pixels(j)).to(images.device)
             across = torch.from_numpy(grid.columns.weights[j]).to(images.device)
-            maps = network(images[..., rows, :][..., columns]).float() * (down * across)
+            maps = run(i, j, images[..., rows, :][..., columns]) * (down * across)
             if total is None:
                 total = maps.new_zeros(*maps.shape[:2], height, width)
             part = total[..., top : top + grid.rows.window, left : left + grid.columns.window]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from segkit.config.settings import TTA
 from segkit.core.errors import SegkitError
 from segkit.inference.background import Background
+from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.network import (
     Network,
     SmallerBatchWarning,
@@ -76,7 +77,8 @@ class Canvas:
     """The tiles of one image, and the band in which they are blended.
 
     ``write`` takes the blocks of final pixels, which together cover the image once. ``network``
-    makes the arrays. The band takes at most ``band_bytes``.
+    makes the arrays. The band takes at most ``band_bytes``. ``objects`` takes those of the tiles,
+    if they are to be told apart and the network gives them.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class Canvas:
         grid: Grid,
         write: Write,
         network: Network,
+        objects: ObjectMerger | None = None,
         band_bytes: int = BAND_BYTES,
     ) -> None:
         self.image, self.grid, self._write, self._network = image, grid, write, network
         self.error: SegkitError | MemoryError | None = None
+        self.objects = objects
         rows, columns = grid
         self.pixels = rows.size * columns.size
         self.tile_shape = rows.window + 2 * rows.context, columns.window + 2 * columns.context
@@ -128,7 +132,7 @@ class Canvas:
         return part[_choose(rows - top, height)][:, _choose(columns - left, width)]
 
     def add(self, tile: Tile, maps: Any) -> None:
-        """Blend the maps of a tile (num_logits, h, w): the window in their middle."""
+        """Blend the maps of a tile (num_logits or more, h, w): the window in their middle."""
         rows, columns = self.grid
         strip, begin = tile.strip, columns.starts[tile.column]
         around = (maps.shape[-1] - columns.window) // 2  # a padded network decides the context too
@@ -136,6 +140,11 @@ class Canvas:
         is_seen_backwards = (tile.row in rows.flipped, -2), (tile.column in columns.flipped, -1)
         if axes := tuple(axis for is_flipped, axis in is_seen_backwards if is_flipped):
             maps = self._network.xp.flip(maps, axes)
+        if self.objects is not None:
+            numbers = self._network.to_numpy(maps[-1])
+            weights = rows.weights[tile.row][:, None] * columns.weights[tile.column]
+            self.objects.add(rows.starts[tile.row], begin, numbers, weights)
+        maps = maps[: self._network.num_logits]
         if len(rows.starts) == len(columns.starts) == 1:
             self._write(0, 0, maps[:, : rows.size, : columns.size])
             self._is_complete = True

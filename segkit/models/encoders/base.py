@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from segkit.models.contract import check_encoder, is_foreign
 from segkit.models.conv import Norm, Padding
 from segkit.models.encoders.adapters import Adapter, Targets, add_adapters
 from segkit.models.encoders.freezing import find_frozen_modules, find_parameters
+from segkit.models.queries import Masks
 from segkit.models.sizes import valid_input
 
 Pretrained = bool | Literal["auto"] | Path
@@ -44,6 +45,8 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
         pretrained_from: Where the weights came from, None for random ones.
         input_stats: Mean and standard deviation, per channel on a scale of 0 to 1, of the inputs
             that the pretrained weights expect; None without such weights.
+        query_channels: Channels of the queries that go through its last blocks, for the head
+            ``queries``; 0: none do.
     """
 
     channels: tuple[int, ...]
@@ -55,11 +58,27 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     fixed_size: tuple[int, int] | None = None
     pretrained_from: str | None = None
     input_stats: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    query_channels: int = 0
     _frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
+
+    def find_masks(
+        self, x: Tensor, queries: Tensor, predict: Callable[[list[Tensor], Tensor], Masks]
+    ) -> list[Masks]:
+        """What queries have found before and after each block that they go through.
+
+        Args:
+            x: The image (B, C, H, W), padded.
+            queries: (Q, query_channels).
+            predict: Takes the maps of :meth:`forward` and queries (B, Q, query_channels).
+        """
+        raise NotImplementedError(f"encoder '{self.name}' carries no queries")
+
+    def set_progress(self, share: float) -> None:
+        """Take note of the share of the training that is done, 0 to 1, before each step."""
 
     @classmethod
     def build(

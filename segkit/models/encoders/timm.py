@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from segkit.core.errors import SegkitError, did_you_mean
 from segkit.models.contract import eval_mode
 from segkit.models.encoders.base import Encoder, Pretrained
+from segkit.models.encoders.carrying import Predict, carry_queries, require_blocks
 from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
 from segkit.models.encoders.weights import check_fit, find_weights, read_file
+from segkit.models.queries import Masks
 
 Blocks = Literal["several", "last", "plain"]
 
@@ -93,6 +95,8 @@ class TimmEncoder(Encoder, name="timm"):
         output_stride: Stride from which on a convolutional backbone is dilated instead of reduced
             further; None reduces as the backbone was made. Of the maps of one stride the last one
             is given.
+        query_blocks: Last blocks of a plain transformer through which the queries of
+            ``head=queries`` go too, with ``blocks=plain`` (Kerssies et al. 2025, "EoMT"); 0: none.
         timm_args: Further arguments of ``timm.create_model``, such as ``{drop_path_rate: 0.1}``.
             Without pretrained weights, norms that timm initialises with 0 are given a small scale,
             unless ``zero_init_last`` is set here.
@@ -110,6 +114,7 @@ class TimmEncoder(Encoder, name="timm"):
         img_size: Annotated[int, Field(ge=1)] | None = None,
         blocks: Blocks = "several",
         output_stride: Literal[8, 16, 32] | None = None,
+        query_blocks: Annotated[int, Field(ge=0)] = 0,
         timm_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -141,6 +146,7 @@ class TimmEncoder(Encoder, name="timm"):
         dropped = _drop_unused(backbone, torch.zeros(1, in_channels, *size))
         found = replace(found, dropped=tuple(dropped))
         self._assemble(backbone, found, in_channels, depth)
+        self._carry(model, query_blocks)
 
     @classmethod
     def from_layout(cls, layout: Mapping[str, Any], options: dict[str, Any]) -> Encoder:
@@ -169,6 +175,7 @@ class TimmEncoder(Encoder, name="timm"):
             encoder = cls.__new__(cls)
             nn.Module.__init__(encoder)
             encoder._assemble(backbone, found, in_channels, options.get("depth"))
+            encoder._carry(model, options.get("query_blocks", 0))
         except Exception as error:  # each family of timm has its own
             said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise SegkitError(
@@ -212,6 +219,29 @@ class TimmEncoder(Encoder, name="timm"):
         for size in (found.multiple, *(found.fixed_size or ())):
             if size % self.strides[-1]:
                 raise _UnfitError(f"{size} pixels are no multiple of the stride {self.strides[-1]}")
+
+    def _carry(self, model: str, query_blocks: int) -> None:
+        """Prepare the last blocks for queries."""
+        self._query_blocks, self._progress = query_blocks, 0.0
+        if not query_blocks:
+            return
+        inner: Any = getattr(self.backbone, "model", self.backbone)
+        require_blocks(inner, model, query_blocks)
+        if self.pyramid is not None:
+            raise SegkitError(
+                f"encoder.query_blocks={query_blocks} needs the map of the last block as it is:"
+                " give encoder.blocks=plain."
+            )
+        self.query_channels = self.channels[-1]
+
+    def find_masks(self, x: Tensor, queries: Tensor, predict: Predict) -> list[Masks]:
+        """As :meth:`Encoder.find_masks`."""
+        inner: Any = self.backbone.model
+        return carry_queries(inner, x, queries, self._query_blocks, self._progress, predict)
+
+    def set_progress(self, share: float) -> None:
+        """As :meth:`Encoder.set_progress`: the masks of the queries fade."""
+        self._progress = share
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""

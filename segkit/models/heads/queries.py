@@ -1,0 +1,169 @@
+"""Mask classification: queries that find a class and a mask each."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from segkit.core.errors import SegkitError
+from segkit.core.labels import Mode
+from segkit.models.heads.base import Head
+from segkit.models.queries import (
+    Masks,
+    QueryLayer,
+    find_seen,
+    list_tokens,
+    make_mlp,
+    make_positions,
+)
+
+FINEST = 8
+"""Stride of the finest map that queries look at: attention to finer ones takes too long."""
+MAPS = 3
+"""Maps that queries look at, the coarsest ones."""
+OVERLAP = 0.8
+"""Share of its mask that an object keeps beside the others; with less it is one of them again."""
+LEAST = 1e-6
+"""Smallest score whose logarithm is taken."""
+
+
+class QueriesHead(Head, name="queries"):
+    """Queries find a class and a mask each (Cheng et al. 2022, "Mask2Former").
+
+    In each layer the queries look at the next of the neck's coarser maps, from the coarsest on, but
+    only where their masks are so far; without coarser maps at its only map. Then the score of a
+    class at a pixel is the sum of p(class) p(pixel in mask) over the queries, which is the softmax
+    of the logits of this head up to a factor (Cheng et al. 2021, "MaskFormer", section 3.4).
+
+    Needs ``loss=queries``. With ``encoder.query_blocks`` the queries go through blocks of the
+    encoder instead of layers of their own.
+
+    Args:
+        in_channels: Channels of the neck's map.
+        num_classes: Number of classes, background included; in a training the data's by default.
+        queries: Number of queries: objects and classes that can be found in a crop or a tile.
+        layers: Number of layers (9 in the paper).
+        width: Channels of the queries (256 in the paper).
+        attention_heads: Heads of the attention (8 in the paper).
+        objects: Whether it also tells objects apart, for ``instances=queries``; the target
+            ``objects`` sets it.
+        level_channels: Channels of all maps of the neck; None: there is one.
+        level_strides: Their strides.
+        query_channels: Channels that queries have in the encoder; 0: they have their own layers.
+    """
+
+    mode: ClassVar[Mode] = "multiclass"
+    takes_levels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: Annotated[int, Field(ge=2, le=255)],
+        queries: Annotated[int, Field(ge=1, le=1000)] = 100,
+        layers: Annotated[int, Field(ge=1)] = 3,
+        width: Annotated[int, Field(ge=4, multiple_of=4)] = 256,
+        attention_heads: Annotated[int, Field(ge=1)] = 8,
+        objects: bool = False,
+        level_channels: tuple[int, ...] | None = None,
+        level_strides: tuple[int, ...] | None = None,
+        query_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = self.num_logits = num_classes
+        self.queries, self.tells_objects = queries, objects
+        channels, strides = level_channels or (in_channels,), level_strides or (1,)
+        self.stride = strides[0]
+        self._chosen = [i for i in range(1, len(strides)) if strides[i] >= FINEST][-MAPS:][::-1]
+        self._chosen = self._chosen or [0]
+        self._times = [max(1, strides[i] // strides[0]) for i in self._chosen]
+        if self._chosen == [0]:  # pooled, if it is fine
+            self._times = [max(1, FINEST // strides[0])]
+        if not query_channels:
+            if width % attention_heads:
+                raise SegkitError(
+                    f"head.width is {width}, but it is divided among {attention_heads} heads of"
+                    " attention: give a multiple of head.attention_heads."
+                )
+            self.place = nn.Embedding(queries, width)
+            self.level = nn.Embedding(len(self._chosen), width)
+            self.inputs = nn.ModuleList(nn.Conv2d(channels[i], width, 1) for i in self._chosen)
+            self.layers = nn.ModuleList(QueryLayer(width, attention_heads) for _ in range(layers))
+        given = query_channels or width
+        self.start, self.norm = nn.Embedding(queries, given), nn.LayerNorm(given)
+        self.classify = nn.Linear(given, num_classes + 1)
+        self.embed = make_mlp(given, width, width, width)
+        self.pixels = nn.Conv2d(in_channels, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) -> (B, num_classes, h, w): the queries look at that map."""
+        return self.score_classes(self.find_masks([x], (x.shape[-2], x.shape[-1]))[-1])
+
+    def find_masks(self, levels: list[Tensor], size: tuple[int, int]) -> list[Masks]:
+        """The maps of the neck, and the size of the image, to what each layer has found."""
+        pixels = self.pixels(levels[0])  # (B, width, h, w)
+        maps: list[tuple[Tensor, Tensor, int]] = []
+        for i, conv, times in zip(self._chosen, self.inputs, self._times, strict=True):
+            level = nn.functional.avg_pool2d(levels[i], times) if i == 0 else levels[i]
+            given = conv(level)  # (B, width, h_i, w_i)
+            values = list_tokens(given) + self.level.weight[len(maps)]
+            maps.append((values + make_positions(given), values, times))
+        x = self.start.weight.expand(len(pixels), -1, -1)  # (B, Q, width)
+        found = [self.predict(x, pixels, size)]
+        for number, layer in enumerate(self.layers):
+            keys, values, times = maps[number % len(maps)]
+            seen = find_seen(found[-1].draw(times))
+            x = layer(x, self.place.weight, keys, values, seen)
+            found.append(self.predict(x, pixels, size))
+        return found
+
+    def predict(self, x: Tensor, pixels: Tensor, size: tuple[int, int]) -> Masks:
+        """Queries (B, Q, C), pixels (B, width, h, w) and the size of the image to masks."""
+        x = self.norm(x)
+        return Masks(self.classify(x), self.embed(x), pixels, self.stride, size)
+
+    def score_classes(self, found: Masks) -> Tensor:
+        """Logits of the classes, (B, N, h, w), float32."""
+        chances = found.classes.float().softmax(-1)[..., :-1]  # (B, Q, N)
+        shares = found.draw().float().sigmoid()  # (B, Q, h, w)
+        scores = chances.transpose(1, 2) @ shares.flatten(2)
+        return scores.clamp(min=LEAST).log().view(len(scores), -1, *shares.shape[-2:])
+
+    def find_objects(self, found: Masks, masks: Tensor) -> Tensor:
+        """Tell objects apart (Cheng et al. 2021, section 3.4: inference of panoptic segmentation).
+
+        A pixel goes to the query with the largest p(class) p(pixel in mask) among those that have
+        found something, if it is in its mask. Queries that keep too little of their masks have
+        found what others have found too. Class 0 is no object.
+
+        Args:
+            found: What the queries have found.
+            masks: The logits of their masks at the size of the image, (B, Q, H, W).
+
+        Returns:
+            (B, 1, H, W), float32: the number of the query, from 1; 0: no object.
+        """
+        scores, labels = found.classes.float().softmax(-1).max(-1)  # (B, Q)
+        scores = torch.where(labels < self.num_classes, scores, 0)
+        shares = masks.float().sigmoid()  # (B, Q, H, W)
+        best = (scores[..., None, None] * shares).max(1).indices  # (B, H, W)
+        inside = shares.gather(1, best.unsqueeze(1)).squeeze(1) >= 0.5
+        kept = torch.zeros_like(scores)
+        kept = kept.scatter_add(1, best.flatten(1), inside.flatten(1).float())
+        whole = (shares >= 0.5).flatten(2).float().sum(-1)  # (B, Q)
+        counts = (labels > 0) & (scores > 0) & (kept >= OVERLAP * whole)
+        numbers = torch.arange(1, scores.shape[1] + 1, device=masks.device, dtype=torch.float32)
+        ids = torch.where(counts, numbers, 0)  # (B, Q)
+        chosen = ids.gather(1, best.flatten(1)).view_as(best)
+        return torch.where(inside, chosen, 0).unsqueeze(1)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Softmax over the classes; the numbers of objects behind them stay."""
+        chances = torch.softmax(logits[:, : self.num_classes], dim=1)
+        return torch.cat([chances, logits[:, self.num_classes :]], 1)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """(B, N, H, W) -> (B, H, W): the class of the largest probability."""
+        return probabilities[:, : self.num_classes].max(dim=1).indices.to(torch.uint8)

@@ -324,7 +324,7 @@ class Predictor:
         height, width, _ = image.shape
         given = self._options
         grid = plan_grid(height, width, self.windows, given.overlap, given.tta != "none")
-        return Canvas(image, grid, write, self.networks[0], merger)
+        return Canvas(image, grid, write, self.networks[0], objects=merger)
 
 
 class _Downloads:

@@ -169,16 +169,16 @@ class Foreground(Target, name="foreground"):
 class Objects(Target, name="objects"):
     """Each object by a query of its own, without gaps or borders: for ``head=queries``.
 
-    Labels: 0 background, 1 object. The loss gets the ids too.
-
-    Args:
-        weight_map: Not taken by the loss of queries.
+    Labels: 0 background, 1 object. The loss gets the ids too, and takes no weights of pixels.
     """
 
     for_queries = True
     modes = ("multiclass",)
     num_classes = 2
     decoders = ("queries",)
+
+    def __init__(self) -> None:
+        super().__init__(None)
 
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""

@@ -34,6 +34,7 @@ NEEDED = {
     "data=torchvision": ["data.dataset=VOCSegmentation"],
     "data=torchgeo": ["data.dataset=LandCoverAI100"],
     "data=huggingface": ["data.path=."],
+    "loss=queries": ["head=queries"],
 }
 
 

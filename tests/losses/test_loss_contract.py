@@ -32,6 +32,7 @@ def build(name: str, mode: str, **options) -> Loss:
 CASES = [
     (name, mode)
     for name in {**dict.fromkeys(Loss.names()), **OPTIONS}
+    if name not in Loss.names() or not Loss.resolve(name, {})[0].takes_queries
     for mode in CHANNELS
     if (name, mode) != ("bce", "multiclass")
 ]

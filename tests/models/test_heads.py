@@ -37,7 +37,7 @@ def test_probabilities_and_labels(name, options, activate, decide):
     assert (head.mode, head.num_classes, head.num_logits) == (name, *numbers)
 
 
-@pytest.mark.parametrize("name", Head.names())
+@pytest.mark.parametrize("name", ["binary", "multiclass", "multilabel"])
 def test_labels_are_integers_and_dropout_is_of_training_alone(name):
     head = Head.build(name, in_channels=4, num_classes=2, dropout=0.5)
     x = torch.ones(1, 4, 3, 3)

@@ -87,8 +87,8 @@ class Canvas:
         grid: Grid,
         write: Write,
         network: Network,
-        objects: ObjectMerger | None = None,
         band_bytes: int = BAND_BYTES,
+        objects: ObjectMerger | None = None,
     ) -> None:
         self.image, self.grid, self._write, self._network = image, grid, write, network
         self.error: SegkitError | MemoryError | None = None

@@ -18,6 +18,11 @@ from segkit.losses.labels import check_target, split_target
 from segkit.losses.points import IMPORTANCE, OVERSAMPLE, Points, draw_points, pick_pixels
 from segkit.models.queries import Masks
 
+SHARE = 12544 / 256**2
+"""Points for each pixel of a mask (Cheng et al. 2022, section 4.1)."""
+FEWEST, MOST = 256, 12544
+"""Points of a mask."""
+
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -53,14 +58,15 @@ class QueryLoss(Loss, name="queries"):
     Masks are compared at random points (section 3.3): the matching at all of them, the loss at
     those where the mask is least certain, and at as many others as a third of these. Ignored pixels
     count nowhere: a query without a segment counts with the share of its mask that is elsewhere.
+    Masks of 256 x 256 have 12544 points in the paper; by default others have the same share.
 
     Args:
         class_weight: Weight of the classes.
         mask_weight: Weight of the cross-entropy of the masks.
         dice_weight: Weight of the Dice loss of the masks.
         no_object_weight: Weight of queries that are to find nothing.
-        points: Points of each mask in the loss (12544 in the paper); three times as many, and a
-            quarter, are drawn for each image.
+        points: Points of each mask in the loss; three times as many, and a quarter, are drawn for
+            each image. None: a fifth of the pixels of the neck's map, 256 to 12544.
     """
 
     modes: ClassVar[tuple[Mode, ...]] = ("multiclass",)
@@ -74,7 +80,7 @@ class QueryLoss(Loss, name="queries"):
         dice_weight: Weight = 5.0,
         no_object_weight: Weight = 0.1,
         ignore_index: int = IGNORE_INDEX,
-        points: Points = 4096,
+        points: Points | None = None,
     ) -> None:
         super().__init__(mode, ignore_index)
         self.class_weight, self.mask_weight = class_weight, mask_weight
@@ -134,8 +140,9 @@ class QueryLoss(Loss, name="queries"):
     def _compute(
         self, found: Sequence[Masks], truth: Tensor, valid: Tensor, ids: Tensor | None
     ) -> Tensor:
-        evenly = self.points - round(IMPORTANCE * self.points)
-        points = draw_points(truth, evenly + round(OVERSAMPLE * self.points))  # (B, K, 2)
+        chosen = self.points or choose_count(found[-1])
+        evenly = chosen - round(IMPORTANCE * chosen)
+        points = draw_points(truth, evenly + round(OVERSAMPLE * chosen))  # (B, K, 2)
         counts = pick_pixels(valid, points).float()  # (B, K)
         labels = pick_pixels(truth, points)
         numbers = None if ids is None else pick_pixels(ids.long(), points)
@@ -144,42 +151,39 @@ class QueryLoss(Loss, name="queries"):
             for i in range(len(truth))
         ]
         self._warn_of_many(segments, found[-1].classes.shape[1])
-        total = found[0].pixels.sum() * 0.0  # a gradient of 0 if there is nothing else
-        for masks in found:
-            masks = masks._replace(
-                classes=masks.classes.float(),
-                masks=masks.masks.float(),
-                pixels=masks.pixels.float(),
-            )
-            total = total + self._score(masks, segments, points, counts, evenly)
-        return total
+        losses = []
+        for number, masks in enumerate(found):
+            if number == 0 or masks.pixels is not found[number - 1].pixels:
+                pixels = masks._replace(pixels=masks.pixels.float()).sample(points)  # (B, D, K)
+            drawn = masks.masks.float() @ pixels  # (B, Q, K)
+            losses.append(self._score(masks.classes.float(), drawn, segments, counts, evenly))
+        return torch.stack(losses).sum()
 
     def _score(
         self,
-        found: Masks,
+        classes: Tensor,
+        drawn: Tensor,
         segments: list[Segments],
-        points: Tensor,
         counts: Tensor,
         evenly: int,
     ) -> Tensor:
-        """The loss of what one layer has found."""
-        drawn = found.draw_at(points)  # (B, Q, K)
-        nothing = found.classes.shape[-1] - 1
+        """The loss of what one layer has found: classes (B, Q, N + 1), masks at points (B, Q, K)."""
+        nothing = classes.shape[-1] - 1
         wanted = torch.full(drawn.shape[:2], nothing, device=drawn.device)
         chosen, inside, taken = [], [], []
         for i, segment in enumerate(segments):
             if len(segment.labels) == 0:
                 continue
-            queries, rows = self.match(found.classes[i], drawn[i], segment, counts[i])
+            queries, rows = self.match(classes[i], drawn[i], segment, counts[i])
             wanted[i, queries] = segment.labels[rows]
             chosen.append(drawn[i, queries])
             inside.append(segment.inside[rows])
             taken.append(counts[i].expand(len(rows), -1))
-        loss = self.class_weight * self._score_classes(found.classes, wanted, drawn, counts)
+        loss = self.class_weight * self._score_classes(classes, wanted, drawn, counts)
         if not chosen:
             return loss
         logits, truth, count = torch.cat(chosen), torch.cat(inside), torch.cat(taken)  # (M, K)
-        order = _order_by_uncertainty(logits, count, self.points - evenly, evenly)
+        order = _order_by_uncertainty(logits, count, evenly)
         logits, truth, count = (each.gather(1, order) for each in (logits, truth, count))
         entropy = F.binary_cross_entropy_with_logits(logits, truth, count, reduction="none").sum(1)
         entropy = (entropy / count.sum(1).clamp(min=1)).mean()
@@ -234,12 +238,17 @@ class QueryLoss(Loss, name="queries"):
         most = max((len(each.labels) for each in segments), default=0)
         if most > queries:
             warnings.warn(
-                f"a crop has {most} objects and classes, but the head has {queries} queries: the"
-                f" others cannot be learned. Give head.queries={max(most, 2 * queries)}, or smaller"
-                " crops.",
+                f"there are crops with more objects and classes than the {queries} queries of the"
+                " head, which cannot be learned all. Give a larger head.queries, or smaller crops.",
                 TooFewQueriesWarning,
                 stacklevel=2,
             )
+
+
+def choose_count(found: Masks) -> int:
+    """The number of points of a mask: the share of its pixels that the paper has, within limits."""
+    height, width = found.pixels.shape[-2:]
+    return min(max(round(SHARE * height * width), FEWEST), MOST)
 
 
 def list_segments(labels: Tensor, counts: Tensor, ids: Tensor | None) -> Segments:
@@ -259,10 +268,11 @@ def list_segments(labels: Tensor, counts: Tensor, ids: Tensor | None) -> Segment
     return Segments(labels[first], inside.float())
 
 
-def _order_by_uncertainty(logits: Tensor, counts: Tensor, certain: int, evenly: int) -> Tensor:
+def _order_by_uncertainty(logits: Tensor, counts: Tensor, evenly: int) -> Tensor:
     """The points of each mask (M, K) to compare: the least certain ones, and the last ones."""
     margin = torch.where(counts > 0, logits.detach().abs(), torch.inf)
     candidates = logits.shape[1] - evenly
+    certain = round(candidates / OVERSAMPLE * IMPORTANCE)
     least = margin[:, :candidates].topk(certain, largest=False).indices
     rest = torch.arange(candidates, logits.shape[1], device=logits.device)
     return torch.cat([least, rest.expand(len(logits), -1)], 1)

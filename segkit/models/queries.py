@@ -36,20 +36,25 @@ class Masks(NamedTuple):
 
     def draw(self, times: int = 1) -> Tensor:
         """Logits of the masks, (B, Q, h / times, w / times), averaged over squares of pixels."""
-        pixels = F.avg_pool2d(self.pixels, times) if times > 1 else self.pixels
+        pixels = pool(self.pixels, times)
         return (self.masks @ pixels.flatten(2)).view(*self.masks.shape[:2], *pixels.shape[-2:])
 
-    def draw_at(self, points: Tensor) -> Tensor:
-        """Logits of the masks at points of the image, (B, K, 2) from 0 to 1 as x and y: (B, Q, K).
+    def sample(self, points: Tensor) -> Tensor:
+        """The pixels at points of the image, (B, K, 2) from 0 to 1 as x and y: (B, D, K).
 
-        They are interpolated between the centres of the pixels.
+        They are interpolated between the centres, and so are masks, which are linear in them.
         """
         height, width = self.size
         padded = [side * self.stride for side in (self.pixels.shape[-1], self.pixels.shape[-2])]
         shares = self.pixels.new_tensor([width / padded[0], height / padded[1]])
         grid = 2 * points.unsqueeze(1).to(self.pixels) * shares - 1  # (B, 1, K, 2)
         found = F.grid_sample(self.pixels, grid, padding_mode="border", align_corners=False)
-        return self.masks @ found.squeeze(2)
+        return found.squeeze(2)
+
+
+def pool(maps: Tensor, times: int) -> Tensor:
+    """Average squares of pixels, (B, C, h, w) -> (B, C, h / times, w / times), rounded up."""
+    return F.avg_pool2d(maps, times, ceil_mode=True) if times > 1 else maps
 
 
 def find_seen(masks: Tensor) -> Tensor:
@@ -131,14 +136,14 @@ def list_tokens(maps: Tensor) -> Tensor:
 def make_positions(maps: Tensor) -> Tensor:
     """Sines and cosines of the positions of the pixels, (h w, C) (Carion et al. 2020, "DETR").
 
-    C is a multiple of 4: half of it for the rows, half for the columns, which run from 0 to 2 pi.
+    C is a multiple of 4: half of it for the rows, half for the columns, which end at 2 pi.
     """
     channels, height, width = maps.shape[1:]
     steps = torch.arange(channels // 4, device=maps.device, dtype=torch.float32)
     rates = 10000 ** (-steps * 4 / channels)  # (C / 4,)
     sides = []
     for size in (height, width):
-        along = (torch.arange(size, device=maps.device, dtype=torch.float32) + 0.5) / size
+        along = torch.arange(1, size + 1, device=maps.device, dtype=torch.float32) / size
         angles = 2 * torch.pi * along[:, None] * rates  # (size, C / 4)
         sides.append(torch.cat([angles.sin(), angles.cos()], 1))
     rows = sides[0][:, None].expand(-1, width, -1)

@@ -52,7 +52,10 @@ class ObjectMerger:
         for number in range(first, first + int(objects.max(initial=0))):
             self._sets.add(number)
         ids = np.where(objects > 0, objects + (first - 1), 0).astype(np.int32)
-        for one, other in _find_same(before, ids, seen > 0):
+        values, where = np.unique(before, return_inverse=True)
+        # those that are known to be one already: a piece may lie in several of the tiles before
+        known = np.array([self._sets[value] for value in values.tolist()], np.int32)[where]
+        for one, other in _find_same(known.reshape(before.shape), ids, seen > 0):
             self._sets.merge(one, other)
         better = weights > seen
         before[better], seen[better] = ids[better], weights[better]

@@ -18,6 +18,7 @@ from segkit.models.queries import (
     list_tokens,
     make_mlp,
     make_positions,
+    pool,
 )
 
 FINEST = 8
@@ -76,8 +77,9 @@ class QueriesHead(Head, name="queries"):
         self.queries, self.tells_objects = queries, objects
         channels, strides = level_channels or (in_channels,), level_strides or (1,)
         self.stride = strides[0]
-        self._chosen = [i for i in range(1, len(strides)) if strides[i] >= FINEST][-MAPS:][::-1]
-        self._chosen = self._chosen or [0]
+        coarser = range(1, len(strides))  # some necks have finer ones too
+        chosen = [i for i in coarser if strides[i] >= max(FINEST, strides[0])]
+        self._chosen = sorted(chosen, key=lambda i: -strides[i])[: min(MAPS, layers)] or [0]
         self._times = [max(1, strides[i] // strides[0]) for i in self._chosen]
         if self._chosen == [0]:  # pooled, if it is fine
             self._times = [max(1, FINEST // strides[0])]
@@ -106,8 +108,7 @@ class QueriesHead(Head, name="queries"):
         pixels = self.pixels(levels[0])  # (B, width, h, w)
         maps: list[tuple[Tensor, Tensor, int]] = []
         for i, conv, times in zip(self._chosen, self.inputs, self._times, strict=True):
-            level = nn.functional.avg_pool2d(levels[i], times) if i == 0 else levels[i]
-            given = conv(level)  # (B, width, h_i, w_i)
+            given = conv(pool(levels[i], times) if i == 0 else levels[i])  # (B, width, h_i, w_i)
             values = list_tokens(given) + self.level.weight[len(maps)]
             maps.append((values + make_positions(given), values, times))
         x = self.start.weight.expand(len(pixels), -1, -1)  # (B, Q, width)
@@ -131,6 +132,19 @@ class QueriesHead(Head, name="queries"):
         scores = chances.transpose(1, 2) @ shares.flatten(2)
         return scores.clamp(min=LEAST).log().view(len(scores), -1, *shares.shape[-2:])
 
+    def drop_idle(self, found: Masks) -> Masks:
+        """What the queries have found that have found anything, where that is known at once.
+
+        To draw a mask takes as long as all else. A GPU would have to be waited for, and a graph
+        that is exported cannot depend on it.
+        """
+        if found.classes.device.type != "cpu" or torch.compiler.is_compiling():
+            return found
+        active = (found.classes.argmax(-1) < self.num_classes).any(0).nonzero().squeeze(1)
+        if len(active) == 0:
+            active = active.new_zeros(1)
+        return found._replace(classes=found.classes[:, active], masks=found.masks[:, active])
+
     def find_objects(self, found: Masks, masks: Tensor) -> Tensor:
         """Tell objects apart (Cheng et al. 2021, section 3.4: inference of panoptic segmentation).
 
@@ -143,7 +157,7 @@ class QueriesHead(Head, name="queries"):
             masks: The logits of their masks at the size of the image, (B, Q, H, W).
 
         Returns:
-            (B, 1, H, W), float32: the number of the query, from 1; 0: no object.
+            (B, 1, H, W), float32: the number of an object, from 1; 0: none.
         """
         scores, labels = found.classes.float().softmax(-1).max(-1)  # (B, Q)
         scores = torch.where(labels < self.num_classes, scores, 0)

@@ -125,5 +125,9 @@ def _predict(network: Network, batch: Batch) -> tuple[NDArray[np.float32], NDArr
     """The probabilities and the labels of images."""
     prepared = network.load_batch([network.prepare(image) for image in batch])
     probabilities = network.predict_batch(prepared)
-    labels = network.decide(probabilities)
-    return network.to_numpy(probabilities), network.to_numpy(labels)
+    labels = network.to_numpy(network.decide(probabilities))
+    given = network.to_numpy(probabilities)
+    if network.card.tells_objects:  # their numbers are labels too, not probabilities
+        labels = np.stack([labels.astype(np.int32), given[:, -1].astype(np.int32)])
+        given = given[:, :-1]
+    return given, labels

@@ -167,7 +167,7 @@ class QueryLoss(Loss, name="queries"):
         counts: Tensor,
         evenly: int,
     ) -> Tensor:
-        """The loss of what one layer has found: classes (B, Q, N + 1), masks at points (B, Q, K)."""
+        """The loss of a layer: classes (B, Q, N + 1), and masks at points (B, Q, K)."""
         nothing = classes.shape[-1] - 1
         wanted = torch.full(drawn.shape[:2], nothing, device=drawn.device)
         chosen, inside, taken = [], [], []

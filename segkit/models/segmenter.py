@@ -97,9 +97,9 @@ class Segmenter(nn.Module):
         logits = self._restore(head.score_classes(found), found.stride, found.size)
         if not head.tells_objects:
             return logits
-        found = head.drop_idle(found)
+        found, numbers = head.drop_idle(found)
         masks = self._restore(found.draw(), found.stride, found.size)  # (B, Q, H, W)
-        return torch.cat([logits, head.find_objects(found, masks)], 1)
+        return torch.cat([logits, head.find_objects(found, masks, numbers)], 1)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the logits for an image of that size.

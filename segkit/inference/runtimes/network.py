@@ -65,7 +65,8 @@ class Network(ABC):
     def predict_batch(self, batch: Any) -> Any:
         """A batch (B, C, h, w) to probabilities, float32 arrays of ``xp``.
 
-        Their shape is (B, num_logits, h - 2 context, w - 2 context). They can be used once
+        Their shape is (B, num_logits, h - 2 context, w - 2 context), with one more channel of a
+        model that tells objects apart: their numbers, 0 for none. They can be used once
         :meth:`begin_check` says so; a GPU may still be computing them.
 
         Raises:
@@ -104,7 +105,7 @@ class Network(ABC):
         They are uint8. ``threshold`` replaces the model's own.
         """
         own = self.card.threshold if threshold is None else threshold
-        labels = decide(probabilities, self.card.mode, own)
+        labels = decide(probabilities[:, : self.num_logits], self.card.mode, own)
         return labels.astype(np.uint8) if self.xp is np else labels.to(self.xp.uint8)
 
     def from_numpy(self, values: NDArray[Any]) -> Any:

@@ -132,20 +132,25 @@ class QueriesHead(Head, name="queries"):
         scores = chances.transpose(1, 2) @ shares.flatten(2)
         return scores.clamp(min=LEAST).log().view(len(scores), -1, *shares.shape[-2:])
 
-    def drop_idle(self, found: Masks) -> Masks:
+    def drop_idle(self, found: Masks) -> tuple[Masks, Tensor]:
         """What the queries have found that have found anything, where that is known at once.
 
         To draw a mask takes as long as all else. A GPU would have to be waited for, and a graph
         that is exported cannot depend on it.
+
+        Returns:
+            The same of those queries, and their numbers, from 1.
         """
+        numbers = torch.arange(1, self.queries + 1, device=found.classes.device)
         if found.classes.device.type != "cpu" or torch.compiler.is_compiling():
-            return found
+            return found, numbers
         active = (found.classes.argmax(-1) < self.num_classes).any(0).nonzero().squeeze(1)
         if len(active) == 0:
             active = active.new_zeros(1)
-        return found._replace(classes=found.classes[:, active], masks=found.masks[:, active])
+        fewer = found._replace(classes=found.classes[:, active], masks=found.masks[:, active])
+        return fewer, numbers[active]
 
-    def find_objects(self, found: Masks, masks: Tensor) -> Tensor:
+    def find_objects(self, found: Masks, masks: Tensor, numbers: Tensor) -> Tensor:
         """Tell objects apart (Cheng et al. 2021, section 3.4: inference of panoptic segmentation).
 
         A pixel goes to the query with the largest p(class) p(pixel in mask) among those that have
@@ -155,9 +160,10 @@ class QueriesHead(Head, name="queries"):
         Args:
             found: What the queries have found.
             masks: The logits of their masks at the size of the image, (B, Q, H, W).
+            numbers: The numbers of the queries, (Q,).
 
         Returns:
-            (B, 1, H, W), float32: the number of an object, from 1; 0: none.
+            (B, 1, H, W), float32: the number of the query that has found an object; 0: none.
         """
         scores, labels = found.classes.float().softmax(-1).max(-1)  # (B, Q)
         scores = torch.where(labels < self.num_classes, scores, 0)
@@ -168,8 +174,7 @@ class QueriesHead(Head, name="queries"):
         kept = kept.scatter_add(1, best.flatten(1), inside.flatten(1).float())
         whole = (shares >= 0.5).flatten(2).float().sum(-1)  # (B, Q)
         counts = (labels > 0) & (scores > 0) & (kept >= OVERLAP * whole)
-        numbers = torch.arange(1, scores.shape[1] + 1, device=masks.device, dtype=torch.float32)
-        ids = torch.where(counts, numbers, 0)  # (B, Q)
+        ids = torch.where(counts, numbers.float(), 0)  # (B, Q)
         chosen = ids.gather(1, best.flatten(1)).view_as(best)
         return torch.where(inside, chosen, 0).unsqueeze(1)
 

@@ -266,6 +266,8 @@ def _describe_graph(contents: Contents) -> str:
     height, width = windows.fixed or ("height", "width")
     unit = "intensities as in the training" if contents.normalizes else "normalized intensities"
     text = f"batch x {contents.card.in_channels} x {height} x {width} {unit} to {contents.output}"
+    if contents.card.tells_objects:
+        text += " of the classes and numbers of the objects, 0 for none"
     if windows.context:
         smallest = windows.smallest + 2 * windows.context
         text += f", sides of {smallest} + {windows.step} k pixels, {2 * windows.context} less out"

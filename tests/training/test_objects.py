@@ -11,6 +11,7 @@ from conftest import train_quick
 import segkit
 from segkit.checkpoint.reading import read
 from segkit.config.compose import compose
+from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import CellsSource
 from segkit.evaluate.command import evaluate
@@ -75,3 +76,85 @@ def test_a_set_without_ids_takes_its_regions_for_objects(tmp_path):
     run = train_quick(tmp_path, "instances=components", "monitor=val/seg", "metrics=[membranes]")
     assert run.evaluation.means["objects"] > 0
     assert 0 <= run.evaluation.means["v_rand"] <= 1
+
+
+QUERIES = (
+    *("target=objects", "neck=mask2former", "neck.width=32", "neck.layers=1", "neck.norm=group"),
+    *("head.width=32", "head.queries=12", "head.layers=2", "monitor=val/seg"),
+)
+
+
+@pytest.fixture(scope="module")
+def query_run(tmp_path_factory):
+    """A finished training of queries."""
+    return train_quick(tmp_path_factory.mktemp("queries"), *QUERIES)
+
+
+def test_queries_are_validated_as_they_are_evaluated(query_run):
+    (row,) = read_csv(query_run.folder / "metrics.csv")
+    for name in ("seg", "det", "pq", "iou", "accuracy"):
+        expected = query_run.evaluation.means[name]
+        assert row[f"val/{name}"] == pytest.approx(expected, abs=1e-6, nan_ok=True), name
+    _, card = read(query_run.checkpoint)
+    assert card.tells_objects
+    assert card.num_logits == 2
+    assert card.config["loss"]["name"] == card.config["instances"] == "queries"
+    out = query_run.folder / "evaluation"
+    given = [f"checkpoint='{query_run.checkpoint}'", f"output='{out}'", "device=cpu"]
+    result = evaluate(compose(given, command="evaluate"))
+    assert result.means["seg"] == pytest.approx(query_run.evaluation.means["seg"], nan_ok=True)
+
+
+def test_queries_predict_as_they_are_loaded_and_exported(query_run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    from segkit.export.command import export
+
+    file = tmp_path / "model.onnx"
+    export(compose([f"checkpoint='{query_run.checkpoint}'", f"output='{file}'"], command="export"))
+    image = np.random.default_rng(0).integers(0, 255, (90, 140), np.uint8)
+    own, other = (segkit.load(p, device="cpu") for p in (query_run.checkpoint, file))
+    whole = own(image, probabilities=True)
+    assert whole.probabilities.shape == (2, 90, 140)
+    assert whole.instances.shape == (90, 140)
+    np.testing.assert_array_equal(whole.instances, other(image).instances)
+    tiled = segkit.load(query_run.checkpoint, device="cpu", tile=64, tta="flips")(image)
+    assert tiled.instances.shape == (90, 140)
+    alone = segkit.load(query_run.checkpoint, device="cpu", instances=None)(image)
+    assert alone.instances is None
+    np.testing.assert_array_equal(alone.labels, whole.labels)
+    for options in ({"tta": "d4"}, {"instances": "watershed"}):
+        with pytest.raises(SegkitError, match="instances="):
+            segkit.load(query_run.checkpoint, device="cpu", **options)
+    with pytest.raises(SegkitError, match="a list of checkpoints"):
+        segkit.load([query_run.checkpoint] * 2, device="cpu")
+
+
+def test_queries_learn_classes_without_objects(tmp_path):
+    """Of masks with labels; objects are their connected regions then, as for any other head."""
+    options = [o for o in QUERIES if not o.startswith(("target", "monitor"))]
+    run = train_quick(tmp_path, *options, "head=queries", "instances=components")
+    predictor = segkit.load(run.checkpoint, device="cpu")
+    assert not predictor.card.tells_objects
+    found = predictor(np.random.default_rng(0).integers(0, 255, (50, 60), np.uint8))
+    np.testing.assert_array_equal(found.instances > 0, found.labels > 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("target=objects", "head=multiclass"), "use head=queries"),
+        (("head=queries", "loss=dice_ce"), "use loss=queries"),
+        (("loss=queries", "head=multiclass"), "use head=queries, or another loss"),
+        (("head=queries", "head.objects=true"), "head.objects=true with target=labels"),
+        (("head=queries", "auxiliary=[0.5]"), "leave it out"),
+        (("head=queries", "trainer.compile=true"), "whose loss matches on the CPU"),
+        (("head=queries", "encoder.padding=valid"), "use encoder.padding=same"),
+        (("experiment=eomt", "head=multiclass"), "encoder.query_blocks=0"),
+        (("target=objects", "instances=watershed"), "instances=queries"),
+    ],
+)
+def test_parts_of_queries_that_do_not_fit(overrides, message):
+    given = [o for o in overrides if o.startswith("experiment")] or ["encoder=unet"]
+    rest = [o for o in overrides if not o.startswith("experiment")]
+    with pytest.raises(SegkitError, match=message):
+        validate(compose([*given, *rest]))

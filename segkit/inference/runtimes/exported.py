@@ -156,7 +156,10 @@ class ExportedNetwork(Network):
 
     def _activate(self, logits: Any) -> Any:
         """Convert logits to probabilities, as the heads do."""
-        return softmax(logits, axis=1) if self.card.mode == "multiclass" else expit(logits)
+        if self.card.mode != "multiclass":
+            return expit(logits)
+        classes, numbers = np.split(logits, [self.num_logits], 1)  # of objects, if it gives any
+        return np.concatenate([softmax(classes, axis=1), numbers], 1)
 
 
 class OnnxNetwork(ExportedNetwork):

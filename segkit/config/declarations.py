@@ -34,6 +34,7 @@ WIRED = {
         "num_classes",
         "level_channels",
         "level_strides",
+        "multiple",
         "query_channels",
     },
     "loss": {"mode", "ignore_index"},

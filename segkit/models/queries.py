@@ -53,8 +53,8 @@ class Masks(NamedTuple):
 
 
 def pool(maps: Tensor, times: int) -> Tensor:
-    """Average squares of pixels, (B, C, h, w) -> (B, C, h / times, w / times), rounded up."""
-    return F.avg_pool2d(maps, times, ceil_mode=True) if times > 1 else maps
+    """Average squares of pixels, (B, C, h, w) -> (B, C, h / times, w / times)."""
+    return F.avg_pool2d(maps, times) if times > 1 else maps
 
 
 def find_seen(masks: Tensor) -> Tensor:

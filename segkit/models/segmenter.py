@@ -247,11 +247,12 @@ def create_model(
         )
     if takes_levels:
         _require_levels(encoder, auxiliary)
-        head_options["level_channels"], head_options["level_strides"] = (
-            widths,
-            built_neck.level_strides,
-        )
-        head_options["query_channels"] = encoder.query_channels
+        head_options |= {
+            "level_channels": widths,
+            "level_strides": built_neck.level_strides,
+            "multiple": encoder.multiple or encoder.strides[-1],
+            "query_channels": encoder.query_channels,
+        }
     elif encoder.query_channels:
         raise SegkitError(
             f"encoder.query_blocks with head={head_name}, which has no queries: use head=queries,"

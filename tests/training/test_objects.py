@@ -79,7 +79,7 @@ def test_a_set_without_ids_takes_its_regions_for_objects(tmp_path):
 
 
 QUERIES = (
-    *("target=objects", "neck=mask2former", "neck.width=32", "neck.layers=1", "neck.norm=group"),
+    *("target=objects", "encoder.depth=4", "neck=unet"),
     *("head.width=32", "head.queries=12", "head.layers=2", "monitor=val/seg"),
 )
 

@@ -53,6 +53,7 @@ class QueriesHead(Head, name="queries"):
             ``objects`` sets it.
         level_channels: Channels of all maps of the neck; None: there is one.
         level_strides: Their strides.
+        multiple: What height and width of the padded image are multiples of, at least.
         query_channels: Channels that queries have in the encoder; 0: they have their own layers.
     """
 
@@ -70,6 +71,7 @@ class QueriesHead(Head, name="queries"):
         objects: bool = False,
         level_channels: tuple[int, ...] | None = None,
         level_strides: tuple[int, ...] | None = None,
+        multiple: int | None = None,
         query_channels: int = 0,
     ) -> None:
         super().__init__()
@@ -81,8 +83,10 @@ class QueriesHead(Head, name="queries"):
         chosen = [i for i in coarser if strides[i] >= max(FINEST, strides[0])]
         self._chosen = sorted(chosen, key=lambda i: -strides[i])[: min(MAPS, layers)] or [0]
         self._times = [max(1, strides[i] // strides[0]) for i in self._chosen]
-        if self._chosen == [0]:  # pooled, if it is fine
-            self._times = [max(1, FINEST // strides[0])]
+        if self._chosen == [0]:  # pooled, if it is fine and as far as all images can be
+            sides = (multiple or strides[0]) // strides[0]
+            most = max(1, FINEST // strides[0])
+            self._times = [max(t for t in range(1, most + 1) if sides % t == 0)]
         if not query_channels:
             if width % attention_heads:
                 raise SegkitError(

@@ -21,9 +21,10 @@ COARSE = 16
 class Mask2FormerNeck(Neck, name="mask2former"):
     """A pixel decoder for ``head=queries`` (after Cheng et al. 2022, "Mask2Former", section 3.2).
 
-    The pixels of the maps of stride 16 and more attend to each other, all of them at once. In the
-    paper the attention is deformable, takes in stride 8, and reads few places for each pixel; its
-    kernels cannot be exported. Finer maps are added as in a feature pyramid.
+    The pixels of the maps of stride 16 and more attend to each other, all of them at once; the
+    encoder must have one. In the paper the attention is deformable, takes in stride 8, and reads few
+    places for each pixel; its kernels cannot be exported. Finer maps are added as in a feature
+    pyramid.
 
     Args:
         channels: Channels of the encoder's maps, finest first.
@@ -54,11 +55,16 @@ class Mask2FormerNeck(Neck, name="mask2former"):
                 f"neck.width is {width}, but it is divided among {attention_heads} heads of"
                 " attention: give a multiple of neck.attention_heads."
             )
+        if strides[-1] < COARSE:
+            raise SegkitError(
+                f"neck=mask2former needs a map of stride {COARSE} or more, whose pixels attend to"
+                f" each other, but the encoder has the strides {strides}: give it more levels, or"
+                " use neck=unet, which head=queries takes too."
+            )
         norm = norm or "batch"
         self._first = skip_finer(strides, out_stride)
         channels, strides = channels[self._first :], strides[self._first :]
-        # the coarsest map always, so that there is attention
-        self._coarse = min(sum(s < COARSE for s in strides), len(strides) - 1)
+        self._coarse = sum(s < COARSE for s in strides)
         self.inputs = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
         self.level = nn.Embedding(len(channels) - self._coarse, width)
         self.layers = nn.ModuleList(EncoderLayer(width, attention_heads) for _ in range(layers))

@@ -169,7 +169,10 @@ class Foreground(Target, name="foreground"):
 class Objects(Target, name="objects"):
     """Each object by a query of its own, without gaps or borders: for ``head=queries``.
 
-    Labels: 0 background, 1 object. The loss gets the ids too, and takes no weights of pixels.
+    Labels: 0 background, 1 object. The loss gets the ids too.
+
+    Args:
+        weight_map: Weights of the pixels, which the loss of queries does not take.
     """
 
     for_queries = True
@@ -177,8 +180,8 @@ class Objects(Target, name="objects"):
     num_classes = 2
     decoders = ("queries",)
 
-    def __init__(self) -> None:
-        super().__init__(None)
+    def __init__(self, weight_map: WeightMap | None = None) -> None:
+        super().__init__(weight_map)
 
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""

@@ -210,7 +210,7 @@ def test_frozen_stages_stay_as_they_are_through_training(preset, stages):
 )
 def test_auxiliary_heads_give_logits_of_the_same_size_and_cost_nothing_else(neck, upsample):
     x = torch.rand(2, 3, 33, 47)
-    levels = 0 if neck in ("fcn", "linear") else 2
+    levels = 0 if neck in ("fcn", "linear", "upscale") else 2
     model = create_model(
         {"name": "test_resnet", "pretrained": False},
         {"name": neck, **choose_options(neck, upsample=upsample)},

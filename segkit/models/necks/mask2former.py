@@ -21,8 +21,8 @@ COARSE = 16
 class Mask2FormerNeck(Neck, name="mask2former"):
     """A pixel decoder for ``head=queries`` (after Cheng et al. 2022, "Mask2Former", section 3.2).
 
-    The pixels of the maps of stride 16 and more attend to each other, all of them at once; the
-    encoder must have one. In the paper the attention is deformable, takes in stride 8, and reads few
+    The pixels of the maps of stride 16 and more attend to each other, all of them at once; without
+    such maps there is no attention. In the paper it is deformable, takes in stride 8, and reads few
     places for each pixel; its kernels cannot be exported. Finer maps are added as in a feature
     pyramid.
 
@@ -55,23 +55,22 @@ class Mask2FormerNeck(Neck, name="mask2former"):
                 f"neck.width is {width}, but it is divided among {attention_heads} heads of"
                 " attention: give a multiple of neck.attention_heads."
             )
-        if strides[-1] < COARSE:
-            raise SegkitError(
-                f"neck=mask2former needs a map of stride {COARSE} or more, whose pixels attend to"
-                f" each other, but the encoder has the strides {strides}: give it more levels, or"
-                " use neck=unet, which head=queries takes too."
-            )
         norm = norm or "batch"
         self._first = skip_finer(strides, out_stride)
         channels, strides = channels[self._first :], strides[self._first :]
-        self._coarse = sum(s < COARSE for s in strides)
+        self._coarse = sum(s < COARSE for s in strides)  # the index of the first that attends
         self.inputs = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.level = nn.Embedding(len(channels) - self._coarse, width)
-        self.layers = nn.ModuleList(EncoderLayer(width, attention_heads) for _ in range(layers))
-        self.ups = nn.ModuleList(
-            Upsample(width, coarse // fine, upsample) for fine, coarse in pairwise(strides)
+        coarse = len(channels) - self._coarse
+        self.level = nn.Embedding(coarse, width) if coarse else None
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, attention_heads) for _ in range(layers if coarse else 0)
         )
-        self.smooth = nn.ModuleList(ConvBlock(width, width, 3, norm) for _ in range(self._coarse))
+        self.ups = nn.ModuleList(
+            Upsample(width, stride // finer, upsample)
+            for finer, stride in pairwise(strides[: self._coarse + 1])
+        )
+        finer = channels[: self._coarse]
+        self.smooth = nn.ModuleList(ConvBlock(width, width, 3, norm) for _ in finer)
         self.out_channels, self.out_stride = width, strides[0]
         self.level_channels, self.level_strides = (width,) * len(strides), strides
         init_he(self)
@@ -85,16 +84,21 @@ class Mask2FormerNeck(Neck, name="mask2former"):
         given = [
             conv(m) for conv, m in zip(self.inputs, maps[self._first :], strict=True)
         ]  # (B, width, H / s_i, W / s_i)
-        coarse = given[self._coarse :]
+        results = self._attend(given[self._coarse :])
+        for i in reversed(range(self._coarse)):
+            finer = given[i] + self.ups[i](results[0]) if results else given[i]
+            results.insert(0, self.smooth[i](finer))
+        return results
+
+    def _attend(self, coarse: list[Tensor]) -> list[Tensor]:
+        if self.level is None:
+            return []
         tokens = torch.cat([list_tokens(m) for m in coarse], 1)
         places = [make_positions(m) + self.level.weight[i] for i, m in enumerate(coarse)]
         place = torch.cat(places)  # (all pixels, width)
         for layer in self.layers:
             tokens = layer(tokens, place)
         parts = torch.split(tokens, [m.shape[-2] * m.shape[-1] for m in coarse], 1)
-        results = [
+        return [
             part.transpose(1, 2).reshape(m.shape) for part, m in zip(parts, coarse, strict=True)
         ]
-        for i in reversed(range(self._coarse)):
-            results.insert(0, self.smooth[i](given[i] + self.ups[i](results[0])))
-        return results

@@ -307,7 +307,7 @@ class TrainConfig(Section):
     instances: Decoder | None = Field(
         None,
         description="how to tell objects apart in validation and at the end: components,"
-        " watershed, border_core or distance; null: not at all",
+        " watershed, border_core, distance or queries; null: not at all",
     )
     min_size: int = Field(0, ge=0, description="objects of fewer pixels are dropped")
     metrics: Wanted = Field(

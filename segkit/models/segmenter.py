@@ -80,13 +80,13 @@ class Segmenter(nn.Module):
 
     def find_masks(self, x: Tensor, recompute: bool = False) -> list[Masks]:
         """What the queries of the head have found after each layer, for images (B, C, H, W)."""
-        head, size = self.head, (x.shape[-2], x.shape[-1])
+        head, stride, size = self.head, self.neck.out_stride, (x.shape[-2], x.shape[-1])
         assert isinstance(head, QueriesHead)
         if not self.encoder.query_channels:
-            return head.find_masks(self._find_levels(x, recompute), size)
+            return head.find_masks(self._find_levels(x, recompute), stride, size)
 
         def predict(maps: list[Tensor], queries: Tensor) -> Masks:
-            return head.predict(queries, head.pixels(self.neck(maps)), size)
+            return head.predict(queries, head.pixels(self.neck(maps)), stride, size)
 
         return self.encoder.find_masks(self._pad(x), head.start.weight, predict)
 

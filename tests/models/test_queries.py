@@ -96,7 +96,7 @@ def test_objects_are_the_masks_of_the_best_queries():
 @torch.no_grad()
 def test_scores_of_classes_are_their_sum():
     head = Head.build("queries", in_channels=4, num_classes=2, queries=3).eval()
-    found = head.find_masks([torch.rand(1, 4, 5, 6)], (5, 6))[-1]
+    found = head.find_masks([torch.rand(1, 4, 5, 6)], 1, (5, 6))[-1]
     chances, shares = found.classes[0].softmax(-1), found.draw()[0].sigmoid()
     expected = sum(chances[q, :2, None, None] * shares[q] for q in range(3))
     torch.testing.assert_close(head.score_classes(found)[0].exp(), expected)
@@ -136,7 +136,7 @@ def test_queries_go_through_the_last_blocks(name):
 
     def predict(maps, queries):
         taken.extend((maps[0], queries))
-        return model.head.predict(queries, model.head.pixels(model.neck(maps)), (64, 96))
+        return model.head.predict(queries, model.head.pixels(model.neck(maps)), 4, (64, 96))
 
     queries = model.head.start.weight
     model.encoder.find_masks(image, queries, predict)

@@ -78,7 +78,6 @@ class QueriesHead(Head, name="queries"):
         self.num_classes = self.num_logits = num_classes
         self.queries, self.tells_objects = queries, objects
         channels, strides = level_channels or (in_channels,), level_strides or (1,)
-        self.stride = strides[0]
         coarser = range(1, len(strides))  # some necks have finer ones too
         chosen = [i for i in coarser if strides[i] >= max(FINEST, strides[0])]
         self._chosen = sorted(chosen, key=lambda i: -strides[i])[: min(MAPS, layers)] or [0]
@@ -105,10 +104,16 @@ class QueriesHead(Head, name="queries"):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, h, w) -> (B, num_classes, h, w): the queries look at that map."""
-        return self.score_classes(self.find_masks([x], (x.shape[-2], x.shape[-1]))[-1])
+        return self.score_classes(self.find_masks([x], 1, (x.shape[-2], x.shape[-1]))[-1])
 
-    def find_masks(self, levels: list[Tensor], size: tuple[int, int]) -> list[Masks]:
-        """The maps of the neck, and the size of the image, to what each layer has found."""
+    def find_masks(self, levels: list[Tensor], stride: int, size: tuple[int, int]) -> list[Masks]:
+        """What each layer has found.
+
+        Args:
+            levels: The maps of the neck.
+            stride: The stride of the first.
+            size: Height and width of the image without its padding.
+        """
         pixels = self.pixels(levels[0])  # (B, width, h, w)
         maps: list[tuple[Tensor, Tensor, int]] = []
         for i, conv, times in zip(self._chosen, self.inputs, self._times, strict=True):
@@ -116,18 +121,18 @@ class QueriesHead(Head, name="queries"):
             values = list_tokens(given) + self.level.weight[len(maps)]
             maps.append((values + make_positions(given), values, times))
         x = self.start.weight.expand(len(pixels), -1, -1)  # (B, Q, width)
-        found = [self.predict(x, pixels, size)]
+        found = [self.predict(x, pixels, stride, size)]
         for number, layer in enumerate(self.layers):
             keys, values, times = maps[number % len(maps)]
             seen = find_seen(found[-1].draw(times))
             x = layer(x, self.place.weight, keys, values, seen)
-            found.append(self.predict(x, pixels, size))
+            found.append(self.predict(x, pixels, stride, size))
         return found
 
-    def predict(self, x: Tensor, pixels: Tensor, size: tuple[int, int]) -> Masks:
-        """Queries (B, Q, C), pixels (B, width, h, w) and the size of the image to masks."""
+    def predict(self, x: Tensor, pixels: Tensor, stride: int, size: tuple[int, int]) -> Masks:
+        """What queries (B, Q, C) have found in pixels (B, width, h, w)."""
         x = self.norm(x)
-        return Masks(self.classify(x), self.embed(x), pixels, self.stride, size)
+        return Masks(self.classify(x), self.embed(x), pixels, stride, size)
 
     def score_classes(self, found: Masks) -> Tensor:
         """Logits of the classes, (B, N, h, w), float32."""

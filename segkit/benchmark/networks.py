@@ -20,7 +20,7 @@ from segkit.config.settings import Precision
 from segkit.core.allocator import keep_freed_memory
 from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import TorchNetwork
-from segkit.losses import Loss
+from segkit.losses.base import build_typical_loss
 from segkit.models.encoders import Encoder
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
@@ -29,9 +29,6 @@ from segkit.optim.schedules import Schedule
 from segkit.report.colors import choose_colors
 from segkit.training.module import SegmentationModule
 from segkit.training.speedup import compile_step
-
-LOSS: dict[str, dict[str, Any]] = {"dice": {}, "cross_entropy": {}}
-"""The terms of the loss of a training step."""
 
 
 def build_network(
@@ -102,7 +99,7 @@ def prepare_training_step(
     module = SegmentationModule(
         model,
         make_bare_card(model, side),
-        Loss.build("sum", mode=model.head.mode, terms=LOSS),
+        build_typical_loss(model.head.mode, model.head.takes_levels),
         Optimizer.build("adamw"),
         Schedule.build("constant"),
         [],

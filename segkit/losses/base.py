@@ -188,6 +188,13 @@ class Loss(nn.Module, Registrable, ABC, family="loss"):
         return torch.where(valid, weight.float(), 0)
 
 
+def build_typical_loss(mode: Mode, queries: bool) -> Loss:
+    """Dice and cross-entropy, or the loss of queries: what a step is measured with."""
+    if queries:
+        return Loss.build("queries", mode=mode)
+    return Loss.build("sum", mode=mode, terms={"dice": {}, "cross_entropy": {}})
+
+
 def average_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the valid values over the sum of their weights, which the values contain already."""
     # at least 1 if nothing counts, so that neither the value nor the gradient is NaN

@@ -86,7 +86,7 @@ class Segmenter(nn.Module):
             return head.find_masks(self._find_levels(x, recompute), stride, size)
 
         def predict(maps: list[Tensor], queries: Tensor) -> Masks:
-            return head.predict(queries, head.pixels(self.neck(maps)), stride, size)
+            return head.predict(queries, head.embed_pixels(self.neck(maps)), stride, size)
 
         return self.encoder.find_masks(self._pad(x), head.start.weight, predict)
 

@@ -11,7 +11,7 @@ import torch
 
 from segkit.config.schema import TrainConfig
 from segkit.core.machine import choose_precision
-from segkit.losses.base import Loss
+from segkit.losses.base import build_typical_loss
 from segkit.models.fast import to_channels_last
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
@@ -22,8 +22,6 @@ WARM_UP, STEPS = 3, 5
 """Steps before the measured ones, and those."""
 SECONDS = 5.0
 """What the steps with the larger batch may take."""
-LOSS: dict[str, dict[str, float]] = {"dice": {}, "cross_entropy": {}}
-"""It costs as much as others; the planner may choose the real one later."""
 FEWEST = 2
 """Crops of the smaller of the two batches: batch norm needs several values."""
 
@@ -90,11 +88,7 @@ def _time_steps(
 ) -> tuple[float, float]:
     if settings.trainer.channels_last:
         to_channels_last(model)
-    mode = model.head.mode
-    loss = Loss.build("sum", mode=mode, terms=LOSS)
-    if model.head.takes_levels:
-        loss = Loss.build("queries", mode=mode)
-    loss.to(device)
+    loss = build_typical_loss(model.head.mode, model.head.takes_levels).to(device)
     optimizer = Optimizer.build(settings.optimizer.name).for_model(model)
     seen = size
     if model.encoder.padding == "valid":

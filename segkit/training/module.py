@@ -93,8 +93,11 @@ class SegmentationModule(L.LightningModule):
         """
         self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        self.model.encoder.set_progress(self._find_progress(self.trainer.global_step))
         return self.compute_loss(image, batch["target"], batch.get("weight"), batch.get("ids"))
+
+    def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
+        """Tell the encoder how far the training is."""
+        self.model.encoder.set_progress(self._find_progress(self.trainer.global_step))
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients so that those of an optimizer step are the mean over its batches.

@@ -136,7 +136,7 @@ def test_queries_go_through_the_last_blocks(name):
 
     def predict(maps, queries):
         taken.extend((maps[0], queries))
-        return model.head.predict(queries, model.head.pixels(model.neck(maps)), 4, (64, 96))
+        return model.head.predict(queries, model.head.embed_pixels(model.neck(maps)), 4, (64, 96))
 
     queries = model.head.start.weight
     model.encoder.find_masks(image, queries, predict)

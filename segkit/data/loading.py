@@ -233,7 +233,8 @@ class TrainDataset(Dataset[Crop]):
         if weight is not None:
             crop["weight"] = torch.from_numpy(weight)  # (H, W)
         if self.target.for_queries:
-            crop["ids"] = torch.from_numpy(marks.astype(np.int32))  # (H, W)
+            ids = marks if self.target.from_ids else number_regions(marks)
+            crop["ids"] = torch.from_numpy(ids.astype(np.int32))  # (H, W)
         tick()
         self.times.add(ticks)
         return crop

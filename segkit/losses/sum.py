@@ -110,4 +110,9 @@ def _build_term(
             f"{' and '.join(sorted(own))}: all terms share those of the sum. Remove them here."
         )
     name = options.pop("name", key)
+    if Loss.resolve(name, {})[0].takes_queries:
+        raise SegkitError(
+            f"loss '{name}' takes what queries have found, not logits, so it is no term of a sum:"
+            " use it alone."
+        )
     return Loss.build(name, mode=mode, ignore_index=ignore_index, **options), float(weight)

@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_logits, H, W), and one more map of a head that tells objects."""
         if isinstance(self.head, QueriesHead):
-            return self.draw(self.find_masks(x)[-1])
+            return self.draw(self._find_masks(x)[-1])
         feature = self.neck(self.encoder(self._pad(x)))  # (B, out_channels, H' / s, W' / s)
         return self._restore(self.head(feature), self.neck.out_stride, x.shape[-2:])
 
@@ -65,7 +65,7 @@ class Segmenter(nn.Module):
         inner maps for it. The gradients and the statistics of batch norms stay the same.
         """
         if isinstance(self.head, QueriesHead):
-            return [self.find_masks(x, recompute)]
+            return [self._find_masks(x, recompute)]
         heads, levels = [self.head, *self.auxiliary], self._find_levels(x, recompute)
         return [
             self._restore(head(level), stride, x.shape[-2:])
@@ -78,8 +78,11 @@ class Segmenter(nn.Module):
         maps = _recompute(self.encoder, self.encoder, self._pad(x))
         return _recompute(self.neck, self.neck.levels, maps)
 
-    def find_masks(self, x: Tensor, recompute: bool = False) -> list[Masks]:
+    def find_masks(self, x: Tensor) -> list[Masks]:
         """What the queries of the head have found after each layer, for images (B, C, H, W)."""
+        return self._find_masks(x)
+
+    def _find_masks(self, x: Tensor, recompute: bool = False) -> list[Masks]:
         head, stride, size = self.head, self.neck.out_stride, (x.shape[-2], x.shape[-1])
         assert isinstance(head, QueriesHead)
         if not self.encoder.query_channels:

@@ -54,7 +54,7 @@ class Target(Registrable, ABC, family="target"):
         gap: Pixels removed between touching objects, which a decoder should add again.
     """
 
-    from_ids: ClassVar[bool] = True
+    from_ids: bool = True
     for_queries: ClassVar[bool] = False
     modes: tuple[Mode, ...]
     num_classes: int | None = None
@@ -169,23 +169,27 @@ class Foreground(Target, name="foreground"):
 class Objects(Target, name="objects"):
     """Each object by a query of its own, without gaps or borders: for ``head=queries``.
 
-    Labels: 0 background, 1 object. The loss gets the ids too.
+    Labels: 0 background, 1 object; with ``regions`` those of the masks. The loss gets the ids too.
 
     Args:
+        regions: Whether masks hold classes, of which each connected region of a class but 0 is an
+            object of that class; else they hold ids of objects of one class.
         weight_map: Weights of the pixels, which the loss of queries does not take.
     """
 
     for_queries = True
     modes = ("multiclass",)
-    num_classes = 2
     decoders = ("queries",)
 
-    def __init__(self, weight_map: WeightMap | None = None) -> None:
+    def __init__(self, regions: bool = False, weight_map: WeightMap | None = None) -> None:
         super().__init__(weight_map)
+        self.from_ids, self.num_classes = not regions, None if regions else 2
 
     def draw(self, objects: NDArray[Any], unknown: NDArray[np.bool_]) -> Drawing:
         """See :meth:`Target.draw`."""
-        return Drawing((objects > 0).astype(np.uint8), objects)
+        if self.from_ids:
+            return Drawing((objects > 0).astype(np.uint8), objects)
+        return Drawing(objects, number_regions(objects))
 
 
 class BorderCore(Target, name="border_core"):

@@ -72,7 +72,7 @@ def shard(model: Segmenter, mesh: DeviceMesh) -> None:
                 if sum(p.numel() for p in block.parameters()) >= BLOCK:
                     fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for method in ("all_logits", "find_masks", "draw"):
+    for method in ("all_logits", "find_masks"):
         register_fsdp_forward_method(model, method)
 
 

@@ -81,7 +81,8 @@ class Speedup(L.Callback):
             rest = _estimate_rest(trainer, step)
             # different algorithms would give different numbers in another run
             self._tune(rest > TUNED and not torch.are_deterministic_algorithms_enabled())
-            if self.compiles == "auto" and rest > WORTH:
+            fits = not pl_module.loss.takes_queries  # which it matches on the CPU
+            if self.compiles == "auto" and fits and rest > WORTH:
                 self._compile(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -95,6 +95,13 @@ def test_numbers_follow_the_rows_and_begin_at_1():
     assert ObjectMerger(3, 2).finish().tolist() == [[0, 0]] * 3
 
 
+def test_any_numbers_are_taken():
+    """Of a file that returns what it likes."""
+    merger = ObjectMerger(1, 6)
+    merger.add(0, 0, np.float32([[1e30, np.nan, -5, np.inf, 0.5, 1e30]]), np.ones((1, 6)))
+    assert merger.finish().tolist() == [[1, 0, 0, 2, 3, 1]]
+
+
 def test_a_tile_may_reach_beyond_the_image():
     truth = label_regions(np.eye(4, dtype=np.uint8))
     merger, tile = ObjectMerger(4, 4), np.zeros((9, 9))

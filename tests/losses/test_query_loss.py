@@ -213,6 +213,11 @@ def test_it_takes_no_weights_and_no_other_mode():
         Loss.build("queries", mode="binary")
 
 
+def test_it_is_no_term_of_a_sum():
+    with pytest.raises(SegkitError, match="no term of a sum"):
+        Loss.build("sum", mode="multiclass", terms={"dice": {}, "queries": {}})
+
+
 def test_half_precision_costs_the_same():
     labels, ids = draw_truth()
     found = make_found()

@@ -17,6 +17,7 @@ from segkit.data.sources.cells import CellsSource
 from segkit.evaluate.command import evaluate
 from segkit.images.reading import read_mask
 from segkit.images.writing import write_image
+from segkit.inference.objects.object_classes import classify_objects, list_object_classes
 from segkit.predict.command import predict
 from segkit.report.table import read_csv
 
@@ -137,6 +138,32 @@ def test_queries_learn_classes_without_objects(tmp_path):
     assert not predictor.card.tells_objects
     found = predictor(np.random.default_rng(0).integers(0, 255, (50, 60), np.uint8))
     np.testing.assert_array_equal(found.instances > 0, found.labels > 0)
+
+
+def test_queries_learn_objects_of_classes(tmp_path):
+    """Of masks with labels: each connected region is an object, and objects have classes."""
+    y, x = np.mgrid[:64, :64]
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        image = rng.integers(0, 60, (64, 64, 3), np.uint8)
+        mask = np.zeros((64, 64), np.uint8)
+        for place, label in (((16, 16), 1), ((46, 20), 2), ((30, 46), 1 + number % 2)):
+            disc = np.hypot(y - place[0], x - place[1]) < 9
+            mask[disc], image[disc, label] = label, 220
+        write_image(tmp_path / f"images/{number}.png", image)
+        write_image(tmp_path / f"masks/{number}.png", mask)
+    data = ["data=folder", f"data.root='{tmp_path}'", "data.val_fraction=0.34"]
+    data += ["data.class_names=[ground,round,square]", "data.crop_size=64", "data.batch_size=4"]
+    options = [*QUERIES, "target.regions=true", "optimizer.lr=0.003", "trainer.max_epochs=60"]
+    run = train_quick(tmp_path / "run", *data, *options)
+    assert run.evaluation.means["seg"] > 0.3
+    assert run.evaluation.means["det"] > 0.5
+    predictor = segkit.load(run.checkpoint, device="cpu")
+    assert [c.name for c in list_object_classes(predictor.card)] == ["round", "square"]
+    found = predictor(tmp_path / "images/0.png")
+    classes = classify_objects(found.instances, found.labels, predictor.card)
+    assert len(classes) > 1
+    assert {int(c) for c in classes[1:]} <= {0, 1}
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,13 @@ class ObjectMerger:
         columns = slice(max(0, -left), min(objects.shape[1], width - left))
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
-        objects, weights = objects[rows, columns].astype(np.int32), weights[rows, columns]
+        objects, weights = objects[rows, columns], weights[rows, columns]
         place = (
             slice(top + rows.start, top + rows.stop),
             slice(left + columns.start, left + columns.stop),
         )
         before, seen = self._ids[place], self._weights[place]
-        first = len(self._sets)
-        for number in range(first, first + int(objects.max(initial=0))):
-            self._sets.add(number)
-        ids = np.where(objects > 0, objects + (first - 1), 0).astype(np.int32)
+        ids = self._number(objects)
         values, where = np.unique(before, return_inverse=True)
         # those that are known to be one already: a piece may lie in several of the tiles before
         known = np.array([self._sets[value] for value in values.tolist()], np.int32)[where]
@@ -59,6 +56,15 @@ class ObjectMerger:
             self._sets.merge(one, other)
         better = weights > seen
         before[better], seen[better] = ids[better], weights[better]
+
+    def _number(self, objects: NDArray[Any]) -> Ids:
+        """The objects of a tile with ids that no other tile has."""
+        values, where = np.unique(objects, return_inverse=True)
+        ids = np.zeros(len(values), np.int32)
+        for number in np.flatnonzero(values > 0):  # not so of NaN, which a file may return
+            ids[number] = len(self._sets)
+            self._sets.add(int(ids[number]))
+        return ids[where].reshape(objects.shape)
 
     def finish(self) -> Ids:
         """(H, W) ids 1, 2, ... in the order of their first pixels, 0 the background."""

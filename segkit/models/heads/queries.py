@@ -133,7 +133,7 @@ class QueriesHead(Head, name="queries"):
         return found
 
     def embed_pixels(self, level: Tensor) -> Tensor:
-        """The finest map of the neck (B, in_channels, h, w) to the pixels of masks (B, width, h, w)."""
+        """The neck's map (B, in_channels, h, w) to the pixels of masks, (B, width, h, w)."""
         pixels = self.pixels(level)
         return pixels + make_positions(pixels).T.reshape(pixels.shape[1:])
 

@@ -125,6 +125,11 @@ class ModelCard:
         return 1 if self.mode == "binary" else self.num_classes
 
     @property
+    def takes_queries(self) -> bool:
+        """Whether queries find classes and objects, instead of a map of pixels."""
+        return self.head.get("name") == "queries"
+
+    @property
     def tells_objects(self) -> bool:
         """Whether the network gives numbers of objects behind the probabilities of the classes."""
         return bool(self.head.get("objects"))

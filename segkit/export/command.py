@@ -28,7 +28,7 @@ from segkit.inference.predictor import load
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
 from segkit.inference.runtimes.torch_network import TorchNetwork, find_windows
-from segkit.inference.tiles.tiling import SIDE
+from segkit.inference.tiles.tiling import choose_side
 from segkit.models.cost import peak_bytes
 from segkit.models.segmenter import Segmenter
 
@@ -147,7 +147,7 @@ def describe_model(
     """Collect the metadata of the file."""
     return Contents(
         card=card,
-        windows=find_windows(model, max(SIDE, *card.img_size)),
+        windows=find_windows(model, choose_side(card)),
         normalizes=normalizes,
         activates=activates,
         bytes_per_pixel=peak_bytes(model, card.in_channels),

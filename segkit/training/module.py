@@ -21,7 +21,7 @@ from segkit.core.labels import IGNORE_INDEX
 from segkit.data.loading import Item
 from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.torch_network import blend, find_windows
-from segkit.inference.tiles.tiling import SIDE
+from segkit.inference.tiles.tiling import choose_side
 from segkit.losses.base import Loss
 from segkit.metrics.confusion import ConfusionMatrix, score_matrix
 from segkit.metrics.instances import InstanceScores, count_objects
@@ -68,7 +68,7 @@ class SegmentationModule(L.LightningModule):
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
         self._batch_idx = 0
-        self.windows = find_windows(model, max(SIDE, *card.img_size))
+        self.windows = find_windows(model, choose_side(card))
 
     def configure_model(self) -> None:
         """Shard the network if trainer.strategy is fsdp."""

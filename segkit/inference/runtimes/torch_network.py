@@ -20,7 +20,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.memory import find_main_memory
 from segkit.inference.objects.merging import ObjectMerger
 from segkit.inference.runtimes.network import Network
-from segkit.inference.tiles.tiling import SIDE, Windows, plan_batches, plan_grid
+from segkit.inference.tiles.tiling import Windows, choose_side, plan_batches, plan_grid
 from segkit.models.cost import peak_bytes
 from segkit.models.fast import for_inference
 from segkit.models.segmenter import Segmenter
@@ -75,7 +75,7 @@ class TorchNetwork(Network):
             return find_windows(model, tile), batch_size
         return plan_batches(
             lambda side: find_windows(model, side),
-            max(SIDE, *self.card.img_size),
+            choose_side(self.card),
             tile,
             batch_size,
             free_memory(self._device),

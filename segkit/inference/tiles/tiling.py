@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from segkit.checkpoint.card import LARGEST_SIDE
+from segkit.checkpoint.card import LARGEST_SIDE, ModelCard
 from segkit.config.settings import OVERLAP
 
 SIDE = 1024
@@ -191,6 +191,15 @@ def _make_weights(size: int, window: int, starts: list[int]) -> NDArray[np.float
     for start in starts:
         total[start : start + window] += bump
     return np.stack([bump / total[start : start + window] for start in starts]).astype(np.float32)
+
+
+def choose_side(card: ModelCard) -> int:
+    """Side of the largest tile of a model, if there is enough memory.
+
+    Maps of pixels are the same in tiles of any size. Queries are as many as the objects of a crop,
+    and know places in it, so their tiles have the size of the training's crops.
+    """
+    return max(card.img_size) if card.takes_queries else max(SIDE, *card.img_size)
 
 
 def plan_batches(

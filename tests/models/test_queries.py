@@ -88,6 +88,9 @@ def test_objects_are_the_masks_of_the_best_queries():
     assert find([thing, thing, ground, nothing], masks) == [1, 1, 2, 2, 0]
     # what a better query covers for the most part is the same thing again
     assert find([thing, thing, ground, [0.1, 0.8, 0.1]], masks) == [1, 1, 2, 2, 0]
+    # twice the same, of which neither would keep its mask
+    masks[3] = [1.0, 0.9, 0.9, 0.0, 0.0]
+    assert find([thing, nothing, ground, [0.06, 0.89, 0.05]], masks) == [1, 1, 0, 0, 0]
     # nobody's mask, and the background
     assert find([thing], [[0.4, 0.6]]) == [0, 1]
     assert find([ground], [[1.0, 1.0]]) == [0, 0]

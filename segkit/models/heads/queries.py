@@ -25,8 +25,13 @@ FINEST = 8
 """Stride of the finest map that queries look at: attention to finer ones takes too long."""
 MAPS = 3
 """Maps that queries look at, the coarsest ones."""
-OVERLAP = 0.8
-"""Share of its mask that an object keeps beside the others; with less it is one of them again."""
+OVERLAP = 0.5
+"""Share of its mask that an object keeps beside the others; with less it is a part of them.
+
+It is 0.8 in the paper, where doubles are not taken out before. On nuclei (dsb2018) that gave a PQ
+of 0.40, without doubles 0.47, and with 0.5 instead of 0.8 0.49."""
+DOUBLE = 0.5
+"""Intersection over union above which two masks are of one object."""
 LEAST = 1e-6
 """Smallest score whose logarithm is taken."""
 
@@ -171,8 +176,8 @@ class QueriesHead(Head, name="queries"):
         """Tell objects apart (Cheng et al. 2021, section 3.4: inference of panoptic segmentation).
 
         A pixel goes to the query with the largest p(class) p(pixel in mask) among those that have
-        found something, if it is in its mask. Queries that keep too little of their masks have
-        found what others have found too. Class 0 is no object.
+        found something, if it is in its mask. Of queries that have found the same only the best one
+        counts, and none that keeps less than half of its mask. Class 0 is no object.
 
         Args:
             found: What the queries have found.
@@ -185,6 +190,7 @@ class QueriesHead(Head, name="queries"):
         scores, labels = found.classes.float().softmax(-1).max(-1)  # (B, Q)
         scores = torch.where(labels < self.num_classes, scores, 0)
         shares = masks.float().sigmoid()  # (B, Q, H, W)
+        scores = torch.where(find_doubles(scores, shares >= 0.5), 0, scores)
         best = (scores[..., None, None] * shares).max(1).indices  # (B, H, W)
         inside = shares.gather(1, best.unsqueeze(1)).squeeze(1) >= 0.5
         kept = torch.zeros_like(scores)
@@ -203,3 +209,22 @@ class QueriesHead(Head, name="queries"):
     def decide(self, probabilities: Tensor) -> Tensor:
         """(B, N, H, W) -> (B, H, W): the class of the largest probability."""
         return probabilities[:, : self.num_classes].max(dim=1).indices.to(torch.uint8)
+
+
+def find_doubles(scores: Tensor, masks: Tensor) -> Tensor:
+    """Which queries have found what a query with a higher score has found, (B, Q) bool.
+
+    Their masks share more than half of their union (as in "Fast NMS", Bolya et al. 2019, "YOLACT").
+
+    Args:
+        scores: (B, Q).
+        masks: (B, Q, H, W) bool.
+    """
+    inside = masks.flatten(2).float()
+    shared, areas = inside @ inside.transpose(1, 2), inside.sum(-1)
+    same = shared > DOUBLE * (areas.unsqueeze(1) + areas.unsqueeze(2) - shared)  # (B, Q, Q)
+    # of equal scores the first counts
+    order = torch.arange(scores.shape[1], device=scores.device)
+    better = scores.unsqueeze(1) > scores.unsqueeze(2)
+    better |= (scores.unsqueeze(1) == scores.unsqueeze(2)) & (order[None] < order[:, None])
+    return (same & better).any(-1)

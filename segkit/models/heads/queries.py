@@ -45,7 +45,7 @@ class QueriesHead(Head, name="queries"):
     of the logits of this head up to a factor (Cheng et al. 2021, "MaskFormer", section 3.4).
 
     Unlike there, positions are added to the pixels that make the masks, so that what looks alike
-    differs by its place: after 440 steps on nuclei (dsb2018) SEG was 0.058 instead of 0.013.
+    differs by its place: after 5 minutes on nuclei (dsb2018) AP was 0.19 instead of 0.03.
 
     Needs ``loss=queries``. With ``encoder.query_blocks`` the queries go through blocks of the
     encoder instead of layers of their own.

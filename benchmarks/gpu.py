@@ -30,7 +30,7 @@ from harness.networks import predict, train
 from harness.process import Candidate, Measured, Spec, measure, run_script
 from harness.side_by_side import FOLDER
 from harness.timing import compute_ratio
-from segkit.benchmark.networks import LOSS, build_network, make_bare_card, use_precision
+from segkit.benchmark.networks import build_network, make_bare_card, use_precision
 from segkit.benchmark.results import Section, format_cell, write_results
 from segkit.core.errors import SegkitError
 from segkit.core.files import make_folder
@@ -38,7 +38,7 @@ from segkit.data.sources.cells import draw
 from segkit.images.writing import write_image, write_mask
 from segkit.inference.predictor import Predictor
 from segkit.inference.runtimes.torch_network import TorchNetwork
-from segkit.losses import Loss
+from segkit.losses.base import build_typical_loss
 from segkit.report.table import read_csv
 
 SECONDS = 360.0
@@ -83,7 +83,7 @@ def prepare_loss(who: str, device: str, batch: int, side: int, classes: int) -> 
     target = torch.randint(0, max(2, classes), (batch, side, side), device=device)
     compute: Callable[[], Any]
     if who == "segkit":
-        loss = Loss.build("sum", mode=mode, terms=LOSS)
+        loss = build_typical_loss(mode, queries=False)
         compute = partial(loss, logits, target)
     else:
         from segmentation_models_pytorch.losses import DiceLoss, SoftBCEWithLogitsLoss

@@ -25,11 +25,11 @@ from harness.networks import Facts
 from harness.process import Candidate, Spec, run_script
 from harness.roofline import BYTES_OF_ADAMW
 from harness.side_by_side import Case, compare_cases, make_network_parser, publish, require_peers
-from segkit.benchmark.networks import LOSS, build_network, use_precision
+from segkit.benchmark.networks import build_network, use_precision
 from segkit.benchmark.results import Section
 from segkit.core.allocator import keep_freed_memory
 from segkit.core.errors import SegkitError
-from segkit.losses import Loss
+from segkit.losses.base import build_typical_loss
 from segkit.models.conv import plain_joins
 from segkit.models.segmenter import Segmenter
 
@@ -144,7 +144,7 @@ def prepare_smp_training(
     layout = torch.channels_last if best else torch.contiguous_format
     model, facts = _laid_out(build_smp(architecture, encoder).train(), device, layout)
     run_model = torch.compile(model) if compiled else model
-    loss = Loss.build("sum", mode="binary", terms=LOSS)
+    loss = build_typical_loss("binary", queries=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     images = torch.rand(batch, 3, side, side, device=device)
     labels = torch.randint(0, 2, (batch, side, side), device=device)

@@ -175,10 +175,12 @@ def parameter_groups(
     for head in (model.head, *model.auxiliary):
         factor = _compute_auto_factor(head) if head_lr_factor == "auto" else head_lr_factor
         factors |= {id(p): factor for p in head.parameters()}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # as of queries
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and name.rpartition(".")[2] not in EMBEDDINGS
+            decays = decays and id(parameter) not in tables
             key = factors.get(id(parameter), 1.0), decays
             groups.setdefault(key, []).append(parameter)
     return [

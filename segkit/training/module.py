@@ -93,7 +93,8 @@ class SegmentationModule(L.LightningModule):
         """
         self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        return self.compute_loss(image, batch["target"], batch.get("weight"), batch.get("ids"))
+        ids = (batch["ids"],) if "ids" in batch else ()  # of queries, whose step is not compiled
+        return self.compute_loss(image, batch["target"], batch.get("weight"), *ids)
 
     def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
         """Tell the encoder how far the training is."""

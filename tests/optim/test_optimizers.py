@@ -127,6 +127,16 @@ def test_embeddings_and_vectors_have_no_weight_decay() -> None:
     assert "encoder.backbone.model.blocks.0.attn.qkv.weight" not in free
 
 
+def test_queries_have_no_weight_decay() -> None:
+    encoder = {"name": "test_resnet", "pretrained": False}
+    model = create_model(encoder, "mask2former", "queries", num_classes=2)
+    groups = Optimizer.build("adamw").for_model(model).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    free = {name for name, p in model.named_parameters() if decay[id(p)] == 0}
+    assert {"head.start.weight", "head.place.weight", "neck.level.weight"} <= free
+    assert "head.classify.weight" not in free
+
+
 def test_layers_of_a_transformer_learn_the_slower_the_nearer_they_are_to_the_image() -> None:
     model, factors = list_factors(
         {"name": "test_vit"}, layer_decay=0.5, encoder_lr_factor=0.2, head_lr_factor=1.0

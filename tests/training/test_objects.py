@@ -106,18 +106,24 @@ def test_queries_are_validated_as_they_are_evaluated(query_run):
     assert result.means["seg"] == pytest.approx(query_run.evaluation.means["seg"], nan_ok=True)
 
 
-def test_queries_predict_as_they_are_loaded_and_exported(query_run, tmp_path):
+@pytest.mark.nightly
+def test_queries_are_exported_with_their_objects(query_run, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     from segkit.export.command import export
 
     file = tmp_path / "model.onnx"
     export(compose([f"checkpoint='{query_run.checkpoint}'", f"output='{file}'"], command="export"))
     image = np.random.default_rng(0).integers(0, 255, (90, 140), np.uint8)
-    own, other = (segkit.load(p, device="cpu") for p in (query_run.checkpoint, file))
-    whole = own(image, probabilities=True)
+    own, other = (segkit.load(p, device="cpu")(image) for p in (query_run.checkpoint, file))
+    np.testing.assert_array_equal(own.instances, other.instances)
+    np.testing.assert_array_equal(own.labels, other.labels)
+
+
+def test_queries_predict_in_tiles(query_run):
+    image = np.random.default_rng(0).integers(0, 255, (90, 140), np.uint8)
+    whole = segkit.load(query_run.checkpoint, device="cpu")(image, probabilities=True)
     assert whole.probabilities.shape == (2, 90, 140)
     assert whole.instances.shape == (90, 140)
-    np.testing.assert_array_equal(whole.instances, other(image).instances)
     tiled = segkit.load(query_run.checkpoint, device="cpu", tile=64, tta="flips")(image)
     assert tiled.instances.shape == (90, 140)
     alone = segkit.load(query_run.checkpoint, device="cpu", instances=None)(image)
@@ -154,7 +160,7 @@ def test_queries_learn_objects_of_classes(tmp_path):
         write_image(tmp_path / f"masks/{number}.png", mask)
     data = ["data=folder", f"data.root='{tmp_path}'", "data.val_fraction=0.34"]
     data += ["data.class_names=[ground,round,square]", "data.crop_size=64", "data.batch_size=4"]
-    options = [*QUERIES, "target.regions=true", "optimizer.lr=0.003", "trainer.max_epochs=60"]
+    options = [*QUERIES, "target.regions=true", "optimizer.lr=0.003", "trainer.max_epochs=40"]
     run = train_quick(tmp_path / "run", *data, *options)
     assert run.evaluation.means["seg"] > 0.3
     assert run.evaluation.means["det"] > 0.5

@@ -10,6 +10,7 @@ import torch
 from conftest import train_quick
 
 from segkit.core.errors import SegkitError
+from segkit.losses.base import Loss
 from segkit.training import speedup
 from segkit.training.budget import Budget
 from segkit.training.speedup import FIRST, LAST, TRIALS, Speedup
@@ -22,6 +23,7 @@ class Module(torch.nn.Module):
         super().__init__()
         self.device = torch.device(device)
         self.norm = torch.nn.BatchNorm1d(1, momentum=0.5)
+        self.loss = Loss.build("dice", mode="binary")
         self.calls = 0
 
     def compute_loss(self, images: torch.Tensor, target: Any, weight: Any) -> torch.Tensor:

@@ -158,7 +158,9 @@ class ExportedNetwork(Network):
         """Convert logits to probabilities, as the heads do."""
         if self.card.mode != "multiclass":
             return expit(logits)
-        classes, numbers = np.split(logits, [self.num_logits], 1)  # of objects, if it gives any
+        if not self.card.tells_objects:
+            return softmax(logits, axis=1)
+        classes, numbers = np.split(logits, [self.num_logits], 1)
         return np.concatenate([softmax(classes, axis=1), numbers], 1)
 
 

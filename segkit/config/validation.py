@@ -203,12 +203,16 @@ def _check_queries(config: TrainConfig) -> list[str]:
     takes = Loss.resolve(config.loss.name, {})[0].takes_queries
     tells = bool(config.head.options.get("objects"))
     if takes and head != QUERIES:
-        problems.append(f"loss={config.loss.name} with head={head}, which has no queries: use")
-        problems[-1] += " head=queries, or another loss"
+        problems.append(
+            f"loss={config.loss.name} with head={head}, which has no queries: use head=queries, or"
+            " another loss"
+        )
     if head != QUERIES:
         if config.encoder.options.get("query_blocks"):
-            problems.append(f"encoder.query_blocks with head={head}, which has no queries: use")
-            problems[-1] += " head=queries, or encoder.query_blocks=0"
+            problems.append(
+                f"encoder.query_blocks with head={head}, which has no queries: use head=queries, or"
+                " encoder.query_blocks=0"
+            )
         return problems
     if not takes:
         problems.append(
@@ -221,8 +225,15 @@ def _check_queries(config: TrainConfig) -> list[str]:
             " layers finds already: leave it out"
         )
     if config.encoder.options.get("padding") == "valid":
-        problems.append("encoder.padding=valid with head=queries, which look at whole maps: use")
-        problems[-1] += " encoder.padding=same"
+        problems.append(
+            "encoder.padding=valid with head=queries, which look at whole maps: use"
+            " encoder.padding=same"
+        )
+    if config.trainer.recompute and config.encoder.options.get("query_blocks"):
+        problems.append(
+            "trainer.recompute=true with encoder.query_blocks, whose blocks are not computed again:"
+            " leave one of them out"
+        )
     if config.trainer.compile is True:
         problems.append(
             "trainer.compile=true with head=queries, whose loss matches on the CPU: leave it out"

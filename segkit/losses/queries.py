@@ -135,7 +135,7 @@ class QueryLoss(Loss, name="queries"):
         self, logits: Tensor, truth: Tensor, valid: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """Not for logits: see :meth:`forward`."""
-        raise NotImplementedError
+        raise SegkitError(f"loss '{self.name}' takes what queries have found: call it as a whole.")
 
     def _compute(
         self, found: Sequence[Masks], truth: Tensor, valid: Tensor, ids: Tensor | None

@@ -142,7 +142,8 @@ class SegmentationModule(L.LightningModule):
     def _validate_queries(self, batch: Item, image: Tensor) -> None:
         """As :meth:`validation_step`: the loss of an image is the mean of those of its tiles."""
         head, maps = self.model.head, []
-        mergers = [ObjectMerger(*image.shape[-2:]) for _ in image] if head.tells_objects else None
+        scores_objects = head.tells_objects and self.decoder is not None
+        mergers = [ObjectMerger(*image.shape[-2:]) for _ in image] if scores_objects else None
         ids = batch.get("ids") if head.tells_objects else None
         truth = [each.unsqueeze(1) for each in (batch["target"], ids) if each is not None]
         channels = [image.shape[1], *[1] * len(truth)]

@@ -183,6 +183,7 @@ def test_queries_learn_objects_of_classes(tmp_path):
         (("head=queries", "trainer.compile=true"), "whose loss matches on the CPU"),
         (("head=queries", "encoder.padding=valid"), "use encoder.padding=same"),
         (("experiment=eomt", "head=multiclass"), "encoder.query_blocks=0"),
+        (("experiment=eomt", "trainer.recompute=true"), "are not computed again"),
         (("target=objects", "instances=watershed"), "instances=queries"),
     ],
 )

@@ -16,8 +16,8 @@ from segkit.core.labels import FIRST_COLOR, IGNORE_INDEX, MODES, Mode
 from segkit.images.raster import convert_channels
 from segkit.targets.base import Target
 
-FORMAT = 1
-"""The format of the card; a newer one is refused."""
+FORMAT = 2
+"""The newest format of the card: 2 where weights are left out, otherwise 1."""
 LARGEST_SIDE = 2**16
 """Largest side of crops and tiles that a file may ask for, in pixels."""
 
@@ -44,6 +44,7 @@ class ModelCard:
             strides, the multiple to which inputs are padded, the only input size if there is one.
             Empty in cards of version 0.1.0.
         bytes_per_pixel: Memory for each pixel of the input when predicting on torch, if known.
+        frozen_sha256: Hash of the frozen weights that the checkpoint leaves out, if it does.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -68,10 +69,11 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     bytes_per_pixel: float | None = None
+    frozen_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dictionaries, lists, strings and numbers."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": 1 if self.frozen_sha256 is None else FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelCard:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from threading import get_ident
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segkit import __version__
 from segkit.checkpoint.card import FORMAT, ModelCard
+from segkit.checkpoint.frozen import find_frozen
+from segkit.checkpoint.limits import limit_weights
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
@@ -31,8 +30,6 @@ KEY = "segkit"
 PREFIX = "model."
 """What the names of the network's weights begin with in the Lightning module."""
 AS_WRITTEN = "Use the checkpoint as its training wrote it."
-MOST_TENSORS, MOST_ELEMENTS = 20_000, 200_000_000
-"""By how much a network may be larger than its weights: timm builds levels that are dropped."""
 
 
 def find_versions() -> dict[str, str]:
@@ -66,7 +63,7 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
         if key.startswith(PREFIX)
     }
     try:
-        with _without_weights(card, weights):
+        with _limit_weights(card, weights):
             model = _build(card)
         options = {key: value for key, value in card.target.items() if key != "name"}
         Target.bind(card.target["name"], options)
@@ -79,6 +76,13 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
             f" {str(error).partition(chr(10))[0]}. {AS_WRITTEN}"
         ) from error
     wanted = model.state_dict()
+    if card.frozen_sha256 is not None:
+        missing = wanted.keys() - weights.keys()
+        try:
+            weights |= find_frozen(card, missing) if missing else {}
+        except SegkitError as error:
+            raise SegkitError(f"checkpoint {path}: {error}") from error
+        card = replace(card, frozen_sha256=None)
     differences = _compare(wanted, weights)
     if differences:
         raise all_at_once(
@@ -92,35 +96,15 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     return model.eval(), card
 
 
-@contextmanager
-def _without_weights(card: ModelCard, held: dict[str, Any]) -> Iterator[None]:
-    """Build networks without memory for weights, and stop at one that is far larger than its file.
-
-    Those without a layout are run to measure them, and those with parts from outside segkit may
-    compute with their first weights: they get their memory.
+def _limit_weights(card: ModelCard, held: dict[str, Any]) -> AbstractContextManager[None]:
+    """Networks without a layout are run to measure them, and those with parts from outside segkit
+    may compute with their first weights: they get memory for them.
     """
     elements = sum(value.numel() for value in held.values() if isinstance(value, torch.Tensor))
-    tensors, elements = len(held) + MOST_TENSORS, 10 * elements + MOST_ELEMENTS
     parts = (Encoder, card.encoder), (Neck, card.neck), (Head, card.head)
     members = [family.resolve(part["name"], {})[0] for family, part in parts]
-    keeps = not card.layout or any(not m.__module__.startswith("segkit.") for m in members)
-    thread = get_ident()  # others may build networks at the same time
-
-    def register(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
-        nonlocal tensors, elements
-        if weight is None or get_ident() != thread:
-            return None
-        tensors -= 1
-        elements -= weight.numel() if keeps else 0
-        if min(tensors, elements) < 0:
-            raise SegkitError("the network that its card describes is far larger than its weights.")
-        return None if keeps else nn.Parameter(weight.to("meta"), weight.requires_grad)
-
-    hook = register_module_parameter_registration_hook(register)
-    try:
-        yield
-    finally:
-        hook.remove()
+    with_memory = not card.layout or any(not m.__module__.startswith("segkit.") for m in members)
+    return limit_weights(len(held), elements, with_memory)
 
 
 def _build(card: ModelCard) -> Segmenter:

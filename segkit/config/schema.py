@@ -109,10 +109,11 @@ class Data(Part):
         description="processes that read and augment; null: as many as keep up by the time that a"
         " crop takes, at most 16 or one per spare core, none if only two cores compute",
     )
-    cache: bool | Literal["auto"] = Field(
+    cache: bool | Literal["auto", "features"] = Field(
         "auto",
         description="whether to keep decoded images and masks in memory-mapped files during the"
-        " run; auto: if they take at most a quarter of the memory and of the free temporary space",
+        " run; auto: if they take at most a quarter of the memory and of the free temporary space;"
+        " features: what a frozen encoder gives for them too, so that each is encoded once",
     )
     samples_per_epoch: int | None = Field(
         None, ge=1, description="crops per epoch; null: one per image"
@@ -220,6 +221,11 @@ class Trainer(Section):
     channels_last: bool = Field(
         True,
         description="channels-last memory format, which is faster on CPUs and with tensor cores",
+    )
+    save_frozen: bool = Field(
+        True,
+        description="whether best.ckpt has the weights of a frozen encoder; false leaves them out,"
+        " and they are taken from the cache of timm's pretrained weights when it is read",
     )
     progress_bar: bool = Field(True, description="show a progress bar")
 

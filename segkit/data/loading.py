@@ -511,15 +511,17 @@ class ArrayCache:
         """Whether arrays of a kind are cached."""
         return self._kinds is None or kind in self._kinds
 
-    def fetch(self, sample: Sample, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def fetch(self, of: Any, kind: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Return an array of a sample, read-only; ``kind`` tells its arrays apart.
+
+        ``of`` is anything whose repr stands for the sample in all processes.
 
         Errors of ``make``, which computes an array that is not cached yet, are passed on.
         """
         if not self.keeps(kind):
             return make()
         # a hash of all fields, so that every process finds the same name and samples never clash
-        path = self.folder / f"{kind}-{blake2b(repr(sample).encode(), digest_size=16).hexdigest()}"
+        path = self.folder / f"{kind}-{blake2b(repr(of).encode(), digest_size=16).hexdigest()}"
         try:
             return self._map(path)
         except OSError:

@@ -108,10 +108,7 @@ def crop_by_padding(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def list_sizes(windows: Windows) -> list[tuple[int, int]]:
-    """Sizes of images to check, odd ones too if the network takes them.
-
-    The graph is traced with the last one, which is neither square nor a multiple of anything.
-    """
+    """Sizes of images to check, odd ones too if the network takes them."""
     if windows.fixed:
         return [windows.fixed]
     if windows.context:
@@ -121,13 +118,23 @@ def list_sizes(windows: Windows) -> list[tuple[int, int]]:
     return [(1, 1), (2 * m, 2 * m), (m + 1, 2 * m + 3), (3 * m, 2 * m), (2 * m + 1, 3 * m + 3)]
 
 
+def choose_example(windows: Windows) -> tuple[int, int]:
+    """The size to trace a graph with: neither square nor a multiple of anything.
+
+    It is large, as a side of one pixel on some coarse map would be taken for one of every size.
+    """
+    if windows.fixed or windows.context:
+        return list_sizes(windows)[-1]
+    return 9 * windows.step + 1, 11 * windows.step + 3
+
+
 def trace(model: Segmenter, contents: Contents, crop: Crop) -> ExportedProgram:
     """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size."""
     card = contents.card
     normalization = card.normalization if contents.normalizes else None
     graph = ExportGraph(replace_same_padding(model), normalization, contents.activates, crop)
     axes = (0,) if contents.windows.fixed else (0, 2, 3)
-    example = torch.zeros(2, card.in_channels, *list_sizes(contents.windows)[-1])
+    example = torch.zeros(2, card.in_channels, *choose_example(contents.windows))
     with (
         explain_failure(
             f"torch.export cannot trace the network of encoder={card.encoder['name']}",

@@ -48,14 +48,29 @@ class Segmenter(nn.Module):
         self.auxiliary = nn.ModuleList(auxiliary or [])
         self._multiple = encoder.multiple or encoder.strides[-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, num_logits, H, W), and one more map of a head that tells objects."""
+    def forward(self, x: Tensor, features: list[Tensor] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, num_logits, H, W), and one more map of a head that tells objects.
+
+        ``features`` are what :meth:`extract` gives for ``x``, if that is known.
+        """
         if isinstance(self.head, QueriesHead):
-            return self.draw(self._find_masks(x)[-1])
-        feature = self.neck(self.encoder(self._pad(x)))  # (B, out_channels, H' / s, W' / s)
+            return self.draw(self.find_masks(x, features=features)[-1])
+        feature = self.neck(self._encode(x, features))  # (B, out_channels, H' / s, W' / s)
         return self._restore(self.head(feature), self.neck.out_stride, x.shape[-2:])
 
-    def all_logits(self, x: Tensor, recompute: bool = False) -> list[Any]:
+    def extract(self, x: Tensor) -> list[Tensor]:
+        """As :meth:`Encoder.extract`, for an image (B, C, H, W) of any size."""
+        return self.encoder.extract(self._pad(x))
+
+    def _encode(self, x: Tensor, features: list[Tensor] | None) -> list[Tensor]:
+        if features is not None:
+            return self.encoder.complete(features)
+        maps: list[Tensor] = self.encoder(self._pad(x))
+        return maps
+
+    def all_logits(
+        self, x: Tensor, recompute: bool = False, features: list[Tensor] | None = None
+    ) -> list[Any]:
         """What the loss takes: the logits of :meth:`forward`, then those of each auxiliary head.
 
         All have the same size. Of a head of queries it is a list of :class:`Masks`, one for each of
@@ -63,30 +78,35 @@ class Segmenter(nn.Module):
 
         With ``recompute``, encoder and neck run again in the backward pass instead of keeping their
         inner maps for it. The gradients and the statistics of batch norms stay the same.
+        ``features`` are as for :meth:`forward`.
         """
         if isinstance(self.head, QueriesHead):
-            return [self._find_masks(x, recompute)]
-        heads, levels = [self.head, *self.auxiliary], self._find_levels(x, recompute)
+            return [self.find_masks(x, recompute, features)]
+        heads, levels = [self.head, *self.auxiliary], self._find_levels(x, recompute, features)
         return [
             self._restore(head(level), stride, x.shape[-2:])
             for head, level, stride in zip(heads, levels, self.neck.level_strides, strict=False)
         ]
 
-    def _find_levels(self, x: Tensor, recompute: bool) -> list[Tensor]:
+    def _find_levels(
+        self, x: Tensor, recompute: bool, features: list[Tensor] | None
+    ) -> list[Tensor]:
         if not recompute:
-            return self.neck.levels(self.encoder(self._pad(x)))
-        maps = _recompute(self.encoder, self.encoder, self._pad(x))
+            return self.neck.levels(self._encode(x, features))
+        maps = _recompute(self.encoder, lambda x: self._encode(x, features), x)
         return _recompute(self.neck, self.neck.levels, maps)
 
-    def find_masks(self, x: Tensor) -> list[Masks]:
-        """What the queries of the head have found after each layer, for images (B, C, H, W)."""
-        return self._find_masks(x)
+    def find_masks(
+        self, x: Tensor, recompute: bool = False, features: list[Tensor] | None = None
+    ) -> list[Masks]:
+        """What the queries of the head have found after each layer, for images (B, C, H, W).
 
-    def _find_masks(self, x: Tensor, recompute: bool = False) -> list[Masks]:
+        ``recompute`` and ``features`` are as for :meth:`all_logits`.
+        """
         head, stride, size = self.head, self.neck.out_stride, (x.shape[-2], x.shape[-1])
         assert isinstance(head, QueriesHead)
         if not self.encoder.query_channels:
-            return head.find_masks(self._find_levels(x, recompute), stride, size)
+            return head.find_masks(self._find_levels(x, recompute, features), stride, size)
 
         def predict(maps: list[Tensor], queries: Tensor) -> Masks:
             return head.predict(queries, head.embed_pixels(self.neck(maps)), stride, size)

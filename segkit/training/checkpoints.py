@@ -18,6 +18,8 @@ from segkit.core.files import written_whole
 
 FOR_PREDICTION = ("state_dict", KEY, "epoch", "global_step", "pytorch-lightning_version")
 """The entries of best.ckpt; the others, such as the state of the optimizer, are for resuming."""
+FROZEN = "frozen"
+"""The entry of last.ckpt that names the weights which best.ckpt leaves out."""
 
 
 class CheckpointNotWrittenError(SegkitError):
@@ -43,7 +45,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; if the disk is full, say, raise CheckpointNotWrittenError."""
         if Path(path).name == "best.ckpt":
+            left_out = set(checkpoint[FROZEN])
             checkpoint = {key: checkpoint[key] for key in FOR_PREDICTION if key in checkpoint}
+            weights = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {k: v for k, v in weights if k not in left_out}
         try:
             with written_whole(path) as file:
                 _save(checkpoint, file)

@@ -186,6 +186,11 @@ class SegmentationData(L.LightningDataModule):
             return item
         return cast(Item, self.trainer.precision_plugin.convert_input(item))
 
+    @property
+    def keeps_features(self) -> bool:
+        """Whether what the encoder gives for the images is cached with them."""
+        return self.config.cache == "features"
+
     def whole(self, split: Split, samples: list[Sample] | None = None) -> WholeDataset:
         """Return the whole images of a split, or samples instead of them."""
         return WholeDataset(
@@ -364,8 +369,10 @@ class SegmentationData(L.LightningDataModule):
                     f"images are decoded at every read: together they take {said}, more than"
                     f" {SHARE:.0%} of the {small[0]} (data.cache=true caches them anyway)"
                 )
+        more = ", and what the encoder gives for them" if self.keeps_features else ""
         return True, (
-            f"decoded images are cached during the run, {said}; data.cache=false turns this off"
+            f"decoded images are cached during the run, {said}{more}; data.cache=false turns this"
+            " off"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from segkit.checkpoint.card import ModelCard
-from segkit.checkpoint.reading import KEY
+from segkit.checkpoint.frozen import OWN
+from segkit.checkpoint.reading import KEY, PREFIX
 from segkit.config.schema import OF_OBJECTS, Trainer
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
@@ -30,6 +32,9 @@ from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule
 from segkit.training.budget import Budget
+from segkit.training.checkpoints import FROZEN
+from segkit.training.datamodule import SegmentationData
+from segkit.training.features import FeatureCache, Features
 from segkit.training.sharding import begin_validation, end_validation, shard
 
 
@@ -68,6 +73,9 @@ class SegmentationModule(L.LightningModule):
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
         self._batch_idx = 0
+        self.features: FeatureCache | None = None
+        left_out = [] if card.frozen_sha256 is None else model.encoder.list_frozen()
+        self.left_out = [f"{PREFIX}{OWN}{name}" for name in left_out]
         self.windows = find_windows(model, choose_side(card))
 
     def configure_model(self) -> None:
@@ -77,6 +85,13 @@ class SegmentationModule(L.LightningModule):
                 convert = nn.SyncBatchNorm.convert_sync_batchnorm
                 convert(self.model)  # type: ignore[no-untyped-call]  # torch has no types of it
             shard(self.model, self.device_mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        """Take what a frozen encoder gives from the cache of the data, if that is wanted."""
+        # Lightning declares the attribute nowhere
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, SegmentationData) and data.keeps_features and data.cache is not None:
+            self.features = FeatureCache(self.model.extract, data.cache)
 
     def on_validation_start(self) -> None:
         """Let processes with more images than others predict them alone."""
@@ -93,8 +108,11 @@ class SegmentationModule(L.LightningModule):
         """
         self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
-        ids = (batch["ids"],) if "ids" in batch else ()  # of queries, whose step is not compiled
-        return self.compute_loss(image, batch["target"], batch.get("weight"), *ids)
+        features = None
+        if self.features is not None:
+            features = self.features.fetch_each(image, batch["index"])
+        given = image, batch["target"], batch.get("weight"), batch.get("ids")
+        return self.compute_loss(*given, features)
 
     def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
         """Tell the encoder how far the training is."""
@@ -112,10 +130,18 @@ class SegmentationModule(L.LightningModule):
         super().backward(loss, *args, **kwargs)
 
     def compute_loss(
-        self, image: Tensor, target: Tensor, weight: Tensor | None, ids: Tensor | None = None
+        self,
+        image: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ids: Tensor | None = None,
+        features: Features | None = None,
     ) -> Tensor:
-        """The loss of a batch; :class:`Speedup` replaces this by the same, compiled."""
-        logits = self.model.all_logits(image, self.recompute)  # [(B, num_logits, H, W)]
+        """The loss of a batch; :class:`Speedup` replaces this by the same, compiled.
+
+        ``features`` are as for :meth:`Segmenter.all_logits`.
+        """
+        logits = self.model.all_logits(image, self.recompute, features)  # [(B, num_logits, H, W)]
         if self.loss.takes_queries:
             found: Tensor = self.loss(logits[0], target, ids=ids)
             return found
@@ -130,7 +156,14 @@ class SegmentationModule(L.LightningModule):
         if self.loss.takes_queries:
             self._validate_queries(batch, image)
             return
-        both = blend(self._logits_and_probabilities, image, self.windows)  # (B, 2 num_logits, H, W)
+        find_features = self._follow_tiles(batch)
+
+        def run(tiles: Tensor) -> Tensor:
+            """Both: the predictor blends probabilities, the loss needs logits."""
+            logits = self.model(tiles, find_features(tiles)).float()
+            return torch.cat([logits, self.model.head.activate(logits)], dim=1)
+
+        both = blend(run, image, self.windows)  # (B, 2 num_logits, H, W)
         logits, probabilities = both.chunk(2, 1)
         target, weight = batch["target"], batch.get("weight")
         for i in range(len(logits)):  # image by image: independent of the batch size
@@ -147,12 +180,13 @@ class SegmentationModule(L.LightningModule):
         ids = batch.get("ids") if head.tells_objects else None
         truth = [each.unsqueeze(1) for each in (batch["target"], ids) if each is not None]
         channels = [image.shape[1], *[1] * len(truth)]
+        find_features = self._follow_tiles(batch)
         for i in range(len(image)):
             losses: list[Tensor] = []
 
             def run(tiles: Tensor, losses: list[Tensor] = losses) -> Tensor:
                 pixels, labels, *numbers = torch.split(tiles, channels, 1)
-                masks = self.model.find_masks(pixels)
+                masks = self.model.find_masks(pixels, features=find_features(pixels))
                 own = numbers[0][:, 0].long() if numbers else None
                 losses.append(self.loss(masks, labels[:, 0].long(), ids=own))
                 return head.activate(self.model.draw(masks[-1]))
@@ -178,10 +212,12 @@ class SegmentationModule(L.LightningModule):
             found = self.decoder(p, decided, ids=own)
             self.objects.update(count_objects(ids, found, marks, IGNORE_INDEX))
 
-    def _logits_and_probabilities(self, tiles: Tensor) -> Tensor:
-        """Return both: the predictor blends probabilities, the loss needs logits."""
-        logits = self.model(tiles).float()
-        return torch.cat([logits, self.model.head.activate(logits)], dim=1)
+    def _follow_tiles(self, batch: Item) -> Callable[[Tensor], Features | None]:
+        """What finds the features of the tiles of a batch, in their order, if they are cached."""
+        if self.features is None:
+            return lambda tiles: None
+        features, first, number = self.features, int(batch["index"][0]), count()
+        return lambda tiles: features.fetch(("val", first, next(number)), tiles)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and free the gradients before the next forward pass.
@@ -232,5 +268,6 @@ class SegmentationModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the model card."""
+        """Add the model card, and what best.ckpt leaves out."""
         checkpoint[KEY] = self.card.to_dict()
+        checkpoint[FROZEN] = self.left_out

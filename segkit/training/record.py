@@ -18,6 +18,7 @@ from rich.console import Console
 
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
+from segkit.checkpoint.frozen import hash_frozen
 from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
@@ -97,6 +98,9 @@ def make_card(
         versions=checkpoint.find_versions(),
         layout=model.encoder.layout(),
         bytes_per_pixel=peak_bytes(model, summary.in_channels),
+        frozen_sha256=None
+        if settings.trainer.save_frozen
+        else hash_frozen(model.encoder, settings.encoder.as_dict()),
     )
 
 

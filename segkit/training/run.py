@@ -44,6 +44,7 @@ from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
 from segkit.training.datamodule import SegmentationData
+from segkit.training.features import find_obstacles
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
 from segkit.training.record import (
@@ -152,6 +153,10 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
             f"the memory is not enough for the network of encoder={settings.encoder.name} with"
             f" {settings.encoder.options} and neck={settings.neck.name}: choose a smaller one."
         ) from error
+    if settings.data.cache == "features":
+        obstacles = find_obstacles(settings, summary, model)
+        if obstacles:
+            raise all_at_once("data.cache=features cannot be used:", obstacles)
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)

@@ -22,8 +22,8 @@ TRIALS = 3
 FIRST, LAST = 20, 60
 """Steps between which the time of a step is measured; the first ones are slower."""
 
-Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Takes images (B, C, H, W), targets and weights (B, H, W); returns the loss."""
+Compute = Callable[..., Tensor]
+"""Takes what :meth:`SegmentationModule.compute_loss` takes; returns the loss."""
 
 
 def compile_step(compute: Compute, device: torch.device, replays: bool) -> Compute:
@@ -38,9 +38,9 @@ def compile_step(compute: Compute, device: torch.device, replays: bool) -> Compu
     if not graphs:
         return compiled
 
-    def replay(images: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    def replay(*given: Any) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        return compiled(images, target, weight).clone()  # the next step overwrites the original
+        return compiled(*given).clone()  # the next step overwrites the original
 
     return replay
 
@@ -116,9 +116,8 @@ class Speedup(L.Callback):
         graphs = self.compiles is True and alone and trainer.accumulate_grad_batches == 1
         compiled = compile_step(plain, pl_module.device, graphs)
 
-        def compute_first(images: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        def compute_first(*given: Any) -> Tensor:
             """Compute the first step; if that fails, all steps are computed plainly."""
-            given = images, target, weight
             try:
                 if alone:  # other processes would wait for its gradients
                     _try_out(compiled, pl_module, given, TRIALS if graphs else 1)
@@ -141,9 +140,7 @@ class Speedup(L.Callback):
         pl_module.compute_loss = compute_first
 
 
-def _try_out(
-    compute: Compute, pl_module: Any, given: tuple[Tensor, Tensor, Tensor | None], times: int
-) -> None:
+def _try_out(compute: Compute, pl_module: Any, given: tuple[Any, ...], times: int) -> None:
     """Take steps backwards too, where the rest is compiled, and leave everything as it was."""
     gradients = [parameter.grad for parameter in pl_module.parameters()]
     buffers = [buffer.clone() for buffer in pl_module.buffers()]

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import segkit
 from segkit.checkpoint import reading as checkpoint
+from segkit.checkpoint.card import FORMAT
 from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
 from segkit.evaluate.command import evaluate
@@ -169,9 +170,9 @@ def test_a_run_folder_leads_to_its_checkpoint(run):
 
 
 def test_a_checkpoint_of_a_newer_version(stored, tmp_path):
-    stored["segkit"] |= {"format": 2, "num_classes": "of another form"}
+    stored["segkit"] |= {"format": FORMAT + 1, "num_classes": "of another form"}
     torch.save(stored, tmp_path / "newer.ckpt")
-    assert "has the format 2 of a newer segkit" in message(tmp_path / "newer.ckpt")
+    assert f"has the format {FORMAT + 1} of a newer segkit" in message(tmp_path / "newer.ckpt")
     assert "Upgrade segkit" in message(tmp_path / "newer.ckpt")
 
 

@@ -65,6 +65,15 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
 
+    def extract(self, x: Tensor) -> list[Tensor]:
+        """What :meth:`backbone_parameters` compute for an image; :meth:`complete` does the rest."""
+        found: list[Tensor] = self(x)
+        return found
+
+    def complete(self, features: list[Tensor]) -> list[Tensor]:
+        """The maps of :meth:`forward`, from what :meth:`extract` gives."""
+        return features
+
     def find_masks(
         self, x: Tensor, queries: Tensor, predict: Callable[[list[Tensor], Tensor], Masks]
     ) -> list[Masks]:
@@ -240,6 +249,21 @@ class Encoder(nn.Module, Registrable, ABC, family="encoder"):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that :meth:`freeze` may freeze: all that may be pretrained."""
         return list(self.parameters())
+
+    def list_frozen(self) -> list[str]:
+        """Names of the weights, buffers included, that a training leaves as they are."""
+        frozen = {id(p) for p in self.parameters() if not p.requires_grad}
+        frozen |= {id(b) for module in self._frozen for b in module.buffers(recurse=False)}
+        stored = self.state_dict(keep_vars=True)
+        return [name for name, tensor in stored.items() if id(tensor) in frozen]
+
+    @classmethod
+    def find_pretrained(cls, options: Mapping[str, Any]) -> Path | None:
+        """The file on this machine with the pretrained weights that these options choose.
+
+        None if there is none, or if anything but the options is needed to find it.
+        """
+        return None
 
     def layers(self) -> list[list[nn.Parameter]]:
         """The trained parameters that may be pretrained, by depth, those next to the image first.

@@ -22,7 +22,7 @@ from segkit.models.encoders.base import Encoder, Pretrained
 from segkit.models.encoders.carrying import Predict, carry_queries, require_blocks
 from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
-from segkit.models.encoders.weights import check_fit, find_weights, read_file
+from segkit.models.encoders.weights import check_fit, find_cached, find_weights, read_file
 from segkit.models.queries import Masks
 
 Blocks = Literal["several", "last", "plain"]
@@ -199,6 +199,13 @@ class TimmEncoder(Encoder, name="timm"):
             encoder.backbone, encoder._found = whole, replace(encoder._found, dropped=())
         return encoder
 
+    @classmethod
+    def find_pretrained(cls, options: Mapping[str, Any]) -> Path | None:
+        """As :meth:`Encoder.find_pretrained`: in the cache of the hub."""
+        if options.get("pretrained", "auto") not in (True, "auto"):
+            return None
+        return find_cached(_pretrained_config(find_current_name(options["model"])))
+
     def layout(self) -> dict[str, Any]:
         """Plain data from which :meth:`rebuild` builds the encoder without running it."""
         return {**super().layout(), "backbone": asdict(self._found)}
@@ -245,6 +252,10 @@ class TimmEncoder(Encoder, name="timm"):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, in, H, W) -> [(B, channels[i], H / strides[i], W / strides[i])], finest first."""
+        return self.complete(self.extract(x))
+
+    def extract(self, x: Tensor) -> list[Tensor]:
+        """As :meth:`Encoder.extract`: the maps of the timm model."""
         maps: list[Tensor] = self.backbone(x)  # [(B, c_i, h_i, w_i)], or [(B, h_i, w_i, c_i)]
         if self._found.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -254,9 +265,11 @@ class TimmEncoder(Encoder, name="timm"):
                 F.interpolate(m, (height // s, width // s), mode="bilinear", align_corners=False)
                 for m, s in zip(maps, self._raw_strides, strict=True)
             ]
-        if self.pyramid is not None:
-            maps = self.pyramid(maps)
         return maps
+
+    def complete(self, features: list[Tensor]) -> list[Tensor]:
+        """As :meth:`Encoder.complete`: the pyramid of a plain transformer."""
+        return features if self.pyramid is None else self.pyramid(features)
 
     def layers(self) -> list[list[nn.Parameter]]:
         """As :meth:`Encoder.layers`; of a transformer, each block is a layer."""

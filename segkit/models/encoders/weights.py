@@ -82,10 +82,13 @@ def find_weights(config: dict[str, Any], model: str, required: bool) -> Path | N
     """
     repository, url = config.get("hf_hub_id"), config.get("url")
     try:
+        cached = find_cached(config)
+        if cached is not None:
+            return cached
         if repository:
-            return _fetch_from_hub(repository, config.get("hf_hub_filename"))
+            return _fetch_from_hub(repository, _list_names(config))
         if url:
-            return _fetch_from_url(str(url), config.get("file_name"))
+            return _fetch_from_url(str(url), _place_in_cache(config))
         reason = "timm has none"
     except Exception as error:  # every library on the way has its own
         said = str(error).strip().partition("\n")[0] or repr(error)
@@ -106,21 +109,43 @@ def find_weights(config: dict[str, Any], model: str, required: bool) -> Path | N
     return None
 
 
-def _fetch_from_hub(repository: str, filename: str | None) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+def find_cached(config: dict[str, Any]) -> Path | None:
+    """Find the file of a timm model's pretrained weights on this machine; nothing is downloaded.
 
-    # versions before 0.25 have them in this module only
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-    )
+    ``config`` is timm's pretrained configuration of the model.
+    """
+    from huggingface_hub import hf_hub_download
 
-    names = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
-    for name in names:
+    # versions before 0.25 have it in this module only
+    from huggingface_hub.utils import LocalEntryNotFoundError  # type: ignore[attr-defined]
+
+    if not config.get("hf_hub_id"):
+        path = _place_in_cache(config)
+        return path if config.get("url") and path.is_file() else None
+    for name in _list_names(config):
         try:
-            return Path(hf_hub_download(repository, name, local_files_only=True))
+            return Path(hf_hub_download(config["hf_hub_id"], name, local_files_only=True))
         except LocalEntryNotFoundError:
             continue
+    return None
+
+
+def _list_names(config: dict[str, Any]) -> list[str]:
+    """The names that the file may have on the hub."""
+    name = config.get("hf_hub_filename")
+    return [name] if name else ["model.safetensors", "pytorch_model.bin"]
+
+
+def _place_in_cache(config: dict[str, Any]) -> Path:
+    """Where torch keeps a file that has an address."""
+    name = config.get("file_name") or str(config.get("url")).rpartition("/")[2]
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def _fetch_from_hub(repository: str, names: list[str]) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import EntryNotFoundError  # type: ignore[attr-defined]
+
     # hf_hub_download alone would retry for minutes without an answer
     for name in names:
         try:
@@ -132,14 +157,12 @@ def _fetch_from_hub(repository: str, filename: str | None) -> Path:
     raise AssertionError("there is at least one name")
 
 
-def _fetch_from_url(url: str, file_name: str | None) -> Path:
+def _fetch_from_url(url: str, path: Path) -> Path:
     from huggingface_hub import constants
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / (file_name or url.rpartition("/")[2])
-    if not path.is_file():
-        if constants.HF_HUB_OFFLINE:
-            raise ConnectionError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(url, timeout=HUB_ANSWER_SECONDS).close()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    urllib.request.urlopen(url, timeout=HUB_ANSWER_SECONDS).close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), progress=False)
     return path

@@ -13,6 +13,7 @@ both are scored here, on the whole validation images.
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import statistics
 import subprocess
@@ -128,7 +129,8 @@ class PlainLoop(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Those of segkit, by its config."""
         s = self.settings
-        options = {k: v for k, v in s.optimizer.options.items() if "lr_factor" not in k}
+        known = inspect.signature(torch.optim.AdamW).parameters
+        options = {k: v for k, v in s.optimizer.options.items() if k in known}
         optimizer = torch.optim.AdamW(self.parameters(), **options)
         course = Schedule.build(s.scheduler.name, **s.scheduler.options)
         schedule = LambdaLR(optimizer, lambda _: course.factor(self.budget.progress))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -144,15 +145,11 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
     settings, choices = plan_for_this_machine(settings, summary, outputs, console)
     settings = weigh_classes(settings, summary, console)
 
-    try:
+    with _explain_memory(
+        f"the network of encoder={settings.encoder.name} with {settings.encoder.options} and"
+        f" neck={settings.neck.name}"
+    ):
         model, notes = _build_model(settings, summary, outputs)
-    except (RuntimeError, MemoryError, OverflowError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise SegkitError(
-            f"the memory is not enough for the network of encoder={settings.encoder.name} with"
-            f" {settings.encoder.options} and neck={settings.neck.name}: choose a smaller one."
-        ) from error
     if settings.data.cache == "features":
         obstacles = find_obstacles(settings, summary, model)
         if obstacles:
@@ -178,9 +175,9 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         decoder,
     )
     transform = _build_transform(settings, model, card.background)
-    unfit = transform.find_unsuitable(
-        summary.in_channels, np.uint8 if card.normalization.dtype == "uint8" else np.float32
-    )
+    dtype = np.uint8 if card.normalization.dtype == "uint8" else np.float32
+    with _explain_memory(f"crops of data.crop_size={list(settings.data.crop_size)}"):
+        unfit = transform.find_unsuitable(summary.in_channels, dtype)
     if unfit:
         raise all_at_once("the augmentation does not fit the images:", unfit)
     data = SegmentationData(
@@ -241,6 +238,17 @@ def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -
     )
     for note in summary.notes:
         console.print(f"  note: {note}")
+
+
+@contextmanager
+def _explain_memory(what: str) -> Iterator[None]:
+    """Raise a SegkitError if the memory is not enough for something."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SegkitError(f"the memory is not enough for {what}: choose something smaller.") from error
 
 
 def _build_model(

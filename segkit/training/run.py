@@ -248,7 +248,9 @@ def _explain_memory(what: str) -> Iterator[None]:
     except (RuntimeError, MemoryError, OverflowError) as error:
         if not is_out_of_memory(error):
             raise
-        raise SegkitError(f"the memory is not enough for {what}: choose something smaller.") from error
+        raise SegkitError(
+            f"the memory is not enough for {what}: choose something smaller."
+        ) from error
 
 
 def _build_model(

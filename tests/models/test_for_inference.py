@@ -192,7 +192,7 @@ class Odd(Encoder, name="odd_to_fold"):
 
 def test_a_network_without_a_faster_copy_is_returned_itself_with_a_warning() -> None:
     odd = trained("odd_to_fold", kind="reads")  # a convolution's weights, which folding changes
-    with pytest.warns(SlowPredictionWarning, match="with folded batch norms its logits differ by"):
+    with pytest.warns(SlowPredictionWarning, match="with folded batch norms its results differ by"):
         assert for_inference(odd) is odd
     assert not odd.training
     keeping = trained("test_resnet")
@@ -212,7 +212,7 @@ def test_what_differs_by_more_than_a_thousandth_is_not_used(
         return fused
 
     monkeypatch.setattr(fast, "fuse_conv_bn_eval", fuse_roughly)
-    with pytest.warns(SlowPredictionWarning, match="its probabilities by"):
+    with pytest.warns(SlowPredictionWarning, match="of the largest"):
         assert for_inference(model) is model
 
 

@@ -165,7 +165,7 @@ def train_smp(
     workers = default_workers()
     loader: Any = DataLoader(
         training,
-        data.batch_size,
+        min(data.batch_size, count),
         sampler=RandomSampler(training, replacement=count > len(training), num_samples=count),
         drop_last=True,
         num_workers=workers,

@@ -29,7 +29,9 @@ def test_commands_compose(name, words):
 
 
 def test_keys_of_the_launcher_exist():
-    plugin = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    plugin = pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher.config", reason="the extra slurm is not installed"
+    )
     keys = set(re.findall(r"hydra\.launcher\.(\w+)", PAGE))
     assert "partition" in keys
     assert keys <= plugin.SlurmQueueConf.__dataclass_fields__.keys()

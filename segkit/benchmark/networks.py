@@ -108,7 +108,7 @@ def prepare_training_step(
     if compiled:
         plain = module.compute_loss
         compiled_step = compile_step(plain, torch.device(device), replays=True)
-        module.compute_loss = compiled_step  # type: ignore[method-assign]
+        module.compute_loss = compiled_step  # type: ignore[method-assign]  # as Speedup
     # without a trainer Lightning would warn at each step
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     torch.backends.cudnn.benchmark = True  # as trainings do after their first steps

@@ -65,6 +65,10 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     try:
         with _limit_weights(card, weights):
             model = _build(card)
+        wanted = model.state_dict()
+        missing = wanted.keys() - weights.keys()
+        if card.frozen_sha256 is not None and missing:
+            weights |= find_frozen(card, missing)
         options = {key: value for key, value in card.target.items() if key != "name"}
         Target.bind(card.target["name"], options)
     except SegkitError as error:
@@ -75,14 +79,6 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
             f"checkpoint {path}: the network that its card describes cannot be built:"
             f" {str(error).partition(chr(10))[0]}. {AS_WRITTEN}"
         ) from error
-    wanted = model.state_dict()
-    if card.frozen_sha256 is not None:
-        missing = wanted.keys() - weights.keys()
-        try:
-            weights |= find_frozen(card, missing) if missing else {}
-        except SegkitError as error:
-            raise SegkitError(f"checkpoint {path}: {error}") from error
-        card = replace(card, frozen_sha256=None)
     differences = _compare(wanted, weights)
     if differences:
         raise all_at_once(
@@ -93,7 +89,7 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     fitting = {name: value.to(wanted[name].dtype).contiguous() for name, value in weights.items()}
     model.load_state_dict(fitting, assign=True)
     merge_adapters(model)
-    return model.eval(), card
+    return model.eval(), replace(card, frozen_sha256=None)  # what is read is whole
 
 
 def _limit_weights(card: ModelCard, held: dict[str, Any]) -> AbstractContextManager[None]:

@@ -89,7 +89,7 @@ def as_list(names: object) -> list[str]:
     if not names:
         return []
     is_listed = isinstance(names, Iterable) and not isinstance(names, str)
-    return [str(name) for name in names] if is_listed else [str(names)]  # type: ignore[attr-defined]
+    return [str(name) for name in names] if is_listed else [str(names)]  # type: ignore[attr-defined]  # iterable by now
 
 
 def find_source_files(overrides: Iterable[str]) -> list[Path]:

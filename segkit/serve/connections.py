@@ -40,7 +40,7 @@ class ImpatientProtocol(H11Protocol):
         """Whether nothing is being done for the client."""
         return self.cycle is None or self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of TCP
         """See :class:`asyncio.Protocol`."""
         super().connection_made(transport)
         # asyncio does so only where a socket names its protocol; else a body may wait 40 ms for the

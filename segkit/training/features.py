@@ -27,8 +27,13 @@ class FeatureCache:
     in which it came first, and a resumed run computes the same ones.
     """
 
-    def __init__(self, extract: Callable[[Tensor], Features], arrays: ArrayCache) -> None:
-        self._extract, self._arrays = extract, arrays
+    def __init__(
+        self,
+        extract: Callable[[Tensor], Features],
+        arrays: ArrayCache,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._extract, self._arrays, self._layout = extract, arrays, layout
 
     def fetch_each(self, images: Tensor, index: Tensor) -> Features:
         """The features of the training images (B, C, H, W) with these numbers (B,)."""
@@ -47,11 +52,8 @@ class FeatureCache:
             return np.frombuffer(safetensors.torch.save(found), np.uint8)
 
         stored = safetensors.torch.load(self._arrays.fetch(key, "features", make).tobytes())
-        layout = torch.contiguous_format
-        if images.is_contiguous(memory_format=torch.channels_last):
-            layout = torch.channels_last
         return [
-            stored[str(i)].to(images.device).contiguous(memory_format=layout)
+            stored[str(i)].to(images.device).contiguous(memory_format=self._layout)
             for i in range(len(stored))
         ]
 

@@ -91,7 +91,7 @@ class SegmentationModule(L.LightningModule):
         # Lightning declares the attribute nowhere
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, SegmentationData) and data.keeps_features and data.cache is not None:
-            self.features = FeatureCache(self.model.extract, data.cache)
+            self.features = FeatureCache(self.model.extract, data.cache, self.layout)
 
     def on_validation_start(self) -> None:
         """Let processes with more images than others predict them alone."""

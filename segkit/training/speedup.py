@@ -39,6 +39,7 @@ def compile_step(compute: Compute, device: torch.device, replays: bool) -> Compu
         return compiled
 
     def replay(*given: Any) -> Tensor:
+        # torch has no types of it
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return compiled(*given).clone()  # the next step overwrites the original
 

@@ -253,7 +253,7 @@ def test_torch_does_not_see_code(attack, changed):
 
 
 @pytest.mark.nightly
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # what torch says of such files
 @pytest.mark.parametrize("attack", ATTACKS, ids=name_of)
 def test_code_that_torch_runs_is_not_run(attack, changed, monkeypatch):
     path, mark = changed(attack)

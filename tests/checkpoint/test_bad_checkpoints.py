@@ -102,7 +102,7 @@ class Harmful:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of the old archive
 @pytest.mark.parametrize("form", ["archive", "old archive", "pickle"])
 def test_code_in_a_checkpoint_is_not_run(stored, tmp_path, form):
     mark, path = tmp_path / "run", tmp_path / "harmful.ckpt"
@@ -143,7 +143,7 @@ def write_weights(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # that write such a file
 @pytest.mark.parametrize(
     ("write", "reason", "remedy"),
     [

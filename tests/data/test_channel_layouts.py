@@ -83,7 +83,7 @@ def test_channels_are_chosen_and_ordered(tmp_path: Path) -> None:
 
 
 def test_volumes_of_nnunet(tmp_path: Path) -> None:
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     volumes = np.arange(2 * 6 * 5 * 3).reshape(2, 6, 5, 3).astype(np.int16)
     for folder, name, volume in (
         ("imagesTr", "a_0000", volumes[0]),

@@ -84,9 +84,9 @@ def test_folders_without_the_right_to_read_are_not_left_out(
     scan = os.scandir
 
     def refuse(folder: object) -> object:
-        if os.fspath(folder) == closed:  # type: ignore[call-overload]
+        if os.fspath(folder) == closed:  # type: ignore[call-overload]  # a path or a descriptor
             raise PermissionError(13, "Permission denied", closed)
-        return scan(folder)  # type: ignore[call-overload]
+        return scan(folder)  # type: ignore[call-overload]  # likewise
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SegkitError, match=r"folder .*images cannot be read: Permission denied\. G"):

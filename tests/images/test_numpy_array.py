@@ -112,7 +112,7 @@ def test_uploads_are_not_numpy(tmp_path: Path) -> None:
         (np.array([["text"]]), "not an image"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Stored array in format:UserWarning")
+@pytest.mark.filterwarnings("ignore:Stored array in format:UserWarning")  # numpy of text
 def test_arrays_that_are_not_images(tmp_path: Path, suffix, values, reason) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".npy":

@@ -91,7 +91,7 @@ def test_a_picture_is_read_as_its_file(multiclass_run, tmp_path):
     assert (pictures[files.index(tmp_path / "hidden.png")].labels == 255).sum() == 301
 
 
-@pytest.mark.filterwarnings("ignore:the image is boolean")
+@pytest.mark.filterwarnings("ignore:the image is boolean")  # tested elsewhere
 def test_booleans_are_the_numbers_0_and_1(predictor):
     image = np.random.default_rng(0).random((40, 30)) > 0.5
     wanted = predictor(image.astype(np.uint8), probabilities=True).probabilities

@@ -185,7 +185,7 @@ def test_compiles_into_one_graph(name, mode):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # as asked
 @pytest.mark.parametrize(
     ("name", "mode"),
     [

@@ -20,7 +20,10 @@ from segkit.models.queries import EncoderLayer, QueryLayer, make_positions
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers", reason="the extra peers is not installed")
-mask2former = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+mask2former = pytest.importorskip(
+    "transformers.models.mask2former.modeling_mask2former",
+    reason="the extra peers is not installed",
+)
 WIDTH, HEADS = 32, 4
 
 

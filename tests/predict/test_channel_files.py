@@ -103,7 +103,7 @@ def test_an_image_has_changed_if_a_channel_has(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_from_training_to_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """nnU-Net's volumes: the model remembers the channels, and masks are named after the cases."""
-    nibabel = pytest.importorskip("nibabel")
+    nibabel = pytest.importorskip("nibabel", reason="the extra medical is not installed")
     rng, affine = np.random.default_rng(0), np.diag([-1, -1, 2, 1])
     root = tmp_path / "raw"
     for case, folder in enumerate(("imagesTr", "imagesTr", "imagesTs")):

@@ -205,7 +205,8 @@ def test_there_are_as_many_workers_as_keep_up(
     monkeypatch.setattr(datamodule.TrainDataset, "__getitem__", take)
     found = data(num_workers=None, cache=False)
     strategy = SimpleNamespace(root_device=torch.device(device))
-    found.trainer = SimpleNamespace(world_size=1, num_nodes=1, strategy=strategy)  # type: ignore[assignment]
+    stand_in = SimpleNamespace(world_size=1, num_nodes=1, strategy=strategy)
+    found.trainer = stand_in  # type: ignore[assignment]  # no trainer, but all that is asked
     found.setup("fit")
     assert len(made) == 6
     assert found.workers == workers

@@ -65,11 +65,13 @@ def test_the_features_of_an_image_depend_on_nothing_but_the_image(tmp_path: Path
         return [level.bfloat16() if i else level for i, level in enumerate(model.extract(x))]
 
     arrays = ArrayCache()
-    first = FeatureCache(extract, arrays)
+    first = FeatureCache(extract, arrays, torch.channels_last)
     first.fetch_each(images[:3], torch.tensor([0, 1, 2]))
     together = first.fetch_each(images[[3, 1]], torch.tensor([3, 1]))
     others = ArrayCache()
-    alone = FeatureCache(extract, others).fetch_each(images[[3, 1]], torch.tensor([3, 1]))
+    alone = FeatureCache(extract, others, torch.channels_last).fetch_each(
+        images[[3, 1]], torch.tensor([3, 1])
+    )
     assert calls == [1] * 6
     for level, again in zip(together, alone, strict=True):
         assert torch.equal(level, again)

@@ -88,7 +88,9 @@ def run_sweep(tmp_path, *options):
 
 @pytest.mark.nightly
 def test_a_sweep_of_submitit_ends_with_its_table(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher", reason="the extra slurm is not installed"
+    )
     done, rows = run_sweep(tmp_path, "data.crop_size=64,0")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "2 jobs, best first" in done.stdout
@@ -105,7 +107,9 @@ if "SUBMITIT_EXECUTOR" in os.environ:
 
 @pytest.mark.nightly
 def test_a_killed_job_of_a_sweep_is_in_its_table(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher", reason="the extra slurm is not installed"
+    )
     (tmp_path / "dies.py").write_text(
         "import os\nif 'SUBMITIT_EXECUTOR' in os.environ: os._exit(9)"
     )

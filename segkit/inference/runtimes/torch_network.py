@@ -65,6 +65,7 @@ class TorchNetwork(Network):
         self.is_asynchronous = self._device.type == "cuda"
         if self.is_asynchronous:
             # for the copies of the next batch and for what follows the network, beside it
+            # (torch has no types of them)
             self._loading = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._finishing = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
 

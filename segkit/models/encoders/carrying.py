@@ -35,7 +35,7 @@ def require_blocks(model: nn.Module, name: str, blocks: int) -> None:
             f" and '{name}' is none, or timm {_version()} has no masks for its attention. Choose"
             " one such as vit_small_patch14_dinov2, or leave query_blocks out."
         )
-    count = len(model.blocks)  # type: ignore[arg-type]
+    count = len(model.blocks)  # type: ignore[arg-type]  # a ModuleList
     if blocks > count:
         raise SegkitError(
             f"encoder.query_blocks is {blocks}, but '{name}' has {count} blocks: give 1 to {count}."

@@ -144,6 +144,8 @@ def _place_in_cache(config: dict[str, Any]) -> Path:
 
 def _fetch_from_hub(repository: str, names: list[str]) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    # as above
     from huggingface_hub.utils import EntryNotFoundError  # type: ignore[attr-defined]
 
     # hf_hub_download alone would retry for minutes without an answer

@@ -9,7 +9,7 @@ from segkit.core.errors import SegkitError
 from segkit.data.sources.folder import FolderSource
 from segkit.images.reading import count_pages, read_image
 
-pydicom = pytest.importorskip("pydicom")
+pydicom = pytest.importorskip("pydicom", reason="the extra medical is not installed")
 
 CT, SEG, LABELMAP = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "66.4", "66.7"))
 SLICES, SIZE = 5, (9, 13)

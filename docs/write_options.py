@@ -107,12 +107,12 @@ def kind(hint: Any) -> str:
         null = " or null" if kind(arguments[0]).endswith(" or null") else ""
         return f"{plain} {limits}".strip() + null
     if origin in (typing.Union, types.UnionType):
-        parts = [
-            # one list with "or" instead of a list in a list
-            kind(part).replace(", ", " or ") if typing.get_origin(part) is Literal else kind(part)
-            for part in arguments
-        ]
-        return " or ".join(dict.fromkeys(parts))
+        parts: list[str] = []
+        for part in arguments:
+            is_list = part is bool or typing.get_origin(part) is Literal
+            parts += kind(part).split(", ") if is_list else [kind(part)]
+        *others, last = dict.fromkeys(parts)
+        return f"{', '.join(others)} or {last}"
     if origin is Literal:
         return ", ".join(str(value) for value in arguments)
     if origin in (list, tuple):

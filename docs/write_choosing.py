@@ -6,17 +6,22 @@ python docs/write_choosing.py
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import timm
 import yaml
 
 from segkit.models.cost import gflops
+from segkit.models.encoders import Encoder
+from segkit.models.heads import Head
 from segkit.models.necks import Neck
-from segkit.models.segmenter import create_model
+from segkit.models.segmenter import Segmenter, create_model
 
 FILE = Path(__file__).parent / "choosing.md"
 ENCODER = "resnet34"
+TIMES = FILE.parents[1] / "benchmarks" / "results" / "encoders.json"
+"""What ``python -m segkit.benchmark`` found for all encoders with ``necks=[linear]``."""
 SIDE = 256
 MORE = (
     *("resnet26d", "resnext50_32x4d", "regnety_008", "efficientnet_b3", "tf_efficientnetv2_s"),
@@ -29,12 +34,15 @@ MORE = (
 def list_encoders() -> str:
     """A line for each preset, and for some other backbones of timm."""
     lines = [
-        "| encoder | of timm | parameters, M | GFLOPs | strides | licence of the weights |",
-        "|---|---|---:|---:|---|---|",
+        "| encoder | of timm | parameters, M | GFLOPs | predict, ms | train, ms | strides"
+        " | licence of the weights |",
+        "|---|---|---:|---:|---:|---:|---|---|",
     ]
     files = sorted((Path(__file__).parents[1] / "conf" / "encoder").glob("*.yaml"))
     presets = {path.stem: yaml.safe_load(path.read_text())["name"] for path in files}
     del presets["timm"]
+    rows = json.loads(TIMES.read_text(encoding="utf-8"))["rows"]
+    times = {row["encoder"].split()[0]: row for row in rows}
     names = [(f"`{preset}`", name) for preset, name in presets.items()]
     for shown, name in [*names, *(("", name) for name in MORE)]:
         options = {"pretrained": False} if name != "unet" else {}
@@ -46,6 +54,7 @@ def list_encoders() -> str:
             f"`{name}`" if known else "",
             f"{sum(p.numel() for p in model.encoder.parameters()) / 1e6:.1f}",
             f"{gflops(model, 3, (SIDE, SIDE)):.1f}",
+            *(f"{times[name][key]:.0f}" for key in ("predict ms", "train ms")),
             ", ".join(map(str, model.encoder.strides)),
             (config and config.license) or "",
         )
@@ -64,8 +73,11 @@ def list_necks() -> str:
         "| neck | what it is | parameters, M | GFLOPs | stride | auxiliary heads |",
         "|---|---|---:|---:|---:|---:|",
     ]
+    encoder = Encoder.build(ENCODER, pretrained=False)
     for name in Neck.names():
-        model = create_model({"name": ENCODER, "pretrained": False}, name).to("meta")
+        neck = Neck.build(name, channels=encoder.channels, strides=encoder.strides)
+        head = Head.build("binary", in_channels=neck.out_channels)
+        model = Segmenter(encoder, neck, head).to("meta")
         count = sum(p.numel() for p in model.neck.parameters()) / 1e6
         summary = (inspect.getdoc(Neck.members()[name]) or "").partition("\n\n")[0]
         cells = (

@@ -33,15 +33,12 @@ def test_a_wheel_works_from_another_directory(tmp_path):
     )
     assert where.stdout.split() == [str(site / "segkit/__init__.py"), str(site / "segkit/conf")]
     quick = ["experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"]
-    for command in (
-        [sys.executable, "-m", "segkit.train"],
-        [sys.executable, "-m", "segkit", "train"],
-    ):
-        done = subprocess.run(
-            [*command, *quick], cwd=away, env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list(away.glob("runs/quick/*/report.html"))) == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "segkit", "train", *quick, "trainer.max_steps=2"],
+        cwd=away, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(away.glob("runs/quick/*/report.html"))) == 1
     assert list((site / "bin").glob("segkit*"))
 
 

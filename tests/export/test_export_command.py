@@ -25,9 +25,14 @@ from segkit.inference.runtimes.exported import KEY
 from segkit.inference.runtimes.torch_network import TorchNetwork
 
 FORMATS = sorted(ENDINGS)
-ONNX_BY_DAY = [
-    kind if kind == "onnx" else pytest.param(kind, marks=pytest.mark.nightly) for kind in FORMATS
-]
+
+
+def by_day(choice: str):
+    """One format by day; the others are nightly."""
+    return [
+        kind if kind == choice else pytest.param(kind, marks=pytest.mark.nightly)
+        for kind in FORMATS
+    ]
 
 
 def run_export(run, output, *overrides: str):
@@ -36,11 +41,10 @@ def run_export(run, output, *overrides: str):
     )
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def exported(request, tiny_multiclass_run, tmp_path_factory):
+@pytest.fixture(scope="module", params=ENDINGS.values())
+def exported(request, files):
     """A file of each format, of three classes on colour images."""
-    file = tmp_path_factory.mktemp(request.param) / f"model{ENDINGS[request.param]}"
-    return run_export(tiny_multiclass_run, file)
+    return files[request.param]
 
 
 def test_a_file_predicts_as_the_checkpoint_does(exported, tiny_multiclass_run):
@@ -65,9 +69,19 @@ def test_a_file_holds_the_whole_card_and_is_alone(exported, tiny_multiclass_run)
     assert {file.name for file in exported.parent.iterdir()} == names
 
 
-def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
+def test_an_onnx_file_says_what_it_takes_and_the_command_what_it_checked(
+    tiny_run, tmp_path, capsys
+):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    file = run_export(tiny_run, tmp_path / "model.onnx")
+    images = tmp_path / "images"
+    for i in range(2):
+        write_image(images / f"{i}.png", draw(i, (40, 50)).image)
+    file = run_export(tiny_run, tmp_path / "model.onnx", f"input='{images}'")
+    said = capsys.readouterr().out
+    assert "checked on random images of 1 x 1, 8 x 8, 5 x 11, 12 x 8, 9 x 15, 8 x 28, " in said
+    assert "checked on 2 of the given images: largest difference of probabilities " in said
+    assert said.count("other labels in 0.") == 2
+    assert said.rstrip().endswith(" MB")
     session = onnxruntime.InferenceSession(os.fspath(file))
     (given,), (result,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.shape) == ("image", ["batch", 1, "height", "width"])
@@ -81,7 +95,7 @@ def test_an_onnx_file_says_what_it_takes(tiny_run, tmp_path):
         assert path.encode() not in content
 
 
-@pytest.mark.parametrize("kind", ONNX_BY_DAY)
+@pytest.mark.parametrize("kind", by_day("onnx"))
 def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run, tmp_path):
     file = tmp_path / f"m{ENDINGS[kind]}"
     run_export(tiny_multilabel_run, file, "normalize=false", "activate=false")
@@ -112,18 +126,6 @@ def test_an_unpadded_network_keeps_its_sizes(kind, unpadded_run, tmp_path):
     )
 
 
-def test_the_differences_are_printed(tiny_run, tmp_path, capsys):
-    images = tmp_path / "images"
-    for i in range(2):
-        write_image(images / f"{i}.png", draw(i, (40, 50)).image)
-    run_export(tiny_run, tmp_path / "model.onnx", f"input='{images}'")
-    said = capsys.readouterr().out
-    assert "checked on random images of 1 x 1, 8 x 8, 5 x 11, 12 x 8, 9 x 15, 8 x 28, " in said
-    assert "checked on 2 of the given images: largest difference of probabilities " in said
-    assert said.count("other labels in 0.") == 2
-    assert said.rstrip().endswith(" MB")
-
-
 @pytest.mark.nightly
 def test_without_the_data_of_the_training_drawn_images_stand_in(tiny_run, tmp_path, capsys):
     stored = torch.load(tiny_run.checkpoint, weights_only=True)
@@ -136,7 +138,7 @@ def test_without_the_data_of_the_training_drawn_images_stand_in(tiny_run, tmp_pa
     assert (tmp_path / "model.onnx").is_file()  # beside the checkpoint, without output=
 
 
-@pytest.mark.parametrize("kind", ONNX_BY_DAY)
+@pytest.mark.parametrize("kind", by_day("torch_export"))
 def test_a_failed_check_leaves_no_file(kind, tiny_run, tmp_path, monkeypatch):
     file = tmp_path / f"model{ENDINGS[kind]}"
     file.write_text("what was there before")

@@ -28,7 +28,7 @@ LIGHT = (
     *("mobilenetv3_large_100", "mobilenetv4_conv_small", "mambaout_tiny"),
 )
 """Presets that are tried by default."""
-TYPICAL = ("fpn", "pan", "pspnet", "unet", "unetplusplus")
+TYPICAL = ("fpn", "pan", "pspnet", "unet")
 """Necks that are compiled by default: they have all blocks that the others are made of."""
 ENCODERS = [*PRESETS, *SMALL]
 

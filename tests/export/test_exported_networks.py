@@ -15,10 +15,7 @@ import tifffile
 import torch
 
 from segkit import load
-from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
-from segkit.export.command import export
-from segkit.export.formats import ENDINGS
 from segkit.inference.runtimes.exported import (
     KEY,
     choose_openvino_device,
@@ -29,7 +26,6 @@ pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("openvino", reason="the extra openvino is not installed")
 pytestmark = pytest.mark.slow  # three exports
 
-TINY = ["encoder=unet", "encoder.width=4", "encoder.depth=3", "neck.upsample=deconv"]
 NOT_NEEDED = ("torch", "torchvision", "timm", "lightning", "hydra", "omegaconf", "albumentations")
 WITHOUT = f"""
 import sys
@@ -47,22 +43,6 @@ result = segkit.load(sys.argv[1], instances="components", min_size=3)(
     sys.argv[2], probabilities=True)
 np.savez(sys.argv[3], labels=result.labels, maps=result.probabilities, ids=result.instances)
 """
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The checkpoint of a tiny network and its exported files, by their endings."""
-    from conftest import train_quick
-
-    folder = tmp_path_factory.mktemp("files")
-    run = train_quick(folder / "run", *TINY)
-    found = {".ckpt": run.checkpoint}
-    for ending in ENDINGS.values():
-        output = folder / f"model{ending}"
-        found[ending] = export(
-            compose([f"checkpoint='{run.checkpoint}'", f"output='{output}'"], "export")
-        )
-    return found
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml"])

@@ -71,8 +71,8 @@ def benchmark(config: DictConfig) -> Path:
         machine=describe_machine(device, settings.threads),
         settings=settings.model_dump(mode="json", exclude={"output"}),
         notes=[
-            f"Milliseconds are for {settings.batch} images of {settings.channels} channels, medians"
-            f" of {settings.rounds} runs; each network runs in its own process. Megabytes are its"
+            f"Milliseconds are for a batch of {settings.batch} with {settings.channels} channels,"
+            f" medians of {settings.rounds} runs; each network runs in its own process. Megabytes are its"
             " peak memory above that after the imports. GFLOPs are for predicting one image, a"
             " multiply-add counts as two. A training step is forward, Dice + cross-entropy,"
             " backward and AdamW."

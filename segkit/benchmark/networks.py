@@ -22,6 +22,7 @@ from segkit.data.loading import Item
 from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.losses.base import build_typical_loss
 from segkit.models.encoders import Encoder
+from segkit.models.heads.queries import QueriesHead
 from segkit.models.segmenter import Segmenter, create_model
 from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
@@ -99,7 +100,7 @@ def prepare_training_step(
     module = SegmentationModule(
         model,
         make_bare_card(model, side),
-        build_typical_loss(model.head.mode, model.head.takes_levels),
+        build_typical_loss(model.head.mode, isinstance(model.head, QueriesHead)),
         Optimizer.build("adamw"),
         Schedule.build("constant"),
         [],

@@ -234,6 +234,12 @@ def _check_queries(config: TrainConfig) -> list[str]:
             "trainer.recompute=true with encoder.query_blocks, whose blocks are not computed again:"
             " leave one of them out"
         )
+    unused = [key for key in ("layers", "attention_heads") if config.head.options.get(key)]
+    if unused and config.encoder.options.get("query_blocks"):
+        problems.append(
+            f"head.{' and head.'.join(unused)} with encoder.query_blocks, whose queries go through"
+            " blocks of the encoder and no others: leave one of them out"
+        )
     if config.trainer.compile is True:
         problems.append(
             "trainer.compile=true with head=queries, whose loss matches on the CPU: leave it out"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.core.errors import SegkitError
+from segkit.models.heads.queries import QueriesHead
 
 if TYPE_CHECKING:
     from segkit.models.encoders.base import Encoder
@@ -162,7 +163,7 @@ def find_unused(model: Segmenter) -> list[nn.Parameter]:
     parameters = [each for each in model.parameters() if each.requires_grad]
     image = torch.zeros(1, model.encoder.in_channels, *model.example_size)
     with torch.enable_grad(), eval_mode(model):
-        found = [model(image)] if model.head.takes_levels else model.all_logits(image)
+        found = [model(image)] if isinstance(model.head, QueriesHead) else model.all_logits(image)
         total = torch.stack([each.sum() for each in found]).sum()
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     return [p for p, found in zip(parameters, gradients, strict=True) if found is None]

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from segkit.models.conv import JoinBlock, plain_joins
 from segkit.models.encoders.adapters import merge_adapters
+from segkit.models.heads.queries import QueriesHead
 from segkit.models.segmenter import Segmenter
 
 # The forward of these is known: others may change their weights on the way.
@@ -58,6 +59,9 @@ def for_inference(model: Segmenter, half: torch.dtype | None = None) -> Segmente
 
 def to_channels_last(model: nn.Module) -> None:
     """Lay the weights of 2D convolutions out with the channels last, in place."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d and _is_unsafe(module):
+            module.__class__ = _PickingConv
     for parameter in model.parameters():
         if parameter.ndim == 4:  # module.to(memory_format=...) refuses parameters of 5 dimensions
             _, channels, height, width = parameter.shape
@@ -65,6 +69,27 @@ def to_channels_last(model: nn.Module) -> None:
             if channels == 1:  # fits both layouts: only the strides tell torch which one is meant
                 laid = laid.as_strided(laid.shape, (height * width, 1, width, 1))
             parameter.data = laid
+
+
+def _is_unsafe(conv: nn.Conv2d) -> bool:
+    """Whether its backward pass on a CPU writes beside its memory, as oneDNN's in torch 2.14 does.
+
+    It does so for 1 x 1 kernels with a stride and fewer than 16 channels in this layout, such as
+    those that RepVGG, MobileOne and FastViT have on the image.
+    """
+    return (
+        (conv.kernel_size, conv.padding, conv.groups) == ((1, 1), (0, 0), 1)
+        and conv.stride != (1, 1)
+        and conv.in_channels < 16
+    )
+
+
+class _PickingConv(nn.Conv2d):
+    """A 1 x 1 convolution with a stride: the pixels are picked before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, right = self.stride
+        return F.conv2d(x[..., ::down, ::right], self.weight, self.bias)
 
 
 def _make_fast_copy(model: Segmenter, half: torch.dtype | None) -> Segmenter:
@@ -111,7 +136,7 @@ def _compute(model: Segmenter, x: Tensor) -> list[Tensor]:
     What queries look at depends on thresholds, where the smallest difference may become a large
     one: equal networks give equal maps before them.
     """
-    if model.head.takes_levels and not model.encoder.query_channels:
+    if isinstance(model.head, QueriesHead) and not model.encoder.query_channels:
         return model.neck.levels(model.encoder.complete(model.extract(x)))
     logits = model(x)
     return [logits, model.head.activate(logits)]

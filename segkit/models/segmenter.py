@@ -231,7 +231,7 @@ def create_model(
     name, options = _split("" if isinstance(encoder, Encoder) else encoder, "encoder")
     neck_name, neck_options = _split(neck, "neck")
     head_name, head_options = _split(head, "head")
-    takes_levels = Head.resolve(head_name, {})[0].takes_levels
+    has_queries = issubclass(Head.resolve(head_name, {})[0], QueriesHead)
     # report unknown names before weights are downloaded
     neck_takes = inspect.signature(Neck.resolve(neck_name, {})[0]).parameters
     trusted = isinstance(encoder, Encoder)  # that of a checkpoint, for which nothing is run
@@ -268,7 +268,7 @@ def create_model(
             f"{auxiliary} auxiliary heads were asked for, but the neck '{neck_name}' has"
             f" {len(widths) - 1} other levels for them."
         )
-    if takes_levels:
+    if has_queries:
         _require_levels(encoder, auxiliary)
         head_options |= {
             "level_channels": widths,

@@ -13,6 +13,7 @@ from segkit.config.schema import TrainConfig
 from segkit.core.machine import choose_precision
 from segkit.losses.base import build_typical_loss
 from segkit.models.fast import to_channels_last
+from segkit.models.heads.queries import QueriesHead
 from segkit.models.segmenter import Segmenter
 from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
@@ -88,7 +89,7 @@ def _time_steps(
 ) -> tuple[float, float]:
     if settings.trainer.channels_last:
         to_channels_last(model)
-    loss = build_typical_loss(model.head.mode, model.head.takes_levels).to(device)
+    loss = build_typical_loss(model.head.mode, isinstance(model.head, QueriesHead)).to(device)
     optimizer = Optimizer.build(settings.optimizer.name).for_model(model)
     seen = size
     if model.encoder.padding == "valid":

@@ -1,7 +1,10 @@
 """The copy of a network that predicts against the trained network."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -221,3 +224,36 @@ def test_what_cannot_be_folded_is_left(kind: str) -> None:
     model = trained("odd_to_fold", kind=kind)
     assert norms(model.encoder) == 1
     assert norms(check(model).encoder) == 1
+
+
+def test_strided_convolutions_of_few_channels_pick_their_pixels() -> None:
+    """As they are, their backward pass writes beside its memory on a CPU."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1, (2, 3)), nn.Conv2d(8, 4, 3, 2), nn.Conv2d(4, 2, 1))
+    laid = copy.deepcopy(plain)
+    to_channels_last(laid)
+    assert [type(conv) is nn.Conv2d for conv in laid] == [False, True, True]
+    image = torch.randn(2, 3, 31, 46)
+    last = image.clone().contiguous(memory_format=torch.channels_last)
+    image.requires_grad_(), last.requires_grad_()
+    expected, found = plain(image), laid(last)
+    assert_close(found, expected)
+    expected.square().sum().backward(), found.square().sum().backward()
+    assert_close(last.grad, image.grad)
+    for one, other in zip(laid.parameters(), plain.parameters(), strict=True):
+        assert_close(one.grad, other.grad)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["fastvit_t8", "mobileone_s0", "repvgg_a0"])
+def test_a_training_step_of_usual_size_does_not_end_the_process(name: str) -> None:
+    code = (
+        "import torch; from segkit.models.segmenter import create_model;"
+        "from segkit.models.fast import to_channels_last;"
+        f"model = create_model(dict(name={name!r}, pretrained=False), 'linear').train();"
+        "to_channels_last(model);"
+        "image = torch.rand(2, 3, 256, 256).contiguous(memory_format=torch.channels_last);"
+        "model(image).mean().backward()"
+    )
+    command, checked = [sys.executable, "-c", code], {**os.environ, "MALLOC_CHECK_": "3"}
+    subprocess.run(command, check=True, env=checked)

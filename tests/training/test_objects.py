@@ -184,6 +184,10 @@ def test_queries_learn_objects_of_classes(tmp_path):
         (("head=queries", "encoder.padding=valid"), "use encoder.padding=same"),
         (("experiment=eomt", "head=multiclass"), "encoder.query_blocks=0"),
         (("experiment=eomt", "trainer.recompute=true"), "are not computed again"),
+        (
+            ("experiment=eomt", "head.layers=2"),
+            "head.layers with encoder.query_blocks, whose queries go through blocks of the encoder",
+        ),
         (("target=objects", "instances=watershed"), "instances=queries"),
     ],
 )

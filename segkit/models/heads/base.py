@@ -22,7 +22,6 @@ class Head(nn.Module, Registrable, ABC, family="head"):
         num_classes: Number of classes, background included; those of a multilabel head are
             independent of each other.
         num_logits: Channels of the logits.
-        takes_levels: Whether it finds masks in all maps of the neck, as the head ``queries`` does.
         tells_objects: Whether the network gives one more map, with numbers of objects: see
             :meth:`segkit.models.heads.queries.QueriesHead.find_objects`.
     """
@@ -30,7 +29,6 @@ class Head(nn.Module, Registrable, ABC, family="head"):
     mode: ClassVar[Mode]
     num_classes: int
     num_logits: int
-    takes_levels: ClassVar[bool] = False
     tells_objects: bool = False
 
     @abstractmethod

@@ -54,9 +54,9 @@ class QueriesHead(Head, name="queries"):
         in_channels: Channels of the neck's map.
         num_classes: Number of classes, background included; in a training the data's by default.
         queries: Number of queries: objects and classes that can be found in a crop or a tile.
-        layers: Number of layers (9 in the paper).
+        layers: Number of layers of their own; None: 3 (9 in the paper).
         width: Channels of the queries (256 in the paper).
-        attention_heads: Heads of the attention (8 in the paper).
+        attention_heads: Heads of the attention of these layers; None: 8, as in the paper.
         objects: Whether it also tells objects apart, for ``instances=queries``; the target
             ``objects`` sets it.
         level_channels: Channels of all maps of the neck; None: there is one.
@@ -66,16 +66,15 @@ class QueriesHead(Head, name="queries"):
     """
 
     mode: ClassVar[Mode] = "multiclass"
-    takes_levels: ClassVar[bool] = True
 
     def __init__(
         self,
         in_channels: int,
         num_classes: Annotated[int, Field(ge=2, le=255)],
         queries: Annotated[int, Field(ge=1, le=1000)] = 100,
-        layers: Annotated[int, Field(ge=1)] = 3,
+        layers: Annotated[int, Field(ge=1)] | None = None,
         width: Annotated[int, Field(ge=4, multiple_of=4)] = 256,
-        attention_heads: Annotated[int, Field(ge=1)] = 8,
+        attention_heads: Annotated[int, Field(ge=1)] | None = None,
         objects: bool = False,
         level_channels: tuple[int, ...] | None = None,
         level_strides: tuple[int, ...] | None = None,
@@ -83,6 +82,7 @@ class QueriesHead(Head, name="queries"):
         query_channels: int = 0,
     ) -> None:
         super().__init__()
+        layers, attention_heads = layers or 3, attention_heads or 8
         self.num_classes = self.num_logits = num_classes
         self.queries, self.tells_objects = queries, objects
         channels, strides = level_channels or (in_channels,), level_strides or (1,)

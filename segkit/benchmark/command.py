@@ -72,10 +72,10 @@ def benchmark(config: DictConfig) -> Path:
         settings=settings.model_dump(mode="json", exclude={"output"}),
         notes=[
             f"Milliseconds are for a batch of {settings.batch} with {settings.channels} channels,"
-            f" medians of {settings.rounds} runs; each network runs in its own process. Megabytes are its"
-            " peak memory above that after the imports. GFLOPs are for predicting one image, a"
-            " multiply-add counts as two. A training step is forward, Dice + cross-entropy,"
-            " backward and AdamW."
+            f" medians of {settings.rounds} runs; each network runs in its own process. Megabytes"
+            " are its peak memory above that after the imports. GFLOPs are for predicting one"
+            " image, a multiply-add counts as two. A training step is forward, Dice +"
+            " cross-entropy, backward and AdamW."
         ],
         sections=[table],
         data={"rows": rows, "failures": failures},

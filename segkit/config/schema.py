@@ -331,6 +331,11 @@ class TrainConfig(Section):
         " objects val/seg, val/det, val/ap, val/ap50, val/pq, val/aji",
     )
     resume: Path | None = Field(None, description="a run folder, to resume its training")
+    init: Path | None = Field(
+        None,
+        description="a checkpoint whose weights a new training starts with, as far as they fit: of"
+        " the same encoder, any neck, head, classes and channels",
+    )
     max_pixels: int | None = Field(None, ge=1, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
 

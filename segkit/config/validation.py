@@ -123,6 +123,17 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             f"encoder.pretrained={weights!r}: there is no such file. Give true, false, auto or the"
             " path of a file"
         )
+    init, trainer = config.get("init"), config.get("trainer")
+    if init is not None and config.get("resume") is None:
+        if not Path(str(init)).is_file():
+            problems.append(
+                f"init={str(init)!r}: there is no such file. Give the best.ckpt of a run"
+            )
+        if isinstance(trainer, dict) and trainer.get("save_frozen") is False:
+            problems.append(
+                "trainer.save_frozen=false with init, whose weights are found in no cache: leave"
+                " one of them out"
+            )
     augment = config.get("augment")
     if isinstance(augment, dict) and isinstance(augment.get("transforms"), list):
         problems += check_augment([t for t in augment["transforms"] if isinstance(t, dict)])

@@ -52,6 +52,13 @@ def describe_values(values: Sequence[int], most: int = 6) -> str:
     return ", ".join(shown) + (" ..." if len(values) > most else "")
 
 
+def generate_names(count: int, mode: Mode) -> tuple[str, ...]:
+    """The names of classes that have none."""
+    if mode == "binary":
+        return "background", "foreground"
+    return tuple(f"class {i}" for i in range(count))
+
+
 def find_background(names: Sequence[str] | None, mode: Mode) -> int | None:
     """Find the label of the background among the classes of the masks.
 

@@ -29,7 +29,7 @@ ENVIRONMENT = "environment.json"
 METRICS, RESULT = "metrics.csv", "result.json"
 FIXED = (
     *("encoder", "neck", "head", "auxiliary", "data", "target"),
-    *("seed", "optimizer", "experiment", "plan"),
+    *("seed", "optimizer", "experiment", "plan", "init"),
 )
 """Keys that decide the weights, the draws and the state of the optimizer."""
 LOADING = ("num_workers", "cache", "val_batch_size")
@@ -63,6 +63,7 @@ def read_resumed_config(
         )
     stored = _read_config(path)
     before = stored.copy()
+    stored.resume = str(folder)
     wanted, problems = stored.get("plugins"), []
     if HydraConfig.initialized():
         movable = _list_movable(stored)
@@ -79,7 +80,6 @@ def read_resumed_config(
             else:
                 OmegaConf.update(stored, key, override.value())
         _find_data(stored, folder, movable)
-        stored.resume = str(folder)
         stored.plugins = config.plugins  # a stored config imports nothing
     try:
         settings = validate(stored)

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from segkit.checkpoint.warm_start import Part, take_weights
 from segkit.config.schema import OF_OBJECTS, TrainConfig
 from segkit.config.validation import validate
 from segkit.core import plugins
@@ -157,6 +158,11 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)
+    taken: list[Part] = []
+    if settings.init is not None and settings.resume is None:
+        taken, card = take_weights(model, card, settings.init)
+        for part in taken:
+            console.print(f"init: {part}")
     decoder = None
     scores_objects = settings.monitor in OF_OBJECTS  # only then: this takes time
     if settings.instances is not None and scores_objects:
@@ -205,6 +211,8 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         write_whole(folder / "config.yaml", OmegaConf.to_yaml(plain))
         if choices:
             write_csv(folder / "plan.csv", [choice.as_row() for choice in choices])
+        if taken:
+            write_csv(folder / "init.csv", [part.as_row() for part in taken])
         device = str(trainer.strategy.root_device)
         write_environment(folder, card, settings, device, trainer.precision, notes)
     if end:
@@ -257,10 +265,13 @@ def _build_model(
     settings: TrainConfig, summary: DataSummary, num_classes: int
 ) -> tuple[Segmenter, list[str]]:
     """Build the network; also return notes on its pretrained weights."""
+    encoder = settings.encoder.as_dict()
+    if settings.init is not None and encoder.get("pretrained") == "auto":
+        encoder["pretrained"] = False  # those of the checkpoint come
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PretrainedWarning)
         model = create_model(
-            settings.encoder.as_dict(),
+            encoder,
             settings.neck.as_dict(),
             {k: v for k, v in settings.head.as_dict().items() if k != "num_classes"},
             num_classes=num_classes,

@@ -19,6 +19,7 @@ from segkit.core.labels import (
     color_to_value,
     describe_values,
     find_background,
+    generate_names,
 )
 from segkit.data.checks.facts import Facts
 from segkit.data.mask_files import TRANSPARENT, UNLABELLED
@@ -132,8 +133,7 @@ def decide_classes(
         notes += [*soft_notes, *id_notes]
     if mode == "multilabel" and facts and not layered and not source.instances:
         notes.append("masks hold one class per pixel: class 0 is learned like the others")
-    generated = tuple(f"class {i}" for i in range(count))
-    shown = names or (("background", "foreground") if mode == "binary" else generated)
+    shown = names or generate_names(count, mode)
     background = 0 if layered else find_background(names, mode)
     return Classes(mode, count, shown, background, coding, layered), problems, notes
 

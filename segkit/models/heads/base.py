@@ -22,11 +22,14 @@ class Head(nn.Module, Registrable, ABC, family="head"):
         num_classes: Number of classes, background included; those of a multilabel head are
             independent of each other.
         num_logits: Channels of the logits.
+        class_layer: Name of the layer whose weights have a row for each logit, if there is one:
+            another training takes those of its classes (``init``).
         tells_objects: Whether the network gives one more map, with numbers of objects: see
             :meth:`segkit.models.heads.queries.QueriesHead.find_objects`.
     """
 
     mode: ClassVar[Mode]
+    class_layer: ClassVar[str | None] = None
     num_classes: int
     num_logits: int
     tells_objects: bool = False

@@ -20,6 +20,8 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 class _Convolution(nn.Module):
     """Dropout of whole channels and a 1x1 convolution."""
 
+    class_layer: ClassVar[str | None] = "conv"
+
     def __init__(self, in_channels: int, num_logits: int, dropout: float) -> None:
         super().__init__()
         self.num_logits = num_logits

@@ -66,6 +66,7 @@ class QueriesHead(Head, name="queries"):
     """
 
     mode: ClassVar[Mode] = "multiclass"
+    class_layer: ClassVar[str | None] = "classify"
 
     def __init__(
         self,

@@ -103,6 +103,43 @@ def test_a_file_is_loaded_without_asking_anybody(file, kind, tmp_path, no_networ
     assert [len(values) for values in encoder.input_stats] == [3, 3]
 
 
+@pytest.mark.parametrize("model", [NAME, "test_convnext"])
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda own, other: {"state_dict": {f"model.encoder.{k}": v for k, v in own.items()}},
+        lambda own, other: {
+            "student": {f"module.backbone.{k}": v for k, v in other.items()},
+            "teacher": {f"module.backbone.{k}": v for k, v in own.items()},
+        },
+        lambda own, other: {
+            "epoch": 3,
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+            "model": {f"module.{k}": v for k, v in other.items()},
+            "model_ema": {f"module.{k}": v for k, v in own.items()},
+        },
+        lambda own, other: {
+            **{f"_model.head.{k}": v for k, v in other.items() if k.startswith("head")},
+            **{f"_model.wrapped_model._model.{k}": v for k, v in own.items()},
+        },
+    ],
+    ids=["part of a network", "student and teacher", "averaged", "wrapped"],
+)
+def test_weights_are_found_behind_any_prefix(model, store, tmp_path, no_network):
+    torch.manual_seed(1)
+    own, other = (timm.create_model(model).state_dict() for _ in range(2))
+    torch.save(own, tmp_path / "own.pth")
+    torch.save(store(own, other), tmp_path / "stored.pth")
+    plain, found = (
+        Encoder.build(model, pretrained=tmp_path / name) for name in ("own.pth", "stored.pth")
+    )
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, found.state_dict()[name]), name
+    for module in found.modules():  # nothing holds the file
+        configs = [getattr(module, key, None) for key in ("pretrained_cfg", "default_cfg")]
+        assert not any("state_dict" in config for config in configs if config)
+
+
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_the_first_convolution_is_adapted(file, in_channels):
     encoder = Encoder.build(NAME, pretrained=file, in_channels=in_channels)
@@ -120,6 +157,11 @@ def test_a_file_of_the_unet(tmp_path):
     source = Encoder.build("unet", width=2)
     torch.save(source.state_dict(), tmp_path / "unet.pth")
     encoder = Encoder.build("unet", width=2, pretrained=tmp_path / "unet.pth")
+    for a, b in zip(source.parameters(), encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+    network = {f"model.encoder.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": network}, tmp_path / "best.ckpt")
+    encoder = Encoder.build("unet", width=2, pretrained=tmp_path / "best.ckpt")
     for a, b in zip(source.parameters(), encoder.parameters(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(SegkitError, match="does not fit the encoder"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from segkit.models.encoders.base import Encoder, Pretrained
 from segkit.models.encoders.carrying import Predict, carry_queries, require_blocks
 from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
-from segkit.models.encoders.weights import check_fit, find_cached, find_weights, read_file
+from segkit.models.encoders.weights import check_fit, find_cached, find_weights, read_state
 from segkit.models.queries import Masks
 
 Blocks = Literal["several", "last", "plain"]
@@ -86,7 +86,8 @@ class TimmEncoder(Encoder, name="timm"):
         depth: Number of levels to keep, finest first; None keeps all.
         pretrained: True requires pretrained weights; "auto" takes them if the cache or the hub has
             them and warns otherwise; False trains from scratch; a path loads a local .safetensors
-            or .pth file.
+            or .pth file: weights of timm, torchvision or a part of a network that another program
+            has trained, with any prefix.
         img_size: Input size in pixels of a backbone that takes one size only, rounded up to a
             multiple of its last stride; others ignore it. None takes the size of the training crops
             or, outside a training, timm's.
@@ -133,10 +134,12 @@ class TimmEncoder(Encoder, name="timm"):
         elif pretrained:
             weights = find_weights(config, model, required=pretrained is True)
         if weights is not None:
-            backbone = _load(model, weights, arguments | found.arguments)
+            names = backbone.state_dict().keys()
+            backbone, state = _load(model, weights, names, arguments | found.arguments)
             self.pretrained_from = str(config.get("hf_hub_id") or config.get("url"))
             if isinstance(pretrained, Path):
-                check_fit(backbone, weights, model)
+                if state:
+                    check_fit(backbone, state, weights, model)
                 self.pretrained_from = str(pretrained)
             if len(config.get("mean", ())) == in_channels:
                 self.input_stats = tuple(config["mean"]), tuple(config["std"])
@@ -565,17 +568,28 @@ def _pretrained_config(model: str) -> dict[str, Any]:
     return config.to_dict() if config else {}
 
 
-def _load(model: str, weights: Path, arguments: dict[str, Any]) -> nn.Module:
-    """The backbone with the weights of a file, whose first convolution timm adapts."""
-    raw = weights.suffix == ".npz"  # numpy arrays of the original authors, which timm translates
-    if not raw:
-        read_file(weights)  # timm might read more than data
-    overlay = {"file": str(weights), "custom_load": raw}
+def _load(
+    model: str, weights: Path, names: Collection[str], arguments: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The backbone with the weights of a file, whose first convolution timm adapts, and these.
+
+    ``names`` are those of the backbone's tensors. Of numpy arrays only timm sees the weights.
+    """
+    state: dict[str, Tensor] = {}
+    overlay: dict[str, Any] = {"file": str(weights), "custom_load": True}
+    if weights.suffix != ".npz":  # numpy arrays of the original authors, which timm translates
+        state = read_state(weights, names)
+        overlay = {"state_dict": state, "custom_load": False}
     try:
-        return timm.create_model(
+        backbone = timm.create_model(
             model, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
         )
     except Exception as error:  # each filter of timm has its own
         raise SegkitError(
             f"encoder.pretrained: {weights} does not fit the timm model '{model}'. {error}"
         ) from error
+    for module in backbone.modules():
+        for config in (getattr(module, key, None) for key in ("pretrained_cfg", "default_cfg")):
+            if isinstance(config, dict):
+                config.pop("state_dict", None)  # else it would be held and copied for ever
+    return backbone, state

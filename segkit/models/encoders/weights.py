@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ from segkit.core.errors import SegkitError
 from segkit.core.torch_files import load_data
 
 HUB_ANSWER_SECONDS = 4.0
+AVERAGED = ("ema", "teacher")
+"""What parts of a file are called that hold weights which are averages."""
+DEEPEST = 4
+"""How deep the dictionary of tensors may lie in a file."""
 
 
 class PretrainedWarning(UserWarning):
@@ -37,35 +44,70 @@ def read_file(path: Path) -> Any:
         ) from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a ``.safetensors`` or PyTorch file by name."""
-    state = read_file(path)
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+def read_state(path: Path, wanted: Collection[str] = ()) -> dict[str, Tensor]:
+    """Read the tensors of a ``.safetensors`` or PyTorch file by name.
+
+    Training programs keep networks as a part of what they store, and encoders as a part of
+    networks: of all dictionaries in the file, the one with most of the ``wanted`` names is taken,
+    behind whichever prefix they have there; of equal ones that of a teacher or of averaged weights.
+    """
+    states = list(_list_states(read_file(path)))
+    if not states:
         raise SegkitError(f"encoder.pretrained: {path} holds no dictionary of tensors.")
-    return state
+    plain = {_simplify(name) for name in wanted}
+    found: list[tuple[int, bool, str, dict[str, Tensor]]] = []
+    for place, state in states:
+        prefix, count = _find_prefix(state, plain)
+        found.append((count, any(word in place for word in AVERAGED), prefix, state))
+    _, _, prefix, state = max(found, key=lambda each: each[:2])
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _list_states(stored: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The dictionaries of tensors inside what was read, outer ones first, and where they lie."""
+    if not isinstance(stored, dict):
+        return
+    texts = {key: value for key, value in stored.items() if isinstance(key, str)}
+    tensors = {key: value for key, value in texts.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield place, tensors
+    for key, value in texts.items():
+        if place.count("/") < DEEPEST:
+            yield from _list_states(value, f"{place}/{key}")
+
+
+def _find_prefix(state: Iterable[str], wanted: Collection[str]) -> tuple[str, int]:
+    """The prefix behind which most names are wanted, the shortest of equal ones; how many are."""
+    counts: Counter[str] = Counter({"": 0})
+    for name in state:
+        for at in (0, *(match.end() for match in re.finditer(r"\.", name))):
+            counts[name[:at]] += _simplify(name[at:]) in wanted
+    return max(counts.items(), key=lambda each: (each[1], -len(each[0])))
+
+
+def _simplify(name: str) -> str:
+    """Networks that give features have "_" where the whole ones have "."."""
+    return name.replace("_", ".")
 
 
 def load_state(module: nn.Module, path: Path) -> None:
     """Load a file into a module whose parameters have exactly the names in the file."""
     try:
-        module.load_state_dict(read_state(path))
+        module.load_state_dict(read_state(path, module.state_dict()))
     except RuntimeError as error:
         raise SegkitError(
             f"encoder.pretrained: {path} does not fit the encoder. {error}"
         ) from error
 
 
-def check_fit(module: nn.Module, path: Path, model: str) -> None:
+def check_fit(module: nn.Module, state: dict[str, Tensor], path: Path, model: str) -> None:
     """Refuse a file that most of the module's weights did not come from.
 
     timm drops what it does not know, so that the weights of another model would load as nothing.
     Vectors do not count: fresh biases and normalisations are zeros and ones, as in many a file.
     """
     weights = [p for p in module.parameters() if p.ndim > 1]
-    held = {(tuple(t.shape), t.double().sum().item()) for t in read_state(path).values()}
+    held = {(tuple(t.shape), t.double().sum().item()) for t in state.values()}
     loaded = [(tuple(p.shape), p.double().sum().item()) in held for p in weights]
     if sum(loaded) < len(loaded) / 2:
         raise SegkitError(

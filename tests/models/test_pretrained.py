@@ -140,6 +140,25 @@ def test_weights_are_found_behind_any_prefix(model, store, tmp_path, no_network)
         assert not any("state_dict" in config for config in configs if config)
 
 
+@pytest.mark.parametrize("model", ["test_convnext", "test_vit", NAME])
+def test_the_encoder_of_a_trained_network_is_found(model, tmp_path, no_network):
+    """timm has other names where a backbone gives several maps."""
+    network = create_model({"name": model, "pretrained": False}, "fpn")
+    stored = {f"model.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": stored}, tmp_path / "network.ckpt")
+    found = Encoder.build(model, pretrained=tmp_path / "network.ckpt")
+    wanted = network.encoder.backbone.state_dict()
+    for name, value in found.backbone.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_files_of_other_programs_are_named_in_the_message(tmp_path):
+    state = {f"features.{i}.weight": torch.rand(3, 3) for i in range(9)}
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(SegkitError, match=r"called features\.0\.weight, .* of the model stem"):
+        Encoder.build("test_convnext", pretrained=tmp_path / "other.pth")
+
+
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_the_first_convolution_is_adapted(file, in_channels):
     encoder = Encoder.build(NAME, pretrained=file, in_channels=in_channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,10 @@ from segkit.models.encoders.weights import check_fit, find_cached, find_weights,
 from segkit.models.queries import Masks
 
 Blocks = Literal["several", "last", "plain"]
+WRAPPER = "model."
+"""What the names of weights begin with in backbones that timm takes maps from by hooks."""
+FLAT = r"^([a-z]+)_(\d+)\."
+"""What timm makes of ``stages.0.`` and the like in backbones that give several maps."""
 
 # Arguments of timm.create_model that an option of the encoder stands for.
 OWNED = {
@@ -578,7 +583,9 @@ def _load(
     state: dict[str, Tensor] = {}
     overlay: dict[str, Any] = {"file": str(weights), "custom_load": True}
     if weights.suffix != ".npz":  # numpy arrays of the original authors, which timm translates
-        state = read_state(weights, names)
+        state = read_state(weights, {name.removeprefix(WRAPPER) for name in names})
+        flat = {name for name in state if name in names}  # of another encoder like this one
+        state = {re.sub(FLAT, r"\1.\2.", k) if k in flat else k: v for k, v in state.items()}
         overlay = {"state_dict": state, "custom_load": False}
     try:
         backbone = timm.create_model(
@@ -586,7 +593,10 @@ def _load(
         )
     except Exception as error:  # each filter of timm has its own
         raise SegkitError(
-            f"encoder.pretrained: {weights} does not fit the timm model '{model}'. {error}"
+            f"encoder.pretrained: {weights} does not fit the timm model '{model}'"
+            f" ({str(error).partition(chr(10))[0].rstrip(':. ')}). Its tensors are called"
+            f" {', '.join(list(state)[:2])} ..., those of the model {', '.join(list(names)[:2])}"
+            " ..."
         ) from error
     for module in backbone.modules():
         for config in (getattr(module, key, None) for key in ("pretrained_cfg", "default_cfg")):

@@ -16,6 +16,10 @@ FIRST = 0.01
 """Factor of the first step of a warm-up: at a rate of 0 the step would change nothing."""
 
 
+REWARMING = 0.05
+"""Share of what is left of a training over which its rate rises to that of a longer schedule."""
+
+
 class Schedule(Registrable, ABC, family="scheduler"):
     """The factor on the learning rate at each step."""
 
@@ -88,6 +92,15 @@ class OneCycle(Schedule, name="one_cycle"):
         if progress < self.warmup:
             return _half_cosine(self.start, 1.0, progress / self.warmup)
         return _half_cosine(1.0, self.final, _share_after(progress, self.warmup))
+
+
+def rise_again(old: float, new: float, share: float) -> float:
+    """The factor of a training that goes on with another schedule, after a share of what is left.
+
+    It rises linearly from the old factor, as a rate that jumps would undo what was learned; a lower
+    one counts at once.
+    """
+    return new if new <= old else old + (new - old) * min(1.0, share / REWARMING)
 
 
 def _rise(progress: float) -> float:

@@ -30,12 +30,15 @@ from segkit.metrics.instances import InstanceScores, count_objects
 from segkit.models.fast import to_channels_last
 from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
-from segkit.optim.schedules import Schedule
+from segkit.optim.schedules import Schedule, rise_again
 from segkit.training.budget import Budget
 from segkit.training.checkpoints import FROZEN
 from segkit.training.datamodule import SegmentationData
 from segkit.training.features import FeatureCache, Features
 from segkit.training.sharding import begin_validation, end_validation, shard
+
+LIMITS, REWARMING = "limits", "rewarming"
+"""Entries of a checkpoint: what ends the training, and where its rate began to rise again."""
 
 
 class SegmentationModule(L.LightningModule):
@@ -74,6 +77,8 @@ class SegmentationModule(L.LightningModule):
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
         self._batch_idx = 0
         self.features: FeatureCache | None = None
+        self.limits = [settings.max_epochs, settings.max_steps, settings.max_time]
+        self.rewarming: dict[str, float] | None = None
         left_out = [] if card.frozen_sha256 is None else model.encoder.list_frozen()
         self.left_out = [f"{PREFIX}{OWN}{name}" for name in left_out]
         self.windows = find_windows(model, choose_side(card))
@@ -260,8 +265,16 @@ class SegmentationModule(L.LightningModule):
             """The progress of steps or time, whichever is further, 0 to 1."""
             return min(1.0, max(step / total, budget.progress if budget is not None else 0.0))
 
+        def find_factor(step: int) -> float:
+            progress = find_progress(step)
+            factor, old = self.schedule.factor(progress), self.rewarming
+            if old is None or step < old["step"]:
+                return factor
+            begun = old.setdefault("progress", progress)
+            return rise_again(old["factor"], factor, (progress - begun) / max(1 - begun, 1e-9))
+
         self._find_progress = find_progress
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(find_progress(step)))
+        scheduler = LambdaLR(optimizer, find_factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
@@ -271,3 +284,13 @@ class SegmentationModule(L.LightningModule):
         """Add the model card, and what best.ckpt leaves out."""
         checkpoint[KEY] = self.card.to_dict()
         checkpoint[FROZEN] = self.left_out
+        checkpoint[LIMITS], checkpoint[REWARMING] = self.limits, self.rewarming
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the rate rise slowly where the schedule of a resumed run has become another one."""
+        self.rewarming = checkpoint.get(REWARMING)
+        if checkpoint.get(LIMITS, self.limits) != self.limits:
+            rates = checkpoint["lr_schedulers"][0]
+            pairs = zip(rates["_last_lr"], rates["base_lrs"], strict=True)
+            factor = next((last / base for last, base in pairs if base), 1.0)
+            self.rewarming = {"step": checkpoint["global_step"], "factor": factor}

@@ -20,6 +20,7 @@ from PIL import Image
 import segkit
 from segkit.core.errors import SegkitError
 from segkit.core.owners import LOCK, hold_folder
+from segkit.optim.schedules import Cosine
 from segkit.report.table import read_csv
 from segkit.training.module import SegmentationModule
 
@@ -241,10 +242,31 @@ def test_rows_that_metrics_csv_has_lost_are_missed(tmp_path, binary_run):
 
 
 @pytest.mark.slow
-def test_a_longer_training_says_what_happens_to_the_learning_rate(tmp_path, binary_run, capsys):
-    folder = shutil.copytree(binary_run.folder, tmp_path / "run")
-    train_quick(folder, f"resume={folder}", "trainer.max_epochs=2")
-    assert "max_epochs 1 -> 2: scheduler=one_cycle is stretched" in capsys.readouterr().out
+def test_a_longer_training_warms_up_again_and_says_so(tmp_path, monkeypatch, capsys):
+    """Also where it is killed on the way."""
+    rates = {}
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, batch_idx):
+        rates[self.global_step] = self.optimizers().param_groups[0]["lr"]
+        if self.global_step == 6 and not (tmp_path / "killed").exists():
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    options = ["scheduler=cosine", "scheduler.warmup=0", "data.batch_size=2", "data.train=8"]
+    run = train_quick(tmp_path / "run", *options)
+    base, longer = rates[0], ["trainer.max_epochs=8", *options]
+    train_quick(run.folder, f"resume={run.folder}", *longer)
+    assert "max_epochs 1 -> 8: scheduler=cosine is stretched" in capsys.readouterr().out
+    whole = [Cosine(warmup=0).factor(number / 32) * base for number in range(32)]
+    assert rates[5] == pytest.approx(0.01 * base)  # that of the end
+    share = (1 / 32) / (0.05 * 27 / 32)
+    assert rates[6] == pytest.approx(rates[5] + share * (whole[6] - rates[5]))
+    assert [rates[number] for number in range(7, 32)] == pytest.approx(whole[7:])
+    unbroken = dict(rates)
+    train_quick(tmp_path / "killed", f"resume={tmp_path / 'killed'}", *longer)
+    assert rates == unbroken
 
 
 @pytest.mark.nightly

@@ -49,7 +49,12 @@ def choose_mask_values(summary: DataSummary, mode: Mode) -> tuple[int, ...]:
     coding = summary.coding
     if mode == "binary" and not coding.foreground and max(coding.to_label, default=-1) < 0:
         return (0, 255)
-    return tuple(coding.value_of(label) for label in range(summary.num_classes))
+    values = [coding.value_of(label) for label in range(summary.num_classes)]
+    free = (v for v in range(summary.num_classes, 256) if v not in (*values, *coding.to_label))
+    for label, value in enumerate(values):
+        if coding.label_of(value) != label:  # no mask has the class, and its number is another's
+            values[label] = next(free)
+    return tuple(values)
 
 
 def make_card(

@@ -45,6 +45,7 @@ from segkit.planning.class_weights import weigh_classes
 from segkit.planning.plan import plan_for_this_machine
 from segkit.report.table import write_csv
 from segkit.targets.base import Target
+from segkit.training.added_classes import add_classes
 from segkit.training.datamodule import SegmentationData
 from segkit.training.features import find_obstacles
 from segkit.training.folder import choose_folder
@@ -106,7 +107,11 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
     if config.get("resume"):
         settings, changes = read_resumed_config(config, is_same_command)
     else:
-        settings = validate(config)
+        full = add_classes(config)
+        if full is not config:
+            numbered = (f"{number} {name}" for number, name in enumerate(full.data.class_names))
+            console.print(f"classes by their numbers in the masks: {', '.join(numbered)}")
+        settings = validate(full)
     limit_pixels(settings.max_pixels)
     settings = follow_launcher(settings, share)
     folder = choose_folder(settings, folder)

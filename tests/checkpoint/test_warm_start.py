@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import train_quick
+from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from segkit.checkpoint import reading as checkpoint
@@ -16,9 +18,12 @@ from segkit.checkpoint.warm_start import adapt_channels, take_weights
 from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
+from segkit.data.sources.cells import draw
+from segkit.images.writing import write_image, write_mask
 from segkit.models.segmenter import create_model
 from segkit.report.table import read_csv
 
+FOLDER = ["data=folder", "data.root=."]
 UNET = {"name": "unet", "depth": 3, "width": 4, "dropout": 0.0}
 
 
@@ -240,6 +245,44 @@ def test_a_training_starts_with_them_and_resumes_without_the_file(binary_run, tm
     resumed = f"resume='{run.folder}'", f"init='{checkpoint_file}'", "trainer.max_epochs=2"
     train_quick(run.folder, *resumed, *options)
     assert len(read_csv(run.folder / "metrics.csv")) == 2
+
+
+def test_classes_are_added(binary_run, tmp_path, capsys):
+    """The data know only the new one, whose value in masks is 1."""
+    for i in range(6):
+        cells = draw(i, (64, 64))
+        write_image(tmp_path / f"set/images/{i}.png", cells.image)
+        write_mask(tmp_path / f"set/masks/{i}.png", (cells.classes == 2).astype(np.uint8))
+    options = ["head=multiclass", "head.num_classes=+", "data.class_names=[dust]"]
+    options += ["data=folder", f"data.root='{tmp_path}/set'", f"init='{binary_run.checkpoint}'"]
+    run = train_quick(tmp_path / "run", *options, "data.label_map={1: 2}")
+    said = capsys.readouterr().out
+    assert "classes by their numbers in the masks: 0 background, 1 cell, 2 dust" in said
+    assert "classes kept: background, cell, new: dust" in said
+    card = checkpoint.read(run.checkpoint)[1]
+    assert card.class_names == ("background", "cell", "dust")
+    assert len(set(card.mask_values)) == 3
+    config = OmegaConf.load(run.folder / "config.yaml")
+    assert config.head.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*FOLDER, "init=null", "data.class_names=[dust]"], "give init=CKPT"),
+        (
+            [*FOLDER, "data.class_names=null"],
+            "give only the names of new classes. The checkpoint has back",
+        ),
+        ([*FOLDER, "data.class_names=[background,dust]"], "from 2 on"),
+        (["data=cells"], "data=cells names its classes itself"),
+    ],
+)
+def test_classes_that_cannot_be_added(options, message, binary_run, tmp_path):
+    given = ["head=multiclass", "head.num_classes=+", f"init='{binary_run.checkpoint}'"]
+    with pytest.raises(SegkitError, match=message):
+        train_quick(tmp_path / "run", *given, *options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_refused(tmp_path):

@@ -68,7 +68,7 @@ def fill_class_weights(
 
 
 def take_choices(config: DictConfig, stored: DictConfig) -> DictConfig:
-    """A copy of a config in which a run's stored config supplies what is ``auto``."""
+    """A copy of a config in which a run's stored config supplies what it has chosen itself."""
     from omegaconf import OmegaConf
 
     copy = config.copy()
@@ -76,6 +76,10 @@ def take_choices(config: DictConfig, stored: DictConfig) -> DictConfig:
     for key in (*OPENINGS, "data.normalize"):
         if _get(config, key) == AUTO:
             OmegaConf.update(copy, key, OmegaConf.select(stored, key), merge=False)
+    for key in ("data.val_names", "data.channel_files"):
+        chosen = OmegaConf.select(stored, key)
+        if chosen is not None and _get(config, key) is None:
+            OmegaConf.update(copy, key, chosen, merge=False)
     for key in fill_class_weights(copy.loss, [])[1]:
         weights = OmegaConf.select(stored, f"loss.{key}")
         if weights is not None:  # else the run had another loss

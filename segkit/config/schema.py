@@ -132,6 +132,18 @@ class Data(Part):
         " 8-bit images, else the data set's",
     )
 
+    groups: str | None = Field(
+        None,
+        description="what no fold may divide, such as patients: a .csv file of names and groups, or"
+        " a regular expression whose first group in the name of an image is its group; null: pages"
+        " and blocks of one file",
+    )
+    val_names: list[str] | None = Field(
+        None,
+        description="the names of the images to validate on; all others of training and validation"
+        " are trained on. fold writes them into the config of its run",
+    )
+
     @field_validator("crop_size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
@@ -304,6 +316,13 @@ class TrainConfig(Section):
     name: str = Field(description="name of the run, which goes to runs/NAME/TIME")
     seed: int = Field(
         1, ge=0, lt=2**32, description="seed of initial weights, crops and augmentation"
+    )
+    folds: int = Field(5, ge=2, description="number of folds, if there is a fold")
+    fold: int | None = Field(
+        None,
+        ge=0,
+        description="the fold to validate on, from 0; the others and the rest of training and"
+        " validation are trained on. fold=0,1,2,3,4 with -m trains all; null: the data's own split",
     )
     auxiliary: list[Annotated[float, Field(gt=0)]] = Field(
         [],

@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from segkit.config.compose import resolve_values
 from segkit.config.schema import MAX_PIXELS, PLUGINS, Data, Part, Section, Wanted, describe_error
 from segkit.core import plugins
+from segkit.core.ensembles import list_checkpoints
 from segkit.core.errors import all_at_once
 from segkit.core.labels import Decoder
 
@@ -116,13 +117,19 @@ class ModelSettings(PredictionOptions):
 
     checkpoint: Files = Field(
         description="best.ckpt or last.ckpt of a run, or a file written by segkit.export; the"
-        " probabilities of several, as [a.ckpt,b.ckpt], are averaged"
+        " probabilities of several, as [a.ckpt,b.ckpt], are averaged, also of those that an"
+        " ensemble.yaml names"
     )
     device: str = Field(
         "auto",
         description="auto, cpu, cuda ...; under torchrun and srun each process uses its own GPU",
     )
     plugins: list[str] | str = Field([], description=PLUGINS)
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _read_ensembles(cls, value: list[Path]) -> list[Path]:
+        return list_checkpoints(value)
 
 
 class EvaluateSettings(ModelSettings):

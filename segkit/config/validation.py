@@ -315,7 +315,19 @@ def _check_target(config: TrainConfig) -> list[str]:
             f"min_size={config.min_size} drops small objects, but objects are not told apart: give"
             f" {remedy}, or leave min_size out"
         )
+    problems += _check_folds(config)
     return problems + _check_metrics(config, mode, target.num_classes)
+
+
+def _check_folds(config: TrainConfig) -> list[str]:
+    if config.fold is None:
+        alone = {"folds": config.folds != TrainConfig.model_fields["folds"].default}
+        alone["data.groups"] = config.data.groups is not None
+        return [f"{key} without fold: give the fold, fold=0" for key in alone if alone[key]]
+    if config.fold >= config.folds:
+        last = config.folds - 1
+        return [f"fold={config.fold} of folds={config.folds}: give one from 0 to {last}"]
+    return []
 
 
 def _check_metrics(config: TrainConfig, mode: Mode, num_classes: int | None) -> list[str]:

@@ -77,7 +77,8 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         raise plugins.name_missing(card.config.get("plugins"), str(error)) from error
     wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
     num_classes = None if target.from_ids else card.num_classes
-    summary = check(source, masks, num_classes, () if settings.split == "all" else wanted)
+    needed = () if settings.split == "all" else wanted
+    summary = check(source, masks, num_classes, needed, val_names=data.val_names)
     if summary.in_channels != card.in_channels:
         raise SegkitError(
             f"the images have {summary.in_channels} channels, the model was trained on"

@@ -13,6 +13,8 @@ from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import Normalization
 from segkit.config.schema import Data
 from segkit.core.errors import SegkitError
+from segkit.data.checks.folds import regroup
+from segkit.data.checks.summary import list_splits
 from segkit.data.loading import WholeDataset
 from segkit.data.sources.base import DataSource
 from segkit.data.sources.cells import draw
@@ -107,7 +109,10 @@ def _find_validation_images(card: ModelCard) -> RealImages:
     data, target = Data.model_validate(card.config["data"]), card.build_target()
     mode = "binary" if target.from_ids else card.mode
     source = DataSource.build(data.name, mode=mode, **data.options)
-    samples = _thin_out(source.splits().get("val", []))
+    splits = list_splits(source)
+    if data.val_names is not None:
+        splits = regroup(splits, data.val_names)
+    samples = _thin_out(splits.get("val", []))
     if not samples:
         raise SegkitError("the data set has none")
     dataset = WholeDataset(source, samples, card.coding, card.normalization, target)

@@ -19,6 +19,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.values import find_empty
 from segkit.config.schema import describe_error
 from segkit.config.settings import ModelSettings, PredictionOptions
+from segkit.core.ensembles import list_checkpoints
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
 from segkit.images.in_memory import InMemory, read_memory
@@ -501,7 +502,8 @@ def load(
 
     Args:
         path: A ``best.ckpt`` or ``last.ckpt`` of a run, or a file that ``python -m segkit.export``
-            wrote; or several of them, whose probabilities are averaged.
+            wrote; or several of them, or an ensemble.yaml that names them, whose probabilities are
+            averaged.
         device: Where to compute: "auto" takes a GPU if there is one.
         options: Options of :class:`segkit.config.settings.PredictionOptions`: tta, instances,
             min_size, waist, fill_holes, threshold, tile, overlap, context, batch_size, precision.
@@ -516,7 +518,8 @@ def load(
     if not paths:
         raise SegkitError("checkpoint: the list is empty. Give one file or more.")
     parsed = parse_options(options)
-    networks = [_read_network(Path(each), device, parsed) for each in paths]
+    files = list_checkpoints(Path(each) for each in paths)
+    networks = [_read_network(file, device, parsed) for file in files]
     return Predictor(networks, **options)
 
 

@@ -19,6 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from segkit.cli.launch import USER_ERROR
+from segkit.core.ensembles import write_ensemble
 from segkit.core.files import write_whole
 from segkit.report.table import build_table, is_missing, write_csv
 
@@ -30,6 +31,8 @@ _DISPENSABLE = ("seconds_per_step", "epochs", "gflops", "parameters", "seconds",
 _ERROR_WIDTH = 30  # at least; their text can be wrapped
 _DECIMALS = {"epochs": 1, "seconds": 0}
 """Decimals of printed means; others have four."""
+REPEATED = ("seed", "fold")
+"""Keys whose jobs are repetitions of one setting."""
 UNFINISHED = "it was killed, or still runs"
 """The error of a job without a result."""
 
@@ -39,10 +42,11 @@ Row = dict[str, object]
 class SweepTable(Callback):
     """Prints and saves one table after the jobs of ``--multirun``.
 
-    ``sweep.csv`` has a row per job. If jobs differ only in their seed, the printed table and
-    ``sweep_seeds.csv`` have a row per setting with mean and standard deviation over seeds. It reads
-    the ``result.json`` of each job, so it works with every launcher of Hydra. ``sweep.csv`` is up
-    to date whenever a job has begun or ended, so no table waits for a job that was killed.
+    ``sweep.csv`` has a row per job. If jobs differ only in their seed or fold, the printed table
+    and ``sweep_seeds.csv`` or ``sweep_folds.csv`` have a row per setting with mean and standard
+    deviation over them. It reads the ``result.json`` of each job, so it works with every launcher
+    of Hydra. ``sweep.csv`` is up to date whenever a job has begun or ended, so no table waits for a
+    job that was killed.
     """
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -69,10 +73,11 @@ class SweepTable(Callback):
         shown, title = [job.make_printed_row() for job in jobs], f"{len(jobs)} jobs, best first"
         settings = group_by_setting(jobs)
         if len(settings) < len(jobs):
-            rows = [summarize_seeds(setting) for setting in settings]
-            tables["sweep_seeds.csv"] = [row for row, _ in rows]
+            repeats = name_repeats(jobs)
+            rows = [summarize_repeats(setting, repeats) for setting in settings]
+            tables[f"sweep_{repeats}.csv"] = [row for row, _ in rows]
             shown = [printed for _, printed in rows]
-            title += "; mean ± standard deviation over the seeds"
+            title += f"; mean ± standard deviation over the {repeats}"
         same = find_shared_overrides(jobs)
         shown = [
             {key.removeprefix("val/"): row[key] for key in row if key not in same} for row in shown
@@ -86,6 +91,10 @@ class SweepTable(Callback):
         for name, table in tables.items():
             write_csv(folder / name, table)
             console.print(f"saved: {folder / name}")
+        members = list_members(folder, settings[0])
+        if members:
+            write_ensemble(folder / "ensemble.yaml", members)
+            console.print(f"saved: {folder / 'ensemble.yaml'}, {len(members)} networks as one")
         if any(job.error for job in jobs):
             sys.exit(USER_ERROR)  # jobs in other processes cannot
 
@@ -142,10 +151,10 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def group_by_setting(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Group jobs that differ only in their seed, sorted by the mean of the metric."""
+    """Group jobs that differ only in their seed or fold, sorted by the mean of the metric."""
     settings: dict[frozenset[tuple[str, str]], list[Job]] = {}
     for job in jobs:
-        setting = frozenset(pair for pair in job.overrides.items() if pair[0] != "seed")
+        setting = frozenset(pair for pair in job.overrides.items() if pair[0] not in REPEATED)
         settings.setdefault(setting, []).append(job)
 
     def order(setting: list[Job]) -> tuple[bool, float]:
@@ -155,15 +164,21 @@ def group_by_setting(jobs: Sequence[Job]) -> list[list[Job]]:
     return sorted(settings.values(), key=order)
 
 
-def summarize_seeds(jobs: Sequence[Job]) -> tuple[Row, Row]:
-    """Make the row of sweep_seeds.csv and the printed row of jobs that differ only in their seed.
+def name_repeats(jobs: Sequence[Job]) -> str:
+    """What jobs of one setting differ in: seeds, folds, or runs where it is both."""
+    keys = [key for key in REPEATED if len({job.overrides.get(key) for job in jobs}) > 1]
+    return f"{keys[0]}s" if len(keys) == 1 else "runs"
+
+
+def summarize_repeats(jobs: Sequence[Job], repeats: str) -> tuple[Row, Row]:
+    """Make the row of the file and the printed one of jobs that differ in their seed or fold only.
 
     Failed jobs are counted, but excluded from the means. A mean is NaN if a finished job has no
-    value. The standard deviation is that of single seeds (n - 1); NaN for fewer than two.
+    value. The standard deviation is that of single jobs (n - 1); NaN for fewer than two.
     """
     finished = [job for job in jobs if not job.error]
-    row: Row = {key: value for key, value in jobs[0].overrides.items() if key != "seed"}
-    row["seeds"] = len(finished)
+    row: Row = {key: value for key, value in jobs[0].overrides.items() if key not in REPEATED}
+    row[repeats] = len(finished)
     printed = row.copy()
     for key in dict.fromkeys(key for job in finished for key in job.measured):
         values = [job.measured.get(key, math.nan) for job in finished]
@@ -185,6 +200,15 @@ def summarize_seeds(jobs: Sequence[Job]) -> tuple[Row, Row]:
     errors = [job.error for job in jobs if job.error]
     failures = {"failed": len(errors), "error": errors[0]} if errors else {}
     return row | failures, printed | failures
+
+
+def list_members(folder: Path, jobs: Sequence[Job]) -> list[Path]:
+    """The checkpoints of the jobs of one setting, if they are of several folds and none failed."""
+    folds = {job.overrides.get("fold") for job in jobs}
+    if len(folds) < 2 or any(job.error for job in jobs):
+        return []
+    members = [folder / job.name / "checkpoints" / "best.ckpt" for job in jobs]
+    return sorted(path for path in members if path.is_file())
 
 
 def find_shared_overrides(jobs: Sequence[Job]) -> dict[str, str]:

@@ -29,7 +29,7 @@ ENVIRONMENT = "environment.json"
 METRICS, RESULT = "metrics.csv", "result.json"
 FIXED = (
     *("encoder", "neck", "head", "auxiliary", "data", "target"),
-    *("seed", "optimizer", "experiment", "plan", "init"),
+    *("seed", "optimizer", "experiment", "plan", "init", "folds", "fold"),
 )
 """Keys that decide the weights, the draws and the state of the optimizer."""
 LOADING = ("num_workers", "cache", "val_batch_size")

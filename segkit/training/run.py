@@ -27,6 +27,7 @@ from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
 from segkit.core.sharing import Share
 from segkit.data.augment import TrainTransform
+from segkit.data.checks.folds import Fold
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import require_pixel_sizes
@@ -139,8 +140,14 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
     masks = "binary" if target.from_ids else mode
     source = DataSource.build(settings.data.name, mode=masks, **settings.data.options)
     num_classes = None if target.from_ids else settings.head.options.get("num_classes")
-    summary = check(source, masks, num_classes)
+    fold = None
+    if settings.fold is not None:
+        fold = Fold(settings.fold, settings.folds, settings.data.groups)
+    summary = check(source, masks, num_classes, fold=fold, val_names=settings.data.val_names)
     _print_data(console, settings, summary)
+    if fold is not None:  # a resumed run and evaluations have the same
+        names = {"val_names": [sample.name for sample in summary.splits["val"]]}
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update=names)})
     if source.channel_files:  # predictions put files together in the same way
         channels = {"channel_files": list(source.channel_files)}
         settings = settings.model_copy(update={"data": settings.data.model_copy(update=channels)})

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from segkit.core.ensembles import read_ensemble
 from segkit.report.sweep import SweepTable, find_shared_overrides, read_jobs
 from segkit.report.table import read_csv
 
@@ -130,6 +131,31 @@ def test_jobs_and_settings_are_sorted_by_a_loss_from_below(tmp_path, job, capsys
     settings = read_csv(tmp_path / "sweep_seeds.csv")
     assert [setting["neck"] for setting in settings] == ["fpn", "unet", "fcn"]
     assert math.isnan(settings[-1]["val/loss_mean"])  # one seed has none: so has the mean
+
+
+def test_folds_have_a_mean_and_one_ensemble(tmp_path, job, capsys, monkeypatch):
+    for number, (unet, fpn) in enumerate([(0.5, 0.7), (0.6, 0.8), (0.7, 0.6)]):
+        for neck, score in (("unet", unet), ("fpn", fpn)):
+            job(f"{neck}{number}", f"neck={neck}", f"fold={number}", **{"val/iou": score})
+            (tmp_path / f"{neck}{number}/checkpoints").mkdir()
+            (tmp_path / f"{neck}{number}/checkpoints/best.ckpt").touch()
+    printed = finish(tmp_path, capsys, monkeypatch)
+    assert "6 jobs, best first; mean ± standard deviation over the folds" in printed
+    assert cells(printed, "fpn") == ["fpn", "3", "0.7000 ± 0.1000"]
+    assert not (tmp_path / "sweep_seeds.csv").exists()
+    assert [row["folds"] for row in read_csv(tmp_path / "sweep_folds.csv")] == [3, 3]
+    assert read_ensemble(tmp_path / "ensemble.yaml") == [
+        tmp_path / f"fpn{number}/checkpoints/best.ckpt" for number in range(3)
+    ]
+    job("again", "neck=fpn", "fold=0", "seed=2", **{"val/iou": 0.9})
+    assert "over the runs" in finish(tmp_path, capsys, monkeypatch)
+
+
+def test_an_ensemble_lacks_no_fold(tmp_path, job, capsys, monkeypatch):
+    job("0", "fold=0", **{"val/iou": 0.5})
+    job("1", "fold=1", error="killed")
+    finish(tmp_path, capsys, monkeypatch)
+    assert not (tmp_path / "ensemble.yaml").exists()
 
 
 def test_failed_seeds_are_counted_and_in_no_mean(tmp_path, job, capsys, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from segkit.core.errors import SegkitError, all_at_once, join_names
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
 from segkit.data.checks.facts import Facts, scan, select_training
+from segkit.data.checks.folds import Fold, divide, regroup
 from segkit.data.checks.leaks import describe_leaks
 from segkit.data.checks.problems import (
     find_differences,
@@ -96,18 +97,45 @@ def check(
     mode: Mode,
     num_classes: int | None = None,
     needed: tuple[Split, ...] = ("train", "val"),
+    fold: Fold | None = None,
+    val_names: Sequence[str] | None = None,
 ) -> DataSummary:
     """Read every image and mask of a source and check them against each other and the classes.
 
     Without ``num_classes``, the names of the classes or the masks tell it. Only the ``needed``
-    splits must not be empty.
+    splits must not be empty. Training and validation are those of a ``fold`` or have the samples of
+    ``val_names`` in the validation; else those of the source.
 
     Raises:
         SegkitError: There are images without a mask, unreadable files, different sizes or channels,
             values outside the classes, or empty splits; all are listed.
     """
     splits = list_splits(source)
-    return summarize(source, mode, scan(source, splits), splits, num_classes, needed)
+    if val_names is not None:
+        splits = regroup(splits, val_names)
+    elif fold is not None:
+        splits = regroup(splits, ())  # all could be learned from
+    facts = scan(source, splits)
+    if fold is not None and val_names is None:
+        splits = _choose_fold(source, mode, facts, splits, num_classes, fold)
+    return summarize(source, mode, facts, splits, num_classes, needed)
+
+
+def _choose_fold(
+    source: DataSource,
+    mode: Mode,
+    facts: list[Facts],
+    splits: dict[Split, list[Sample]],
+    num_classes: int | None,
+    fold: Fold,
+) -> dict[Split, list[Sample]]:
+    """The splits of a fold; facts that are of its validation change their split."""
+    known = [each for each in facts if each.split == "train" and not each.errors]
+    classes = decide_classes(source, mode, num_classes, known)[0]
+    for each, number in zip(known, divide(known, classes, fold), strict=True):
+        if number == fold.number:
+            each.split, each.pixels = "val", None  # nothing is learned of its intensities
+    return regroup(splits, [each.sample.name for each in known if each.split == "val"])
 
 
 def list_splits(source: DataSource) -> dict[Split, list[Sample]]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from segkit.core.ensembles import write_ensemble
 from segkit.data.sources.cells import draw
 from segkit.images.writing import write_image, write_mask
 
@@ -81,8 +82,8 @@ def test_the_readme_has_what_it_promises():
 def choose_tier(command: str) -> object:
     """Sweeps, experiments and commands like those that other tests run by day are for the night."""
     others = ("segkit.benchmark", "segkit.export", "mobilevitv2", "encoder=patchnet", "experiment=")
-    others += ("plan=auto", "instances", "[CKPT,CKPT]", "augment=", "polygons=")
-    others += ("neck=residual", "target=objects")
+    others += ("plan=auto", "instances", "[CKPT,CKPT]", "ENSEMBLE", "augment=", "polygons=")
+    others += ("neck=residual", "target=objects", "segkit.serve")
     long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 
@@ -92,7 +93,9 @@ def test_commands(command, place, binary_run, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"  # results are written next to it
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(binary_run.checkpoint.read_bytes())
-    words = shlex.split(command.replace("CKPT", str(checkpoint)))
+    write_ensemble(tmp_path / "ensemble.yaml", [checkpoint, checkpoint])
+    named = command.replace("CKPT", str(checkpoint))
+    words = shlex.split(named.replace("ENSEMBLE", str(tmp_path / "ensemble.yaml")))
     experiment = re.search(r"experiment=(\w+)", command)
     name = "classes" if "head=multiclass" in command else "plain"
     name = "instances" if "data.instances" in command else name

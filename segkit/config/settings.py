@@ -138,12 +138,17 @@ class EvaluateSettings(ModelSettings):
     data: Data | None = Field(
         None, description="the data set; null: the one that the model was trained on"
     )
-    split: Literal["train", "val", "test", "all"] = Field("val", description="the split to score")
+    split: Literal["train", "val", "test", "all", "folds"] = Field(
+        "val",
+        description="the split to score; folds: all images of a cross-validation, each with the"
+        " network of the ensemble that has not seen it",
+    )
     output: Path | None = Field(
         None,
         description="folder of the results; null: evaluation-SPLIT in the run folder of the"
         " checkpoint, with the data set and the changed options in its name",
     )
+    masks: bool = Field(False, description="whether to write predicted masks too, to OUTPUT/masks")
     metrics: Wanted | None = Field(
         None,
         description="additional scores: boundary (boundary F1, 95 % Hausdorff distance),"

@@ -50,11 +50,11 @@ def find_fault(path: Path) -> str:
         start = file.read(len(_ZIP))
     if not start:
         return "it is empty: its writing or its copy was not finished"
-    if not zipfile.is_zipfile(path):
-        if _ZIP.startswith(start):
-            return f"its end is missing: it was cut off after {size} bytes"
-        return _NO_ARCHIVE
     try:
+        if not zipfile.is_zipfile(path):
+            if _ZIP.startswith(start):
+                return f"its end is missing: it was cut off after {size} bytes"
+            return _NO_ARCHIVE
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             # torch compresses nothing; a few MB could fill the memory

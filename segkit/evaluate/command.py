@@ -5,41 +5,50 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.reading import find_run_folder
 from segkit.config.schema import Data
 from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.core.files import make_folder, write_whole
 from segkit.core.memory import limit_pixels
 from segkit.core.sharing import Share, is_said
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
-from segkit.data.sources.base import SPLITS, DataSource, Split
+from segkit.data.sources.base import SPLITS, DataSource, Sample, Split
 from segkit.evaluate.evaluation import (
     Counts,
     Evaluation,
     count_samples,
     make_metrics,
+    merge,
     require_pixel_sizes,
     summarize,
 )
 from segkit.evaluate.summary import count_images, print_scores, write_results
-from segkit.inference.predictor import load_from_settings
+from segkit.images.writing import write_mask
+from segkit.inference.masks import choose_suffix, make_mask
+from segkit.inference.predictor import Prediction, Predictor, load_from_settings
 
+SPLITS_OF: dict[str, tuple[Split, ...]] = {"all": SPLITS, "folds": ("train", "val")}
+"""Choices that are more than a split."""
 IN_NAME = (
     *("instances", "min_size", "waist", "fill_holes", "threshold"),
     *("tta", "tile", "overlap", "context"),
 )
 """Keys that are part of the folder's name if they differ from the default."""
-WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output", "max_pixels")
+WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output", "max_pixels", "masks")
 """Keys that change the scores by rounding at most."""
 
 
@@ -75,10 +84,11 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         metrics = make_metrics(names, predictor)
     except SegkitError as error:
         raise plugins.name_missing(card.config.get("plugins"), str(error)) from error
-    wanted: tuple[Split, ...] = SPLITS if settings.split == "all" else (settings.split,)
+    wanted = SPLITS_OF.get(settings.split) or (cast(Split, settings.split),)
     num_classes = None if target.from_ids else card.num_classes
-    needed = () if settings.split == "all" else wanted
-    summary = check(source, masks, num_classes, needed, val_names=data.val_names)
+    needed = () if settings.split in SPLITS_OF else wanted
+    val_names = None if settings.split == "folds" else data.val_names
+    summary = check(source, masks, num_classes, needed, val_names=val_names)
     if summary.in_channels != card.in_channels:
         raise SegkitError(
             f"the images have {summary.in_channels} channels, the model was trained on"
@@ -92,9 +102,13 @@ def evaluate(config: DictConfig) -> Evaluation | None:
             ", ".join(each) or "one file" for each in (source.channel_files, card.channel_files)
         )
         print_note(f"the channels of images are in {own}, those of the training were in {trained}")
+    samples = [sample for split in wanted for sample in summary.splits.get(split, [])]
+    members = [(predictor, list(range(len(samples))))]
+    if settings.split == "folds":
+        members = _list_members(predictor, samples)
     dataset = WholeDataset(
         source,
-        [sample for split in wanted for sample in summary.splits.get(split, [])],
+        samples,
         summary.coding,
         card.normalization,
         target,
@@ -107,12 +121,15 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     if changed := _find_changes(folder, used):
         print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
-    order = share.pick(range(len(dataset)))
-    shown = track(order, "evaluating", console=console, transient=True)
-    predictor.watch.warn = print_note
+    keep = partial(_write_mask, folder / "masks", card, samples) if settings.masks else None
     counts: Counts | SegkitError
     try:
-        counts = count_samples(predictor, dataset, shown, metrics)
+        parts = []
+        for one, indices in members:
+            shown = track(share.pick(indices), "evaluating", console=console, transient=True)
+            one.watch.warn = print_note
+            parts.append(count_samples(one, dataset, shown, metrics, keep))
+        counts = merge(parts)
     except SegkitError as error:
         counts = error
     counted = list[Counts]()
@@ -124,10 +141,11 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         return None
     evaluation = summarize(predictor, metrics, counted)
 
+    scored = sum(len(indices) for _, indices in members)
     result = {
         "checkpoint": [str(path) for path in settings.checkpoint],
         "split": settings.split,
-        "images": len(dataset),
+        "images": scored,
         "settings": used,
         **{name: _to_json(value) for name, value in evaluation.means.items()},
         "intervals": {
@@ -138,13 +156,49 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     }
     write_whole(folder / "metrics.json", json.dumps(result, indent=2))
     write_results(folder, f"evaluation, {settings.split}", predictor, dataset, evaluation)
-    title = f"{data.name}, {settings.split}: {count_images(len(dataset))}"
+    title = f"{data.name}, {settings.split}: {count_images(scored)}"
     print_scores(console, title, evaluation)
     if evaluation.thresholds is not None:
         for name, best in evaluation.thresholds.best.items():
             console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
     console.print(f"report: {folder / 'report.html'}")
     return evaluation
+
+
+def _list_members(
+    predictor: Predictor, samples: Sequence[Sample]
+) -> list[tuple[Predictor, list[int]]]:
+    """Each network of a cross-validation, and the numbers of the samples that it has not seen.
+
+    Raises:
+        SegkitError: A network is of no fold, or samples were validated by none or by several.
+    """
+    numbers, members, seen = {s.name: i for i, s in enumerate(samples)}, [], Counter[str]()
+    for place, one in enumerate(predictor.take_apart(), 1):
+        names = one.card.config.get("data", {}).get("val_names")
+        if names is None:
+            raise SegkitError(
+                f"split=folds: network {place} of {len(predictor.networks)} was not trained with a"
+                " fold: give the ensemble.yaml that trainings of all folds write."
+            )
+        seen.update(names)
+        members.append((one, [numbers[name] for name in names if name in numbers]))
+    twice = [name for name, times in seen.items() if times > 1]
+    if twice or seen.keys() - numbers.keys():
+        raise SegkitError(
+            "split=folds: each image is scored by the one network that has not seen it, and"
+            f" {join_names(twice or sorted(seen.keys() - numbers.keys()))}"
+            f" {'was validated by several' if twice else 'is not among the data'}."
+        )
+    return members
+
+
+def _write_mask(
+    folder: Path, card: ModelCard, samples: Sequence[Sample], index: int, prediction: Prediction
+) -> None:
+    """Write a prediction as a mask of the training's values, under the name of its sample."""
+    mask, colored = make_mask(prediction.labels, card), card.has_colored_masks
+    write_mask(folder / f"{samples[index].name}{choose_suffix(mask, colored)}", mask, colored)
 
 
 def default_folder(settings: EvaluateSettings) -> Path:

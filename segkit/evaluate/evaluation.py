@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -136,7 +136,11 @@ def evaluate(
 
 
 def count_samples(
-    predictor: Predictor, dataset: WholeDataset, order: Iterable[int], metrics: Sequence[Metric]
+    predictor: Predictor,
+    dataset: WholeDataset,
+    order: Iterable[int],
+    metrics: Sequence[Metric],
+    keep: Callable[[int, Prediction], None] | None = None,
 ) -> Counts:
     """Predict samples and count where they agree with their masks.
 
@@ -144,6 +148,7 @@ def count_samples(
         dataset: The samples, with ids of objects if a metric needs them.
         order: Indices of the samples to score.
         metrics: Scores besides those of the confusion matrix; see :func:`make_metrics`.
+        keep: Is given each index and its prediction; then no image is predicted by parts.
 
     Raises:
         SegkitError: An image cannot be predicted, or a metric does not fit it.
@@ -154,6 +159,7 @@ def count_samples(
     first, kept = _name_score(predictor), counts.kept
     # Objects and other metrics need whole maps.
     has_parts = predictor.instances is None and not metrics and not dataset.target.from_ids
+    has_parts = has_parts and keep is None
     has_maps = sweep is not None or bool(metrics)
     for index, prediction in _predictions(predictor, dataset, order, has_parts, has_maps):
         one = ConfusionMatrix(card.mode, card.num_classes)
@@ -161,6 +167,8 @@ def count_samples(
         if prediction is None:
             _count_parts(predictor, dataset, index, one, sweep)
         else:
+            if keep is not None:
+                keep(index, prediction)
             truth = dataset.truth(index)
             one.update(torch.from_numpy(prediction.labels)[None].long(), truth["target"][None])
             if sweep is not None:
@@ -188,9 +196,27 @@ def count_samples(
         counts.images.append(ImageCounts(index, own, count_classes(matrix, card.mode), found))
         if prediction is not None and not np.isnan(own[first]):
             kept.append((own[first], index, replace(prediction, maps=None)))
-            kept.sort(key=lambda entry: entry[0])
-            del kept[KEPT:-KEPT]
+            keep_extremes(kept)
     return counts
+
+
+def keep_extremes(kept: list[tuple[float, int, Prediction]]) -> None:
+    """Leave the worst and the best predictions, in place."""
+    kept.sort(key=lambda entry: entry[0])
+    del kept[KEPT:-KEPT]
+
+
+def merge(parts: Sequence[Counts]) -> Counts:
+    """What was counted of different samples, put together."""
+    first, *others = parts
+    for part in others:
+        first.confusion = first.confusion + part.confusion
+        if first.sweep is not None and part.sweep is not None:
+            first.sweep.histogram = first.sweep.histogram + part.sweep.histogram
+        first.images += part.images
+        first.kept += part.kept
+        keep_extremes(first.kept)
+    return first
 
 
 def summarize(

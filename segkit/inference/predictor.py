@@ -98,6 +98,10 @@ class Predictor:
         self.watch = DepthWatch(self.card, partial(warnings.warn, stacklevel=4))
         self._check_options()
 
+    def take_apart(self) -> list[Predictor]:
+        """A predictor of the same options for each of the networks."""
+        return [Predictor(network, **self._options.model_dump()) for network in self.networks]
+
     def _check_options(self) -> None:
         """Raise a SegkitError if the networks cannot be used with an option."""
         given, card = self._options, self.card

@@ -40,9 +40,9 @@ from segkit.images.paths import split_channels
 from segkit.images.place import Place, to_tiff_options
 from segkit.images.windows import WindowedImage
 from segkit.images.writing import write_image, write_mask
+from segkit.inference.masks import choose_suffix, make_mask
 from segkit.inference.predictor import Prediction
 from segkit.predict.inputs import ImageFile, Page
-from segkit.predict.masks import choose_suffix, make_mask
 from segkit.predict.polygons import (
     CocoFile,
     Outline,

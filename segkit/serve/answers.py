@@ -15,9 +15,9 @@ from skimage.measure import regionprops
 
 from segkit.checkpoint.card import ModelCard
 from segkit.images.writing import encode_mask
+from segkit.inference.masks import choose_suffix, make_mask
 from segkit.inference.objects.object_classes import classify_objects, list_object_classes
 from segkit.inference.predictor import Prediction
-from segkit.predict.masks import choose_suffix, make_mask
 from segkit.report.colors import choose_colors, format_color
 from segkit.report.display import to_display
 from segkit.report.overlay import Layer, make_class_layer

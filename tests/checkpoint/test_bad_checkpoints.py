@@ -82,6 +82,14 @@ def test_a_damaged_byte_anywhere_is_seen_or_harmless(run, stored, tmp_path):
     assert harmless < len(places) / 2
 
 
+def test_an_archive_that_claims_more_disks(run, tmp_path):
+    """Even the question whether it is an archive fails there."""
+    path, data = tmp_path / "disks.ckpt", bytearray(run.checkpoint.read_bytes())
+    data[data.rindex(b"PK\x06\x07") + 16] = 9
+    path.write_bytes(data)
+    assert "span multiple disks" in message(path)
+
+
 def test_a_part_that_is_marked_as_a_folder(run, tmp_path):
     """torch reads nothing of it, and gives what was in memory."""
     path = tmp_path / "folder.ckpt"

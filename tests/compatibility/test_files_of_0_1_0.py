@@ -53,6 +53,7 @@ def test_a_run_folder_evaluates_as_it_did(tmp_path):
     assert scores["iou"] == pytest.approx(0.1606, abs=1e-3)
 
 
+@pytest.mark.nightly
 def test_a_run_folder_resumes_as_it_did(tmp_path):
     shutil.copytree(MADE / "binary", tmp_path / "binary")
     before = (tmp_path / "binary/metrics.csv").read_text().splitlines()

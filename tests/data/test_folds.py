@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import train_quick
+from conftest import QUICK, train_quick
 
 import segkit
 from segkit.checkpoint.values import LabelCoding
 from segkit.config.compose import compose
 from segkit.config.validation import validate
+from segkit.core.ensembles import write_ensemble
 from segkit.core.errors import SegkitError
 from segkit.data.checks.classes import Classes
 from segkit.data.checks.facts import Facts
@@ -22,6 +25,7 @@ from segkit.data.checks.summary import check
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.evaluate.command import evaluate
+from segkit.images.reading import read_mask
 from segkit.report.table import read_csv
 
 THREE = Classes("multiclass", 3, ("background", "a", "b"), 0, LabelCoding({}), False)
@@ -147,3 +151,56 @@ def test_a_run_keeps_its_fold(tmp_path):
     assert {row["image"] for row in again} == images
     train_quick(run.folder, f"resume='{run.folder}'", "fold=1", "folds=3", "trainer.max_epochs=2")
     assert {row["image"] for row in read_csv(run.folder / "images.csv")} == images
+
+
+@pytest.mark.slow
+def test_each_image_is_scored_by_the_network_that_has_not_seen_it(tmp_path):
+    runs = [train_quick(tmp_path / str(i), f"fold={i}", "folds=2", "data.val=2") for i in (0, 1)]
+    write_ensemble(tmp_path / "ensemble.yaml", [run.checkpoint for run in runs])
+    options = [f"checkpoint='{tmp_path}/ensemble.yaml'", "split=folds", "masks=true"]
+    found = evaluate(compose([*options, f"output='{tmp_path}/all'"], "evaluate"))
+    assert torch.equal(found.confusion, sum(run.evaluation.confusion for run in runs))
+    assert len(found.images) == 10
+    rows = {row["image"]: row["iou"] for row in read_csv(tmp_path / "all/images.csv")}
+    for run in runs:
+        for row in read_csv(run.folder / "images.csv"):
+            assert rows[row["image"]] == pytest.approx(row["iou"])
+    assert {path.stem for path in (tmp_path / "all/masks").iterdir()} == set(rows)
+    source = CellsSource("binary", train=8, val=2, test=4, size=(64, 64))
+    (sample,) = (s for s in source.splits()["train"] if s.name == "train-0001")
+    own = next(run for run in runs if "train-0001" in (run.folder / "images.csv").read_text())
+    expected = segkit.load(own.checkpoint, device="cpu")(source.read_image(sample)).labels
+    written = read_mask(tmp_path / "all/masks/train-0001.png")
+    assert np.array_equal(np.squeeze(written) == 255, expected == 1)
+    twice = [options[0].replace("ensemble", "twice"), "split=folds"]
+    write_ensemble(tmp_path / "twice.yaml", [runs[0].checkpoint] * 2)
+    with pytest.raises(SegkitError, match="was validated by several"):
+        evaluate(compose(twice, "evaluate"))
+
+
+@pytest.mark.slow
+def test_networks_without_a_fold_have_no_such_scores(binary_run, tmp_path):
+    options = [f"checkpoint='{binary_run.checkpoint}'", "split=folds", f"output='{tmp_path}/x'"]
+    with pytest.raises(
+        SegkitError, match=r"network 1 of 1 was not trained with a fold: .*ensemble"
+    ):
+        evaluate(compose(options, "evaluate"))
+
+
+@pytest.mark.nightly
+def test_all_folds_end_with_one_table_and_the_scores_of_all_images(tmp_path):
+    """As a user does it, and what the ensemble predicts."""
+    train = ["segkit.train", "-m", *QUICK, "folds=2", "fold=0,1"]
+    done = subprocess.run(
+        [sys.executable, "-m", *train], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = tmp_path.glob("runs/quick/sweep_*")
+    assert "mean ± standard deviation over the folds" in done.stdout
+    assert (folder / "out_of_fold/report.html").is_file()
+    assert len(list((folder / "out_of_fold/masks").iterdir())) == 12
+    predict = ["segkit.evaluate", f"checkpoint={folder}/ensemble.yaml", "split=test"]
+    done = subprocess.run(
+        [sys.executable, "-m", *predict], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import QUICK, train_quick
+from filelock import FileLock
 
 from segkit.config.compose import compose
 from segkit.export.command import export
@@ -25,21 +26,22 @@ def tiny_multilabel_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_multiclass_run(tmp_path_factory):
-    """A finished run of a tiny U-Net of three classes on colour images."""
-    folder = tmp_path_factory.mktemp("tiny_multiclass")
-    return train_quick(folder, *TINY, "head=multiclass", "data.channels=3")
+def files(tmp_path_factory, request):
+    """The checkpoint of a tiny U-Net of three classes on colour images, and its exported files.
 
-
-@pytest.fixture(scope="session")
-def files(tiny_multiclass_run, tmp_path_factory):
-    """The checkpoint of that run, and a file of each format, by their endings."""
-    checkpoint = tiny_multiclass_run.checkpoint
-    found = {".ckpt": checkpoint}
-    for kind, ending in ENDINGS.items():
-        output = tmp_path_factory.mktemp(kind) / f"model{ending}"
-        options = [f"checkpoint='{checkpoint}'", f"output='{output}'"]
-        found[ending] = export(compose(options, "export"))
+    By their endings. Processes that share the tests share them too: exporting takes long.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "exported"
+    found = {ending: folder / f"{kind}/model{ending}" for kind, ending in ENDINGS.items()}
+    found[".ckpt"] = folder / "run/checkpoints/best.ckpt"
+    with FileLock(f"{folder}.lock"):
+        if not all(file.exists() for file in found.values()):
+            train_quick(folder / "run", *TINY, "head=multiclass", "data.channels=3")
+            for kind, ending in ENDINGS.items():
+                (folder / kind).mkdir()
+                options = [f"checkpoint='{found['.ckpt']}'", f"output='{found[ending]}'"]
+                export(compose(options, "export"))
     return found
 
 

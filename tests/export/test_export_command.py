@@ -27,14 +27,6 @@ from segkit.inference.runtimes.torch_network import TorchNetwork
 FORMATS = sorted(ENDINGS)
 
 
-def by_day(choice: str):
-    """One format by day; the others are nightly."""
-    return [
-        kind if kind == choice else pytest.param(kind, marks=pytest.mark.nightly)
-        for kind in FORMATS
-    ]
-
-
 def run_export(run, output, *overrides: str):
     return export(
         compose([f"checkpoint='{run.checkpoint}'", f"output='{output}'", *overrides], "export")
@@ -47,8 +39,8 @@ def exported(request, files):
     return files[request.param]
 
 
-def test_a_file_predicts_as_the_checkpoint_does(exported, tiny_multiclass_run):
-    expected = load(tiny_multiclass_run.checkpoint, device="cpu", tta="flips", tile=64)
+def test_a_file_predicts_as_the_checkpoint_does(exported, files):
+    expected = load(files[".ckpt"], device="cpu", tta="flips", tile=64)
     actual = load(exported, device="cpu", tta="flips", tile=64)
     assert actual.windows == expected.windows
     for size, channels in (((97, 131), 3), ((5, 9), 3), ((64, 64), 1)):  # grey becomes colour
@@ -59,8 +51,8 @@ def test_a_file_predicts_as_the_checkpoint_does(exported, tiny_multiclass_run):
         assert other.labels.dtype == np.uint8
 
 
-def test_a_file_holds_the_whole_card_and_is_alone(exported, tiny_multiclass_run):
-    _, card = checkpoint.read(tiny_multiclass_run.checkpoint)
+def test_a_file_holds_the_whole_card_and_is_alone(exported, files):
+    _, card = checkpoint.read(files[".ckpt"])
     network = load(exported, device="cpu").networks[0]
     assert network.card.layout == json.loads(json.dumps(card.layout))  # lists for tuples
     assert replace(network.card, layout=card.layout) == card
@@ -95,7 +87,8 @@ def test_an_onnx_file_says_what_it_takes_and_the_command_what_it_checked(
         assert path.encode() not in content
 
 
-@pytest.mark.parametrize("kind", by_day("onnx"))
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", FORMATS)
 def test_normalisation_and_activation_may_stay_outside(kind, tiny_multilabel_run, tmp_path):
     file = tmp_path / f"m{ENDINGS[kind]}"
     run_export(tiny_multilabel_run, file, "normalize=false", "activate=false")
@@ -138,7 +131,10 @@ def test_without_the_data_of_the_training_drawn_images_stand_in(tiny_run, tmp_pa
     assert (tmp_path / "model.onnx").is_file()  # beside the checkpoint, without output=
 
 
-@pytest.mark.parametrize("kind", by_day("torch_export"))
+@pytest.mark.parametrize(
+    "kind",
+    ["torch_export", *(pytest.param(k, marks=pytest.mark.nightly) for k in ("onnx", "openvino"))],
+)
 def test_a_failed_check_leaves_no_file(kind, tiny_run, tmp_path, monkeypatch):
     file = tmp_path / f"model{ENDINGS[kind]}"
     file.write_text("what was there before")

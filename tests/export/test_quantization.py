@@ -24,7 +24,8 @@ def run_export(run, output, *overrides: str):
     )
 
 
-@pytest.mark.parametrize("ending", [".onnx", pytest.param(".xml", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
 def test_int8_is_smaller_and_much_the_same(ending, small_run, tmp_path, capsys):
     file = run_export(small_run, tmp_path / f"int8{ending}", "quantize=int8_always")
     said = capsys.readouterr().out

@@ -28,8 +28,8 @@ LIGHT = (
     *("mobilenetv3_large_100", "mobilenetv4_conv_small", "mambaout_tiny"),
 )
 """Presets that are tried by default."""
-TYPICAL = ("fpn", "pan", "pspnet", "unet")
-"""Necks that are compiled by default: they have all blocks that the others are made of."""
+TYPICAL = ("fpn", "unet")
+"""Necks that are compiled by default."""
 ENCODERS = [*PRESETS, *SMALL]
 
 # what torch's own compilers say about their innards

@@ -18,7 +18,7 @@ from serve.conftest import as_png, serving
 import segkit
 from segkit.data.sources.cells import draw
 from segkit.images.reading import read_mask
-from segkit.predict.masks import make_mask
+from segkit.inference.masks import make_mask
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

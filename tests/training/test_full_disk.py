@@ -89,7 +89,7 @@ def test_a_training_goes_on_from_the_checkpoint_before(fill, tmp_path, monkeypat
     assert (run.folder / "report.html").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_that_cannot_grow_any_more(tmp_path, monkeypatch):
     """As a user meets it: the limit of the system makes real writes fail."""
     # checkpoints do not pass through the folder for temporary files, which may be another disk

@@ -27,6 +27,7 @@ def mesh():
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
 def test_shards_compute_what_whole_weights_do(mesh, monkeypatch, name, recompute):
     monkeypatch.setattr(sharding, "BLOCK", 20_000)
+    torch.manual_seed(0)  # for a few weights, rounding decides which side of a ReLU a value is on
     encoder = {"name": "timm", "model": name, "pretrained": False}
     model = create_model(encoder, "unet", "binary", img_size=64).eval()
     to_channels_last(model)

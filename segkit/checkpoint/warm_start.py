@@ -75,7 +75,8 @@ def take_weights(model: Segmenter, card: ModelCard, path: Path) -> tuple[list[Pa
         source, old = checkpoint.read(path)
     except SegkitError as error:
         raise SegkitError(f"init: {error}") from error
-    if old.encoder["name"] != card.encoder["name"]:
+    names = [each.encoder["name"].partition(".")[0] for each in (old, card)]  # without timm's tag
+    if names[0] != names[1]:
         typed = [quote_option(key, getattr(old, key)["name"]) for key in ("encoder", "neck")]
         raise SegkitError(
             f"init={path}: its encoder is {old.encoder['name']}, and that of this training is"

@@ -207,6 +207,11 @@ def test_another_neck_begins_anew(start):
 def test_encoders_that_do_not_fit(start):
     names = ("background", "cell")
     other = {"name": "test_resnet", "pretrained": False}
+    tagged = {**other, "name": "test_resnet.r160_in1k"}  # the same network, with other weights
+    parts = start(
+        build("binary", names, 0, other, channels=3), build("binary", names, 1, tagged, channels=3)
+    )[2]
+    assert parts["encoder"].taken == parts["encoder"].tensors
     with pytest.raises(SegkitError, match="add encoder=unet neck=unet"):
         start(build("binary", names, 0), build("binary", names, 1, other))
     with pytest.raises(SegkitError, match=r"take its options, encoder.width=4\."):

@@ -121,7 +121,9 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     used = settings.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     if changed := _find_changes(folder, used):
         print_note(f"{folder} is overwritten; it held results of other settings ({changed})")
-    keep = partial(_write_mask, folder / "masks", card, samples) if settings.masks else None
+    keep = None
+    if settings.masks:
+        keep = partial(_write_mask, folder / "masks", card, name_masks(samples))
     counts: Counts | SegkitError
     try:
         parts = []
@@ -193,12 +195,20 @@ def _list_members(
     return members
 
 
+def name_masks(samples: Sequence[Sample]) -> list[Path]:
+    """Names of files for samples, without the endings of their images where these tell nothing."""
+    plain = [s.name.removesuffix(s.image.suffix if s.image else "") for s in samples]
+    names = plain if len(set(plain)) == len(plain) else [s.name for s in samples]
+    # a source may call its samples anything
+    return [Path(*(p for p in Path(name).parts if p not in ("..", "/"))) for name in names]
+
+
 def _write_mask(
-    folder: Path, card: ModelCard, samples: Sequence[Sample], index: int, prediction: Prediction
+    folder: Path, card: ModelCard, names: Sequence[Path], index: int, prediction: Prediction
 ) -> None:
-    """Write a prediction as a mask of the training's values, under the name of its sample."""
+    """Write a prediction as a mask of the training's values."""
     mask, colored = make_mask(prediction.labels, card), card.has_colored_masks
-    write_mask(folder / f"{samples[index].name}{choose_suffix(mask, colored)}", mask, colored)
+    write_mask(folder / f"{names[index]}{choose_suffix(mask, colored)}", mask, colored)
 
 
 def default_folder(settings: EvaluateSettings) -> Path:

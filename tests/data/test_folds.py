@@ -24,7 +24,7 @@ from segkit.data.checks.folds import Fold, divide, find_groups, regroup
 from segkit.data.checks.summary import check
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource
-from segkit.evaluate.command import evaluate
+from segkit.evaluate.command import evaluate, name_masks
 from segkit.images.reading import read_mask
 from segkit.report.table import read_csv
 
@@ -176,6 +176,15 @@ def test_each_image_is_scored_by_the_network_that_has_not_seen_it(tmp_path):
     write_ensemble(tmp_path / "twice.yaml", [runs[0].checkpoint] * 2)
     with pytest.raises(SegkitError, match="was validated by several"):
         evaluate(compose(twice, "evaluate"))
+
+
+def test_masks_are_called_as_their_images():
+    files = ["images/0.png", "a.tif#0003", "b.c"]
+    samples = [Sample(name, Path(name.partition("#")[0])) for name in files]
+    assert name_masks(samples) == [Path("images/0"), Path("a.tif#0003"), Path("b")]
+    twins = [Sample(name, Path(name)) for name in ("a.png", "a.tif")]
+    assert name_masks(twins) == [Path("a.png"), Path("a.tif")]
+    assert name_masks([Sample("/etc/../../x")]) == [Path("etc/x")]
 
 
 @pytest.mark.slow

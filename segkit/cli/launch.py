@@ -7,6 +7,7 @@ import gc
 import importlib
 import io
 import json
+import math
 import os
 import stat
 import sys
@@ -82,7 +83,7 @@ def launch(command: str, target: str) -> None:
     began = False
 
     @hydra.main(version_base=VERSION_BASE, config_path=str(find_conf_dir()), config_name=command)
-    def run(config: DictConfig) -> None:
+    def run(config: DictConfig) -> Any:
         nonlocal began
         began = True
         gc.enable()
@@ -91,7 +92,7 @@ def launch(command: str, target: str) -> None:
         try:
             named = list(HydraConfig.get().overrides.task)
             plugins.require_named(plugins.as_list(config.get("plugins")), named)
-            getattr(importlib.import_module(module), function)(config)
+            return getattr(importlib.import_module(module), function)(config)
         except SystemExit as end:  # one process of several, which leaves the rest to the first
             if end.code or not _is_sweep():
                 raise
@@ -108,6 +109,7 @@ def launch(command: str, target: str) -> None:
             traceback.print_exception(error)
             _record_failure(error)
             failed.append(1)
+        return math.nan  # a sweeper that chooses by scores goes on
 
     try:
         run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -73,17 +74,27 @@ from segkit.training.resume import (
 from segkit.training.trainer import fit, follow_launcher, make_trainer, silence_libraries
 
 
-def run_job(config: DictConfig) -> None:
-    """The command: a training, which may be a job of a sweep that was stopped and goes on."""
+def run_job(config: DictConfig) -> float:
+    """The command: a training, which may be a job of a sweep that was stopped and goes on.
+
+    Returns:
+        The monitored score, by which a sweeper such as Optuna's chooses; NaN if it is undefined.
+    """
     if is_sweep_job():
         folder = Path(HydraConfig.get().runtime.output_dir)
         if is_concluded(folder) and read_result(folder).get("overrides") == list_overrides():
             print(f"{folder} is finished")
-            return
+            return _read_score(folder)
         command = read_environment(folder).get("command")
         if command == describe_command() and last_checkpoint(folder).is_file():
             OmegaConf.update(config, "resume", str(folder))
-    train(config)
+    return _read_score(train(config).folder)
+
+
+def _read_score(folder: Path) -> float:
+    result = read_result(folder)
+    value = result.get(result["monitor"])
+    return math.nan if value is None else float(value)
 
 
 def train(config: DictConfig, folder: Path | str | None = None) -> Run:

@@ -13,6 +13,7 @@ from torch import nn
 
 from segkit.benchmark.networks import prepare_training_step
 from segkit.checkpoint import reading as checkpoint
+from segkit.config.compose import compose
 from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import CellsSource
@@ -21,6 +22,7 @@ from segkit.optim.optimizers import Optimizer
 from segkit.report.table import read_csv
 from segkit.training.callbacks import Average
 from segkit.training.module import SegmentationModule
+from segkit.training.run import run_job
 from segkit.training.trainer import make_logger
 
 
@@ -267,3 +269,12 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     events.Reload()
     assert {"train/loss", "val/iou", "val/loss"} <= set(events.Tags()["scalars"])
     assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_a_job_returns_the_monitored_score(tmp_path, monkeypatch):
+    """By which sweepers such as Optuna's choose."""
+    monkeypatch.chdir(tmp_path)
+    score = run_job(compose([*QUICK, "trainer.max_steps=1", "monitor=val/recall"]))
+    (file,) = tmp_path.glob("runs/quick/*/result.json")
+    assert score == json.loads(file.read_text())["val/recall"]
+    assert 0 <= score <= 1

@@ -11,6 +11,8 @@ from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
 from segkit.core.yaml_files import read_yaml_text
 
+ENSEMBLE = "ensemble.yaml"
+"""How the file of a cross-validation is called."""
 KEY = "checkpoints"
 
 

@@ -9,8 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from segkit.config.quoting import quote_option, quote_value
-
-ENSEMBLE = "ensemble.yaml"
+from segkit.core.ensembles import ENSEMBLE
 
 
 class ScoreFolds(Callback):

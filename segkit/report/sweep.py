@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from segkit.cli.launch import USER_ERROR
-from segkit.core.ensembles import write_ensemble
+from segkit.core.ensembles import ENSEMBLE, write_ensemble
 from segkit.core.files import write_whole
 from segkit.report.table import build_table, is_missing, write_csv
 
@@ -93,8 +93,8 @@ class SweepTable(Callback):
             console.print(f"saved: {folder / name}")
         members = list_members(folder, settings[0])
         if members:
-            write_ensemble(folder / "ensemble.yaml", members)
-            console.print(f"saved: {folder / 'ensemble.yaml'}, {len(members)} networks as one")
+            write_ensemble(folder / ENSEMBLE, members)
+            console.print(f"saved: {folder / ENSEMBLE}, {len(members)} networks as one")
         if any(job.error for job in jobs):
             sys.exit(USER_ERROR)  # jobs in other processes cannot
 

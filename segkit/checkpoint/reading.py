@@ -16,6 +16,7 @@ from segkit.checkpoint.card import FORMAT, ModelCard
 from segkit.checkpoint.frozen import find_frozen
 from segkit.checkpoint.limits import limit_weights
 from segkit.core import plugins
+from segkit.core.ensembles import is_ensemble, read_ensemble
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
@@ -165,6 +166,12 @@ def read_raw(path: Path) -> dict[str, Any]:
     """Read the dictionary of a checkpoint file."""
     if not path.is_file():
         raise SegkitError(f"checkpoint: {_describe_missing(path)}")
+    if is_ensemble(path):
+        members = read_ensemble(path)
+        raise SegkitError(
+            f"checkpoint {path} is an ensemble, and this takes one network: give one of its"
+            f" {len(members)}, {members[0]} for instance."
+        )
     try:
         stored = load_data(path)
     except OSError as error:

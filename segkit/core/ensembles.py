@@ -31,8 +31,13 @@ def list_checkpoints(paths: Iterable[Path]) -> list[Path]:
     """
     found = []
     for path in paths:
-        found += read_ensemble(path) if path.suffix.lower() in (".yaml", ".yml") else [path]
+        found += read_ensemble(path) if is_ensemble(path) else [path]
     return found
+
+
+def is_ensemble(path: Path) -> bool:
+    """Whether a file stands for several checkpoints, by its name."""
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def read_ensemble(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import segkit
+from segkit.checkpoint.reading import read
 from segkit.config.settings import PredictSettings
 from segkit.core.ensembles import list_checkpoints, write_ensemble
 from segkit.core.errors import SegkitError
@@ -31,6 +32,12 @@ def test_its_networks_are_averaged_wherever_it_lies(binary_run, tmp_path):
     )
     settings = PredictSettings.model_validate({"checkpoint": [str(file)], "input": ["x"]})
     assert settings.checkpoint == [tmp_path / "b c/0/best.ckpt", tmp_path / "b c/1/best.ckpt"]
+
+
+def test_one_network_is_one_of_its(tmp_path):
+    write_ensemble(tmp_path / "ensemble.yaml", [tmp_path / "0/best.ckpt", tmp_path / "1/best.ckpt"])
+    with pytest.raises(SegkitError, match=r"takes one network: give one of its 2, .*0/best\.ckpt"):
+        read(tmp_path / "ensemble.yaml")
 
 
 def test_other_files_are_left_as_they_are():

@@ -23,7 +23,7 @@ Row = tuple[dict[int, float], float] | None
 
 
 @dataclass
-class Part:
+class Taken:
     """What a part of a network takes from a checkpoint.
 
     Attributes:
@@ -48,7 +48,7 @@ class Part:
         return {"part": self.name, "taken": self.taken, "tensors": self.tensors, "notes": notes}
 
 
-def take_weights(model: Segmenter, card: ModelCard, path: Path) -> tuple[list[Part], ModelCard]:
+def take_weights(model: Segmenter, card: ModelCard, path: Path) -> tuple[list[Taken], ModelCard]:
     """Copy the weights of a checkpoint into a network that is about to be trained.
 
     Tensors of the encoder, and of a neck of the same name, are taken where name and shape are
@@ -91,7 +91,7 @@ def take_weights(model: Segmenter, card: ModelCard, path: Path) -> tuple[list[Pa
     other_neck = old.neck["name"] != card.neck["name"]
     if other_neck:
         anew = [f"anew, the checkpoint has {old.neck['name']}"]
-        parts.append(Part("neck", 0, len(model.neck.state_dict()), anew))
+        parts.append(Taken("neck", 0, len(model.neck.state_dict()), anew))
     else:
         parts.append(_copy("neck", model.neck.state_dict(), source.neck.state_dict()))
     rows = _relate(old, card)
@@ -117,7 +117,7 @@ def _list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [quote_option(f"encoder.{k}", v) for k, v in old.items() if v != new.get(k)]
 
 
-def _take_encoder(encoder: nn.Module, source: nn.Module, cards: tuple[ModelCard, ...]) -> Part:
+def _take_encoder(encoder: nn.Module, source: nn.Module, cards: tuple[ModelCard, ...]) -> Taken:
     """Weights with a low-rank part have another name; the part itself begins with zero."""
     plain = ".parametrizations.weight.original"
     held = {name.replace(plain, ".weight"): value for name, value in source.state_dict().items()}
@@ -134,8 +134,8 @@ def _copy(
     wanted: Mapping[str, Tensor],
     held: Mapping[str, Tensor],
     channels: Iterable[int] = (),
-) -> Part:
-    part, missed = Part(name, tensors=len(wanted)), []
+) -> Taken:
+    part, missed = Taken(name, tensors=len(wanted)), []
     for key, value in wanted.items():
         given, note = _fit(key, held.get(key), value, tuple(channels))
         if given is None:
@@ -197,7 +197,7 @@ def _resample_positions(given: Tensor, count: int) -> Tensor | None:
 
 def _take_head(
     name: str, head: nn.Module, source: nn.Module, rows: list[Row], cards: tuple[ModelCard, ...]
-) -> Part:
+) -> Taken:
     card, old = cards
     layer = getattr(head, "class_layer", None)
     own, held = head.state_dict(), source.state_dict()

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from segkit.checkpoint.warm_start import Part, take_weights
+from segkit.checkpoint.warm_start import Taken, take_weights
 from segkit.config.schema import OF_OBJECTS, TrainConfig
 from segkit.config.validation import validate
 from segkit.core import plugins
@@ -181,7 +181,7 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
     for note in notes:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)
-    taken: list[Part] = []
+    taken: list[Taken] = []
     if settings.init is not None and settings.resume is None:
         taken, card = take_weights(model, card, settings.init)
         for part in taken:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +22,10 @@ from segkit.models.encoders.base import Encoder, Pretrained
 from segkit.models.encoders.carrying import Predict, carry_queries, require_blocks
 from segkit.models.encoders.freezing import find_parameters
 from segkit.models.encoders.pyramid import SimplePyramid, pyramid_strides
-from segkit.models.encoders.weights import check_fit, find_cached, find_weights, read_state
+from segkit.models.encoders.weights import check_fit, find_cached, find_weights, load_backbone
 from segkit.models.queries import Masks
 
 Blocks = Literal["several", "last", "plain"]
-WRAPPER = "model."
-"""What the names of weights begin with in backbones that timm takes maps from by hooks."""
-FLAT = r"^([a-z]+)_(\d+)\."
-"""What timm makes of ``stages.0.`` and the like in backbones that give several maps."""
 
 # Arguments of timm.create_model that an option of the encoder stands for.
 OWNED = {
@@ -140,7 +135,7 @@ class TimmEncoder(Encoder, name="timm"):
             weights = find_weights(config, model, required=pretrained is True)
         if weights is not None:
             names = backbone.state_dict().keys()
-            backbone, state = _load(model, weights, names, arguments | found.arguments)
+            backbone, state = load_backbone(model, weights, names, arguments | found.arguments)
             self.pretrained_from = str(config.get("hf_hub_id") or config.get("url"))
             if isinstance(pretrained, Path):
                 if state:
@@ -571,35 +566,3 @@ def _pretrained_config(model: str) -> dict[str, Any]:
             f"timm has no weights '{tag}' of the model '{name}'. Known: {', '.join(tags)}."
         ) from error
     return config.to_dict() if config else {}
-
-
-def _load(
-    model: str, weights: Path, names: Collection[str], arguments: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The backbone with the weights of a file, whose first convolution timm adapts, and these.
-
-    ``names`` are those of the backbone's tensors. Of numpy arrays only timm sees the weights.
-    """
-    state: dict[str, Tensor] = {}
-    overlay: dict[str, Any] = {"file": str(weights), "custom_load": True}
-    if weights.suffix != ".npz":  # numpy arrays of the original authors, which timm translates
-        state = read_state(weights, {name.removeprefix(WRAPPER) for name in names})
-        flat = {name for name in state if name in names}  # of another encoder like this one
-        state = {re.sub(FLAT, r"\1.\2.", k) if k in flat else k: v for k, v in state.items()}
-        overlay = {"state_dict": state, "custom_load": False}
-    try:
-        backbone = timm.create_model(
-            model, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
-        )
-    except Exception as error:  # each filter of timm has its own
-        raise SegkitError(
-            f"encoder.pretrained: {weights} does not fit the timm model '{model}'"
-            f" ({str(error).partition(chr(10))[0].rstrip(':. ')}). Its tensors are called"
-            f" {', '.join(list(state)[:2])} ..., those of the model {', '.join(list(names)[:2])}"
-            " ..."
-        ) from error
-    for module in backbone.modules():
-        for config in (getattr(module, key, None) for key in ("pretrained_cfg", "default_cfg")):
-            if isinstance(config, dict):
-                config.pop("state_dict", None)  # else it would be held and copied for ever
-    return backbone, state

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,10 @@ AVERAGED = ("ema", "teacher")
 """What parts of a file are called that hold weights which are averages."""
 DEEPEST = 4
 """How deep the dictionary of tensors may lie in a file."""
+WRAPPER = "model."
+"""What the names of weights begin with in backbones that timm takes maps from by hooks."""
+FLAT = r"^([a-z]+)_(\d+)\."
+"""What timm makes of ``stages.0.`` and the like in backbones that give several maps."""
 
 
 class PretrainedWarning(UserWarning):
@@ -98,6 +103,38 @@ def load_state(module: nn.Module, path: Path) -> None:
         raise SegkitError(
             f"encoder.pretrained: {path} does not fit the encoder. {error}"
         ) from error
+
+
+def load_backbone(
+    model: str, weights: Path, names: Collection[str], arguments: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The backbone with the weights of a file, whose first convolution timm adapts, and these.
+
+    ``names`` are those of the backbone's tensors. Of numpy arrays only timm sees the weights.
+    """
+    state: dict[str, Tensor] = {}
+    overlay: dict[str, Any] = {"file": str(weights), "custom_load": True}
+    if weights.suffix != ".npz":  # numpy arrays of the original authors, which timm translates
+        state = read_state(weights, {name.removeprefix(WRAPPER) for name in names})
+        flat = {name for name in state if name in names}  # of another encoder like this one
+        state = {re.sub(FLAT, r"\1.\2.", k) if k in flat else k: v for k, v in state.items()}
+        overlay = {"state_dict": state, "custom_load": False}
+    try:
+        backbone = timm.create_model(
+            model, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
+        )
+    except Exception as error:  # each filter of timm has its own
+        raise SegkitError(
+            f"encoder.pretrained: {weights} does not fit the timm model '{model}'"
+            f" ({str(error).partition(chr(10))[0].rstrip(':. ')}). Its tensors are called"
+            f" {', '.join(list(state)[:2])} ..., those of the model {', '.join(list(names)[:2])}"
+            " ..."
+        ) from error
+    for module in backbone.modules():
+        for config in (getattr(module, key, None) for key in ("pretrained_cfg", "default_cfg")):
+            if isinstance(config, dict):
+                config.pop("state_dict", None)  # else it would be held and copied for ever
+    return backbone, state
 
 
 def check_fit(module: nn.Module, state: dict[str, Tensor], path: Path, model: str) -> None:

@@ -46,7 +46,8 @@ from segkit.config.compose import find_conf_dir
 from segkit.core.errors import SegkitError
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary, check
-from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, as_item
+from segkit.data.draws import DrawSampler, EvenOrder
+from segkit.data.loading import ArrayCache, TrainDataset, as_item
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
@@ -110,7 +111,7 @@ def load_segkit(
     dataset = TrainDataset(
         source, samples, summary.coding, norm, transform, Labels(), cache, workers
     )
-    sampler = DrawSampler(len(samples), len(samples), seed=1)
+    sampler = DrawSampler(EvenOrder(len(samples), 1), len(samples), seed=1)
     loader: Any = DataLoader(
         dataset, BATCH, sampler=sampler, drop_last=True, num_workers=workers,
         persistent_workers=workers > 0,

@@ -118,6 +118,13 @@ class Data(Part):
     samples_per_epoch: int | None = Field(
         None, ge=1, description="crops per epoch; null: one per image"
     )
+    sampling: Literal["even", "classes", "hard"] = Field(
+        "even",
+        description="which images crops are cut from; even: each equally often; classes: each class"
+        " equally often, from the images that have it, on which foreground_share places the crops;"
+        " hard: half of the crops evenly, the others in proportion to the loss of each image in the"
+        " epoch before",
+    )
     foreground_share: float = Field(
         0.0,
         ge=0,
@@ -155,6 +162,18 @@ class Augment(Section):
 
     transforms: list[dict[str, Any]] = Field(
         [], description="transforms of albumentations, each a mapping of its name and options"
+    )
+    mixes: Wanted = Field(
+        [],
+        description="what is put together from several crops: cutmix (a rectangle of another one),"
+        " mosaic (four quarters) and copy_paste (objects of another one); {name: cutmix, p: 0.3}"
+        " mixes 30 % of the crops, a name alone half of them",
+    )
+    mixup: float | None = Field(
+        None,
+        gt=0,
+        description="MixUp: each crop of a batch is blended with another one, with a share that is"
+        " Beta(mixup, mixup) distributed, and so is the loss; null: not at all",
     )
 
 
@@ -354,6 +373,24 @@ class TrainConfig(Section):
         None,
         description="a checkpoint whose weights a new training starts with, as far as they fit: of"
         " the same encoder, any neck, head, classes and channels",
+    )
+    teacher: Path | None = Field(
+        None,
+        description="a checkpoint of the same classes, mostly of a larger network, whose"
+        " probabilities are learned besides the labels (distillation)",
+    )
+    teacher_weight: float = Field(1.0, gt=0, description="factor of that in the loss")
+    teacher_temperature: float = Field(
+        2.0,
+        gt=0,
+        description="temperature of the probabilities that are compared; above 1 improbable classes"
+        " count more",
+    )
+    teacher_features: float = Field(
+        0.0,
+        ge=0,
+        description="factor in the loss of how differently both encoders distribute their activity"
+        " over the image, such as 10; 0: not compared",
     )
     max_pixels: int | None = Field(None, ge=1, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)

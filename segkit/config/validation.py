@@ -140,6 +140,66 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _check_mixing(config: TrainConfig) -> list[str]:
+    """Check what is put together from several crops."""
+    from segkit.data.mixing.mixes import build_mixes
+
+    problems = []
+    for wanted in config.augment.mixes:
+        try:
+            build_mixes([wanted])
+        except SegkitError as error:
+            problems.append(f"augment.mixes: {error}")
+    if config.augment.mixup is not None and config.data.batch_size == 1:
+        problems.append(
+            "augment.mixup with data.batch_size=1, where there is no other crop: use a batch of two"
+            " or more"
+        )
+    if config.augment.mixup is not None and config.head.name == QUERIES:
+        problems.append(
+            "augment.mixup with head=queries, where each object has a mask of its own: leave it out"
+        )
+    if config.data.sampling == "hard" and config.head.name == QUERIES:
+        problems.append(
+            "data.sampling=hard with head=queries, whose loss is one of a batch: use"
+            " data.sampling=classes"
+        )
+    if config.data.sampling == "hard" and config.trainer.compile is True:
+        problems.append(
+            "data.sampling=hard with trainer.compile=true, which sees the loss of each crop:"
+            " leave one of them out"
+        )
+    return problems
+
+
+def _check_teacher(config: TrainConfig) -> list[str]:
+    """Check that there is a teacher where one is described, and that nothing is in its way."""
+    fields, problems = TrainConfig.model_fields, []
+    if config.teacher is None:
+        keys = ("teacher_weight", "teacher_temperature", "teacher_features")
+        changed = [key for key in keys if getattr(config, key) != fields[key].default]
+        return [f"{key} without a teacher: give teacher=CHECKPOINT" for key in changed]
+    if not config.teacher.is_file() and config.resume is None:
+        problems.append(
+            f"teacher={str(config.teacher)!r}: there is no such file. Give the best.ckpt of a run"
+        )
+    if config.trainer.compile is True:
+        problems.append(
+            "trainer.compile=true with a teacher, which is not compiled: leave one of them out"
+        )
+    if config.teacher_features and config.data.cache == "features":
+        problems.append(
+            "teacher_features with data.cache=features, where no encoder runs: leave one of them"
+            " out"
+        )
+    if config.teacher_features and config.trainer.recompute:
+        problems.append(
+            "teacher_features with trainer.recompute=true, which does not keep the maps: leave one"
+            " of them out"
+        )
+    return problems
+
+
 def _check_loss(config: dict[str, Any]) -> list[str]:
     """Check that the loss can be built for the mode of the head."""
     from segkit.losses.base import Loss
@@ -183,6 +243,8 @@ def _check_fit(config: TrainConfig) -> list[str]:
         )
     problems += _check_target(config)
     problems += _check_queries(config)
+    problems += _check_mixing(config)
+    problems += _check_teacher(config)
     if config.trainer.compile is True and config.trainer.recompute:
         problems.append(
             "trainer.recompute=true with trainer.compile=true: a compiled network decides itself"

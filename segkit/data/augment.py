@@ -110,18 +110,20 @@ class TrainTransform:
         labels: Sliceable,
         seed: int,
         counts: NDArray[np.int32] | None = None,
+        wanted: int | None = None,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Cut out the part of an image and its labels that :meth:`augment` needs.
 
         ``counts`` is the :func:`count_by_row` of the labels. Without it, crops on the foreground
-        read all labels.
+        read all labels. ``wanted`` is the class on which a crop on the foreground is placed, if the
+        image has it.
         """
         c = self.context
         window = None
         if self.foreground_share:
             rng = np.random.default_rng((seed, 1))
             if rng.random() < self.foreground_share:
-                window = self._draw_foreground_window(labels, rng, counts)
+                window = self._draw_foreground_window(labels, rng, counts, wanted)
         if window is None:
             draws = random.Random(self._spawn_seeds(seed)[0])
             rows, columns = (
@@ -196,7 +198,11 @@ class TrainTransform:
         return problems
 
     def _draw_foreground_window(
-        self, labels: Sliceable, rng: np.random.Generator, counts: NDArray[np.int32] | None
+        self,
+        labels: Sliceable,
+        rng: np.random.Generator,
+        counts: NDArray[np.int32] | None,
+        wanted: int | None,
     ) -> Window | None:
         """Draw a window of an image with context that contains a foreground pixel, if there is one.
 
@@ -208,6 +214,8 @@ class TrainTransform:
         present = value[np.diff(value, prepend=-1) > 0]
         if labels.ndim == 2:
             present = present[(present != IGNORE_INDEX) & (present != self.background)]
+        if wanted is not None:
+            present = present[present == wanted]
         if not len(present):
             return None
         chosen = rng.choice(present)

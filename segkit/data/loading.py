@@ -1,4 +1,4 @@
-"""Samples to training items: the draws of an epoch, the datasets, and the cache of decoded arrays.
+"""Samples to training items: the datasets, and the cache of decoded arrays.
 
 Crops travel to the device as bytes and become the network's input there, see :func:`as_item`.
 """
@@ -15,7 +15,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 from typing_extensions import TypedDict
 
 from segkit.checkpoint.on_device import standardize
@@ -36,7 +35,9 @@ from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 from segkit.core.owners import Owner, is_abandoned
 from segkit.data.augment import Sliceable, TrainTransform, count_by_row
+from segkit.data.draws import Draw
 from segkit.data.layout.blocks import Block, list_bands, take_part
+from segkit.data.mixing.mixes import Marked, Mix, cover, find_objects
 from segkit.data.sources.base import DataSource, Large, Sample
 from segkit.data.windowed import WindowedArray
 from segkit.targets.base import Target
@@ -44,12 +45,10 @@ from segkit.targets.objects import number_objects, number_regions
 
 CACHE = "segkit-cache-"
 """What the names of cache folders begin with; their owner and random letters follow."""
-READING, CROPPING, TARGET = "reading", "cropping", "target"
+READING, CROPPING, MIXING, TARGET = "reading", "cropping", "mixing", "target"
 """The stages of making a training item besides the transforms."""
 SMALL = frozenset({"counts", "values"})
 """What is cached of images of which only parts are read."""
-Draw = tuple[int, int]
-"""Index of a sample and the seed of its augmentation."""
 
 
 class Truth(TypedDict):
@@ -103,92 +102,11 @@ def as_item(crops: Crop, normalization: Normalization) -> Item:
     return item
 
 
-# --- draws ---------------------------------------------------------------------------------------
-
-
-class DrawSampler(Sampler[Draw]):
-    """Draws for a training epoch: every sample equally often, in a new order each time.
-
-    The draws of all epochs form one sequence of permutations of the samples, so that samples are
-    used evenly even if an epoch is shorter or longer than the data set. The sequence depends only
-    on the seed, not on the number of workers, and a resumed training continues it. The draws of an
-    epoch are divided evenly among the processes.
-    """
-
-    def __init__(
-        self, count: int, per_epoch: int, seed: int, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.count, self.per_epoch, self.seed, self.epoch = count, per_epoch, seed, 0
-        self.rank, self.processes = rank, processes
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; called by Lightning."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.per_epoch // self.processes
-
-    def __iter__(self) -> Iterator[Draw]:
-        first = self.epoch * self.per_epoch
-        rounds = range(first // self.count, -(-(first + self.per_epoch) // self.count))
-        order = np.concatenate(
-            [np.random.default_rng((self.seed, 0, n)).permutation(self.count) for n in rounds]
-        )
-        drawn = order[first - rounds[0] * self.count :][: self.per_epoch]
-        rng = np.random.default_rng((self.seed, 1, self.epoch))
-        seeds = rng.integers(2**31, size=self.per_epoch)
-        draws = list(zip(drawn.tolist(), seeds.tolist(), strict=True))
-        # every process gets the same number, otherwise one would wait forever for the others
-        return iter(draws[self.rank :: self.processes][: len(self)])
-
-
-class EverySample(Sampler[list[int]]):
-    """Batches of samples of one size, which together are every sample once.
-
-    They are divided among the processes without repeating any to even out the shares.
-
-    Args:
-        sizes: Height and width of each sample.
-        batch_size: Samples in a batch, at most.
-        pixels: Pixels in a batch of several samples, at most.
-
-    Raises:
-        SegkitError: There are more processes than samples.
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[tuple[int, int]],
-        batch_size: int,
-        pixels: int,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        if processes > len(sizes):
-            raise SegkitError(
-                f"there are {processes} processes and {len(sizes)} images to validate: use fewer"
-                " devices or more images."
-            )
-        alike = defaultdict[tuple[int, int], list[int]](list)
-        for number in range(rank, len(sizes), processes):
-            alike[sizes[number]].append(number)
-        self.batches = list[list[int]]()
-        for (height, width), numbers in alike.items():
-            count = max(1, min(batch_size, pixels // (height * width)))
-            self.batches += [numbers[at : at + count] for at in range(0, len(numbers), count)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-
 # --- datasets ------------------------------------------------------------------------------------
 
 
 class TrainDataset(Dataset[Crop]):
-    """Augmented crops; an item is identified by (index, seed), so all workers make the same one."""
+    """Augmented crops; an item is identified by its draw, so all workers make the same one."""
 
     def __init__(
         self,
@@ -201,29 +119,28 @@ class TrainDataset(Dataset[Crop]):
         cache: ArrayCache | None = None,
         workers: int = 0,
         with_empty: frozenset[str] = frozenset(),
+        mixes: Sequence[Mix] = (),
     ) -> None:
         self.samples, self.normalization = samples, normalization
-        self.transform, self.target = transform, target
+        self.transform, self.target, self.mixes = transform, target, mixes
         self.reader = SampleReader(source, coding, normalization, target, cache, with_empty)
-        self.times = StageTimes([READING, CROPPING, *transform.names, TARGET], workers)
+        mixing = [MIXING] if mixes else []
+        self.times = StageTimes([READING, CROPPING, *transform.names, *mixing, TARGET], workers)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> Crop:
-        index, seed = draw
-        sample, ticks = self.samples[index], [time.perf_counter()]
+        index, seed, *label = draw
+        ticks = [time.perf_counter()]
 
         def tick() -> None:
             ticks.append(time.perf_counter())
 
-        whole, all_marks = self.reader.read_image(sample), self.reader.read_marks(sample)
-        counts = self.reader.read_counts(sample) if self.transform.foreground_share else None
-        tick()
-        image, marks = self.transform.cut(whole, all_marks, seed, counts)
-        image = self.normalization.to_unit(image)
-        tick()
-        image, marks = self.transform.augment(image, marks, seed, tick)
+        image, marks = self._make_crop(index, seed, tick, *label)
+        if self.mixes:
+            image, marks = self._mix((image, marks), seed)
+            tick()
         labels, weight = self.target.encode(marks)
         crop: Crop = {
             "unit": torch.from_numpy(np.ascontiguousarray(image)),
@@ -237,6 +154,36 @@ class TrainDataset(Dataset[Crop]):
             crop["ids"] = torch.from_numpy(ids.astype(np.int32))  # (H, W)
         tick()
         self.times.add(ticks)
+        return crop
+
+    def _make_crop(
+        self, index: int, seed: int, tick: Callable[[], None], label: int | None = None
+    ) -> Marked:
+        """Read, cut and augment a crop and its marks; ``tick`` is called after each stage."""
+        sample = self.samples[index]
+        whole, all_marks = self.reader.read_image(sample), self.reader.read_marks(sample)
+        counts = self.reader.read_counts(sample) if self.transform.foreground_share else None
+        tick()
+        wanted = None if self.target.from_ids else label  # any object is one of its class
+        image, marks = self.transform.cut(whole, all_marks, seed, counts, wanted)
+        image = self.normalization.to_unit(image)
+        tick()
+        return self.transform.augment(image, marks, seed, tick)
+
+    def _mix(self, crop: Marked, seed: int) -> Marked:
+        """Cover parts of a crop with parts of other ones, as each mix chooses."""
+        rng, from_ids = np.random.default_rng((seed, 2)), self.target.from_ids
+        for mix in self.mixes:
+            if rng.random() >= mix.p:
+                continue
+            indices = rng.integers(len(self.samples), size=mix.others).tolist()
+            seeds = rng.integers(2**31, size=mix.others).tolist()
+            others = [
+                self._make_crop(*draw, lambda: None) for draw in zip(indices, seeds, strict=True)
+            ]
+            objects = [find_objects(m, from_ids, self.transform.background) for _, m in others]
+            for other, where in zip(others, mix.choose(objects, rng), strict=True):
+                crop = cover(crop, other, where, from_ids)
         return crop
 
 

@@ -211,27 +211,33 @@ class History(L.Callback):
         self._validated = False
         self._began = self._epoch_began = time.monotonic()
         self._first_step = 0
-        self._sum: float | Tensor = 0.0  # of the losses of whole steps
+        self._sums = dict[str, float | Tensor]()  # of the losses and their parts in whole steps
         self._count = 0
-        self._losses: list[Tensor] = []  # since the last step
+        self._losses: list[dict[str, Tensor]] = []  # since the last step
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the sums of the epoch."""
-        return {"sum": float(self._sum), "count": self._count}
+        return {"sums": {k: float(v) for k, v in self._sums.items()}, "count": self._count}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
-        self._sum, self._count = state["sum"], int(state["count"])
+        # version 0.1.0 had the loss alone
+        self._sums = state["sums"] if "sums" in state else {"loss": state["sum"]}
+        self._count = int(state["count"])
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, index: int
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Count the losses of a step once it is done."""
         # Lightning has divided it
-        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
+        parts = {key: value.detach() for key, value in pl_module.parts.items()}
+        self._losses.append({"loss": loss, **parts})
         if trainer.is_last_batch or (index + 1) % trainer.accumulate_grad_batches == 0:
-            for loss in self._losses:
-                self._sum, self._count = self._sum + loss, self._count + 1
+            for losses in self._losses:
+                self._count += 1
+                for key, value in losses.items():
+                    self._sums[key] = self._sums.get(key, 0.0) + value
             self._losses = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -266,10 +272,13 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the row; a validation of this epoch is over by now."""
-        mean = torch.as_tensor(self._sum / max(1, self._count))
-        mean = trainer.strategy.reduce(mean, reduce_op="mean")
-        pl_module.log("train/loss", mean, prog_bar=True)
-        self._sum, self._count = 0.0, 0
+        means = {}
+        for key, total in ({"loss": 0.0} | self._sums).items():
+            mean = torch.as_tensor(total / max(1, self._count))
+            mean = trainer.strategy.reduce(mean, reduce_op="mean")
+            means[f"train/{key}"] = float(mean)
+            pl_module.log(f"train/{key}", mean, prog_bar=key == "loss")
+        self._sums, self._count = {}, 0
         wanted = ("train/", "val/") if self._validated else ("train/",)
         self._validated = False
         logged = {
@@ -286,7 +295,7 @@ class History(L.Callback):
                 "seconds": round(time.monotonic() - self._began, 2),
                 "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
                 "lr": max(group["lr"] / group.get("lr_factor", 1.0) for group in groups),
-                **(logged | {"train/loss": float(mean)}),
+                **(logged | means),
             }
         )
         if trainer.is_global_zero:

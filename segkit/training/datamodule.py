@@ -10,7 +10,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -25,24 +25,32 @@ from segkit.core.memory import GB, count_usable_cores, find_main_memory
 from segkit.core.threads import limit_blas, use_one_thread
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.summary import DataSummary
+from segkit.data.draws import (
+    ClassOrder,
+    Draw,
+    DrawSampler,
+    EvenOrder,
+    EverySample,
+    HardOrder,
+    Order,
+)
 from segkit.data.layout.blocks import list_parts, take_part
 from segkit.data.loading import (
     READING,
     SMALL,
     ArrayCache,
     Crop,
-    Draw,
-    DrawSampler,
-    EverySample,
     Item,
     StageTimes,
     TrainDataset,
     WholeDataset,
     as_item,
 )
+from segkit.data.mixing.mixes import Mix
 from segkit.data.sources.base import DataSource, Sample, Split
 from segkit.inference.tiles.tiling import BATCH_PIXELS
 from segkit.targets.base import Target
+from segkit.training.hardness import Hardness
 
 SHARE = 0.25
 """Largest share of the memory and of the free disk for data.cache=auto."""
@@ -126,6 +134,7 @@ class SegmentationData(L.LightningDataModule):
         transform: Crop and augmentation.
         seed: Seed of the draws.
         objects: Whether validation needs ids of objects.
+        mixes: What is put together from several crops.
     """
 
     def __init__(
@@ -138,11 +147,12 @@ class SegmentationData(L.LightningDataModule):
         config: Data,
         seed: int,
         objects: bool = False,
+        mixes: Sequence[Mix] = (),
     ) -> None:
         super().__init__()
         self.source, self.summary, self.normalization = source, summary, normalization
         self.transform, self.target, self.config, self.seed = transform, target, config, seed
-        self.objects = objects
+        self.objects, self.mixes = objects, mixes
         self.workers = default_workers() if config.num_workers is None else config.num_workers
         self.cache: ArrayCache | None = None
         self.cached, self.cache_note = self._plan_cache()
@@ -213,7 +223,7 @@ class SegmentationData(L.LightningDataModule):
         # labels of a byte, and perhaps weights
         pixel = self.summary.in_channels * size + 5
         self.workers = self._fit_workers(batch_size * math.prod(self.config.crop_size) * pixel)
-        sampler = NextDraws(len(samples), per_epoch, self.seed, *self._process)
+        sampler = NextDraws(self._choose_order(), per_epoch, self.seed, *self._process)
         sampler.trainer, sampler.batch_size = self.trainer, batch_size
         if not self.workers:
             limit_blas()
@@ -229,6 +239,17 @@ class SegmentationData(L.LightningDataModule):
             drop_last=True,
         )
 
+    def _choose_order(self) -> Order:
+        if self.config.sampling == "classes":
+            return ClassOrder(self.summary.train_presence, self.seed)
+        order = EvenOrder(len(self.summary.splits["train"]), self.seed)
+        if self.config.sampling == "hard" and self.trainer is not None:
+            # Lightning declares the attribute nowhere
+            held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            (hardness,) = (each for each in held if isinstance(each, Hardness))
+            return HardOrder(order, lambda: hardness.weights)
+        return order
+
     def _make_dataset(self, workers: int) -> TrainDataset:
         return TrainDataset(
             self.source,
@@ -240,6 +261,7 @@ class SegmentationData(L.LightningDataModule):
             self.cache,
             workers,
             self.summary.with_empty,
+            self.mixes,
         )
 
     def _choose_workers(self) -> int:

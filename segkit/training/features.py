@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.config.schema import TrainConfig
+from segkit.config.schema import Augment, TrainConfig
 from segkit.data.checks.summary import DataSummary
 from segkit.data.loading import ArrayCache
 from segkit.models.segmenter import Segmenter
@@ -69,7 +69,7 @@ def find_obstacles(settings: TrainConfig, summary: DataSummary, model: Segmenter
         problems.append("the encoder is trained: use encoder.freeze=all")
     if model.encoder.query_channels:
         problems.append("queries go through blocks of the encoder: use encoder.query_blocks=0")
-    if settings.augment.transforms:
+    if settings.augment != Augment():
         problems.append("the augmentation changes the images: use augment=none")
     sizes = [summary.sizes[sample.name] for sample in summary.splits["train"]]
     height, width = (max(sides) for sides in zip(*sizes, strict=True))

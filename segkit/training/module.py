@@ -36,6 +36,7 @@ from segkit.training.checkpoints import FROZEN
 from segkit.training.datamodule import SegmentationData
 from segkit.training.features import FeatureCache, Features
 from segkit.training.sharding import begin_validation, end_validation, shard
+from segkit.training.teacher import Teacher
 
 LIMITS, REWARMING = "limits", "rewarming"
 """Entries of a checkpoint: what ends the training, and where its rate began to rise again."""
@@ -51,6 +52,12 @@ class SegmentationModule(L.LightningModule):
         monitor: The metric shown in the progress bar besides the loss.
         decoder: Separates the objects of an image, given probabilities and labels, in validation;
             ``ids`` are those of a head that tells them apart itself.
+        mixup: Parameter alpha of MixUp (Zhang et al. 2018); None: batches are not blended.
+        keeps_crop_losses: Whether ``crop_losses`` (B,) is kept for each batch.
+        teacher: The network that this one follows besides the labels.
+
+    Attributes:
+        parts: Parts of the loss of the last batch, and what else :class:`History` counts, by name.
     """
 
     def __init__(
@@ -64,11 +71,17 @@ class SegmentationModule(L.LightningModule):
         settings: Trainer,
         monitor: str = "val/iou",
         decoder: Callable[..., NDArray[np.int32]] | None = None,
+        mixup: float | None = None,
+        keeps_crop_losses: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.monitor, self.decoder = monitor, decoder
+        self.teacher, self.parts = teacher, dict[str, Tensor]()
+        self.keeps_crop_losses, self.crop_losses = keeps_crop_losses, torch.zeros(0)
+        self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)
         self.recompute, self.sync_batchnorm = settings.recompute, settings.sync_batchnorm
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
@@ -92,7 +105,9 @@ class SegmentationModule(L.LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Take what a frozen encoder gives from the cache of the data, if that is wanted."""
+        """Attach the teacher, and the cache of what a frozen encoder gives, if they are wanted."""
+        if self.teacher is not None:
+            self.teacher.attach(self.model, self.device)
         # Lightning declares the attribute nowhere
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, SegmentationData) and data.keeps_features and data.cache is not None:
@@ -117,7 +132,10 @@ class SegmentationModule(L.LightningModule):
         if self.features is not None:
             features = self.features.fetch_each(image, batch["index"])
         given = image, batch["target"], batch.get("weight"), batch.get("ids")
-        return self.compute_loss(*given, features)
+        if self.mixup is None:
+            return self.compute_loss(*given, features)
+        share = self.mixup.sample().to(image)
+        return self.compute_loss(*given, features, share)
 
     def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
         """Tell the encoder how far the training is."""
@@ -141,19 +159,49 @@ class SegmentationModule(L.LightningModule):
         weight: Tensor | None,
         ids: Tensor | None = None,
         features: Features | None = None,
+        share: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; :class:`Speedup` replaces this by the same, compiled.
 
-        ``features`` are as for :meth:`Segmenter.all_logits`.
+        ``features`` are as for :meth:`Segmenter.all_logits`. With MixUp only a ``share`` of each
+        image is its own, the rest is that of the one before it, and so is the loss: the logits are
+        compared with the labels of both.
         """
+        if share is not None:
+            image = torch.lerp(image.roll(1, 0), image, share)
+            before = target.roll(1, 0), None if weight is None else weight.roll(1, 0)
+            logits = self.model.all_logits(image, self.recompute)
+            other = self._sum_losses(logits, *before)
+            loss = torch.lerp(other, self._sum_losses(logits, target, weight), share)
+            return self._follow_teacher(loss, image, logits[0])
         logits = self.model.all_logits(image, self.recompute, features)  # [(B, num_logits, H, W)]
         if self.loss.takes_queries:
             found: Tensor = self.loss(logits[0], target, ids=ids)
             return found
+        return self._follow_teacher(self._sum_losses(logits, target, weight), image, logits[0])
+
+    def _follow_teacher(self, loss: Tensor, image: Tensor, logits: Tensor) -> Tensor:
+        """The loss with that of the teacher, if there is one."""
+        if self.teacher is None:
+            return loss
+        self.parts["teacher_loss"] = self.teacher.compute_loss(image, logits)
+        return loss + self.parts["teacher_loss"]
+
+    def _sum_losses(self, logits: list[Tensor], target: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss of the head plus the weighted losses of the auxiliary heads."""
+        if self.keeps_crop_losses:
+            self.crop_losses = self._find_crop_losses(logits[0].detach(), target, weight)
         loss: Tensor = self.loss(logits[0], target, weight)
         for factor, coarse in zip(self.auxiliary, logits[1:], strict=True):
             loss = loss + factor * self.loss(coarse, target, weight)
         return loss
+
+    @torch.no_grad()
+    def _find_crop_losses(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss of each crop alone, (B,)."""
+        given = [logits, target] if weight is None else [logits, target, weight]
+        ones = (torch.split(each, 1) for each in given)
+        return torch.stack([self.loss(*one).float() for one in zip(*ones, strict=True)])
 
     def validation_step(self, batch: Item, batch_idx: int) -> None:
         """Update loss, confusion matrix and object scores with whole images."""

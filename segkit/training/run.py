@@ -30,6 +30,7 @@ from segkit.core.sharing import Share
 from segkit.data.augment import TrainTransform
 from segkit.data.checks.folds import Fold
 from segkit.data.checks.summary import DataSummary, check
+from segkit.data.mixing.mixes import build_mixes
 from segkit.data.sources.base import DataSource
 from segkit.evaluate.evaluation import require_pixel_sizes
 from segkit.inference.objects.instances import decode
@@ -71,6 +72,7 @@ from segkit.training.resume import (
     read_resumed_config,
     require_new,
 )
+from segkit.training.teacher import Teacher
 from segkit.training.trainer import fit, follow_launcher, make_trainer, silence_libraries
 
 
@@ -192,6 +194,16 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         decoder = partial(
             decode, settings.instances, mode=mode, gap=target.gap, min_size=settings.min_size
         )
+    teacher = None
+    if settings.teacher is not None and not end:
+        teacher = Teacher(
+            settings.teacher,
+            card,
+            settings.data.crop_size,
+            settings.teacher_weight,
+            settings.teacher_temperature,
+            settings.teacher_features,
+        )
     module = SegmentationModule(
         model,
         card,
@@ -202,6 +214,9 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         settings.trainer,
         settings.monitor,
         decoder,
+        settings.augment.mixup,
+        settings.data.sampling == "hard",
+        teacher,
     )
     transform = _build_transform(settings, model, card.background)
     dtype = np.uint8 if card.normalization.dtype == "uint8" else np.float32
@@ -218,6 +233,7 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         settings.data,
         settings.seed,
         scores_objects,
+        build_mixes(settings.augment.mixes),
     )
     trainer = make_trainer(settings, folder, [s.name for s in summary.splits["train"]])
     if trainer.world_size > 1:

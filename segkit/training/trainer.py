@@ -40,6 +40,7 @@ from segkit.training.checkpoints import (
     make_checkpoints,
 )
 from segkit.training.datamodule import SegmentationData
+from segkit.training.hardness import Hardness
 from segkit.training.module import SegmentationModule
 from segkit.training.requeue import requeue
 from segkit.training.resume import last_checkpoint
@@ -103,15 +104,19 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         SegkitError: The accelerator, the devices or the precision are not available.
     """
     t = settings.trainer
-    is_sharded = t.strategy == "fsdp"
+    is_sharded, is_hard = t.strategy == "fsdp", settings.data.sampling == "hard"
+    # what a compiled step would not do
+    is_plain = t.recompute or is_sharded or is_hard or settings.teacher is not None
     listed: list[L.Callback] = [
         callbacks.History(folder),
         Resumption(settings.seed, folder / "checkpoints", t.early_stopping),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
-        Speedup(False if t.recompute or is_sharded else t.compile),  # which it would undo
+        Speedup(False if is_plain else t.compile),
     ]
     listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
+    if is_hard:
+        listed.append(Hardness(len(names)))
     if t.ema is not None:
         listed.append(callbacks.ExponentialAverage(t.ema))
     if t.early_stopping is not None:

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
 from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError
 from segkit.data.augment import TrainTransform
-from segkit.data.loading import ArrayCache, DrawSampler, TrainDataset, WholeDataset, as_item
+from segkit.data.draws import DrawSampler, EvenOrder
+from segkit.data.loading import ArrayCache, TrainDataset, WholeDataset, as_item
 from segkit.data.sources.base import DataSource, Sample
 from segkit.data.sources.cells import CellsSource
 from segkit.data.sources.folder import FolderSource
@@ -258,7 +256,7 @@ def test_workers_share_the_cache_and_change_nothing(context, tmp_path, cache):
         loader: Any = DataLoader(
             dataset,
             batch_size=2,
-            sampler=DrawSampler(len(samples), 12, seed=3),
+            sampler=DrawSampler(EvenOrder(len(samples), 3), 12, seed=3),
             num_workers=workers,
             multiprocessing_context=context if workers else None,
             persistent_workers=workers > 0,
@@ -272,36 +270,6 @@ def test_workers_share_the_cache_and_change_nothing(context, tmp_path, cache):
         for one, two in zip(got, wanted, strict=True):
             assert_same(one, two)
     assert not list(cache.folder.glob("*.*"))  # nothing half written
-
-
-# --- draws ---------------------------------------------------------------------------------------
-
-
-def draw_epoch(count: int, per_epoch: int, seed: int, epoch: int) -> list[tuple[int, int]]:
-    sampler = DrawSampler(count, per_epoch, seed)
-    sampler.set_epoch(epoch)
-    drawn = list(sampler)
-    assert len(drawn) == len(sampler) == per_epoch
-    return drawn
-
-
-@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_every_sample_is_drawn_equally_often(count, per_epoch, seed, epochs):
-    counts = Counter(dict.fromkeys(range(count), 0))
-    for epoch in range(epochs):
-        counts.update(index for index, _ in draw_epoch(count, per_epoch, seed, epoch))
-        assert max(counts.values()) - min(counts.values()) <= 1  # whenever the training ends
-    assert set(counts) == set(range(count))
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(0, 5))
-def test_draws_depend_only_on_seed_and_epoch(seed, epoch):
-    assert draw_epoch(20, 30, seed, epoch) == draw_epoch(20, 30, seed, epoch)
-    assert draw_epoch(20, 30, seed, epoch) != draw_epoch(20, 30, seed, epoch + 1)
-    assert draw_epoch(20, 30, seed, epoch) != draw_epoch(20, 30, seed + 1, epoch)
-    seeds = [s for e in (epoch, epoch + 1) for _, s in draw_epoch(20, 30, seed, e)]
-    assert len(set(seeds)) == len(seeds)
-    assert min(seeds) >= 0
 
 
 # --- the cache -----------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from segkit.config.compose import compose
 from segkit.config.validation import validate
 from segkit.core.errors import SegkitError
 from segkit.core.sharing import Share
-from segkit.data.loading import DrawSampler, EverySample
+from segkit.data.draws import DrawSampler, EvenOrder, EverySample
 from segkit.report.table import read_csv
 from segkit.training.trainer import follow_launcher
 
 
 def test_processes_share_the_draws_of_an_epoch():
-    whole = DrawSampler(10, 7, seed=3)
-    parts = [DrawSampler(10, 7, seed=3, rank=rank, processes=2) for rank in range(2)]
+    whole = DrawSampler(EvenOrder(10, 3), 7, seed=3)
+    parts = [DrawSampler(EvenOrder(10, 3), 7, seed=3, rank=rank, processes=2) for rank in range(2)]
     for epoch in range(3):
         for sampler in (whole, *parts):
             sampler.set_epoch(epoch)

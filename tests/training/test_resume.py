@@ -26,7 +26,8 @@ from segkit.training.module import SegmentationModule
 
 OPTIONS = ["data.train=16", "data.batch_size=2", "trainer.max_epochs=3", "scheduler=constant"]
 OPTIONS += ["encoder.dropout=0.5", "trainer.accumulate_grad_batches=2", "trainer.ema=0.9"]
-OPTIONS += ["loss.points=300"]  # draws of its own
+OPTIONS += ["loss.points=300", "augment.mixes=[cutmix]", "augment.mixup=0.4"]  # draws of its own
+OPTIONS += ["data.sampling=hard"]
 BATCHES = 8  # in an epoch
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once, join_names
@@ -66,6 +67,7 @@ class DataSummary:
         sizes: Height and width of each sample, by its name.
         class_share: Fraction of each class among the labelled pixels.
         train_share: The same in the training images, or in all if there are none.
+        train_presence: (training images, classes), which classes each of them has.
         measures: Sizes of images and objects.
         notes: What the user should know.
         background: The label that is no object, None if every class is one.
@@ -90,6 +92,7 @@ class DataSummary:
     with_empty: frozenset[str] = frozenset()
     decoded: dict[Split, int] = field(default_factory=dict)
     large: frozenset[str] = frozenset()
+    train_presence: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
 
 def check(
@@ -220,6 +223,9 @@ def summarize(
             for split, part in of_split.items()
         },
         large=frozenset(name for name, found in large.items() if found is not None),
+        train_presence=np.array(
+            [classes.count_pixels(f)[0] > 0 for f in of_split.get("train", [])], np.bool_
+        ),
     )
 
 

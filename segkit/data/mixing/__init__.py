@@ -1,0 +1,1 @@
+"""Augmentation that puts parts of several crops together."""

@@ -41,6 +41,7 @@ format: .venv/installed-dev  ## format the code and mend what ruff can mend
 docs: .venv/installed-dev  ## write the pages that are made from the code
 	$(BIN)/python docs/write_options.py
 	$(BIN)/python docs/write_choosing.py
+	$(BIN)/python docs/draw_augmentation.py
 
 wheel: .venv/installed-dev  ## build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

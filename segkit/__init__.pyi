@@ -1,5 +1,6 @@
 from .config.compose import compose as compose
 from .core.errors import SegkitError as SegkitError
+from .data.mixing.mixes import Mix as Mix
 from .data.sources.base import DataSource as DataSource
 from .data.sources.base import Sample as Sample
 from .inference.predictor import Prediction as Prediction

@@ -43,8 +43,10 @@ def fill_in(values: dict[str, Any], choices: Mapping[str, Any]) -> None:
         section, _, name = key.partition(".")
         if name:
             values[section][name] = choice
-        else:
+        elif GROUPS[section] == "name":
             values[section] = read_preset(section, choice)
+        else:  # the rest of the group is not the planner's
+            values[section] |= {GROUPS[section]: read_preset(section, choice)[GROUPS[section]]}
 
 
 def fill_class_weights(

@@ -21,6 +21,7 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
     """
     import hydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException
 
     if "submitit" in str(error) and find_spec("submitit") is None:
@@ -29,7 +30,7 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
             " in the checkout of segkit."
         )
     problems = []
-    groups, values = [], []
+    groups, of_sweep, values, swept = [], [], [], {}
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
@@ -46,6 +47,8 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
         options = _list_choices(key)
         if options:
             chosen = override.value()
+            if isinstance(chosen, ChoiceSweep):
+                chosen, swept[key] = chosen.list, text
             wrong_choices = [
                 choice
                 for choice in (chosen if isinstance(chosen, list) else [chosen])
@@ -54,6 +57,8 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
             problems += [_describe_unknown_choice(key, choice, options) for choice in wrong_choices]
             if not wrong_choices and not override.is_sweep_override():
                 groups.append(text)
+            elif not wrong_choices and isinstance(chosen, list) and len(chosen):
+                of_sweep.append(f"{key}={chosen[0]}")
         elif not (override.is_add() or override.is_force_add()):
             values.append((key, text))
     try:
@@ -63,8 +68,16 @@ def explain_composition(error: Exception, command: str, overrides: list[str]) ->
     except Exception as why:  # Hydra has all kinds about odd values
         return all_at_once("the config cannot be composed:", [*problems, str(why)])
     known = _list_keys(config)
+    in_jobs = _list_keys(hydra.compose(command, overrides=[*groups, *of_sweep])) if swept else []
     for key, text in values:
-        if key not in known and key.partition(".")[0] != "hydra":
+        if key in known or key.partition(".")[0] == "hydra":
+            continue
+        if key in in_jobs:
+            problems.append(
+                f"'{text}': the key '{key}' comes with {' or '.join(swept.values())}, which Hydra"
+                f" takes only in the jobs of a sweep: write +{text}, or run a sweep for each"
+            )
+        else:
             problems.append(f"'{text}': there is no key '{key}'.{_suggest_key(key, known)}")
     if not problems:
         return SegkitError(f"the config cannot be composed: {error}")

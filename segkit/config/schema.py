@@ -125,6 +125,14 @@ class Data(Part):
         " hard: half of the crops evenly, the others in proportion to the loss of each image in the"
         " epoch before",
     )
+    unlabeled: Path | None = Field(
+        None,
+        description="a folder of images without masks, from which a training learns what the"
+        " average of its weights is sure of (mean teacher); it needs trainer.ema",
+    )
+    unlabeled_share: float = Field(
+        0.5, gt=0, lt=1, description="share of the crops of a batch that come from there"
+    )
     foreground_share: float = Field(
         0.0,
         ge=0,
@@ -391,6 +399,20 @@ class TrainConfig(Section):
         ge=0,
         description="factor in the loss of how differently both encoders distribute their activity"
         " over the image, such as 10; 0: not compared",
+    )
+    pseudo: bool = Field(
+        False,
+        description="for masks that are labelled in part: pixels without a label (255) get the one"
+        " that the average of the weights is sure of; it needs trainer.ema",
+    )
+    pseudo_threshold: float = Field(
+        0.95, gt=0, le=1, description="how sure, as a probability, with data.unlabeled too"
+    )
+    pseudo_weight: float = Field(
+        1.0,
+        gt=0,
+        description="factor of the loss of such labels; it rises to it in the first fifth of the"
+        " training",
     )
     max_pixels: int | None = Field(None, ge=1, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)

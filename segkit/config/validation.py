@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def validate(config: Any) -> TrainConfig:
     problems += _check_parts(values)
     problems += _check_loss(values)
     if checked is not None:
-        problems += _check_fit(checked)
+        problems += _check_fit(checked, open_keys)
     if problems or checked is None:
         raise all_at_once("the config cannot be used:", problems)
     _fill_defaults(checked)
@@ -172,6 +173,37 @@ def _check_mixing(config: TrainConfig) -> list[str]:
     return problems
 
 
+def _check_pseudo_labels(config: TrainConfig, open_keys: Sequence[str]) -> list[str]:
+    """Check that pixels without labels can be learned from."""
+    problems, data = [], config.data
+    key = "data.unlabeled" if data.unlabeled is not None else "pseudo=true"
+    if data.unlabeled is None and not config.pseudo:
+        keys = ("pseudo_threshold", "pseudo_weight")
+        changed = [k for k in keys if getattr(config, k) != TrainConfig.model_fields[k].default]
+        problems = [f"{k} without data.unlabeled or pseudo=true: give one of them" for k in changed]
+    if data.unlabeled is None:
+        if data.unlabeled_share != Data.model_fields["unlabeled_share"].default:
+            problems.append("data.unlabeled_share without data.unlabeled: give its folder")
+        if not config.pseudo:
+            return problems
+    elif data.batch_size == 1:
+        problems.append(
+            "data.unlabeled with data.batch_size=1, which leaves no room for both kinds of images:"
+            " use a batch of two or more"
+        )
+    if config.trainer.ema is None and "trainer.ema" not in open_keys:
+        problems.append(f"{key} learns from the average of the weights: add trainer.ema=0.99")
+    if config.head.name == QUERIES:
+        problems.append(f"{key} with head=queries: use a head of pixels, such as head=multiclass")
+    if config.encoder.options.get("padding") == "valid":
+        problems.append(f"{key} with encoder.padding=valid: use encoder.padding=same")
+    if data.cache == "features":
+        problems.append(f"{key} with data.cache=features: leave one of them out")
+    if config.trainer.strategy == "fsdp":
+        problems.append(f"{key} with trainer.strategy=fsdp, which has no average: use ddp")
+    return problems
+
+
 def _check_teacher(config: TrainConfig) -> list[str]:
     """Check that there is a teacher where one is described, and that nothing is in its way."""
     fields, problems = TrainConfig.model_fields, []
@@ -225,7 +257,7 @@ def _check_loss(config: dict[str, Any]) -> list[str]:
     return []
 
 
-def _check_fit(config: TrainConfig) -> list[str]:
+def _check_fit(config: TrainConfig, open_keys: Sequence[str]) -> list[str]:
     """Find parts that are valid alone but not together."""
     from segkit.models.necks import Neck
 
@@ -244,6 +276,7 @@ def _check_fit(config: TrainConfig) -> list[str]:
     problems += _check_target(config)
     problems += _check_queries(config)
     problems += _check_mixing(config)
+    problems += _check_pseudo_labels(config, open_keys)
     problems += _check_teacher(config)
     if config.trainer.compile is True and config.trainer.recompute:
         problems.append(

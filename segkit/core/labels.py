@@ -17,7 +17,8 @@ OBJECT_SCORES = ("seg", "det", "ap", "ap50", "pq", "aji")
 
 IGNORE_INDEX = 255
 """The label of pixels without gradient and metric; warping fills masks with it."""
-
+GUESS = {"uint8": 254, "uint16": 2**16 - 1}
+"""The mark, among labels and ids, of pixels without a label that are to get a pseudo-label."""
 
 FIRST_COLOR = 2**24
 """In masks of colours grey pixels have the value of their grey, and others this plus 0xRRGGBB."""

@@ -27,7 +27,7 @@ from pydantic import Field
 from scipy.interpolate import CubicSpline
 
 from segkit.core.errors import did_you_mean
-from segkit.core.labels import IGNORE_INDEX
+from segkit.core.labels import GUESS, IGNORE_INDEX
 from segkit.data.layout.blocks import list_bands
 
 cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would compete with them
@@ -72,6 +72,7 @@ class TrainTransform:
             map of ids an object) is drawn uniformly from those of the image. Augmentation may move
             it out of the crop again.
         background: The label that is not foreground, None if every label is.
+        guesses: Whether unlabelled pixels of the image get the mark GUESS, unlike those outside.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class TrainTransform:
         context: int = 0,
         foreground_share: float = 0.0,
         background: int | None = 0,
+        guesses: bool = False,
     ) -> None:
+        self.guesses = guesses
         self.context, self._augment = context, augment
         self.names = [str(options["name"]) for options in augment]
         self.foreground_share, self.background = foreground_share, background
@@ -131,7 +134,12 @@ class TrainTransform:
                 for length, side in zip(image.shape[:2], self._cut, strict=True)
             )
             window = rows, columns
-        return cut_out(image, window, c), cut_out(labels, window, c, IGNORE_INDEX)
+        marks = cut_out(labels, window, c, IGNORE_INDEX)
+        if self.guesses:
+            inside = cut_out(np.broadcast_to(np.True_, image.shape[:2]), window, c, fill=0)
+            unknown = (marks == IGNORE_INDEX) & (inside if marks.ndim == 2 else inside[..., None])
+            marks[unknown] = GUESS[str(marks.dtype)]
+        return cut_out(image, window, c), marks
 
     def augment(
         self,

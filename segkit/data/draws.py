@@ -35,17 +35,17 @@ class EvenOrder(Order):
     """Every sample equally often, in a new order each time.
 
     The draws are a sequence of permutations of the samples, so that samples are used evenly even if
-    an epoch is shorter or longer than the data set.
+    an epoch is shorter or longer than the data set. Another ``stream`` gives other permutations.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, stream: int = 0) -> None:
+        self.count, self.seed, self.stream = count, seed, stream
 
     def list_draws(self, epoch: int, per_epoch: int) -> list[Wanted]:
         """See :meth:`Order.list_draws`."""
         first = epoch * per_epoch
         rounds = range(first // self.count, -(-(first + per_epoch) // self.count))
-        order = np.concatenate([_permute(self.count, self.seed, 0, n) for n in rounds])
+        order = np.concatenate([_permute(self.count, self.seed, self.stream, n) for n in rounds])
         drawn = order[first - rounds[0] * self.count :][:per_epoch]
         return [(index,) for index in drawn.tolist()]
 
@@ -105,6 +105,44 @@ class HardOrder(Order):
             (int(hard[i]),) if is_hard else draws[i]
             for i, is_hard in enumerate(rng.permutation(per_epoch) % 2 == 1)
         ]
+
+
+class UnlabeledOrder(Order):
+    """Each batch ends with samples without labels, whose numbers follow those with labels.
+
+    Args:
+        labelled: The order of those with labels.
+        counts: The number of samples with and without labels.
+        batch: The numbers of both in a batch of one process.
+        seed: Seed of the draws.
+        processes: The number of processes.
+    """
+
+    def __init__(
+        self,
+        labelled: Order,
+        counts: tuple[int, int],
+        batch: tuple[int, int],
+        seed: int,
+        processes: int = 1,
+    ) -> None:
+        self.labelled, self.batch, self.processes = labelled, batch, processes
+        self.unlabeled, self.first = EvenOrder(counts[1], seed, stream=6), counts[0]
+
+    def list_draws(self, epoch: int, per_epoch: int) -> list[Wanted]:
+        """See :meth:`Order.list_draws`."""
+        places = np.arange(per_epoch) // self.processes % sum(self.batch)
+        is_labelled = places < self.batch[0]
+        labelled = iter(self.labelled.list_draws(epoch, int(is_labelled.sum())))
+        others = iter(self.unlabeled.list_draws(epoch, int((~is_labelled).sum())))
+        return [
+            next(labelled) if is_one else (self.first + next(others)[0],) for is_one in is_labelled
+        ]
+
+
+def count_unlabeled(batch: int, share: float) -> int:
+    """How many samples of a batch have no labels; at least one has and one has none."""
+    return min(batch - 1, max(1, round(share * batch)))
 
 
 class DrawSampler(Sampler[Draw]):

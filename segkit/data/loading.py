@@ -16,7 +16,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -32,13 +32,14 @@ from typing_extensions import TypedDict
 from segkit.checkpoint.on_device import standardize
 from segkit.checkpoint.values import LabelCoding, Normalization, find_empty, find_missing
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX
+from segkit.core.labels import GUESS, IGNORE_INDEX
 from segkit.core.owners import Owner, is_abandoned
 from segkit.data.augment import Sliceable, TrainTransform, count_by_row
 from segkit.data.draws import Draw
 from segkit.data.layout.blocks import Block, list_bands, take_part
 from segkit.data.mixing.mixes import Marked, Mix, cover, find_objects
 from segkit.data.sources.base import DataSource, Large, Sample
+from segkit.data.unlabeled import UnlabeledImages
 from segkit.data.windowed import WindowedArray
 from segkit.targets.base import Target
 from segkit.targets.objects import number_objects, number_regions
@@ -57,7 +58,8 @@ class Truth(TypedDict):
     ``target`` (B, H, W) int64, or (B, N, H, W) for overlapping classes; ``index`` (B,), the numbers
     of the samples in their split. Optionally ``weight`` (B, H, W) float32, the weight of each pixel
     in the loss, ``ids`` (B, H, W) int32 of objects, and ``markers`` likewise if the source has its
-    own.
+    own. ``guess``, bool and of the shape of ``target``, is true where there is no label and a
+    pseudo-label is wanted.
     """
 
     target: Tensor
@@ -65,6 +67,7 @@ class Truth(TypedDict):
     weight: NotRequired[Tensor]
     ids: NotRequired[Tensor]
     markers: NotRequired[Tensor]
+    guess: NotRequired[Tensor]
 
 
 class Item(Truth):
@@ -78,7 +81,7 @@ class Crop(TypedDict):
 
     As few bytes as possible: ``unit`` (B, H, W, C) as :meth:`Normalization.to_unit` returns it,
     uint8 or float32; ``labels`` uint8, otherwise like ``target`` of :class:`Truth`; ``index``,
-    ``weight`` and ``ids`` as there.
+    ``weight``, ``ids`` and ``guess`` as there.
     """
 
     unit: Tensor
@@ -86,6 +89,7 @@ class Crop(TypedDict):
     index: Tensor
     weight: NotRequired[Tensor]
     ids: NotRequired[Tensor]
+    guess: NotRequired[Tensor]
 
 
 def as_item(crops: Crop, normalization: Normalization) -> Item:
@@ -99,6 +103,8 @@ def as_item(crops: Crop, normalization: Normalization) -> Item:
         item["weight"] = crops["weight"]
     if "ids" in crops:
         item["ids"] = crops["ids"]
+    if "guess" in crops:
+        item["guess"] = crops["guess"]
     return item
 
 
@@ -120,7 +126,9 @@ class TrainDataset(Dataset[Crop]):
         workers: int = 0,
         with_empty: frozenset[str] = frozenset(),
         mixes: Sequence[Mix] = (),
+        unlabeled: UnlabeledImages | None = None,
     ) -> None:
+        self.unlabeled, self.guesses = unlabeled, unlabeled is not None or transform.guesses
         self.samples, self.normalization = samples, normalization
         self.transform, self.target, self.mixes = transform, target, mixes
         self.reader = SampleReader(source, coding, normalization, target, cache, with_empty)
@@ -139,8 +147,11 @@ class TrainDataset(Dataset[Crop]):
 
         image, marks = self._make_crop(index, seed, tick, *label)
         if self.mixes:
-            image, marks = self._mix((image, marks), seed)
+            if index < len(self.samples):
+                image, marks = self._mix((image, marks), seed)
             tick()
+        is_unknown = self._find_guesses(marks)
+        marks = np.where(is_unknown, marks.dtype.type(IGNORE_INDEX), marks)
         labels, weight = self.target.encode(marks)
         crop: Crop = {
             "unit": torch.from_numpy(np.ascontiguousarray(image)),
@@ -149,6 +160,8 @@ class TrainDataset(Dataset[Crop]):
         }
         if weight is not None:
             crop["weight"] = torch.from_numpy(weight)  # (H, W)
+        if self.guesses:
+            crop["guess"] = _move_labels_first(is_unknown)
         if self.target.for_queries:
             ids = marks if self.target.from_ids else number_regions(marks)
             crop["ids"] = torch.from_numpy(ids.astype(np.int32))  # (H, W)
@@ -160,6 +173,8 @@ class TrainDataset(Dataset[Crop]):
         self, index: int, seed: int, tick: Callable[[], None], label: int | None = None
     ) -> Marked:
         """Read, cut and augment a crop and its marks; ``tick`` is called after each stage."""
+        if index >= len(self.samples):
+            return self._make_unlabeled(index - len(self.samples), seed, tick)
         sample = self.samples[index]
         whole, all_marks = self.reader.read_image(sample), self.reader.read_marks(sample)
         counts = self.reader.read_counts(sample) if self.transform.foreground_share else None
@@ -169,6 +184,32 @@ class TrainDataset(Dataset[Crop]):
         image = self.normalization.to_unit(image)
         tick()
         return self.transform.augment(image, marks, seed, tick)
+
+    def _make_unlabeled(self, number: int, seed: int, tick: Callable[[], None]) -> Marked:
+        """As :meth:`_make_crop`, of an image without labels."""
+        assert self.unlabeled is not None
+        sample, read = self.unlabeled.samples[number], self.unlabeled.read
+        cache = self.reader.cache
+        whole = read(sample) if cache is None else cache.fetch(sample, "bare", lambda: read(sample))
+        kind = np.dtype(np.uint16 if self.target.from_ids else np.uint8)
+        marks = np.full((*whole.shape[:2], *self._layers), GUESS[str(kind)], kind)
+        tick()
+        nowhere = np.zeros((3, 0), np.int32)  # the foreground
+        image, marks = self.transform.cut(whole, marks, seed, nowhere)
+        image = self.normalization.to_unit(image)
+        tick()
+        return self.transform.augment(image, marks, seed, tick)
+
+    @cached_property
+    def _layers(self) -> tuple[int, ...]:
+        """(N,) for overlapping classes, of which each mask has a layer; else nothing."""
+        return self.reader.read_marks(self.samples[0]).shape[2:]
+
+    def _find_guesses(self, marks: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where marks wait for a pseudo-label; without such, GUESS is a label like others."""
+        if not self.guesses:
+            return np.zeros(marks.shape, np.bool_)
+        return marks == GUESS[str(marks.dtype)]
 
     def _mix(self, crop: Marked, seed: int) -> Marked:
         """Cover parts of a crop with parts of other ones, as each mix chooses."""
@@ -181,7 +222,10 @@ class TrainDataset(Dataset[Crop]):
             others = [
                 self._make_crop(*draw, lambda: None) for draw in zip(indices, seeds, strict=True)
             ]
-            objects = [find_objects(m, from_ids, self.transform.background) for _, m in others]
+            known = (
+                np.where(self._find_guesses(m), m.dtype.type(IGNORE_INDEX), m) for _, m in others
+            )
+            objects = [find_objects(m, from_ids, self.transform.background) for m in known]
             for other, where in zip(others, mix.choose(objects, rng), strict=True):
                 crop = cover(crop, other, where, from_ids)
         return crop
@@ -414,7 +458,7 @@ def _naming(sample: Sample) -> Iterator[None]:
         raise SegkitError(f"{sample.name}: {error}") from error
 
 
-def _move_labels_first(labels: NDArray[np.uint8]) -> Tensor:
+def _move_labels_first(labels: NDArray[Any]) -> Tensor:
     """(H, W) unchanged, (H, W, N) to (N, H, W)."""
     moved = labels if labels.ndim == 2 else labels.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(moved))

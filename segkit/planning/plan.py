@@ -65,6 +65,8 @@ def plan(
         current = getattr(settings, section)
         if name:
             setattr(current, name, value)
+        elif section == "augment":
+            current.transforms = read_preset(section, value)["transforms"]
         else:
             setattr(settings, section, type(current)(**read_preset(section, value)))
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segkit.core.errors import SegkitError
 from segkit.core.labels import IGNORE_INDEX
 
-MOST_OBJECTS = 2**16 - 2
-"""The number of ids in uint16 besides the background and IGNORE_INDEX."""
+MOST_OBJECTS = 2**16 - 3
+"""The number of ids in uint16 besides the background, IGNORE_INDEX and GUESS."""
 
 _TABLE = 2**20  # up to this value a table is faster than sorting
 

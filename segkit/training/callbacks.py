@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from segkit.core.interrupts import Stopped, StopSignals
 from segkit.losses.base import Loss
 from segkit.models.contract import is_foreign
+from segkit.models.segmenter import Segmenter
 from segkit.report.table import read_csv, write_csv
 from segkit.training.checkpoints import LossNotFiniteError
 from segkit.training.resume import METRICS
@@ -81,6 +82,13 @@ class ExponentialAverage(WeightAveraging):
         if stage == "fit":
             self._average_model = Average(pl_module, self._decay)
             self._average_model.module.to(trainer.strategy.root_device)
+
+    @property
+    def network(self) -> Segmenter:
+        """The network with the averaged weights."""
+        average: Any = self._average_model
+        network: Segmenter = average.module.model
+        return network
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the averaged weights."""

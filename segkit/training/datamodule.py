@@ -33,6 +33,8 @@ from segkit.data.draws import (
     EverySample,
     HardOrder,
     Order,
+    UnlabeledOrder,
+    count_unlabeled,
 )
 from segkit.data.layout.blocks import list_parts, take_part
 from segkit.data.loading import (
@@ -48,6 +50,7 @@ from segkit.data.loading import (
 )
 from segkit.data.mixing.mixes import Mix
 from segkit.data.sources.base import DataSource, Sample, Split
+from segkit.data.unlabeled import UnlabeledImages
 from segkit.inference.tiles.tiling import BATCH_PIXELS
 from segkit.targets.base import Target
 from segkit.training.hardness import Hardness
@@ -135,6 +138,7 @@ class SegmentationData(L.LightningDataModule):
         seed: Seed of the draws.
         objects: Whether validation needs ids of objects.
         mixes: What is put together from several crops.
+        unlabeled: Images without masks, which are a share of each batch.
     """
 
     def __init__(
@@ -148,11 +152,12 @@ class SegmentationData(L.LightningDataModule):
         seed: int,
         objects: bool = False,
         mixes: Sequence[Mix] = (),
+        unlabeled: UnlabeledImages | None = None,
     ) -> None:
         super().__init__()
         self.source, self.summary, self.normalization = source, summary, normalization
         self.transform, self.target, self.config, self.seed = transform, target, config, seed
-        self.objects, self.mixes = objects, mixes
+        self.objects, self.mixes, self.unlabeled = objects, mixes, unlabeled
         self.workers = default_workers() if config.num_workers is None else config.num_workers
         self.cache: ArrayCache | None = None
         self.cached, self.cache_note = self._plan_cache()
@@ -217,13 +222,17 @@ class SegmentationData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Crop]:
         """Return batches of augmented crops."""
         samples = self.summary.splits["train"]
-        per_epoch = self.config.samples_per_epoch or len(samples)
-        batch_size = min(self.config.batch_size, max(1, per_epoch // self._process[1]))
+        batch_size = self.config.batch_size
+        without = self.count_unlabeled(batch_size)
+        each_once = round(len(samples) * batch_size / (batch_size - without))
+        per_epoch = self.config.samples_per_epoch or each_once
+        batch_size = min(batch_size, max(1, per_epoch // self._process[1]))
         size = 1 if self.normalization.dtype == "uint8" else 4
         # labels of a byte, and perhaps weights
         pixel = self.summary.in_channels * size + 5
         self.workers = self._fit_workers(batch_size * math.prod(self.config.crop_size) * pixel)
-        sampler = NextDraws(self._choose_order(), per_epoch, self.seed, *self._process)
+        order = self._choose_order(batch_size)
+        sampler = NextDraws(order, per_epoch, self.seed, *self._process)
         sampler.trainer, sampler.batch_size = self.trainer, batch_size
         if not self.workers:
             limit_blas()
@@ -239,7 +248,22 @@ class SegmentationData(L.LightningDataModule):
             drop_last=True,
         )
 
-    def _choose_order(self) -> Order:
+    def count_unlabeled(self, batch: int) -> int:
+        """How many crops of a batch have no labels; they are its last ones."""
+        if self.unlabeled is None:
+            return 0
+        return count_unlabeled(batch, self.config.unlabeled_share)
+
+    def _choose_order(self, batch: int) -> Order:
+        order, without = self._choose_labelled_order(), self.count_unlabeled(batch)
+        if self.unlabeled is None:
+            return order
+        counts = len(self.summary.splits["train"]), len(self.unlabeled.samples)
+        return UnlabeledOrder(
+            order, counts, (batch - without, without), self.seed, self._process[1]
+        )
+
+    def _choose_labelled_order(self) -> Order:
         if self.config.sampling == "classes":
             return ClassOrder(self.summary.train_presence, self.seed)
         order = EvenOrder(len(self.summary.splits["train"]), self.seed)
@@ -262,6 +286,7 @@ class SegmentationData(L.LightningDataModule):
             workers,
             self.summary.with_empty,
             self.mixes,
+            self.unlabeled,
         )
 
     def _choose_workers(self) -> int:

@@ -16,26 +16,32 @@ class Hardness(L.Callback):
 
     What an epoch draws from is fixed when it begins, so that a resumed run draws the same.
 
-    Args:
-        count: Number of training images.
-
     Attributes:
-        weights: (count,) the loss of each image, for images without one yet the mean; None until
-            the first epoch is over.
+        weights: (training images,) the loss of each image, for images without one yet the mean;
+            None until the first epoch is over.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self) -> None:
         self.weights: NDArray[np.float64] | None = None
-        self._losses = np.full(count, np.nan)
-        self._sums = np.zeros((2, count))  # of the losses of this epoch, and their number
+        self._losses = np.zeros(0)
+        self._sums = np.zeros((2, 0))  # of the losses of this epoch, and their number
         self._unread: list[tuple[Tensor, Tensor]] = []
         self._since_step: list[tuple[Tensor, Tensor]] = []  # a stop may lose these batches
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make room for the images; a resumed run has it."""
+        # Lightning declares the attribute nowhere
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        count = len(data.summary.splits["train"])
+        if len(self._losses) != count:
+            self._losses, self._sums = np.full(count, np.nan), np.zeros((2, count))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Keep the losses of the crops; reading them would wait for a GPU."""
-        self._since_step.append((pl_module.crop_losses, batch["index"]))
+        losses = pl_module.crop_losses  # crops without labels are the last ones
+        self._since_step.append((losses, batch["index"][: len(losses)]))
         if trainer.is_last_batch or (index + 1) % trainer.accumulate_grad_batches == 0:
             self._unread += self._since_step
             self._since_step = []

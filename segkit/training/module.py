@@ -32,9 +32,11 @@ from segkit.models.segmenter import Segmenter
 from segkit.optim.optimizers import Optimizer
 from segkit.optim.schedules import Schedule, rise_again
 from segkit.training.budget import Budget
+from segkit.training.callbacks import ExponentialAverage
 from segkit.training.checkpoints import FROZEN
 from segkit.training.datamodule import SegmentationData
 from segkit.training.features import FeatureCache, Features
+from segkit.training.pseudo_labels import PseudoLabels
 from segkit.training.sharding import begin_validation, end_validation, shard
 from segkit.training.teacher import Teacher
 
@@ -55,6 +57,7 @@ class SegmentationModule(L.LightningModule):
         mixup: Parameter alpha of MixUp (Zhang et al. 2018); None: batches are not blended.
         keeps_crop_losses: Whether ``crop_losses`` (B,) is kept for each batch.
         teacher: The network that this one follows besides the labels.
+        pseudo: What learns from pixels without labels; it needs the average of the weights.
 
     Attributes:
         parts: Parts of the loss of the last batch, and what else :class:`History` counts, by name.
@@ -74,12 +77,13 @@ class SegmentationModule(L.LightningModule):
         mixup: float | None = None,
         keeps_crop_losses: bool = False,
         teacher: Teacher | None = None,
+        pseudo: PseudoLabels | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.loss = model, card, loss
         self.optimizer, self.schedule, self.auxiliary = optimizer, schedule, auxiliary
         self.monitor, self.decoder = monitor, decoder
-        self.teacher, self.parts = teacher, dict[str, Tensor]()
+        self.teacher, self.pseudo, self.parts = teacher, pseudo, dict[str, Tensor]()
         self.keeps_crop_losses, self.crop_losses = keeps_crop_losses, torch.zeros(0)
         self.mixup = None if mixup is None else torch.distributions.Beta(mixup, mixup)
         self.recompute, self.sync_batchnorm = settings.recompute, settings.sync_batchnorm
@@ -128,14 +132,41 @@ class SegmentationModule(L.LightningModule):
         """
         self._batch_idx = batch_idx
         image = batch["image"].contiguous(memory_format=self.layout)  # (B, C, H, W)
+        labelled = len(image) - self._count_unlabeled(len(image))
         features = None
         if self.features is not None:
             features = self.features.fetch_each(image, batch["index"])
-        given = image, batch["target"], batch.get("weight"), batch.get("ids")
+        weight = batch["weight"][:labelled] if "weight" in batch else None
+        given = image[:labelled], batch["target"][:labelled], weight, batch.get("ids")
         if self.mixup is None:
-            return self.compute_loss(*given, features)
-        share = self.mixup.sample().to(image)
-        return self.compute_loss(*given, features, share)
+            loss = self.compute_loss(*given, features)
+        else:
+            loss = self.compute_loss(*given, features, self.mixup.sample().to(image))
+        return loss if self.pseudo is None else loss + self._guess_labels(batch, image, labelled)
+
+    def _count_unlabeled(self, batch: int) -> int:
+        """How many crops at the end of a batch have no labels."""
+        # Lightning declares the attribute nowhere
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.count_unlabeled(batch) if isinstance(data, SegmentationData) else 0
+
+    def _guess_labels(self, batch: Item, image: Tensor, labelled: int) -> Tensor:
+        """The loss of pseudo-labels; of crops with labels too if some of their pixels have none."""
+        assert self.pseudo is not None
+        # Lightning declares the attribute nowhere
+        held: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        (average,) = (c.network for c in held if isinstance(c, ExponentialAverage))
+        first = 0 if self.pseudo.guesses_all else labelled
+        found = self.pseudo.compute_loss(
+            self.model,
+            average,
+            self.loss,
+            image[first:],
+            batch["guess"][first:],
+            self._find_progress(self.trainer.global_step),
+        )
+        self.parts |= found
+        return found["pseudo_loss"]
 
     def on_train_batch_start(self, batch: Item, batch_idx: int) -> None:
         """Tell the encoder how far the training is."""

@@ -24,6 +24,7 @@ from segkit.config.validation import validate
 from segkit.core import plugins
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import write_whole
+from segkit.core.labels import GUESS
 from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
 from segkit.core.sharing import Share
@@ -32,6 +33,7 @@ from segkit.data.checks.folds import Fold
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.mixing.mixes import build_mixes
 from segkit.data.sources.base import DataSource
+from segkit.data.unlabeled import UnlabeledImages
 from segkit.evaluate.evaluation import require_pixel_sizes
 from segkit.inference.objects.instances import decode
 from segkit.inference.runtimes.network import is_out_of_memory
@@ -53,6 +55,7 @@ from segkit.training.datamodule import SegmentationData
 from segkit.training.features import find_obstacles
 from segkit.training.folder import choose_folder
 from segkit.training.module import SegmentationModule
+from segkit.training.pseudo_labels import PseudoLabels
 from segkit.training.record import (
     Run,
     conclude,
@@ -204,6 +207,19 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
             settings.teacher_temperature,
             settings.teacher_features,
         )
+    pseudo, unlabeled = None, None
+    if settings.data.unlabeled is not None:
+        root = settings.data.unlabeled
+        unlabeled = UnlabeledImages(root, card.normalization, card.is_upright)
+        console.print(f"unlabeled: {len(unlabeled.samples)} images of {root}")
+    if unlabeled is not None or settings.pseudo:
+        if not target.from_ids and outputs > GUESS["uint8"]:
+            raise SegkitError(
+                f"{outputs} classes leave no mark for pixels without a label: pseudo-labels need at"
+                f" most {GUESS['uint8']}."
+            )
+        weight = settings.pseudo_weight
+        pseudo = PseudoLabels(settings.pseudo_threshold, weight, settings.pseudo)
     module = SegmentationModule(
         model,
         card,
@@ -217,6 +233,7 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         settings.augment.mixup,
         settings.data.sampling == "hard",
         teacher,
+        pseudo,
     )
     transform = _build_transform(settings, model, card.background)
     dtype = np.uint8 if card.normalization.dtype == "uint8" else np.float32
@@ -234,8 +251,10 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         settings.seed,
         scores_objects,
         build_mixes(settings.augment.mixes),
+        unlabeled,
     )
-    trainer = make_trainer(settings, folder, [s.name for s in summary.splits["train"]])
+    learned = [*summary.splits["train"], *([] if unlabeled is None else unlabeled.samples)]
+    trainer = make_trainer(settings, folder, [sample.name for sample in learned])
     if trainer.world_size > 1:
         for parameter in find_unused(model):  # whose gradients the other processes would wait for
             parameter.requires_grad = False
@@ -337,4 +356,5 @@ def _build_transform(
         outputs = [valid_output(side, depth) or 0 for side in inputs]
         crop, context = (outputs[0], outputs[1]), (inputs[0] - outputs[0]) // 2
     share = settings.data.foreground_share
-    return TrainTransform(crop, settings.augment.transforms, context, share, background)
+    transforms, guesses = settings.augment.transforms, settings.pseudo
+    return TrainTransform(crop, transforms, context, share, background, guesses)

@@ -116,7 +116,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     ]
     listed += make_checkpoints(folder / "checkpoints", settings.monitor, settings.monitor_mode)
     if is_hard:
-        listed.append(Hardness(len(names)))
+        listed.append(Hardness())
     if t.ema is not None:
         listed.append(callbacks.ExponentialAverage(t.ema))
     if t.early_stopping is not None:

@@ -122,6 +122,8 @@ def test_the_table_reproduces_the_config_as_a_command_line():
         ("data.normalize=dataset", "data.normalize", "dataset"),
         ("loss=dice", "loss.name", "dice"),
         ("augment=none", "augment.transforms", []),
+        ("augment.mixes=[cutmix]", "augment.mixes", ["cutmix"]),
+        ("augment.mixup=0.4", "augment.mixup", 0.4),
         ("scheduler=poly", "scheduler.name", "poly"),
         ("optimizer=sgd", "optimizer.lr", 0.01),
         ("optimizer.lr=0.5", "optimizer.lr", 0.5),

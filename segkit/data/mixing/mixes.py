@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segkit.core.errors import SegkitError
-from segkit.core.labels import IGNORE_INDEX
+from segkit.core.labels import GUESS, IGNORE_INDEX
 from segkit.core.registry import Registrable
 from segkit.targets.objects import MOST_OBJECTS, make_ids, number_regions
 
@@ -195,9 +195,10 @@ def _renumber(
 ) -> NDArray[np.uint16]:
     """Give the objects that are seen ids that are not taken."""
     used, own = np.unique(taken[~where]), np.unique(ids[where])
-    own = own[(own != 0) & (own != IGNORE_INDEX)]
+    kept = [0, IGNORE_INDEX, GUESS["uint16"]]
+    own = own[~np.isin(own, kept)]
     free = np.setdiff1d(make_ids(min(MOST_OBJECTS, len(used) + len(own))), used)
     table = np.zeros(2**16, np.uint16)
-    table[IGNORE_INDEX] = IGNORE_INDEX
+    table[kept] = kept
     table[own] = free[: len(own)]
     return table[ids]

@@ -13,6 +13,7 @@ from segkit.config.openings import OPENINGS, fill_class_weights, fill_in, find_o
 from segkit.config.schema import OF_OBJECTS, Data, Part, TrainConfig, describe_error
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Mode
+from segkit.core.published import fetch, is_on_hub
 
 QUERIES = "queries"
 """The head, its loss and its decoder."""
@@ -125,10 +126,7 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
         )
     init, trainer = config.get("init"), config.get("trainer")
     if init is not None and config.get("resume") is None:
-        if not Path(str(init)).is_file():
-            problems.append(
-                f"init={str(init)!r}: there is no such file. Give the best.ckpt of a run"
-            )
+        problems += _check_init(str(init))
         if isinstance(trainer, dict) and trainer.get("save_frozen") is False:
             problems.append(
                 "trainer.save_frozen=false with init, whose weights are found in no cache: leave"
@@ -138,6 +136,18 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
     if isinstance(augment, dict) and isinstance(augment.get("transforms"), list):
         problems += check_augment([t for t in augment["transforms"] if isinstance(t, dict)])
     return problems
+
+
+def _check_init(path: str) -> list[str]:
+    """Check that there is a checkpoint to start from; a model of the hub is downloaded now."""
+    if not is_on_hub(path):
+        missing = f"init={path!r}: there is no such file. Give the best.ckpt of a run"
+        return [] if Path(path).is_file() else [missing]
+    try:
+        fetch(path)
+    except SegkitError as error:
+        return [f"init: {str(error).removesuffix('.')}"]
+    return []
 
 
 def _check_loss(config: dict[str, Any]) -> list[str]:

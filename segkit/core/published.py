@@ -7,6 +7,7 @@ or a commit of it.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,27 +84,30 @@ def _find_distance(repository: str, revision: str | None) -> str:
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
+    # versions before 0.25 have them in this module only
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        EntryNotFoundError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     if constants.HF_HUB_OFFLINE:
         return "may not be asked (HF_HUB_OFFLINE is set)"
     try:
         get_hf_file_metadata(
             hf_hub_url(repository, CARD, revision=revision), timeout=HUB_ANSWER_SECONDS
         )
-    except Exception as error:  # of whichever library carries the requests
-        if find_status(error) is not None or isinstance(error, ValueError):
-            raise
+    except (
+        EntryNotFoundError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    ):
+        raise
+    except Exception as error:  # of whichever library carries the requests, or of a proxy
         return f"cannot be reached ({shorten(error)})"
     return ""
-
-
-def find_status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, if there is one."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-        error = error.__cause__
-    return None
 
 
 def list_model_files(path: Path) -> list[Path]:
@@ -163,9 +167,23 @@ def is_card(stored: object) -> bool:
 
 
 @contextmanager
+def quiet_requests() -> Iterator[None]:
+    """Keep the lines of each request out of the output of a command."""
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpx2")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def _explain_download(name: str, repository: str, distance: str = "") -> Iterator[None]:
     """Turn the errors of a download into one message each."""
-    # versions before 0.25 have them in this module only
+    # as above
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         EntryNotFoundError,
         GatedRepoError,
@@ -176,7 +194,8 @@ def _explain_download(name: str, repository: str, distance: str = "") -> Iterato
     )
 
     try:
-        yield
+        with quiet_requests():
+            yield
     except LocalEntryNotFoundError as error:
         raise SegkitError(
             f"{name} is not in the cache of this machine, and the Hugging Face hub"

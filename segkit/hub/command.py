@@ -42,7 +42,8 @@ def push(config: DictConfig) -> str:
     card = leave_out_names(card)
     run = find_scored_run(settings.push)
     repo = settings.repo or PLACEHOLDER
-    page = Page(repo, settings.license, read_scores(run) if run is not None else {})
+    scores = read_scores(run) if run is not None else {}
+    page = Page(repo, settings.revision, settings.license, scores)
     pictured = run if settings.pictures else None
     if settings.license is None:
         console.print("note: README.md says license: unknown, as none is given (license=mit)")

@@ -33,12 +33,14 @@ class Page:
 
     Attributes:
         repo: The repository, OWNER/NAME.
+        revision: The branch of it, None for the main one.
         license: The license, as the hub spells it.
         scores: The tables of the run's scores, ``scores``, ``classes`` and ``images``.
         pictures: The names of the pictures beside the page.
     """
 
     repo: str
+    revision: str | None = None
     license: str | None = None
     scores: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
     pictures: Sequence[str] = ()
@@ -51,7 +53,7 @@ def make_page(card: ModelCard, page: Page) -> str:
         f"# {page.repo.rpartition('/')[2]}",
         _summarize(card),
         "## Use",
-        _explain_use(card, page.repo),
+        _explain_use(card, f"hf://{page.repo}{f'@{page.revision}' if page.revision else ''}"),
         "## Input and classes",
         _describe_input(card),
         _make_table(_list_classes(card)),
@@ -126,7 +128,7 @@ def _summarize(card: ModelCard) -> str:
     )
 
 
-def _explain_use(card: ModelCard, repo: str) -> str:
+def _explain_use(card: ModelCard, name: str) -> str:
     lines = ["In a clone of segkit, `pip install .`. Then in Python"]
     others = _list_foreign_parts(card)
     if others:
@@ -137,14 +139,14 @@ def _explain_use(card: ModelCard, repo: str) -> str:
         )
     lines.append(
         "```python\nimport segkit\n\n"
-        f'predictor = segkit.load("hf://{repo}")\n'
+        f'predictor = segkit.load("{name}")\n'
         'labels = predictor("IMAGE").labels  # (H, W)'
         f"{', of several classes (C, H, W)' if card.mode == 'multilabel' else ''}\n```"
     )
     lines.append("or on the command line")
     lines.append(
-        f"```bash\npython -m segkit.predict checkpoint=hf://{repo} input=DIR output=masks\n"
-        f"python -m segkit.serve checkpoint=hf://{repo}\n```"
+        f"```bash\npython -m segkit.predict checkpoint={name} input=DIR output=masks\n"
+        f"python -m segkit.serve checkpoint={name}\n```"
     )
     return "\n\n".join(lines)
 
@@ -182,7 +184,7 @@ def _list_classes(card: ModelCard) -> list[dict[str, object]]:
         color = "#{:02x}{:02x}{:02x}".format(*card.class_colors[label])
         value = card.mask_values[label]
         written = str(value) if value < FIRST_COLOR else f"#{value - FIRST_COLOR:06x}"
-        rows.append({"label": label, "class": name, "value in masks": written, "color": color})
+        rows.append({"Label": label, "Class": name, "Value in masks": written, "Color": color})
     return rows
 
 
@@ -193,8 +195,8 @@ def _describe_scores(page: Page) -> list[str]:
         about += f" ({images:,})"
     rows = [
         {
-            "score": format_heading(str(row.get("score"))),
-            "value": format_cell(row.get("value")),
+            "Score": format_heading(str(row.get("score"))),
+            "Value": format_cell(row.get("value")),
             "95 % interval": f"{format_cell(row.get('low'))} to {format_cell(row.get('high'))}",
         }
         for row in page.scores["scores"]
@@ -204,7 +206,7 @@ def _describe_scores(page: Page) -> list[str]:
         _make_table(rows),
     ]
     classes = page.scores.get("classes", ())
-    if classes:
+    if len(classes) > 2:  # one class and the mean are those scores
         named = [{format_heading(k): format_cell(v) for k, v in row.items()} for row in classes]
         parts.append(_make_table(named))
     return parts
@@ -214,10 +216,11 @@ def _describe_training(card: ModelCard) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     begun = f"The encoder began with {card.pretrained_from or 'random weights'}"
     if card.config.get("init"):
-        begun = "The training began with the weights of another one"
+        begun = "The training began with the weights of another network"
     return (
         f"{begun}. `config.json` holds the whole config of the training"
-        f" and the model card, without paths and names of images. Versions: {versions}."
+        " and the model card, without absolute paths and names of validation images. Versions:"
+        f" {versions}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segkit import __version__
 from segkit.core.errors import SegkitError
-from segkit.core.published import find_status
+from segkit.core.published import quiet_requests
 from segkit.hub.placing import choose_files
 
 if TYPE_CHECKING:
@@ -106,11 +106,12 @@ def _make_reader(api: HfApi, repo: str, revision: str | None) -> Callable[[str],
 def _explain_upload(repo: str) -> Iterator[None]:
     """Turn the errors of the hub into one message each."""
     try:
-        yield
+        with quiet_requests():
+            yield
     except SegkitError:
         raise
     except Exception as error:  # of whichever library carries the requests
-        status, root = find_status(error), _find_root(error)
+        status, root = _find_status(error), _find_root(error)
         said = str(getattr(root, "server_message", None) or root or type(root).__name__)
         remedies = {
             401: f"the token is not valid. {LOG_IN}",
@@ -132,6 +133,16 @@ def _describe_failure(error: Exception, status: int | None) -> str:
     if isinstance(_find_root(error), OSError) or library.startswith(("http", "requests")):
         return "the hub cannot be reached"
     return "the upload failed"
+
+
+def _find_status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, if there is one."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None
 
 
 def _find_root(error: BaseException) -> BaseException:

@@ -50,8 +50,9 @@ def test_a_pushed_model_is_the_same_to_the_bit(hub, binary_run, tmp_path, monkey
     assert hub.requests.count("GET /me/cells/resolve/main/README.md") == 0  # two files alone
 
     # a commit, a branch, a Path, an ensemble, and without a network
-    (oid,) = {hub.repositories["me/cells"].branches["main"]}
+    oid = hub.repositories["me/cells"].branches["main"]
     push(binary_run.checkpoint, "repo=me/cells", "revision=v2", "license=mit")
+    assert b'load("hf://me/cells@v2")' in hub.repositories["me/cells"].files("v2")["README.md"]
     (tmp_path / "both.yaml").write_text(f"checkpoints: ['hf://me/cells@{oid}', 'hf://me/cells']")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     expected = predict(binary_run.checkpoint)

@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "write the masks of images",
     "export": "write a checkpoint as ONNX, OpenVINO or torch.export",
     "serve": "try a model on a web page, or over HTTP",
+    "hub": "share a model on the Hugging Face hub",
     "benchmark": "measure what encoders and necks cost",
 }
 

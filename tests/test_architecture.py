@@ -17,9 +17,13 @@ def order() -> list[str]:
 
 LAZY_UP = {
     # Importing these with the module would make --help and --cfg job wait for torch.
+    ("config/fitting.py", "data/"): "names of the mixes",
+    ("config/fitting.py", "losses/"): "whether a loss fits the head",
+    ("config/fitting.py", "metrics/"): "names of the metrics, and what they fit",
+    ("config/fitting.py", "models/"): "what a head and a neck are for",
+    ("config/fitting.py", "targets/"): "what a target is for",
     ("config/validation.py", "data/"): "names and options of the data sources and augmentations",
     ("config/validation.py", "losses/"): "names and options of the losses",
-    ("config/validation.py", "metrics/"): "names of the metrics, and what they fit",
     ("config/validation.py", "models/"): "names and options of encoders, necks and heads",
     ("config/validation.py", "optim/"): "names and options of optimizers and schedules",
     ("config/validation.py", "targets/"): "names and options of the targets",

@@ -15,9 +15,11 @@ from segkit import __version__
 from segkit.checkpoint.card import FORMAT, ModelCard
 from segkit.checkpoint.frozen import find_frozen
 from segkit.checkpoint.limits import limit_weights
+from segkit.checkpoint.published import read_files
 from segkit.core import plugins
 from segkit.core.ensembles import is_ensemble, read_ensemble
 from segkit.core.errors import SegkitError, all_at_once
+from segkit.core.published import fetch, find_name
 from segkit.core.torch_files import UnreadableError, load_data
 from segkit.models.encoders import Encoder
 from segkit.models.encoders.adapters import merge_adapters
@@ -50,10 +52,31 @@ def find_versions() -> dict[str, str]:
 def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
     """Read the network, in eval mode on the CPU, and its card. No code in the file is run.
 
+    Args:
+        path: A checkpoint, a published model's weights, or ``hf://owner/name``.
+
     Raises:
         SegkitError: There is no such file, or it is no checkpoint of segkit.
     """
-    stored = read_raw(Path(path))
+    model, card, weights = _read_fitting(fetch(path))
+    model.load_state_dict(weights, assign=True)
+    merge_adapters(model)
+    return model.eval(), card
+
+
+def read_weights(path: Path) -> tuple[ModelCard, dict[str, torch.Tensor]]:
+    """Read the card and all weights of its network by name, those too that the file leaves out.
+
+    Raises:
+        SegkitError: As :func:`read`.
+    """
+    _, card, weights = _read_fitting(path)
+    return card, weights
+
+
+def _read_fitting(path: Path) -> tuple[Segmenter, ModelCard, dict[str, torch.Tensor]]:
+    """The network with its first weights, the card, and the weights that belong into it."""
+    stored = read_raw(path)
     try:
         card = ModelCard.from_dict(stored[KEY])
     except SegkitError as error:
@@ -88,9 +111,7 @@ def read(path: Path | str) -> tuple[Segmenter, ModelCard]:
             differences,
         )
     fitting = {name: value.to(wanted[name].dtype).contiguous() for name, value in weights.items()}
-    model.load_state_dict(fitting, assign=True)
-    merge_adapters(model)
-    return model.eval(), replace(card, frozen_sha256=None)  # what is read is whole
+    return model, replace(card, frozen_sha256=None), fitting  # what is read is whole
 
 
 def _limit_weights(card: ModelCard, held: dict[str, Any]) -> AbstractContextManager[None]:
@@ -163,9 +184,13 @@ def _name_other_versions(card: ModelCard) -> str:
 
 
 def read_raw(path: Path) -> dict[str, Any]:
-    """Read the dictionary of a checkpoint file."""
+    """Read the dictionary of a checkpoint file, or what it would be of a published model."""
     if not path.is_file():
         raise SegkitError(f"checkpoint: {_describe_missing(path)}")
+    if path.suffix == ".safetensors":
+        held, weights = read_files(path)
+        stored = {KEY: held, "state_dict": {PREFIX + name: w for name, w in weights.items()}}
+        return _require_format(stored, path)
     if is_ensemble(path):
         members = read_ensemble(path)
         raise SegkitError(
@@ -189,6 +214,10 @@ def read_raw(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of segkit: it has no entry '{KEY}'. Weights of an encoder"
             " go to encoder.pretrained=PATH."
         )
+    return _require_format(stored, path)
+
+
+def _require_format(stored: dict[str, Any], path: Path) -> dict[str, Any]:
     card, weights = stored[KEY], stored["state_dict"]
     both = isinstance(card, dict) and isinstance(weights, dict)
     named = both and all(isinstance(name, str) for name in weights)
@@ -204,7 +233,12 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def find_run_folder(checkpoint: Path) -> Path:
-    """The run folder of a checkpoint; the folder that holds it if it lies somewhere else."""
+    """The run folder of a checkpoint; the folder that holds it if it lies somewhere else.
+
+    What belongs to a model of the hub goes to a folder of its name, not into the hub's cache.
+    """
+    if name := find_name(checkpoint):
+        return Path(name.rpartition("/")[2])
     folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" else folder
 

@@ -16,6 +16,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.config.quoting import quote_option
 from segkit.core.errors import SegkitError
 from segkit.core.labels import generate_names
+from segkit.core.published import spell_path
 from segkit.models.segmenter import Segmenter
 
 Row = tuple[dict[int, float], float] | None
@@ -79,14 +80,15 @@ def take_weights(model: Segmenter, card: ModelCard, path: Path) -> tuple[list[Ta
     if names[0] != names[1]:
         typed = [quote_option(key, getattr(old, key)["name"]) for key in ("encoder", "neck")]
         raise SegkitError(
-            f"init={path}: its encoder is {old.encoder['name']}, and that of this training is"
-            f" {card.encoder['name']}, where its weights mean nothing: add {' '.join(typed)}."
+            f"init={spell_path(path)}: its encoder is {old.encoder['name']}, and that of this"
+            f" training is {card.encoder['name']}, where its weights mean nothing: add"
+            f" {' '.join(typed)}."
         )
     parts = [_take_encoder(model.encoder, source.encoder, (card, old))]
     if not parts[0].taken:
         raise SegkitError(
-            f"init={path}: no tensor of its encoder has the shape of one here: take its options,"
-            f" {', '.join(_list_differences(old.encoder, card.encoder))}."
+            f"init={spell_path(path)}: no tensor of its encoder has the shape of one here: take its"
+            f" options, {', '.join(_list_differences(old.encoder, card.encoder))}."
         )
     other_neck = old.neck["name"] != card.neck["name"]
     if other_neck:

@@ -78,6 +78,18 @@ Worth trying:
   curl -F file=@image.tif '127.0.0.1:8000/predict?format=png' -o mask.png
   curl -F file=@image.tif 127.0.0.1:8000/predict              classes and objects as JSON
   http://127.0.0.1:8000/docs                                  what the endpoint accepts""",
+    "hub": """Upload a trained model to the Hugging Face hub, with a page that describes it.
+
+usage: python -m segkit.hub push=CKPT repo=OWNER/NAME [KEY=VALUE ...]
+
+hf://OWNER/NAME then stands for it wherever a command or segkit.load takes a checkpoint.
+
+Worth trying:
+  hf auth login                                               once, or set HF_TOKEN
+  python -m segkit.hub push=CKPT folder=DIR                   look at the files, upload nothing
+  python -m segkit.hub push=CKPT repo=OWNER/NAME              a private repository
+  python -m segkit.hub push=CKPT repo=OWNER/NAME private=false license=apache-2.0
+  python -m segkit.predict checkpoint=hf://OWNER/NAME input=DIR""",
     "data_check": """Check a data set before a training: what it holds, and whether it can be used.
 
 usage: python -m segkit.data check root=DIR [head=HEAD] [GROUP=CHOICE ...] [KEY=VALUE ...]
@@ -120,6 +132,7 @@ TAKEN = {
     "predict": [],
     "export": [],
     "serve": [],
+    "hub": [],
     "benchmark": [],
     "data_check": ["data", "head"],
     "data_convert": ["data", "head"],

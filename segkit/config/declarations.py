@@ -49,6 +49,7 @@ COMMANDS = {
     "predict": ("settings.py", "PredictSettings"),
     "export": ("settings.py", "ExportSettings"),
     "serve": ("settings.py", "ServeSettings"),
+    "hub": ("settings.py", "HubSettings"),
     "benchmark": ("settings.py", "BenchmarkSettings"),
     "data_check": ("settings.py", "DataCheckSettings"),
     "data_convert": ("settings.py", "DataConvertSettings"),

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from segkit.core.published import spell_path
+
 WORD = r"[A-Za-z_./][\w./@+-]*"
 """What Hydra reads as text without quotes."""
 WITH_A_MEANING = ("null", "true", "false", "nan", "inf")
@@ -53,4 +55,4 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return spell_path(value) if isinstance(value, Path) else value

@@ -23,6 +23,7 @@ from pydantic import (
 
 from segkit.core.errors import NO_PATH, did_you_mean
 from segkit.core.labels import OBJECT_SCORES, Decoder
+from segkit.core.published import spell_path
 from segkit.core.registry import lacks_path
 
 Side = Annotated[int, Field(ge=1)]
@@ -379,8 +380,9 @@ class TrainConfig(Section):
     resume: Path | None = Field(None, description="a run folder, to resume its training")
     init: Path | None = Field(
         None,
-        description="a checkpoint whose weights a new training starts with, as far as they fit: of"
-        " the same encoder, any neck, head, classes and channels",
+        description="a checkpoint, or hf://OWNER/NAME on the Hugging Face hub, whose weights a new"
+        " training starts with, as far as they fit: of the same encoder, any neck, head, classes"
+        " and channels",
     )
     teacher: Path | None = Field(
         None,
@@ -441,7 +443,7 @@ def _to_plain(value: Any) -> Any:
         return {key: _to_plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_to_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return spell_path(value) if isinstance(value, Path) else value
 
 
 def describe_error(detail: Any, schema: type[BaseModel]) -> str:

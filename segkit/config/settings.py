@@ -17,6 +17,7 @@ from segkit.core import plugins
 from segkit.core.ensembles import list_checkpoints
 from segkit.core.errors import all_at_once
 from segkit.core.labels import Decoder
+from segkit.core.published import fetch
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -116,9 +117,9 @@ class ModelSettings(PredictionOptions):
     """What evaluate, predict and serve share."""
 
     checkpoint: Files = Field(
-        description="best.ckpt or last.ckpt of a run, or a file written by segkit.export; the"
-        " probabilities of several, as [a.ckpt,b.ckpt], are averaged, also of those that an"
-        " ensemble.yaml names"
+        description="best.ckpt or last.ckpt of a run, a file written by segkit.export, or"
+        " hf://OWNER/NAME[@REVISION] on the Hugging Face hub; the probabilities of several, as"
+        " [a.ckpt,b.ckpt], are averaged, also of those that an ensemble.yaml names"
     )
     device: str = Field(
         "auto",
@@ -282,7 +283,10 @@ class ServeSettings(ModelSettings):
 class ExportSettings(Section):
     """The options of ``python -m segkit.export``."""
 
-    checkpoint: Path = Field(description="best.ckpt or last.ckpt of a run")
+    checkpoint: Path = Field(
+        description="best.ckpt or last.ckpt of a run, or hf://OWNER/NAME[@REVISION] on the Hugging"
+        " Face hub"
+    )
     format: Literal["onnx", "openvino", "torch_export"] | None = Field(
         None,
         description="onnx, openvino (.xml and .bin) or torch_export (.pt2); null: by the suffix of"
@@ -325,6 +329,56 @@ class ExportSettings(Section):
     )
     max_pixels: Count | None = Field(None, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _fetch(cls, value: Path) -> Path:
+        return fetch(value)
+
+
+class HubSettings(Section):
+    """The options of ``python -m segkit.hub``."""
+
+    push: Path = Field(description="the checkpoint to upload: best.ckpt or last.ckpt of a run")
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        None,
+        description="the repository, OWNER/NAME, made if it does not exist; optional with folder",
+    )
+    folder: Path | None = Field(
+        None, description="write the files into this folder, and upload nothing"
+    )
+    private: bool = Field(
+        True,
+        description="whether only the owner and whom they invite can see the repository; false:"
+        " everybody. An existing one stays as it is, and a public one needs false",
+    )
+    license: str | None = Field(
+        None,
+        description="under which others may use the model, such as apache-2.0, mit or"
+        " cc-by-nc-4.0; needed with private=false. null: README.md says unknown",
+    )
+    revision: str | None = Field(
+        None, description="the branch that gets the commit, made if it does not exist; null: main"
+    )
+    message: str | None = Field(
+        None, description="the message of the commit; null: the names of the model's parts"
+    )
+    pictures: bool = Field(
+        True,
+        description="whether README.md shows the best and the worst prediction of the run's report:"
+        " they show images of the data set",
+    )
+    overwrite: bool = Field(
+        False,
+        description="whether to replace files that segkit did not write, and a README.md that was"
+        " edited",
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+    @field_validator("push")
+    @classmethod
+    def _fetch(cls, value: Path) -> Path:
+        return fetch(value)
 
 
 _ENCODERS: Any = ["resnet18", "resnet34", "mobilenetv3_large_100"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
+from segkit.core.published import fetch, is_on_hub
 from segkit.core.yaml_files import read_yaml_text
 
 ENSEMBLE = "ensemble.yaml"
@@ -26,22 +27,25 @@ def write_ensemble(path: Path, checkpoints: Iterable[Path]) -> None:
 def list_checkpoints(paths: Iterable[Path]) -> list[Path]:
     """The given files, with those that an ensemble names in the place of its file.
 
+    Models of the hub are downloaded, unless they are on this machine.
+
     Raises:
-        SegkitError: The file of an ensemble cannot be read, or names no files.
+        SegkitError: The file of an ensemble cannot be read, or names no files, or a model of the
+            hub cannot be had.
     """
-    found = []
+    found: list[Path] = []
     for path in paths:
         found += read_ensemble(path) if is_ensemble(path) else [path]
-    return found
+    return [fetch(path) for path in found]
 
 
 def is_ensemble(path: Path) -> bool:
     """Whether a file stands for several checkpoints, by its name."""
-    return path.suffix.lower() in (".yaml", ".yml")
+    return path.suffix.lower() in (".yaml", ".yml") and not is_on_hub(path)
 
 
 def read_ensemble(path: Path) -> list[Path]:
-    """The files that an ensemble names, relative to its own folder."""
+    """The files that an ensemble names, relative to its own folder, and its models of the hub."""
     import yaml
 
     if not path.is_file():
@@ -53,4 +57,4 @@ def read_ensemble(path: Path) -> list[Path]:
             f"checkpoint: {path} is no ensemble: it needs a list of files under '{KEY}:', as"
             " trainings of all folds write it."
         )
-    return [path.parent / name for name in names]
+    return [Path(name) if is_on_hub(name) else path.parent / name for name in names]

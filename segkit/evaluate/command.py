@@ -23,6 +23,7 @@ from segkit.core import plugins
 from segkit.core.errors import SegkitError, join_names
 from segkit.core.files import make_folder, write_whole
 from segkit.core.memory import limit_pixels
+from segkit.core.published import WEIGHTS
 from segkit.core.sharing import Share, is_said
 from segkit.data.checks.summary import check
 from segkit.data.loading import WholeDataset
@@ -219,7 +220,7 @@ def default_folder(settings: EvaluateSettings) -> Path:
     """
     first, *others = settings.checkpoint
     parts = ["evaluation", *([] if settings.data is None else [settings.data.name]), settings.split]
-    if first.name != "best.ckpt":
+    if first.name not in ("best.ckpt", WEIGHTS):
         parts.append(first.stem if first.suffix == ".ckpt" else first.name)
     if others:
         paths = "\n".join(str(path.resolve()) for path in others)

@@ -502,12 +502,12 @@ def _find_common_windows(networks: Sequence[Network], context: int | None) -> Wi
 def load(
     path: Path | str | Sequence[Path | str], device: str = "auto", **options: Any
 ) -> Predictor:
-    """Load a predictor. Its files are all that is needed: no network, no training data.
+    """Load a predictor. Its files are all that is needed: no training data, nothing to download.
 
     Args:
-        path: A ``best.ckpt`` or ``last.ckpt`` of a run, or a file that ``python -m segkit.export``
-            wrote; or several of them, or an ensemble.yaml that names them, whose probabilities are
-            averaged.
+        path: A ``best.ckpt`` or ``last.ckpt`` of a run, a file that ``python -m segkit.export``
+            wrote, or ``hf://owner/name`` (``@revision``), a model on the Hugging Face hub; or
+            several of them, or an ensemble.yaml that names them, whose probabilities are averaged.
         device: Where to compute: "auto" takes a GPU if there is one.
         options: Options of :class:`segkit.config.settings.PredictionOptions`: tta, instances,
             min_size, waist, fill_holes, threshold, tile, overlap, context, batch_size, precision.

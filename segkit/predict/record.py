@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, name_temporary, wrap_write_errors, write_whole
+from segkit.core.published import list_model_files
 from segkit.images.formats.zarr_store import is_zarr
 from segkit.images.paths import list_parts
 from segkit.predict.inputs import FOLDER, MASKS, ImageFile
@@ -262,12 +263,11 @@ class Record:
 
 
 def hash_content(paths: Iterable[Path]) -> list[str]:
-    """SHA-256 of checkpoints or exported files; of OpenVINO's the .xml and the .bin together."""
+    """SHA-256 of checkpoints or exported files, of those in two parts together."""
     hashes = []
     for path in paths:
-        weights = path.with_suffix(".bin")
         digest = hashlib.sha256()
-        for part in [path, weights] if path.suffix.lower() == ".xml" else [path]:
+        for part in list_model_files(path):
             with part.open("rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)

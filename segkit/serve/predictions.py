@@ -17,6 +17,7 @@ from fastapi.responses import Response
 
 from segkit.config.settings import ServeSettings
 from segkit.core.errors import SegkitError
+from segkit.core.published import find_name, list_model_files
 from segkit.inference.predictor import Prediction, Predictor, load_from_settings
 from segkit.serve.answers import Options, build_answer, encode_part
 from segkit.serve.monitoring import CLIENT_GONE, LOG, Metrics
@@ -218,14 +219,13 @@ async def reload_when_replaced(
 def name_model(settings: ServeSettings) -> str:
     """Name the checkpoints for people."""
     first, *others = settings.checkpoint
-    return first.name + (f" and {len(others)} more" if others else "")
+    return (find_name(first) or first.name) + (f" and {len(others)} more" if others else "")
 
 
 def _look_at(paths: list[Path]) -> Hashable | None:
-    """What changes with the files, as far as they are there; an .xml has its weights beside it."""
-    parts = [path.with_suffix(".bin") for path in paths if path.suffix == ".xml"]
+    """What changes with the files, as far as they are there."""
     try:
-        found = [path.stat() for path in (*paths, *parts)]
+        found = [part.stat() for path in paths for part in list_model_files(path)]
     except OSError:
         return None
     return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in found)

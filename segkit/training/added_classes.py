@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from segkit.checkpoint.card import ModelCard
 from segkit.checkpoint.reading import KEY, read_raw
 from segkit.core.errors import SegkitError
+from segkit.core.published import fetch
 
 ADDED = "+"
 """The value of ``head.num_classes`` that asks for the classes of ``init`` and more."""
@@ -33,7 +32,7 @@ def add_classes(config: DictConfig) -> DictConfig:
             f"head.num_classes=+ needs data.class_names, and data={config.data.name} names its"
             " classes itself: leave head.num_classes out, then those of the same name are kept."
         )
-    old = list(ModelCard.from_dict(read_raw(Path(str(config.init)))[KEY]).class_names)
+    old = list(ModelCard.from_dict(read_raw(fetch(config.init))[KEY]).class_names)
     given = list(config.data.class_names or ())
     new = given[len(old) :] if given[: len(old)] == old else given
     if not new or set(new) & set(old):

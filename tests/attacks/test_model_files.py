@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
 import io
 import json
 import math
@@ -489,3 +490,88 @@ def test_a_timm_model_of_a_card_is_one_of_timm_itself(tmp_path):
 )
 def test_operators_that_compute_are_taken(name):
     torch_export_file._check_operator(f"torch.ops.aten.{name}")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A published model, and a function that changes its files; the hashes are made to fit."""
+    from segkit.checkpoint.published import write_card, write_weights
+    from segkit.checkpoint.reading import read_weights
+    from segkit.core.published import CARD, WEIGHTS
+
+    card, weights = read_weights(MADE / "binary/checkpoints/best.ckpt")
+    write_weights(tmp_path / WEIGHTS, weights)
+    write_card(tmp_path, card, {})
+
+    def change(data: bytes | None = None, **changes) -> Path:
+        stored = json.loads((tmp_path / CARD).read_text())
+        stored["segkit"] |= changes
+        if data is not None:
+            (tmp_path / WEIGHTS).write_bytes(data)
+            stored["sha256"][WEIGHTS] = hashlib.sha256(data).hexdigest()
+        (tmp_path / CARD).write_text(json.dumps(stored))
+        return tmp_path / WEIGHTS
+
+    return change
+
+
+def test_published_weights_that_are_a_pickle_run_nothing(published, tmp_path):
+    path = published()
+    assert outcome(path, "binary/checkpoints/best.ckpt") == "the same numbers"
+    for data in (
+        pickled(tmp_path / "mark"),
+        pickle.dumps(Harmful(tmp_path / "mark")),
+        (MADE / "binary/checkpoints/best.ckpt").read_bytes(),
+    ):
+        with pytest.raises(
+            SegkitError, match=r"cannot be read as safetensors.*nothing of it was run"
+        ):
+            segkit.load(published(data), device="cpu")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_damaged_published_weights_are_refused(published):
+    path = published()
+    data, draw = path.read_bytes(), random.Random(0)
+    for _ in range(8):
+        changed = bytearray(data)
+        changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        assert outcome(path, "binary/checkpoints/best.ckpt") == "refused"
+    path.write_bytes(data[:-1])
+    assert outcome(path, "binary/checkpoints/best.ckpt") == "refused"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder": {"name": "unet", "width": 10**7}}, "cannot be built"),
+        ({"encoder": {"name": "unet", "width": 4000}}, "is far larger than its weights"),
+        ({"neck": {"name": "os.system"}}, "neck 'os.system' is not known"),
+        ({"encoder": {"name": "timm", "model": "hf-hub:a/b"}}, "timm has no model"),
+        ({"config": {"plugins": ["hostile.py"]}, "neck": {"name": "hostile"}}, "name them again"),
+        ({"threshold": math.nan}, "threshold=nan"),
+        ({"format": 99}, "of a newer segkit"),
+        ({"frozen_sha256": "0" * 64, "encoder": {"name": "unet", "depth": 5}}, "have another|miss"),
+        ({"class_names": "[" * 10**5}, "class_names"),
+    ],
+    ids=str,
+)
+def test_tampered_cards_of_published_models(changes, said, published, tmp_path, monkeypatch):
+    (tmp_path / "hostile.py").write_text(f"import os; os.mkdir({str(tmp_path / 'mark')!r})")
+    monkeypatch.chdir(tmp_path)
+    path = published(**changes)
+    with pytest.raises(SegkitError) as error:
+        segkit.load(path, device="cpu")
+    assert re.search(said, str(error.value))
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 10**5, b'{"segkit": 1}', b"\xff\xfe", b"9" * 5000, b" " * 2**24 + b"{}"]
+)
+def test_a_config_json_that_is_no_card(content, published, tmp_path):
+    path = published()
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SegkitError, match=r"model\.safetensors|config\.json"):
+        segkit.load(path, device="cpu")

@@ -13,7 +13,9 @@ import torch
 from conftest import train_quick
 
 from segkit.checkpoint.reading import read, read_raw
+from segkit.config.compose import compose
 from segkit.core.errors import SegkitError
+from segkit.hub.command import push
 
 QUICK = [
     *("experiment=quick", "trainer.progress_bar=false", "trainer.accelerator=cpu"),
@@ -67,7 +69,11 @@ def test_the_network_is_whole_again_when_it_is_read(
     torch.save(other, tmp_path / "other.ckpt")
     with pytest.raises(SegkitError, match="the weights that it leaves out are not those in"):
         read(tmp_path / "other.ckpt")
+    push(compose([f"push='{best}'", f"folder='{tmp_path}/published'"], "hub"))
     cached.clear()
+    # who takes the published model needs no file of timm
+    for name, weight in read(tmp_path / "published/model.safetensors")[0].state_dict().items():
+        assert torch.equal(expected.state_dict()[name], weight), name
     with pytest.raises(SegkitError, match=r"save_frozen=false.*Download them once: python -c"):
         read(best)
 

@@ -54,6 +54,7 @@ def test_every_problem_is_named_at_once_with_key_value_and_what_is_allowed():
         (settings.PredictSettings, "predict", "checkpoint=a.ckpt input=a.png output=", "output"),
         (settings.PredictSettings, "predict", "checkpoint= input=a.png", "checkpoint"),
         (settings.ExportSettings, "export", "checkpoint=a.ckpt output=", "output"),
+        (settings.HubSettings, "hub", "push= repo=me/cells", "push"),
         (settings.DataCheckSettings, "data_check", "root=", "root"),
         (settings.DataConvertSettings, "data_convert", "root=[a,''] output=b", "root"),
         (None, "train", "resume=", "resume"),

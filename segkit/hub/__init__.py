@@ -1,0 +1,1 @@
+"""The hub command: trained models to the Hugging Face hub."""

@@ -137,9 +137,23 @@ def write_report(path: Path, report: Report) -> None:
         for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):  # of an earlier evaluation
             old.unlink()
         for number, (example, _, file) in enumerate(chosen, start=1):
-            name = f"{kind}-{number:02d}-{_make_file_stem(example.name)}.png"
+            name = f"{kind}-{number:02d}-{make_file_stem(example.name)}.png"
             write_whole(folder / name, file)
     write_whole(path, page)
+
+
+def list_pictures(path: Path) -> dict[str, Path]:
+    """The pictures beside a page, by kind, rank and :func:`make_file_stem` of the image."""
+    return {file.stem: file for file in sorted(path.with_suffix("").glob("*-[0-9][0-9]-*.png"))}
+
+
+def read_pictures(path: Path) -> dict[str, NDArray[np.uint8]]:
+    """Read the pictures beside a page as the page shows them, (H, W, 3)."""
+    found = {}
+    for name, file in list_pictures(path).items():
+        with Image.open(file) as picture:
+            found[name] = fit_to_page(np.asarray(picture.convert("RGB")))
+    return found
 
 
 def draw_charts(history: History) -> list[tuple[str, str]]:
@@ -201,7 +215,7 @@ def _format_epoch_value(value: Any) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:#.4g}"
 
 
-def _make_file_stem(name: str) -> str:
+def make_file_stem(name: str) -> str:
     """Reduce a name to characters that every file system accepts, without folder and suffix."""
     stem = re.split(r"[/\\]", name)[-1].rsplit(".", 1)[0]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:80] or "image"

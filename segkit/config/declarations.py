@@ -50,6 +50,7 @@ COMMANDS = {
     "export": ("settings.py", "ExportSettings"),
     "serve": ("settings.py", "ServeSettings"),
     "benchmark": ("settings.py", "BenchmarkSettings"),
+    "report": ("settings.py", "ReportSettings"),
     "data_check": ("settings.py", "DataCheckSettings"),
     "data_convert": ("settings.py", "DataConvertSettings"),
 }

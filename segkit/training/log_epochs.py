@@ -37,8 +37,8 @@ class LogEpochs(L.Callback):
         self._seen: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}  # truth and labels
         self._seen_in, self._shown_in = -1, -1  # epochs
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the logged runs, or go on with them."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the logged runs, or go on with them, before the clocks of the training start."""
         if trainer.is_global_zero:
             self.loggers.open()
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model",
     "evaluate": "score a checkpoint on a data set",
     "data": "check a data set before a training, or convert it",
+    "report": "compare runs on one page",
     "predict": "write the masks of images",
     "export": "write a checkpoint as ONNX, OpenVINO or torch.export",
     "serve": "try a model on a web page, or over HTTP",

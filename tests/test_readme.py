@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,8 @@ def test_commands(command, place, binary_run, tmp_path):
     name = experiment[1] if experiment else name
     words = [re.sub(r"\bDIR\b", str(place / name), word) for word in words]
     words = [re.sub(r"^(\[?|plugins=\[)examples/", rf"\1{ROOT}/examples/", word) for word in words]
+    for run in {"RUN", "RUN2"} & set(words):
+        words[words.index(run)] = shutil.copytree(binary_run.folder, tmp_path / run).name
     trains = "segkit.train" in words and "--help" not in words
     if trains:
         has_built_in_data = not any(word.startswith(("data=", "experiment=")) for word in words)

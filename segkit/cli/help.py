@@ -45,6 +45,15 @@ Worth trying:
   python -m segkit.evaluate checkpoint=CKPT tta=d4            the mean over eight views
   python -m segkit.evaluate checkpoint=[A.ckpt,B.ckpt]        an ensemble
   python -m segkit.evaluate checkpoint=CKPT output=DIR        choose the folder of the report""",
+    "report": """Compare runs on one page: scores, curves, the same images side by side.
+
+usage: python -m segkit.report RUN RUN [...] [KEY=VALUE ...]
+
+Worth trying:
+  python -m segkit.report runs/cells/TIME runs/cells/TIME2    two runs
+  python -m segkit.report runs/cells/sweep_TIME               all jobs of a sweep
+  python -m segkit.report RUN/evaluation-test RUN2/evaluation-test    evaluations
+  python -m segkit.report RUN RUN2 output=compared.html       choose the name of the page""",
     "predict": """Write the masks of images.
 
 usage: python -m segkit.predict checkpoint=CKPT input=DIR_OR_FILE_OR_GLOB [KEY=VALUE ...]
@@ -129,6 +138,7 @@ Worth trying:
 
 TAKEN = {
     "evaluate": ["data"],
+    "report": [],
     "predict": [],
     "export": [],
     "serve": [],

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.config.compose import VERSION_BASE, find_conf_dir, prepare, session
 from segkit.config.overrides import explain_composition, list_composition_errors
+from segkit.config.quoting import quote_value
 from segkit.config.resumed import admit_resumed, find_resumed, read_sweep
 from segkit.core import plugins
 from segkit.core.allocator import keep_freed_memory
@@ -37,13 +38,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a full disk or quota."""
 
 
-def launch(command: str, target: str) -> None:
+def launch(command: str, target: str, positional: str | None = None) -> None:
     """Run a command on the configs of conf/<command>.yaml and the command line.
 
     Args:
         command: Its name.
         target: Its function, as ``module:function``; imported after the config is composed, so
             that ``--help`` and ``--cfg job`` need not wait for torch.
+        positional: The option whose values may be typed without its key, if there is one.
     """
     gc.disable()  # a tenth of the time of --help: importing makes objects that all stay
     import hydra
@@ -55,6 +57,8 @@ def launch(command: str, target: str) -> None:
     args = get_args_parser().parse_intermixed_args()
     # Hydra's own parser takes no overrides after a flag
     flags = [text for text in sys.argv[1:] if text not in args.overrides]
+    if positional is not None:
+        args.overrides = _name_positional(args.overrides, positional)
     try:
         _refuse_flags(args)
         resumed = find_resumed(args.overrides)
@@ -144,6 +148,13 @@ def launch(command: str, target: str) -> None:
             _exit(explain_composition(error, command, args.overrides))
     if failed:
         sys.exit(USER_ERROR)
+
+
+def _name_positional(typed: list[str], key: str) -> list[str]:
+    """Give words without a key their key; values with a sign = need to be typed with it."""
+    values = [text for text in typed if "=" not in text]
+    others = [text for text in typed if "=" in text]
+    return [f"{key}={quote_value(values)}", *others] if values else others
 
 
 def _refuse_flags(args: Any) -> None:

@@ -51,6 +51,7 @@ COMMANDS = {
     "serve": ("settings.py", "ServeSettings"),
     "hub": ("settings.py", "HubSettings"),
     "benchmark": ("settings.py", "BenchmarkSettings"),
+    "report": ("settings.py", "ReportSettings"),
     "data_check": ("settings.py", "DataCheckSettings"),
     "data_convert": ("settings.py", "DataConvertSettings"),
 }

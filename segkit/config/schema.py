@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from segkit.core.errors import NO_PATH, did_you_mean
@@ -318,13 +319,39 @@ class Trainer(Section):
 
 
 class Logger(Section):
-    """Where metrics go besides metrics.csv."""
+    """Where a training is logged besides the files of its run folder."""
 
-    name: Literal["csv", "tensorboard", "wandb"] = Field(
-        "csv", description="csv: metrics.csv only; tensorboard and wandb need the extra"
+    use: dict[Literal["tensorboard", "wandb", "mlflow", "trackio"], bool] = Field(
+        {},
+        description="programs that show the training, as {tensorboard: true}, each with the extra"
+        " of its name; logger=tensorboard and logger=[tensorboard,mlflow] set it",
     )
-    project: str = Field("segkit", description="project of Weights & Biases")
-    offline: bool = Field(False, description="whether wandb keeps everything on this machine")
+    project: str = Field("segkit", description="project of W&B and trackio, experiment of MLflow")
+    offline: bool = Field(
+        True,
+        description="whether wandb, mlflow and trackio keep everything on this machine; false:"
+        " logged in to W&B, to MLFLOW_TRACKING_URI, to TRACKIO_SPACE_ID or TRACKIO_SERVER_URL",
+    )
+    images: int = Field(
+        4, ge=0, description="validation images whose predictions are shown, always the same"
+    )
+    images_every: int = Field(5, ge=1, description="epochs between two showings of them")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, values: Any) -> Any:
+        """The config of version 0.1.0 named one logger, or csv for none."""
+        if not isinstance(values, dict) or "name" not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "name"}
+        if values["name"] == "csv":
+            return rest
+        return {**rest, "use": {values["name"]: True, **rest.get("use", {})}}
+
+    @property
+    def names(self) -> list[str]:
+        """The programs in use."""
+        return [name for name, is_used in self.use.items() if is_used]
 
 
 class TrainConfig(Section):

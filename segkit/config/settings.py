@@ -429,6 +429,21 @@ class BenchmarkSettings(Section):
     plugins: list[str] | str = Field([], description=PLUGINS)
 
 
+class ReportSettings(Section):
+    """The options of ``python -m segkit.report``."""
+
+    runs: Annotated[list[Path], BeforeValidator(_as_list)] = Field(
+        [],
+        description="folders of runs or evaluations to compare, or of sweeps, which stand for all"
+        " their jobs; also typed without the key: python -m segkit.report runs/A runs/B",
+    )
+    output: Path = Field(
+        Path("runs_compared.html"),
+        description="the page; a file of another kind is never overwritten",
+    )
+    plugins: list[str] | str = Field([], description=PLUGINS)
+
+
 Roots = Annotated[list[Path], BeforeValidator(_as_list)]
 
 

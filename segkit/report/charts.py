@@ -18,6 +18,8 @@ FEW_PIXELS = 1e-3
 _COLORS = ("#2f7ed8", "#e0701a", "#12946c", "#b35cc4", "#d64550", "#96852a", "#6f7f95")
 _OVER, _UNDER = "#e0701a", "#7fe0bd"
 _STYLES = ("-", "--", ":")  # the next one for each round of the colours
+MOST_LINES = len(_COLORS) * len(_STYLES)
+"""Lines that can be told apart."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, sharp and selectable
     "svg.hashsalt": "segkit",  # the same file in every run
@@ -27,8 +29,16 @@ _SETTINGS: Any = {
 }
 
 
+def choose_line(number: int) -> tuple[str, str]:
+    """Colour and style of a line by its place in a chart, counted from 0: "#2f7ed8" and "-"."""
+    return _COLORS[number % len(_COLORS)], _STYLES[number // len(_COLORS) % len(_STYLES)]
+
+
 def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_label: str = "") -> str:
-    """Draw a line chart as the text of an SVG file; series without a finite value are left out."""
+    """Draw a line chart as the text of an SVG file; series without a finite value are left out.
+
+    The others keep the colours of their places, see :func:`choose_line`.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -42,11 +52,12 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
-        for index, (name, (xs, ys)) in enumerate((name, line.T) for name, line in shown.items()):
-            look: Any = {
-                "color": _COLORS[index % len(_COLORS)],
-                "linestyle": _STYLES[index // len(_COLORS) % len(_STYLES)],
-            }
+        for index, (name, line) in enumerate(lines.items()):
+            if name not in shown:
+                continue
+            xs, ys = line.T
+            color, style = choose_line(index)
+            look: Any = {"color": color, "linestyle": style}
             # Dots mark the last point, and those between gaps, through which no line goes.
             ys[~np.isfinite(ys)] = np.nan
             gaps = np.pad(np.isnan(ys), 1, constant_values=True)

@@ -114,10 +114,25 @@ def draw_comparison(
     """
     shown = to_display(image)
     height, width = shown.shape[:2]
-    gap = np.full((height, max(1, width // 64), 3), 255, dtype=np.uint8)
+    gap = np.full((height, _choose_gap(width), 3), 255, dtype=np.uint8)
     left, right = (draw_overlay(image, layer) for layer in objects or (truth, found))
     parts = [shown, gap, left, gap, right, gap, _draw_errors(shown, truth, found.labels)]
     return np.concatenate(parts, axis=1)
+
+
+def split_comparison(panel: NDArray[np.uint8]) -> list[NDArray[np.uint8]] | None:
+    """Cut a panel of `draw_comparison` into its four parts; None if it is none."""
+    total = panel.shape[1]
+    for width in range(max(1, total * 64 // 260), total // 4 + 1):
+        gap = _choose_gap(width)
+        if 4 * width + 3 * gap == total:
+            step = width + gap
+            return [panel[:, n * step : n * step + width] for n in range(4)]
+    return None
+
+
+def _choose_gap(width: int) -> int:
+    return max(1, width // 64)
 
 
 def list_error_colors(num_classes: int, background: int | None = 0) -> list[tuple[str, Color]]:

@@ -99,20 +99,14 @@ def write_report(path: Path, report: Report) -> None:
         SegkitError: a file cannot be written.
     """
     with ThreadPoolExecutor() as pool:
-        small = pool.map(_embed_picture, [example.image for example in report.examples])
-        large = pool.map(_encode_png, [example.image for example in report.examples])
+        small = pool.map(embed_picture, [example.image for example in report.examples])
+        large = pool.map(encode_png, [example.image for example in report.examples])
         drawn = list(zip(report.examples, small, large, strict=True))
     examples = {
         kind: [each for each in drawn if each[0].kind == kind] for kind in ("worst", "best")
     }
     folder = path.with_suffix("")
-    templates = Environment(
-        loader=PackageLoader("segkit.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = make_templates()
     templates.filters |= {
         "columns": list_columns,
         "heading": format_heading,
@@ -125,7 +119,7 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         examples=examples,
         charts=draw_charts(report.history),
-        reliability=_embed(draw_reliability(report.calibration).encode(), "image/svg+xml")
+        reliability=embed(draw_reliability(report.calibration).encode(), "image/svg+xml")
         if report.calibration
         else "",
         colors=dict(report.classes),
@@ -137,9 +131,34 @@ def write_report(path: Path, report: Report) -> None:
         for old in folder.glob(f"{kind}-[0-9][0-9]-*.png"):  # of an earlier evaluation
             old.unlink()
         for number, (example, _, file) in enumerate(chosen, start=1):
-            name = f"{kind}-{number:02d}-{_make_file_stem(example.name)}.png"
+            name = f"{kind}-{number:02d}-{make_file_stem(example.name)}.png"
             write_whole(folder / name, file)
     write_whole(path, page)
+
+
+def make_templates() -> Environment:
+    """The templates of this room; what they insert is escaped."""
+    return Environment(
+        loader=PackageLoader("segkit.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def list_pictures(path: Path) -> dict[str, Path]:
+    """The pictures beside a page, by kind, rank and :func:`make_file_stem` of the image."""
+    return {file.stem: file for file in sorted(path.with_suffix("").glob("*-[0-9][0-9]-*.png"))}
+
+
+def read_pictures(path: Path) -> dict[str, NDArray[np.uint8]]:
+    """Read the pictures beside a page as the page shows them, (H, W, 3)."""
+    found = {}
+    for name, file in list_pictures(path).items():
+        with Image.open(file) as picture:
+            found[name] = fit_to_page(np.asarray(picture.convert("RGB")))
+    return found
 
 
 def draw_charts(history: History) -> list[tuple[str, str]]:
@@ -164,7 +183,7 @@ def draw_charts(history: History) -> list[tuple[str, str]]:
         }
         if series:
             drawing = draw_chart(series, title=title, x_label="epoch")
-            drawn.append((title, _embed(drawing.encode(), "image/svg+xml")))
+            drawn.append((title, embed(drawing.encode(), "image/svg+xml")))
     return drawn
 
 
@@ -178,16 +197,18 @@ def fit_to_page(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def _embed_picture(picture: NDArray[np.uint8]) -> str:
-    return _embed(_encode_png(fit_to_page(picture)), "image/png")
+def embed_picture(picture: NDArray[np.uint8]) -> str:
+    """Encode a picture (H, W, 3) as the source of an ``<img>``, in the size of the page."""
+    return embed(encode_png(fit_to_page(picture)), "image/png")
 
 
-def _embed(content: bytes, media_type: str) -> str:
+def embed(content: bytes, media_type: str) -> str:
     """Encode a file as the source of an ``<img>``."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _encode_png(picture: NDArray[np.uint8]) -> bytes:
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """Encode a picture (H, W, 3)."""
     file = io.BytesIO()
     # half the time of the default, for files of the same size
     Image.fromarray(picture).save(file, format="PNG", compress_level=3)
@@ -201,7 +222,7 @@ def _format_epoch_value(value: Any) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:#.4g}"
 
 
-def _make_file_stem(name: str) -> str:
+def make_file_stem(name: str) -> str:
     """Reduce a name to characters that every file system accepts, without folder and suffix."""
     stem = re.split(r"[/\\]", name)[-1].rsplit(".", 1)[0]
     return re.sub(r"[^A-Za-z0-9_-]+", "_", stem)[:80] or "image"

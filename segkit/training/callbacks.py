@@ -295,19 +295,24 @@ class History(L.Callback):
             if key.startswith(wanted)
         }
         steps = max(1, trainer.global_step - self._first_step)
-        groups = trainer.optimizers[0].param_groups
         self.rows.append(
             {
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
                 "seconds": round(time.monotonic() - self._began, 2),
                 "seconds_per_step": round((time.monotonic() - self._epoch_began) / steps, 4),
-                "lr": max(group["lr"] / group.get("lr_factor", 1.0) for group in groups),
+                "lr": find_rate(trainer),
                 **(logged | means),
             }
         )
         if trainer.is_global_zero:
             write_csv(self.path, self.rows)
+
+
+def find_rate(trainer: L.Trainer) -> float:
+    """The learning rate of the parts that have none of their own."""
+    groups = trainer.optimizers[0].param_groups
+    return float(max(group["lr"] / group.get("lr_factor", 1.0) for group in groups))
 
 
 def _recommend(loss: Loss, precision: str) -> str:

@@ -92,6 +92,7 @@ class SegmentationModule(L.LightningModule):
             to_channels_last(model)
         self.confusion = ConfusionMatrix(model.head.mode, model.head.num_classes)
         self.val_loss, self.objects = MeanMetric(), InstanceScores()
+        self.class_scores: dict[str, float] = {}
         self._batch_idx = 0
         self.features: FeatureCache | None = None
         self.limits = [settings.max_epochs, settings.max_steps, settings.max_time]
@@ -234,12 +235,11 @@ class SegmentationModule(L.LightningModule):
         ones = (torch.split(each, 1) for each in given)
         return torch.stack([self.loss(*one).float() for one in zip(*ones, strict=True)])
 
-    def validation_step(self, batch: Item, batch_idx: int) -> None:
-        """Update loss, confusion matrix and object scores with whole images."""
+    def validation_step(self, batch: Item, batch_idx: int) -> Tensor:
+        """Update loss, confusion matrix and object scores with whole images; return the labels."""
         image = batch["image"].contiguous(memory_format=self.layout)
         if self.loss.takes_queries:
-            self._validate_queries(batch, image)
-            return
+            return self._validate_queries(batch, image)
         find_features = self._follow_tiles(batch)
 
         def run(tiles: Tensor) -> Tensor:
@@ -254,9 +254,9 @@ class SegmentationModule(L.LightningModule):
             one = slice(i, i + 1)
             own = None if weight is None else weight[one]
             self.val_loss.update(self.loss(logits[one], target[one], own))
-        self._score(batch, probabilities, None)
+        return self._score(batch, probabilities, None)
 
-    def _validate_queries(self, batch: Item, image: Tensor) -> None:
+    def _validate_queries(self, batch: Item, image: Tensor) -> Tensor:
         """As :meth:`validation_step`: the loss of an image is the mean of those of its tiles."""
         head, maps = self.model.head, []
         scores_objects = head.tells_objects and self.decoder is not None
@@ -279,22 +279,23 @@ class SegmentationModule(L.LightningModule):
             own_merger = None if mergers is None else mergers[i]
             maps.append(blend(run, given, self.windows, merger=own_merger))
             self.val_loss.update(torch.stack(losses).mean())
-        self._score(batch, torch.cat(maps), mergers)
+        return self._score(batch, torch.cat(maps), mergers)
 
     def _score(
         self, batch: Item, probabilities: Tensor, mergers: list[ObjectMerger] | None
-    ) -> None:
-        """Update the confusion matrix and the scores of objects."""
+    ) -> Tensor:
+        """Update the confusion matrix and the scores of objects; return the labels."""
         labels = self.model.head.decide(probabilities)
         self.confusion.update(labels, batch["target"])
         if self.decoder is None or "ids" not in batch:
-            return
+            return labels
         maps = [m.cpu().numpy() for m in (probabilities, labels, batch["ids"])]
         markers = batch["markers"].cpu().numpy() if "markers" in batch else [None] * len(labels)
         for i, (p, decided, ids, marks) in enumerate(zip(*maps, markers, strict=True)):
             own = None if mergers is None else mergers[i].finish()
             found = self.decoder(p, decided, ids=own)
             self.objects.update(count_objects(ids, found, marks, IGNORE_INDEX))
+        return labels
 
     def _follow_tiles(self, batch: Item) -> Callable[[Tensor], Features | None]:
         """What finds the features of the tiles of a batch, in their order, if they are cached."""
@@ -316,7 +317,11 @@ class SegmentationModule(L.LightningModule):
         """Log the scores of the epoch."""
         matrix = self.confusion.compute()
         self.confusion.reset()
-        mean = score_matrix(matrix, self.model.head.mode, self.card.class_names).mean
+        scores = score_matrix(matrix, self.model.head.mode, self.card.class_names)
+        mean, named = scores.mean, zip(scores.class_names, scores.iou, strict=True)
+        self.class_scores = {f"val/iou/{name}": float(value) for name, value in named}
+        if len(self.class_scores) == 1:  # it is the mean
+            self.class_scores = {}
         loss = self.val_loss.compute().item()
         self.val_loss.reset()
         found = {} if self.decoder is None else self.objects.compute()

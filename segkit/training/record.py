@@ -32,9 +32,11 @@ from segkit.inference.runtimes.torch_network import TorchNetwork
 from segkit.models.cost import gflops, peak_bytes
 from segkit.models.segmenter import Segmenter
 from segkit.report.colors import choose_colors
+from segkit.report.page import read_pictures
 from segkit.report.table import read_csv
 from segkit.targets.base import Target
 from segkit.training.datamodule import SegmentationData
+from segkit.training.loggers.together import Loggers
 from segkit.training.resume import ENVIRONMENT, METRICS, last_checkpoint, read_environment
 
 JOB = "slurm_job"
@@ -169,8 +171,12 @@ def conclude(
     parameters: int,
     notes: list[str],
     console: Console,
+    loggers: Loggers,
 ) -> Run:
-    """Score the best checkpoint on whole validation images; write the report and the result."""
+    """Score the best checkpoint on whole validation images; write the report and the result.
+
+    The loggers are told the scores and shown the pictures of the report.
+    """
     best = folder / "checkpoints" / "best.ckpt"
     if not best.is_file():
         best = last_checkpoint(folder)
@@ -214,10 +220,25 @@ def conclude(
         "seconds": round(seconds, 1),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=2))
+    step = int(_number(history[-1], "step")) if history else 0
+    _tell_loggers(loggers, folder, evaluation, reached, step)
     print_scores(console, f"validation, {count_images(len(whole))}, {best.name}", evaluation)
     console.print(f"run folder: {folder}")
     console.print(f"report:     {folder / 'report.html'}")
     return Run(folder, best, evaluation)
+
+
+def _tell_loggers(
+    loggers: Loggers, folder: Path, evaluation: Evaluation, reached: dict[str, float], step: int
+) -> None:
+    if not loggers:
+        return
+    loggers.open()  # a training that was done but not scored has not
+    loggers.show(read_pictures(folder / "report.html"), step)
+    tables = {"final scores": evaluation.rows(), "final scores of classes": evaluation.class_rows()}
+    scores = {f"final/{name.removeprefix('val/')}": value for name, value in reached.items()}
+    loggers.conclude(scores, tables)
+    loggers.close("finished")
 
 
 def _find_loss_of_best(history: list[dict[str, object]], settings: TrainConfig) -> float:

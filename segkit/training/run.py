@@ -54,6 +54,7 @@ from segkit.training.added_classes import add_classes
 from segkit.training.datamodule import SegmentationData
 from segkit.training.features import find_obstacles
 from segkit.training.folder import choose_folder
+from segkit.training.loggers.together import Loggers, require_loggers
 from segkit.training.module import SegmentationModule
 from segkit.training.pseudo_labels import PseudoLabels
 from segkit.training.record import (
@@ -130,6 +131,7 @@ def train(config: DictConfig, folder: Path | str | None = None) -> Run:
             console.print(f"classes by their numbers in the masks: {', '.join(numbered)}")
         settings = validate(full)
     limit_pixels(settings.max_pixels)
+    require_loggers(settings.logger)
     settings = follow_launcher(settings, share)
     folder = choose_folder(settings, folder)
     for change in changes:
@@ -253,8 +255,9 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         build_mixes(settings.augment.mixes),
         unlabeled,
     )
+    loggers = Loggers(settings, folder)
     learned = [*summary.splits["train"], *([] if unlabeled is None else unlabeled.samples)]
-    trainer = make_trainer(settings, folder, [sample.name for sample in learned])
+    trainer = make_trainer(settings, folder, [sample.name for sample in learned], loggers)
     if trainer.world_size > 1:
         for parameter in find_unused(model):  # whose gradients the other processes would wait for
             parameter.requires_grad = False
@@ -284,12 +287,14 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
             sys.exit()
 
     try:
-        return conclude(settings, folder, data, parameters, notes, console)
+        return conclude(settings, folder, data, parameters, notes, console, loggers)
     except SegkitError as error:
         raise SegkitError(
             f"{error} The training itself is done, its checkpoints are in"
             f" {folder / 'checkpoints'}: python -m segkit.evaluate checkpoint=PATH scores one."
         ) from error
+    finally:
+        loggers.close("failed")  # if it has not been finished
 
 
 def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -> None:

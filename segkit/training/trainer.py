@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import Logger as LightningLogger
 from rich.console import Console
 
 from segkit.cli.launch import INTERRUPTED
-from segkit.config.schema import Logger, TrainConfig
+from segkit.config.schema import TrainConfig
 from segkit.core.errors import SegkitError
 from segkit.core.interrupts import Stopped
 from segkit.core.machine import choose_precision, find_machine
@@ -41,6 +39,8 @@ from segkit.training.checkpoints import (
 )
 from segkit.training.datamodule import SegmentationData
 from segkit.training.hardness import Hardness
+from segkit.training.log_epochs import LogEpochs
+from segkit.training.loggers.together import Loggers
 from segkit.training.module import SegmentationModule
 from segkit.training.requeue import requeue
 from segkit.training.resume import last_checkpoint
@@ -95,8 +95,10 @@ def follow_launcher(settings: TrainConfig, share: Share) -> TrainConfig:
     return settings.model_copy(update={"trainer": found})
 
 
-def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L.Trainer:
-    """Create the Lightning trainer of a run with its callbacks and logger.
+def make_trainer(
+    settings: TrainConfig, folder: Path, names: Sequence[str], loggers: Loggers
+) -> L.Trainer:
+    """Create the Lightning trainer of a run with its callbacks, one of which tells the loggers.
 
     The names are those of the training samples, for messages.
 
@@ -107,8 +109,10 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
     is_sharded, is_hard = t.strategy == "fsdp", settings.data.sampling == "hard"
     # what a compiled step would not do
     is_plain = t.recompute or is_sharded or is_hard or settings.teacher is not None
+    history = callbacks.History(folder)
     listed: list[L.Callback] = [
-        callbacks.History(folder),
+        history,
+        *([LogEpochs(loggers, history)] if loggers else []),
         Resumption(settings.seed, folder / "checkpoints", t.early_stopping),
         callbacks.StopWhenNotFinite(names),
         Bottleneck(),
@@ -167,7 +171,7 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
         "callbacks": listed,
         "plugins": [WholeCheckpoints(), environment],
         "use_distributed_sampler": False,  # ours divide the draws, and repeat no image
-        "logger": make_logger(settings.logger, folder, settings.name),
+        "logger": False,  # LogEpochs tells them
         "enable_progress_bar": t.progress_bar,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -182,33 +186,6 @@ def make_trainer(settings: TrainConfig, folder: Path, names: Sequence[str]) -> L
             f"trainer: accelerator={t.accelerator}, devices={t.devices}, strategy={t.strategy},"
             f" precision={precision} is not available on this machine. {error}"
         ) from error
-
-
-def make_logger(config: Logger, folder: Path, name: str) -> LightningLogger | bool:
-    """Create the Lightning logger of a run; False for none, as a callback writes metrics.csv."""
-    if config.name == "csv":
-        return False
-    if find_spec(config.name) is None:
-        raise SegkitError(
-            f"logger={config.name} needs the package {config.name}:"
-            f" pip install '.[{config.name}]' in the checkout of segkit."
-        )
-    if config.name == "tensorboard":
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(folder, name="tensorboard", version="")
-    from lightning.pytorch.loggers import WandbLogger
-
-    # a resumed run goes on in the same run of W&B, whose number ends the name of its folder
-    before = max(folder.glob("wandb/*run-*-*"), default=None, key=lambda p: p.stat().st_mtime)
-    return WandbLogger(
-        id=None if before is None else before.name.rpartition("-")[2],
-        resume=None if before is None else "allow",
-        name=f"{name}/{folder.name}",
-        project=config.project,
-        save_dir=folder,
-        offline=config.offline,
-    )
 
 
 def _name_checkpoint(last: Path) -> str:

@@ -14,7 +14,6 @@ from torch import nn
 from segkit.benchmark.networks import prepare_training_step
 from segkit.checkpoint import reading as checkpoint
 from segkit.config.compose import compose
-from segkit.config.schema import Logger
 from segkit.core.errors import SegkitError
 from segkit.data.sources.cells import CellsSource
 from segkit.models.segmenter import create_model
@@ -23,7 +22,6 @@ from segkit.report.table import read_csv
 from segkit.training.callbacks import Average
 from segkit.training.module import SegmentationModule
 from segkit.training.run import run_job
-from segkit.training.trainer import make_logger
 
 
 def test_a_run_folder_holds_what_is_promised(binary_run):
@@ -78,23 +76,6 @@ def test_training_with_everything_frozen_is_an_error():
     model = create_model("unet").requires_grad_(False)
     with pytest.raises(SegkitError, match="nothing is left to train"):
         Optimizer.build("adamw").for_model(model)
-
-
-def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr("segkit.training.trainer.find_spec", lambda name: object())
-    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda **k: given.append(k))
-    make_logger(Logger(name="wandb"), tmp_path, "run")
-    (tmp_path / "wandb/offline-run-20261128_120000-x7k2").mkdir(parents=True)
-    make_logger(Logger(name="wandb"), tmp_path, "run")
-    assert [(k["id"], k["resume"]) for k in given] == [(None, None), ("x7k2", "allow")]
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("segkit.training.trainer.find_spec", lambda package: None)
-    with pytest.raises(SegkitError, match=rf"logger={name} needs the package {name}: pip install"):
-        make_logger(Logger(name=name), tmp_path, "run")
 
 
 @pytest.mark.slow
@@ -256,19 +237,6 @@ def test_normalization_is_that_of_the_training_images(binary_run):
 def test_the_main_job_learns_what_it_promises(epochs, iou, tmp_path):
     run = train_quick(tmp_path, f"trainer.max_epochs={epochs}", quick=QUICK[1:3])
     assert run.evaluation.scores.iou[0] >= iou
-
-
-@pytest.mark.slow
-def test_tensorboard_gets_the_metrics(tmp_path):
-    reading = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator",
-        reason="the extra tensorboard is not installed",
-    )
-    train_quick(tmp_path, "logger=tensorboard")
-    events = reading.EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert {"train/loss", "val/iou", "val/loss"} <= set(events.Tags()["scalars"])
-    assert (tmp_path / "metrics.csv").is_file()
 
 
 def test_a_job_returns_the_monitored_score(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Programs that show a training while it runs."""

@@ -13,10 +13,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from segkit.checkpoint.values import FULL_SCALE, LabelCoding, Normalization
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import FIRST_COLOR, IGNORE_INDEX, MODES, Mode
+from segkit.core.postprocessing import Postprocessing
 from segkit.images.raster import convert_channels
 from segkit.targets.base import Target
 
-FORMAT = 2
+FORMAT = 3
 """The newest format of the card: 2 where weights are left out, otherwise 1."""
 LARGEST_SIDE = 2**16
 """Largest side of crops and tiles that a file may ask for, in pixels."""
@@ -45,6 +46,7 @@ class ModelCard:
             Empty in cards of version 0.1.0.
         bytes_per_pixel: Memory for each pixel of the input when predicting on torch, if known.
         frozen_sha256: Hash of the frozen weights that the checkpoint leaves out, if it does.
+        postprocessing: What was chosen after the training, if it was.
     """
 
     __pydantic_config__ = ConfigDict(allow_inf_nan=False)
@@ -70,10 +72,12 @@ class ModelCard:
     layout: dict[str, Any] = field(default_factory=dict)
     bytes_per_pixel: float | None = None
     frozen_sha256: str | None = None
+    postprocessing: Postprocessing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: dictionaries, lists, strings and numbers."""
-        return {"format": 1 if self.frozen_sha256 is None else FORMAT, **asdict(self)}
+        made = 1 if self.frozen_sha256 is None else 2
+        return {"format": made if self.postprocessing is None else FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelCard:
@@ -120,6 +124,9 @@ class ModelCard:
             yield f"normalization.dtype={norm.dtype!r} is no image type"
         if self.bytes_per_pixel is not None and not self.bytes_per_pixel > 0:
             yield "bytes_per_pixel must be above 0"
+        chosen = () if self.postprocessing is None else self.postprocessing.thresholds
+        if chosen and (self.mode == "multiclass" or len(chosen) != self.num_logits):
+            yield f"postprocessing has {len(chosen)} thresholds for {self.num_logits} logits"
 
     @property
     def num_logits(self) -> int:

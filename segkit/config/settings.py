@@ -59,7 +59,8 @@ class PredictionOptions(Section):
     min_size: int | None = Field(
         None,
         ge=0,
-        description="objects of fewer pixels are dropped; null: the limit of the training",
+        description="objects of fewer pixels are dropped; null: what tune=true has chosen, else the"
+        " limit of the training",
     )
     waist: float = Field(
         WAIST,
@@ -68,15 +69,17 @@ class PredictionOptions(Section):
         description="for watershed and distance: two parts are separate objects if the waist"
         " between them is narrower than this share of the smaller part's width",
     )
-    fill_holes: bool = Field(
-        False, description="whether background enclosed by a single object joins that object"
+    fill_holes: bool | None = Field(
+        None,
+        description="whether background enclosed by a single object joins that object; null: what"
+        " tune=true has chosen, else false",
     )
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="probability above which a pixel belongs to a class, for binary and multilabel"
-        " models; null: the threshold of the training",
+        " models; null: what tune=true has chosen for each class, else that of the training",
     )
     tta: TTA = Field(
         "none",
@@ -150,6 +153,12 @@ class EvaluateSettings(ModelSettings):
         " checkpoint, with the data set and the changed options in its name",
     )
     masks: bool = Field(False, description="whether to write predicted masks too, to OUTPUT/masks")
+    tune: bool = Field(
+        False,
+        description="choose threshold, min_size and fill_holes that are best on these images, and"
+        " keep them in the checkpoints, whose predictions use them from then on; for split=val and"
+        " split=folds",
+    )
     metrics: Wanted | None = Field(
         None,
         description="additional scores: boundary (boundary F1, 95 % Hausdorff distance),"

@@ -78,8 +78,13 @@ def find_background(names: Sequence[str] | None, mode: Mode) -> int | None:
     return 0
 
 
-def decide(probabilities: Any, mode: Mode, threshold: float) -> Any:
+def decide(probabilities: Any, mode: Mode, threshold: float | Sequence[float]) -> Any:
     """Labels of probabilities (B, num_logits, H, W), which may be of numpy or of torch.
+
+    Args:
+        probabilities: The probabilities.
+        mode: What their channels mean.
+        threshold: One number, or one for each channel.
 
     Returns:
         (B, H, W), of overlapping classes (B, N, H, W): of "multiclass" the most probable class;
@@ -87,4 +92,10 @@ def decide(probabilities: Any, mode: Mode, threshold: float) -> Any:
     """
     if mode == "multiclass":
         return probabilities.argmax(1)
-    return (probabilities[:, 0] if mode == "binary" else probabilities) > threshold
+    given = threshold if isinstance(threshold, Sequence) else [threshold]
+    if mode == "binary":
+        return probabilities[:, 0] > given[0]
+    labels = probabilities > given[0]
+    for channel, own in enumerate(given[1:], 1):
+        labels[:, channel] = probabilities[:, channel] > own
+    return labels

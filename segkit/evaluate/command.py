@@ -20,6 +20,7 @@ from segkit.checkpoint.reading import find_run_folder
 from segkit.config.schema import Data
 from segkit.config.settings import EvaluateSettings, parse_settings
 from segkit.core import plugins
+from segkit.core.ensembles import list_checkpoints
 from segkit.core.errors import SegkitError, join_names
 from segkit.core.files import make_folder, write_whole
 from segkit.core.memory import limit_pixels
@@ -38,9 +39,11 @@ from segkit.evaluate.evaluation import (
     summarize,
 )
 from segkit.evaluate.summary import count_images, print_scores, write_results
+from segkit.evaluate.tuning import record, require_checkpoints, tune
 from segkit.images.writing import write_mask
 from segkit.inference.masks import choose_suffix, make_mask
 from segkit.inference.predictor import Prediction, Predictor, load_from_settings
+from segkit.report.table import write_csv
 
 SPLITS_OF: dict[str, tuple[Split, ...]] = {"all": SPLITS, "folds": ("train", "val")}
 """Choices that are more than a split."""
@@ -49,7 +52,9 @@ IN_NAME = (
     *("tta", "tile", "overlap", "context"),
 )
 """Keys that are part of the folder's name if they differ from the default."""
-WITHOUT_EFFECT = ("device", "batch_size", "precision", "plugins", "output", "max_pixels", "masks")
+WITHOUT_EFFECT = (
+    *("device", "batch_size", "precision", "plugins", "output", "max_pixels", "masks", "tune"),
+)
 """Keys that change the scores by rounding at most."""
 
 
@@ -70,6 +75,9 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         if not is_said(text):  # it may be about an image that only this process has
             print(f"note: {text}")
 
+    paths = list_checkpoints(settings.checkpoint) if settings.tune else []
+    if settings.tune:
+        require_checkpoints(paths, settings)
     settings.device = share.choose_device(settings.device)
     share.connect()
     predictor = load_from_settings(settings)
@@ -113,7 +121,8 @@ def evaluate(config: DictConfig) -> Evaluation | None:
         summary.coding,
         card.normalization,
         target,
-        objects=any(metric.needs_ids for metric in metrics),
+        objects=any(metric.needs_ids for metric in metrics)
+        or (settings.tune and predictor.instances is not None),
         with_empty=summary.with_empty,
     )
     require_pixel_sizes(metrics, dataset.samples)
@@ -164,6 +173,16 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     if evaluation.thresholds is not None:
         for name, best in evaluation.thresholds.best.items():
             console.print(f"best threshold for {name}: {best:g}, see thresholds.csv")
+    if settings.tune:
+        tuned = tune(members, dataset, evaluation.thresholds)
+        write_csv(folder / "tuning.csv", tuned.rows)
+        record(paths, tuned.chosen)
+        for line in tuned.lines:
+            console.print(line)
+        console.print(
+            f"kept in {join_names([str(path) for path in paths])}: what is above was measured"
+            " before, and these gains on the images that chose them; see tuning.csv"
+        )
     console.print(f"report: {folder / 'report.html'}")
     return evaluation
 

@@ -306,12 +306,13 @@ def _predictions(
         if by_parts:
             yield from ((index, None) for index in group)
         else:
-            yield from _predict_whole(predictor, dataset, group, has_maps)
+            yield from predict_samples(predictor, dataset, group, has_maps)
 
 
-def _predict_whole(
+def predict_samples(
     predictor: Predictor, dataset: WholeDataset, order: Iterable[int], has_maps: bool
 ) -> Iterator[tuple[int, Prediction]]:
+    """Predict whole samples one after another, with their probabilities if ``has_maps``."""
     asked: deque[int] = deque()
 
     def read(index: int) -> NDArray[Any]:

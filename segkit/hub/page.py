@@ -174,7 +174,9 @@ def _describe_input(card: ModelCard) -> str:
         " training."
     )
     if card.mode != "multiclass":
-        text += f" A class is where its probability is above {card.threshold:g}."
+        chosen = card.postprocessing and card.postprocessing.thresholds
+        above = ", ".join(f"{each:g}" for each in chosen or [card.threshold])
+        text += f" A class is where its probability is above {above}."
     return text
 
 

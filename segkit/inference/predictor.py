@@ -22,6 +22,7 @@ from segkit.config.settings import ModelSettings, PredictionOptions
 from segkit.core.ensembles import list_checkpoints
 from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.labels import Decoder
+from segkit.core.postprocessing import Postprocessing
 from segkit.images.in_memory import InMemory, read_memory
 from segkit.images.reading import read_image
 from segkit.inference.bit_depth import DepthWatch
@@ -94,7 +95,13 @@ class Predictor:
         self.instances: Decoder | None = (
             self.card.config.get("instances") if given.instances == "training" else given.instances
         )
-        self.threshold = given.threshold
+        chosen = self.card.postprocessing or Postprocessing()
+        self.threshold = given.threshold or chosen.thresholds or None
+        own: int = self.card.config.get("min_size", 0)
+        sizes = given.min_size, chosen.min_size, own
+        self.min_size = next(size for size in sizes if size is not None)
+        self.fill_holes = chosen.fill_holes if given.fill_holes is None else given.fill_holes
+        self.waist = given.waist
         self.watch = DepthWatch(self.card, partial(warnings.warn, stacklevel=4))
         self._check_options()
 
@@ -114,6 +121,12 @@ class Predictor:
             raise SegkitError(
                 "checkpoint: the models of the list have thresholds of their own, which differ:"
                 " give threshold=VALUE for all of them."
+            )
+        if len({each.card.postprocessing for each in self.networks}) > 1:
+            raise SegkitError(
+                "checkpoint: the models of the list were tuned apart, so that their thresholds or"
+                " sizes of objects differ: tune them together (python -m segkit.evaluate"
+                " checkpoint=[A,B] tune=true)."
             )
         if self.instances is not None:
             fits = self.target.decoders_for(card.mode)
@@ -302,8 +315,6 @@ class Predictor:
         """
         if self.instances is None:
             return None
-        given = self._options
-        own: int = self.card.config.get("min_size", 0)
         return decode(
             self.instances,
             probabilities,
@@ -311,9 +322,9 @@ class Predictor:
             self.card.mode,
             ids=ids,
             gap=self.target.gap,
-            min_size=own if given.min_size is None else given.min_size,
-            waist=given.waist,
-            fill_holes=given.fill_holes,
+            min_size=self.min_size,
+            waist=self.waist,
+            fill_holes=self.fill_holes,
         )
 
     def _decide(self, probabilities: Any) -> Any:

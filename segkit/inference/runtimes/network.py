@@ -99,10 +99,10 @@ class Network(ABC):
         """Use checked probabilities in the ``with`` block, while the network goes on."""
         return nullcontext()
 
-    def decide(self, probabilities: Any, threshold: float | None = None) -> Any:
+    def decide(self, probabilities: Any, threshold: float | Sequence[float] | None = None) -> Any:
         """Decide labels: (B, num_logits, H, W) -> (B, H, W), or (B, N, H, W) where they overlap.
 
-        They are uint8. ``threshold`` replaces the model's own.
+        They are uint8. ``threshold``, one or one for each channel, replaces the model's own.
         """
         own = self.card.threshold if threshold is None else threshold
         labels = decide(probabilities[:, : self.num_logits], self.card.mode, own)

@@ -194,7 +194,9 @@ class TorchNetwork(Network):
 
         return finish
 
-    def decide(self, probabilities: Tensor, threshold: float | None = None) -> Tensor:
+    def decide(
+        self, probabilities: Tensor, threshold: float | Sequence[float] | None = None
+    ) -> Tensor:
         """Decide labels as the head does, or at the given threshold."""
         if threshold is not None:
             return super().decide(probabilities, threshold)

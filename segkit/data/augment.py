@@ -34,6 +34,8 @@ cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's threads would 
 
 TURNS = {"D4", "RandomRotate90", "SquareSymmetry", "Transpose"}
 """Transforms that may exchange height and width."""
+MIRRORS = TURNS | {"HorizontalFlip"}
+"""Transforms that may exchange left and right."""
 Window = tuple[slice, slice]
 """Rows and columns of an image, or of an image with context around it."""
 _COUNTERS = 2**22

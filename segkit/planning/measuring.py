@@ -1,4 +1,4 @@
-"""What a training step costs on a GPU, measured by a few steps."""
+"""What a training step costs on a device, measured by a few steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segkit.models.sizes import valid_input
 from segkit.optim.optimizers import Optimizer
 from segkit.planning.network import Network, build_network
 
-WARM_UP, STEPS = 3, 5
-"""Steps before the measured ones, and those."""
+WARM_UP, STEPS = {True: 3, False: 1}, {True: 5, False: 2}
+"""Steps before the measured ones, and those, on a GPU and on a CPU, whose steps are slower."""
 SECONDS = 5.0
 """What the steps with the larger batch may take."""
 FEWEST = 2
@@ -47,7 +47,8 @@ def measure_steps(
         return network
     pixels, large = math.prod(size), None
     # crops take at most as long as the two did
-    batch = min(batch, int(FEWEST * SECONDS / ((WARM_UP + STEPS) * small[0])))
+    steps = sum(count[device.startswith("cuda")] for count in (WARM_UP, STEPS))
+    batch = min(batch, int(FEWEST * SECONDS / (steps * small[0])))
     while large is None and batch > FEWEST:
         large = _take_steps(settings, in_channels, num_classes, size, batch, device)
         batch = batch if large is not None else batch // 2
@@ -108,17 +109,18 @@ def _time_steps(
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(WARM_UP):
+    is_gpu = device.startswith("cuda")
+    for _ in range(WARM_UP[is_gpu]):
         step()
     _wait(device)
-    if device.startswith("cuda"):
+    if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(STEPS[is_gpu]):
         step()
     _wait(device)
-    seconds = (time.perf_counter() - began) / STEPS
-    if not device.startswith("cuda"):
+    seconds = (time.perf_counter() - began) / STEPS[is_gpu]
+    if not is_gpu:
         return seconds, 0.0
     return seconds, float(torch.cuda.max_memory_allocated(device))
 

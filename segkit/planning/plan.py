@@ -72,7 +72,7 @@ def plan(
 
     turned = any(t.get("name") in TURNS for t in settings.augment.transforms)
     if "augment" in open_keys:
-        turned = not rules.has_an_up(summary)[0]
+        turned = not summary.measures.sides and not rules.has_an_up(summary)[0]
     settle("data.crop_size", rules.choose_crop_size(summary.measures, network, machine, turned))
     crop = settings.data.crop_size
     settle("data.batch_size", rules.choose_batch_size(crop, network, machine))
@@ -113,17 +113,24 @@ def plan_for_this_machine(
     shape = summary.in_channels, num_classes
     network = measure_network(settings, *shape)
     planned, choices = plan(settings, summary, machine, network)
-    if machine.device == "cuda" and machine.devices == 1:  # several processes must plan alike
+    is_timed = machine.device == "cpu" and trainer.seconds is not None
+    if machine.devices == 1 and (machine.device == "cuda" or is_timed):
+        # several processes must plan alike; and on a CPU, where a training can be repeated to the
+        # bit, its plan must not depend on a measurement, unless its length does so anyway
         size = planned.data.crop_size
         most = max(rules.FEWEST_CROPS, rules.count_useful_crops(size))
         number = trainer.devices[0] if isinstance(trainer.devices, list) else 0
-        network = measure_steps(network, planned, *shape, size, most, f"cuda:{number}")
+        device = "cpu" if is_timed else f"cuda:{number}"
+        network = measure_steps(network, planned, *shape, size, most, device)
         planned, choices = plan(settings, summary, machine, network)
     console.print(draw_table(choices, machine), soft_wrap=False)
     if network.seconds_per_pixel is not None:
         data = planned.data
         hours = network.time_step(data.crop_size, data.batch_size, machine) / 3.6
-        console.print(f"measured: 1000 steps take {hours:.2g} GPU hours")
+        if is_timed:
+            console.print(f"measured: 1000 steps take {60 * hours:.2g} minutes here")
+        else:
+            console.print(f"measured: 1000 steps take {hours:.2g} GPU hours")
     return planned, choices
 
 

@@ -40,7 +40,9 @@ below the first number the lightest augmentation is best, below the second not t
 
 def has_an_up(summary: DataSummary) -> tuple[bool, str]:
     """Whether the images have an up and a down, and the evidence for it."""
-    upright = summary.measures.upright
+    upright, sides = summary.measures.upright, summary.measures.sides
+    if "above" in sides:
+        return True, sides["above"]
     if upright:
         return True, "the upper halves of the images differ from the lower ones"
     if summary.coding.foreground:
@@ -54,6 +56,9 @@ def has_an_up(summary: DataSummary) -> tuple[bool, str]:
 def choose_augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
     """Choose a preset, stronger for fewer images and more passes over each part of them."""
     images = len(summary.splits["train"])
+    side = summary.measures.sides.get("left of")
+    if side is not None:  # in a mirror it would be right of it
+        return "oriented", f"{side}, so nothing is mirrored"
     upright, why = has_an_up(summary)
     seen = "" if math.isinf(passes) else f", seen {format_count(passes, 'time')}"
     why = f"{format_count(images, 'image')}{seen}; {why}"

@@ -28,7 +28,7 @@ from segkit.core.labels import GUESS
 from segkit.core.memory import limit_pixels
 from segkit.core.owners import hold_folder
 from segkit.core.sharing import Share
-from segkit.data.augment import TrainTransform
+from segkit.data.augment import MIRRORS, TrainTransform
 from segkit.data.checks.folds import Fold
 from segkit.data.checks.summary import DataSummary, check
 from segkit.data.mixing.mixes import build_mixes
@@ -185,7 +185,7 @@ def _train_in(folder: Path, settings: TrainConfig, console: Console) -> Run:
         obstacles = find_obstacles(settings, summary, model)
         if obstacles:
             raise all_at_once("data.cache=features cannot be used:", obstacles)
-    for note in notes:
+    for note in [*notes, *_describe_mirrors(settings, summary)]:
         console.print(f"warning: {note}", style="yellow")
     card = make_card(settings, summary, source, target, model)
     taken: list[Taken] = []
@@ -309,6 +309,18 @@ def _print_data(console: Console, settings: TrainConfig, summary: DataSummary) -
     )
     for note in summary.notes:
         console.print(f"  note: {note}")
+
+
+def _describe_mirrors(settings: TrainConfig, summary: DataSummary) -> list[str]:
+    """A warning if augmentation mirrors images whose classes differ by their side."""
+    side = summary.measures.sides.get("left of")
+    mirrors = sorted({str(t.get("name")) for t in settings.augment.transforms} & MIRRORS)
+    if side is None or not mirrors:
+        return []
+    return [
+        f"{side} in nearly all images, and {mirrors[0]} mirrors them, so that only their looks tell"
+        " these classes apart: augment=oriented mirrors nothing."
+    ]
 
 
 @contextmanager

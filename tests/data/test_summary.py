@@ -190,3 +190,32 @@ def test_an_image_of_one_row_and_value(tmp_path):
     put(tmp_path, np.ones((1, 9), np.uint8), pixels=np.full((1, 9), 7, np.uint8))
     found = check(FolderSource("binary", root=tmp_path), "binary", needed=()).measures
     assert (found.median, found.upright) == ((1, 9), None)
+
+
+# --- sides ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_classes_that_lie_on_the_same_side_of_each_other(tmp_path, layered):
+    """Class 2 right of class 1 in all images, class 3 anywhere."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        mask = np.zeros((30, 40), np.uint8)
+        places = rng.permutation([(2, 3), (12, 3), (22, 3)])
+        for label, (row, _), column in zip((1, 2), places, (3, 20), strict=False):
+            mask[row : row + 6, column + number % 5 : column + 9] = label
+        row, column = rng.integers(0, 25), rng.integers(0, 35)
+        mask[row : row + 5, column : column + 5] = 3
+        write(tmp_path / f"images/{number}.png", (mask * 60).astype(np.uint8))
+        saved = np.stack([mask == label for label in (1, 2, 3)]).astype(np.uint8)
+        if layered:
+            tifffile.imwrite(tmp_path / f"images/{number}.tif", mask * 60)
+            (tmp_path / f"images/{number}.png").unlink()
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / f"masks/{number}.tif", saved, photometric="minisblack")
+        else:
+            write(tmp_path / f"masks/{number}.png", mask)
+    mode = "multilabel" if layered else "multiclass"
+    sides = run_check(tmp_path, mode).measures.sides
+    names = ("class 0", "class 1") if layered else ("class 1", "class 2")
+    assert sides == {"left of": f"'{names[0]}' is left of '{names[1]}'"}

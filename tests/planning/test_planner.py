@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from segkit.checkpoint.values import LabelCoding, Normalization
 from segkit.config.compose import compose
@@ -22,7 +24,7 @@ from segkit.data.checks.summary import DataSummary, Measures
 from segkit.data.sources.base import Sample
 from segkit.planning import measuring
 from segkit.planning.network import Network
-from segkit.planning.plan import draw_table, plan
+from segkit.planning.plan import draw_table, plan, plan_for_this_machine
 
 CPU, GPU = Machine("cpu", 24 * GB, 2), Machine("cuda", 24 * GB, 8)
 RESNET18 = Network(14_300_000, 1280.0, 165_000.0, multiple=32, layer_norm=False)
@@ -51,7 +53,11 @@ def summary(
         class_share=shares,
         train_share=shares,
         measures=Measures(
-            median, changes.get("largest", median), diameter, changes.get("upright", False)
+            median,
+            changes.get("largest", median),
+            diameter,
+            changes.get("upright", False),
+            changes.get("sides", {}),
         ),
         notes=[],
     )
@@ -263,6 +269,8 @@ def test_rare_classes_are_helped(data, loss, foreground):
         ({"channels": 1, "upright": True}, "strong"),
         ({"channels": 3, "upright": True, "count": 1000}, "medium"),
         ({"channels": 1, "upright": False, "count": 5000}, "turns"),
+        ({"channels": 1, "upright": False, "sides": {"above": "a is above b"}}, "strong"),
+        ({"channels": 3, "upright": True, "sides": {"left of": "a is left of b"}}, "oriented"),
     ],
 )
 def test_augmentation(data, expected):
@@ -418,20 +426,36 @@ def test_steps_are_measured_with_two_batches(monkeypatch):
         return taken[batch]
 
     monkeypatch.setattr(measuring, "_take_steps", take)
-    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
+    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cuda:0")
     assert asked == [2, 32, 16, 8]  # those between do not fit
     assert found.seconds_per_pixel * 20_000 == pytest.approx(0.001)
     assert found.step_seconds == pytest.approx(0.010)
     assert found.bytes_per_pixel * 20_000 == pytest.approx(1e9)
     taken[2], asked[:] = (0.3, 1.0), []
-    measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
+    measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cuda:0")
     assert asked == [2, 4]  # more would take too long
     taken[2], asked[:] = (30.0, 1.0), []
-    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu")
+    found = measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cuda:0")
     assert (asked, found.step_seconds) == ([2], 0)
     assert found.seconds_per_pixel == pytest.approx(15 / 20_000)
     taken[2] = None
-    assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cpu") == RESNET18
+    assert measuring.measure_steps(RESNET18, checked(), 1, 2, (100, 200), 32, "cuda:0") == RESNET18
+
+
+def test_on_a_cpu_only_a_training_with_a_time_limit_is_measured(monkeypatch, capsys):
+    """Others are the same to the bit whenever they are repeated, and so are their plans."""
+    asked = []
+
+    def measure(network, settings, in_channels, num_classes, size, batch, device):
+        asked.append(device)
+        return replace(network, seconds_per_pixel=1e-6, step_seconds=0.1)
+
+    monkeypatch.setattr("segkit.planning.plan.measure_steps", measure)
+    for options in ([], ["trainer.max_time=00:00:02:00"]):
+        settings = checked("plan=auto", "trainer.accelerator=cpu", *options)
+        plan_for_this_machine(settings, summary(), 2, Console())
+    assert asked == ["cpu"]
+    assert "measured: 1000 steps take" in capsys.readouterr().out
 
 
 def test_measuring_takes_real_steps_and_none_of_the_random_numbers(monkeypatch):

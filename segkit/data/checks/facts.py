@@ -68,6 +68,7 @@ class Facts:
         brighter_above: How much brighter the upper half of the image is than the lower one, in
             standard deviations of the image.
         areas: Areas in pixels of the objects of each id, or of the connected regions of each value.
+        centers: The mean row and column of each value, by its layer and value.
         solid: The values of the mask that fill 3 x 3 pixels somewhere; None if not looked at.
         share: The fraction of the image that was read; less than 1 for huge ones.
         digest: A hash of the pixels that have data, of large images of some; empty if only a
@@ -88,6 +89,7 @@ class Facts:
     intensities: Intensities | None = None
     brighter_above: float = 0.0
     areas: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    centers: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
     solid: set[int] | None = None
     share: float = 1.0
     digest: bytes = b""
@@ -181,8 +183,8 @@ def _scan_large(source: DataSource, facts: Facts, large: Large) -> None:
         facts.areas = {value: np.array([n], np.int64) for value, n in pixels.items()}
     if facts.with_regions and not source.instances:
         for mask in found.masks:
-            for layer in np.moveaxis(np.atleast_3d(mask), 2, 0):
-                _measure_regions(layer, facts)
+            for number, layer in enumerate(np.moveaxis(np.atleast_3d(mask), 2, 0)):
+                _measure_regions(layer, facts, number)
         facts.areas = {value: areas * of_mask**2 for value, areas in facts.areas.items()}
 
 
@@ -244,7 +246,7 @@ def _scan_mask(source: DataSource, facts: Facts, empty: NDArray[np.bool_] | None
     fits = mask.ndim in (2, 3) and mask.dtype.kind in "biu"
     _require(fits, source, "read_mask", mask, "(H, W) or (H, W, N) of integers")
     facts.mask_shape = mask.shape
-    for layer in [mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0):
+    for number, layer in enumerate([mask] if mask.ndim == 2 else np.moveaxis(mask, 2, 0)):
         pixels = count_values(layer)
         if source.instances and mask.ndim == 2:
             ids = np.array([list(pixels)])
@@ -257,7 +259,7 @@ def _scan_mask(source: DataSource, facts: Facts, empty: NDArray[np.bool_] | None
             if facts.with_regions:
                 facts.solid = (facts.solid or set()) | _find_solid(layer)
         elif facts.with_regions:
-            _measure_regions(layer, facts)
+            _measure_regions(layer, facts, number)
 
 
 def _require(fits: bool, source: DataSource, method: str, array: Any, wanted: str) -> None:
@@ -277,13 +279,16 @@ def _name_sample(sample: Sample, message: str) -> tuple[str, str]:
     return sample.name, message
 
 
-def _measure_regions(layer: NDArray[Any], facts: Facts) -> None:
-    """Add the areas of the connected regions of each value of a mask (H, W), and solid values."""
+def _measure_regions(layer: NDArray[Any], facts: Facts, number: int) -> None:
+    """Add the areas of the regions of each value of a mask (H, W), its centre, and solid values."""
     step = choose_stride(layer, PIXELS_PER_MASK)
     layer = layer[::step, ::step]
     facts.solid = (facts.solid or set()) | _find_solid(layer)
     for value in list(count_values(layer))[:VALUES_PER_MASK]:
         same = (layer == value).astype(np.uint8)
+        moments = cv2.moments(same, binaryImage=True)
+        row, column = (step * moments[key] / moments["m00"] for key in ("m01", "m10"))
+        facts.centers[number, value] = row, column
         _, _, stats, _ = cv2.connectedComponentsWithStats(same, connectivity=4)
         areas = stats[1:, cv2.CC_STAT_AREA].astype(np.int64) * step**2
         facts.areas[value] = np.concatenate([facts.areas.get(value, areas[:0]), areas])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ UPRIGHT_IMAGES = 8
 """Minimum number of images to decide whether they have an up and a down."""
 UPRIGHT_DIFFERENCE = 0.25
 """Minimum difference between the halves of upright images, in standard deviations of an image."""
+SAME_SIDE = 0.95
+"""Share of the images in which a class lies on the same side of another one."""
+Side = Literal["above", "left of"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,15 @@ class Measures:
             connected regions of a class. None if there is no foreground.
         upright: Whether the upper halves of the images differ in brightness from the lower ones, as
             with a sky; None if there are too few images.
+        sides: Pairs of classes of which one lies on the same side of the other in nearly all
+            images, such as "liver left of spleen": above (vertical), and left of it (horizontal).
     """
 
     median: tuple[int, int]
     largest: tuple[int, int]
     object_diameter: float | None
     upright: bool | None
+    sides: dict[Side, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -345,4 +352,32 @@ def _measure(facts: list[Facts], classes: Classes) -> Measures:
     if len(learned) >= UPRIGHT_IMAGES:
         error = brighter_above.std(ddof=1) / np.sqrt(len(learned))
         upright = bool(abs(brighter_above.mean()) > max(UPRIGHT_DIFFERENCE, 3 * error))
-    return Measures((height, width), (tall, wide), diameter, upright)
+    sides = _find_sides(learned, classes)
+    return Measures((height, width), (tall, wide), diameter, upright, sides)
+
+
+def _find_sides(facts: list[Facts], classes: Classes) -> dict[Side, str]:
+    """The first pair of classes that has sides, vertically and horizontally."""
+    no_object = (IGNORE_INDEX, None if classes.layered else classes.background)
+    offsets: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for f in facts:
+        centers = {
+            (number if classes.layered else classes.coding.label_of(value)): center
+            for (number, value), center in f.centers.items()
+            if not classes.layered or value == 1
+        }
+        known = sorted(label for label in centers if label not in no_object)
+        for one, two in combinations(known, 2):
+            (top, left), (below, right) = centers[one], centers[two]
+            offsets.setdefault((one, two), []).append((below - top, right - left))
+    found: dict[Side, str] = {}
+    for (one, two), pairs in sorted(offsets.items()):
+        if len(pairs) < max(UPRIGHT_IMAGES, len(facts) / 10):
+            continue
+        sides: tuple[Side, Side] = "above", "left of"
+        for side, share in zip(sides, np.mean(np.array(pairs) > 0, axis=0), strict=True):
+            if max(share, 1 - share) >= SAME_SIDE:
+                names = [classes.names[label] for label in (one, two)]
+                first, second = names if share > 0.5 else reversed(names)
+                found.setdefault(side, f"'{first}' is {side} '{second}'")
+    return found

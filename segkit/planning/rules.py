@@ -56,12 +56,14 @@ def has_an_up(summary: DataSummary) -> tuple[bool, str]:
 def choose_augmentation(summary: DataSummary, passes: float) -> tuple[str, str]:
     """Choose a preset, stronger for fewer images and more passes over each part of them."""
     images = len(summary.splits["train"])
+    upright, why = has_an_up(summary)
     side = summary.measures.sides.get("left of")
     if side is not None:  # in a mirror it would be right of it
-        return "oriented", f"{side}, so nothing is mirrored"
-    upright, why = has_an_up(summary)
+        why = f"{side}, so nothing is mirrored"
     seen = "" if math.isinf(passes) else f", seen {format_count(passes, 'time')}"
     why = f"{format_count(images, 'image')}{seen}; {why}"
+    if side is not None:
+        return "oriented", why
     if passes < FEW_PASSES[0]:
         return "light", why
     if upright:

@@ -196,6 +196,16 @@ def test_every_member_has_a_preset(family):
 # --- what is wrong -------------------------------------------------------------------------------
 
 
+def test_what_is_wrong_with_a_sweep_is_said_of_its_choices():
+    with pytest.raises(SegkitError) as caught:
+        compose(["neck=unet,fpnn", "experiment=dsb2018,camvid", "data.root=there", "data.rot=1,2"])
+    text = str(caught.value)
+    assert "there is no neck 'fpnn'. Did you mean 'fpn'?" in text
+    assert "'neck=unet'" not in text
+    assert "write +data.root=there, or run a sweep for each" in text
+    assert "there is no key 'data.rot'" in text
+
+
 def test_compose_names_every_wrong_override_at_once():
     wrong = [
         "encoder=resnt34",

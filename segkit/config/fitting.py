@@ -108,6 +108,8 @@ def _check_pseudo_labels(config: TrainConfig, open_keys: Sequence[str]) -> list[
             problems.append("data.unlabeled_share without data.unlabeled: give its folder")
         if not config.pseudo:
             return problems
+    elif not data.unlabeled.is_dir():
+        problems.append(f"data.unlabeled: there is no folder {data.unlabeled.resolve()}")
     elif data.batch_size == 1:
         problems.append(
             "data.unlabeled with data.batch_size=1, which leaves no room for both kinds of images:"

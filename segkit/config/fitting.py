@@ -123,6 +123,10 @@ def _check_pseudo_labels(config: TrainConfig, open_keys: Sequence[str]) -> list[
         problems.append(f"{key} with encoder.padding=valid: use encoder.padding=same")
     if data.cache == "features":
         problems.append(f"{key} with data.cache=features: leave one of them out")
+    if config.trainer.compile is True:
+        problems.append(
+            f"{key} with trainer.compile=true, whose CUDA graphs hold the gradients: use auto"
+        )
     if config.trainer.strategy == "fsdp":
         problems.append(f"{key} with trainer.strategy=fsdp, which has no average: use ddp")
     return problems

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from segkit.core.ensembles import write_ensemble
 from segkit.core.errors import SegkitError
 from segkit.data.checks.classes import Classes
 from segkit.data.checks.facts import Facts
-from segkit.data.checks.folds import Fold, divide, find_groups, regroup
+from segkit.data.checks.folds import Fold, describe_series, divide, find_groups, regroup
 from segkit.data.checks.summary import check
 from segkit.data.sources.base import Sample
 from segkit.data.sources.cells import CellsSource
@@ -213,3 +214,19 @@ def test_all_folds_end_with_one_table_and_the_scores_of_all_images(tmp_path):
         [sys.executable, "-m", *predict], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_slices_in_files_of_their_own_are_noted():
+    names = [f"images/v{volume}_{slice_}.png" for volume in range(5) for slice_ in range(4)]
+    splits: Any = {"train": list(map(Sample, names[:-2])), "val": list(map(Sample, names[-2:]))}
+    [note] = describe_series(splits)
+    assert "5 series" in note
+    assert "images/v4_0.png" in note
+    assert "1 of them" in note
+    pattern = note.partition('data.groups="')[2].partition('"')[0]
+    groups = find_groups(splits["train"], Fold(0, 2, pattern))
+    assert set(groups) == {f"images/v{volume}_" for volume in range(5)}
+    whole: Any = {"train": list(map(Sample, names[4:])), "val": list(map(Sample, names[:4]))}
+    assert describe_series(whole) == []  # each is in one of them
+    one: Any = {s: [Sample(f"images/{s}{n}.png") for n in range(9)] for s in ("train", "val")}
+    assert describe_series(one) == []

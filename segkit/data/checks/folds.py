@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from segkit.core.errors import SegkitError, join_names
 from segkit.data.checks.classes import Classes
 from segkit.data.checks.facts import Facts
 from segkit.data.sources.base import Sample, Split
+
+FEWEST_SERIES, FEWEST_SLICES = 4, 3
+"""Number of series of images, and of the images of each, from which they are taken for such."""
+_NUMBERED = re.compile(r"([^.]*\D|)\d+(\.[^/]*)?")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,33 @@ def _group_by_file(samples: Iterable[Sample], count: int) -> list[str]:
             part = "" if len(parts) + alone >= count else f", part {place * count // len(numbers)}"
             groups[number] = f"{path}{part}"
     return groups
+
+
+def describe_series(splits: Mapping[Split, Sequence[Sample]]) -> list[str]:
+    """A note where names look like those of slices or frames, and training and validation share.
+
+    Files that differ by the number at their end alone are a series. There are several, of several
+    files each: one series of all images, as of a camera, says nothing.
+    """
+    series: dict[str, set[Split]] = {}
+    members: dict[str, list[str]] = {}
+    for split in ("train", "val"):
+        for sample in splits.get(split, ()):
+            found = _NUMBERED.fullmatch(sample.name)
+            key = found[1] if found else sample.name
+            series.setdefault(key, set()).add(split)
+            members.setdefault(key, []).append(sample.name)
+    shared = [key for key, both in series.items() if len(both) == 2]
+    few = min(map(len, members.values()), default=0) < FEWEST_SLICES
+    if not shared or few or len(members) < FEWEST_SERIES:
+        return []
+    names = join_names(members[shared[0]][:2])
+    return [
+        f"{len(members)} series of images differ in the number at the end of their names alone"
+        f" ({names}), and {len(shared)} of them are in training and validation: if these are slices"
+        " or frames of one object, scores will be too good, and"
+        r""" 'data.groups="([^.]*\D)\d+"' keeps them together"""
+    ]
 
 
 def regroup(

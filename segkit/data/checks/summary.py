@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from segkit.core.errors import SegkitError, all_at_once, join_names
 from segkit.core.labels import IGNORE_INDEX, Mode
 from segkit.data.checks.classes import Classes, count_pixels_of_all, decide_classes, has_option
 from segkit.data.checks.facts import Facts, scan, select_training
-from segkit.data.checks.folds import Fold, divide, regroup
+from segkit.data.checks.folds import Fold, describe_series, divide, regroup
 from segkit.data.checks.leaks import describe_leaks
 from segkit.data.checks.problems import (
     find_differences,
@@ -128,7 +128,10 @@ def check(
     facts = scan(source, splits)
     if fold is not None and val_names is None:
         splits = _choose_fold(source, mode, facts, splits, num_classes, fold)
-    return summarize(source, mode, facts, splits, num_classes, needed)
+    summary = summarize(source, mode, facts, splits, num_classes, needed)
+    if fold is None or fold.groups is not None:
+        return summary
+    return replace(summary, notes=[*summary.notes, *describe_series(splits)])
 
 
 def _choose_fold(

@@ -80,7 +80,7 @@ def export(architecture: str, encoder: str, folder: Path) -> dict[str, Path]:
         ours.eval(), make_bare_card(ours, 256), normalizes=False, activates=True
     )
     files = {name: folder / f"{architecture}-{encoder}-{name}.onnx" for name in ("segkit", "smp")}
-    write_network(ours, contents, "onnx", files["segkit"])
+    write_network([ours], contents, "onnx", files["segkit"])
     free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     with silence_exporters(), torch.no_grad():
         torch.onnx.export(

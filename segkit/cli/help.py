@@ -74,6 +74,7 @@ Worth trying:
   python -m segkit.export checkpoint=CKPT output=model.xml    for OpenVINO, with model.bin
   python -m segkit.export checkpoint=CKPT output=model.pt2    a program of torch.export
   python -m segkit.export checkpoint=CKPT quantize=int8       8 bits, where that is faster
+  python -m segkit.export checkpoint=ensemble.yaml            several networks as one file
   python -m segkit.export checkpoint=CKPT input='scans/*.tif' the images to check on
   python -m segkit.predict checkpoint=model.onnx input=DIR    use the file like a checkpoint""",
     "serve": """Serve a page to try a model on, and an HTTP endpoint beside it.

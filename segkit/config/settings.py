@@ -292,9 +292,10 @@ class ServeSettings(ModelSettings):
 class ExportSettings(Section):
     """The options of ``python -m segkit.export``."""
 
-    checkpoint: Path = Field(
+    checkpoint: Files = Field(
         description="best.ckpt or last.ckpt of a run, or hf://OWNER/NAME[@REVISION] on the Hugging"
-        " Face hub"
+        " Face hub; of several, as [a.ckpt,b.ckpt] or an ensemble.yaml, the file averages the"
+        " probabilities"
     )
     format: Literal["onnx", "openvino", "torch_export"] | None = Field(
         None,
@@ -304,7 +305,7 @@ class ExportSettings(Section):
     output: Path | None = Field(
         None,
         description="the file; null: model.onnx, model.xml or model.pt2 in the run folder of the"
-        " checkpoint",
+        " checkpoint, ensemble.onnx ... beside an ensemble.yaml",
     )
     normalize: bool = Field(
         True,
@@ -321,7 +322,7 @@ class ExportSettings(Section):
         180.0,
         gt=0,
         description="seconds after which an export for any size is given up for one size, that of"
-        " the training crops; null: no limit",
+        " the training crops, times the number of networks; null: no limit",
     )
     quantize: Literal["none", "int8", "int8_always"] = Field(
         "none",
@@ -338,11 +339,6 @@ class ExportSettings(Section):
     )
     max_pixels: Count | None = Field(None, description=MAX_PIXELS)
     plugins: list[str] | str = Field([], description=PLUGINS)
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _fetch(cls, value: Path) -> Path:
-        return fetch(value)
 
 
 class HubSettings(Section):

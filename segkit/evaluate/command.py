@@ -198,7 +198,7 @@ def _list_members(
     numbers, members, seen = {s.name: i for i, s in enumerate(samples)}, [], Counter[str]()
     for place, one in enumerate(predictor.take_apart(), 1):
         names = one.card.config.get("data", {}).get("val_names")
-        if names is None:
+        if not names:  # none: a file exported from networks of several folds
             raise SegkitError(
                 f"split=folds: network {place} of {len(predictor.networks)} was not trained with a"
                 " fold: give the ensemble.yaml that trainings of all folds write."

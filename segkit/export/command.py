@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,21 @@ from rich.console import Console
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.card import ModelCard
 from segkit.config.settings import ExportSettings, parse_settings
-from segkit.core.errors import SegkitError
+from segkit.core.ensembles import is_ensemble, list_checkpoints
+from segkit.core.errors import SegkitError, all_at_once
 from segkit.core.files import make_folder, name_temporary, remove_tree
 from segkit.core.interrupts import TimeIsOver, limit_time
 from segkit.core.memory import limit_pixels
+from segkit.export.averaging import AverageNetwork, combine
 from segkit.export.checking import check
-from segkit.export.formats import ENDINGS, Format, list_files, write_network, write_onnx
+from segkit.export.formats import (
+    ENDINGS,
+    Format,
+    describe_average,
+    list_files,
+    write_network,
+    write_onnx,
+)
 from segkit.export.images import RealImages, cut_window, find_real_images
 from segkit.export.quantization import measure, quantize
 from segkit.inference.predictor import load
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
 def export(config: DictConfig) -> Path:
     """Write a checkpoint as a file of another runtime, if the file computes the same.
 
+    Of several checkpoints it computes the mean of their probabilities.
+
     Returns:
         The file.
 
@@ -48,25 +59,33 @@ def export(config: DictConfig) -> Path:
     """
     settings = parse_settings(ExportSettings, config)
     limit_pixels(settings.max_pixels)
-    kind, path = _choose_target(settings)
+    files = list_checkpoints(settings.checkpoint)
+    _require_options(settings, len(files))
+    kind, path = _choose_target(settings, files)
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    model, card = checkpoint.read(settings.checkpoint)
-    real = find_real_images(card, settings.input)
+    models, cards = zip(*map(checkpoint.read, files), strict=True)
+    contents = combine(
+        [
+            describe_model(model, card, settings.normalize, settings.activate)
+            for model, card in zip(models, cards, strict=True)
+        ]
+    )
+    real = find_real_images(cards[0], settings.input)
     if real.note:
         console.print(f"  note: {real.note}")
-    contents = describe_model(model, card, settings.normalize, settings.activate)
     if settings.size is not None:
         contents = fix_size(contents, settings.size)
     console.print("tracing the network, which can take a minute")
     with _make_draft(path) as draft:
         try:
-            limit = None if contents.windows.fixed else settings.time_limit
-            proto, network = _write_checked(model, contents, kind, draft, real, console, limit)
+            limit = settings.time_limit and settings.time_limit * len(models)
+            limit = None if contents.windows.fixed else limit
+            proto, network = _write_checked(models, contents, kind, draft, real, console, limit)
         except SegkitError as error:
             windows = contents.windows
             if windows.fixed or windows.context:
                 raise SegkitError(f"{path} was not written. {error}") from error
-            height, width = (windows.fit(side) for side in card.img_size)
+            height, width = (windows.fit(side) for side in contents.card.img_size)
             console.print(f"  note: it cannot be exported for all sizes: {error}")
             console.print(
                 f"  note: trying {height} x {width} alone, the size of the training crops. The"
@@ -75,7 +94,7 @@ def export(config: DictConfig) -> Path:
             )
             contents = fix_size(contents, (height, width))
             try:
-                proto, network = _write_checked(model, contents, kind, draft, real, console)
+                proto, network = _write_checked(models, contents, kind, draft, real, console)
             except SegkitError as second:
                 raise SegkitError(f"{path} was not written. {second}") from second
         if proto is not None and settings.quantize != "none":
@@ -87,7 +106,7 @@ def export(config: DictConfig) -> Path:
 
 
 def _write_checked(
-    model: Segmenter,
+    models: Sequence[Segmenter],
     contents: Contents,
     kind: Format,
     draft: Path,
@@ -102,16 +121,19 @@ def _write_checked(
     """
     try:
         with limit_time(limit):
-            proto = write_network(model, contents, kind, draft)
+            proto = write_network(models, contents, kind, draft)
     except TimeIsOver:
+        assert limit is not None
+        each = " for each network" if len(models) > 1 else ""
         raise SegkitError(
-            f"that takes longer than time_limit={limit:g} seconds, as formulas of the size grow"
-            " from layer to layer."
+            f"that takes longer than time_limit={limit / len(models):g} seconds{each}, as formulas"
+            " of the size grow from layer to layer."
         ) from None
     finally:
         torch.compiler.reset()  # what an attempt has left must not reach the next one
     network = load(draft, "cpu", instances=None).networks[0]
-    reference = TorchNetwork(model, contents.card, "cpu", contents.windows.side, batch_size=1)
+    side, pairs = contents.windows.side, zip(models, contents.cards, strict=True)
+    reference = AverageNetwork([TorchNetwork(*pair, "cpu", side, batch_size=1) for pair in pairs])
     for found in check(reference, network, contents, real):
         console.print(f"checked on {found}")
     return proto, network
@@ -196,7 +218,25 @@ def _quantize(
         file.replace(draft.parent / file.name)
 
 
-def _choose_target(settings: ExportSettings) -> tuple[Format, Path]:
+def _require_options(settings: ExportSettings, count: int) -> None:
+    """Raise a SegkitError if an option cannot be used on ``count`` networks."""
+    if count == 1:
+        return
+    reasons = {
+        "normalize": "each of them normalizes images by its own numbers",
+        "activate": "the mean of their probabilities is not that of their logits",
+    }
+    problems = [
+        f"{name}=false with {count} networks in one file: {reason}. Leave it out, or export one of"
+        " the checkpoints."
+        for name, reason in reasons.items()
+        if not getattr(settings, name)
+    ]
+    if problems:
+        raise all_at_once("the file cannot be written:", problems)
+
+
+def _choose_target(settings: ExportSettings, files: list[Path]) -> tuple[Format, Path]:
     """The format and the file; either may determine the other."""
     kind, path = settings.format, settings.output
     if kind is None:
@@ -206,7 +246,15 @@ def _choose_target(settings: ExportSettings) -> tuple[Format, Path]:
             known = ", ".join(f"{ending} ({name})" for name, ending in ENDINGS.items())
             raise SegkitError(f"output={path}: the suffix determines the format, one of {known}.")
     if path is None:
-        path = checkpoint.find_run_folder(settings.checkpoint) / f"model{ENDINGS[kind]}"
+        given = settings.checkpoint[0]
+        if len(settings.checkpoint) > 1:
+            raise SegkitError(
+                f"output: name the file for these {len(files)} checkpoints, such as"
+                f" output=ensemble{ENDINGS[kind]}."
+            )
+        path = checkpoint.find_run_folder(files[0]) / f"model{ENDINGS[kind]}"
+        if is_ensemble(given):
+            path = given.with_suffix(ENDINGS[kind])
     if path.suffix != ENDINGS[kind]:
         raise SegkitError(
             f"output={path}: the file of format={kind} ends in {ENDINGS[kind]}. Give"
@@ -268,6 +316,7 @@ def _describe_graph(contents: Contents) -> str:
     text = f"batch x {contents.card.in_channels} x {height} x {width} {unit} to {contents.output}"
     if contents.card.tells_objects:
         text += " of the classes and numbers of the objects, 0 for none"
+    text += describe_average(contents)
     if windows.context:
         smallest = windows.smallest + 2 * windows.context
         text += f", sides of {smallest} + {windows.step} k pixels, {2 * windows.context} less out"

@@ -9,6 +9,7 @@ import importlib
 import io
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -16,7 +17,13 @@ import torch
 
 from segkit.core.errors import SegkitError
 from segkit.core.files import write_whole
-from segkit.export.graph import crop_by_padding, crop_by_slicing, explain_failure, trace
+from segkit.export.graph import (
+    crop_by_padding,
+    crop_by_slicing,
+    explain_failure,
+    name_networks,
+    trace,
+)
 from segkit.inference.runtimes.digest import UNSET, write_digest
 from segkit.inference.runtimes.exported import INPUT, KEY, Contents
 from segkit.inference.runtimes.torch_export_network import ENTRY
@@ -37,9 +44,15 @@ DIGEST = f"{KEY}_digest"
 
 
 def write_network(
-    model: Segmenter, contents: Contents, kind: Format, path: Path
+    models: Sequence[Segmenter], contents: Contents, kind: Format, path: Path
 ) -> ModelProto | None:
     """Write a network, in eval mode on the CPU, to a file in a new folder.
+
+    Args:
+        models: The network, or several whose probabilities the file averages.
+        contents: The metadata of the file.
+        kind: The format.
+        path: The file.
 
     Returns:
         The ONNX model if there is one.
@@ -48,12 +61,12 @@ def write_network(
         SegkitError: The network cannot be exported, packages are missing, or the disk is full.
     """
     if kind != "torch_export":
-        proto = make_onnx(model, contents)
+        proto = make_onnx(models, contents)
         write_onnx(proto, contents, kind, path)
         return proto
-    program = trace(model, contents, crop_by_padding)
+    program = trace(models, contents, crop_by_padding)
     buffer = io.BytesIO()
-    what = f"torch.export cannot write the network of encoder={contents.card.encoder['name']}"
+    what = f"torch.export cannot write {name_networks(contents)}"
     with explain_failure(what, "Use format=onnx."):
         torch.export.save(program, buffer, extra_files={ENTRY: contents.to_json()})
     write_whole(path, buffer.getvalue())
@@ -65,9 +78,10 @@ def list_files(kind: Format, path: Path) -> list[Path]:
     return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
 
 
-def make_onnx(model: Segmenter, contents: Contents) -> ModelProto:
-    """Make the ONNX model of a network; see :func:`write_network`."""
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+def make_onnx(models: Sequence[Segmenter], contents: Contents) -> ModelProto:
+    """Make the ONNX model of a network, or of several; see :func:`write_network`."""
+    weights = [weight for model in models for weight in model.state_dict().values()]
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
     if size > LIMIT:
         raise SegkitError(
             f"the weights are {size / 1e9:.1f} GB, and one ONNX file holds 2 GB: use"
@@ -79,8 +93,8 @@ def make_onnx(model: Segmenter, contents: Contents) -> ModelProto:
         importlib.import_module("onnxscript")  # torch translates with it
     except ImportError as error:
         raise_missing("ONNX", "onnx", error)
-    program = trace(model, contents, crop_by_slicing)
-    what = f"the network of encoder={contents.card.encoder['name']} cannot be written as ONNX"
+    program = trace(models, contents, crop_by_slicing)
+    what = f"{name_networks(contents)} cannot be written as ONNX"
     with explain_failure(what, "Use format=torch_export."), torch.no_grad():
         translated = torch.onnx.export(
             program,
@@ -111,8 +125,15 @@ def add_metadata(proto: ModelProto, contents: Contents) -> None:
     proto.producer_name, proto.producer_version = KEY, contents.versions.get("segkit", "")
     proto.doc_string = (
         f"Segmentation into {', '.join(contents.card.class_names)}. {INPUT}: float32 (batch,"
-        f" {contents.card.in_channels}, height, width), {takes}. {contents.output}: float32."
+        f" {contents.card.in_channels}, height, width), {takes}. {contents.output}: float32"
+        f"{describe_average(contents)}."
     )
+
+
+def describe_average(contents: Contents) -> str:
+    """What a sentence about the output adds if it is of several networks."""
+    count = len(contents.cards)
+    return f", the mean of {count} networks" if count > 1 else ""
 
 
 def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) -> None:
@@ -125,7 +146,7 @@ def write_onnx(proto: ModelProto, contents: Contents, kind: Format, path: Path) 
         import openvino
     except ImportError as error:
         raise_missing("OpenVINO", "openvino", error)
-    what = f"OpenVINO cannot write the network of encoder={contents.card.encoder['name']}"
+    what = f"OpenVINO cannot write {name_networks(contents)}"
     remedy = "Use format=onnx, or make room on the disk if it is full."
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, explain_failure(what, remedy):
         source = Path(folder, "model.onnx")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from segkit.checkpoint.values import Normalization
-from segkit.core.errors import SegkitError
+from segkit.core.errors import SegkitError, join_names
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.tiles.tiling import Windows
 from segkit.models.segmenter import Segmenter
@@ -97,6 +97,19 @@ class ExportGraph(nn.Module):
         return torch.arange(padded, device=x.device).clamp(max=size - 1)
 
 
+class AverageGraph(nn.Module):
+    """Computes the mean of the probabilities of several graphs, (B, num_logits, H, W)."""
+
+    def __init__(self, members: Sequence[ExportGraph]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_logits, H, W)."""
+        maps = [member(image) for member in self.members]
+        return torch.stack(maps).mean(0)
+
+
 def crop_by_slicing(maps: Tensor, height: int, width: int) -> Tensor:
     """Crop for ONNX and OpenVINO."""
     return maps[..., :height, :width]
@@ -128,16 +141,26 @@ def choose_example(windows: Windows) -> tuple[int, int]:
     return 9 * windows.step + 1, 11 * windows.step + 3
 
 
-def trace(model: Segmenter, contents: Contents, crop: Crop) -> ExportedProgram:
-    """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size."""
-    card = contents.card
-    normalization = card.normalization if contents.normalizes else None
-    graph = ExportGraph(replace_same_padding(model), normalization, contents.activates, crop)
+def trace(models: Sequence[Segmenter], contents: Contents, crop: Crop) -> ExportedProgram:
+    """Trace a network, in eval mode on the CPU, for any batch and, if possible, any size.
+
+    Of several networks the mean of their probabilities is traced.
+    """
+    members = [
+        ExportGraph(
+            replace_same_padding(model),
+            card.normalization if contents.normalizes else None,
+            contents.activates,
+            crop,
+        )
+        for model, card in zip(models, contents.cards, strict=True)
+    ]
+    graph = members[0] if len(members) == 1 else AverageGraph(members)
     axes = (0,) if contents.windows.fixed else (0, 2, 3)
-    example = torch.zeros(2, card.in_channels, *choose_example(contents.windows))
+    example = torch.zeros(2, contents.card.in_channels, *choose_example(contents.windows))
     with (
         explain_failure(
-            f"torch.export cannot trace the network of encoder={card.encoder['name']}",
+            f"torch.export cannot trace {name_networks(contents)}",
             "Use the checkpoint itself, or train with another encoder.",
         ),
         torch.no_grad(),
@@ -148,6 +171,13 @@ def trace(model: Segmenter, contents: Contents, crop: Crop) -> ExportedProgram:
     for node in program.graph.nodes:  # it holds paths of this machine
         node.meta.pop("stack_trace", None)
     return program
+
+
+def name_networks(contents: Contents) -> str:
+    """How messages call what is exported."""
+    encoders = list(dict.fromkeys(str(card.encoder["name"]) for card in contents.cards))
+    kind = "networks" if contents.others else "network"
+    return f"the {kind} of encoder={join_names(encoders)}"
 
 
 def replace_same_padding(model: Segmenter) -> Segmenter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -99,7 +99,6 @@ def quantize(
             """The next one."""
             return next(self._inputs, None)
 
-    convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
     source, target = folder / "float32.onnx", folder / "int8.onnx"
     with explain_failure("the network cannot be quantized", "Export it with quantize=none."):
         write_whole(source, proto.SerializeToString())
@@ -109,7 +108,7 @@ def quantize(
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=[convolutions[0], convolutions[-1]] if keep_ends else [],
+            nodes_to_exclude=find_ends(proto) if keep_ends else [],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -117,6 +116,29 @@ def quantize(
         made = onnx.load(target)
     add_metadata(made, replace(contents, precision="int8"))
     return made
+
+
+def find_ends(proto: ModelProto) -> list[str]:
+    """The names of the convolutions that no other one comes before or after, in their order.
+
+    They are the first and the last of each network.
+    """
+    nodes = list(proto.graph.node)
+    first = _find_outermost(nodes, lambda node: (node.input, node.output))
+    last = _find_outermost(nodes[::-1], lambda node: (node.output, node.input))
+    return [node.name for node in nodes if node.name in first | last]
+
+
+def _find_outermost(nodes: Iterable[Any], ends: Callable[[Any], tuple[Any, Any]]) -> set[str]:
+    """Names of the convolutions that one meets first, going from node to node one way."""
+    behind, found = set[str](), set[str]()
+    for node in nodes:
+        near, far = (set(names) - {""} for names in ends(node))  # "" is left out
+        if node.op_type == "Conv":
+            found |= set() if near & behind else {node.name}
+        if node.op_type == "Conv" or near & behind:
+            behind |= far
+    return found
 
 
 def measure(

@@ -25,6 +25,11 @@ from segkit.core.labels import Decoder
 from segkit.core.postprocessing import Postprocessing
 from segkit.images.in_memory import InMemory, read_memory
 from segkit.images.reading import read_image
+from segkit.inference.averaging import (
+    find_common_windows,
+    require_same_classes,
+    require_same_tuning,
+)
 from segkit.inference.bit_depth import DepthWatch
 from segkit.inference.objects.instances import BY_WAIST, decode
 from segkit.inference.objects.merging import ObjectMerger
@@ -91,7 +96,11 @@ class Predictor:
         self._options = given = parse_options(options)
         self.networks = [networks] if isinstance(networks, Network) else list(networks)
         self.card = self.networks[0].card
-        _require_same_classes(self.networks)
+        require_same_classes([network.card for network in self.networks])
+        if any(network.xp is not self.networks[0].xp for network in self.networks):
+            raise SegkitError(
+                "checkpoint: exported files and checkpoints cannot be averaged with each other."
+            )
         self.instances: Decoder | None = (
             self.card.config.get("instances") if given.instances == "training" else given.instances
         )
@@ -122,12 +131,7 @@ class Predictor:
                 "checkpoint: the models of the list have thresholds of their own, which differ:"
                 " give threshold=VALUE for all of them."
             )
-        if len({each.card.postprocessing for each in self.networks}) > 1:
-            raise SegkitError(
-                "checkpoint: the models of the list were tuned apart, so that their thresholds or"
-                " sizes of objects differ: tune them together (python -m segkit.evaluate"
-                " checkpoint=[A,B] tune=true)."
-            )
+        require_same_tuning([each.card for each in self.networks])
         if self.instances is not None:
             fits = self.target.decoders_for(card.mode)
             if self.instances not in fits:
@@ -187,7 +191,7 @@ class Predictor:
     @cached_property
     def windows(self) -> Windows:
         """The tiles that images are cut into; planned for the memory that is free by then."""
-        return _find_common_windows(self.networks, self._options.context)
+        return _find_windows(self.networks, self._options.context)
 
     @property
     def mode(self) -> str:
@@ -462,43 +466,9 @@ def name_image(error: SegkitError | MemoryError, image: Image | None = None) -> 
     return named
 
 
-def _require_same_classes(networks: Sequence[Network]) -> None:
-    """Check that all networks have the same classes and compute on the same kind of arrays."""
-    first = networks[0]
-    for number, other in enumerate(networks[1:], 2):
-        for name in ("mode", "class_names", "mask_values", "in_channels", "target"):
-            one, two = getattr(first.card, name), getattr(other.card, name)
-            if one != two:
-                raise SegkitError(
-                    f"checkpoint: number {number} of the list cannot be averaged with the first:"
-                    f" its {name} is {two}, that of the first {one}."
-                )
-        files = first.card.channel_files, other.card.channel_files
-        if all(files) and files[0] != files[1]:
-            raise SegkitError(
-                f"checkpoint: number {number} of the list cannot be averaged with the first: the"
-                f" channels of its images were {', '.join(files[1])}, those of the first"
-                f" {', '.join(files[0])}."
-            )
-        if other.xp is not first.xp:
-            raise SegkitError(
-                "checkpoint: exported files and checkpoints cannot be averaged with each other."
-            )
-
-
-def _find_common_windows(networks: Sequence[Network], context: int | None) -> Windows:
+def _find_windows(networks: Sequence[Network], context: int | None) -> Windows:
     """Find the windows that all networks take, with the requested context."""
-    windows = [network.windows for network in networks]
-    common = windows[0]
-    if len({(w.context, w.fixed, w.context and w.smallest) for w in windows}) > 1:
-        raise SegkitError(
-            "checkpoint: these networks take tiles of different forms and cannot be averaged."
-        )
-    if not common.context:
-        step = math.lcm(*(w.step for w in windows))
-        smallest = math.lcm(*(w.smallest for w in windows))
-        common = replace(common, step=step, smallest=smallest)
-    common = replace(common, side=min(w.side for w in windows))
+    common = find_common_windows([network.windows for network in networks])
     if context is None:
         return common
     if common.context or common.fixed is not None:

@@ -200,7 +200,7 @@ def test_what_cannot_be_is_said_before_any_work(output, override, message, tiny_
 
 def test_a_network_too_large_for_one_file():
     with pytest.raises(SegkitError, match="one ONNX file holds 2 GB: use format=torch_export"):
-        make_onnx(torch.nn.Linear(30_000, 30_000, device="meta"), None)
+        make_onnx([torch.nn.Linear(30_000, 30_000, device="meta")], None)
 
 
 def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
@@ -208,10 +208,10 @@ def test_a_graph_of_one_size_where_it_does_not_hold_for_others(
 ):
     from segkit.export.graph import trace
 
-    def stubborn(model, contents, crop):
+    def stubborn(models, contents, crop):
         if contents.windows.fixed is None:
             raise SegkitError("it counts its pixels")
-        return trace(model, contents, crop)
+        return trace(models, contents, crop)
 
     monkeypatch.setattr(formats, "trace", stubborn)
     file = run_export(tiny_run, tmp_path / "m.onnx")
@@ -231,10 +231,10 @@ def test_an_export_for_any_size_that_does_not_end_is_one_for_one_size(
 ):
     from segkit.export.graph import trace
 
-    def endless(model, contents, crop):
+    def endless(models, contents, crop):
         while contents.windows.fixed is None:
             sum(range(1000))
-        return trace(model, contents, crop)
+        return trace(models, contents, crop)
 
     monkeypatch.setattr(formats, "trace", endless)
     file = run_export(tiny_run, tmp_path / "m.pt2", "time_limit=0.5")

@@ -37,7 +37,7 @@ def export_and_check(encoder, neck, upsample, head, kind, folder, size=None):
     contents = describe_model(model, card, True, True)
     contents = contents if size is None else fix_size(contents, size)
     path = folder / f"model{ENDINGS[kind]}"
-    write_network(model, contents, kind, path)
+    write_network([model], contents, kind, path)
     image = np.random.default_rng(0).integers(0, 255, (70, 50, 3), np.uint8)
     reference = TorchNetwork(model, card, "cpu", tile=128, batch_size=1)
     network = load(path, device="cpu").networks[0]

@@ -40,7 +40,8 @@ class Contents:
     """The metadata of an exported file: all that a predictor needs besides the graph.
 
     Attributes:
-        card: The model's card.
+        card: The model's card; of several networks that of the first, whose validation images are
+            those that none was trained on.
         windows: The tiles that the network takes; ``side`` is the largest useful one.
         normalizes: Whether the graph takes the intensities of the training images as float32 and
             normalizes them itself.
@@ -48,6 +49,8 @@ class Contents:
         bytes_per_pixel: Approximate memory of a prediction.
         precision: Precision of weights and activations.
         versions: Versions of the software that wrote the file.
+        others: The cards of further networks, whose probabilities the graph averages with those of
+            the first. Each normalizes by its own numbers.
     """
 
     card: ModelCard
@@ -57,6 +60,12 @@ class Contents:
     bytes_per_pixel: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     precision: Precision = "float32"
     versions: dict[str, str] = field(default_factory=dict)
+    others: tuple[ModelCard, ...] = ()
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The cards of all networks in the file."""
+        return self.card, *self.others
 
     @property
     def output(self) -> str:
@@ -67,6 +76,7 @@ class Contents:
         """The entry for the metadata of a file."""
         plain = {key: getattr(self, key) for key in self.__dataclass_fields__}
         plain |= {"card": self.card.to_dict(), "windows": asdict(self.windows)}
+        plain["others"] = [card.to_dict() for card in self.others]
         return json.dumps({"format": FORMAT, **plain}, ensure_ascii=False)
 
     @classmethod
@@ -78,9 +88,11 @@ class Contents:
         """
         try:
             stored = json.loads(text)
-            if stored["format"] <= FORMAT and stored["card"].get("format", 1) <= CARD_FORMAT:
-                known = {key: stored[key] for key in cls.__dataclass_fields__}
-                known["card"] = ModelCard.from_dict(stored["card"])
+            # files of segkit 0.1.0 have no others
+            cards = [stored["card"], *stored.get("others", [])]
+            if stored["format"] <= FORMAT and all(c.get("format", 1) <= CARD_FORMAT for c in cards):
+                known = {key: stored[key] for key in cls.__dataclass_fields__ if key != "others"}
+                known["card"], *known["others"] = map(ModelCard.from_dict, cards)
                 return TypeAdapter(cls).validate_python(known)
         except _BROKEN as error:
             details = error.errors() if isinstance(error, ValidationError) else []

@@ -146,7 +146,7 @@ def draw_estimates(estimates: Sequence[Estimate], *, title: str, x_label: str, y
     from matplotlib.figure import Figure
 
     shown = [each for each in estimates if math.isfinite(each.x) and math.isfinite(each.y)]
-    groups = list(dict.fromkeys(each.group for each in shown))
+    groups, x = list(dict.fromkeys(each.group for each in shown)), [each.x for each in shown]
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -161,10 +161,12 @@ def draw_estimates(estimates: Sequence[Estimate], *, title: str, x_label: str, y
             xs, ys = [each.x for each in held], [each.y for each in held]
             look: Any = {"color": _COLORS[index % len(_COLORS)], "capsize": 3}
             axes.errorbar(xs, ys, bars, fmt="o", markersize=5, label=group, **look)
-        for each in shown:
-            axes.annotate(
-                each.name, (each.x, each.y), xytext=(6, 6), textcoords="offset points", fontsize=8
-            )
+        middle = (min(x, default=0) + max(x, default=0)) / 2
+        for index, each in enumerate(each for each in shown if each.name):
+            side = 1 if each.x <= middle else -1  # towards the middle, so that it fits
+            place: Any = {"xytext": (7 * side, -13 if index % 2 else 6), "fontsize": 8}
+            place |= {"textcoords": "offset points", "ha": "left" if side == 1 else "right"}
+            axes.annotate(each.name, (each.x, each.y), **place)
         if shown:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
         else:

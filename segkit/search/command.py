@@ -169,7 +169,9 @@ def _run_rung(record: Record, folder: Path, number: int, console: Console) -> No
     this = record.rounds[number]
     for fold in range(this.folds):
         for place, candidate in enumerate(this.candidates):
-            is_late = record.spent + this.seconds > this.until
+            rest = [name_training(number, each, fold) for each in this.candidates[place:]]
+            is_past = any(name in record.trainings for name in rest)  # decided before a stop
+            is_late = record.spent + this.seconds > this.until and not is_past
             if is_late and (place >= FINALISTS if fold == 0 else place == 0):
                 cut = [record.name(each) for each in this.candidates[place:]]
                 what = f"the folds from {fold} on" if fold else "; ".join(cut)
@@ -212,7 +214,7 @@ def _report(record: Record, folder: Path, ranking: list[int], console: Console) 
     write_whole(folder / COMMAND, f"{record.command_of_best}\n")
     ensembles = write_ensembles(record, folder, ranking)
     record.save(folder)
-    for line in explain(record, ranking):
+    for line in explain(record, folder, ranking):
         console.print(line)
     for path in (folder / TABLE, folder / PICTURE, folder / COMMAND, *ensembles):
         console.print(f"saved: {path}")

@@ -53,8 +53,11 @@ def split_axes(options: Iterable[str]) -> tuple[list[str], list[list[str]]]:
             override = None
         if override is not None and override.is_sweep_override():
             axes.append(override)
-        else:
-            fixed.append(text)
+            continue
+        value = None if override is None else override.value()
+        if isinstance(value, str) and "'" in text and "$" not in text:  # as it is typed best
+            text = f"{text.partition('=')[0]}={quote_value(value)}"
+        fixed.append(text)
     if not axes:
         return fixed, []
     (combinations,) = BasicSweeper.split_arguments(axes, None)

@@ -14,11 +14,13 @@ from segkit.core.ensembles import ENSEMBLE, write_ensemble
 from segkit.core.files import write_whole
 from segkit.core.yaml_files import read_yaml_text
 from segkit.report.charts import Estimate, draw_estimates
-from segkit.report.table import Row, build_fitting_table, write_csv
-from segkit.search.halving import compare
+from segkit.report.table import Row, build_fitting_table, read_csv, write_csv
+from segkit.search.halving import FINALISTS, compare
 from segkit.search.record import Record, name_training
 
 TABLE, PICTURE, COMMAND = "search.csv", "search.svg", "command.txt"
+FEW_STEPS = 100
+"""Optimizer steps of a training below which it tells little."""
 AREA = 256 * 256
 """Pixels of the crop whose operations are the cost of a network."""
 
@@ -79,7 +81,7 @@ def show(record: Record, folder: Path, console: Console, title: str) -> None:
     score = record.monitor.removeprefix("val/")
     estimates = [
         Estimate(
-            name=str(row["settings"]) if row["rung"] == len(record.rounds) else "",
+            name=str(row["settings"]) if row in rows[:FINALISTS] else "",
             group=_describe_round(record, int(str(row["rung"])) - 1),
             x=float(str(row["gflops"])),
             y=float(str(row[score])),
@@ -119,7 +121,18 @@ def write_ensembles(record: Record, folder: Path, ranking: list[int]) -> list[Pa
     return written
 
 
-def explain(record: Record, ranking: list[int]) -> list[str]:
+def _count_steps(record: Record, folder: Path, number: int) -> int:
+    """The optimizer steps of the training of a rung that had fewest; 0 if none tells."""
+    this, steps = record.rounds[number], []
+    for candidate in this.candidates:
+        for fold in range(this.folds):
+            path = folder / name_training(number, candidate, fold) / "metrics.csv"
+            rows = read_csv(path) if path.is_file() else []
+            steps += [int(str(row["step"])) for row in rows[-1:]]
+    return min(steps, default=0)
+
+
+def explain(record: Record, folder: Path, ranking: list[int]) -> list[str]:
     """Say what the choice rests on, and which differences mean something."""
     last = len(record.rounds) - 1
     this = record.rounds[last]
@@ -130,6 +143,12 @@ def explain(record: Record, ranking: list[int]) -> list[str]:
         f"It rests on {record.images} images, {folds} and at most {this.seconds} s for each"
         " training of the last rung; longer trainings may come in another order."
     ]
+    steps = _count_steps(record, folder, 0)
+    if 0 < steps < FEW_STEPS:
+        lines.append(
+            f"In rung 1 there was time for as few as {steps} steps of the optimizer, which says"
+            " little about a whole training: give more time, or fewer or smaller candidates."
+        )
     if last:
         first = record.rounds[0]
         lines.append(

@@ -151,8 +151,8 @@ def test_the_command_line_is_divided_and_put_together():
     flags = ["--config-dir", "conf", "budget=4h", "folds=4"]
     training = 'training=["data.root=my scans","encoder=a,b"]'
     assert gather_options(["-m", *typed]) == [*flags, training]
-    assert split_axes(["encoder=a,b", "x=[1,2]", "y"]) == (
-        ["x=[1,2]", "y"],
+    assert split_axes(["encoder=a,b", "x=[1,2]", "y", "z='my scans'"]) == (
+        ["x=[1,2]", "y", 'z="my scans"'],
         [["encoder=a"], ["encoder=b"]],
     )
     assert put_over(["neck=unet", "+a=1"], ["neck=fpn", "a=2"]) == ["neck=fpn", "a=2"]

@@ -56,6 +56,7 @@ def search(tmp_path, monkeypatch):
             return Done(None, 30.0)
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints/best.ckpt").touch()
+        (folder / "metrics.csv").write_text("epoch,step\n0,30\n1,60\n")
         limit = next(text for text in options if text.startswith("trainer.max_time="))
         seconds = float(limit[-5:-3]) * 60 + float(limit[-2:])
         return Done(QUALITY.get(number, 0.5) + 0.02 * fold * (number == 7), seconds + 25)
@@ -104,6 +105,7 @@ def test_the_best_is_found_in_time_and_all_is_written(search, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 (optimizer.lr=3e-3), fold 0: FAILED, the memory is not enough" in said
     assert "It rests on 40 images, all 3 folds" in said
+    assert "as few as 60 steps of the optimizer" in said
     assert "0.0100 of iou ahead of 'optimizer.lr=4e-3', less than the deviation" in said
     assert said.endswith(f"{read_record(folder).command_of_best}\n")
 
@@ -144,7 +146,11 @@ def test_a_search_that_takes_too_long_leaves_out_the_last_candidates(search, mon
         return Done(done.score, done.seconds + 150, done.error)
 
     monkeypatch.setattr(command, "train", train)
-    record = read_record(run())
+    folder = run()
+    record, files = read_record(folder), ("search.json", "search.csv")
+    before = [(folder / name).read_text() for name in files]
+    run("resume=found")
+    assert [(folder / name).read_text() for name in files] == before
     assert record.spent < 3600 + 200  # by a training that could not be foreseen to be so long
     assert len(record.rounds[0].candidates) < 12
     assert "trainings take longer than planned; left out: optimizer.lr=" in capsys.readouterr().out

@@ -162,9 +162,10 @@ def draw_estimates(estimates: Sequence[Estimate], *, title: str, x_label: str, y
             look: Any = {"color": _COLORS[index % len(_COLORS)], "capsize": 3}
             axes.errorbar(xs, ys, bars, fmt="o", markersize=5, label=group, **look)
         middle = (min(x, default=0) + max(x, default=0)) / 2
-        for index, each in enumerate(each for each in shown if each.name):
+        named = sorted((each for each in shown if each.name), key=lambda each: each.y)
+        for index, each in enumerate(named):
             side = 1 if each.x <= middle else -1  # towards the middle, so that it fits
-            place: Any = {"xytext": (7 * side, -13 if index % 2 else 6), "fontsize": 8}
+            place: Any = {"xytext": (7 * side, 6 if index % 2 else -13), "fontsize": 8}
             place |= {"textcoords": "offset points", "ha": "left" if side == 1 else "right"}
             axes.annotate(each.name, (each.x, each.y), **place)
         if shown:

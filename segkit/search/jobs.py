@@ -8,20 +8,18 @@ each time, which the time limits account for.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 
 from segkit.config.quoting import quote_value
 from segkit.config.resumed import CODE
-from segkit.core.errors import SegkitError
 from segkit.core.interrupts import Stopped
-from segkit.core.owners import hold_folder
 from segkit.search.command_line import name_key
 from segkit.search.record import Done
 from segkit.training.resume import is_concluded, last_checkpoint, read_result
@@ -47,59 +45,63 @@ def train(folder: Path, options: Sequence[str], flags: Sequence[str], console: C
         Stopped: The training was stopped by a signal to it, or to this process.
     """
     began, folder = time.monotonic(), folder.resolve()
-    _wait_until_free(folder, console)
-    if not is_concluded(folder):
-        code = [text for text in options if name_key(text) in CODE]  # which no run names itself
-        where = [*flags, f"resume={quote_value(str(folder))}", *code]
-        if not last_checkpoint(folder).is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed one has left
-            where = [*flags, *options, f"hydra.run.dir={quote_value(str(folder))}"]
-        folder.mkdir(parents=True, exist_ok=True)
-        status = _run([*where, "trainer.progress_bar=false"], folder / LOG)
-        if status in STOPPED:
-            raise Stopped(STOPPED[status])
-        if status or not is_concluded(folder):
-            return Done(None, time.monotonic() - began, _find_reason(folder / LOG, status))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        _lock(log, console)
+        if not is_concluded(folder):
+            if last_checkpoint(folder).is_file():
+                code = [text for text in options if name_key(text) in CODE]  # no run names it
+                where = [*flags, *code, f"resume={quote_value(str(folder))}"]
+            else:
+                where = [*flags, *options, f"hydra.run.dir={quote_value(str(folder))}"]
+            status = _run([*where, "trainer.progress_bar=false"], log)
+            if status in STOPPED:
+                raise Stopped(STOPPED[status])
+            if status or not is_concluded(folder):
+                return Done(None, time.monotonic() - began, _find_reason(folder / LOG, status))
     result = read_result(folder)
     seconds = max(time.monotonic() - began, result.get("seconds") or 0.0)
     return Done(result.get(result["monitor"]), seconds)
 
 
-def _run(options: Sequence[str], log: Path) -> int:
+def _run(options: Sequence[str], log: IO[str]) -> int:
     """Run a training and return its exit status; signals to this process stop it in order."""
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "segkit.train", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"COLUMNS": "120"},
-            start_new_session=True,  # Ctrl-C reaches it once, from here
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segkit.train", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"COLUMNS": "120"},
+        start_new_session=True,  # Ctrl-C reaches it once, from here
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
         try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            try:
-                process.wait()
-            except KeyboardInterrupt:  # again: it need not finish its step
-                process.kill()
-                process.wait()
-            raise
+            process.wait()
+        except KeyboardInterrupt:  # again: it need not finish its step
+            process.kill()
+            process.wait()
+        raise
 
 
-def _wait_until_free(folder: Path, console: Console) -> None:
-    """Wait for a training that still runs although its search was killed."""
-    said = False
-    while folder.is_dir():
-        try:
-            with hold_folder(folder, "a search"):
-                return
-        except SegkitError as error:
-            if not said:
-                console.print(f"waiting for a training that was left alone: {error}")
-            said = True
-            time.sleep(1)
+def _lock(log: IO[str], console: Console) -> None:
+    """Lock the output of a training, which holds it as long as it runs, whatever ends its search.
+
+    So a search waits for a training of its own that still runs although it was killed.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        console.print(f"waiting for a training of a killed search, which still writes {log.name}")
+        fcntl.flock(log, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        return
 
 
 def _find_reason(log: Path, status: int) -> str:

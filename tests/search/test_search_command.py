@@ -20,6 +20,7 @@ from segkit.core.errors import SegkitError
 from segkit.core.owners import hold_folder
 from segkit.report.table import read_csv
 from segkit.search import command
+from segkit.search.jobs import _find_reason
 from segkit.search.record import FILE, Done, Record, read_record
 
 CANDIDATES = [[], *([f"optimizer.lr={n}e-3"] for n in range(2, 13))]
@@ -229,3 +230,14 @@ def test_a_real_search_that_is_killed_goes_on(tmp_path):
         third.send_signal(signal.SIGINT)
     assert third.returncode == 130
     assert len(find("*/output.txt")) == 5
+
+
+def test_the_reason_of_a_failure_is_what_a_training_said_last(tmp_path):
+    log = tmp_path / "output.txt"
+    log.write_text("epoch 1\nerror: the memory is not enough for crops of\n  - 512 x 512\n")
+    assert _find_reason(log, 2) == "the memory is not enough for crops of - 512 x 512"
+    assert _find_reason(log, -9).startswith("it was killed by signal 9, as by a system that runs")
+    log.write_text("Traceback (most recent call last):\n  File ...\nRuntimeError: odd\n")
+    assert _find_reason(log, 1) == "RuntimeError: odd"
+    log.write_text("")
+    assert _find_reason(log, 1) == "it ended with status 1"

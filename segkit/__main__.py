@@ -10,6 +10,7 @@ from segkit.core.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a model",
+    "search": "find a good configuration for a data set",
     "evaluate": "score a checkpoint on a data set",
     "data": "check a data set before a training, or convert it",
     "report": "compare runs on one page",

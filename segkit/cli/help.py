@@ -34,6 +34,19 @@ Worth trying:
   python -m segkit.train -m encoder=resnet18,resnet34 neck=unet,fpn    a sweep with a table
   python -m segkit.train --cfg job --resolve                  show the config, run nothing
   python -m segkit.train resume=runs/NAME/TIME                resume a run""",
+    "search": """Find a good configuration for a data set within a time, by successive halving.
+
+usage: python -m segkit.search budget=TIME [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+It takes the options of a training too (python -m segkit.train --help); what is set stays.
+
+Worth trying:
+  python -m segkit.search data=folder data.root=DIR budget=4h          again: goes on
+  python -m segkit.search data=folder data.root=DIR budget=1d neck=unet folds=5
+  python -m segkit.search data=folder data.root=DIR budget=4h data.instances=true   objects
+  python -m segkit.search data=folder data.root=DIR budget=2h encoder=resnet18,resnet34
+  python -m segkit.search data=folder data.root=DIR budget=2h candidates=FILE.yaml
+  python -m segkit.search resume=runs/NAME/search_TIME                 go on with a search""",
     "evaluate": """Score a checkpoint on a data set.
 
 usage: python -m segkit.evaluate checkpoint=CKPT [GROUP=CHOICE ...] [KEY=VALUE ...]
@@ -144,6 +157,7 @@ TAKEN = {
     "export": [],
     "serve": [],
     "hub": [],
+    "search": [],
     "benchmark": [],
     "data_check": ["data", "head"],
     "data_convert": ["data", "head"],

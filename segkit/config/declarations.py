@@ -50,6 +50,7 @@ COMMANDS = {
     "export": ("settings.py", "ExportSettings"),
     "serve": ("settings.py", "ServeSettings"),
     "hub": ("settings.py", "HubSettings"),
+    "search": ("settings.py", "SearchSettings"),
     "benchmark": ("settings.py", "BenchmarkSettings"),
     "report": ("settings.py", "ReportSettings"),
     "data_check": ("settings.py", "DataCheckSettings"),

@@ -53,21 +53,27 @@ def admit_resumed(overrides: Sequence[str], folder: Path, sweep: Sequence[str] |
     if sweep is None:
         return [f"++{text}" if text.startswith("data.") else text for text in overrides]
     typed = [text for text in overrides if _name_key(text) != "resume"]
-    own = {_name_key(text) for text in typed}
-    problems = [
-        f"{text}: it cannot change in a resumed sweep"
-        for text in typed
-        if _name_key(text) not in CODE
-    ]
-    problems += [
-        f"{text}: the sweep names code; type it too if you trust it"
-        for text in sweep
-        if _name_key(text) in CODE and _name_key(text) not in own
-    ]
+    problems = find_changes(typed, sweep, "sweep")
     if problems:
         raise all_at_once(f"resume={folder} goes on with a sweep as it was started:", problems)
     kept = [text for text in sweep if _name_key(text) not in CODE]
     return [*kept, *typed, f"hydra.sweep.dir='{folder}'"]
+
+
+def find_changes(typed: Sequence[str], stored: Sequence[str], what: str) -> list[str]:
+    """What keeps a command line from going on with a sweep or a search, of which some is stored."""
+    own = {_name_key(text) for text in typed}
+    problems = [
+        f"{text}: it cannot change in a resumed {what}"
+        for text in typed
+        if _name_key(text) not in CODE
+    ]
+    problems += [
+        f"{text}: the {what} names code; type it too if you trust it"
+        for text in stored
+        if _name_key(text) in CODE and _name_key(text) not in own
+    ]
+    return problems
 
 
 def _name_key(override: str) -> str:

@@ -6,6 +6,7 @@ made from them. Importing this module imports neither torch nor Hydra.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -384,6 +385,55 @@ class HubSettings(Section):
     @classmethod
     def _fetch(cls, value: Path) -> Path:
         return fetch(value)
+
+
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+"""Units of a budget, in seconds."""
+
+
+class SearchSettings(Section):
+    """The options of ``python -m segkit.search``."""
+
+    budget: str | None = Field(
+        None, description="time of the whole search, such as 4h, 90m, 1d or 1h30m, or DD:HH:MM:SS"
+    )
+    folds: int = Field(3, ge=2, description="folds of the cross-validation of the finalists")
+    candidates: Path | None = Field(
+        None,
+        description="a YAML list of candidates, each a list of options of a training, such as"
+        " [encoder=resnet34, neck=fpn]; null: all combinations of options with several values, as"
+        " in encoder=resnet18,resnet34, or without any those that suit the data and the machine",
+    )
+    output: Path | None = Field(
+        None, description="folder of the search; null: runs/NAME/search_TIME"
+    )
+    resume: Path | None = Field(
+        None, description="folder of a search that was stopped, to go on with it"
+    )
+    training: list[str] = Field(
+        [], description="options of the trainings; all other options of the command line go there"
+    )
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _check_budget(cls, value: Any) -> str | None:
+        if value is None:
+            return None
+        text = str(value)
+        words = "".join(rf"(\d+{unit})?" for unit in UNITS)
+        is_time = re.fullmatch(rf"{words}|\d+:\d+:\d+:\d+", text, re.ASCII)
+        if not is_time or not re.search("[1-9]", text):
+            raise ValueError("give a time, as 4h, 90m, 1d, 1h30m or DD:HH:MM:SS")
+        return text
+
+    @property
+    def seconds(self) -> int:
+        """The budget in seconds; 0 without one."""
+        text = self.budget or "0s"
+        numbers = text.split(":")
+        if len(numbers) != len(UNITS):
+            numbers = [re.findall(rf"(\d+){unit}|$", text)[0] for unit in UNITS]
+        return sum(int(n or 0) * size for n, size in zip(numbers, UNITS.values(), strict=True))
 
 
 _ENCODERS: Any = ["resnet18", "resnet34", "mobilenetv3_large_100"]

@@ -1,10 +1,11 @@
-"""Charts as SVG, drawn by matplotlib: lines, and the reliability of probabilities."""
+"""Charts as SVG, drawn by matplotlib: lines, the reliability of probabilities, values and costs."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -128,4 +129,60 @@ def draw_reliability(bins: Sequence[Mapping[str, float]]) -> str:
         figure.legend(handles=keys, loc="outside lower left", ncols=4, columnspacing=1.2)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": "Reliability"})
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with a cost.
+
+    Attributes:
+        name: What it is of; empty: not named.
+        group: Estimates of one group have one colour.
+        x: The cost.
+        y: The value.
+        spread: Its standard deviation, or NaN.
+    """
+
+    name: str
+    group: str
+    x: float
+    y: float
+    spread: float = math.nan
+
+
+def draw_estimates(estimates: Sequence[Estimate], *, title: str, x_label: str, y_label: str) -> str:
+    """Draw values against their costs as the text of an SVG file; those not finite are left out."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    shown = [each for each in estimates if math.isfinite(each.x) and math.isfinite(each.y)]
+    groups, x = list(dict.fromkeys(each.group for each in shown)), [each.x for each in shown]
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        axes.margins(0.1)
+        for index, group in enumerate(groups):
+            held = [each for each in shown if each.group == group]
+            bars = [0.0 if math.isnan(each.spread) else each.spread for each in held]
+            xs, ys = [each.x for each in held], [each.y for each in held]
+            look: Any = {"color": _COLORS[index % len(_COLORS)], "capsize": 3}
+            axes.errorbar(xs, ys, bars, fmt="o", markersize=5, label=group, **look)
+        middle = (min(x, default=0) + max(x, default=0)) / 2
+        named = sorted((each for each in shown if each.name), key=lambda each: each.y)
+        for index, each in enumerate(named):
+            side = 1 if each.x <= middle else -1  # towards the middle, so that it fits
+            place: Any = {"xytext": (7 * side, 6 if index % 2 else -13), "fontsize": 8}
+            place |= {"textcoords": "offset points", "ha": "left" if side == 1 else "right"}
+            axes.annotate(each.name, (each.x, each.y), **place)
+        if shown:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+        else:
+            axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
     return file.getvalue()

@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from segkit.report.charts import draw_chart, draw_reliability
+from segkit.report.charts import Estimate, draw_chart, draw_estimates, draw_reliability
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -75,3 +75,13 @@ def test_reliability_shows_the_bars_of_bins_with_pixels() -> None:
     bars = [style for style in styles if "fill: #2f7ed8" in style]
     assert len(bars) == 3 + 3 + 1  # above, below and in the legend
     assert sum("opacity: 0.25" in style for style in bars) == 2  # of two pixels
+
+
+def test_values_are_drawn_over_their_costs_and_the_named_ones_named() -> None:
+    groups = [("a & b", "1 fold", 1, 0.5), ("", "1 fold", 2, 0.6), ("c", "3 folds", 3, math.nan)]
+    estimates = [Estimate(*each, spread=0.1) for each in groups]
+    labels = {"title": "Score and cost", "x_label": "GFLOPs", "y_label": "iou"}
+    svg = ET.fromstring(draw_estimates(estimates, **labels))
+    assert {"Score and cost", "GFLOPs", "iou", "a & b", "1 fold"} <= set(texts(svg))
+    assert not {"c", "3 folds"} & set(texts(svg))  # it has no value
+    assert "no values" in draw_estimates(estimates[2:], **labels)

@@ -1,0 +1,1 @@
+"""The search command: which configuration suits a data set, by successive halving."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,12 @@ from segkit import load
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.reading import KEY, PREFIX
 from segkit.config.compose import compose
+from segkit.config.schema import Data
 from segkit.core.ensembles import write_ensemble
 from segkit.core.errors import SegkitError
 from segkit.core.postprocessing import Postprocessing
 from segkit.data.sources.cells import draw
+from segkit.evaluate.command import require_unseen
 from segkit.export.averaging import combine
 from segkit.export.command import describe_model, export
 from segkit.export.formats import ENDINGS
@@ -188,6 +191,9 @@ def test_images_that_a_network_was_trained_on_do_not_validate_all(names, unseen,
     combined = combine(contents)
     assert combined.card.config["data"] == {"name": "cells", "val_names": unseen}
     assert combine(contents[:1]) is contents[0]
+    data = Data.model_validate(combined.card.config["data"])
+    with nullcontext() if unseen else pytest.raises(SegkitError, match="trained on by a network"):
+        require_unseen(data, "val")
 
 
 def test_what_cannot_be_of_several_is_said_before_any_work(tmp_path):

@@ -86,6 +86,7 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     if data is None:
         data = Data.model_validate(card.config["data"])
         _require_data_of_training(data)
+        require_unseen(data, settings.split)
     names = card.config.get("metrics", []) if settings.metrics is None else settings.metrics
     masks = "binary" if target.from_ids else card.mode
     try:
@@ -250,6 +251,15 @@ def default_folder(settings: EvaluateSettings) -> Path:
         if value != EvaluateSettings.model_fields[key].default:
             parts.append(f"{key}-{'none' if value is None else value}")
     return find_run_folder(first) / "-".join(parts)
+
+
+def require_unseen(data: Data, split: str) -> None:
+    """Raise a SegkitError if no validation image is unseen by all networks of an exported file."""
+    if split == "val" and data.val_names == []:
+        raise SegkitError(
+            "split=val: each of these images was trained on by a network in this file. Use"
+            " split=test or other data, or split=folds with the ensemble.yaml that it is made of."
+        )
 
 
 def _require_data_of_training(data: Data) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,12 @@ from segkit import load
 from segkit.checkpoint import reading as checkpoint
 from segkit.checkpoint.reading import KEY, PREFIX
 from segkit.config.compose import compose
+from segkit.config.schema import Data
 from segkit.core.ensembles import write_ensemble
 from segkit.core.errors import SegkitError
 from segkit.core.postprocessing import Postprocessing
 from segkit.data.sources.cells import draw
+from segkit.evaluate.command import require_unseen
 from segkit.export.averaging import combine
 from segkit.export.command import describe_model, export
 from segkit.export.formats import ENDINGS
@@ -106,7 +109,7 @@ def test_a_file_predicts_as_the_ensemble_does(kind, depth, make_ensemble, capsys
     assert [card.normalization for card in contents.cards] == [c.normalization for _, c in members]
     assert contents.windows.side == 1024
     largest = max(peak_bytes(model, 1) for model, _ in members)
-    assert contents.bytes_per_pixel == pytest.approx(largest + 4)
+    assert contents.bytes_per_pixel == pytest.approx(1.6 * largest + 4)
 
 
 @pytest.mark.nightly
@@ -188,6 +191,9 @@ def test_images_that_a_network_was_trained_on_do_not_validate_all(names, unseen,
     combined = combine(contents)
     assert combined.card.config["data"] == {"name": "cells", "val_names": unseen}
     assert combine(contents[:1]) is contents[0]
+    data = Data.model_validate(combined.card.config["data"])
+    with nullcontext() if unseen else pytest.raises(SegkitError, match="trained on by a network"):
+        require_unseen(data, "val")
 
 
 def test_what_cannot_be_of_several_is_said_before_any_work(tmp_path):

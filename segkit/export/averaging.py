@@ -18,6 +18,11 @@ from segkit.inference.averaging import (
 from segkit.inference.runtimes.exported import Contents
 from segkit.inference.runtimes.network import Network
 
+MEMORY = 1.6
+"""Memory relative to that of the largest network alone. Networks run one after the other, but their
+runtimes plan memory for all: with 3 and with 5 networks OpenVINO took 1.57 times as much, ONNX
+Runtime 1.27 times."""
+
 
 class AverageNetwork(Network):
     """The mean of the probabilities of networks, each of which prepares the images by itself.
@@ -63,7 +68,7 @@ def combine(contents: Sequence[Contents]) -> Contents:
         card=_combine_cards(cards),
         others=tuple(cards[1:]),
         windows=find_common_windows([each.windows for each in contents]),
-        bytes_per_pixel=max(each.bytes_per_pixel for each in contents) + maps,
+        bytes_per_pixel=MEMORY * max(each.bytes_per_pixel for each in contents) + maps,
     )
 
 

@@ -84,7 +84,7 @@ def choose_tier(command: str) -> object:
     """Sweeps, experiments and commands like those that other tests run by day are for the night."""
     others = ("segkit.benchmark", "segkit.export", "mobilevitv2", "encoder=patchnet", "experiment=")
     others += ("plan=auto", "instances", "[CKPT,CKPT]", "ENSEMBLE", "augment=", "polygons=")
-    others += ("neck=residual", "target=objects", "segkit.serve")
+    others += ("neck=residual", "target=objects", "segkit.serve", "logger=", "segkit.search")
     long = " -m " in command.removeprefix("python -m") or any(text in command for text in others)
     return pytest.param(command, marks=pytest.mark.nightly if long else pytest.mark.slow)
 

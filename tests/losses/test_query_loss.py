@@ -232,7 +232,7 @@ def test_half_precision_costs_the_same():
     assert values[0] == pytest.approx(values[1], rel=0.05)
 
 
-@pytest.mark.parametrize("objects", [False, True])
+@pytest.mark.parametrize("objects", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_network_learns_an_image(objects):
     """Two discs: classes alone, and told apart."""
     torch.manual_seed(0)

@@ -47,6 +47,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ("the_main_job" not in item.name, item.path not in long))
 
 
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests first, so that at the end no process waits for a long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def train_quick(folder: Path, *overrides: str, quick: Sequence[str] = QUICK):
     """A training of seconds into a folder."""
     from segkit.config.compose import compose

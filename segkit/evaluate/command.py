@@ -41,6 +41,7 @@ from segkit.evaluate.evaluation import (
 from segkit.evaluate.summary import count_images, print_scores, write_results
 from segkit.evaluate.tuning import record, require_checkpoints, tune
 from segkit.images.writing import write_mask
+from segkit.inference.averaging import list_unseen
 from segkit.inference.masks import choose_suffix, make_mask
 from segkit.inference.predictor import Prediction, Predictor, load_from_settings
 from segkit.report.table import write_csv
@@ -86,6 +87,7 @@ def evaluate(config: DictConfig) -> Evaluation | None:
     if data is None:
         data = Data.model_validate(card.config["data"])
         _require_data_of_training(data)
+        data.val_names = list_unseen([network.card for network in predictor.networks])
         require_unseen(data, settings.split)
     names = card.config.get("metrics", []) if settings.metrics is None else settings.metrics
     masks = "binary" if target.from_ids else card.mode
@@ -254,11 +256,11 @@ def default_folder(settings: EvaluateSettings) -> Path:
 
 
 def require_unseen(data: Data, split: str) -> None:
-    """Raise a SegkitError if no validation image is unseen by all networks of an exported file."""
+    """Raise a SegkitError if no validation image is unseen by all networks of an ensemble."""
     if split == "val" and data.val_names == []:
         raise SegkitError(
-            "split=val: each of these images was trained on by a network in this file. Use"
-            " split=test or other data, or split=folds with the ensemble.yaml that it is made of."
+            "split=val: each of these images was trained on by one of the networks. Use"
+            " split=folds with the ensemble.yaml of a cross-validation, split=test or other data."
         )
 
 

@@ -12,6 +12,7 @@ from segkit.checkpoint.card import ModelCard
 from segkit.core.errors import SegkitError
 from segkit.inference.averaging import (
     find_common_windows,
+    list_unseen,
     require_same_classes,
     require_same_tuning,
 )
@@ -101,9 +102,7 @@ def _require_one_use(cards: Sequence[ModelCard]) -> None:
 def _combine_cards(cards: Sequence[ModelCard]) -> ModelCard:
     """The card of the first, whose validation images are those that no network was trained on."""
     config = cards[0].config
-    names = [card.config.get("data", {}).get("val_names") for card in cards]
-    known = [set(each) for each in names if each is not None]
-    if known:
-        unseen = sorted(set.intersection(*known))
+    unseen = list_unseen(cards)
+    if unseen is not None:
         config = {**config, "data": {**config.get("data", {}), "val_names": unseen}}
     return replace(cards[0], config=config, bytes_per_pixel=None)

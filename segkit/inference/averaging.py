@@ -11,6 +11,13 @@ from segkit.core.errors import SegkitError
 from segkit.inference.tiles.tiling import Windows
 
 
+def list_unseen(cards: Sequence[ModelCard]) -> list[str] | None:
+    """The validation images that no network was trained on; None if none is of a fold."""
+    names = [card.config.get("data", {}).get("val_names") for card in cards]
+    known = [set(each) for each in names if each is not None]
+    return sorted(set.intersection(*known)) if known else None
+
+
 def require_same_classes(cards: Sequence[ModelCard]) -> None:
     """Check that the probabilities of all networks mean the same.
 

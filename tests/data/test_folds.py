@@ -173,6 +173,8 @@ def test_each_image_is_scored_by_the_network_that_has_not_seen_it(tmp_path):
     expected = segkit.load(own.checkpoint, device="cpu")(source.read_image(sample)).labels
     written = read_mask(tmp_path / "all/masks/train-0001.png")
     assert np.array_equal(np.squeeze(written) == 255, expected == 1)
+    with pytest.raises(SegkitError, match="trained on by one of the networks"):
+        evaluate(compose([options[0], "split=val"], "evaluate"))
     twice = [options[0].replace("ensemble", "twice"), "split=folds"]
     write_ensemble(tmp_path / "twice.yaml", [runs[0].checkpoint] * 2)
     with pytest.raises(SegkitError, match="was validated by several"):

@@ -208,7 +208,7 @@ def test_images_that_a_network_was_trained_on_do_not_validate_all(names, unseen,
     assert combined.card.config["data"] == {"name": "cells", "val_names": unseen}
     assert combine(contents[:1]) is contents[0]
     data = Data.model_validate(combined.card.config["data"])
-    with nullcontext() if unseen else pytest.raises(SegkitError, match="trained on by a network"):
+    with nullcontext() if unseen else pytest.raises(SegkitError, match="trained on by one"):
         require_unseen(data, "val")
 
 

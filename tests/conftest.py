@@ -42,15 +42,14 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with long tests come first: at the end, one process would work on one alone."""
-    long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: ("the_main_job" not in item.name, item.path not in long))
-
-
-def pytest_collection_modifyitems(items):
-    """Modules with slow tests first, so that at the end no process waits for a long one."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with long tests come first in both halves: pytest-xdist hands these to two processes,
+    and at the end none is to work on a long one alone.
+    """
+    long = list(dict.fromkeys(i.path for i in items if i.get_closest_marker("slow")))
+    first, second = ([i for i in items if i.path in set(long[k::2])] for k in (0, 1))
+    short = [item for item in items if item.path not in set(long)]
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *short[:half], *second, *short[half:]]
 
 
 def train_quick(folder: Path, *overrides: str, quick: Sequence[str] = QUICK):

@@ -6,9 +6,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float | None]]
 """(x, y) in the order of x; a y of None, NaN or infinity is a gap."""
@@ -68,12 +72,17 @@ def draw_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
             axes.plot(xs, ys, label=name, marker="o", markersize=4, **look)
         if all((line[:, 0] % 1 == 0).all() for line in lines.values()):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if shown:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-        else:
-            axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
+        return _finish(figure, axes, title, columns=2)
+
+
+def _finish(figure: Figure, axes: Axes, title: str, columns: int) -> str:
+    """The text of an SVG file of a chart, with a legend if there are values."""
+    if axes.has_data():
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns)
+    else:
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
     return file.getvalue()
 
 
@@ -179,10 +188,4 @@ def draw_estimates(estimates: Sequence[Estimate], *, title: str, x_label: str, y
             place: Any = {"xytext": (7 * side, 6 if index % 2 else -13), "fontsize": 8}
             place |= {"textcoords": "offset points", "ha": "left" if side == 1 else "right"}
             axes.annotate(each.name, (each.x, each.y), **place)
-        if shown:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
-        else:
-            axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
-    return file.getvalue()
+        return _finish(figure, axes, title, columns=3)
